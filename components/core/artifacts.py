@@ -1,0 +1,406 @@
+"""Typed artifacts: what one step hands to the next, as pydantic models.
+
+An artifact is a small folder with one `manifest.json`; bulk data stays in the store and is named by `Ref`s. A line carries every
+reference its consumers need, so nobody follows a chain of manifests. Nothing here depends on when or where it was made: no dates,
+hosts, run ids or timings, so equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.core.errors import DataError
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Json = dict[str, Any]
+
+
+class Record(BaseModel):
+    """Base of everything written as JSON: frozen, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with one spelling: sorted keys, no spaces, UTF-8. The bytes that are hashed and stored."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    """Hex sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Ref(Record):
+    """A file in the store: path below the store's root, content hash, size in bytes, and the task that made it."""
+
+    path: str
+    sha256: Digest
+    bytes: int
+    task: str
+
+
+class Failure(Record):
+    """A unit that was left out: what it was, which task left it out, and why."""
+
+    unit: str
+    task: str
+    reason: str
+
+
+class ModelId(Record):
+    """A model by name and digest (the registry's commit, or the digest of a folder's files)."""
+
+    name: str
+    digest: str
+
+
+class StepRecord(Record):
+    """How one step was run: version, result parameters, shared scalars, models."""
+
+    version: str
+    params: Json
+    scalars: Json
+    models: dict[str, ModelId] = {}
+
+
+class Option(Record):
+    """One choice of a multiple-choice question."""
+
+    letter: Annotated[str, Field(pattern=r"^[A-Z]$")]
+    text: str
+
+
+class Turn(Record):
+    """An earlier question and response of the same conversation."""
+
+    question: str
+    response: str
+
+
+class Sample(Record):
+    """A video's question and response, or a benchmark item; all text is NFC."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    uid: str = Field(description="the source's own name for it")
+    question: str
+    is_instruction: bool = Field(description="the question is a declared template instruction and says nothing of the video")
+    options: list[Option] = []
+    response: str = Field(description="the target response; for a held-out item empty")
+    answer: str = Field(description="letter of the right option; empty where there are no options or it is held out")
+    earlier: list[Turn] = []
+    question_type: str = ""
+    protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
+
+
+class Video(Record):
+    """One video file and what decoding it once told."""
+
+    file: Ref
+    width: int = Field(description="pixels, after rotation")
+    height: int = Field(description="pixels, after rotation")
+    rotation: int = Field(description="degrees that the container asks for")
+    duration: float = Field(description="seconds")
+    times: list[float] = Field(description="presentation time of every frame, seconds from the first")
+
+    @property
+    def id(self) -> str:
+        """The video's sha256, its name everywhere."""
+        return self.file.sha256
+
+
+class Grid(Record):
+    """The cells of an attention map in the source's coordinates, frame-major (f, y, x)."""
+
+    times: list[tuple[float, float]] = Field(description="start and end of each frame's cell, seconds of the clip")
+    rows: int
+    cols: int
+    box: tuple[float, float, float, float] = Field(description="top, bottom, left, right of the cells, fractions of the frame")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(F, H, W)."""
+        return len(self.times), self.rows, self.cols
+
+
+class Piece(Record):
+    """A text token of the video model: its string and its characters in one field of the sample."""
+
+    index: int = Field(description="position in the text encoder's sequence")
+    token: str
+    field: Literal["question", "response"]
+    start: int
+    end: int
+
+
+class ScoredPiece(Piece):
+    """A piece with its motion score MS(t) = m_t + d_t, the score standardized over the sample, and whether MTTI kept it."""
+
+    score: float
+    standardized: float
+    selected: bool
+
+
+class Confidence(Record):
+    """Confidence of a prior (supplement §4.1): √(concentration · dynamics), each in [0, 1]."""
+
+    concentration: float
+    dynamics: float
+    value: float
+
+
+class HeadRow(Record):
+    """One head over the data set: means of its three measures, their z-scores and sum, how often it was chosen."""
+
+    head: int
+    dfc: float
+    dfc_stderr: float
+    tcs: float
+    dsr: float
+    z: tuple[float, float, float]
+    score: float
+    chosen: int
+    samples: int
+
+
+# Lines -----------------------------------------------------------------------------------------------------------------
+
+
+class VideoLine(Record):
+    """A video with all its samples, and its ground-truth mask where the source has one."""
+
+    video: Video
+    mask: Ref | None = None
+    samples: list[Sample]
+
+
+class TrajectoryLine(VideoLine):
+    """A video inverted: the latents of all N+1 noise levels, and the grid its tokens live on."""
+
+    key: str
+    frames: list[int] = Field(description="indices of the frames that were read")
+    grid: Grid
+    latents: Ref
+    residual: float = Field(description="largest relative fixed-point residual of a step; 0 without iterations")
+
+
+class SampleLine(Record):
+    """What every per-sample line has."""
+
+    video: Video
+    mask: Ref | None = None
+    sample: Sample
+
+
+class AttentionLine(SampleLine):
+    """A sample's text-to-vision maps of all heads and the statistics of its vision-to-vision maps."""
+
+    key: str
+    grid: Grid
+    pieces: list[Piece]
+    truncated: int = Field(description="characters of the text beyond the text encoder's length")
+    maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
+    statistics: Ref
+    pictures: dict[str, Ref] = {}
+
+
+class HeadLine(AttentionLine):
+    """The same with the heads that were chosen for this sample."""
+
+    heads: list[int]
+
+
+class PriorLine(SampleLine):
+    """A sample's motion prior: everything a consumer of priors needs."""
+
+    key: str
+    grid: Grid
+    pieces: list[ScoredPiece]
+    truncated: int
+    heads: list[int]
+    statistics: Ref
+    prior: Ref = Field(description="A_VDM [T', F, H, W] fp32, density relative to uniform")
+    per_frame: Ref = Field(description="A_t2f [T, F] of all pieces")
+    confidence: Confidence
+    pictures: dict[str, Ref] = {}
+
+
+class VlmLine(PriorLine):
+    """The same words in the VLM: token map, coverage, and where computed the model's own map and its distance to the prior."""
+
+    token_map: Ref
+    coverage: float
+    vlm_map: Ref | None = None
+    distance: float | None = None
+
+
+class ItemResult(SampleLine):
+    """A benchmark item answered."""
+
+    key: str
+    reply: str
+    parsed: str = Field(description="letter that was read out of the reply; empty: unparsed, counted as wrong")
+    rule: str = Field(description="which parsing rule matched")
+    correct: bool
+    official_correct: bool = Field(description="by the benchmark's own rule")
+    frames: list[int]
+
+
+class Score(Record):
+    """An accuracy with its count and interval (percent)."""
+
+    name: str
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+    unparsed: int
+
+
+# Manifests -------------------------------------------------------------------------------------------------------------
+
+
+class Manifest(Record):
+    """Base of all artifacts. `kind` names the type at compile time and again at run time."""
+
+    KIND: ClassVar[str]
+    kind: str
+    schema_version: Literal["1"] = "1"
+    provenance: dict[str, StepRecord] = Field(description="every step that led here, by task")
+    left_out: list[Failure] = []
+
+    def to_bytes(self) -> bytes:
+        """The manifest's one spelling."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest's bytes."""
+        return sha256(self.to_bytes())
+
+
+class Sharded(Manifest):
+    """A manifest of one shard, `"k/n"`."""
+
+    shard: str
+
+
+class VideoDataset(Manifest):
+    """Checked videos and their samples, or a benchmark's items."""
+
+    KIND = "VideoDataset"
+    lines: list[VideoLine]
+
+
+class Trajectories(Sharded):
+    """Inverted videos."""
+
+    KIND = "Trajectories"
+    lines: list[TrajectoryLine]
+
+
+class AttentionMaps(Sharded):
+    """Captured attention, a line a sample."""
+
+    KIND = "AttentionMaps"
+    lines: list[AttentionLine]
+
+
+class HeadSelection(Manifest):
+    """Motion-sensitive heads of every sample (MHS)."""
+
+    KIND = "HeadSelection"
+    lines: list[HeadLine]
+    heads: list[HeadRow]
+    saturation: dict[str, float] = Field(description="share of the chosen heads whose TCS or DSR is at its maximum")
+
+
+class MotionPrior(Sharded):
+    """Motion priors of one shard (MTTI)."""
+
+    KIND = "MotionPrior"
+    lines: list[PriorLine]
+    heads: list[HeadRow]
+    saturation: dict[str, float]
+
+
+class PriorSet(Manifest):
+    """The product: one data set of motion priors that knows nothing of any VLM."""
+
+    KIND = "PriorSet"
+    lines: list[PriorLine]
+    heads: list[HeadRow]
+    saturation: dict[str, float]
+
+
+class VlmMaps(Sharded):
+    """Token maps and the VLM's own attention."""
+
+    KIND = "VlmMaps"
+    lines: list[VlmLine]
+
+
+class TunedModel(Manifest):
+    """A fine-tuned VLM: the files of a folder that plain `from_pretrained` opens, the aligner and the training log."""
+
+    KIND = "TunedModel"
+    key: str
+    files: list[Ref]
+    aligner: list[Ref]
+    log: Ref
+    lines: list[VlmLine]
+
+
+class EvalResult(Manifest):
+    """A benchmark answered by one model."""
+
+    KIND = "EvalResult"
+    protocol: str
+    model: str
+    scores: list[Score]
+    lines: list[ItemResult]
+
+
+class Report(Manifest):
+    """The report page."""
+
+    KIND = "Report"
+    page: Ref
+
+
+M = TypeVar("M", bound=Manifest)
+
+
+def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
+    """Read a manifest and check its kind and schema version.
+
+    Raises:
+        DataError: not JSON, another kind, another schema version, or fields that do not validate.
+    """
+    try:
+        raw = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"not a manifest: {error}", source=source, remedy="run the step that makes it again") from error
+    kind, version = raw.get("kind"), raw.get("schema_version")
+    if kind != expected.KIND:
+        raise DataError(f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}", source=source, remedy=f"wire a {expected.KIND} here")
+    if version != "1":
+        raise DataError(f"schema version {version!r} of {kind}, this code reads '1'", source=source, remedy="rerun the step that made it")
+    try:
+        return expected.model_validate(raw)
+    except ValidationError as error:
+        raise DataError(f"{kind} manifest does not validate:\n{error}", source=source, remedy="rerun the step that made it") from error
+
+
+def load_manifest(folder: Path, expected: type[M]) -> M:
+    """Read `manifest.json` of an artifact folder; errors as `parse_manifest`."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(f"no manifest.json for a {expected.KIND}", source=str(folder), remedy="rerun the step that makes it")
+    return parse_manifest(path.read_bytes(), expected, str(path))

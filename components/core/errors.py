@@ -1,0 +1,35 @@
+"""Errors a person can act on, and the exit code each one ends a step with.
+
+Every message names the value, where it came from, and what to do. Codes: 0 ok, 1 a bug (traceback), 2 mend a parameter,
+credentials or the machine's size, 3 mend or rerun the named data, 75 try again (store unreachable, 503, disk full).
+"""
+
+from __future__ import annotations
+
+
+class MotionEnhancerError(Exception):
+    """Base of all expected errors; `exit_code` is what the step's process ends with."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, source: str, remedy: str) -> None:
+        self.problem, self.source, self.remedy = problem, source, remedy
+        super().__init__(f"{problem}\n  where:  {source}\n  remedy: {remedy}")
+
+
+class ParameterError(MotionEnhancerError):
+    """A parameter, credential or machine size must change before this can run (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(MotionEnhancerError):
+    """The named data must be mended or computed again (exit 3)."""
+
+    exit_code = 3
+
+
+class TryAgainError(MotionEnhancerError):
+    """Nothing is wrong with the request; the same call may succeed later (exit 75, `EX_TEMPFAIL`)."""
+
+    exit_code = 75

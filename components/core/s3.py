@@ -1,0 +1,158 @@
+"""Any S3 endpoint through the `minio` client. Endpoint and keys come from the environment, never from a parameter.
+
+`S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Errors that heal (connection, 5xx, slow
+down) are retried inside the process; what does not heal is `TryAgainError`, wrong credentials or a missing bucket `ParameterError`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlparse
+
+import tenacity
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from components.core.errors import ParameterError, TryAgainError
+from components.core.store import Backend, Listed
+
+T = TypeVar("T")
+
+_MISSING = {"NoSuchKey", "NoSuchObject"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
+_ATTEMPTS = 5
+
+
+class _Heals(Exception):  # noqa: N818 - private signal to the retry loop, never seen outside
+    """A fault that the same call may not meet again."""
+
+
+class MinioBackend:
+    """One prefix of one bucket."""
+
+    def __init__(self, client: Minio, bucket: str, prefix: str) -> None:
+        self.client, self.bucket, self.prefix = client, bucket, prefix
+        self.uri = f"minio://{bucket}" + (f"/{prefix}" if prefix else "")
+        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def from_environment(cls, uri: str) -> MinioBackend:
+        """Open `minio://bucket/prefix` with the endpoint and keys of the environment."""
+        parsed = urlparse(uri)
+        missing = [name for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY") if not os.environ.get(name)]
+        if missing:
+            raise ParameterError(
+                f"no {', '.join(missing)} in the environment", source=f"store={uri}", remedy="set them (a Kubernetes secret on a cluster)"
+            )
+        if not parsed.netloc:
+            raise ParameterError("no bucket in the address", source=f"store={uri}", remedy="use minio://bucket/prefix")
+        endpoint = urlparse(os.environ["S3_ENDPOINT"])
+        if endpoint.scheme not in ("http", "https") or not endpoint.netloc:
+            raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy="e.g. https://minio.example:9000")
+        client = Minio(
+            endpoint.netloc,
+            access_key=os.environ["S3_ACCESS_KEY"],
+            secret_key=os.environ["S3_SECRET_KEY"],
+            secure=endpoint.scheme == "https",
+            region=os.environ.get("S3_REGION", "us-east-1"),
+            http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), maxsize=16, retries=False),
+        )
+        return cls(client, parsed.netloc, parsed.path.strip("/"))
+
+    def _name(self, path: str) -> str:
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def _call(self, what: str, action: Callable[[], T]) -> T | None:
+        """Run one request with retries; a missing object is None."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Heals),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+            reraise=True,
+        )
+        try:
+            return retrying(self._once, what, action)
+        except _Heals as error:
+            raise TryAgainError(
+                f"{what} failed {_ATTEMPTS} times: {error}", source=self.uri, remedy="run again when the store answers"
+            ) from error
+
+    def _once(self, what: str, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except S3Error as error:
+            if error.code in _MISSING:
+                return None
+            if error.code in _DENIED:
+                raise ParameterError(f"{what}: {error.code}", source=self.uri, remedy="check S3_ACCESS_KEY and S3_SECRET_KEY") from error
+            if error.code == "NoSuchBucket":
+                raise ParameterError(f"bucket {self.bucket!r} does not exist", source=self.uri, remedy="create it") from error
+            raise _Heals(f"{error.code}") from error
+        except (InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError) as error:
+            raise _Heals(type(error).__name__) from error
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, or None."""
+
+        def action() -> bytes:
+            response = self.client.get_object(self.bucket, self._name(path))
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._call(f"get {path}", action)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object; it appears whole."""
+        self._call(f"put {path}", lambda: self.client.put_object(self.bucket, self._name(path), io.BytesIO(data), len(data)))
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Upload a local file (in parts when large)."""
+        self._call(f"put {path}", lambda: self.client.fput_object(self.bucket, self._name(path), str(local)))
+
+    def local(self, path: str) -> Path | None:
+        """Download to a folder that lives as long as this process."""
+        if self._downloads is None:
+            self._downloads = tempfile.TemporaryDirectory(prefix="motion-enhancer-")
+        target = Path(self._downloads.name) / path
+        if not target.is_file() and not self._call(f"get {path}", lambda: bool(self._download(path, target))):
+            return None
+        return target
+
+    def _download(self, path: str, target: Path) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.client.fget_object(self.bucket, self._name(path), str(target))
+        return target
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, or None."""
+        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
+        return None if found is None else int(found.size or 0)
+
+    def walk(self, prefix: str = "") -> Iterator[Listed]:
+        """All objects below `prefix`, sorted."""
+        start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
+        found = self._call(f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True)))
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        for item in sorted(found or [], key=lambda item: str(item.object_name)):
+            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag))
+
+    def delete(self, path: str) -> None:
+        """Remove an object if it is there."""
+        self._call(f"delete {path}", lambda: self.client.remove_object(self.bucket, self._name(path)))
+
+    def copy_from(self, source: Backend, path: str, target: str) -> bool:
+        """Copy inside one endpoint without moving bytes through this process; False when that is not possible."""
+        if not isinstance(source, MinioBackend):
+            return False
+        origin = CopySource(source.bucket, source._name(path))
+        return self._call(f"copy {path}", lambda: bool(self.client.copy_object(self.bucket, self._name(target), origin))) is True

@@ -1,0 +1,300 @@
+"""The store: a folder per piece of work, on a file system or any S3 endpoint, and that folder is the memory.
+
+`<store>/<step>/<key>/entry.json` is written last; its presence is the only record that the work is done. Files are named after their
+content and never overwritten. Reading verifies size and sha256; a reader never writes, moves or deletes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from pydantic import Field, ValidationError
+
+from components.core.artifacts import M, Manifest, Record, Ref, canonical_json, parse_manifest, sha256
+from components.core.errors import DataError, ParameterError, TryAgainError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One object of a listing: path below the root, size in bytes, and a stamp that changes with its content (etag or mtime)."""
+
+    path: str
+    size: int
+    stamp: str
+
+
+class Backend(Protocol):
+    """What a place to keep objects must do. Paths are POSIX, below the root. Missing objects are `None`, never an exception."""
+
+    uri: str
+
+    def get(self, path: str) -> bytes | None: ...
+    def put(self, path: str, data: bytes) -> None: ...
+    def put_file(self, path: str, local: Path) -> None: ...
+    def local(self, path: str) -> Path | None: ...
+    def size(self, path: str) -> int | None: ...
+    def walk(self, prefix: str = "") -> Iterator[Listed]: ...
+    def delete(self, path: str) -> None: ...
+    def copy_from(self, source: Backend, path: str, target: str) -> bool: ...
+
+
+class FileBackend:
+    """A folder (`file:///…`). Writes are atomic: a temporary file, then a rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.uri = root, root.as_uri()
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, or None."""
+        file = self.root / path
+        return file.read_bytes() if file.is_file() else None
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write atomically; a full disk is `TryAgainError`."""
+        with self._target(path) as (handle, _):
+            handle.write(data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Copy a local file in."""
+        with self._target(path) as (handle, _), local.open("rb") as source:
+            shutil.copyfileobj(source, handle, 1 << 20)
+
+    def _target(self, path: str) -> _AtomicFile:
+        return _AtomicFile(self.root / path, self.uri)
+
+    def local(self, path: str) -> Path | None:
+        """The file itself."""
+        file = self.root / path
+        return file if file.is_file() else None
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, or None."""
+        file = self.root / path
+        return file.stat().st_size if file.is_file() else None
+
+    def walk(self, prefix: str = "") -> Iterator[Listed]:
+        """All files below `prefix`, sorted."""
+        base = self.root / prefix
+        for file in sorted(base.rglob("*")) if base.is_dir() else []:
+            if file.is_file() and not file.name.startswith(".tmp-"):
+                stat = file.stat()
+                yield Listed(file.relative_to(self.root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+
+    def delete(self, path: str) -> None:
+        """Remove an object if it is there."""
+        (self.root / path).unlink(missing_ok=True)
+
+    def copy_from(self, source: Backend, path: str, target: str) -> bool:
+        """Nothing is faster than an ordinary copy here."""
+        return False
+
+
+class _AtomicFile:
+    """A file that appears whole or not at all."""
+
+    def __init__(self, target: Path, uri: str) -> None:
+        self.target, self.uri = target, uri
+
+    def __enter__(self) -> tuple[Any, Path]:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
+        except OSError as error:
+            raise _disk_error(error, self.target, self.uri) from error
+        self.temporary = Path(name)
+        self.handle = os.fdopen(descriptor, "wb")
+        return self.handle, self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.handle.close()
+        except OSError as late:
+            error = error or late
+        if error is None:
+            self.temporary.chmod(0o644)
+            self.temporary.replace(self.target)
+            return
+        self.temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _disk_error(error, self.target, self.uri) from error
+
+
+def _disk_error(error: OSError, target: Path, uri: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TryAgainError(f"no space left while writing {target.name}", source=uri, remedy="free space (`store gc`), then run again")
+    return ParameterError(f"cannot write {target}: {error.strerror}", source=f"store={uri}", remedy="give a folder this user may write")
+
+
+def open_backend(uri: str) -> Backend:
+    """A backend for `file:///path`, a plain path, or `minio://bucket/prefix`.
+
+    Raises:
+        ParameterError: another scheme, no bucket, or no credentials in the environment.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        return FileBackend(Path(parsed.path).absolute())
+    if parsed.scheme == "minio":
+        from components.core.s3 import MinioBackend
+
+        return MinioBackend.from_environment(uri)
+    raise ParameterError(f"unknown scheme {parsed.scheme!r}", source=f"store={uri}", remedy="use file:///folder or minio://bucket/prefix")
+
+
+class File(Record):
+    """A file of one piece of work: its path in the store, hash and size."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Entry(Record):
+    """What is remembered of one piece of work: only what follows from its key."""
+
+    step: str
+    version: str
+    key: str
+    unit: str
+    reads: dict[str, Any] = Field(description="what it read, by key or content hash")
+    numbers: dict[str, Any] = {}
+    files: dict[str, File] = {}
+
+    def ref(self, role: str, task: str) -> Ref:
+        """The file `role` as a reference that names the task to rerun."""
+        file = self.files[role]
+        return Ref(path=file.path, sha256=file.sha256, bytes=file.bytes, task=task)
+
+
+class Store:
+    """Typed access to one store root."""
+
+    def __init__(self, uri: str) -> None:
+        self.backend = open_backend(uri)
+        self.uri = self.backend.uri
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def entry(self, step: str, key: str) -> Entry | None:
+        """The remembered work, or None. A damaged entry is an error, not a miss."""
+        path = f"{step}/{key}/entry.json"
+        data = self.backend.get(path)
+        if data is None:
+            return None
+        try:
+            return Entry.model_validate_json(data)
+        except ValidationError as error:
+            raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=f"set rerun_{step} to force1") from error
+
+    def damaged(self, entry: Entry) -> list[str]:
+        """Paths of the entry's files that are missing or whose content is not what was written (scratch may be gone)."""
+        bad = []
+        for file in entry.files.values():
+            data = self.backend.get(file.path)
+            if data is None and file.path.startswith("scratch/"):
+                continue
+            if data is None or sha256(data) != file.sha256:
+                bad.append(file.path)
+        return bad
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, ref: Ref) -> bytes:
+        """The referenced bytes, verified by size and sha256."""
+        data = self.backend.get(ref.path)
+        self._verify(ref, None if data is None else (len(data), sha256(data)))
+        assert data is not None
+        return data
+
+    def fetch(self, ref: Ref) -> Path:
+        """A local, verified copy of the referenced file (on a file system the file itself)."""
+        path = self.backend.local(ref.path)
+        self._verify(ref, None if path is None else (path.stat().st_size, hash_file(path)))
+        assert path is not None
+        return path
+
+    def present(self, ref: Ref) -> bool:
+        """Whether the object is there; content is checked when it is read."""
+        return self.backend.size(ref.path) is not None
+
+    def _verify(self, ref: Ref, seen: tuple[int, str] | None) -> None:
+        if seen == (ref.bytes, ref.sha256):
+            return
+        what = "is missing" if seen is None else f"has other content (sha256 {seen[1][:16]}…, {seen[0]} bytes, wanted {ref.bytes})"
+        raise DataError(
+            f"{ref.path} {what}",
+            source=f"{self.uri}/{ref.path}, made by {ref.task}",
+            remedy=f"set rerun_{ref.task} to a new value (it computes what is damaged or missing, nothing else)",
+        )
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    def publish(self, manifest: Manifest) -> str:
+        """Write a manifest under its digest; publishing it again writes the same bytes. Returns the digest."""
+        data = manifest.to_bytes()
+        digest = sha256(data)
+        self.backend.put(f"manifests/{digest}.json", data)
+        return digest
+
+    def manifest(self, digest: str, expected: type[M]) -> M:
+        """A published manifest by digest (`sha256:…` or bare hex)."""
+        digest = digest.removeprefix("sha256:")
+        path = f"manifests/{digest}.json"
+        data = self.backend.get(path)
+        if data is None:
+            raise DataError(f"no manifest {digest}", source=f"{self.uri}/{path}", remedy="check the digest, or `motion-enhancer import` it")
+        if sha256(data) != digest:
+            raise DataError("manifest content differs from its name", source=f"{self.uri}/{path}", remedy="import or compute it again")
+        return parse_manifest(data, expected, f"{self.uri}/{path}")
+
+
+class WorkFolder:
+    """One piece of work being written: files first, `entry.json` last."""
+
+    def __init__(self, store: Store, step: str, version: str, key: str) -> None:
+        self.store, self.step, self.version, self.key = store, step, version, key
+        self._files: dict[str, File] = {}
+
+    def put(self, role: str, extension: str, data: bytes, *, scratch: bool = False) -> None:
+        """Write `data` under a name that holds 16 hex of its sha256; `scratch` may be emptied at any time."""
+        digest = sha256(data)
+        folder = f"scratch/{self.key}" if scratch else f"{self.step}/{self.key}"
+        path = f"{folder}/{role}-{digest[:16]}.{extension}"
+        self.store.backend.put(path, data)
+        self._files[role] = File(path=path, sha256=digest, bytes=len(data))
+
+    def adopt(self, role: str, file: File) -> None:
+        """Count a file that lies elsewhere in the store (a video) as part of this work."""
+        self._files[role] = file
+
+    def finish(self, unit: str, reads: dict[str, Any], numbers: dict[str, Any]) -> Entry:
+        """Write the entry: from here on the work is remembered."""
+        entry = Entry(
+            step=self.step,
+            version=self.version,
+            key=self.key,
+            unit=unit,
+            reads=reads,
+            numbers=numbers,
+            files=dict(sorted(self._files.items())),
+        )
+        self.store.backend.put(f"{self.step}/{self.key}/entry.json", canonical_json(entry.model_dump(mode="json")))
+        return entry
+
+
+def hash_file(path: Path) -> str:
+    """Hex sha256 of a local file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

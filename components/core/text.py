@@ -1,0 +1,78 @@
+"""Text of samples: normalization, refusal of control tokens, ids, and the parts that condition the video model.
+
+Both models get the same NFC string, normalized once at import; character spans are spans of that string.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.core.artifacts import Option, Sample, Turn, canonical_json, sha256
+from components.core.errors import DataError
+
+Field = Literal["question", "response"]
+
+_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk)>")
+
+
+def clean(text: str, source: str) -> str:
+    """NFC-normalize and strip; refuse what would be read as a control token by a model.
+
+    Raises:
+        DataError: control tokens, private-use or control characters.
+    """
+    text = unicodedata.normalize("NFC", text).strip()
+    if found := _CONTROL.search(text):
+        raise DataError(f"control token {found.group()!r} in the text", source=source, remedy="remove it from the text")
+    for character in text:
+        if unicodedata.category(character) in ("Co", "Cc", "Cs") and character not in "\n\t":
+            raise DataError(f"character U+{ord(character):04X} in the text", source=source, remedy="remove it from the text")
+    return text
+
+
+def sample_id(video_sha256: str, question: str, options: Sequence[Option], response: str, earlier: Sequence[Turn]) -> str:
+    """16 hex of a sample's sha256 over its video and cleaned text."""
+    parts = [video_sha256, question, [[o.letter, o.text] for o in options], response, [[t.question, t.response] for t in earlier]]
+    return sha256(canonical_json(parts))[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field of the sample inside a joined text: `text[start : start + len]` is the field."""
+
+    field: Field
+    start: int
+    text: str
+
+
+def conditioning(sample: Sample, choice: Literal["question", "response", "both"]) -> tuple[str, list[Part]]:
+    """The text that conditions the video model (decision `text`), and where its fields lie.
+
+    `both` is the response, then the question, so that truncation cuts the question; a declared template instruction is left out.
+
+    Raises:
+        DataError: nothing is left to condition on.
+    """
+    fields: list[tuple[Field, str]] = [("response", sample.response), ("question", "" if sample.is_instruction else sample.question)]
+    if choice != "both":
+        fields = [item for item in fields if item[0] == choice]
+    parts: list[Part] = []
+    text = ""
+    for name, value in fields:
+        if not value:
+            continue
+        text += "\n" if text else ""
+        parts.append(Part(name, len(text), value))
+        text += value
+    if not parts:
+        raise DataError(f"no text left with text={choice!r}", source=f"sample {sample.id}", remedy="choose text=both or response")
+    return text, parts
+
+
+def render_question(question: str, options: Sequence[Option]) -> str:
+    """The question as a VLM sees it: its options below it, one a line."""
+    return "\n".join([question, *(f"{option.letter}. {option.text}" for option in options)])
