@@ -1,0 +1,1 @@
+"""Step 2: reconstruct, and read the attention while it happens."""

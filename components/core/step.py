@@ -77,6 +77,7 @@ class Scalars(BaseModel):
     text: Literal["question", "response", "both"] = Field("both", description="which text conditions the video model")
     align_weight: float = Field(1.0, ge=0, description="λ, weight of the alignment loss")
     seed: int = Field(1, ge=0, description="seed of every random draw")
+    shards: list[str] = Field(["0/1"], min_length=1, max_length=100, description='the parts that run side by side, each "k/n"')
     shard: str = Field("0/1", pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')
 
 
@@ -106,6 +107,7 @@ class Form:
 
     inputs: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
+    step_params: tuple[str, ...] = ()  # `params_<step>` of other steps, which only `plan` reads
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Step(Generic[P]):
         if not self.forms:
             return Form(tuple(self.inputs), (*self.always_scalars, *self.scalars))
         chosen = self.forms[name]
-        return Form(chosen.inputs, (*self.always_scalars, *self.scalars, *chosen.scalars))
+        return Form(chosen.inputs, (*self.always_scalars, *self.scalars, *chosen.scalars), chosen.step_params)
 
     def result_scalars(self, scalars: Mapping[str, Any]) -> Json:
         """Those shared scalars that results depend on."""
@@ -179,7 +181,7 @@ class Context(Generic[P]):
         self.params = _validate(step.params, request.params, f"params_{step.name}")
         self.given = request.scalars
         self.scalars = _scalars(request.scalars)
-        self.rerun = request.rerun
+        self.rerun, self.step_params = request.rerun, request.step_params
         self.store = Store(self.scalars.store)
         self._inputs = request.inputs
         self.models: dict[str, ModelId] = {}
@@ -334,6 +336,7 @@ class Request:
     scalars: Json
     rerun: str
     inputs: dict[str, list[Path]]
+    step_params: dict[str, Json]
 
     @classmethod
     def parse(cls, step: Step[Any], executor_input: Json) -> Request:
@@ -344,10 +347,11 @@ class Request:
         artifacts = {
             name: [Path(_local_path(item)) for item in entry.get("artifacts", [])] for name, entry in inputs.get("artifacts", {}).items()
         }
+        step_params = {name.removeprefix("params_"): values.pop(name) for name in list(values) if name.startswith("params_")}
         known = {name for form in (list(step.forms) or [""]) for name in step.form(form).scalars}
         if unknown := set(values) - known:
             raise ParameterError(f"unknown parameters {sorted(unknown)}", source=step.name, remedy=f"known: {sorted(known)}")
-        return cls(params, values, rerun, artifacts)
+        return cls(params, values, rerun, artifacts, step_params)
 
 
 def _local_path(item: Json) -> str:
@@ -475,14 +479,14 @@ def main(step: Step[Any], argv: Sequence[str] | None = None) -> int:
 
 
 def tree_digest(root: Path) -> str:
-    """Digest of the code that steps run (`components/` and `pipeline.py`), 16 hex."""
+    """Digest of the code that steps run (`components/` and `pipeline.py`), 64 hex."""
     names = sorted([*(root / "components").rglob("*"), root / "pipeline.py"])
     parts = [
         [path.relative_to(root).as_posix(), sha256(path.read_bytes())]
         for path in names
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    return sha256(canonical_json(parts))[:16]
+    return sha256(canonical_json(parts))
 
 
 def tree_is_dirty(root: Path) -> bool:

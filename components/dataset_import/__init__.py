@@ -1,0 +1,1 @@
+"""Step 0: videos and questions in, checked samples out."""

@@ -1,0 +1,1 @@
+"""Step 3 (MHS): which heads follow motion."""

@@ -1,0 +1,1 @@
+"""Decoding, time and geometry, the synthetic video set."""

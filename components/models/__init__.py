@@ -1,0 +1,1 @@
+"""Pinned checkpoints, loading, tiny random twins."""

@@ -1,0 +1,1 @@
+"""The submitting side: components, scheduling, local runs, the command line."""

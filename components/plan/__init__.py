@@ -1,0 +1,1 @@
+"""What this run will compute, and what it will cost."""

@@ -1,0 +1,1 @@
+"""The shards' priors joined into one data set with a card."""

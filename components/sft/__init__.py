@@ -1,0 +1,1 @@
+"""Step 6: supervised fine-tuning with attention alignment."""

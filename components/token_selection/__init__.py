@@ -1,0 +1,1 @@
+"""Step 4 (MTTI): which words carry motion; the motion prior."""

@@ -1,0 +1,1 @@
+"""Step 5: the same words in the VLM."""

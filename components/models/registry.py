@@ -1,0 +1,115 @@
+"""Which models there are, where their files lie, and what names them: a pinned commit or the digest of a folder's files.
+
+Names are `tiny-…` (random twins of the real classes, made here), a registry name whose files lie under `MODELS_DIR`, or any folder.
+A folder's digest is remembered by its files' sizes and times, so that no pod hashes 20 GB twice. Imports no torch until a twin is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core.artifacts import ModelId, canonical_json, sha256
+from components.core.errors import ParameterError
+from components.core.store import Store, WorkFolder, hash_file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint: what it is and the hub repository that `models fetch` takes it from."""
+
+    kind: str
+    repository: str
+
+
+CHECKPOINTS = {
+    "cogvideox-5b": Checkpoint("vdm", "zai-org/CogVideoX-5b"),
+    "cogvideox1.5-5b": Checkpoint("vdm", "zai-org/CogVideoX1.5-5B"),
+    "qwen2.5-vl-3b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-3B-Instruct"),
+    "qwen2.5-vl-7b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    "internvl3-2b": Checkpoint("vlm", "OpenGVLab/InternVL3-2B-hf"),
+    "internvl3-8b": Checkpoint("vlm", "OpenGVLab/InternVL3-8B-hf"),
+}
+
+
+def _tiny() -> dict[str, Callable[[Path], object]]:
+    from components.models import tiny, tiny_vlm
+
+    return {
+        "tiny-cogvideox": lambda folder: tiny.make_tiny_cogvideox(folder, "5b"),
+        "tiny-cogvideox1.5": lambda folder: tiny.make_tiny_cogvideox(folder, "1.5"),
+        "tiny-qwen2.5-vl": tiny_vlm.make_tiny_qwen2_5_vl,
+        "tiny-internvl3": tiny_vlm.make_tiny_internvl3,
+    }
+
+
+TINY = ("tiny-cogvideox", "tiny-cogvideox1.5", "tiny-qwen2.5-vl", "tiny-internvl3")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model's folder and its identity."""
+
+    path: Path
+    id: ModelId
+
+
+def resolve(name: str, store: Store) -> ResolvedModel:
+    """Find the folder of a model and its digest.
+
+    Raises:
+        ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR.
+    """
+    path = _folder(name)
+    return ResolvedModel(path, ModelId(name=_public_name(name), digest=_folder_digest(path, store)))
+
+
+def _public_name(name: str) -> str:
+    """A folder is known by its last part: manifests hold no path of a machine."""
+    return name if name in CHECKPOINTS or name in TINY else Path(name).name
+
+
+def _folder(name: str) -> Path:
+    if name in TINY:
+        return ensure_tiny(name)
+    if name in CHECKPOINTS:
+        path = Path(os.environ.get("MODELS_DIR", "/models")) / name
+        remedy = f"fetch {CHECKPOINTS[name].repository} into {path}, or set MODELS_DIR"
+    else:
+        path, remedy = Path(name), f"use a folder or one of: {', '.join([*TINY, *CHECKPOINTS])}"
+    if not path.is_dir():
+        raise ParameterError(f"unknown model {name!r}: no folder {path}", source="vdm / vlm", remedy=remedy)
+    return path
+
+
+def ensure_tiny(name: str) -> Path:
+    """Make a tiny twin unless it is there; concurrent makers are safe, the last rename wins."""
+    recipe = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("tiny*.py"))))[:12]
+    root = Path(os.environ.get("TINY_MODELS_DIR", Path(tempfile.gettempdir()) / f"motion-enhancer-{os.getuid()}"))
+    target = root / f"{name}-{recipe}"
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    _tiny()[name](temporary)
+    try:
+        temporary.rename(target)
+    except OSError:  # another process was first
+        shutil.rmtree(temporary)
+    return target
+
+
+def _folder_digest(path: Path, store: Store) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    seen = [[file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    key = hashlib.sha256(canonical_json([str(path.absolute()), seen])).hexdigest()[:32]
+    if (entry := store.entry("model_digests", key)) is not None:
+        return str(entry.numbers["digest"])
+    digest = sha256(canonical_json([[file.relative_to(path).as_posix(), hash_file(file)] for file in files]))
+    WorkFolder(store, "model_digests", "1", key).finish(path.name, {}, {"digest": digest})
+    return digest

@@ -1,0 +1,70 @@
+"""From a step's declaration, its KFP container component.
+
+The component has the step's typed inputs and outputs, `params`, its shared scalars and `rerun`; the container's command is
+`python -m components.<step>` with two arguments, the task's name and KFP's executor input. Wiring a wrong kind fails at compile time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any, List  # noqa: UP035 - kfp recognizes typing.List only
+
+from kfp import dsl
+
+from components.core.artifacts import Manifest
+from components.core.step import Scalars, Step
+
+_UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
+_IMAGE = {"image": "local@sha256:" + "0" * 64}
+
+
+def use_image(reference: str) -> None:
+    """The image that components compiled from now on run in; only a digest is accepted, since KFP's cache sees the string alone."""
+    if "@sha256:" not in reference:
+        from components.core.errors import ParameterError
+
+        raise ParameterError(f"image {reference!r} is not pinned", source="--image", remedy="give name@sha256:…")
+    _IMAGE["image"] = reference
+
+
+@cache
+def artifact_type(kind: str) -> type[dsl.Artifact]:
+    """KFP's type of one of our manifests."""
+    return type(kind, (dsl.Artifact,), {"schema_title": f"system.MotionEnhancer{kind}", "schema_version": "0.0.1"})
+
+
+def _scalar_type(name: str) -> type:
+    annotation = Scalars.model_fields[name].annotation
+    plain = {int: int, float: float}.get(annotation, str)  # type: ignore[call-overload]
+    return list if str(annotation).startswith("list") else plain
+
+
+def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
+    if isinstance(kind, list):
+        return dsl.Input[List[artifact_type(kind[0].KIND)]]  # type: ignore[misc]  # noqa: UP006
+    return dsl.Input[artifact_type(kind.KIND)]
+
+
+def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., dsl.PipelineTask]:
+    """The KFP component of a step's form, named after the task."""
+    task = task or step.name
+    chosen = step.form(form)
+    fields: dict[str, Any] = {name: _scalar_type(name) for name in chosen.scalars}
+    fields |= {"params": dict, "rerun": str}
+    fields |= {name: _input_type(step.inputs[name]) for name in (chosen.inputs if step.forms else step.inputs)}
+    fields |= {name: dsl.Output[artifact_type(kind.KIND)] for name, kind in step.outputs.items()}
+    fields |= {name: dsl.Output[_UI[page]] for name, page in step.pages.items()}
+    fields |= {name: dsl.OutputPath(str) for name in step.values}
+
+    def build(**_: Any) -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image=_IMAGE["image"], command=["python", "-m", f"components.{step.name}"], args=[task, "{{$}}"])
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    build.__name__ = build.__qualname__ = task
+    build.__doc__ = f"{step.title}, a unit is one {step.unit}."
+    build.__signature__ = inspect.Signature([inspect.Parameter(name, kind, annotation=value) for name, value in fields.items()])  # type: ignore[attr-defined]
+    build.__annotations__ = fields
+    made: Callable[..., dsl.PipelineTask] = dsl.container_component(build)
+    return made
