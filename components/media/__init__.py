@@ -1,1 +1,1 @@
-"""Decoding, time and geometry, the synthetic video set."""
+"""Video files, the time and geometry of attention grids, and the synthetic set."""

@@ -1,0 +1,24 @@
+"""How a video is sampled, fitted and inverted. Apart from the algorithm, so that a step's declaration imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.core.step import StepParams
+
+
+class InversionSettings(StepParams):
+    """How a video is sampled, fitted and inverted (method step 1)."""
+
+    sampling: Literal["whole", "native_fps"] = Field("whole", description="frames spread over the clip, or at the model's own rate")
+    native_fps: float = Field(8.0, gt=0, description="frames a second of `native_fps` sampling")
+    window: Literal["first", "middle", "motion"] = Field("first", description="which part `native_fps` takes")
+    fit: Literal["squash", "crop"] = Field("squash", description="how a frame is brought to height × width")
+    num_frames: int = Field(49, ge=9, description="most frames read; the largest 8k+1 that the clip has is taken")
+    height: int = Field(480, ge=16, description="pixels of the video model's frames, a multiple of 16")
+    width: int = Field(720, ge=16, description="pixels of the video model's frames, a multiple of 16")
+    inversion_eval: Literal["next", "current"] = Field("next", description="noise level at which the model is asked (eq. 4: `current`)")
+    fixed_point_iters: int = Field(0, ge=0, le=50, description="implicit corrections a step; 0 is the paper")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="the video model's number format")

@@ -1,0 +1,74 @@
+"""Step 1 · ddim_inversion: each video's latents at all N+1 noise levels. A unit is one video; trajectories are scratch."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from components.core.artifacts import Grid, Json, Trajectories, TrajectoryLine, VideoDataset, VideoLine
+from components.core.step import Context, Step
+from components.core.store import WorkFolder
+from components.ddim_inversion.settings import InversionSettings
+from components.models.registry import resolve
+
+
+class Params(InversionSettings):
+    """Parameters of the inversion."""
+
+
+def reads(line: VideoLine) -> Json:
+    """What a unit reads: its video, by content."""
+    return {"video": line.video.id}
+
+
+def run(context: Context[Params]) -> None:
+    """Invert every video of this shard that is not remembered."""
+    data = context.input("videos", VideoDataset)
+    model = resolve(context.scalars.vdm, context.store)
+    context.models["vdm"] = model.id
+    units = [line for line in data.lines if context.shard.holds(line.video.id)]
+
+    @cache
+    def vdm():  # type: ignore[no-untyped-def] # noqa: ANN202 - torch is imported with the first video that is not remembered
+        from components.models.vdm import load_vdm
+
+        return load_vdm(model.path, context.params.dtype)
+
+    def compute(line: VideoLine, folder: WorkFolder) -> Json:
+        from components.ddim_inversion.video import invert_video
+        from components.models.tensors import pack
+
+        path = context.store.fetch(line.video.file)
+        done = invert_video(vdm(), path, line.video, context.params, context.scalars.num_steps)
+        folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
+        return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
+
+    entries = context.each(units, name=lambda line: line.video.id, reads=reads, compute=compute)
+    lines = [
+        TrajectoryLine(
+            **dict(line),
+            key=entry.key,
+            frames=entry.numbers["frames"],
+            grid=Grid.model_validate(entry.numbers["grid"]),
+            latents=entry.ref("latents", context.task),
+            residual=entry.numbers["residual"],
+        )
+        for line in units
+        if (entry := entries.get(line.video.id)) is not None
+    ]
+    context.publish("trajectories", context.manifest(Trajectories, shard=context.scalars.shard, lines=lines))
+    context.metrics()
+
+
+STEP = Step(
+    name="ddim_inversion",
+    version="1",
+    title="1 · DDIM inversion",
+    unit="video",
+    device="gpu",
+    params=Params,
+    run=run,
+    scalars=("vdm", "num_steps", "shard"),
+    inputs={"videos": VideoDataset},
+    outputs={"trajectories": Trajectories},
+    pages={"metrics": "Metrics"},
+)

@@ -1,0 +1,68 @@
+"""From a video file to its inverted trajectory: read, sample, fit, encode, invert.
+
+Apart from the step, since attention_capture inverts again what a cleaned scratch no longer holds. Legend: F, C, h, w latent frames,
+channels, rows, columns; N steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from components.core.artifacts import Grid, Video
+from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.settings import InversionSettings
+from components.media.grids import choose_frames, cogvideox_grid, fit_frames
+from components.media.video import read_frames
+from components.models.vdm import Vdm
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """The latents of all levels, where they lie in the clip, and the largest fixed-point residual."""
+
+    latents: Float[Tensor, "N1 F C h w"]
+    grid: Grid
+    frames: list[int]
+    residual: float
+
+
+def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path) -> tuple[Tensor, Grid, list[int]]:
+    """The fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
+    frames = choose_frames(
+        video.times,
+        settings.num_frames,
+        sampling=settings.sampling,
+        native_fps=settings.native_fps,
+        window=settings.window,
+        motion=_motion(path, video) if settings.sampling == "native_fps" and settings.window == "motion" else None,
+    )
+    pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
+    times = [video.times[index] for index in frames]
+    grid = cogvideox_grid(times, settings.height, settings.width, box, patch=vdm.patch_size, patch_t=vdm.patch_size_t)
+    return pixels, grid, frames
+
+
+def _motion(path: Path, video: Video) -> list[float]:
+    """Mean absolute change from each frame to the next, grey levels; the window with the most of it is taken."""
+    grey = read_frames(path, range(len(video.times))).astype("float32").mean(-1)
+    change = abs(grey[1:] - grey[:-1]).mean((1, 2))
+    return [0.0, *map(float, change)]
+
+
+def invert_video(vdm: Vdm, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:
+    """DDIM inversion with the empty prompt in `num_steps` steps (supplement eqs. 1–4)."""
+    pixels, grid, frames = sample_grid(vdm, video, settings, path)
+    clean = vdm.encode_video(pixels)
+    embeds = vdm.encode_text("")
+    trajectory, residuals = invert(
+        lambda x, t: vdm.velocity(x, t, embeds),
+        clean,
+        levels(vdm.alphas_cumprod, num_steps),
+        inversion_eval=settings.inversion_eval,
+        fixed_point_iters=settings.fixed_point_iters,
+    )
+    return Inverted(trajectory[:, 0], grid, frames, max(residuals, default=0.0))

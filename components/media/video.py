@@ -1,0 +1,207 @@
+"""Decoding and writing video with PyAV: one clock and one rotation for the video model and for the VLM.
+
+Container headers are not trusted: frame counts, edit lists, variable rates and clips that start late are all settled by decoding.
+Times are presentation times in seconds from the first shown frame; a frame's index is its place in presentation order.
+Legend: n frames, H height and W width in pixels after rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from components.core.errors import DataError, ParameterError
+
+_REMEDY = "replace the file by one that plays, or remove its rows from the annotations"
+_MOTION_SIDE = 64  # pixels; enough for "how much changes", and a 1080p clip costs little beyond its decoding
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What decoding a whole file told.
+
+    Attributes:
+        width: pixels, after rotation.
+        height: pixels, after rotation.
+        rotation: degrees that the container asks for, counter-clockwise: 0, 90, 180 or 270.
+        times: presentation time of every frame, seconds from the first.
+        duration: seconds from the first frame to the end of the last.
+    """
+
+    width: int
+    height: int
+    rotation: int
+    times: tuple[float, ...]
+    duration: float
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that decode."""
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself, for cost prediction only: before rotation, `num_frames` and `duration` (seconds) approximate."""
+
+    width: int
+    height: int
+    num_frames: int
+    duration: float
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Decode the whole file and say what is in it.
+
+    Raises:
+        DataError: the file does not decode, has no frames, or its time stamps or frame sizes are unusable.
+    """
+    times: list[float] = []
+    tail = 0.0
+    shape: tuple[int, int, int] | None = None
+    for frame in _decode(path):
+        found = (*_upright_size(frame, path), _rotation(frame, path))
+        _same_shape(shape, found, path)
+        shape = found
+        times.append(_time(frame, path))
+        tail = float((frame.duration or 0) * frame.time_base)
+    if shape is None:
+        raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
+    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+        raise DataError("presentation times go backwards", source=str(path), remedy=_REMEDY)
+    if tail <= 0 and len(times) > 1:  # some containers keep no duration of the last frame: it lasts as long as the others do
+        tail = (times[-1] - times[0]) / (len(times) - 1)
+    duration = times[-1] - times[0] + tail
+    if duration <= 0:
+        raise DataError("zero-length video", source=str(path), remedy=_REMEDY)
+    return VideoInfo(shape[0], shape[1], shape[2], tuple(time - times[0] for time in times), duration)
+
+
+def header(path: Path | str) -> Header:
+    """Size, approximate frame count and duration without decoding (packets are counted where the header is silent).
+
+    Raises:
+        DataError: not a video file, or an empty one.
+    """
+    with _open(path) as (container, stream):
+        rate = float(stream.average_rate or 0)
+        duration = _header_duration(container, stream)
+        count = int(stream.frames or round(duration * rate))
+        if not count:
+            count = sum(1 for packet in container.demux(stream) if packet.size)
+        if not count:
+            raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
+        return Header(stream.codec_context.width, stream.codec_context.height, count, duration or count / (rate or 25.0))
+
+
+def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
+    """Frames by index, in the order asked for; indices may repeat and need not be sorted. RGB, upright.
+
+    Decoding runs from the start: seeking lands on other frames in files with edit lists or open groups of pictures.
+
+    Raises:
+        ParameterError: no index, or a negative one.
+        DataError: the file does not decode, or has fewer frames than asked for.
+    """
+    if not len(indices) or min(indices) < 0:
+        raise ParameterError(f"frame indices {list(indices)[:8]}", source=str(path), remedy="give at least one index, none negative")
+    wanted, last = set(indices), max(indices)
+    found: dict[int, np.ndarray] = {}
+    count = 0
+    for count, frame in enumerate(_decode(path), start=1):  # noqa: B007 (the count is used after the loop)
+        if count - 1 in wanted:
+            found[count - 1] = np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90)
+            _same_shape(next(iter(found.values())).shape, found[count - 1].shape, path)
+        if count > last:
+            break
+    if count <= last:
+        raise DataError(f"frame {last} was asked for, the video has {count}", source=str(path), remedy="run the import again for this file")
+    return np.stack([found[index] for index in indices])
+
+
+def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
+    """How much each frame changes from the one before: mean absolute difference of small grey pictures, 0 to 255; the first is 0.
+
+    Raises:
+        DataError: the file does not decode.
+    """
+    profile: list[float] = []
+    earlier: np.ndarray | None = None
+    for frame in _decode(path):
+        picture = frame.reformat(width=_MOTION_SIDE, height=_MOTION_SIDE, format="gray").to_ndarray().astype(np.float64)
+        profile.append(0.0 if earlier is None else float(np.abs(picture - earlier).mean()))
+        earlier = picture
+    return np.asarray(profile)
+
+
+def write_mp4(path: Path | str, frames: UInt8[np.ndarray, "n H W 3"], fps: float, crf: int = 10) -> None:
+    """Write H.264 (yuv420p) at a constant rate; equal input gives equal bytes under one build of x264.
+
+    Raises:
+        ParameterError: no frames, odd sides (yuv420p halves both), or a rate that is not positive.
+    """
+    if frames.ndim != 4 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2 or fps <= 0:
+        raise ParameterError(
+            f"cannot write frames of shape {frames.shape} at {fps} fps", source=str(path), remedy="give [n,H,W,3] frames with even sides"
+        )
+    rate = Fraction(fps).limit_denominator(60000)
+    with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream; libav's errors become DataErrors that name the file."""
+    try:
+        with av.open(str(path), mode="r") as container:
+            if not container.streams.video:
+                raise DataError("no video stream", source=str(path), remedy=_REMEDY)
+            yield container, container.streams.video[0]
+    except av.FFmpegError as error:
+        raise DataError(f"the video does not decode: {error}", source=str(path), remedy=_REMEDY) from error
+
+
+def _decode(path: Path | str) -> Iterator[Any]:
+    with _open(path) as (container, stream):
+        yield from container.decode(stream)
+
+
+def _time(frame: Any, path: Path | str) -> float:
+    if frame.pts is None:
+        raise DataError("a frame without a presentation time", source=str(path), remedy="put the stream into a container (mp4, mkv, webm)")
+    return float(frame.pts * frame.time_base)
+
+
+def _rotation(frame: Any, path: Path | str) -> int:
+    rotation = round(frame.rotation) % 360
+    if rotation % 90:
+        raise DataError(f"rotation by {rotation} degrees", source=str(path), remedy="re-encode the clip upright")
+    return rotation
+
+
+def _upright_size(frame: Any, path: Path | str) -> tuple[int, int]:
+    """(width, height) after rotation."""
+    return (frame.height, frame.width) if _rotation(frame, path) % 180 else (frame.width, frame.height)
+
+
+def _same_shape(expected: tuple[int, ...] | None, found: tuple[int, ...], path: Path | str) -> None:
+    if expected is not None and expected != found:
+        raise DataError(f"the frame size changes from {expected} to {found}", source=str(path), remedy="re-encode the clip at one size")
+
+
+def _header_duration(container: Any, stream: Any) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / av.time_base

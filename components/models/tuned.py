@@ -1,0 +1,50 @@
+"""A tuned VLM between a folder that plain `from_pretrained` opens and the store's files, which are named after their content.
+
+`model.safetensors` is stored as `model-<16 hex>.safetensors`; the name comes back by cutting the hash out again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.core.artifacts import Ref
+from components.core.errors import DataError
+from components.core.store import Store, WorkFolder
+
+_HASH = re.compile(r"-[0-9a-f]{16}(?=\.[^.]+$)")
+
+
+def stow(folder: Path, work: WorkFolder) -> list[str]:
+    """Write a folder's files into a piece of work, one at a time; returns their roles in order of name.
+
+    Raises:
+        DataError: two files differ in their extension only, or one has none, so that a role would not name one file.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    roles = [file.stem for file in files]
+    if len(set(roles)) != len(roles) or any(not file.suffix for file in files):
+        names = [file.name for file in files]
+        raise DataError(f"file names that a role cannot tell apart: {names}", source=folder.name, remedy="rename or remove the extra file")
+    for file in files:
+        work.put(file.stem, file.suffix[1:], file.read_bytes())
+    return roles
+
+
+def original_name(ref: Ref) -> str:
+    """The file's name in the folder it came from."""
+    return _HASH.sub("", Path(ref.path).name)
+
+
+def materialize(files: Sequence[Ref], store: Store, folder: Path) -> Path:
+    """Put verified files under their original names into `folder` (links where the file system allows). Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ref in files:
+        source, target = store.fetch(ref), folder / original_name(ref)
+        try:
+            target.symlink_to(source.absolute())
+        except OSError:  # a file system without links
+            shutil.copyfile(source, target)
+    return folder

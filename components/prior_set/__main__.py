@@ -1,0 +1,6 @@
+"""The container's entry: `python -m components.prior_set TASK EXECUTOR_INPUT`."""
+
+from components.core.step import main
+from components.prior_set.step import STEP
+
+raise SystemExit(main(STEP))

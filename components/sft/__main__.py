@@ -1,0 +1,6 @@
+"""The container's entry: `python -m components.sft TASK EXECUTOR_INPUT`."""
+
+from components.core.step import main
+from components.sft.step import STEP
+
+raise SystemExit(main(STEP))

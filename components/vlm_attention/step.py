@@ -1,0 +1,143 @@
+"""Step 5 · vlm_attention: the prior's words in the VLM, and the VLM's own attention for them. A unit is one sample.
+
+Two works a sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its distance to the
+prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` says for whom the second is done.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from components.core.artifacts import Json, PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps, sha256
+from components.core.errors import DataError
+from components.core.step import Context, Form, Step, StepParams, operational
+from components.core.store import Entry, WorkFolder
+from components.media.viewing import Viewing
+from components.models.registry import resolve
+
+MAPS = "vlm_attention_maps"
+
+
+class Params(StepParams):
+    """Parameters of the VLM's attention (method step 5)."""
+
+    viewing: Viewing = Field(Viewing(), description="frames of the VLM")
+    grid: Literal["aligned", "interpolate"] = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")
+    min_coverage: float = Field(0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM")
+    maps_for: Literal["all", "pictures"] = operational("all", description="samples whose map is computed; token maps are, for all")
+    pictures: int = operational(8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)")
+
+
+def pictured(lines: list[PriorLine], count: int) -> set[str]:
+    """Ids of the `count` samples with the smallest sha256(sample id)."""
+    return set(sorted((line.sample.id for line in lines), key=lambda name: sha256(name.encode()))[:count])
+
+
+def _name(line: PriorLine) -> str:
+    return line.sample.id
+
+
+def run(context: Context[Params]) -> None:
+    """Token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
+    priors = context.input("priors", PriorSet)
+    shown = pictured(priors.lines, context.params.pictures)
+    with tempfile.TemporaryDirectory() as scratch:
+        if context.has("model"):
+            tuned = context.input("model", TunedModel)
+            origin, shard = {"model": tuned.key}, "0/1"
+            units = [line for line in priors.lines if line.sample.id in shown]
+            folder = _tuned_folder(context, tuned, Path(scratch))
+        else:
+            model = resolve(context.scalars.vlm, context.store)
+            context.models["vlm"] = model.id
+            origin, shard = {}, context.scalars.shard
+            units = [line for line in priors.lines if context.shard.holds(line.video.id)]
+            folder = lambda: model.path  # noqa: E731
+        lines = _lines(context, units, shown, origin, _loader(folder))
+    context.publish("maps", context.manifest(VlmMaps, shard=shard, lines=lines))
+    context.metrics(mapped=sum(line.vlm_map is not None for line in lines))
+
+
+def _tuned_folder(context: Context[Params], tuned: TunedModel, scratch: Path) -> Callable[[], Path]:
+    def folder() -> Path:
+        from components.models.tuned import materialize
+
+        return materialize(tuned.files, context.store, scratch / "model")
+
+    return folder
+
+
+def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
+    """The model, loaded with the first sample that is not remembered."""
+
+    @cache
+    def tools() -> Any:
+        from components.vlm_attention.sample import SampleReader
+
+        return SampleReader.load(folder())
+
+    return tools
+
+
+def _lines(
+    context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]
+) -> list[VlmLine]:
+    """Both works of all units, and their lines."""
+    params, store = context.params, context.store
+
+    def map_tokens(line: PriorLine, folder: WorkFolder) -> Json:
+        found = tools().token_map(line, store.fetch(line.video.file), params.viewing)
+        if found.coverage < params.min_coverage:
+            problem = f"coverage {found.coverage:.2f} is below min_coverage={params.min_coverage:g}"
+            remedy = "see which words the conversation lacks, or lower min_coverage"
+            raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
+        folder.put("token_map", "safetensors", found.data)
+        return {"coverage": found.coverage, "frames": found.frames}
+
+    tokens = context.each(units, name=_name, reads=lambda line: _reads(line, origin), compute=map_tokens)
+
+    def map_attention(line: PriorLine, folder: WorkFolder) -> Json:
+        words = store.read(tokens[_name(line)].ref("token_map", context.task))
+        found = tools().attention(line, store.fetch(line.video.file), params.viewing, words, store.read(line.prior), params.grid)
+        folder.put("vlm_map", "safetensors", found.data)
+        return {"distance": found.distance}
+
+    wanted = [line for line in units if _name(line) in tokens and (params.maps_for == "all" or _name(line) in shown)]
+    maps = context.each(wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=map_attention, work=MAPS)
+    return [_line(context, line, tokens[_name(line)], maps.get(_name(line))) for line in units if _name(line) in tokens]
+
+
+def _reads(line: PriorLine, origin: Json) -> Json:
+    return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **origin}
+
+
+def _line(context: Context[Params], line: PriorLine, tokens: Entry, found: Entry | None) -> VlmLine:
+    carried = {**dict(line), "key": tokens.key}
+    return VlmLine(
+        **carried,
+        token_map=tokens.ref("token_map", context.task),
+        coverage=tokens.numbers["coverage"],
+        vlm_map=found.ref("vlm_map", context.task) if found else None,
+        distance=found.numbers["distance"] if found else None,
+    )
+
+
+STEP = Step(
+    name="vlm_attention",
+    version="1",
+    title="5 · VLM attention",
+    unit="sample",
+    device="gpu",
+    params=Params,
+    run=run,
+    inputs={"priors": PriorSet, "model": TunedModel},
+    outputs={"maps": VlmMaps},
+    pages={"metrics": "Metrics"},
+    forms={"frozen": Form(inputs=("priors",), scalars=("vlm", "shard")), "tuned": Form(inputs=("priors", "model"))},
+)
