@@ -16,7 +16,7 @@ from components.core.artifacts import Grid, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import choose_frames, cogvideox_grid, fit_frames
-from components.media.video import read_frames
+from components.media.video import motion_profile, read_frames
 from components.models.vdm import Vdm
 
 
@@ -38,19 +38,13 @@ def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path)
         sampling=settings.sampling,
         native_fps=settings.native_fps,
         window=settings.window,
-        motion=_motion(path, video) if settings.sampling == "native_fps" and settings.window == "motion" else None,
+        motion=motion_profile(path) if settings.sampling == "native_fps" and settings.window == "motion" else None,
+        source=f"video {video.id}",
     )
     pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
     times = [video.times[index] for index in frames]
     grid = cogvideox_grid(times, settings.height, settings.width, box, patch=vdm.patch_size, patch_t=vdm.patch_size_t)
     return pixels, grid, frames
-
-
-def _motion(path: Path, video: Video) -> list[float]:
-    """Mean absolute change from each frame to the next, grey levels; the window with the most of it is taken."""
-    grey = read_frames(path, range(len(video.times))).astype("float32").mean(-1)
-    change = abs(grey[1:] - grey[:-1]).mean((1, 2))
-    return [0.0, *map(float, change)]
 
 
 def invert_video(vdm: Vdm, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def probe(path: Path | str) -> VideoInfo:
         tail = float((frame.duration or 0) * frame.time_base)
     if shape is None:
         raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
-    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(times)):
         raise DataError("presentation times go backwards", source=str(path), remedy=_REMEDY)
     if tail <= 0 and len(times) > 1:  # some containers keep no duration of the last frame: it lasts as long as the others do
         tail = (times[-1] - times[0]) / (len(times) - 1)
@@ -116,7 +117,7 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
     wanted, last = set(indices), max(indices)
     found: dict[int, np.ndarray] = {}
     count = 0
-    for count, frame in enumerate(_decode(path), start=1):  # noqa: B007 (the count is used after the loop)
+    for count, frame in enumerate(_decode(path), start=1):
         if count - 1 in wanted:
             found[count - 1] = np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90)
             _same_shape(next(iter(found.values())).shape, found[count - 1].shape, path)
@@ -185,7 +186,7 @@ def _time(frame: Any, path: Path | str) -> float:
 
 
 def _rotation(frame: Any, path: Path | str) -> int:
-    rotation = round(frame.rotation) % 360
+    rotation: int = round(frame.rotation) % 360
     if rotation % 90:
         raise DataError(f"rotation by {rotation} degrees", source=str(path), remedy="re-encode the clip upright")
     return rotation
@@ -204,4 +205,4 @@ def _same_shape(expected: tuple[int, ...] | None, found: tuple[int, ...], path: 
 def _header_duration(container: Any, stream: Any) -> float:
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / av.time_base
+    return float(container.duration or 0) / float(av.time_base)

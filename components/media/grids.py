@@ -1,0 +1,321 @@
+"""Time and geometry of attention grids: which frames a model saw, what each token covers, and maps moved between grids.
+
+A grid is described by cell intervals in the source's own coordinates (seconds; fractions of the upright frame), so a prior over one
+window of a clip can be compared with a VLM's map over another. Resampling (decision `grid: aligned`) is one row-stochastic matrix W
+per axis, A_dst = W_t ⊗ W_y ⊗ W_x · A_src: values are interpolated, not masses, as attention is per token and latent 0 is short.
+`interpolate` is Algorithm 1's letter (trilinear, blind).
+Legend: n sampled frames, F frames of the source; t,h,w source grid, T,H,W destination grid; s source cells, d destination cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from components.core.artifacts import Grid
+from components.core.errors import DataError, ParameterError
+
+Interval = tuple[float, float]
+_EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border
+_MOST_POINTS = 64  # a destination cell is averaged over at most so many points; 64 leave an error below 2 % of a source cell
+
+
+# Which frames -----------------------------------------------------------------------------------------------------------
+
+
+def spread(n_available: int, n: int) -> list[int]:
+    """`n` indices evenly over `n_available` frames, first and last included (linspace, halves rounded up); repeats where n is larger."""
+    if n == 1:
+        return [0]
+    return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]
+
+
+def usable_frames(wanted: int, available: int, source: str = "the clip") -> int:
+    """The largest 8k+1 ≤ min(wanted, available): the VAE encodes 4 frames a latent and decodes latents in pairs.
+
+    Raises:
+        DataError: fewer than 9.
+    """
+    count = (min(wanted, available) - 1) // 8 * 8 + 1
+    if count < 9:
+        frames = min(wanted, available)
+        raise DataError(f"{frames} usable frames, at least 9 are needed", source=source, remedy="leave the clip out, or raise num_frames")
+    return count
+
+
+def choose_frames(
+    times: Sequence[float],
+    num_frames: int,
+    sampling: Literal["whole", "native_fps"] = "whole",
+    native_fps: float = 8.0,
+    window: Literal["first", "middle", "motion"] = "first",
+    motion: Float[np.ndarray, " F"] | None = None,
+    source: str = "the clip",
+) -> list[int]:
+    """Indices of the frames the video model sees (decision `sampling`), 8k+1 of them.
+
+    `whole` spreads them over the clip. `native_fps` takes a window at the model's own rate; where the clip is slower than that, its own
+    frames are taken as they come, as repeating a frame would show a movement that stops and goes. `motion` (change of each frame from
+    the one before, `video.motion_profile`) places the window where most changes.
+
+    Raises:
+        DataError: fewer than 9 frames.
+        ParameterError: `window="motion"` without one value of `motion` a frame.
+    """
+    if sampling == "whole":
+        return spread(len(times), usable_frames(num_frames, len(times), source))
+    track = _at_rate(times, native_fps)
+    count = usable_frames(num_frames, len(track), source)
+    spare = len(track) - count
+    start = {"first": 0, "middle": spare // 2}.get(window)
+    if start is None:
+        if motion is None or len(motion) != len(times):
+            raise ParameterError("window 'motion' needs a value for every frame", source=source, remedy="give motion_profile(…)")
+        change = np.cumsum(np.asarray(motion, dtype=np.float64))[track]
+        start = int(np.argmax(change[count - 1 :] - change[: spare + 1]))
+    return track[start : start + count]
+
+
+def qwen_fps_indices(duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768) -> list[int]:
+    """Qwen2.5-VL's rule: `duration · fps` frames, at least `min_frames`, at most `max_frames` or all, an even number, spread evenly.
+
+    A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.
+    """
+    most = min(max_frames, n_frames) // 2 * 2
+    seconds = duration + 2e-3  # a container's clock may tick in milliseconds: 5.999 s at 1 fps are 6 frames
+    wanted = min(max(seconds * fps, math.ceil(min_frames / 2) * 2), most)
+    return spread(n_frames, max(int(wanted) // 2 * 2, 1))
+
+
+def segment_indices(n_total: int, n: int) -> list[int]:
+    """InternVL's rule: about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
+    segment = (n_total - 1) / n
+    return [int(segment / 2 + round(segment * i)) for i in range(n)]
+
+
+def _at_rate(times: Sequence[float], fps: float) -> list[int]:
+    """The frame nearest to each tick of a clock of `fps`, each frame once."""
+    stamps = np.asarray(times, dtype=np.float64)
+    ticks = np.arange(math.floor((stamps[-1] - stamps[0]) * fps + 1e-6) + 1) / fps + stamps[0]
+    right = np.searchsorted(stamps, ticks).clip(0, len(stamps) - 1)
+    left = (right - 1).clip(0)
+    nearest = np.where(ticks - stamps[left] <= stamps[right] - ticks, left, right)
+    return [int(index) for index in np.unique(nearest)]
+
+
+# Which pixels -----------------------------------------------------------------------------------------------------------
+
+
+def fit_frames(
+    frames: UInt8[np.ndarray, "n H W 3"], height: int, width: int, fit: Literal["squash", "crop"] = "squash"
+) -> tuple[UInt8[Tensor, "n h w 3"], tuple[float, float, float, float]]:
+    """Frames at the model's size (antialiased bicubic), and the part of the source they show: (top, bottom, left, right) as fractions.
+
+    `squash` keeps every pixel of the clip, `crop` the largest centred part of the target's aspect ratio (decision `fit`).
+    """
+    rows, cols = frames.shape[1:3]
+    top, bottom, left, right = 0, rows, 0, cols
+    if fit == "crop":
+        keep_rows = min(rows, max(1, round(cols * height / width)))
+        keep_cols = min(cols, max(1, round(rows * width / height)))
+        top, left = (rows - keep_rows) // 2, (cols - keep_cols) // 2
+        bottom, right = top + keep_rows, left + keep_cols
+    fitted = torch.empty((len(frames), height, width, 3), dtype=torch.uint8)
+    for i, frame in enumerate(frames):  # one by one: a float copy of a whole 1080p clip would take gigabytes
+        part_HW3 = torch.from_numpy(np.ascontiguousarray(frame[top:bottom, left:right]))
+        fitted[i] = part_HW3 if part_HW3.shape[:2] == (height, width) else _resize(part_HW3, height, width)
+    return fitted, (top / rows, bottom / rows, left / cols, right / cols)
+
+
+def _resize(picture_HW3: UInt8[Tensor, "H W 3"], height: int, width: int) -> UInt8[Tensor, "h w 3"]:
+    planes = picture_HW3.permute(2, 0, 1)[None].float()
+    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+# What a token covers ----------------------------------------------------------------------------------------------------
+
+
+def frame_intervals(frame_times: Sequence[float], duration: float | None = None) -> list[Interval]:
+    """The time each sampled frame stands for: half-way to its neighbours, as far outwards at both ends as inwards.
+
+    A frame's time is the middle of its interval (at equal spacing), because that is where interpolation puts its value; the outer
+    intervals may therefore begin before 0 or end after the clip, where nothing is compared. A repeated frame shares its interval
+    with its repetitions. A single frame stands for the whole `duration` (seconds; 1 if not given).
+    """
+    repeats = Counter(frame_times)
+    distinct = sorted(repeats)
+    if list(frame_times) != sorted(frame_times):
+        raise ParameterError(f"frame times out of order: {list(frame_times)[:8]}", source="frame times", remedy="sort the frames by time")
+    if len(distinct) == 1:
+        borders = [distinct[0] - (duration or 1.0) / 2, distinct[0] + (duration or 1.0) / 2]
+    else:
+        inner = [(a + b) / 2 for a, b in pairwise(distinct)]
+        borders = [2 * distinct[0] - inner[0], *inner, 2 * distinct[-1] - inner[-1]]
+    cells: list[Interval] = []
+    for i, time in enumerate(distinct):
+        edges = np.linspace(borders[i], borders[i + 1], repeats[time] + 1)
+        cells += pairwise(float(edge) for edge in edges)
+    return cells
+
+
+def cogvideox_grid(
+    frame_times: Sequence[float],
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+    patch: int,
+    patch_t: int | None,
+    spatial: int = 8,
+    temporal: int = 4,
+) -> Grid:
+    """The transformer's patch grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
+
+    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in front by the
+    first one; the mixed token covers its real latents only.
+
+    Raises:
+        ParameterError: frames that are not 4k+1, or a size that the patches do not divide.
+    """
+    side = spatial * patch
+    if (len(frame_times) - 1) % temporal or not len(frame_times) or height % side or width % side:
+        raise ParameterError(
+            f"{len(frame_times)} frames of {height} × {width} pixels",
+            source="num_frames, height, width",
+            remedy=f"choose {temporal}k+1 frames and multiples of {side} pixels",
+        )
+    frames = frame_intervals(frame_times)
+    latents = [frames[0]] + [(frames[k][0], frames[k + temporal - 1][1]) for k in range(1, len(frames), temporal)]
+    group = patch_t or 1
+    padding = -len(latents) % group
+    starts = [max(0, k - padding) for k in range(0, len(latents) + padding, group)]
+    times = [(latents[a][0], latents[b - 1][1]) for a, b in zip(starts, [*starts[1:], len(latents)], strict=True)]
+    return Grid(times=times, rows=height // side, cols=width // side, box=box)
+
+
+def sampled_grid(frame_times: Sequence[float], group: int, rows: int, cols: int, duration: float) -> Grid:
+    """The visual tokens of a VLM that sees whole frames, `group` frames a token (Qwen 2, InternVL 1; the last is repeated to fill one).
+
+    `duration` (seconds of the clip) is what a single frame stands for.
+    """
+    cells = frame_intervals(frame_times, duration)
+    times = [(cells[i][0], cells[min(i + group, len(cells)) - 1][1]) for i in range(0, len(cells), group)]
+    return Grid(times=times, rows=rows, cols=cols, box=(0.0, 1.0, 0.0, 1.0))
+
+
+def axes(grid: Grid) -> tuple[Float64[Tensor, "T 2"], Float64[Tensor, "H 2"], Float64[Tensor, "W 2"]]:
+    """Cell intervals of the three axes: seconds, fractions of the height, fractions of the width."""
+    top, bottom, left, right = grid.box
+    return torch.tensor(grid.times, dtype=torch.float64), _uniform(grid.rows, top, bottom), _uniform(grid.cols, left, right)
+
+
+def _uniform(n: int, low: float, high: float) -> Float64[Tensor, "n 2"]:
+    edges = torch.linspace(low, high, n + 1, dtype=torch.float64)
+    return torch.stack([edges[:-1], edges[1:]], dim=1)
+
+
+# Moving maps between grids ----------------------------------------------------------------------------------------------
+
+
+def axis_weights(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tuple[Float64[Tensor, "d s"], Bool[Tensor, " d"]]:
+    """One axis of the resampling: the mean over each destination cell of the linear interpolant through the source cells' centres.
+
+    The mean is taken over evenly placed points, one where destination cells are the smaller ones (then this is `F.interpolate`), about
+    one per source cell otherwise. Points outside the source's cells do not count; a destination cell with less than half of its points
+    inside is invalid. Rows sum to 1, or are 0 where no point is inside.
+    """
+    points_dp = _points(src, dst)
+    reach = _EPS * (src[:, 1] - src[:, 0]).min()
+    inside_dp = (points_dp >= src.min() - reach) & (points_dp <= src.max() + reach)
+    weights_dps = _interpolation(src.mean(dim=1), points_dp) * inside_dp[..., None]
+    counts_d = inside_dp.sum(dim=1)
+    return weights_dps.sum(dim=1) / counts_d.clamp_min(1)[:, None], 2 * counts_d >= points_dp.shape[1]
+
+
+def _points(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> Float64[Tensor, "d p"]:
+    ratio = float((dst[:, 1] - dst[:, 0]).max() / (src[:, 1] - src[:, 0]).min())
+    count = min(_MOST_POINTS, max(1, math.ceil(ratio - 1e-6)))
+    offsets = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return dst[:, :1] + offsets * (dst[:, 1:] - dst[:, :1])
+
+
+def _interpolation(centres: Float64[Tensor, " s"], points_dp: Float64[Tensor, "d p"]) -> Float64[Tensor, "d p s"]:
+    """Weights of the piecewise linear interpolant through `centres`, constant beyond the outer ones."""
+    weights = torch.zeros((*points_dp.shape, len(centres)), dtype=torch.float64)
+    if len(centres) == 1:
+        return weights + 1
+    at = points_dp.clamp(float(centres[0]), float(centres[-1]))
+    right = torch.searchsorted(centres, at).clamp(1, len(centres) - 1)
+    share = (at - centres[right - 1]) / (centres[right] - centres[right - 1])
+    weights.scatter_(2, right[..., None] - 1, (1 - share)[..., None])
+    return weights.scatter_(2, right[..., None], share[..., None])
+
+
+def resample(values: Float[Tensor, "*batch t h w"], src: Grid, dst: Grid) -> tuple[Float[Tensor, "*batch T H W"], Bool[Tensor, "T H W"]]:
+    """Values of one grid at the cells of another, by time stamp and geometry; differentiable in `values`.
+
+    Returns:
+        The values on `dst`, and which of its cells `src` covers: the others hold no information and must be left out.
+
+    Raises:
+        ParameterError: the values do not have the source grid's shape.
+    """
+    if tuple(values.shape[-3:]) != src.shape:
+        raise ParameterError(f"a map of shape {tuple(values.shape)}", source="resample", remedy=f"its last axes must be {src.shape}")
+    out, valid = values, torch.ones(dst.shape, dtype=torch.bool, device=values.device)
+    for axis, (cells_src, cells_dst) in enumerate(zip(axes(src), axes(dst), strict=True)):
+        weights, inside = axis_weights(cells_src, cells_dst)
+        out = torch.movedim(torch.movedim(out, axis - 3, -1) @ weights.T.to(out), -1, axis - 3)
+        valid = valid & inside.to(valid.device).view([-1 if k == axis else 1 for k in range(3)])
+    return out, valid
+
+
+def interpolate(values: Float[Tensor, "*batch t h w"], shape: tuple[int, int, int]) -> Float[Tensor, "*batch T H W"]:
+    """Trilinear interpolation of the whole map, blind to what the grids cover (Algorithm 1's letter)."""
+    flat = values.reshape(1, -1, *values.shape[-3:])
+    return functional.interpolate(flat, shape, mode="trilinear", align_corners=False).reshape(*values.shape[:-3], *shape)
+
+
+def pool_mask(mask: UInt8[np.ndarray, "F H W"], frame_times: Sequence[float], grid: Grid) -> Float[np.ndarray, "T h w"]:
+    """Share of each cell of `grid` that a mask over the source's frames (non-zero is set) covers, float32 in [0, 1].
+
+    In time the mean over the frames that the cell spans, weighted by overlap; in space by area, where a part of a cell beyond the
+    frame counts as not covered.
+
+    Raises:
+        ParameterError: not one time a frame.
+        DataError: a cell of the grid lies outside the mask's time.
+    """
+    if len(mask) != len(frame_times):
+        raise ParameterError(f"{len(mask)} mask frames, {len(frame_times)} times", source="pool_mask", remedy="give the video's own times")
+    time_TF, rows_hH, cols_wW = (
+        _overlap(cells.numpy(), edges)
+        for cells, edges in zip(
+            axes(grid),
+            (np.asarray(frame_intervals(frame_times)), _uniform(mask.shape[1], 0, 1).numpy(), _uniform(mask.shape[2], 0, 1).numpy()),
+            strict=True,
+        )
+    )
+    seen_T = time_TF.sum(axis=1, keepdims=True)
+    if (seen_T <= 0).any():
+        raise DataError("a cell of the grid lies outside the mask's time", source="pool_mask", remedy="use the mask of the same video")
+    pooled = np.einsum("TF,FHW->THW", time_TF / seen_T, (mask > 0).astype(np.float64))
+    covered: np.ndarray = rows_hH @ pooled @ cols_wW.T
+    return covered.astype(np.float32)
+
+
+def _overlap(cells: Float64[np.ndarray, "d 2"], parts: Float64[np.ndarray, "s 2"]) -> Float64[np.ndarray, "d s"]:
+    """Share of each cell that each part covers."""
+    shared = np.minimum(cells[:, None, 1], parts[None, :, 1]) - np.maximum(cells[:, None, 0], parts[None, :, 0])
+    lengths = cells[:, 1:] - cells[:, :1]
+    share: np.ndarray = np.where(shared < _EPS * lengths, 0.0, shared) / lengths
+    return share

@@ -1,0 +1,280 @@
+"""The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process a device).
+
+A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row is captured
+and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The log has one JSON line a
+step: both losses, their gradient norms where measured, learning rates, validation losses, and where the aligned rows lie.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from components.core.artifacts import Record, VlmLine, canonical_json, sha256
+from components.core.errors import MotionEnhancerError, ParameterError
+from components.core.progress import track
+from components.core.store import Store
+from components.models.tensors import pack
+from components.models.vlm import Vlm, load_vlm
+from components.sft.data import Item, Samples, order, split
+from components.sft.loss import prior_variance
+from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
+from components.sft.resume import ResumeStates
+from components.sft.settings import SftSettings
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+class Job(Record):
+    """Everything a training process needs, as JSON; `out` is a folder that all processes see."""
+
+    settings: SftSettings
+    align_weight: float
+    seed: int
+    vlm: str
+    store: str
+    key: str
+    lines: list[VlmLine]
+    out: str
+
+
+def train(job: Job) -> list[Row]:
+    """Train and write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`. Returns the log.
+
+    Raises:
+        ParameterError: the global batch cannot be shared among the processes, or there is nothing to train on.
+        DataError: a sample's files are damaged, or its words do not fit its prior.
+    """
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    return Training(job).run()
+
+
+def rate(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rates at update `step` (1 … total): linear over the first ⌈warmup · total⌉ updates, then a cosine."""
+    warm = math.ceil(warmup * total)
+    if step <= warm:
+        return step / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / max(1, total - warm)))
+
+
+def make_accelerator(settings: SftSettings, vlm_blocks: list[str] | None = None) -> Accelerator:
+    """bf16 on GPUs, fp32 on a CPU; full fine-tuning on several GPUs is sharded block by block (FSDP2), LoRA is replicated."""
+    cuda = torch.cuda.is_available()
+    plugin = None
+    if vlm_blocks:
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=vlm_blocks,
+            state_dict_type="SHARDED_STATE_DICT",
+            # fp32 master weights: AdamW in bf16 loses updates of 2e-6
+            mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
+        )
+    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no", fsdp_plugin=plugin)
+
+
+class Training:
+    """One training: model, data, optimizer and log."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.settings, self.store = job, job.settings, Store(job.store)
+        self.accelerator = make_accelerator(job.settings)
+        shards = self.accelerator.num_processes
+        if job.settings.global_batch % shards:
+            problem = f"global_batch={job.settings.global_batch} for {shards} processes"
+            raise ParameterError(problem, source="params_sft", remedy="choose a multiple of the number of GPUs")
+        self.accumulation = job.settings.global_batch // shards
+        torch.manual_seed(job.seed)
+        vlm = self._load()
+        self._data(vlm)
+        self._model(vlm)
+        self.rows: list[Row] = []
+        self.states = ResumeStates(self.store.backend, job.key)
+        self.board = SummaryWriter(str(Path(job.out) / "board")) if self.accelerator.is_main_process else None
+
+    def _load(self) -> Vlm:
+        vlm = load_vlm(Path(self.job.vlm), torch.float32, self.accelerator.device, rows=self.job.align_weight > 0)
+        if self.settings.tuning == "full" and self.accelerator.num_processes > 1 and torch.cuda.is_available():
+            self.accelerator = make_accelerator(self.settings, list(vlm.model._no_split_modules))
+        if self.settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
+            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.settings.tuning == "lora":
+            add_lora(vlm, self.settings.lora_rank)
+        return vlm
+
+    def _data(self, vlm: Vlm) -> None:
+        settings, job = self.settings, self.job
+        train, held = split(job.lines, settings.held_out, job.seed)
+        aligned = job.align_weight > 0
+        self.samples = Samples(train, vlm, self.store, settings, job.seed, aligned=aligned)
+        self.held = Samples(held, vlm, self.store, settings, job.seed, aligned=aligned)
+        self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
+        self.variance = self._variance() if aligned else None
+
+    def _model(self, vlm: Vlm) -> None:
+        scale = 1 / self.variance if self.settings.align_scale == "contrast" and self.variance else 1.0
+        self.module = MotionSFT(vlm, self.settings, self.job.align_weight * scale)
+        groups = parameter_groups(self.module, self.settings)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+        self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
+
+    def _variance(self) -> float:
+        """Variance of the normalized maps over (a part of) the data set: λ times it says how strong the alignment is."""
+        by_hash = sorted(range(len(self.samples)), key=lambda i: sha256(self.samples.lines[i].sample.id.encode()))
+        chosen = by_hash[: self.settings.contrast_samples]
+        return sum(prior_variance(self.samples.prior(i), self.settings.row_norm) for i in chosen) / len(chosen)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Row]:
+        """All steps from the last saved state on, then the tuned model's folder."""
+        start = self._resume()
+        if start == 0:
+            self._log({"step": 0, **self._about(), **self._validate()})
+        stream = self._stream(start)
+        self.model.train()
+        for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
+            row = self._step(step, stream)
+            if step % self.settings.eval_every == 0 or step == self.total:
+                row |= self._validate()
+            self._log(row)
+            if step % self.settings.save_every == 0 and step < self.total:
+                self._save_state(step)
+        self._finish()
+        return self.rows
+
+    def _about(self) -> Row:
+        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total, "align_weight": self.module.weight}
+        if self.variance is not None:
+            row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
+            log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
+        return row
+
+    def _stream(self, start: int) -> Iterator[Item]:
+        """This process's samples from step `start` + 1 on."""
+        batch = self.settings.global_batch
+        positions = range(start * batch, self.total * batch)
+        mine = order(len(self.samples), self.job.seed, positions)[self.accelerator.process_index :: self.accelerator.num_processes]
+        workers = self.settings.workers if torch.cuda.is_available() else 0
+        return iter(DataLoader(self.samples, batch_size=None, sampler=mine, num_workers=workers, collate_fn=_same))
+
+    def _step(self, step: int, stream: Iterator[Item]) -> Row:
+        """One update; returns its line of the log."""
+        items = [next(stream) for _ in range(self.accumulation)]
+        row: Row = {"step": step, **self._rates(step)}
+        if step == 1 or step % self.settings.norms_every == 0:
+            row |= self._gradient_norms(items[0])
+        sums = torch.zeros(4, dtype=torch.float64)
+        for index, item in enumerate(items):
+            last = index == len(items) - 1
+            with _together(self.accelerator, self.model, last):
+                found = self.model(item)
+                self.accelerator.backward(found["loss"] / len(items))
+            sums += torch.tensor([found["ar"].item(), found["align"].item(), *_where(item)], dtype=torch.float64)
+        row["grad"] = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return row | self._means(sums, self.settings.global_batch)
+
+    def _means(self, sums: Tensor, count: int) -> Row:
+        ar, align, rows, before = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum").tolist()
+        row: Row = {"ar": ar / count, "loss": (ar + self.module.weight * align) / count}
+        if self.module.weight:
+            row |= {"align": align / count, "rows": int(rows), "rows_before_response": int(before)}
+        return row
+
+    def _rates(self, step: int) -> Row:
+        factor = rate(step, self.total, self.settings.warmup)
+        found: Row = {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+            found[f"lr_{group['role']}"] = group["lr"]
+        return found
+
+    def _gradient_norms(self, item: Item) -> Row:
+        """Norms of ∇L_AR and ∇L_align on one sample, from two backward passes of their own that leave nothing behind."""
+        found: Row = {}
+        for name, other in (("ar", "align"), ("align", "ar")):
+            if name == "align" and not self.module.weight:
+                continue
+            out = self.model(item)
+            self.accelerator.backward(out[name] + 0 * out[other])  # every parameter takes part, as wrappers expect
+            found[f"grad_{name}"] = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
+            self.optimizer.zero_grad()
+        return found
+
+    @torch.no_grad()
+    def _validate(self) -> Row:
+        """Mean losses over the held-out samples; every process runs equally many forwards, as sharded models need."""
+        if not len(self.held):
+            return {}
+        self.model.eval()
+        sums = torch.zeros(4, dtype=torch.float64)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        for start in range(0, len(self.held), processes):
+            index = start + rank
+            found = self.model(self.held[min(index, len(self.held) - 1)])
+            if index < len(self.held):
+                sums += torch.tensor([found["ar"].item(), found["align"].item(), 0, 0], dtype=torch.float64)
+        self.model.train()
+        means = self._means(sums, len(self.held))
+        return {f"val_{name}": means[name] for name in ("ar", "loss", "align") if name in means}
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _log(self, row: Row) -> None:
+        self.rows.append(row)
+        if self.board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, row["step"])
+        if any(name.startswith("val_") for name in row):
+            log.info("step %d: %s", row["step"], ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
+
+    def _save_state(self, step: int) -> None:
+        folder = Path(self.job.out) / "state"
+        self.accelerator.save_state(str(folder))
+        if self.accelerator.is_main_process:
+            (folder / "log.jsonl").write_bytes(self._lines())
+            self.states.save(folder, step, self.settings.keep_last)
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Load the newest state; returns the step it was saved after, 0 if there is none."""
+        if not (steps := self.states.steps()):
+            return 0
+        folder = self.states.load(steps[-1], Path(self.job.out) / f"resume-{self.accelerator.process_index}")
+        self.accelerator.load_state(str(folder))
+        self.rows = [json_row(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return steps[-1]
+
+    def _lines(self) -> bytes:
+        return b"".join(canonical_json(row) + b"\n" for row in self.rows)
+
+    def _finish(self) -> None:
+        out = Path(self.job.out)
+        state = self.accelerator.get_state_dict(self.model)  # gathered from all processes
+        if not self.accelerator.is_main_process:
+            return
+        save_vlm(self.module, state, Path(self.job.vlm), out / "model", half=torch.cuda.is_available())
+        aligner = {name.removeprefix("aligner."): value for name, value in state.items() if name.startswith("aligner.")}
+        if aligner:
+            (out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
+        (out / "log.jsonl").write_bytes(self._lines())
+        if self.board is not None:
+            self.board.close()
