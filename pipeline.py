@@ -65,9 +65,7 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
     heads = component(HEAD_SELECTION)(maps=dsl.Collected(captured.outputs["maps"]), head_ratio=head_ratio, **shared.of(HEAD_SELECTION))
     on_cpu(heads, "3 · Head selection (MHS)")
     with dsl.ParallelFor(shared.shards, name="Shards: select words") as shard:
-        words = component(TOKEN_SELECTION)(
-            heads=heads.outputs["heads"], shard=shard, token_ratio=token_ratio, text=text, **shared.of(TOKEN_SELECTION)
-        )
+        words = component(TOKEN_SELECTION)(heads=heads.outputs["heads"], shard=shard, token_ratio=token_ratio, **shared.of(TOKEN_SELECTION))
         on_cpu(words, "4 · Token selection (MTTI)")
     joined = component(PRIOR_SET, form="collected")(shards=dsl.Collected(words.outputs["prior"]), **shared.of(PRIOR_SET))
     return on_cpu(joined, "Prior set").outputs["priors"]

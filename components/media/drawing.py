@@ -2,13 +2,12 @@
 
 Everything is measured in short sides of the frame (the frame is H/s × W/s with s = min(H, W)), so one scene looks the same at every
 resolution. A body is drawn by its signed distance, with edges one pixel soft; square, circle and triangle of one size have equal areas.
-Legend: F frames, H,W pixels, yx a point (down, right).
+Legend: F frames, H,W pixels, N places; points are (down, right).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,9 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
 }
 SHAPES = ("square", "circle", "triangle")
+DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+HALF_SIDE = 0.08  # of the square; all bodies of the set start with its area
+TRAVEL = (0.26, 0.38)  # shortest and longest straight course
 REACH = 4 / 27**0.25  # half sides from a body's centre to its farthest point: the triangle's corner
 
 _CIRCLE = 2 / math.sqrt(math.pi)  # radius in half sides of the square of equal area
@@ -37,9 +39,9 @@ class Body:
     colour: str
     shape: str
     half_side: float
-    centres_F2: Float[np.ndarray, "F 2"]
-    scales_F: Float[np.ndarray, " F"]
-    turns_F: Float[np.ndarray, " F"]
+    centres: Float[np.ndarray, "F 2"]
+    scales: Float[np.ndarray, " F"]
+    turns: Float[np.ndarray, " F"]
 
     @property
     def name(self) -> str:
@@ -51,8 +53,8 @@ class Body:
 class Camera:
     """Per frame: how far it has moved (short sides) and its zoom."""
 
-    shifts_F2: Float[np.ndarray, "F 2"]
-    zooms_F: Float[np.ndarray, " F"]
+    shifts: Float[np.ndarray, "F 2"]
+    zooms: Float[np.ndarray, " F"]
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,61 @@ class Background:
     waves: tuple[tuple[float, float, float, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What is drawn. `mover` indexes `bodies`; None where only the camera moves."""
+
+    bodies: tuple[Body, ...]
+    mover: int | None
+    camera: Camera
+    background: Background
+
+
+def body_at(colour: str, shape: str, centres_F2: Float[np.ndarray, "F 2"]) -> Body:
+    """A body of the set's size that neither grows nor turns."""
+    return Body(colour, shape, HALF_SIDE, centres_F2, np.ones(len(centres_F2)), np.zeros(len(centres_F2)))
+
+
+def still_camera(num_frames: int) -> Camera:
+    """A camera that does not move."""
+    return Camera(np.zeros((num_frames, 2)), np.ones(num_frames))
+
+
+def place(rng: np.random.Generator, extent: tuple[float, float], offsets_N2: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " 2"]:
+    """A random start from which a body at all `offsets_N2` stays inside a frame of `extent`."""
+    margin = REACH * HALF_SIDE
+    low, high = margin - offsets_N2.min(axis=0), np.asarray(extent) - margin - offsets_N2.max(axis=0)
+    start: np.ndarray = low + rng.uniform(size=2) * (high - low)
+    return start
+
+
+def swept(centres_N2: Float[np.ndarray, "N 2"], scale: float = 1.0) -> Float[np.ndarray, "2 2"]:
+    """Low and high corner of the box that a body at these centres can cover."""
+    margin = REACH * HALF_SIDE * scale
+    return np.stack([centres_N2.min(axis=0) - margin, centres_N2.max(axis=0) + margin])
+
+
+def touch(one: Float[np.ndarray, "2 2"], other: Float[np.ndarray, "2 2"]) -> bool:
+    """Whether two boxes overlap."""
+    return bool((one[0] < other[1]).all() and (other[0] < one[1]).all())
+
+
 def frame_extent(size: tuple[int, int]) -> tuple[float, float]:
     """Height and width of a frame of `size` (pixels) in short sides."""
     return size[0] / min(size), size[1] / min(size)
 
 
-def render(
-    bodies: Sequence[Body], camera: Camera, background: Background, size: tuple[int, int]
-) -> tuple[UInt8[np.ndarray, "F H W 3"], UInt8[np.ndarray, "F H W"]]:
-    """Draw a scene of F frames.
-
-    Returns:
-        RGB frames, and which body each pixel shows: 1 + its index, 0 for the background.
-    """
-    num_frames = len(camera.zooms_F)
+def render(scene: Scene, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "F H W 3"], UInt8[np.ndarray, "F H W"]]:
+    """Draw a scene: RGB frames, and which body each pixel shows (1 + its index, 0 for the background)."""
+    camera = scene.camera
+    num_frames = len(camera.zooms)
     frames = np.empty((num_frames, *size, 3), dtype=np.uint8)
     ids = np.zeros((num_frames, *size), dtype=np.uint8)
     for f in range(num_frames):
         y_HW, x_HW = _world(size, camera, f)
-        picture = _paint(background, y_HW, x_HW)
-        for index, body in enumerate(bodies):
-            pixels = min(size) * camera.zooms_F[f]
+        picture = _paint(scene.background, y_HW, x_HW)
+        for index, body in enumerate(scene.bodies):
+            pixels = min(size) * camera.zooms[f]
             alpha_HW = np.clip(0.5 - pixels * _distance(body, f, y_HW, x_HW), 0.0, 1.0)
             picture += alpha_HW[..., None] * (np.asarray(COLOURS[body.colour]) - picture)
             ids[f][alpha_HW >= 0.5] = index + 1
@@ -94,8 +130,8 @@ def render(
 def _world(size: tuple[int, int], camera: Camera, f: int) -> tuple[np.ndarray, np.ndarray]:
     """World coordinates of every pixel's centre."""
     y, x = np.meshgrid(*((np.arange(n) + 0.5) / min(size) for n in size), indexing="ij")
-    (height, width), (down, right) = frame_extent(size), camera.shifts_F2[f]
-    zoom = camera.zooms_F[f]
+    (height, width), (down, right) = frame_extent(size), camera.shifts[f]
+    zoom = camera.zooms[f]
     return (y - height / 2) / zoom + height / 2 + down, (x - width / 2) / zoom + width / 2 + right
 
 
@@ -108,9 +144,9 @@ def _paint(background: Background, y_HW: np.ndarray, x_HW: np.ndarray) -> np.nda
 
 def _distance(body: Body, f: int, y_HW: np.ndarray, x_HW: np.ndarray) -> np.ndarray:
     """Signed distance to the body's edge, negative inside (exact inside and along edges, which is what is drawn)."""
-    unit = body.half_side * float(body.scales_F[f])
-    down, right = (y_HW - body.centres_F2[f, 0]) / unit, (x_HW - body.centres_F2[f, 1]) / unit
-    cos, sin = math.cos(body.turns_F[f]), math.sin(body.turns_F[f])
+    unit = body.half_side * float(body.scales[f])
+    down, right = (y_HW - body.centres[f, 0]) / unit, (x_HW - body.centres[f, 1]) / unit
+    cos, sin = math.cos(body.turns[f]), math.sin(body.turns[f])
     v, u = cos * down - sin * right, sin * down + cos * right
     if body.shape == "circle":
         distance = np.hypot(v, u) - _CIRCLE

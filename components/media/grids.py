@@ -1,4 +1,4 @@
-"""Time and geometry of attention grids: which frames a model saw, what each token covers, and maps moved between grids.
+"""Time and geometry of attention grids: which pixels a model saw, what each token covers, and maps moved between grids.
 
 A grid is described by cell intervals in the source's own coordinates (seconds; fractions of the upright frame), so a prior over one
 window of a clip can be compared with a VLM's map over another. Resampling (decision `grid: aligned`) is one row-stochastic matrix W
@@ -23,93 +23,28 @@ from torch.nn import functional
 
 from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.media.sampling import choose_frames, qwen_fps_indices, segment_indices, spread, usable_frames
+
+__all__ = [
+    "axes",
+    "axis_weights",
+    "choose_frames",
+    "cogvideox_grid",
+    "fit_frames",
+    "frame_intervals",
+    "interpolate",
+    "pool_mask",
+    "qwen_fps_indices",
+    "resample",
+    "sampled_grid",
+    "segment_indices",
+    "spread",
+    "usable_frames",
+]
 
 Interval = tuple[float, float]
 _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border
 _MOST_POINTS = 64  # a destination cell is averaged over at most so many points; 64 leave an error below 2 % of a source cell
-
-
-# Which frames -----------------------------------------------------------------------------------------------------------
-
-
-def spread(n_available: int, n: int) -> list[int]:
-    """`n` indices evenly over `n_available` frames, first and last included (linspace, halves rounded up); repeats where n is larger."""
-    if n == 1:
-        return [0]
-    return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]
-
-
-def usable_frames(wanted: int, available: int, source: str = "the clip") -> int:
-    """The largest 8k+1 ≤ min(wanted, available): the VAE encodes 4 frames a latent and decodes latents in pairs.
-
-    Raises:
-        DataError: fewer than 9.
-    """
-    count = (min(wanted, available) - 1) // 8 * 8 + 1
-    if count < 9:
-        frames = min(wanted, available)
-        raise DataError(f"{frames} usable frames, at least 9 are needed", source=source, remedy="leave the clip out, or raise num_frames")
-    return count
-
-
-def choose_frames(
-    times: Sequence[float],
-    num_frames: int,
-    sampling: Literal["whole", "native_fps"] = "whole",
-    native_fps: float = 8.0,
-    window: Literal["first", "middle", "motion"] = "first",
-    motion: Float[np.ndarray, " F"] | None = None,
-    source: str = "the clip",
-) -> list[int]:
-    """Indices of the frames the video model sees (decision `sampling`), 8k+1 of them.
-
-    `whole` spreads them over the clip. `native_fps` takes a window at the model's own rate; where the clip is slower than that, its own
-    frames are taken as they come, as repeating a frame would show a movement that stops and goes. `motion` (change of each frame from
-    the one before, `video.motion_profile`) places the window where most changes.
-
-    Raises:
-        DataError: fewer than 9 frames.
-        ParameterError: `window="motion"` without one value of `motion` a frame.
-    """
-    if sampling == "whole":
-        return spread(len(times), usable_frames(num_frames, len(times), source))
-    track = _at_rate(times, native_fps)
-    count = usable_frames(num_frames, len(track), source)
-    spare = len(track) - count
-    start = {"first": 0, "middle": spare // 2}.get(window)
-    if start is None:
-        if motion is None or len(motion) != len(times):
-            raise ParameterError("window 'motion' needs a value for every frame", source=source, remedy="give motion_profile(…)")
-        change = np.cumsum(np.asarray(motion, dtype=np.float64))[track]
-        start = int(np.argmax(change[count - 1 :] - change[: spare + 1]))
-    return track[start : start + count]
-
-
-def qwen_fps_indices(duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768) -> list[int]:
-    """Qwen2.5-VL's rule: `duration · fps` frames, at least `min_frames`, at most `max_frames` or all, an even number, spread evenly.
-
-    A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.
-    """
-    most = min(max_frames, n_frames) // 2 * 2
-    seconds = duration + 2e-3  # a container's clock may tick in milliseconds: 5.999 s at 1 fps are 6 frames
-    wanted = min(max(seconds * fps, math.ceil(min_frames / 2) * 2), most)
-    return spread(n_frames, max(int(wanted) // 2 * 2, 1))
-
-
-def segment_indices(n_total: int, n: int) -> list[int]:
-    """InternVL's rule: about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
-    segment = (n_total - 1) / n
-    return [int(segment / 2 + round(segment * i)) for i in range(n)]
-
-
-def _at_rate(times: Sequence[float], fps: float) -> list[int]:
-    """The frame nearest to each tick of a clock of `fps`, each frame once."""
-    stamps = np.asarray(times, dtype=np.float64)
-    ticks = np.arange(math.floor((stamps[-1] - stamps[0]) * fps + 1e-6) + 1) / fps + stamps[0]
-    right = np.searchsorted(stamps, ticks).clip(0, len(stamps) - 1)
-    left = (right - 1).clip(0)
-    nearest = np.where(ticks - stamps[left] <= stamps[right] - ticks, left, right)
-    return [int(index) for index in np.unique(nearest)]
 
 
 # Which pixels -----------------------------------------------------------------------------------------------------------

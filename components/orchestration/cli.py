@@ -212,6 +212,61 @@ def synthesize(
     say(str(folder))
 
 
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")],
+    folder: Annotated[Path, typer.Argument(help="an empty folder")],
+    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
+    videos: Annotated[bool, typer.Option(help="with the videos")] = True,
+) -> None:
+    """Write a prior set or a tuned model with all its files into a folder."""
+    from components.core.artifacts import PriorSet, TunedModel, parse_manifest
+    from components.core.store import Store
+    from components.prior_set.transfer import export_model, export_priors
+
+    opened = Store(store)
+    data = _manifest_data(what, opened)
+    if json.loads(data).get("kind") == "TunedModel":
+        export_model(opened, parse_manifest(data, TunedModel, what), folder)
+    else:
+        export_priors(opened, parse_manifest(data, PriorSet, what), folder, videos=videos)
+    say(str(folder))
+
+
+def _manifest_data(what: str, store: Any) -> bytes:
+    file = Path(what) / "manifest.json"
+    data: bytes | None = file.read_bytes() if file.is_file() else store.backend.get(f"manifests/{what.removeprefix('sha256:')}.json")
+    if data is None:
+        raise ParameterError(
+            f"no manifest {what!r}", source="command line", remedy="give sha256:… of a manifest in the store, or an artifact folder"
+        )
+    return data
+
+
+@app.command("import")
+def import_command(
+    folder: Path,
+    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
+    videos: Annotated[bool, typer.Option(help="with the videos")] = True,
+) -> None:
+    """Bring an exported prior set into a store and print its digest."""
+    from components.core.store import Store
+    from components.prior_set.transfer import import_priors
+
+    say("sha256:" + import_priors(folder, Store(store), videos=videos))
+
+
+@app.command()
+def inspect(
+    what: Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")],
+    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
+) -> None:
+    """Print a manifest as JSON."""
+    from components.core.store import Store
+
+    say(json.dumps(json.loads(_manifest_data(what, Store(store))), indent=2, ensure_ascii=False))
+
+
 def main() -> None:
     """Entry point: expected errors end with their own exit code and no traceback."""
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")

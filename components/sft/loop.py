@@ -7,16 +7,18 @@ step: both losses, their gradient norms where measured, learning rates, validati
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
@@ -71,15 +73,15 @@ def rate(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / max(1, total - warm)))
 
 
-def make_accelerator(settings: SftSettings, vlm_blocks: list[str] | None = None) -> Accelerator:
-    """bf16 on GPUs, fp32 on a CPU; full fine-tuning on several GPUs is sharded block by block (FSDP2), LoRA is replicated."""
+def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
+    """bf16 on GPUs, fp32 on a CPU; full fine-tuning on several GPUs is sharded by `blocks` (FSDP2), LoRA is replicated."""
     cuda = torch.cuda.is_available()
     plugin = None
-    if vlm_blocks:
+    if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=vlm_blocks,
+            transformer_cls_names_to_wrap=blocks,
             state_dict_type="SHARDED_STATE_DICT",
             # fp32 master weights: AdamW in bf16 loses updates of 2e-6
             mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
@@ -92,14 +94,14 @@ class Training:
 
     def __init__(self, job: Job) -> None:
         self.job, self.settings, self.store = job, job.settings, Store(job.store)
-        self.accelerator = make_accelerator(job.settings)
-        shards = self.accelerator.num_processes
-        if job.settings.global_batch % shards:
-            problem = f"global_batch={job.settings.global_batch} for {shards} processes"
+        processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
+        if job.settings.global_batch % processes:
+            problem = f"global_batch={job.settings.global_batch} for {processes} processes"
             raise ParameterError(problem, source="params_sft", remedy="choose a multiple of the number of GPUs")
-        self.accumulation = job.settings.global_batch // shards
+        self.accumulation = job.settings.global_batch // processes
         torch.manual_seed(job.seed)
         vlm = self._load()
+        self.accelerator = make_accelerator(job.settings, sorted(vlm.model._no_split_modules))
         self._data(vlm)
         self._model(vlm)
         self.rows: list[Row] = []
@@ -107,9 +109,7 @@ class Training:
         self.board = SummaryWriter(str(Path(job.out) / "board")) if self.accelerator.is_main_process else None
 
     def _load(self) -> Vlm:
-        vlm = load_vlm(Path(self.job.vlm), torch.float32, self.accelerator.device, rows=self.job.align_weight > 0)
-        if self.settings.tuning == "full" and self.accelerator.num_processes > 1 and torch.cuda.is_available():
-            self.accelerator = make_accelerator(self.settings, list(vlm.model._no_split_modules))
+        vlm = load_vlm(Path(self.job.vlm), torch.float32, PartialState().device, rows=self.job.align_weight > 0)
         if self.settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.settings.tuning == "lora":
@@ -181,7 +181,7 @@ class Training:
         sums = torch.zeros(4, dtype=torch.float64)
         for index, item in enumerate(items):
             last = index == len(items) - 1
-            with _together(self.accelerator, self.model, last):
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
                 found = self.model(item)
                 self.accelerator.backward(found["loss"] / len(items))
             sums += torch.tensor([found["ar"].item(), found["align"].item(), *_where(item)], dtype=torch.float64)
@@ -244,6 +244,14 @@ class Training:
                     self.board.add_scalar(name, value, row["step"])
         if any(name.startswith("val_") for name in row):
             log.info("step %d: %s", row["step"], ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
+            self._show()
+
+    def _show(self) -> None:
+        """Bring TensorBoard's files to the store, beside the resume states: for people, part of no result."""
+        if self.board is not None:
+            self.board.flush()
+            for file in Path(self.board.log_dir).iterdir():
+                self.store.backend.put_file(f"sft/{self.job.key}/tensorboard/{file.name}", file)
 
     def _save_state(self, step: int) -> None:
         folder = Path(self.job.out) / "state"
@@ -260,7 +268,7 @@ class Training:
             return 0
         folder = self.states.load(steps[-1], Path(self.job.out) / f"resume-{self.accelerator.process_index}")
         self.accelerator.load_state(str(folder))
-        self.rows = [json_row(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        self.rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         return steps[-1]
 
     def _lines(self) -> bytes:
@@ -278,3 +286,40 @@ class Training:
         (out / "log.jsonl").write_bytes(self._lines())
         if self.board is not None:
             self.board.close()
+
+
+def _same(item: Item) -> Item:
+    return item
+
+
+def _number(norm: Any) -> float:
+    """A gradient norm as a number; a sharded one is gathered."""
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return float(whole)
+
+
+def _where(item: Item) -> tuple[int, int]:
+    """Number of aligned rows, and of those before the first token of the response: only these can teach the answer."""
+    if item.target is None:
+        return 0, 0
+    rows_R = item.target.words.rows_R
+    first = int((item.example.labels != -100).nonzero()[0])
+    return len(rows_R), int((rows_R < first).sum())
+
+
+def main(argv: list[str]) -> int:
+    """One process of several: `python -m torch.distributed.run … -m components.sft.loop JOB.json`; an expected error is left as JSON."""
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    job = Job.model_validate_json(Path(argv[0]).read_bytes())
+    try:
+        train(job)
+    except MotionEnhancerError as error:
+        told = {"code": error.exit_code, "problem": error.problem, "source": error.source, "remedy": error.remedy}
+        (Path(job.out) / "error.json").write_bytes(canonical_json(told))
+        log.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

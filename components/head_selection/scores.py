@@ -1,0 +1,292 @@
+"""Step 3 · MHS: how motion-sensitive each head of the video model is, and which heads are chosen.
+
+Main text eqs. 11–13 on A = A_v2v of one head: DFC = Σ_M A² / Σ_{not M} A² with M = pairs of the same place (all frame pairs), TCS = mean
+length of the runs A > τ in a place's F × F block, DSR = share of M with A ≥ τ; each z-scored over the heads, summed, the top share kept.
+Comparisons with τ have a relative tolerance, as a uniform map would flip between TCS = 0 and F by rounding.
+
+Legend: h heads, P places (H·W), F frames, S = F·H·W vision tokens, n samples. `_noself`: pairs f = f′ left out of M.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from components.core.artifacts import HeadRow
+from components.core.errors import DataError, ParameterError
+
+Tau = Literal["map", "mask"]
+Scope = Literal["sample", "dataset"]
+
+_TOLERANCE = 1e-6  # relative, of comparisons with τ
+_DFC_CAP = 1e6  # a pure diagonal has DFC = ∞, which would flatten everyone else's z-score
+_SLACK = 1e-9  # 0.7 · 10 is a little more than 7 in floating point
+
+PerHead = Float[Tensor, " h"]
+
+
+# The three measures -----------------------------------------------------------------------------------------------------
+
+
+def dfc(on2: PerHead, off2: PerHead) -> PerHead:
+    """Diagonal focus (eq. 11): energy on M over energy off M, at most 1e6, 0 where there is none on M."""
+    ratio = on2.double() / torch.maximum(off2.double(), on2.double() / _DFC_CAP)
+    return torch.where(on2 > 0, ratio, 0.0)
+
+
+def dfc_stderr(on2: PerHead, off2: PerHead, off2_stderr: PerHead) -> PerHead:
+    """Standard error of DFC from that of its sampled denominator (first order: DFC · σ/off2); 0 where DFC is at its cap."""
+    capped = off2.double() <= on2.double() / _DFC_CAP
+    error = on2.double() * off2_stderr.double() / torch.where(capped, 1.0, off2.double()) ** 2
+    return torch.where(capped | (on2 <= 0), 0.0, error)
+
+
+def tcs(diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead) -> PerHead:
+    """Temporal continuity (eq. 12), in frames: mean over places of the mean length of the maximal runs A > τ.
+
+    The runs of all rows of a place's block are pooled; a place without runs counts 0. Between 0 and F.
+    """
+    above = diag_hPFF.double() > (tau_h.double() * (1 + _TOLERANCE))[:, None, None, None]
+    begins = above.clone()
+    begins[..., 1:] &= ~above[..., :-1]
+    runs_hP, cells_hP = begins.sum((-2, -1)), above.sum((-2, -1))
+    return (cells_hP.double() / runs_hP.clamp_min(1)).mean(-1)
+
+
+def dsr(diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead, *, include_self: bool = True) -> PerHead:
+    """Diagonal saturation (eq. 13): share of M's entries with A ≥ τ; `include_self=False` leaves the pairs f = f′ out of M."""
+    reached = diag_hPFF.double() >= (tau_h.double() * (1 - _TOLERANCE))[:, None, None, None]
+    if include_self:
+        return reached.double().mean((1, 2, 3))
+    return reached[:, :, _pairs(diag_hPFF.shape[-1], include_self=False)].double().mean((1, 2))
+
+
+def _pairs(frames: int, *, include_self: bool) -> Tensor:
+    """Which entries of a place's F × F block belong to M."""
+    ones = torch.ones(frames, frames, dtype=torch.bool)
+    return ones if include_self else ones ^ torch.eye(frames, dtype=torch.bool)
+
+
+# What is stored of a sample ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Everything that any decision of step 3 needs of one sample, a number a head (float64), and the number of frames F."""
+
+    on2: PerHead
+    on2_noself: PerHead
+    off2: PerHead
+    off2_stderr: PerHead
+    tau_map: PerHead
+    tau_mask: PerHead
+    tau_mask_noself: PerHead
+    tcs_map: PerHead
+    tcs_mask: PerHead
+    tcs_mask_noself: PerHead
+    dsr_map: PerHead
+    dsr_map_noself: PerHead
+    dsr_mask: PerHead
+    dsr_mask_noself: PerHead
+    frames: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By field name, ready to be written; `frames` as one integer."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**named, "frames": torch.tensor([self.frames])}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], source: str = "head statistics") -> HeadStatistics:
+        """The inverse of `tensors`; names that are not fields are left alone.
+
+        Raises:
+            DataError: a field is missing.
+        """
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in tensors]:
+            raise DataError(f"no {', '.join(missing)}", source=source, remedy="rerun attention_capture")
+        values = {name: tensors[name].double() for name in names if name != "frames"}
+        return cls(**values, frames=int(tensors["frames"].item()))
+
+
+def head_statistics(
+    diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead, off2_h: PerHead, off2_stderr_h: PerHead, source: str = "attention maps"
+) -> HeadStatistics:
+    """Reduce a sample's averaged maps to head statistics.
+
+    Args:
+        diag_hPFF: same-place entries of A_v2v, [head, place, row's frame, column's frame].
+        tau_h: mean of A_v2v over all S × S entries.
+        off2_h: Σ A² over all pairs of different places (estimated from sampled rows, or exact).
+        off2_stderr_h: its standard error, 0 where exact.
+        source: what the maps are of, for messages.
+
+    Raises:
+        DataError: fewer than two frames, or numbers that no attention map can have.
+    """
+    frames = diag_hPFF.shape[-1]
+    if frames < 2:
+        raise DataError(f"{frames} frame in the grid: motion needs at least 2", source=source, remedy="give more frames")
+    for name, value in {"same-place entries": diag_hPFF, "τ": tau_h, "off-M energy": off2_h, "its standard error": off2_stderr_h}.items():
+        if not bool((torch.isfinite(value) & (value >= 0)).all()):
+            raise DataError(f"{name} negative or not finite", source=source, remedy="check the model's dtype, run attention_capture again")
+    diag_hPFF, tau_map = diag_hPFF.double(), tau_h.double()
+    off_self = _pairs(frames, include_self=False).to(diag_hPFF.device)
+    moved_hPm = diag_hPFF[:, :, off_self]
+    tau_mask, tau_noself = diag_hPFF.mean((1, 2, 3)), moved_hPm.mean((1, 2))
+    return HeadStatistics(
+        on2=diag_hPFF.square().sum((1, 2, 3)),
+        on2_noself=moved_hPm.square().sum((1, 2)),
+        off2=off2_h.double(),
+        off2_stderr=off2_stderr_h.double(),
+        tau_map=tau_map,
+        tau_mask=tau_mask,
+        tau_mask_noself=tau_noself,
+        tcs_map=tcs(diag_hPFF, tau_map),
+        tcs_mask=tcs(diag_hPFF, tau_mask),
+        tcs_mask_noself=tcs(diag_hPFF, tau_noself),
+        dsr_map=dsr(diag_hPFF, tau_map),
+        dsr_map_noself=dsr(diag_hPFF, tau_map, include_self=False),
+        dsr_mask=dsr(diag_hPFF, tau_mask),
+        dsr_mask_noself=dsr(diag_hPFF, tau_noself, include_self=False),
+        frames=frames,
+    )
+
+
+# Choosing ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One sample's measures under the decisions taken, their z-scores over the heads, the summed score, and the chosen heads."""
+
+    dfc: PerHead
+    dfc_stderr: PerHead
+    tcs: PerHead
+    dsr: PerHead
+    z_3h: Float[Tensor, "3 h"]
+    score: PerHead
+    heads: list[int]
+    frames: int
+
+
+def z_score(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """(x − mean) / population standard deviation; all zero where the values are equal (up to float64 rounding)."""
+    values = values.double()
+    deviation = values.std(correction=0)
+    if deviation <= 1e-9 * values.abs().max():
+        return torch.zeros_like(values)
+    return (values - values.mean()) / deviation
+
+
+def share_count(ratio: float, total: int, name: str = "head_ratio") -> int:
+    """⌈ratio · total⌉, at least 1, with a slack of 1e-9 before rounding up.
+
+    Raises:
+        ParameterError: the ratio is outside [0, 1].
+    """
+    if not 0 <= ratio <= 1:
+        raise ParameterError(f"{name}={ratio:g} is no share", source=name, remedy="choose a number from 0 to 1")
+    return min(total, max(1, math.ceil(ratio * total - _SLACK)))
+
+
+def select_heads(scores: PerHead, head_ratio: float) -> list[int]:
+    """The top ⌈head_ratio · h⌉ heads, at least one, ascending; ties go to the lower index."""
+    ranked = torch.sort(scores, descending=True, stable=True).indices
+    return sorted(ranked[: share_count(head_ratio, len(scores))].tolist())
+
+
+def choose(
+    stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True, head_ratio: float = 0.5, mhs: bool = True
+) -> Choice:
+    """One sample's motion-sensitive heads (Algorithm 1, step 2).
+
+    Args:
+        stats: the sample's statistics.
+        tau: threshold of TCS and DSR: mean over the whole map, or over M.
+        include_self: pairs f = f′ belong to M; else they join DFC's denominator and DSR leaves them out, TCS keeps them.
+        head_ratio: share of the heads that is kept.
+        mhs: False keeps all heads; measures and scores are still told.
+    """
+    within = "" if include_self else "_noself"
+    on2 = stats.on2 if include_self else stats.on2_noself
+    off2 = stats.off2 + (stats.on2 - on2)
+    focus = dfc(on2, off2)
+    continuity: Tensor = stats.tcs_map if tau == "map" else getattr(stats, f"tcs_mask{within}")
+    saturation: Tensor = getattr(stats, f"dsr_{tau}{within}")
+    z_3h = torch.stack([z_score(focus), z_score(continuity), z_score(saturation)])
+    score = z_3h.sum(0)
+    heads = select_heads(score, head_ratio) if mhs else list(range(len(score)))
+    return Choice(focus, dfc_stderr(on2, off2, stats.off2_stderr), continuity, saturation, z_3h, score, heads, stats.frames)
+
+
+def choose_all(
+    samples: Sequence[HeadStatistics],
+    *,
+    scope: Scope = "sample",
+    tau: Tau = "map",
+    include_self: bool = True,
+    head_ratio: float = 0.5,
+    mhs: bool = True,
+) -> list[Choice]:
+    """Every sample's choice. `scope='dataset'`: one set of heads, from the mean of the samples' z-score sums.
+
+    z-scores are averaged, not raw measures, as raw TCS grows with F and DFC has a heavy tail.
+
+    Raises:
+        DataError: no samples, or samples with different numbers of heads.
+    """
+    if len({len(stats.on2) for stats in samples}) != 1:
+        raise DataError("no samples, or several numbers of heads", source="head statistics", remedy="use maps of one video model")
+    choices = [choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs) for stats in samples]
+    if scope == "sample" or not mhs:
+        return choices
+    heads = select_heads(torch.stack([choice.score for choice in choices]).mean(0), head_ratio)
+    return [Choice(c.dfc, c.dfc_stderr, c.tcs, c.dsr, c.z_3h, c.score, heads, c.frames) for c in choices]
+
+
+# Reporting --------------------------------------------------------------------------------------------------------------
+
+
+def head_table(choices: Sequence[Choice]) -> list[HeadRow]:
+    """One row a head: means over the samples, and how often it was chosen.
+
+    The error of the mean DFC is that of its sampled denominators: √(Σ σ²) / n.
+    """
+    n = len(choices)
+    focus, continuity, saturation, score = (
+        torch.stack([getattr(choice, name) for choice in choices]).mean(0) for name in ("dfc", "tcs", "dsr", "score")
+    )
+    error = torch.stack([choice.dfc_stderr for choice in choices]).square().sum(0).sqrt() / n
+    z_3h = torch.stack([choice.z_3h for choice in choices]).mean(0)
+    return [
+        HeadRow(
+            head=head,
+            dfc=float(focus[head]),
+            dfc_stderr=float(error[head]),
+            tcs=float(continuity[head]),
+            dsr=float(saturation[head]),
+            z=(float(z_3h[0, head]), float(z_3h[1, head]), float(z_3h[2, head])),
+            score=float(score[head]),
+            chosen=sum(head in choice.heads for choice in choices),
+            samples=n,
+        )
+        for head in range(len(score))
+    ]
+
+
+def saturation(choices: Sequence[Choice]) -> dict[str, float]:
+    """Share of the chosen (sample, head) pairs with TCS = F, with DSR = 1, and with both.
+
+    Near 1 in `both`, MHS found heads that attend by position whatever the content.
+    """
+    tcs_full = torch.cat([choice.tcs[choice.heads] >= choice.frames * (1 - _TOLERANCE) for choice in choices])
+    dsr_full = torch.cat([choice.dsr[choice.heads] >= 1 - _TOLERANCE for choice in choices])
+    share = {"tcs": tcs_full, "dsr": dsr_full, "both": tcs_full & dsr_full}
+    return {name: float(full.double().mean()) for name, full in share.items()}

@@ -1,0 +1,78 @@
+"""Step 3 · head_selection (MHS): which heads follow motion, from the stored statistics of all samples of all shards. A reduction."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from pydantic import Field
+
+from components.core.artifacts import AttentionMaps, HeadLine, HeadRow, HeadSelection
+from components.core.errors import DataError
+from components.core.shards import all_shards
+from components.core.step import Context, Step, StepParams, operational
+
+
+class Params(StepParams):
+    """Parameters of the head selection (method step 3)."""
+
+    tau: Literal["map", "mask"] = Field("map", description="threshold of TCS and DSR: mean over the whole map, or over M")
+    include_self: bool = Field(True, description="pairs of a frame with itself belong to M")
+    scope: Literal["sample", "dataset"] = Field("sample", description="heads per sample (Algorithm 1), or one set for the data set")
+    mhs: Literal["on", "off"] = Field("on", description="off keeps all heads")
+    readers: int = operational(16, ge=1, le=64, description="statistics read at once")
+
+
+def run(context: Context[Params]) -> None:
+    """Choose heads for every sample."""
+    from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
+    from components.models.tensors import unpack
+
+    parts = all_shards(context.collected("maps", AttentionMaps), context.task)
+    lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
+    if not lines:
+        raise DataError("no sample was captured", source=context.task, remedy="see what was left out and why in the steps' logs")
+    with ThreadPoolExecutor(context.params.readers) as pool:
+        data = list(pool.map(lambda line: context.store.read(line.statistics), lines))
+    statistics = [HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True)]
+    params = context.params
+    choices = choose_all(
+        statistics,
+        scope=params.scope,
+        tau=params.tau,
+        include_self=params.include_self,
+        head_ratio=context.scalars.head_ratio,
+        mhs=params.mhs == "on",
+    )
+    chosen = [HeadLine(**dict(line), heads=choice.heads) for line, choice in zip(lines, choices, strict=True)]
+    rows, full = head_table(choices), saturation(choices)
+    context.publish("heads", context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full))
+    context.page("table", table(rows, full))
+    context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
+
+
+def table(rows: list[HeadRow], full: dict[str, float]) -> str:
+    """Markdown: one row a head by score, and a warning where the selection may be positional."""
+    lines = ["| head | score | DFC ± s.e. | TCS | DSR | chosen |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row.head} | {row.score:+.2f} | {row.dfc:.4g} ± {row.dfc_stderr:.2g} | {row.tcs:.2f} | {row.dsr:.2f} | {row.chosen} of {row.samples} |"
+        for row in sorted(rows, key=lambda row: -row.score)
+    ]
+    if full["both"] > 0.5:
+        lines += ["", f"**Selection may be positional:** {full['both']:.0%} of the chosen heads have TCS and DSR at their maximum."]
+    return "\n".join(lines) + "\n"
+
+
+STEP = Step(
+    name="head_selection",
+    version="1",
+    title="3 · Head selection (MHS)",
+    unit="sample",
+    device="cpu",
+    params=Params,
+    run=run,
+    scalars=("head_ratio",),
+    inputs={"maps": [AttentionMaps]},
+    outputs={"heads": HeadSelection},
+    pages={"table": "Markdown", "metrics": "Metrics"},
+)

@@ -1,0 +1,209 @@
+"""Section 9 of the report: both models on the same items, paired.
+
+Differences carry a 95 % interval from a bootstrap over videos (questions of one video are not independent) and an exact McNemar p;
+the paper's row stands beside them in grey, with the cells that its own tables put in doubt marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from components.core.artifacts import EvalResult, ItemResult, sha256
+from components.report.charts import Dot, dot_plot
+from components.report.figures import NOTHING, photo, probability, raw, signed
+from components.report.material import Material, paper
+from components.report.pictures import Section
+from components.report.quality import Estimate, cluster_interval
+
+Pair = tuple[ItemResult, ItemResult]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a benchmark: both accuracies (percent) with intervals, their paired difference in points, p and parse failures."""
+
+    name: str
+    untouched: Estimate
+    tuned: Estimate
+    difference: Estimate
+    p: float | None
+    unparsed: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A benchmark answered by both models; `rows` are Overall, Average and the task types."""
+
+    protocol: str
+    title: str
+    pairs: list[Pair]
+    alone: int
+    rows: list[Row]
+
+    @property
+    def overall(self) -> Estimate:
+        """Difference over all items, in points."""
+        return self.rows[0].difference
+
+    @property
+    def p(self) -> float:
+        """Exact McNemar p over all items."""
+        found = self.rows[0].p
+        assert found is not None
+        return found
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided p that gains and losses are equally likely (binomial, ½)."""
+    n, k = gained + lost, min(gained, lost)
+    if n == 0:
+        return 1.0
+    tail = sum(math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)) for i in range(k + 1))
+    return min(1.0, 2 * tail)
+
+
+def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
+    """Pair the items by sample; None where the two share no item."""
+    after = {line.sample.id: line for line in tuned.lines}
+    pairs = [(line, after[line.sample.id]) for line in untouched.lines if line.sample.id in after]
+    if not pairs:
+        return None
+    types = sorted({one.sample.question_type for one, _ in pairs} - {""})
+    rows = [_row("Overall", pairs)]
+    if len(types) > 1:
+        rows.append(_row("Average", pairs, macro=True))
+        rows += [_row(name, [pair for pair in pairs if pair[0].sample.question_type == name]) for name in types]
+    alone = len(untouched.lines) + len(tuned.lines) - 2 * len(pairs)
+    return Comparison(tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, rows)
+
+
+def _row(name: str, pairs: Sequence[Pair], *, macro: bool = False) -> Row:
+    videos = [one.video.id for one, _ in pairs]
+    groups = [one.sample.question_type for one, _ in pairs] if macro else None
+    before, after = ([100.0 * pair[side].correct for pair in pairs] for side in (0, 1))
+    change = [b - a for a, b in zip(before, after, strict=True)]
+    p = None if macro else mcnemar(sum(c > 0 for c in change), sum(c < 0 for c in change))
+    unparsed = tuple(sum(pair[side].parsed == "" for pair in pairs) for side in (0, 1))
+    estimates = [cluster_interval(values, videos, groups) for values in (before, after, change)]
+    return Row(name, *estimates, p, (unparsed[0], unparsed[1]))
+
+
+def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
+    """Section 9."""
+    name, title = "benchmarks", "Benchmarks"
+    if not comparisons:
+        return Section(name, title, "No benchmark was evaluated with both models.")
+    lead = (
+        "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, from a bootstrap over "
+        "videos; p is exact McNemar, not corrected for the number of task types."
+    )
+    return Section(name, title, lead, NOTHING.join(_benchmark(material, one, shown) for one in comparisons))
+
+
+def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
+    model = material.models["vlm"].name if "vlm" in material.models else ""
+    paper_row = next((row for row in paper()["rows"] if (row["protocol"], row["model"]) == (one.protocol, model)), None)
+    dots = [
+        Dot(
+            f"{row.name}",
+            [(row.untouched.value, None, None, "grey"), (row.tuned.value, row.tuned.low, row.tuned.high, "c1")],
+            f"{signed(row.difference.value)} {_interval(row.difference)}",
+            row.name in ("Overall", "Average"),
+        )
+        for row in one.rows
+    ]
+    legend = [("untouched", "grey"), ("tuned, with interval", "c1")]
+    chart = dot_plot(f"{one.title}: accuracy in percent, and the paired difference in points", dots, legend=legend, join=True, width=860)
+    alone = raw(f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>')
+    body = chart + _table(one, paper_row) + (alone if one.alone else NOTHING)
+    return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
+
+
+def _interval(e: Estimate) -> str:
+    return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
+
+
+def _cell(e: Estimate) -> str:
+    return f"{e.value:.1f}" if e.low is None or e.high is None else f"{e.value:.1f} <small>[{e.low:.1f}, {e.high:.1f}]</small>"
+
+
+def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
+    heads = ["", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper"]
+    notes: list[str] = []
+    body = ""
+    for row in one.rows:
+        p = "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p ")
+        cells = [
+            escape(row.name), str(row.difference.n), _cell(row.untouched), _cell(row.tuned),
+            f"{signed(row.difference.value)} <small>{_interval(row.difference)}</small>", escape(p),
+            f"{row.unparsed[0]} → {row.unparsed[1]}", _paper_cell(one.protocol, row.name, paper_row, notes),
+        ]  # fmt: skip
+        strong = " class=strong" if row.name in ("Overall", "Average") else ""
+        body += f"<tr{strong}>" + "".join(f"<td{' class=paper' if i == 7 else ''}>{cell}</td>" for i, cell in enumerate(cells)) + "</tr>"
+    said = "The paper has no row for this model and benchmark." if paper_row is None else f"Paper: {paper_row['label']}, untouched → tuned."
+    marks = "".join(f"<br>{'*' * (i + 1)} {escape(note)}." for i, note in enumerate(notes))
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    return raw(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><p class="caption">{escape(said)}{marks}</p>')
+
+
+def _paper_cell(protocol: str, name: str, row: dict[str, Any] | None, notes: list[str]) -> str:
+    """The paper's pair of numbers, with stars where its own tables cast doubt on it."""
+    if row is None:
+        return ""
+    full = {long: short for short, long in paper()["types"].get(protocol, {}).items()}
+    key = name if name in row["tuned"] else full.get(name, "")
+    if key not in row["tuned"]:
+        return ""
+    stars = ""
+    for flag, note in row["flags"].items():
+        if flag in ("row", f"untouched.{key}", f"tuned.{key}"):
+            if note not in notes:
+                notes.append(note)
+            stars += "*" * (notes.index(note) + 1)
+    return f"{row['untouched'][key]:.1f} → {row['tuned'][key]:.1f}{stars}"
+
+
+# wins and losses ----------------------------------------------------------------------------------------------------------
+
+
+def _examples(material: Material, one: Comparison, shown: int) -> Markup:
+    """As many losses as wins, those with the smallest sha256(sample id)."""
+    wins = [pair for pair in one.pairs if pair[1].correct and not pair[0].correct]
+    losses = [pair for pair in one.pairs if pair[0].correct and not pair[1].correct]
+    count = min(len(wins), len(losses), shown)
+    head = f"<h4>{len(wins)} won, {len(losses)} lost of {len(one.pairs)} items</h4>"
+    if not count:
+        return raw(f'{head}<p class="absent">No examples: as many losses as wins are shown, and here one side has none.</p>')
+    cards = ""
+    for i in range(count):
+        for kind, pairs in (("won", wins), ("lost", losses)):
+            cards += _card(material, kind, sorted(pairs, key=lambda pair: sha256(pair[0].sample.id.encode()))[i])
+    return raw(f'{head}<div class="two">{cards}</div>')
+
+
+def _card(material: Material, kind: str, pair: Pair) -> str:
+    before, after = pair
+    sample, video = after.sample, after.video
+    chosen = [after.frames[i] for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))]
+    frames = "".join(f'<img src="{photo(frame, 130)}" alt="frame {i}">' for i, frame in zip(chosen, material.frames(video, chosen), strict=True))
+    options = "".join(
+        f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>" for option in sample.options
+    )
+    replies = "".join(
+        f"<p><b>{name}</b> <q>{escape(_short(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
+        for name, line in (("untouched", before), ("tuned", after))
+    )
+    return (
+        f'<article class="card {kind}"><header>{kind} · {escape(sample.question_type)} · <code>sample {sample.id}</code></header>'
+        f'<div class="film">{frames}</div><p class="question">{escape(sample.question)}</p><ul class="options">{options}</ul>{replies}</article>'
+    )
+
+
+def _short(text: str, limit: int = 160) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,121 @@
+"""What the report is made from: the run's manifests joined by sample, and readers for the tensors, frames and pictures they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load
+
+from components.core.artifacts import EvalResult, Failure, ModelId, PriorLine, PriorSet, Ref, StepRecord, TunedModel, Video, VlmLine, sha256
+from components.core.store import Store
+from components.media.grids import pool_mask
+from components.media.video import read_frames
+from components.report.quality import Scene, centre_map
+from components.sft.loss import frame_difference_prior
+
+_MOST_FRAMES = 64  # read of one clip for its frame difference
+_MOST_PIXELS = 128  # side of a frame that a frame difference needs
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a section may show."""
+
+    store: Store
+    priors: PriorSet
+    model: TunedModel
+    untouched: dict[str, EvalResult]
+    tuned: dict[str, EvalResult]
+    after: dict[str, VlmLine]
+    provenance: dict[str, StepRecord]
+    left_out: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def before(self) -> dict[str, VlmLine]:
+        """The frozen model's lines by sample id."""
+        return {line.sample.id: line for line in self.model.lines}
+
+    @cached_property
+    def order(self) -> list[PriorLine]:
+        """The prior set's lines in the order that pictured samples are taken: by sha256(sample id)."""
+        return sorted(self.priors.lines, key=lambda line: sha256(line.sample.id.encode()))
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The training log's rows."""
+        return [json.loads(row) for row in self.store.read(self.model.log).decode().splitlines() if row.strip()]
+
+    @cached_property
+    def models(self) -> dict[str, ModelId]:
+        """Models by role, from all steps."""
+        return {role: model for record in self.provenance.values() for role, model in record.models.items()}
+
+    def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
+        """The arrays of a stored safetensors file."""
+        found: dict[str, np.ndarray] = load(self.store.read(ref))
+        return found
+
+    def prior(self, line: PriorLine) -> np.ndarray:
+        """A_VDM [T', F, H, W] of a sample."""
+        return self.tensors(line.prior)["prior"]
+
+    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
+        """Frames uint8 [n, h, w, 3] of a stored video."""
+        return read_frames(self.store.fetch(video.file), list(indices))
+
+
+def paper() -> dict[str, Any]:
+    """The paper's tables and preset, as far as the report shows them."""
+    found: dict[str, Any] = json.loads(resources.files("components.report").joinpath("paper_tables.json").read_text())
+    return found
+
+
+def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
+    """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
+    chosen = [piece for piece in line.pieces if piece.selected]
+    if len(chosen) == rows:
+        return [(str(getattr(line.sample, piece.field))[piece.start : piece.end] or piece.token, piece.score) for piece in chosen]
+    return [("all words" if rows == 1 else f"row {index}", 0.0) for index in range(rows)]
+
+
+def nearest_frame(video: Video, start: float, end: float) -> int:
+    """Index of the frame nearest to the middle of a cell's time."""
+    return int(np.abs(np.asarray(video.times) - (start + end) / 2).argmin())
+
+
+def scenes(material: Material, lines: Sequence[PriorLine]) -> list[Scene]:
+    """The samples with a mask, as AUC_obj needs them, with the label-free references on the same grid."""
+    found = []
+    for line in lines:
+        if line.mask is None:
+            continue
+        mask = material.tensors(line.mask)
+        mover, objects = mask["mover"] > 0, mask["objects"] > 0
+        areas = [np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid)) for area in (mover, objects & ~mover)]
+        references = {"centre prior": centre_map(line.grid), "frame difference": clip_difference(material, line)}
+        found.append(Scene(line.sample.id, line.video.id, material.prior(line).mean(0), areas[0], areas[1], references))
+    return found
+
+
+def clip_difference(material: Material, line: PriorLine) -> np.ndarray:
+    """The clip's |frame difference| on the prior's grid, the control of sft, from at most 64 frames of at most 128 pixels a side."""
+    times = line.video.times
+    indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
+    small = [_reduced(material.frames(line.video, indices[start : start + 8])) for start in range(0, len(indices), 8)]
+    frames, shape = torch.from_numpy(np.concatenate(small)), torch.ones(1, *line.grid.shape)
+    return frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
+
+
+def _reduced(frames: np.ndarray) -> np.ndarray:
+    """Frames with whole blocks of pixels averaged, so that no side is longer than needed."""
+    block = -(-max(frames.shape[1:3]) // _MOST_PIXELS)
+    n, h, w = len(frames), frames.shape[1] // block, frames.shape[2] // block
+    cut = frames[:, : h * block, : w * block].reshape(n, h, block, w, block, 3)
+    return cut.mean((2, 4)).round().astype(np.uint8)

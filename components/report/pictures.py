@@ -1,0 +1,328 @@
+"""The report's sections that look at single samples: the idea in one strip, reconstruction, heads, words, prior quality, token map.
+
+Each function returns a `Section`; what a run lacks is said in the section's one line. Legend: T words, F H W the prior's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from components.core.artifacts import PriorLine, VlmLine
+from components.report.charts import Dot, Line, Stack, dot_plot, histogram, line_chart, stacked_bars
+from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, probability, raw, scale_bar, shrink, signed, strip
+from components.report.material import Material, nearest_frame, words
+from components.report.quality import Estimate, Quality
+
+_DENSITY = "× uniform density"
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page: its anchor, title, one line that says what is seen or why nothing is, and the body."""
+
+    name: str
+    title: str
+    lead: Markup | str
+    body: Markup = NOTHING
+
+
+def quoted(line: PriorLine, limit: int = 110) -> Markup:
+    """`sample 0123… · "its text"`."""
+    text = line.sample.response or line.sample.question
+    text = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return raw(f'<p class="caption"><code>sample {line.sample.id}</code> {escape(text)}</p>')
+
+
+# 2 · the idea in one strip ----------------------------------------------------------------------------------------------
+
+
+def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
+    """Frames, mask, prior of three words, the VLM's map before and after, of one clip; further clips folded away."""
+    title = "The idea in one strip"
+    if not shown:
+        return Section("idea", title, "No pictured samples: the report was made with pictures = 0.")
+    by_maps = sorted(shown, key=lambda line: line.sample.id not in material.after)  # clips with both maps first
+    strips = [quoted(line) + _strip(material, line) for line in by_maps[:4]]
+    lead = (
+        "What the video model attends to for a word while it reconstructs the clip, and where the vision-language model looks for the same "
+        "words before and after tuning. Cells at their true size, unsmoothed; one colour scale a row; hatched where the VLM saw nothing."
+    )
+    more = raw(f"<details><summary>{len(strips) - 1} more clips</summary>{NOTHING.join(strips[1:])}</details>") if strips[1:] else NOTHING
+    return Section("idea", title, lead, strips[0] + more)
+
+
+def _strip(material: Material, line: PriorLine) -> Markup:
+    prior_TFHW = material.prior(line)
+    count = prior_TFHW.shape[1]
+    cells = np.unique(np.linspace(0, count - 1, min(_COLUMNS, count)).round().astype(int)).tolist()
+    indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
+    frames = material.frames(line.video, indices)
+    rows = [StripRow("frames", [Cell(photo(frame), smooth=True, label=f"frame {i}") for frame, i in zip(frames, indices, strict=True)])]
+    if line.mask is not None:
+        rows.append(_mask_row(material.tensors(line.mask), indices))
+    named = words(line, len(prior_TFHW))
+    top = sorted(range(len(named)), key=lambda t: (-named[t][1], t))[:3]
+    rows += [_map_row(f"“{named[t][0]}”", "prior", prior_TFHW[t], line, cells) for t in sorted(top)]
+    rows += _vlm_rows(material, line, sorted(top), cells)
+    times = [f"{line.video.times[i]:.2f} s" for i in indices]
+    return strip(rows, times, line.video.width, line.video.height)
+
+
+def _mask_row(mask: dict[str, np.ndarray], indices: Sequence[int]) -> StripRow:
+    colours = np.array([(24, 26, 34), (96, 106, 122), (45, 212, 191)], np.uint8)
+    kinds = np.where(mask["mover"] > 0, 2, (mask["objects"] > 0).astype(int))
+    step = max(1, kinds.shape[2] // 160)
+    cells = [Cell(photo(colours[kinds[i, ::step, ::step]]), label=f"mask of frame {i}") for i in indices]
+    key = raw('<span class="unit"><i class="swatch mover"></i>moves <i class="swatch still"></i>stays</span>')
+    return StripRow("ground truth", cells, key)
+
+
+def _map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: Sequence[int], top: float = 0.0,
+             valid_FHW: np.ndarray | None = None) -> StripRow:  # fmt: skip
+    top = top or float(map_FHW[list(cells)].max())
+    unseen = [None if valid_FHW is None else ~valid_FHW[f] for f in cells]
+    pictures = [
+        Cell(heat(map_FHW[f], top), line.grid.box, hidden, label=f"{kind} {name}, cell {f}") for f, hidden in zip(cells, unseen, strict=True)
+    ]
+    return StripRow(name, pictures, scale_bar(top, f"{kind} · {_DENSITY}"))
+
+
+def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: Sequence[int]) -> list[StripRow]:
+    """The VLM's map of the same words before and after tuning, on one scale."""
+    found = []
+    for name, lines in (("VLM before", material.before), ("VLM after", material.after)):
+        seen = lines.get(line.sample.id)
+        if seen is not None and seen.vlm_map is not None:
+            found.append((name, *vlm_map(material, seen, rows)))
+    top = max((float(map_FHW[list(cells)].max()) for _, map_FHW, _ in found), default=0.0)
+    return [_map_row(name, "mean of these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
+
+
+def vlm_map(material: Material, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The VLM's map [F, H, W] (mean over `rows`, density relative to uniform over the seen cells) and the seen cells."""
+    assert line.vlm_map is not None
+    found = material.tensors(line.vlm_map)
+    map_TFHW, valid_FHW = found["map"].astype(np.float64), found["valid"].astype(bool)
+    usable = [t for t in rows or () if t < len(map_TFHW)] or list(range(len(map_TFHW)))
+    map_FHW = np.where(valid_FHW, map_TFHW[usable].mean(0), 0.0)
+    mean = map_FHW[valid_FHW].mean() if valid_FHW.any() else 0.0
+    return map_FHW / (mean or 1.0), valid_FHW
+
+
+# 3 · reconstruction -----------------------------------------------------------------------------------------------------
+
+
+def reconstruction(material: Material, shown: Sequence[PriorLine]) -> Section:
+    """Original, inverted noise and reconstruction of the pictured clips."""
+    pictured = [line for line in shown if "reconstruction" in line.pictures]
+    if not pictured:
+        return Section("reconstruction", "Reconstruction", "The prior set carries no reconstruction pictures of these samples.")
+    body = NOTHING.join(_picture(material, line, "reconstruction") for line in pictured)
+    lead = "Original, inverted noise and what the video model makes of it again, with the latent error: attention is read on this path."
+    return Section("reconstruction", "Reconstruction", lead, raw(f'<div class="two">{body}</div>'))
+
+
+def _picture(material: Material, line: PriorLine, name: str, width: int = 720) -> Markup:
+    address = shrink(material.store.read(line.pictures[name]), width)
+    return raw(f'<figure class="stored"><img src="{address}" alt="{escape(name)} of sample {line.sample.id}">{quoted(line, 80)}</figure>')
+
+
+# 4 · heads --------------------------------------------------------------------------------------------------------------
+
+
+def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
+    """Stacked z-scores of all heads, sorted, with the cut line; thumbnails of the vision-to-vision maps."""
+    rows = sorted(material.priors.heads, key=lambda row: (-row.score, row.head))
+    if not rows:
+        return Section("heads", "Motion-sensitive heads", "The prior set has no head table.")
+    spread = float(np.std([row.dfc for row in rows])) or 1.0
+    cut = round(float(np.mean([len(line.heads) for line in material.priors.lines])))
+    stacks = [
+        Stack(
+            str(row.head),
+            [(row.z[0], "c1"), (row.z[1], "c2"), (row.z[2], "c3")],
+            row.dfc_stderr / spread,
+            index < cut,
+            f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
+            f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples",
+        )
+        for index, row in enumerate(rows)
+    ]
+    legend = [("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3")]
+    chart = stacked_bars("Heads by score", stacks, legend, cut, f"kept: {cut} of {len(rows)}")
+    samples = len(material.priors.lines)
+    lead = raw(
+        f"MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over {samples} samples); "
+        "the bars left of the line are kept."
+    )
+    pictured = [line for line in shown if "heads" in line.pictures][:3]
+    thumbs = NOTHING.join(_picture(material, line, "heads", 960) for line in pictured)
+    missing = NOTHING if pictured else raw('<p class="absent">No vision-to-vision thumbnails: the prior set carries none.</p>')
+    return Section("heads", "Motion-sensitive heads", lead, chart + _saturation(material) + _head_table(rows, cut) + thumbs + missing)
+
+
+def _saturation(material: Material) -> Markup:
+    shares = {name.upper(): share for name, share in material.priors.saturation.items()}
+    text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
+    if not any(share >= 0.9 for share in shares.values()):
+        return raw(f'<p class="caption">Chosen heads at the maximum of a measure: {escape(text or "not recorded")}.</p>')
+    return raw(
+        f'<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: {escape(text)}. Such heads attend '
+        "to the same place in every frame whatever the content.</p>"
+    )
+
+
+def _head_table(rows: Sequence[Any], cut: int) -> Markup:
+    body = "".join(
+        f"<tr{' class=strong' if index < cut else ''}><td>{row.head}</td><td>{number(row.dfc)} ± {number(row.dfc_stderr, 2)}</td>"
+        f"<td>{number(row.tcs)}</td><td>{number(row.dsr)}</td><td>{signed(row.score, 2)}</td><td>{row.chosen} of {row.samples}</td></tr>"
+        for index, row in enumerate(rows)
+    )
+    head = "<tr><th>head</th><th>DFC ± s.e.</th><th>TCS</th><th>DSR</th><th>score</th><th>chosen in</th></tr>"
+    return raw(f"<details><summary>Table of all {len(rows)} heads</summary><table>{head}{body}</table></details>")
+
+
+# 5 · words --------------------------------------------------------------------------------------------------------------
+
+
+def motion_words(material: Material, shown: Sequence[PriorLine]) -> Section:
+    """The text itself, shaded by standardized motion score, and attention over frames of the strongest and weakest words."""
+    if not shown:
+        return Section("words", "Words that carry motion", "No pictured samples: the report was made with pictures = 0.")
+    kept = sum(piece.selected for line in material.priors.lines for piece in line.pieces)
+    every = sum(len(line.pieces) for line in material.priors.lines)
+    lead = raw(
+        f"Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones are kept by MTTI "
+        f"({kept} of {every} tokens in {len(material.priors.lines)} samples)."
+    )
+    blocks = NOTHING.join(_sentence(line) + _over_frames(material, line) for line in shown[:2])
+    rest = NOTHING.join(_sentence(line) for line in shown[2:])
+    more = raw(f"<details><summary>{len(shown) - 2} more samples</summary>{rest}</details>") if rest else NOTHING
+    return Section("words", "Words that carry motion", lead, blocks + more)
+
+
+def _sentence(line: PriorLine) -> Markup:
+    parts = []
+    for name in ("question", "response"):
+        pieces = sorted((piece for piece in line.pieces if piece.field == name), key=lambda piece: piece.start)
+        if pieces:
+            parts.append(f'<p class="words"><span class="field">{name}</span>{_shaded(str(getattr(line.sample, name)), pieces)}</p>')
+    cut = f" · {line.truncated} characters beyond the text encoder's length" if line.truncated else ""
+    return raw(f'<p class="caption"><code>sample {line.sample.id}</code>{cut}</p>{"".join(parts)}')
+
+
+def _shaded(text: str, pieces: Sequence[Any]) -> str:
+    done, at = [], 0
+    for piece in pieces:
+        if piece.start < at:  # two pieces of one character: the first one is shown
+            continue
+        share = min(1.0, max(0.0, (piece.standardized + 1.2) / 3.4)) * 78
+        kept = " kept" if piece.selected else ""
+        done.append(str(escape(text[at : piece.start])))
+        done.append(
+            f'<span class="word{kept}" style="--heat:{share:.0f}%" title="MS {piece.score:.3g}, z {piece.standardized:+.2f}">'
+            f"{escape(text[piece.start : piece.end])}</span>"
+        )
+        at = piece.end
+    return "".join(done) + str(escape(text[at:]))
+
+
+def _over_frames(material: Material, line: PriorLine) -> Markup:
+    values_TF = material.tensors(line.per_frame)["per_frame"]
+    ranked = sorted(range(min(len(line.pieces), len(values_TF))), key=lambda t: -line.pieces[t].score)
+    frames = list(range(values_TF.shape[1]))
+
+    def chart(title: str, chosen: Sequence[int]) -> Markup:
+        lines = []
+        for t, colour in zip(chosen, ("c1", "c2", "c3"), strict=False):
+            piece = line.pieces[t]
+            name = str(getattr(line.sample, piece.field))[piece.start : piece.end] or piece.token
+            lines.append(Line(name, frames, values_TF[t].tolist(), colour))
+        return line_chart(title, lines, x_name="frame of the grid", zero=False)
+
+    three = min(3, len(ranked))
+    title = "Attention over frames"
+    return raw(f'<div class="charts">{chart(f"{title}, top {three}", ranked[:three])}{chart(f"bottom {three}", ranked[-three:])}</div>')
+
+
+# 6 · quality of the prior -----------------------------------------------------------------------------------------------
+
+
+def prior_quality(material: Material, quality: Quality, bench: dict[str, Any] | None) -> Section:
+    """AUC_obj with intervals against its references where masks are known, else the confidence histogram."""
+    name, title = "quality", "Quality of the prior"
+    confidence = [line.confidence.value for line in material.priors.lines]
+    bars = histogram(f"Confidence of {len(confidence)} priors", confidence)
+    if not quality.rows:
+        lead = "No ground-truth masks with a mover and static objects: confidence √(concentration · dynamics) instead, best and worst pictured."
+        ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
+        extremes = [("highest confidence", ranked[-1], ranked[-1].confidence.value), ("lowest", ranked[0], ranked[0].confidence.value)]
+        return Section(name, title, lead, raw(f'<div class="charts">{bars}</div>') + _extremes(material, extremes))
+    first = quality.rows["prior"]
+    dots = [Dot(row, [(e.value, e.low, e.high, "c1" if "prior" == row[:5] else "grey")], _estimate(e), row == "prior") for row, e in quality.rows.items()]
+    dots += _bench_dots(material, bench)
+    chart = dot_plot("AUC_obj: mover against static objects", dots, reference=0.5, low=0.3, high=0.8)
+    by_id = {line.sample.id: line for line in material.priors.lines}
+    ranked_ids = sorted(quality.by_sample, key=lambda key: (quality.by_sample[key], key))
+    ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
+    extremes = [(text, by_id[key], quality.by_sample[key]) for text, key in ends]
+    lead = raw(
+        f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of {first.clusters} videos "
+        "with masks, 95 % intervals over videos; .5 is chance."
+    )
+    body = chart + _permutation(quality) + _bench_line(material, bench) + _extremes(material, extremes)
+    return Section(name, title, lead, body + raw(f'<div class="charts">{bars}</div>'))
+
+
+def _estimate(e: Estimate) -> str:
+    if e.low is None or e.high is None:
+        return f"{e.value:.3f} (1 video, n = {e.n})"
+    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}], n = {e.n}"
+
+
+def _permutation(quality: Quality) -> Markup:
+    if (test := quality.permutation) is None:
+        return raw('<p class="absent">No debiased value and no permutation test: they need two videos on one grid.</p>')
+    return raw(
+        f'<p class="caption">Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed {test.observed:.3f}, '
+        f"other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {escape(probability(test.p))}. The null is above .5 where a map knows "
+        "positions that all clips share; the debiased row takes the mean map of the other videos out.</p>"
+    )
+
+
+def _bench_dots(material: Material, bench: dict[str, Any] | None) -> list[Dot]:
+    if bench is None or "vdm" not in material.models or bench["model_digest"] != material.models["vdm"].digest:
+        return []
+    rows = bench["rows"]
+    return [Dot(f"bench: {r['name']}", [(r["value"], r["low"], r["high"], "c4")], _estimate(Estimate(**_only(r)))) for r in rows]
+
+
+def _only(row: dict[str, Any]) -> dict[str, Any]:
+    return {"value": row["value"], "low": row["low"], "high": row["high"], "n": row["n"], "clusters": row.get("clusters", row["n"])}
+
+
+def _bench_line(material: Material, bench: dict[str, Any] | None) -> Markup:
+    if _bench_dots(material, bench):
+        return NOTHING
+    model = material.models.get("vdm")
+    name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
+    return raw(f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>')
+
+
+def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:
+    blocks = []
+    for text, line, value in chosen:
+        map_FHW = material.prior(line).mean(0)
+        cells = np.unique(np.linspace(0, len(map_FHW) - 1, min(_COLUMNS, len(map_FHW))).round().astype(int)).tolist()
+        indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
+        frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
+        rows = [StripRow("frames", frames), _map_row("prior", "mean of its words", map_FHW, line, cells)]
+        drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
+        blocks.append(f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>')
+    return raw("".join(blocks))

@@ -1,0 +1,86 @@
+"""Step 8 · report: one self-contained page of what a run found, made from manifests, maps, masks and the store's videos, on a CPU.
+
+One piece of work: its key reads the digests of everything that is shown. Equal inputs give equal bytes: no dates and no timings.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.core.artifacts import EvalResult, Json, PriorSet, Report, TunedModel, VlmMaps
+from components.core.errors import DataError
+from components.core.step import Context, Step, StepParams
+from components.core.store import WorkFolder
+
+_FULL, _CUT = 8_000_000, 1_000_000  # bytes: the report, and what the KFP UI shows
+
+
+class Params(StepParams):
+    """What the report shows."""
+
+    pictures: int = Field(8, ge=0, le=64, description="pictured samples: those with the smallest sha256(sample id)")
+    masked: int = Field(256, ge=1, description="most samples that the prior is measured on against ground-truth masks, same order")
+    seed: int = Field(1, ge=0, description="seed of bootstraps and permutations")
+
+
+def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]:
+    """Results by benchmark.
+
+    Raises:
+        DataError: two results of one benchmark.
+    """
+    found = {result.protocol: result for result in results}
+    if len(found) != len(results):
+        names = sorted(result.protocol for result in results)
+        raise DataError(f"several results of one benchmark: {names}", source=source, remedy="give each benchmark once")
+    return found
+
+
+def run(context: Context[Params]) -> None:
+    """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
+    from components.report.material import Material, scenes
+    from components.report.page import Findings, build, comparisons, fit, render, summary
+    from components.report.prior_table import prior_table
+    from components.report.quality import assess
+
+    untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
+    tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")
+    after, priors, model = context.input("maps", VlmMaps), context.input("priors", PriorSet), context.input("model", TunedModel)
+    lines = {line.sample.id: line for line in after.lines}
+    material = Material(context.store, priors, model, untouched, tuned, lines, dict(context.provenance), list(context.left_out))
+    masked = [line for line in material.order if line.mask is not None][: context.params.masked]
+    quality = assess(scenes(material, masked), seed=context.params.seed)
+    findings = Findings(quality, comparisons(material), prior_table())
+    shown = min(context.params.pictures, len(material.order))
+
+    def make(count: int, note: str = "") -> str:
+        return render(build(material, findings, count), note)
+
+    def compute(unit: str, folder: WorkFolder) -> Json:
+        folder.put("page", "html", fit(make, shown, _FULL).encode())
+        return {"sections": 11}
+
+    def reads(unit: str) -> Json:
+        results = {name: {k: v.digest for k, v in found.items()} for name, found in (("untouched", untouched), ("tuned", tuned))}
+        return {**results, "maps": after.digest, "priors": priors.digest, "model": model.digest}
+
+    entries = context.each(["report"], name=str, reads=reads, compute=compute)
+    page = entries["report"].ref("page", context.task)
+    context.publish("report", context.manifest(Report, page=page))
+    note = f"A cut for this viewer. The whole report is {page.path} in the store."
+    context.page("page", fit(lambda count: make(count, note), shown, _CUT))
+    context.page("summary", summary(material, findings))
+
+
+STEP = Step(
+    name="report",
+    version="1",
+    title="8 · Report",
+    unit="section",
+    device="cpu",
+    params=Params,
+    run=run,
+    inputs={"untouched": [EvalResult], "tuned": [EvalResult], "maps": VlmMaps, "priors": PriorSet, "model": TunedModel},
+    outputs={"report": Report},
+    pages={"page": "HTML", "summary": "Markdown"},
+)

@@ -1,0 +1,179 @@
+"""Step 6 · sft: fine-tune the VLM so that it answers and, for the words that carry motion, attends where the prior does.
+
+One piece of work: its key reads every sample's token map. The tuned model is kept file by file as a folder that plain
+`from_pretrained` opens, with the aligner and the training log beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import Json, Ref, TunedModel, VlmLine, VlmMaps, canonical_json
+from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
+from components.core.step import Context, Shard, Step
+from components.core.store import Entry
+from components.models.registry import resolve
+from components.sft.settings import SftSettings
+
+
+class Params(SftSettings):
+    """Parameters of the fine-tuning."""
+
+
+def run(context: Context[Params]) -> None:
+    """Train unless this work is remembered, and publish the tuned model."""
+    lines = joined(context.collected("maps", VlmMaps))
+    model = resolve(context.scalars.vlm, context.store)
+    context.models["vlm"] = model.id
+    _same_view(context, model.id.digest)
+    key = context.key(reads(lines))
+    entry = context.remembered(key)
+    context.counts["computed" if entry is None else "remembered"] += 1
+    if entry is None:
+        entry = _train(context, key, lines, model.path)
+    rows = read_log(context.store.read(entry.ref("log", context.task)))
+    files = [entry.ref(role, context.task) for role in entry.numbers["roles"]]
+    aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
+    log = entry.ref("log", context.task)
+    context.publish("model", context.manifest(TunedModel, key=key, files=files, aligner=aligner, log=log, lines=lines))
+    context.page("curve", curve(rows))
+    context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
+
+
+def joined(shards: list[VlmMaps]) -> list[VlmLine]:
+    """All lines in order of sample id.
+
+    Raises:
+        DataError: a shard is missing or there twice, or nothing is left to train on.
+    """
+    parts = [Shard.parse(item.shard) for item in shards]
+    counts = {part.count for part in parts}
+    if len(counts) != 1 or sorted(part.index for part in parts) != list(range(max(counts, default=0))):
+        raise DataError(f"shards {[item.shard for item in shards]} are not k/n, each once", source="maps", remedy="correct `shards`")
+    lines = sorted((line for item in shards for line in item.lines), key=lambda line: line.sample.id)
+    if not lines:
+        raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
+    return lines
+
+
+def reads(lines: list[VlmLine]) -> Json:
+    """What the training reads: every sample's work by key, and its token map."""
+    return {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+
+
+def _same_view(context: Context[Params], digest: str) -> None:
+    """Token maps hold positions in one model's sequence over one choice of frames: both must be this training's.
+
+    Raises:
+        ParameterError: vlm_attention ran with another model, viewing or grid.
+    """
+    record = context.provenance["vlm_attention"]
+    mine = context.params.result()
+    for name in ("viewing", "grid"):
+        if record.params[name] != mine[name]:
+            problem = f"{name}={mine[name]!r}, but the token maps were made with {record.params[name]!r}"
+            raise ParameterError(problem, source="params_sft", remedy=f"give params_sft and params_vlm_attention the same {name}")
+    if (seen := record.models["vlm"]).digest != digest:
+        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({digest[:12]})"
+        raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
+
+
+def _train(context: Context[Params], key: str, lines: list[VlmLine], folder: Path) -> Entry:
+    from components.models.tuned import stow
+    from components.sft.loop import Job
+    from components.sft.resume import ResumeStates
+
+    states = ResumeStates(context.store.backend, key)
+    if context.rerun.startswith("force"):
+        states.clear()
+    with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
+        out, scalars = Path(scratch), context.scalars
+        settings = SftSettings.model_validate(context.params.model_dump())
+        _launch(
+            Job(settings=settings, align_weight=scalars.align_weight, seed=scalars.seed, vlm=str(folder), store=context.store.uri,
+                key=key, lines=lines, out=str(out))
+        )  # fmt: skip
+        work = context.work(key)
+        roles = stow(out / "model", work)
+        if (aligner := out / "aligner.safetensors").is_file():
+            work.put("aligner", "safetensors", aligner.read_bytes())
+        work.put("log", "jsonl", (out / "log.jsonl").read_bytes())
+    entry = work.finish("model", reads(lines), {"roles": roles})
+    states.clear()
+    return entry
+
+
+def _launch(job: Any) -> None:
+    """Train here on a CPU or one GPU, else in a process a GPU."""
+    import torch
+
+    from components.sft.loop import train
+
+    gpus = torch.cuda.device_count()
+    if gpus <= 1:
+        train(job)
+        return
+    path = Path(job.out) / "job.json"
+    path.write_bytes(canonical_json(job.model_dump(mode="json")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    code = subprocess.run([*command, "-m", "components.sft.loop", str(path)], check=False).returncode
+    if (told := Path(job.out) / "error.json").is_file():
+        raise _retold(json.loads(told.read_bytes()))
+    if code:
+        raise RuntimeError(f"a training process ended with code {code}; its traceback is above")
+
+
+def _retold(told: Json) -> MotionEnhancerError:
+    kinds: dict[int, type[MotionEnhancerError]] = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}
+    return kinds[told["code"]](told["problem"], source=told["source"], remedy=told["remedy"])
+
+
+def read_log(data: bytes) -> list[Json]:
+    """The training log's lines."""
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+def curve(rows: list[Json]) -> str:
+    """Both losses over the steps, training and held-out, as a small page."""
+    plots = [_plot(rows, name, title) for name, title in (("ar", "L_AR, response tokens"), ("align", "L_align, attention"))]
+    style = "body{font:14px system-ui;margin:16px;color-scheme:light dark}svg{display:block;max-width:640px}path{fill:none}"
+    return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(plots)
+
+
+def _plot(rows: list[Json], name: str, title: str, width: int = 640, height: int = 180) -> str:
+    series = {label: [(row["step"], row[field]) for row in rows if field in row] for label, field in (("training", name), ("held out", f"val_{name}"))}
+    points = [point for line in series.values() for point in line]
+    if not points:
+        return f"<p>{title}: not part of this run (λ = 0).</p>"
+    last, top = max(step for step, _ in points) or 1, max(value for _, value in points) or 1.0
+    drawn = ""
+    for (label, line), colour in zip(series.items(), ("#2b7bba", "#d9792b"), strict=True):
+        spots = [(40 + (width - 60) * step / last, height - 20 - (height - 50) * value / top) for step, value in line]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots) if spots else ""
+        drawn += f"<path d='{path}' stroke='{colour}' stroke-width='1.5'><title>{label}</title></path>"
+        drawn += "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in spots if label == "held out")
+    axis = f"<path d='M40 30V{height - 20}H{width - 20}' stroke='currentColor' opacity='.4'/>"
+    labels = f"<g font-size='11' fill='currentColor'><text x='0' y='38'>{top:.3g}</text><text x='22' y='{height - 18}'>0</text>"
+    labels += f"<text x='{width - 80}' y='{height - 4}'>step {last}</text></g>"
+    key = "<span style='color:#2b7bba'>training</span>, <span style='color:#d9792b'>held out</span>"
+    return f"<p>{title} · {key}</p><svg viewBox='0 0 {width} {height}'>{axis}{drawn}{labels}</svg>"
+
+
+STEP = Step(
+    name="sft",
+    version="1",
+    title="6 · Fine-tuning with alignment",
+    unit="step",
+    device="gpu",
+    params=Params,
+    run=run,
+    scalars=("vlm", "align_weight", "seed"),
+    inputs={"maps": [VlmMaps]},
+    outputs={"model": TunedModel},
+    pages={"metrics": "Metrics", "curve": "HTML"},
+)

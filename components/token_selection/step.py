@@ -1,0 +1,78 @@
+"""Step 4 · token_selection (MTTI): which words carry motion, and the motion prior that they make. A unit is one sample."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.core.artifacts import Confidence, HeadLine, HeadSelection, Json, MotionPrior, PriorLine, ScoredPiece
+from components.core.step import Context, Step, StepParams
+from components.core.store import WorkFolder
+
+
+class Params(StepParams):
+    """Parameters of the token selection (method step 4)."""
+
+    unit: Literal["token", "word"] = Field("token", description="rank the text encoder's tokens, or whole words")
+    mtti: Literal["on", "off"] = Field("on", description="off averages all tokens into one row")
+
+
+def reads(line: HeadLine) -> Json:
+    """What a unit reads: the captured maps by key, and the heads chosen for the sample."""
+    return {"attention": line.key, "heads": line.heads}
+
+
+def run(context: Context[Params]) -> None:
+    """Make the prior of every sample of this shard that is not remembered."""
+    data = context.input("heads", HeadSelection)
+    units = [line for line in data.lines if context.shard.holds(line.video.id)]
+
+    def compute(line: HeadLine, folder: WorkFolder) -> Json:
+        from components.models.tensors import pack, unpack
+        from components.token_selection.motion_score import aggregate_heads, motion_prior
+
+        maps = unpack(context.store.read(line.maps))["t2v"]
+        found = motion_prior(
+            aggregate_heads(maps, line.heads, line.grid.shape),
+            line.pieces,
+            token_ratio=context.scalars.token_ratio,
+            unit=context.params.unit,
+            mtti=context.params.mtti == "on",
+            source=line.sample.id,
+        )
+        folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.float()}, line.sample.id))
+        folder.put("per_frame", "safetensors", pack({"per_frame": found.per_frame_TF.float()}, line.sample.id))
+        return {"pieces": [piece.model_dump(mode="json") for piece in found.pieces], "confidence": found.confidence.model_dump(mode="json")}
+
+    entries = context.each(units, name=lambda line: line.sample.id, reads=reads, compute=compute)
+    lines = [
+        PriorLine(
+            **{name: getattr(line, name) for name in ("video", "mask", "sample", "grid", "truncated", "heads", "statistics", "pictures")},
+            key=entry.key,
+            pieces=[ScoredPiece.model_validate(piece) for piece in entry.numbers["pieces"]],
+            prior=entry.ref("prior", context.task),
+            per_frame=entry.ref("per_frame", context.task),
+            confidence=Confidence.model_validate(entry.numbers["confidence"]),
+        )
+        for line in units
+        if (entry := entries.get(line.sample.id)) is not None
+    ]
+    found = context.manifest(MotionPrior, shard=context.scalars.shard, lines=lines, heads=data.heads, saturation=data.saturation)
+    context.publish("prior", found)
+    context.metrics()
+
+
+STEP = Step(
+    name="token_selection",
+    version="1",
+    title="4 · Token selection (MTTI)",
+    unit="sample",
+    device="cpu",
+    params=Params,
+    run=run,
+    scalars=("token_ratio", "shard"),
+    inputs={"heads": HeadSelection},
+    outputs={"prior": MotionPrior},
+    pages={"metrics": "Metrics"},
+)

@@ -1,0 +1,199 @@
+"""Decoding against files whose frames carry their own number, in every container and clock that broke some decoder."""
+
+import itertools
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from components.core.errors import DataError, ParameterError
+from components.media.video import header, motion_profile, probe, read_frames, write_mp4
+
+H, W, BITS = 48, 96, 6
+
+
+def numbered(n):
+    """Frame i shows i in binary, a bit a column, in the upper half (so that turning it would be seen)."""
+    frames = np.full((n, H, W, 3), 90, np.uint8)
+    for i in range(n):
+        for bit in range(BITS):
+            frames[i, : H // 2, bit * 16 : (bit + 1) * 16] = 255 * (i >> bit & 1)
+    return frames
+
+
+def number(frame):
+    return sum(int(frame[H // 4, bit * 16 + 8].mean() > 127) << bit for bit in range(BITS))
+
+
+def write(path, times, codec="libx264", fmt=None, **options):
+    """Frames at `times` (milliseconds)."""
+    with av.open(str(path), "w", format=fmt) as container:
+        stream = container.add_stream(codec, rate=25, options={k: str(v) for k, v in options.items()})
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for picture, time in zip(numbered(len(times)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+CONSTANT = [40 * i for i in range(40)]
+VARIABLE = list(itertools.accumulate([0, *([20, 90, 40] * 13)]))
+CASES = {
+    "cfr.mp4": (CONSTANT, {"bf": 3, "g": 12}),
+    "vfr.mp4": (VARIABLE, {"bf": 3, "g": 12}),
+    "late.mkv": ([3000 + t for t in CONSTANT], {"bf": 2, "g": 12}),
+    "late-vfr.mkv": ([3000 + t for t in VARIABLE], {"bf": 2, "g": 12}),
+    "clip.webm": (CONSTANT, {"codec": "libvpx-vp9"}),
+    "stream.ts": (CONSTANT, {"fmt": "mpegts", "bf": 2, "g": 12}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbered_frames(name, tmp_path):
+    times, options = CASES[name]
+    path = write(tmp_path / name, times, **options)
+    info = probe(path)
+    assert (info.num_frames, info.width, info.height, info.rotation) == (len(times), W, H, 0)
+    assert info.times[0] == 0
+    np.testing.assert_allclose(info.times, (np.array(times) - times[0]) / 1000, atol=1.1e-3)
+    assert (times[-1] - times[0]) / 1000 < info.duration < (times[-1] - times[0]) / 1000 + 0.15
+    wanted = [0, 1, 11, 12, 13, 39, 5, 5, 0]
+    frames = read_frames(path, wanted)
+    assert frames.dtype == np.uint8
+    assert frames.shape == (len(wanted), H, W, 3)
+    assert [number(frame) for frame in frames] == wanted
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_header_is_close(name, tmp_path):
+    times, options = CASES[name]
+    path = write(tmp_path / name, times, **options)
+    head, info = header(path), probe(path)
+    assert (head.width, head.height) == (W, H)
+    assert abs(head.num_frames - info.num_frames) <= (3 + 75 * (name.startswith("late")) + 8 * ("vfr" in name))
+    assert head.duration == pytest.approx(info.duration, abs=3.2 if name.startswith("late") else 0.2)
+
+
+def boxes(data, kind):
+    """Offsets of an mp4 box's content."""
+    at = data.find(kind)
+    assert at > 0
+    return at + 4
+
+
+@pytest.mark.parametrize(("matrix", "turn"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
+def test_rotation(matrix, turn, tmp_path):
+    """The container's matrix sends (x, y) to (a x + c y, b x + d y); y points down, so (0, 1, -1, 0) turns clockwise."""
+    frames = numbered(12)
+    path = tmp_path / "turned.mp4"
+    write_mp4(path, frames, 25)
+    data = bytearray(path.read_bytes())
+    at = boxes(data, b"tkhd") + 40
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.width, info.height) == ((W, H) if turn == 2 else (H, W))
+    upright = np.rot90(frames[[7, 2]], turn, axes=(1, 2))
+    found = read_frames(path, [7, 2])
+    assert found.shape == upright.shape
+    assert np.abs(found.astype(int) - upright).mean() < 4
+    assert found[0].flags.c_contiguous
+
+
+def test_edit_list_hides_frames(tmp_path):
+    path = tmp_path / "cut.mp4"
+    write_mp4(path, numbered(40), 25)
+    whole = probe(path)
+    data = bytearray(path.read_bytes())
+    at = boxes(data, b"elst") + 8
+    duration, start = struct.unpack(">Ii", data[at : at + 8])
+    scale = struct.unpack(">I", data[boxes(data, b"mdhd") + 12 : boxes(data, b"mdhd") + 16])[0]
+    data[at : at + 8] = struct.pack(">Ii", duration, start + scale * 15 // 25)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (whole.num_frames, info.num_frames) == (40, 25)
+    assert info.times[:2] == pytest.approx((0, 0.04))
+    assert [number(frame) for frame in read_frames(path, [0, 24])] == [15, 39]
+
+
+def test_write_read_round_trip_and_bytes(tmp_path):
+    ramp = np.linspace(20, 230, 64).astype(np.uint8)
+    frames = np.stack([np.repeat(np.roll(ramp, 3 * i)[None, :, None], 64, 0).repeat(3, 2) for i in range(9)])
+    for name in ("a.mp4", "b.mp4"):
+        write_mp4(tmp_path / name, frames, 8)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    info = probe(tmp_path / "a.mp4")
+    assert info.num_frames == 9
+    assert info.duration == pytest.approx(9 / 8)
+    assert np.abs(read_frames(tmp_path / "a.mp4", range(9)).astype(int) - frames).mean() < 3
+
+
+def test_motion_profile(tmp_path):
+    frames = np.full((12, 64, 64, 3), 60, np.uint8)
+    for i in range(12):
+        place = 8 + 6 * max(0, min(i, 8) - 4)  # moves between frames 4 and 8 only
+        frames[i, 20:36, place : place + 16] = 220
+    write_mp4(tmp_path / "m.mp4", frames, 8)
+    profile = motion_profile(tmp_path / "m.mp4")
+    assert profile.shape == (12,)
+    assert profile[0] == 0
+    exact = np.abs(np.diff(frames[..., 0].astype(float), axis=0)).mean((1, 2))
+    np.testing.assert_allclose(profile[1:], exact, atol=1.5)
+    assert set(np.argsort(profile)[-4:]) == {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all" * 50], ids=["empty", "garbage"])
+@pytest.mark.parametrize("function", [probe, header, motion_profile, lambda path: read_frames(path, [0])])
+def test_undecodable_names_the_file(content, function, tmp_path):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.mp4"):
+        function(path)
+
+
+def test_missing_truncated_and_audio_only(tmp_path):
+    with pytest.raises(DataError, match="absent"):
+        probe(tmp_path / "absent.mp4")
+    write_mp4(tmp_path / "whole.mp4", numbered(40), 25)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"cut\.mp4"):
+        probe(tmp_path / "cut.mp4")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(DataError, match="no video stream"):
+        probe(tmp_path / "sound.mkv")
+
+
+def test_zero_length_clip(tmp_path):
+    """A container with a video stream and no frame in it."""
+    with av.open(str(tmp_path / "none.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        container.start_encoding()
+    for function in (probe, header):
+        with pytest.raises(DataError, match=r"none\.mp4"):
+            function(tmp_path / "none.mp4")
+
+
+def test_bad_requests(tmp_path):
+    path = tmp_path / "v.mp4"
+    write_mp4(path, numbered(9), 8)
+    with pytest.raises(DataError, match="frame 9"):
+        read_frames(path, [0, 9])
+    for indices in ([], [-1]):
+        with pytest.raises(ParameterError):
+            read_frames(path, indices)
+    for frames, fps in ((numbered(2)[:, :-1], 8), (numbered(0), 8), (numbered(2), 0)):
+        with pytest.raises(ParameterError):
+            write_mp4(tmp_path / "w.mp4", frames, fps)
