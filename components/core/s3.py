@@ -133,6 +133,11 @@ class MinioBackend:
         self.client.fget_object(self.bucket, self._name(path), str(target))
         return target
 
+    def release(self, path: str) -> None:
+        """Remove the download that `local` made, so that reading a whole data set does not fill the disk."""
+        if self._downloads is not None:
+            (Path(self._downloads.name) / path).unlink(missing_ok=True)
+
     def size(self, path: str) -> int | None:
         """Size in bytes, or None."""
         found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))

@@ -179,8 +179,7 @@ class Context(Generic[P]):
     def __init__(self, step: Step[P], task: str, request: Request, folder: Outputs) -> None:
         self.step, self.task, self._outputs = step, task, folder
         self.params = _validate(step.params, request.params, f"params_{step.name}")
-        self.given = request.scalars
-        self.scalars = _scalars(request.scalars)
+        self.scalars, self.given = _scalars(request.scalars)
         self.rerun, self.step_params = request.rerun, request.step_params
         self.store = Store(self.scalars.store)
         self._inputs = request.inputs
@@ -420,15 +419,16 @@ def _validate(model: type[P], values: Json, source: str) -> P:
         raise ParameterError(_explain(error), source=source, remedy=f"known fields: {', '.join(model.model_fields)}") from error
 
 
-def _scalars(values: Json) -> Scalars:
-    """Validated scalars in which only the given ones can be read."""
+def _scalars(values: Json) -> tuple[Scalars, Json]:
+    """Validated scalars in which only the given ones can be read, and those by name (5, where KFP said 5.0)."""
     try:
         scalars = Scalars.model_validate(values)
     except ValidationError as error:
         raise ParameterError(_explain(error), source="pipeline parameters", remedy="correct the value") from error
+    given = {name: getattr(scalars, name) for name in values}
     for name in set(Scalars.model_fields) - set(values):
         del scalars.__dict__[name]
-    return scalars
+    return scalars, given
 
 
 def _explain(error: ValidationError) -> str:

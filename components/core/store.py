@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from pydantic import Field, ValidationError
 
@@ -41,6 +41,7 @@ class Backend(Protocol):
     def put(self, path: str, data: bytes) -> None: ...
     def put_file(self, path: str, local: Path) -> None: ...
     def local(self, path: str) -> Path | None: ...
+    def release(self, path: str) -> None: ...
     def size(self, path: str) -> int | None: ...
     def walk(self, prefix: str = "") -> Iterator[Listed]: ...
     def delete(self, path: str) -> None: ...
@@ -75,6 +76,9 @@ class FileBackend:
         """The file itself."""
         file = self.root / path
         return file if file.is_file() else None
+
+    def release(self, path: str) -> None:
+        """Nothing to give back: `local` is the file itself."""
 
     def size(self, path: str) -> int | None:
         """Size in bytes, or None."""
@@ -140,9 +144,11 @@ def open_backend(uri: str) -> Backend:
     Raises:
         ParameterError: another scheme, no bucket, or no credentials in the environment.
     """
+    if "://" not in uri:  # a plain path may hold '#', '?' and '%'
+        return FileBackend(Path(uri).absolute())
     parsed = urlparse(uri)
-    if parsed.scheme in ("", "file"):
-        return FileBackend(Path(parsed.path).absolute())
+    if parsed.scheme == "file":
+        return FileBackend(Path(unquote(parsed.path)).absolute())
     if parsed.scheme == "minio":
         from components.core.s3 import MinioBackend
 

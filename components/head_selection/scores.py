@@ -202,9 +202,7 @@ def select_heads(scores: PerHead, head_ratio: float) -> list[int]:
     return sorted(ranked[: share_count(head_ratio, len(scores))].tolist())
 
 
-def choose(
-    stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True, head_ratio: float = 0.5, mhs: bool = True
-) -> Choice:
+def choose(stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True, head_ratio: float = 0.5, mhs: bool = True) -> Choice:
     """One sample's motion-sensitive heads (Algorithm 1, step 2).
 
     Args:

@@ -55,7 +55,8 @@ def table(rows: list[HeadRow], full: dict[str, float]) -> str:
     """Markdown: one row a head by score, and a warning where the selection may be positional."""
     lines = ["| head | score | DFC ± s.e. | TCS | DSR | chosen |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {row.head} | {row.score:+.2f} | {row.dfc:.4g} ± {row.dfc_stderr:.2g} | {row.tcs:.2f} | {row.dsr:.2f} | {row.chosen} of {row.samples} |"
+        f"| {row.head} | {row.score:+.2f} | {row.dfc:.4g} ± {row.dfc_stderr:.2g} "
+        f"| {row.tcs:.2f} | {row.dsr:.2f} | {row.chosen} of {row.samples} |"
         for row in sorted(rows, key=lambda row: -row.score)
     ]
     if full["both"] > 0.5:

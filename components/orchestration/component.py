@@ -37,8 +37,8 @@ def artifact_type(kind: str) -> type[dsl.Artifact]:
 
 def _scalar_type(name: str) -> type:
     annotation = Scalars.model_fields[name].annotation
-    plain = {int: int, float: float}.get(annotation, str)  # type: ignore[call-overload]
-    return list if str(annotation).startswith("list") else plain
+    plain: dict[object, type] = {int: int, float: float}
+    return plain.get(annotation, list if str(annotation).startswith("list") else str)
 
 
 def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
@@ -52,7 +52,7 @@ def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., 
     task = task or step.name
     chosen = step.form(form)
     fields: dict[str, Any] = {name: _scalar_type(name) for name in chosen.scalars}
-    fields |= {"params": dict, "rerun": str}
+    fields |= {"params": dict, "rerun": str, **dict.fromkeys(chosen.step_params, dict)}
     fields |= {name: _input_type(step.inputs[name]) for name in (chosen.inputs if step.forms else step.inputs)}
     fields |= {name: dsl.Output[artifact_type(kind.KIND)] for name, kind in step.outputs.items()}
     fields |= {name: dsl.Output[_UI[page]] for name, page in step.pages.items()}

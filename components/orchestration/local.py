@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ class ProcessEngine:
     def pull(self, image: str) -> None:
         """Nothing to pull."""
 
-    def run(self, image: str, command: list[str], environment: dict[str, str] | None = None, **_: Any) -> _Container:
+    def run(self, image: str, command: Sequence[str], environment: dict[str, str] | None = None, **_: Any) -> _Container:
         """Start the command."""
         run = self.journal.start(command[3])
         with run.log.open("wb") as log:

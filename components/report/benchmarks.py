@@ -18,8 +18,8 @@ from components.core.artifacts import EvalResult, ItemResult, sha256
 from components.report.charts import Dot, dot_plot
 from components.report.figures import NOTHING, photo, probability, raw, signed
 from components.report.material import Material, paper
-from components.report.pictures import Section
 from components.report.quality import Estimate, cluster_interval
+from components.report.section import Section
 
 Pair = tuple[ItemResult, ItemResult]
 
@@ -91,7 +91,7 @@ def _row(name: str, pairs: Sequence[Pair], *, macro: bool = False) -> Row:
     p = None if macro else mcnemar(sum(c > 0 for c in change), sum(c < 0 for c in change))
     unparsed = tuple(sum(pair[side].parsed == "" for pair in pairs) for side in (0, 1))
     estimates = [cluster_interval(values, videos, groups) for values in (before, after, change)]
-    return Row(name, *estimates, p, (unparsed[0], unparsed[1]))
+    return Row(name, estimates[0], estimates[1], estimates[2], p, (unparsed[0], unparsed[1]))
 
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
@@ -113,7 +113,7 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
         Dot(
             f"{row.name}",
             [(row.untouched.value, None, None, "grey"), (row.tuned.value, row.tuned.low, row.tuned.high, "c1")],
-            f"{signed(row.difference.value)} {_interval(row.difference)}",
+            f"{signed(row.difference.value)} {interval(row.difference)}",
             row.name in ("Overall", "Average"),
         )
         for row in one.rows
@@ -125,7 +125,8 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
 
 
-def _interval(e: Estimate) -> str:
+def interval(e: Estimate) -> str:
+    """`[−1.0, +2.0]`, or why there is none."""
     return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
 
 
@@ -141,7 +142,7 @@ def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
         p = "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p ")
         cells = [
             escape(row.name), str(row.difference.n), _cell(row.untouched), _cell(row.tuned),
-            f"{signed(row.difference.value)} <small>{_interval(row.difference)}</small>", escape(p),
+            f"{signed(row.difference.value)} <small>{interval(row.difference)}</small>", escape(p),
             f"{row.unparsed[0]} → {row.unparsed[1]}", _paper_cell(one.protocol, row.name, paper_row, notes),
         ]  # fmt: skip
         strong = " class=strong" if row.name in ("Overall", "Average") else ""
@@ -191,9 +192,12 @@ def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
     sample, video = after.sample, after.video
     chosen = [after.frames[i] for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))]
-    frames = "".join(f'<img src="{photo(frame, 130)}" alt="frame {i}">' for i, frame in zip(chosen, material.frames(video, chosen), strict=True))
+    frames = "".join(
+        f'<img src="{photo(frame, 130)}" alt="frame {i}">' for i, frame in zip(chosen, material.frames(video, chosen), strict=True)
+    )
     options = "".join(
-        f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>" for option in sample.options
+        f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>"
+        for option in sample.options
     )
     replies = "".join(
         f"<p><b>{name}</b> <q>{escape(_short(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
@@ -201,7 +205,8 @@ def _card(material: Material, kind: str, pair: Pair) -> str:
     )
     return (
         f'<article class="card {kind}"><header>{kind} · {escape(sample.question_type)} · <code>sample {sample.id}</code></header>'
-        f'<div class="film">{frames}</div><p class="question">{escape(sample.question)}</p><ul class="options">{options}</ul>{replies}</article>'
+        f'<div class="film">{frames}</div><p class="question">{escape(sample.question)}</p>'
+        f'<ul class="options">{options}</ul>{replies}</article>'
     )
 
 

@@ -77,6 +77,12 @@ def paper() -> dict[str, Any]:
     return found
 
 
+def prior_table() -> dict[str, Any] | None:
+    """`make bench-prior`'s table {model_digest, rows: [{name, value, low, high, n}]} where one was put beside this file."""
+    file = resources.files("components.report").joinpath("prior_table.json")
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
 def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
     """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
     chosen = [piece for piece in line.pieces if piece.selected]
@@ -110,7 +116,8 @@ def clip_difference(material: Material, line: PriorLine) -> np.ndarray:
     indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
     small = [_reduced(material.frames(line.video, indices[start : start + 8])) for start in range(0, len(indices), 8)]
     frames, shape = torch.from_numpy(np.concatenate(small)), torch.ones(1, *line.grid.shape)
-    return frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
+    found: np.ndarray = frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
+    return found
 
 
 def _reduced(frames: np.ndarray) -> np.ndarray:
@@ -118,4 +125,5 @@ def _reduced(frames: np.ndarray) -> np.ndarray:
     block = -(-max(frames.shape[1:3]) // _MOST_PIXELS)
     n, h, w = len(frames), frames.shape[1] // block, frames.shape[2] // block
     cut = frames[:, : h * block, : w * block].reshape(n, h, block, w, block, 3)
-    return cut.mean((2, 4)).round().astype(np.uint8)
+    small: np.ndarray = cut.mean((2, 4)).round().astype(np.uint8)
+    return small

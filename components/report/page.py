@@ -13,10 +13,13 @@ import jinja2
 from components.core.artifacts import PriorLine, Report
 from components.core.errors import DataError
 from components.report import pictures, sections
-from components.report.benchmarks import Comparison, benchmarks, compare
+from components.report.benchmarks import Comparison, benchmarks, compare, interval
 from components.report.material import Material
-from components.report.pictures import Section
+from components.report.prior_quality import prior_quality
 from components.report.quality import Quality
+from components.report.section import Section
+from components.report.tokens import token_map
+from components.report.training import training
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,9 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         pictures.reconstruction(material, lines),
         pictures.heads(material, lines),
         pictures.motion_words(material, lines),
-        pictures.prior_quality(material, findings.quality, findings.bench),
-        sections.token_map(material, [line.sample.id for line in lines]),
-        sections.training(material),
+        prior_quality(material, findings.quality, findings.bench),
+        token_map(material, [line.sample.id for line in lines]),
+        training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
         sections.left_out(material),
         sections.provenance(material),
@@ -83,7 +86,7 @@ def summary(material: Material, findings: Findings) -> str:
         rows += [f"## {one.title}", "", "| | n | untouched | tuned | difference | unparsed |", "|---|---|---|---|---|---|"]
         rows += [
             f"| {row.name} | {row.difference.n} | {row.untouched.value:.1f} | {row.tuned.value:.1f} "
-            f"| {row.difference.value:+.1f} {sections.interval(row.difference)} | {row.unparsed[0]} → {row.unparsed[1]} |"
+            f"| {row.difference.value:+.1f} {interval(row.difference)} | {row.unparsed[0]} → {row.unparsed[1]} |"
             for row in one.rows
         ]
         rows.append("")

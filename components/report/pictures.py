@@ -1,4 +1,4 @@
-"""The report's sections that look at single samples: the idea in one strip, reconstruction, heads, words, prior quality, token map.
+"""Sections 2 to 5 of the report, which look at single samples: the idea in one strip, reconstruction, heads, words.
 
 Each function returns a `Section`; what a run lacks is said in the section's one line. Legend: T words, F H W the prior's grid.
 """
@@ -6,37 +6,19 @@ Each function returns a `Section`; what a run lacks is said in the section's one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine, VlmLine
-from components.report.charts import Dot, Line, Stack, dot_plot, histogram, line_chart, stacked_bars
-from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, probability, raw, scale_bar, shrink, signed, strip
+from components.report.charts import Line, Stack, line_chart, stacked_bars
+from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, raw, scale_bar, shrink, signed, strip
 from components.report.material import Material, nearest_frame, words
-from components.report.quality import Estimate, Quality
+from components.report.section import Section, quoted
 
 _DENSITY = "× uniform density"
-_COLUMNS = 6
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the page: its anchor, title, one line that says what is seen or why nothing is, and the body."""
-
-    name: str
-    title: str
-    lead: Markup | str
-    body: Markup = NOTHING
-
-
-def quoted(line: PriorLine, limit: int = 110) -> Markup:
-    """`sample 0123… · "its text"`."""
-    text = line.sample.response or line.sample.question
-    text = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-    return raw(f'<p class="caption"><code>sample {line.sample.id}</code> {escape(text)}</p>')
+COLUMNS = 6
 
 
 # 2 · the idea in one strip ----------------------------------------------------------------------------------------------
@@ -60,7 +42,7 @@ def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
 def _strip(material: Material, line: PriorLine) -> Markup:
     prior_TFHW = material.prior(line)
     count = prior_TFHW.shape[1]
-    cells = np.unique(np.linspace(0, count - 1, min(_COLUMNS, count)).round().astype(int)).tolist()
+    cells = np.unique(np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int)).tolist()
     indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
     frames = material.frames(line.video, indices)
     rows = [StripRow("frames", [Cell(photo(frame), smooth=True, label=f"frame {i}") for frame, i in zip(frames, indices, strict=True)])]
@@ -68,7 +50,7 @@ def _strip(material: Material, line: PriorLine) -> Markup:
         rows.append(_mask_row(material.tensors(line.mask), indices))
     named = words(line, len(prior_TFHW))
     top = sorted(range(len(named)), key=lambda t: (-named[t][1], t))[:3]
-    rows += [_map_row(f"“{named[t][0]}”", "prior", prior_TFHW[t], line, cells) for t in sorted(top)]
+    rows += [map_row(f"“{named[t][0]}”", "prior", prior_TFHW[t], line, cells) for t in sorted(top)]
     rows += _vlm_rows(material, line, sorted(top), cells)
     times = [f"{line.video.times[i]:.2f} s" for i in indices]
     return strip(rows, times, line.video.width, line.video.height)
@@ -83,12 +65,14 @@ def _mask_row(mask: dict[str, np.ndarray], indices: Sequence[int]) -> StripRow:
     return StripRow("ground truth", cells, key)
 
 
-def _map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: Sequence[int], top: float = 0.0,
-             valid_FHW: np.ndarray | None = None) -> StripRow:  # fmt: skip
+def map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: Sequence[int], top: float = 0.0,
+            valid_FHW: np.ndarray | None = None) -> StripRow:  # fmt: skip
+    """A row of a strip: the map at the grid's frames `cells`, 0 to `top` (default: its largest shown value), unseen cells outlined."""
     top = top or float(map_FHW[list(cells)].max())
     unseen = [None if valid_FHW is None else ~valid_FHW[f] for f in cells]
     pictures = [
-        Cell(heat(map_FHW[f], top), line.grid.box, hidden, label=f"{kind} {name}, cell {f}") for f, hidden in zip(cells, unseen, strict=True)
+        Cell(heat(map_FHW[f], top), line.grid.box, hidden, label=f"{kind} {name}, cell {f}")
+        for f, hidden in zip(cells, unseen, strict=True)
     ]
     return StripRow(name, pictures, scale_bar(top, f"{kind} · {_DENSITY}"))
 
@@ -101,7 +85,7 @@ def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: S
         if seen is not None and seen.vlm_map is not None:
             found.append((name, *vlm_map(material, seen, rows)))
     top = max((float(map_FHW[list(cells)].max()) for _, map_FHW, _ in found), default=0.0)
-    return [_map_row(name, "mean of these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
+    return [map_row(name, "mean of these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
 
 
 def vlm_map(material: Material, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +157,8 @@ def _saturation(material: Material) -> Markup:
     if not any(share >= 0.9 for share in shares.values()):
         return raw(f'<p class="caption">Chosen heads at the maximum of a measure: {escape(text or "not recorded")}.</p>')
     return raw(
-        f'<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: {escape(text)}. Such heads attend '
-        "to the same place in every frame whatever the content.</p>"
+        f'<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: {escape(text)}. '
+        "Such heads attend to the same place in every frame whatever the content.</p>"
     )
 
 
@@ -249,80 +233,3 @@ def _over_frames(material: Material, line: PriorLine) -> Markup:
     three = min(3, len(ranked))
     title = "Attention over frames"
     return raw(f'<div class="charts">{chart(f"{title}, top {three}", ranked[:three])}{chart(f"bottom {three}", ranked[-three:])}</div>')
-
-
-# 6 · quality of the prior -----------------------------------------------------------------------------------------------
-
-
-def prior_quality(material: Material, quality: Quality, bench: dict[str, Any] | None) -> Section:
-    """AUC_obj with intervals against its references where masks are known, else the confidence histogram."""
-    name, title = "quality", "Quality of the prior"
-    confidence = [line.confidence.value for line in material.priors.lines]
-    bars = histogram(f"Confidence of {len(confidence)} priors", confidence)
-    if not quality.rows:
-        lead = "No ground-truth masks with a mover and static objects: confidence √(concentration · dynamics) instead, best and worst pictured."
-        ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
-        extremes = [("highest confidence", ranked[-1], ranked[-1].confidence.value), ("lowest", ranked[0], ranked[0].confidence.value)]
-        return Section(name, title, lead, raw(f'<div class="charts">{bars}</div>') + _extremes(material, extremes))
-    first = quality.rows["prior"]
-    dots = [Dot(row, [(e.value, e.low, e.high, "c1" if "prior" == row[:5] else "grey")], _estimate(e), row == "prior") for row, e in quality.rows.items()]
-    dots += _bench_dots(material, bench)
-    chart = dot_plot("AUC_obj: mover against static objects", dots, reference=0.5, low=0.3, high=0.8)
-    by_id = {line.sample.id: line for line in material.priors.lines}
-    ranked_ids = sorted(quality.by_sample, key=lambda key: (quality.by_sample[key], key))
-    ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
-    extremes = [(text, by_id[key], quality.by_sample[key]) for text, key in ends]
-    lead = raw(
-        f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of {first.clusters} videos "
-        "with masks, 95 % intervals over videos; .5 is chance."
-    )
-    body = chart + _permutation(quality) + _bench_line(material, bench) + _extremes(material, extremes)
-    return Section(name, title, lead, body + raw(f'<div class="charts">{bars}</div>'))
-
-
-def _estimate(e: Estimate) -> str:
-    if e.low is None or e.high is None:
-        return f"{e.value:.3f} (1 video, n = {e.n})"
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}], n = {e.n}"
-
-
-def _permutation(quality: Quality) -> Markup:
-    if (test := quality.permutation) is None:
-        return raw('<p class="absent">No debiased value and no permutation test: they need two videos on one grid.</p>')
-    return raw(
-        f'<p class="caption">Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed {test.observed:.3f}, '
-        f"other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {escape(probability(test.p))}. The null is above .5 where a map knows "
-        "positions that all clips share; the debiased row takes the mean map of the other videos out.</p>"
-    )
-
-
-def _bench_dots(material: Material, bench: dict[str, Any] | None) -> list[Dot]:
-    if bench is None or "vdm" not in material.models or bench["model_digest"] != material.models["vdm"].digest:
-        return []
-    rows = bench["rows"]
-    return [Dot(f"bench: {r['name']}", [(r["value"], r["low"], r["high"], "c4")], _estimate(Estimate(**_only(r)))) for r in rows]
-
-
-def _only(row: dict[str, Any]) -> dict[str, Any]:
-    return {"value": row["value"], "low": row["low"], "high": row["high"], "n": row["n"], "clusters": row.get("clusters", row["n"])}
-
-
-def _bench_line(material: Material, bench: dict[str, Any] | None) -> Markup:
-    if _bench_dots(material, bench):
-        return NOTHING
-    model = material.models.get("vdm")
-    name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
-    return raw(f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>')
-
-
-def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:
-    blocks = []
-    for text, line, value in chosen:
-        map_FHW = material.prior(line).mean(0)
-        cells = np.unique(np.linspace(0, len(map_FHW) - 1, min(_COLUMNS, len(map_FHW))).round().astype(int)).tolist()
-        indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
-        frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
-        rows = [StripRow("frames", frames), _map_row("prior", "mean of its words", map_FHW, line, cells)]
-        drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
-        blocks.append(f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>')
-    return raw("".join(blocks))

@@ -38,9 +38,8 @@ def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]
 
 def run(context: Context[Params]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
-    from components.report.material import Material, scenes
+    from components.report.material import Material, prior_table, scenes
     from components.report.page import Findings, build, comparisons, fit, render, summary
-    from components.report.prior_table import prior_table
     from components.report.quality import assess
 
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
@@ -62,7 +61,7 @@ def run(context: Context[Params]) -> None:
 
     def reads(unit: str) -> Json:
         results = {name: {k: v.digest for k, v in found.items()} for name, found in (("untouched", untouched), ("tuned", tuned))}
-        return {**results, "maps": after.digest, "priors": priors.digest, "model": model.digest}
+        return {**results, "maps": after.digest, "priors": priors.digest, "model": model.digest, "bench": findings.bench}
 
     entries = context.each(["report"], name=str, reads=reads, compute=compute)
     page = entries["report"].ref("page", context.task)

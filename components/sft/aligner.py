@@ -40,9 +40,7 @@ class Aligner(nn.Module):
         nn.init.zeros_(self.write.weight)
         nn.init.zeros_(self.write.bias)  # type: ignore[arg-type]  # Conv3d has one unless told otherwise
 
-    def forward(
-        self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
-    ) -> Float[Tensor, "R F H W"]:
+    def forward(self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None) -> Float[Tensor, "R F H W"]:
         """The warped maps. Cells outside `valid_FHW` hold no information: they count as the row's mean to their neighbours."""
         if not len(maps_RFHW):
             return maps_RFHW
@@ -58,9 +56,7 @@ class Aligner(nn.Module):
 class NoAligner(nn.Module):
     """The identity with the aligner's interface (decision `aligner: none`)."""
 
-    def forward(
-        self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
-    ) -> Float[Tensor, "R F H W"]:
+    def forward(self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None) -> Float[Tensor, "R F H W"]:
         """The maps as they are."""
         return maps_RFHW
 

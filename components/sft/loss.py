@@ -47,8 +47,10 @@ def response_loss(logits_BLN: Float[Tensor, "B L N"], targets_BL: Int[Tensor, "B
 def normalize_rows(
     maps_TFHW: Float[Tensor, "T F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None, row_norm: RowNorm = "mean1"
 ) -> Float[Tensor, "T V"]:
-    """Rows over the valid cells, normalized: `mean1` mean 1 (density relative to uniform), `sum1` a distribution, `max` largest 1,
-    `zscore` mean 0 and population deviation 1, `none` as they are. A row without attention stays 0.
+    """Rows over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
+
+    `mean1` mean 1 (density relative to uniform), `sum1` a distribution, `max` largest 1, `zscore` mean 0 and population deviation 1,
+    `none` as they are.
 
     Raises:
         DataError: no rows or no valid cells.
@@ -68,9 +70,11 @@ def normalize_rows(
     if row_norm == "max":
         return rows_TV / rows_TV.amax(-1, keepdim=True).clamp_min(tiny)
     if row_norm == "zscore":
-        centred = rows_TV - rows_TV.mean(-1, keepdim=True)
-        # √ has no gradient at 0: a flat row is divided by tiny's root instead of its own deviation
-        return centred / centred.square().mean(-1, keepdim=True).clamp_min(tiny).sqrt()
+        mean_T1 = rows_TV.mean(-1, keepdim=True)
+        centred = rows_TV - mean_T1
+        # a flat row's deviation is rounding: it is not blown up to 1, and √ is kept away from 0, where it has no gradient
+        least = (1e-5 * mean_T1.detach()).square().clamp_min(tiny)
+        return centred / torch.maximum(centred.square().mean(-1, keepdim=True), least).sqrt()
     raise ParameterError(f"row_norm={row_norm!r}", source="params_sft", remedy="choose mean1, sum1, max, zscore or none")
 
 
@@ -81,8 +85,9 @@ def map_distance(
     row_norm: RowNorm = "mean1",
     distance: Distance = "mse",
 ) -> Float[Tensor, ""]:
-    """Distance of one sample's two maps, in fp32: `mse` mean over cells and words, `sse` sum over cells and mean over words,
-    `l2` the unsquared norm of the whole difference.
+    """Distance of one sample's two maps, in fp32 (decision `distance`).
+
+    `mse` mean over cells and words, `sse` sum over cells and mean over words, `l2` the unsquared norm of the whole difference.
 
     Raises:
         DataError: maps of different shapes, no rows, or no valid cells.
@@ -111,7 +116,9 @@ def alignment_loss(distances: Sequence[Float[Tensor, ""]], weights: Sequence[flo
     return torch.stack([weight * value for weight, value in zip(weights, distances, strict=True)]).mean()
 
 
-def prior_variance(prior_TFHW: Float[Tensor, "T F H W"], row_norm: RowNorm = "mean1", valid_FHW: Bool[Tensor, "F H W"] | None = None) -> float:
+def prior_variance(
+    prior_TFHW: Float[Tensor, "T F H W"], row_norm: RowNorm = "mean1", valid_FHW: Bool[Tensor, "F H W"] | None = None
+) -> float:
     """Mean over the words of their normalized row's population variance: λ times it says how strong the alignment is."""
     return float(normalize_rows(prior_TFHW.double(), valid_FHW, row_norm).var(-1, correction=0).mean())
 

@@ -1,0 +1,124 @@
+"""The work on one source video: fetch, hash, decode once from end to end, copy into the store; in a pool of processes.
+
+Files are tried side by side and answers come as they are ready. A file that kills its process is found by trying what was under way
+again, one process each.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from components.core.errors import DataError, MotionEnhancerError
+from components.core.store import Backend, File, hash_file, open_backend
+from components.media.video import VideoInfo, probe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to import: where it lies, into which store, and whether a copy that is already there is to be written again."""
+
+    key: str
+    root: str
+    path: str
+    store: str
+    rewrite: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file in the store, and what decoding it told."""
+
+    file: File
+    info: VideoInfo
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An expected error, as plain values: it crosses from one process to another."""
+
+    kind: type[MotionEnhancerError]
+    problem: str
+    source: str
+    remedy: str
+
+    def error(self) -> MotionEnhancerError:
+        """The error itself."""
+        return self.kind(self.problem, source=self.source, remedy=self.remedy)
+
+
+Answer = Decoded | Refused
+
+
+def decode(job: Job) -> Answer:
+    """Fetch, hash, decode and copy one file; expected errors are returned, not raised."""
+    source, store = open_backend(job.root), open_backend(job.store)
+    try:
+        return _decode(job, source, store)
+    except MotionEnhancerError as error:
+        return Refused(type(error), error.problem, error.source, error.remedy)
+    finally:
+        source.release(job.path)
+
+
+def decode_all(
+    jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode
+) -> Iterator[tuple[Job, Answer]]:
+    """Answers to all jobs, as they come. One job, or one process, is done without a pool."""
+    if processes == 1 or len(jobs) == 1:
+        yield from ((job, work(job)) for job in jobs)
+        return
+    broken = []
+    for job, answer in _pool(jobs, min(processes, len(jobs)), work):
+        if answer is None:
+            broken.append(job)
+        else:
+            yield job, answer
+    for job in broken:
+        for _, answer in _pool([job], 1, work):
+            yield job, answer or Refused(DataError, "the decoder crashed on this file", job.path, "re-encode or remove it")
+
+
+def _pool(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer]) -> Iterator[tuple[Job, Answer | None]]:
+    """Answers in order of completion; None for jobs whose pool broke."""
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures = {pool.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode(job: Job, source: Backend, store: Backend) -> Decoded:
+    local = source.local(job.path)
+    if local is None:
+        raise DataError("the file is gone since the source was listed", source=f"{job.root}/{job.path}", remedy="run again")
+    try:
+        info = probe(local)
+    except DataError as error:
+        # the reason goes into the manifest, where a path of this machine has no place
+        raise DataError(error.problem.replace(str(local), job.path), source=f"{job.root}/{job.path}", remedy=error.remedy) from error
+    digest, size = hash_file(local), local.stat().st_size
+    target = f"videos/{digest}{_extension(job.path)}"
+    _copy(job, source, store, local, target, size)
+    return Decoded(File(path=target, sha256=digest, bytes=size), info)
+
+
+def _copy(job: Job, source: Backend, store: Backend, local: Path, target: str, size: int) -> None:
+    if not job.rewrite and store.size(target) == size:
+        return
+    if not store.copy_from(source, job.path, target):
+        store.put_file(target, local)
+
+
+def _extension(path: str) -> str:
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix[1:].isalnum() and suffix.isascii() else ".video"

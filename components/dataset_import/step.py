@@ -1,0 +1,216 @@
+"""Step 0 · dataset_import: videos and questions in, checked samples out. A unit is one source file.
+
+Every video is copied to the store under its sha256 and decoded once. What is remembered of a file follows from its address, size and
+stamp alone, so that other text, another layout or another benchmark list decodes nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from components.core.artifacts import Failure, Json, Ref, Sample, Video, VideoDataset, VideoLine, sha256
+from components.core.errors import DataError, ParameterError
+from components.core.progress import track
+from components.core.step import Context, Form, Step, StepParams, operational
+from components.core.store import Entry, File, open_backend
+from components.dataset_import.decode import Decoded, Job, decode_all
+from components.dataset_import.rows import Row
+from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source
+from components.dataset_import.summary import summarize
+
+MIN_FRAMES = 9  # the fewest that the video model's VAE encodes and decodes; a benchmark's items need one
+MOTIONBENCH_INSTRUCTION = "Describe the motion in this video in detail."
+
+
+class Params(StepParams):
+    """Parameters of the import."""
+
+    layout: Layout = Field("auto", description="how the training source is written; benchmarks go by their protocol")
+    template_instructions: list[str] = Field(
+        [MOTIONBENCH_INSTRUCTION],
+        min_length=1,
+        description="questions that say nothing of the video; the first one is asked where a training row has none",
+    )
+    processes: int = operational(8, ge=1, le=256, description="videos that are decoded side by side")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A video of one of the sources, and the key of its import."""
+
+    source: Source
+    video: SourceVideo
+    key: str
+
+    @property
+    def name(self) -> str:
+        """What failures call it."""
+        return self.source.unit(self.video.path)
+
+
+def file_key(reads: Json) -> str:
+    """Key of a file's import, from `SourceVideo.reads`: the step's own parameters do not change what a file holds."""
+    return STEP.key(StepParams(), {}, {}, reads)
+
+
+def run(context: Context[Params]) -> None:
+    """Read the annotations, import every file that is not remembered, and join both."""
+    sources = _sources(context)
+    failures = [_failure(context, source.unit(row.unit), row.reason) for source in sources for row in source.rejected]
+    units: list[Unit] = []
+    for source, video in ((source, video) for source in sources for video in source.videos):
+        if video.file is None:
+            failures.append(_failure(context, source.unit(video.path), f"not in the source, named by {_named_by(video.rows)}"))
+        else:
+            units.append(Unit(source, video, file_key(video.reads(source.root))))
+    entries, computed = _import(context, units, failures)
+    usable = [(unit, entry) for unit in units if (entry := entries.get(unit.key)) and not _too_short(context, unit, entry, failures)]
+    remembered = {unit.key: unit.key not in computed for unit, _ in usable}
+    context.counts |= {"remembered": sum(remembered.values()), "computed": len(remembered) - sum(remembered.values())}
+    lines = _lines(context, usable)
+    context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
+    if not lines:
+        raise DataError("no usable video", source=", ".join(source.root for source in sources), remedy="mend the videos and rows listed")
+    context.publish("videos", context.manifest(VideoDataset, lines=lines))
+    context.page("summary", summarize(sources, lines, context.left_out))
+    context.metrics(
+        videos=len(lines), samples=sum(len(line.samples) for line in lines), gigabytes=sum(line.video.file.bytes for line in lines) / 1e9
+    )
+
+
+def _sources(context: Context[Params]) -> list[Source]:
+    """The training source, or every benchmark of the list."""
+    params = context.params
+    if "source" in context.given:
+        uri = context.scalars.source
+        return [read_source(open_backend(uri), list_source(uri), params.layout, params.template_instructions)]
+    parsed = [parse_benchmark(item) for item in context.scalars.benchmarks]
+    protocols = [protocol for protocol, _ in parsed]
+    if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
+        raise ParameterError(f"protocol named twice: {sorted(repeated)}", source="benchmarks", remedy="one source a protocol")
+    return [read_source(open_backend(uri), list_source(uri), "auto", params.template_instructions, protocol) for protocol, uri in parsed]
+
+
+def _import(context: Context[Params], units: Sequence[Unit], failures: list[Failure]) -> tuple[dict[str, Entry], set[str]]:
+    """Entries by key, and the keys that were computed now. A file that two benchmarks share is imported once."""
+    by_key = {unit.key: unit for unit in units}
+    entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
+    rewrite = context.rerun != "0"  # asked for because something is damaged: its size may be right
+    jobs = [Job(key, unit.source.root, unit.video.path, context.store.uri, rewrite) for key, unit in by_key.items() if key not in entries]
+    for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
+        if isinstance(answer, Decoded):
+            entries[job.key] = _finish(context, by_key[job.key], answer)
+        elif answer.kind is DataError:
+            failures.extend(_failure(context, unit.name, answer.problem) for unit in units if unit.key == job.key)
+        else:
+            raise answer.error()
+    return entries, {job.key for job in jobs}
+
+
+def _finish(context: Context[Params], unit: Unit, decoded: Decoded) -> Entry:
+    reads, info = unit.video.reads(unit.source.root), decoded.info
+    folder = context.work(unit.key)
+    folder.adopt("video", decoded.file)
+    if unit.video.mask is not None:
+        folder.adopt("mask", _put_mask(context, unit.source.root, unit.video.mask.path, decoded.file.sha256))
+    numbers = {
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "duration": info.duration,
+        "times": list(info.times),
+    }
+    return folder.finish(reads["video"]["address"], reads, numbers)
+
+
+def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str) -> File:
+    """Copy a mask, as work named by content: the manifest names its place, which must not depend on where the source lay."""
+    data = open_backend(root).get(path)
+    if data is None:
+        raise DataError("the mask is gone since the source was listed", source=f"{root}/{path}", remedy="run again")
+    reads = {"video": video_sha256, "mask": sha256(data)}
+    folder = context.work(file_key(reads))
+    folder.put("mask", "safetensors", data)
+    return folder.finish(f"mask of {video_sha256}", reads, {}).files["mask"]
+
+
+def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
+    count, needed = len(entry.numbers["times"]), 1 if unit.source.protocol else MIN_FRAMES
+    if count < needed:
+        failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))
+    return count < needed
+
+
+def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> list[VideoLine]:
+    """A line a video: files of one content are one video, with the samples of all."""
+    groups: dict[str, list[tuple[Unit, Entry]]] = {}
+    for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
+        groups.setdefault(entry.files["video"].sha256, []).append((unit, entry))
+    return [_line(context, digest, groups[digest]) for digest in sorted(groups)]
+
+
+def _line(context: Context[Params], digest: str, group: Sequence[tuple[Unit, Entry]]) -> VideoLine:
+    entry = group[0][1]
+    numbers = {name: entry.numbers[name] for name in ("width", "height", "rotation", "duration", "times")}
+    return VideoLine(
+        video=Video(file=entry.ref("video", context.task), **numbers),
+        mask=_one_mask(context, group),
+        samples=_samples(digest, [row for unit, _ in group for row in unit.video.rows]),
+    )
+
+
+def _one_mask(context: Context[Params], group: Sequence[tuple[Unit, Entry]]) -> Ref | None:
+    masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
+    if len(masks) > 1:
+        names = " and ".join(unit.name for unit, _ in masks.values())
+        raise DataError("one video with two different masks", source=names, remedy="keep the mask that belongs to it")
+    return next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
+
+
+def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
+    """A video's samples by id.
+
+    Raises:
+        DataError: two rows say the same of the same video.
+    """
+    seen: dict[str, tuple[Row, Sample]] = {}
+    for row in rows:
+        sample = row.sample(digest)
+        if sample.id in seen:
+            first = seen[sample.id][0]
+            raise DataError(
+                f"two rows are one sample {sample.id}: {first.uid!r} ({first.where}) and {row.uid!r} ({row.where})",
+                source=f"video {digest}",
+                remedy="remove one of them",
+            )
+        seen[sample.id] = (row, sample)
+    return [seen[key][1] for key in sorted(seen)]
+
+
+def _failure(context: Context[Params], unit: str, reason: str) -> Failure:
+    return Failure(unit=unit, task=context.task, reason=reason)
+
+
+def _named_by(rows: Sequence[Row]) -> str:
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"{rows[0].uid} ({rows[0].where}){more}"
+
+
+STEP = Step(
+    name="dataset_import",
+    version="1",
+    title="0 · Import",
+    unit="file",
+    device="cpu",
+    params=Params,
+    run=run,
+    outputs={"videos": VideoDataset},
+    pages={"metrics": "Metrics", "summary": "Markdown"},
+    forms={
+        "training": Form(scalars=("source", "source_digest")),
+        "benchmark": Form(scalars=("benchmarks", "benchmark_digest")),
+    },
+)

@@ -1,0 +1,108 @@
+"""Section 8 of the report: losses, gradient norms, learning rates, and the distance to the prior before and after.
+
+Legend: T words, F H W the prior's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from markupsafe import Markup, escape
+
+from components.models.tensors import unpack
+from components.report.charts import Dot, Line, dot_plot, line_chart
+from components.report.figures import NOTHING, number, raw, signed
+from components.report.material import Material
+from components.report.quality import cluster_interval
+from components.report.section import Section
+from components.sft.aligner import Aligner
+from components.sft.loss import map_distance
+
+
+def training(material: Material) -> Section:
+    """Section 8: losses, gradient norms and learning rates over the steps; the distance to the prior before and after."""
+    rows = material.log
+    losses = [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)]
+    aligned = [_line("L_align", rows, "align", "c3"), _line("held out", rows, "val_align", "c2", dots=True)]
+    norms = [_line("∇L_AR", rows, "grad_ar", "c1", dots=True), _line("∇L_align", rows, "grad_align", "c3", dots=True)]
+    roles = sorted({name for row in rows for name in row if name.startswith("lr_")})
+    rates = [_line(role[3:], rows, role, colour) for role, colour in zip(roles, ("c1", "c2", "c3", "c4"), strict=False)]
+    charts = [("Response loss", losses, False), ("Alignment loss", aligned, False), ("Gradient norms", norms, True)]
+    drawn = [line_chart(title, [s for s in lines if s.x], x_name="step", log=log) for title, lines, log in charts]
+    drawn.append(line_chart("Learning rates", [s for s in rates if s.x], x_name="step", log=True, show=lambda v: f"{v:.0e}"))
+    absent = [name for (name, _, _), chart in zip(charts, drawn, strict=False) if not chart]
+    missing = raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>') if absent else NOTHING
+    body = raw(f'<div class="charts">{NOTHING.join(drawn)}</div>') + missing + _distances(material)
+    return Section("training", "Training", _training_lead(rows), body)
+
+
+def _line(name: str, rows: Sequence[dict[str, Any]], key: str, colour: str, *, dots: bool = False) -> Line:
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    return Line(name, [x for x, _ in points], [y for _, y in points], colour, dots)
+
+
+def _training_lead(rows: Sequence[dict[str, Any]]) -> str:
+    about: dict[str, Any] = {key: value for row in reversed(rows) for key, value in row.items()}
+    steps = max((row["step"] for row in rows), default=0)
+    parts = [f"{steps} steps"]
+    parts += [f"{about['samples']} samples, {about.get('held_out', 0)} held out by video"] if "samples" in about else []
+    parts += [f"λ = {number(about['align_weight'])}"] if "align_weight" in about else []
+    parts += [f"λ·Var(normalized prior) = {number(about['lambda_variance'])}, where 1 to 10 works"] if "lambda_variance" in about else []
+    total, before = (sum(row.get(key, 0) for row in rows) for key in ("rows", "rows_before_response"))
+    parts += [f"{before / total:.0%} of {total} aligned rows precede the response"] if total else []
+    return ". ".join(parts) + "."
+
+
+def _distances(material: Material) -> Markup:
+    """Distance to the prior before → after for the pictured samples, and its mean change with interval."""
+    pairs = [
+        (name, before.distance, after.distance, after.video.id)
+        for name, after in sorted(material.after.items())
+        if (before := material.before.get(name)) is not None and before.distance is not None and after.distance is not None
+    ]
+    if not pairs:
+        return raw('<p class="absent">No distance to the prior before and after: no sample has a map of both models.</p>')
+    dots = [Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}") for name, a, b, _ in pairs[:16]]
+    change = cluster_interval([b - a for _, a, b, _ in pairs], [video for *_, video in pairs])
+    between = "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
+    chart = dot_plot(
+        "Distance of the VLM's map to the prior", dots, legend=[("before", "grey"), ("after", "c1")], join=True, label=150, note=170
+    )
+    said = f"Mean change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos."
+    return chart + raw(f'<p class="caption">{said} {_absorbed(material, [name for name, *_ in pairs])}</p>')
+
+
+def _absorbed(material: Material, names: Sequence[str]) -> str:
+    """How much of the distance the aligner takes away by itself: its output for the frozen model's map, and for the tuned one's."""
+    if not material.model.aligner:
+        return "The run has no aligner (aligner: none, or λ = 0), so nothing was absorbed by one."
+    weights = unpack(material.store.read(material.model.aligner[0]))
+    aligner = Aligner("local" if weights["read.weight"].shape[-1] > 1 else "pointwise")
+    aligner.load_state_dict(weights)
+    gaps = [gap for name in names if (gap := _gaps(material, name, aligner)) is not None]
+    if not gaps:
+        return "What the aligner absorbs is not known: no pictured map has a row for each word of its prior."
+    before, through, after, after_through = np.mean(gaps, axis=0).tolist()
+    return (
+        f"The aligner alone takes the untouched model's distance from {number(before)} to {number(through)}, and the tuned model's from "
+        f"{number(after)} to {number(after_through)} (means, n = {len(gaps)}); it is not used at inference."
+    )
+
+
+@torch.no_grad()
+def _gaps(material: Material, name: str, aligner: Aligner) -> list[float] | None:
+    """Distance to the prior before and after tuning, each without and with the aligner; None where rows do not correspond."""
+    found = []
+    for line in (material.before[name], material.after[name]):
+        assert line.vlm_map is not None
+        stored = unpack(material.store.read(line.vlm_map))
+        map_TFHW, valid_FHW = stored["map"].float(), stored["valid"].bool()
+        prior_TFHW = unpack(material.store.read(line.prior))["prior"].float()
+        if map_TFHW.shape != prior_TFHW.shape or not bool(valid_FHW.any()):
+            return None
+        for seen in (map_TFHW, aligner(map_TFHW, valid_FHW)):
+            found.append(float(map_distance(seen, prior_TFHW, valid_FHW)))
+    return found
