@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ATTEMPTS = 5
 
 
@@ -53,6 +55,8 @@ class MinioBackend:
             )
         if not parsed.netloc:
             raise ParameterError("no bucket in the address", source=f"store={uri}", remedy="use minio://bucket/prefix")
+        if not _BUCKET.fullmatch(parsed.netloc):
+            raise ParameterError(f"no bucket can be called {parsed.netloc!r}", source=f"store={uri}", remedy="3 to 63 of a-z, 0-9, . and -")
         endpoint = urlparse(os.environ["S3_ENDPOINT"])
         if endpoint.scheme not in ("http", "https") or not endpoint.netloc:
             raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy="e.g. https://minio.example:9000")

@@ -65,11 +65,9 @@ def decode(job: Job) -> Answer:
         source.release(job.path)
 
 
-def decode_all(
-    jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode
-) -> Iterator[tuple[Job, Answer]]:
-    """Answers to all jobs, as they come. One job, or one process, is done without a pool."""
-    if processes == 1 or len(jobs) == 1:
+def decode_all(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode) -> Iterator[tuple[Job, Answer]]:
+    """Answers to all jobs, as they come. One job, or one process at a time, needs no pool."""
+    if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
     broken = []

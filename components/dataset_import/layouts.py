@@ -170,7 +170,7 @@ def is_llava(items: Any) -> bool:
 def _text(backend: Backend, path: str) -> str:
     data = backend.get(path)
     if data is None:
-        raise DataError("the annotation file is missing", source=f"{backend.uri}/{path}", remedy="complete the source, or choose its layout")
+        raise DataError("the annotation file is missing", source=f"{backend.uri}/{path}", remedy="complete the source, or name its layout")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -91,9 +91,7 @@ def parse_benchmark(item: str) -> tuple[str, str]:
     return protocol, uri
 
 
-def read_source(
-    backend: Backend, listed: Sequence[Listed], layout: Layout, instructions: Sequence[str], protocol: str = ""
-) -> Source:
+def read_source(backend: Backend, listed: Sequence[Listed], layout: Layout, instructions: Sequence[str], protocol: str = "") -> Source:
     """All rows of a source, grouped by video file.
 
     Args:
@@ -118,7 +116,7 @@ def read_source(
 
 def _detect(rows: Rows, backend: Backend) -> str:
     """The one layout whose files are there. Training reads MotionBench's captions where its items are there too."""
-    there = [name for name in get_args(Layout) if name != "auto" and _has(name, rows, backend)]
+    there: list[str] = [name for name in get_args(Layout) if name != "auto" and _has(name, rows, backend)]
     if rows.protocol:
         there = [name for name in there if name in PROTOCOL_LAYOUTS[rows.protocol]]
     elif "motionbench_caption" in there:

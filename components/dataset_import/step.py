@@ -61,7 +61,7 @@ def run(context: Context[Params]) -> None:
     sources = _sources(context)
     failures = [_failure(context, source.unit(row.unit), row.reason) for source in sources for row in source.rejected]
     units: list[Unit] = []
-    for source, video in ((source, video) for source in sources for video in source.videos):
+    for source, video in [(origin, video) for origin in sources for video in origin.videos]:
         if video.file is None:
             failures.append(_failure(context, source.unit(video.path), f"not in the source, named by {_named_by(video.rows)}"))
         else:

@@ -37,7 +37,7 @@ def _source_row(source: Source) -> tuple[str, ...]:
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
-    facts = {
+    facts: dict[str, list[float]] = {
         "duration, s": [line.video.duration for line in lines],
         "frames": [len(line.video.times) for line in lines],
         "width, px": [line.video.width for line in lines],

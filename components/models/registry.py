@@ -10,8 +10,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from components.core.artifacts import ModelId, canonical_json, sha256
@@ -37,18 +37,13 @@ CHECKPOINTS = {
 }
 
 
-def _tiny() -> dict[str, Callable[[Path], object]]:
-    from components.models import tiny, tiny_vlm
-
-    return {
-        "tiny-cogvideox": lambda folder: tiny.make_tiny_cogvideox(folder, "5b"),
-        "tiny-cogvideox1.5": lambda folder: tiny.make_tiny_cogvideox(folder, "1.5"),
-        "tiny-qwen2.5-vl": tiny_vlm.make_tiny_qwen2_5_vl,
-        "tiny-internvl3": tiny_vlm.make_tiny_internvl3,
-    }
-
-
-TINY = ("tiny-cogvideox", "tiny-cogvideox1.5", "tiny-qwen2.5-vl", "tiny-internvl3")
+# Name: module of this room, function, and its arguments after the folder.
+TINY: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "tiny-cogvideox": ("tiny", "make_tiny_cogvideox", ("5b",)),
+    "tiny-cogvideox1.5": ("tiny", "make_tiny_cogvideox", ("1.5",)),
+    "tiny-qwen2.5-vl": ("tiny_vlm", "make_tiny_qwen2_5_vl", ()),
+    "tiny-internvl3": ("tiny_vlm", "make_tiny_internvl3", ()),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,8 @@ def ensure_tiny(name: str) -> Path:
         return target
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-    _tiny()[name](temporary)
+    module, function, arguments = TINY[name]
+    getattr(import_module(f"components.models.{module}"), function)(temporary, *arguments)
     try:
         temporary.rename(target)
     except OSError:  # another process was first

@@ -40,7 +40,9 @@ class VideoModel:
             net = json.loads((folder / "transformer" / "config.json").read_text())
             vae = json.loads((folder / "vae" / "config.json").read_text())
         except FileNotFoundError as error:
-            raise ParameterError(f"no {error.filename}", source=f"vdm={folder.name}", remedy="give a CogVideoX folder of diffusers") from error
+            raise ParameterError(
+                f"no {error.filename}", source=f"vdm={folder.name}", remedy="give a CogVideoX folder of diffusers"
+            ) from error
         return cls(
             layers=net["num_layers"],
             heads=net["num_attention_heads"],

@@ -112,14 +112,14 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     dots = [
         Dot(
             f"{row.name}",
-            [(row.untouched.value, None, None, "grey"), (row.tuned.value, row.tuned.low, row.tuned.high, "c1")],
-            f"{signed(row.difference.value)} {interval(row.difference)}",
+            [(row.untouched.value, None, None, "grey"), (row.tuned.value, *_around(row), "c1")],
+            f"{signed(row.difference.value)} {interval(row.difference)}, n = {row.difference.n}",
             row.name in ("Overall", "Average"),
         )
         for row in one.rows
     ]
-    legend = [("untouched", "grey"), ("tuned, with interval", "c1")]
-    chart = dot_plot(f"{one.title}: accuracy in percent, and the paired difference in points", dots, legend=legend, join=True, width=860)
+    legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
+    chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
     alone = raw(f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>')
     body = chart + _table(one, paper_row) + (alone if one.alone else NOTHING)
     return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
@@ -128,6 +128,12 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
 def interval(e: Estimate) -> str:
     """`[−1.0, +2.0]`, or why there is none."""
     return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
+
+
+def _around(row: Row) -> tuple[float | None, float | None]:
+    """The difference's interval, drawn where the tuned model's dot is: it holds the untouched dot where it holds 0."""
+    e = row.difference
+    return (None, None) if e.low is None or e.high is None else (row.untouched.value + e.low, row.untouched.value + e.high)
 
 
 def _cell(e: Estimate) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.report.figures import NOTHING, number, raw
+from components.report.figures import NOTHING, raw
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -22,6 +22,16 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= count)
     first = math.ceil(low / step - 1e-9)
     return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high], with 2 and 5 between them where there are fewer than three; every other one where many."""
+    span = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [m * 10.0**e for e in span for m in factors if low <= m * 10.0**e <= high * 1.0001]
+        if len(found) >= 3:
+            break
+    return found[:: -(-len(found) // 6)] if found else [low, high]
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Line:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], *, x_name: str, log: bool = False, zero: bool = True, width: int = 330, height: int = 190,
-    show: Callable[[float], str] = number,
+    title: str, lines: Sequence[Line], *, x_name: str, log: bool = False, zero: bool = True, width: int = 440, height: int = 196,
+    show: Callable[[float], str] | None = None,
 ) -> Markup:  # fmt: skip
     """A small line chart with a legend; `log` for a logarithmic y axis (values ≤ 0 are left out), `zero` starts a linear one at 0."""
     keep = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
@@ -53,10 +63,10 @@ def line_chart(
     left, top, right, bottom = 46, 12, width - 12, height - 30
     at_x: Callable[[float], float] = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (right - left)  # noqa: E731
     at_y: Callable[[float], float] = lambda y: bottom - (turn(y) - y0) / (y1 - y0) * (bottom - top)  # noqa: E731
-    marks = [10**t for t in ticks(y0, y1, 4)] if log else ticks(y0, y1, 4)
+    marks = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
     parts = [
         f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" y="{at_y(m) + 3.5:.1f}" '
-        f'text-anchor="end">{show(m)}</text>'
+        f'text-anchor="end">{(show or _short)(m)}</text>'
         for m in marks
     ]
     parts += [f'<text class="tick" x="{at_x(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>' for m in ticks(x0, x1, 5)]
@@ -77,7 +87,8 @@ def _chart(title: str, legend: Sequence[tuple[str, str]], parts: Sequence[str], 
     keys = "".join(f'<span class="key"><i class="swatch {colour}"></i>{escape(name)}</span>' for name, colour in legend if name)
     return raw(
         f'<figure class="chart"><figcaption><b>{escape(title)}</b>{keys}</figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg></figure>"
     )
 
 
@@ -93,7 +104,7 @@ class Dot:
 
 def dot_plot(
     title: str, dots: Sequence[Dot], *, reference: float | None = None, legend: Sequence[tuple[str, str]] = (), low: float | None = None,
-    high: float | None = None, width: int = 720, label: int = 190, note: int = 200, join: bool = False,
+    high: float | None = None, width: int = 940, label: int = 190, note: int = 230, join: bool = False,
 ) -> Markup:  # fmt: skip
     """Values with intervals, one line each, and a vertical line at `reference`; `join` links the first two marks of a line."""
     ends = [v for dot in dots for mark in dot.marks for v in mark[:3] if v is not None] + ([] if reference is None else [reference])
@@ -140,7 +151,7 @@ def histogram(
 ) -> Markup:
     """Counts in equal bins of [low, high]; `mark` draws a limit."""
     counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
-    width, height, left, bottom = 330, 160, 34, 132
+    width, height, left, bottom = 440, 160, 34, 132
     step, top = (width - left - 10) / bins, max(1, int(counts.max()))
     parts = [
         f'<path class="grid" d="M{left} {bottom - 112 * m / top:.1f}H{width - 10}"/><text class="tick" x="{left - 6}" '
@@ -177,7 +188,7 @@ def stacked_bars(title: str, stacks: Sequence[Stack], legend: Sequence[tuple[str
     rise = max(sum(max(v, 0) for v, _ in s.parts) + s.error for s in stacks)
     fall = min(sum(min(v, 0) for v, _ in s.parts) - s.error for s in stacks)
     width, height, left, top, bottom = 960, 250, 40, 18, 214
-    scale, step = (bottom - top) / ((rise - fall) or 1), min(56.0, (width - left - 10) / len(stacks))
+    scale, step = (bottom - top) / ((rise - fall) or 1), min(96.0, (width - left - 10) / len(stacks))
     zero = top + rise * scale
     parts = [
         f'<path class="grid" d="M{left} {zero - m * scale:.1f}H{left + step * len(stacks):.1f}"/><text class="tick" x="{left - 6}" '

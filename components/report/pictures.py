@@ -33,10 +33,9 @@ def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
     strips = [quoted(line) + _strip(material, line) for line in by_maps[:4]]
     lead = (
         "What the video model attends to for a word while it reconstructs the clip, and where the vision-language model looks for the same "
-        "words before and after tuning. Cells at their true size, unsmoothed; one colour scale a row; hatched where the VLM saw nothing."
+        "words before and after tuning. Cells at their true size, unsmoothed; one colour scale a row; outlined where the VLM saw nothing."
     )
-    more = raw(f"<details><summary>{len(strips) - 1} more clips</summary>{NOTHING.join(strips[1:])}</details>") if strips[1:] else NOTHING
-    return Section("idea", title, lead, strips[0] + more)
+    return Section("idea", title, lead, _folded(strips, 1, "more clips"))
 
 
 def _strip(material: Material, line: PriorLine) -> Markup:
@@ -107,9 +106,16 @@ def reconstruction(material: Material, shown: Sequence[PriorLine]) -> Section:
     pictured = [line for line in shown if "reconstruction" in line.pictures]
     if not pictured:
         return Section("reconstruction", "Reconstruction", "The prior set carries no reconstruction pictures of these samples.")
-    body = NOTHING.join(_picture(material, line, "reconstruction") for line in pictured)
+    body = _folded([_picture(material, line, "reconstruction") for line in pictured], 4, "more clips", "two")
     lead = "Original, inverted noise and what the video model makes of it again, with the latent error: attention is read on this path."
-    return Section("reconstruction", "Reconstruction", lead, raw(f'<div class="two">{body}</div>'))
+    return Section("reconstruction", "Reconstruction", lead, body)
+
+
+def _folded(blocks: Sequence[Markup], shown: int, what: str, layout: str = "") -> Markup:
+    """The first `shown` blocks, the others behind a line that opens them."""
+    first, rest = NOTHING.join(blocks[:shown]), NOTHING.join(blocks[shown:])
+    more = f'<details><summary>{len(blocks) - shown} {what}</summary><div class="{layout}">{rest}</div></details>' if rest else ""
+    return raw(f'<div class="{layout}">{first}</div>{more}')
 
 
 def _picture(material: Material, line: PriorLine, name: str, width: int = 720) -> Markup:
@@ -146,7 +152,7 @@ def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
         "the bars left of the line are kept."
     )
     pictured = [line for line in shown if "heads" in line.pictures][:3]
-    thumbs = NOTHING.join(_picture(material, line, "heads", 960) for line in pictured)
+    thumbs = _folded([_picture(material, line, "heads", 960) for line in pictured], 1, "more samples")
     missing = NOTHING if pictured else raw('<p class="absent">No vision-to-vision thumbnails: the prior set carries none.</p>')
     return Section("heads", "Motion-sensitive heads", lead, chart + _saturation(material) + _head_table(rows, cut) + thumbs + missing)
 
@@ -185,10 +191,8 @@ def motion_words(material: Material, shown: Sequence[PriorLine]) -> Section:
         f"Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones are kept by MTTI "
         f"({kept} of {every} tokens in {len(material.priors.lines)} samples)."
     )
-    blocks = NOTHING.join(_sentence(line) + _over_frames(material, line) for line in shown[:2])
-    rest = NOTHING.join(_sentence(line) for line in shown[2:])
-    more = raw(f"<details><summary>{len(shown) - 2} more samples</summary>{rest}</details>") if rest else NOTHING
-    return Section("words", "Words that carry motion", lead, blocks + more)
+    blocks = [_sentence(line) + (_over_frames(material, line) if index < 2 else NOTHING) for index, line in enumerate(shown)]
+    return Section("words", "Words that carry motion", lead, _folded(blocks, 2, "more samples"))
 
 
 def _sentence(line: PriorLine) -> Markup:
@@ -232,4 +236,6 @@ def _over_frames(material: Material, line: PriorLine) -> Markup:
 
     three = min(3, len(ranked))
     title = "Attention over frames"
-    return raw(f'<div class="charts">{chart(f"{title}, top {three}", ranked[:three])}{chart(f"bottom {three}", ranked[-three:])}</div>')
+    rest = ranked[max(three, len(ranked) - 3) :]
+    bottom = chart(f"bottom {len(rest)}", rest) if rest else NOTHING
+    return raw(f'<div class="charts">{chart(f"{title}, top {three}", ranked[:three])}{bottom}</div>')

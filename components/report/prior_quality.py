@@ -33,7 +33,7 @@ def prior_quality(material: Material, quality: Quality, bench: dict[str, Any] | 
         for row, e in quality.rows.items()
     ]
     dots += _bench_dots(material, bench)
-    chart = dot_plot("AUC_obj: mover against static objects", dots, reference=0.5, low=0.3, high=0.8)
+    chart = dot_plot("AUC_obj: mover against static objects", dots, reference=0.5)
     by_id = {line.sample.id: line for line in material.priors.lines}
     ranked_ids = sorted(quality.by_sample, key=lambda key: (quality.by_sample[key], key))
     ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
@@ -58,7 +58,7 @@ def _permutation(quality: Quality) -> Markup:
     return raw(
         f'<p class="caption">Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed '
         f"{test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {escape(probability(test.p))}. "
-        "The null is above .5 where a map knows positions that all clips share; the debiased row takes the mean map of the other videos out.</p>"
+        "The null is above .5 where a map knows positions that all clips share; debiased, the other videos' mean map is taken out.</p>"
     )
 
 

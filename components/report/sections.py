@@ -43,7 +43,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         e = one.overall
         note = f"{signed(e.value)} {interval(e)}, n = {e.n}"
         dots.append(Dot(one.title, [(e.value, e.low, e.high, "c1")], note, True))
-    forest = dot_plot("tuned − untouched, points, 95 % interval over videos", dots, reference=0.0, label=130) if dots else NOTHING
+    forest = dot_plot("tuned − untouched, points, 95 % interval over videos", dots, reference=0.0, label=140) if dots else NOTHING
     models = "".join(
         f"<dt>{escape({'vdm': 'video model', 'vlm': 'vision-language model'}.get(role, role))}</dt><dd>{escape(model.name)} "
         f"<code>{escape(model.digest[:12])}</code></dd>"

@@ -51,7 +51,7 @@ def _training_lead(rows: Sequence[dict[str, Any]]) -> str:
     parts += [f"{about['samples']} samples, {about.get('held_out', 0)} held out by video"] if "samples" in about else []
     parts += [f"λ = {number(about['align_weight'])}"] if "align_weight" in about else []
     parts += [f"λ·Var(normalized prior) = {number(about['lambda_variance'])}, where 1 to 10 works"] if "lambda_variance" in about else []
-    total, before = (sum(row.get(key, 0) for row in rows) for key in ("rows", "rows_before_response"))
+    total, before = (int(sum(row.get(key, 0) for row in rows)) for key in ("rows", "rows_before_response"))
     parts += [f"{before / total:.0%} of {total} aligned rows precede the response"] if total else []
     return ". ".join(parts) + "."
 

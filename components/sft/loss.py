@@ -102,7 +102,8 @@ def map_distance(
     if distance == "sse":
         return difference_TV.square().sum(-1).mean()
     if distance == "l2":
-        return torch.linalg.vector_norm(difference_TV)
+        norm: Tensor = torch.linalg.vector_norm(difference_TV)
+        return norm
     raise ParameterError(f"distance={distance!r}", source="params_sft", remedy="choose mse, sse or l2")
 
 

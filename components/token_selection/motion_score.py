@@ -56,7 +56,7 @@ def aggregate_heads(t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid:
     if not heads or t2v_hTS.shape[-1] != math.prod(grid):
         problem = f"{len(heads)} heads of a map {tuple(t2v_hTS.shape)} on the grid {grid}"
         raise DataError(problem, source="A_t2v", remedy="rerun attention_capture")
-    return t2v_hTS[list(heads)].float().mean(0).unflatten(-1, grid)
+    return t2v_hTS[list(heads)].float().mean(0).reshape(-1, *grid)
 
 
 def ensemble(

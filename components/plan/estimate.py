@@ -1,0 +1,79 @@
+"""From what is known of the videos to the plan's table: remembered, to compute, GPU-hours, bytes at each hop, peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of a video that was imported before: whether its inversion and each of its samples' captures are remembered."""
+
+    inverted: bool
+    captured: list[bool]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A video: name, frames (decoded, or by its header), words of each sample's text, and what is remembered."""
+
+    name: str
+    frames: int
+    words: list[int]
+    known: Known | None
+
+
+def usable(available: int, wanted: int) -> int:
+    """The largest 8k+1 frames of a clip; 0 below 9."""
+    count = (min(available, wanted) - 1) // 8 * 8 + 1
+    return count if count >= 9 else 0
+
+
+def estimate(folder: Path, units: Sequence[Unit], inversion: Any, capture: Any, num_steps: int, token_ratio: float) -> list[str]:
+    """The plan's table in Markdown, from the model's config and each clip's own frame count.
+
+    Args:
+        folder: the video model's diffusers folder.
+        units: the videos.
+        inversion: parameters of ddim_inversion.
+        capture: parameters of attention_capture.
+        num_steps: N.
+        token_ratio: share of the tokens that become the prior.
+    """
+    model = VideoModel.read(folder)
+    size = (inversion.height, inversion.width)
+    item = 2 if inversion.dtype == "bfloat16" else 4
+    rows = [(unit, usable(unit.frames, inversion.num_frames)) for unit in units]
+    rows = [(unit, frames) for unit, frames in rows if frames]
+    invert = [(unit, frames) for unit, frames in rows if not (unit.known and unit.known.inverted)]
+    todo = [
+        (words, frames)
+        for unit, frames in rows
+        for index, words in enumerate(unit.words)
+        if not (unit.known and index < len(unit.known.captured) and unit.known.captured[index])
+    ]
+    samples = sum(len(unit.words) for unit, _ in rows)
+    hours_invert = sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for _, frames in invert) / A100_FLOPS / 3600
+    hours_capture = (
+        sum(model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for _, frames in todo) / A100_FLOPS / 3600
+    )
+    trajectories = sum(model.trajectory_bytes(frames, *size, num_steps, item) for _, frames in rows)
+    maps = sum(model.map_bytes(frames, *size, words) for unit, frames in rows for words in unit.words)
+    priors = sum(4 * token_ratio * words * model.tokens(frames, *size) for unit, frames in rows for words in unit.words)
+    peak = max((model.peak_bytes(frames, *size, capture.rows, max(unit.words)) for unit, frames in rows), default=0)
+    imported = sum(unit.known is not None for unit, _ in rows)
+    return [
+        "| step | remembered | to compute | A100-hours | bytes |",
+        "|---|---|---|---|---|",
+        f"| dataset_import | {imported} | {len(rows) - imported} | – | the videos |",
+        f"| ddim_inversion | {len(rows) - len(invert)} | {len(invert)} | {hours_invert:.3g} | {readable_bytes(trajectories)} (scratch) |",
+        f"| attention_capture | {samples - len(todo)} | {len(todo)} | {hours_capture:.3g} | {readable_bytes(maps)} |",
+        f"| token_selection | – | ≤ {samples} | – | {readable_bytes(priors)} |",
+        "",
+        f"Peak of what capture adds on the device: {readable_bytes(peak)}. Hours at 184 TFLOP/s in bf16.",
+    ]

@@ -1,0 +1,210 @@
+"""plan: validates everything before anything is computed, and says what this run will compute and what it will cost. Never cached.
+
+Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered is exact through
+attention_capture, whose keys follow from the sources; of later steps the number of samples is an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import Json, PriorSet, canonical_json, sha256
+from components.core.errors import DataError, MotionEnhancerError, ParameterError
+from components.core.step import Context, Form, Shard, Step, StepParams, validate_step
+from components.core.store import open_backend
+from components.core.text import conditioning
+from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest
+from components.models.registry import ResolvedModel, resolve
+from components.plan.estimate import Known, Unit, estimate
+
+EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
+TUNING = ("dataset_import", "prior_set", "vlm_attention", "sft", "benchmark_eval", "report")
+CHOICES = ("vdm", "num_steps", "head_ratio", "token_ratio", "text")
+
+
+class Params(StepParams):
+    """No parameters of its own."""
+
+
+def run(context: Context[Params]) -> None:
+    """Validate, list, count, predict."""
+    given = context.given
+    steps = {name: _declaration(name) for name in context.step_params}
+    for name, step in steps.items():
+        validate_step(step, context.step_params[name], {key: given[key] for key in step.scalars if key in given})
+    _check_shards(context.scalars.shards)
+    models = {role: resolve(given[role], context.store) for role in ("vdm", "vlm") if role in given}
+    text = ["# Plan", ""]
+    source_value = benchmark_value = prior_value = "-"
+    if "source" in given:
+        listed = list_source(context.scalars.source)
+        source_value = source_digest(listed)
+        text += _extraction(context, steps, models["vdm"], _read(context, context.scalars.source))
+    if "priors" in given:
+        prior_value, lines = _priors(context, context.scalars.priors)
+        text += lines
+    if "benchmarks" in given:
+        benchmark_value, lines = _benchmarks(context)
+        text += lines
+    text += ["", "## Models", ""] + [f"* {role}: {model.id.name} `{model.id.digest[:16]}`" for role, model in sorted(models.items())]
+    for name, value in (("source_digest", source_value), ("benchmark_digest", benchmark_value), ("prior_digest", prior_value)):
+        context.value(name, value)
+    context.page("plan", "\n".join(text) + "\n")
+
+
+def _declaration(name: str) -> Step[Any]:
+    try:
+        step: Step[Any] = import_module(f"components.{name}.step").STEP
+    except ModuleNotFoundError as error:
+        raise ParameterError(f"no step {name!r}", source=f"params_{name}", remedy="correct the name") from error
+    return step
+
+
+def _check_shards(shards: list[str]) -> None:
+    parsed = [Shard.parse(text) for text in shards]
+    if {shard.count for shard in parsed} != {len(parsed)} or len({shard.index for shard in parsed}) != len(parsed):
+        raise ParameterError(f"shards {shards} are not 0/n … n-1/n", source="shards", remedy='e.g. ["0/2", "1/2"]')
+
+
+def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
+    params = context.step_params["dataset_import"]
+    defaults: Any = _declaration("dataset_import").params.model_validate(params)
+    layout: Layout = "auto" if protocol else defaults.layout
+    return read_source(open_backend(uri), list_source(uri), layout, defaults.template_instructions, protocol)
+
+
+# Extraction --------------------------------------------------------------------------------------------------------------
+
+
+def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> list[str]:
+    units = [unit for video in source.videos if (unit := _unit(context, steps, model, source, video)) is not None]
+    absent = [video.path for video in source.videos if video.file is None]
+    params = {name: steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")}
+    lines = [f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.", ""]
+    lines += estimate(
+        model.path, units, params["ddim_inversion"], params["attention_capture"], context.scalars.num_steps, context.scalars.token_ratio
+    )
+    unusable = [*(f"{path}: not in the source" for path in absent), *(f"{row.unit}: {row.reason}" for row in source.rejected)]
+    unusable += [f"{unit.name}: {unit.frames} frames by its header, 9 are needed" for unit in units if unit.frames < 9]
+    lines += ["", "## Unusable", ""] + ([f"* {line}" for line in unusable] or ["Nothing, by the headers."])
+    return lines + _shared_questions(source, steps)
+
+
+def _unit(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source, video: SourceVideo) -> Unit | None:
+    """What is known of a video without decoding it: from its import if that is remembered, else from its header."""
+    from components.dataset_import.step import file_key
+
+    if video.file is None:
+        return None
+    reads = video.reads(source.root)
+    entry = context.store.entry("dataset_import", file_key(reads))
+    if entry is None:
+        frames = _header_frames(context, source, video, reads)
+        return Unit(video.path, frames, [len(f"{row.question} {row.response}".split()) for row in video.rows], None)
+    known = _known(context, steps, model, video, entry.files["video"].sha256)
+    words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
+    return Unit(video.path, len(entry.numbers["times"]), words, known)
+
+
+def _known(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, video: SourceVideo, digest: str) -> Known:
+    """Which of the keys that follow from the sources are remembered."""
+    models, given, store = {"vdm": model.id}, context.given, context.store
+    inversion, capture = steps["ddim_inversion"], steps["attention_capture"]
+    settings = {step.name: step.params.model_validate(context.step_params[step.name]) for step in (inversion, capture)}
+    trajectory = inversion.key(settings["ddim_inversion"], given, models, {"video": digest})
+    reads = import_module("components.attention_capture.step").reads
+    captured = []
+    for row in video.rows:
+        try:
+            conditioning(row.sample(digest), context.scalars.text)
+        except DataError:  # said by the step itself, with the sample's name
+            captured.append(False)
+            continue
+        key = capture.key(settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text))
+        captured.append(store.entry("attention_capture", key) is not None)
+    return Known(store.entry("ddim_inversion", trajectory) is not None, captured)
+
+
+def _header_frames(context: Context[Params], source: Source, video: SourceVideo, reads: Json) -> int:
+    """Frames by the container's header, remembered; 0 where the header cannot be read (the import says why)."""
+    from components.media.video import header
+
+    key = sha256(canonical_json(reads))[:32]
+    if (entry := context.store.entry("plan", key)) is not None:
+        return int(entry.numbers["frames"])
+    backend = open_backend(source.root)
+    try:
+        path = backend.local(video.path)
+        frames = header(path).num_frames if path is not None else 0
+    except MotionEnhancerError:  # an unreadable header is a number here and an error in the import
+        frames = 0
+    finally:
+        backend.release(video.path)
+    context.work(key).finish(video.path, reads, {"frames": frames})
+    return frames
+
+
+def _shared_questions(source: Source, steps: dict[str, Step[Any]]) -> list[str]:
+    """A question that most videos share says nothing of the video: it should be declared."""
+    if len(source.videos) < 20:
+        return []
+    counts = Counter(question for video in source.videos for question in {row.question for row in video.rows if not row.is_instruction})
+    return [
+        f"\n**Warning:** {count} of {len(source.videos)} videos share the question {question!r}; if it is an instruction, declare it in "
+        "`params_dataset_import.template_instructions`."
+        for question, count in counts.most_common(3)
+        if question and count > len(source.videos) / 2
+    ]
+
+
+# The other sources -------------------------------------------------------------------------------------------------------
+
+
+def _priors(context: Context[Params], priors: str) -> tuple[str, list[str]]:
+    """Digest of the prior set; a folder is imported into the store first."""
+    if not priors.startswith("sha256:"):
+        from components.prior_set.transfer import import_priors
+
+        priors = "sha256:" + import_priors(Path(priors), context.store)
+    found = context.store.manifest(priors, PriorSet)
+    return priors, [f"Prior set `{priors}`: {len(found.lines)} samples of {len({line.video.id for line in found.lines})} videos."]
+
+
+def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
+    lines = ["", "## Benchmarks", "", "| protocol | videos | items | held out |", "|---|---|---|---|"]
+    digests = []
+    for item in context.scalars.benchmarks:
+        protocol, uri = parse_benchmark(item)
+        source = _read(context, uri, protocol)
+        rows = [row for video in source.videos for row in video.rows]
+        digests.append([protocol, source_digest(list_source(uri))])
+        lines.append(f"| {protocol} | {len(source.videos)} | {len(rows)} | {sum(not row.answer for row in rows)} |")
+    return sha256(canonical_json(digests)), lines
+
+
+def _params(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"params_{name}" for name in names)
+
+
+STEP = Step(
+    name="plan",
+    version="1",
+    title="Plan",
+    unit="source",
+    device="cpu",
+    params=Params,
+    run=run,
+    scalars=("shards", "seed"),
+    pages={"plan": "Markdown"},
+    values=("source_digest", "benchmark_digest", "prior_digest"),
+    forms={
+        "motion_priors": Form(scalars=("source", *CHOICES), step_params=_params(EXTRACTION)),
+        "fine_tune": Form(scalars=("priors", "benchmarks", "vlm", "align_weight"), step_params=_params(TUNING)),
+        "motion_enhancer": Form(
+            scalars=("source", "benchmarks", "vlm", "align_weight", *CHOICES), step_params=_params((*EXTRACTION, *TUNING[2:]))
+        ),
+    },
+)
