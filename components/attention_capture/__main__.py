@@ -3,4 +3,5 @@
 from components.attention_capture.step import STEP
 from components.core.step import main
 
-raise SystemExit(main(STEP))
+if __name__ == "__main__":
+    raise SystemExit(main(STEP))

@@ -180,6 +180,8 @@ class Context(Generic[P]):
         self.step, self.task, self._outputs = step, task, folder
         self.params = _validate(step.params, request.params, f"params_{step.name}")
         self.scalars, self.given = _scalars(request.scalars)
+        if missing := {*step.always_scalars, *step.scalars} - set(self.given):
+            raise ParameterError(f"no {', '.join(sorted(missing))}", source=f"parameters of {task}", remedy="give a value")
         self.rerun, self.step_params = request.rerun, request.step_params
         self.store = Store(self.scalars.store)
         self._inputs = request.inputs

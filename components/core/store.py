@@ -283,7 +283,11 @@ class WorkFolder:
         self._files[role] = file
 
     def finish(self, unit: str, reads: dict[str, Any], numbers: dict[str, Any]) -> Entry:
-        """Write the entry: from here on the work is remembered."""
+        """Write the entry: from here on the work is remembered.
+
+        Raises:
+            DataError: NaN or infinity among the numbers.
+        """
         entry = Entry(
             step=self.step,
             version=self.version,
@@ -293,7 +297,11 @@ class WorkFolder:
             numbers=numbers,
             files=dict(sorted(self._files.items())),
         )
-        self.store.backend.put(f"{self.step}/{self.key}/entry.json", canonical_json(entry.model_dump(mode="json")))
+        try:
+            data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
+        except ValueError as error:
+            raise DataError(f"NaN or infinity in {numbers}", source=f"{self.step}, {unit}", remedy="look into the unit: its result is not a number") from error
+        self.store.backend.put(f"{self.step}/{self.key}/entry.json", data)
         return entry
 
 

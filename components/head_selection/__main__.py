@@ -3,4 +3,5 @@
 from components.core.step import main
 from components.head_selection.step import STEP
 
-raise SystemExit(main(STEP))
+if __name__ == "__main__":
+    raise SystemExit(main(STEP))

@@ -17,7 +17,7 @@ from components.report.figures import NOTHING, Cell, StripRow, heat, number, pho
 from components.report.material import Material, nearest_frame, words
 from components.report.section import Section, quoted
 
-_DENSITY = "× uniform density"
+_DENSITY = "× uniform"
 COLUMNS = 6
 
 
@@ -56,7 +56,7 @@ def _strip(material: Material, line: PriorLine) -> Markup:
 
 
 def _mask_row(mask: dict[str, np.ndarray], indices: Sequence[int]) -> StripRow:
-    colours = np.array([(24, 26, 34), (96, 106, 122), (45, 212, 191)], np.uint8)
+    colours = np.array([(38, 42, 52), (112, 120, 134), (45, 212, 191)], np.uint8)
     kinds = np.where(mask["mover"] > 0, 2, (mask["objects"] > 0).astype(int))
     step = max(1, kinds.shape[2] // 160)
     cells = [Cell(photo(colours[kinds[i, ::step, ::step]]), label=f"mask of frame {i}") for i in indices]
@@ -73,7 +73,7 @@ def map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: S
         Cell(heat(map_FHW[f], top), line.grid.box, hidden, label=f"{kind} {name}, cell {f}")
         for f, hidden in zip(cells, unseen, strict=True)
     ]
-    return StripRow(name, pictures, scale_bar(top, f"{kind} · {_DENSITY}"))
+    return StripRow(name, pictures, scale_bar(top, f"{kind}, {_DENSITY}"))
 
 
 def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: Sequence[int]) -> list[StripRow]:
@@ -84,7 +84,7 @@ def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: S
         if seen is not None and seen.vlm_map is not None:
             found.append((name, *vlm_map(material, seen, rows)))
     top = max((float(map_FHW[list(cells)].max()) for _, map_FHW, _ in found), default=0.0)
-    return [map_row(name, "mean of these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
+    return [map_row(name, "these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
 
 
 def vlm_map(material: Material, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,7 @@ def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]
         cells = np.unique(np.linspace(0, len(map_FHW) - 1, min(COLUMNS, len(map_FHW))).round().astype(int)).tolist()
         indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
         frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
-        rows = [StripRow("frames", frames), map_row("prior", "mean of its words", map_FHW, line, cells)]
+        rows = [StripRow("frames", frames), map_row("prior", "its words", map_FHW, line, cells)]
         drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
         blocks.append(f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>')
     return raw("".join(blocks))

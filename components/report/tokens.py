@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from components.core.artifacts import VlmLine
 from components.models.tuned import original_name
 from components.report.charts import histogram
-from components.report.figures import NOTHING, number, raw
+from components.report.figures import NOTHING, raw
 from components.report.material import Material
 from components.report.section import Section, quoted
 
@@ -36,7 +36,7 @@ def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
         "The kept pieces of the video model's text encoder (top) and the tokens of the vision-language model that stand for the same "
         f"characters (bottom). Mean coverage {np.mean(coverage):.3f}, n = {len(coverage)}."
     )
-    facts = raw(f'<div class="charts">{bars}<div><h3>Below the limit of {number(limit)} coverage</h3>{under}</div></div>')
+    facts = raw(f'<div class="charts">{bars}<div><h3>Coverage below {limit:g}</h3>{under}</div></div>')
     return Section("tokens", "Token map", lead, drawn + facts)
 
 

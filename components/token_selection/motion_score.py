@@ -31,19 +31,19 @@ Unit = Literal["token", "word"]
 class MotionScores:
     """m_t, d_t, MS(t) = m_t + d_t, and MS standardized over the sample's pieces."""
 
-    mean: Float[Tensor, " T"]
-    difference: Float[Tensor, " T"]
-    score: Float[Tensor, " T"]
-    standardized: Float[Tensor, " T"]
+    mean_T: Float[Tensor, " T"]
+    difference_T: Float[Tensor, " T"]
+    score_T: Float[Tensor, " T"]
+    standardized_T: Float[Tensor, " T"]
 
 
 @dataclass(frozen=True)
 class Prior:
     """A sample's motion prior: the selected rows, all pieces with scores, A_t2f of all pieces, and how far to trust it."""
 
-    maps: Float[Tensor, "K F H W"]
+    maps_TFHW: Float[Tensor, "K F H W"]
     pieces: list[ScoredPiece]
-    per_frame: Float[Tensor, "T F"]
+    per_frame_TF: Float[Tensor, "T F"]
     confidence: Confidence
 
 
@@ -148,7 +148,7 @@ def confidence(maps_KFHW: Float[Tensor, "K F H W"], scores: MotionScores, select
     """√(concentration · dynamics) in [0, 1]; dynamics = mean of d_t / MS(t) over the selected pieces."""
     focus = concentration(maps_KFHW, source)
     chosen = list(selected)
-    share_T = scores.difference[chosen] / scores.score[chosen].clamp_min(torch.finfo(torch.float64).tiny)
+    share_T = scores.difference_T[chosen] / scores.score_T[chosen].clamp_min(torch.finfo(torch.float64).tiny)
     dynamics = float(share_T.mean())
     return Confidence(concentration=focus, dynamics=dynamics, value=math.sqrt(focus * dynamics))
 
@@ -183,10 +183,10 @@ def motion_prior(
     maps, named = merge_words(t2v_TFHW, pieces) if unit == "word" else (t2v_TFHW, list(pieces))
     t2f_TF = per_frame(maps)
     scores = motion_scores(t2f_TF)
-    selected = select_tokens(scores.score, token_ratio) if mtti else list(range(len(named)))
+    selected = select_tokens(scores.score_T, token_ratio) if mtti else list(range(len(named)))
     prior = maps[selected] if mtti else maps.mean(0, keepdim=True)
     scored = [
-        ScoredPiece(**dict(piece), score=float(scores.score[i]), standardized=float(scores.standardized[i]), selected=i in set(selected))
+        ScoredPiece(**dict(piece), score=float(scores.score_T[i]), standardized=float(scores.standardized_T[i]), selected=i in set(selected))
         for i, piece in enumerate(named)
     ]
     return Prior(prior, scored, t2f_TF, confidence(prior, scores, selected, source))

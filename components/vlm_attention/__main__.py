@@ -3,4 +3,5 @@
 from components.core.step import main
 from components.vlm_attention.step import STEP
 
-raise SystemExit(main(STEP))
+if __name__ == "__main__":
+    raise SystemExit(main(STEP))
