@@ -4,8 +4,6 @@ Wiring and scheduling, nothing else. A parameter reaches only the tasks that use
 `params_<step>` goes by step, `rerun_<task>` by task: give it a new value and that task and what follows run again.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -30,7 +28,7 @@ SHARDS = [f"{k}/8" for k in range(8)]
 
 def defaults(step: Any) -> dict[str, Any]:
     """A step's full defaults: shown in the form, and part of the cache key when they change."""
-    values: dict[str, Any] = step.params().model_dump(mode="json")
+    values: dict[str, Any] = step.params().model_dump(mode="json", exclude_none=True)
     return values
 
 

@@ -26,16 +26,15 @@ def run_step(step, tmp_path, store, params=None, scalars=None, inputs=None, reru
         name: {"artifacts": [{"uri": str(path)} for path in (given if isinstance(given, list) else [given])]}
         for name, given in (inputs or {}).items()
     }
-    outputs = {name: folder / name for name in (*step.outputs, *step.pages, *step.values)}
+    shown = (*step.outputs, *step.pages)
+    outputs = {name: folder / name for name in (*shown, *step.values)}
     execute(
         step,
         task,
         {
             "inputs": {"parameterValues": {"params": params or {}, "rerun": rerun, **values}, "artifacts": artifacts},
             "outputs": {
-                "artifacts": {
-                    name: {"artifacts": [{"name": name, "uri": str(outputs[name]), "metadata": {}}]} for name in (*step.outputs, *step.pages)
-                },
+                "artifacts": {name: {"artifacts": [{"name": name, "uri": str(outputs[name]), "metadata": {}}]} for name in shown},
                 "parameters": {name: {"outputFile": str(outputs[name])} for name in step.values},
                 "outputFile": str(folder / "executor_output.json"),
             },

@@ -37,7 +37,7 @@ def scripted_server(*answers):
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             status, body = answers[min(len(seen), len(answers) - 1)]
             seen.append(self.requestline)
             self.send_response(status)

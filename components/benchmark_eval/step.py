@@ -99,9 +99,9 @@ def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
 
     @cache
     def tools() -> Any:
-        from components.models.vlm import load_for_inference
+        from components.vlm_attention.maps import open_vlm
 
-        return load_for_inference(folder(), rows=False)
+        return open_vlm(folder(), rows=False)
 
     return tools
 

@@ -300,7 +300,7 @@ class WorkFolder:
         try:
             data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
         except ValueError as error:
-            raise DataError(f"NaN or infinity in {numbers}", source=f"{self.step}, {unit}", remedy="look into the unit: its result is not a number") from error
+            raise DataError(f"NaN or infinity in {numbers}", source=f"{self.step}, {unit}", remedy="look into this unit") from error
         self.store.backend.put(f"{self.step}/{self.key}/entry.json", data)
         return entry
 

@@ -61,7 +61,7 @@ def motionbench(rows: Rows, backend: Backend) -> None:
             kind = text_of(line, "question_type", where, "")
             for item in list_of(line, "qa", where):
                 uid = text_of(item, "uid", where)
-                with rows.attempt(f"{uid} ({where})"):
+                with rows.attempt(where, uid):
                     question, options = split_options(text_of(item, "question", where), where)
                     answer = text_of(item, "answer", where)
                     rows.add(
@@ -81,8 +81,9 @@ def motionbench_caption(rows: Rows, backend: Backend) -> None:
     for where, line in _lines(rows, backend, CAPTIONS):
         with rows.attempt(where):
             path = text_of(line, "video_path", where)
-            caption = text_of(line, "motion_caption", where)
-            rows.add(path.removesuffix(".mp4"), where, path, ("MotionBenchCaption-train/videos",), response=caption)
+            uid = path.removesuffix(".mp4")
+            with rows.attempt(where, uid):
+                rows.add(uid, where, path, ("MotionBenchCaption-train/videos",), response=text_of(line, "motion_caption", where))
 
 
 def own_jsonl(rows: Rows, backend: Backend) -> None:
@@ -92,9 +93,10 @@ def own_jsonl(rows: Rows, backend: Backend) -> None:
     """
     for file in root_files(rows, ".jsonl"):
         for where, line in _lines(rows, backend, file):
-            with rows.attempt(where):
+            uid = name_of(line, where)
+            with rows.attempt(where, uid):
                 rows.add(
-                    name_of(line, where),
+                    uid,
                     where,
                     text_of(line, "video", where),
                     OWN_FOLDERS,
@@ -129,7 +131,7 @@ def favor(rows: Rows, backend: Backend) -> None:
             name = text_of(video, "video_name", where).removesuffix(".mp4")
             for index, item in enumerate(list_of(video, "questions", where), start=1):
                 uid = f"{name}#{index}"
-                with rows.attempt(f"{uid} ({where})"):
+                with rows.attempt(where, uid):
                     _favor_item(rows, item, uid, name, where)
 
 
@@ -210,7 +212,7 @@ def _conversation(rows: Rows, item: Any, where: str) -> None:
     earlier: list[Turn] = []
     for index, (question, response) in enumerate(pairs):
         name = uid if len(pairs) == 1 else f"{uid}#{index + 1}"
-        with rows.attempt(f"{name} ({where})"):
+        with rows.attempt(where, name):
             if len(earlier) < index:
                 raise DataError("an earlier turn of the conversation is refused", source=where, remedy=REMEDY)
             row = rows.add(name, where, path, OWN_FOLDERS, question=question, response=response, earlier=earlier)

@@ -78,12 +78,12 @@ class Rows:
     rejected: list[Rejected] = field(default_factory=list)
 
     @contextmanager
-    def attempt(self, unit: str) -> Iterator[None]:
-        """A bad row inside this block is recorded under the unit's name, and the caller goes on."""
+    def attempt(self, where: str, uid: str = "") -> Iterator[None]:
+        """A bad row inside this block is recorded by its name and place, and the caller goes on."""
         try:
             yield
         except DataError as error:
-            self.rejected.append(Rejected(unit, error.problem))
+            self.rejected.append(Rejected(where if uid in ("", where) else f"{uid} ({where})", error.problem))
 
     def add(
         self,

@@ -58,7 +58,7 @@ def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., 
     fields |= {name: dsl.Output[_UI[page]] for name, page in step.pages.items()}
     fields |= {name: dsl.OutputPath(str) for name in step.values}
 
-    def build(**_: Any) -> dsl.ContainerSpec:
+    def build(*_: Any) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(image=_IMAGE["image"], command=["python", "-m", f"components.{step.name}"], args=[task, "{{$}}"])
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -6,7 +6,6 @@ the paper's row stands beside them in grey, with the cells that its own tables p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcnemar, paired_bootstrap
 from components.core.artifacts import EvalResult, ItemResult, sha256
 from components.report.charts import Dot, dot_plot
 from components.report.figures import NOTHING, photo, probability, raw, signed
 from components.report.material import Material, paper
-from components.report.quality import Estimate, cluster_interval
+from components.report.quality import Estimate
 from components.report.section import Section
 
 Pair = tuple[ItemResult, ItemResult]
@@ -59,39 +59,42 @@ class Comparison:
         return found
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p that gains and losses are equally likely (binomial, ½)."""
-    n, k = gained + lost, min(gained, lost)
-    if n == 0:
-        return 1.0
-    tail = sum(math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)) for i in range(k + 1))
-    return min(1.0, 2 * tail)
-
-
 def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
     """Pair the items by sample; None where the two share no item."""
     after = {line.sample.id: line for line in tuned.lines}
     pairs = [(line, after[line.sample.id]) for line in untouched.lines if line.sample.id in after]
     if not pairs:
         return None
-    types = sorted({one.sample.question_type for one, _ in pairs} - {""})
-    rows = [_row("Overall", pairs)]
-    if len(types) > 1:
-        rows.append(_row("Average", pairs, macro=True))
-        rows += [_row(name, [pair for pair in pairs if pair[0].sample.question_type == name]) for name in types]
     alone = len(untouched.lines) + len(tuned.lines) - 2 * len(pairs)
-    return Comparison(tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, rows)
+    return Comparison(tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, _rows(pairs))
 
 
-def _row(name: str, pairs: Sequence[Pair], *, macro: bool = False) -> Row:
-    videos = [one.video.id for one, _ in pairs]
-    groups = [one.sample.question_type for one, _ in pairs] if macro else None
-    before, after = ([100.0 * pair[side].correct for pair in pairs] for side in (0, 1))
-    change = [b - a for a, b in zip(before, after, strict=True)]
-    p = None if macro else mcnemar(sum(c > 0 for c in change), sum(c < 0 for c in change))
-    unparsed = tuple(sum(pair[side].parsed == "" for pair in pairs) for side in (0, 1))
-    estimates = [cluster_interval(values, videos, groups) for values in (before, after, change)]
-    return Row(name, estimates[0], estimates[1], estimates[2], p, (unparsed[0], unparsed[1]))
+def _rows(pairs: Sequence[Pair]) -> list[Row]:
+    """Overall, and where there are several task types their Average and each of them, with Holm-corrected p."""
+    videos, types = [one.video.id for one, _ in pairs], [one.sample.question_type or "untyped" for one, _ in pairs]
+    before, after = ([pair[side].correct for pair in pairs] for side in (0, 1))
+    found = [bootstrap(before, videos, types), bootstrap(after, videos, types), paired_bootstrap(before, after, videos, types)]
+    names = sorted(set(types)) if len(set(types)) > 1 else []
+    members = {name: [i for i, kind in enumerate(types) if kind == name] for name in names}
+    adjusted = holm([mcnemar([before[i] for i in own], [after[i] for i in own]).p for own in members.values()])
+    tests = dict(zip(names, adjusted, strict=True))
+
+    def row(name: str, own: Sequence[int], intervals: Sequence[Interval], p: float | None) -> Row:
+        many = len({videos[i] for i in own})
+        before, after, change = (_percent(item, len(own), many) for item in intervals)
+        unparsed = [sum(pairs[i][side].parsed == "" for i in own) for side in (0, 1)]
+        return Row(name, before, after, change, p, (unparsed[0], unparsed[1]))
+
+    every = range(len(pairs))
+    rows = [row("Overall", every, [item.overall for item in found], mcnemar(before, after).p)]
+    rows += [row("Average", every, [item.average for item in found], None)] if names else []
+    return rows + [row(name, members[name], [item.by_type[name] for item in found], tests[name]) for name in names]
+
+
+def _percent(item: Interval, n: int, videos: int) -> Estimate:
+    if videos < 2:  # a bootstrap over one video has no width
+        return Estimate(100 * item.value, None, None, n, videos)
+    return Estimate(100 * item.value, 100 * item.low, 100 * item.high, n, videos)
 
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
@@ -101,7 +104,7 @@ def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int
         return Section(name, title, "No benchmark was evaluated with both models.")
     lead = (
         "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, from a bootstrap over "
-        "videos; p is exact McNemar, not corrected for the number of task types."
+        "videos; p is exact McNemar, Holm-corrected over the task types."
     )
     return Section(name, title, lead, NOTHING.join(_benchmark(material, one, shown) for one in comparisons))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from components.sft.loss import frame_difference_prior
 
 _MOST_FRAMES = 64  # read of one clip for its frame difference
 _MOST_PIXELS = 128  # side of a frame that a frame difference needs
+_MOST_BYTES = 400_000_000  # decoded frames held at once
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,22 @@ class Material:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The training log's rows."""
-        return [json.loads(row) for row in self.store.read(self.model.log).decode().splitlines() if row.strip()]
+        rows = [json.loads(row) for row in self.store.read(self.model.log).decode().splitlines() if row.strip()]
+        return [row for row in rows if "step" in row]
 
     @cached_property
     def models(self) -> dict[str, ModelId]:
-        """Models by role, from all steps."""
-        return {role: model for record in self.provenance.values() for role, model in record.models.items()}
+        """Models by role; the VLM is the one that was tuned, not what became of it."""
+        first = [self.provenance[task] for task in ("sft", "vlm_attention") if task in self.provenance]
+        found: dict[str, ModelId] = {}
+        for record in [*first, *(record for _, record in sorted(self.provenance.items()))]:
+            found = {**record.models, **found}
+        return found
+
+    @cached_property
+    def _fetched(self) -> dict[str, Path]:
+        """Local copies of videos, each fetched and verified once."""
+        return {}
 
     def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
         """The arrays of a stored safetensors file."""
@@ -68,7 +80,9 @@ class Material:
 
     def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
         """Frames uint8 [n, h, w, 3] of a stored video."""
-        return read_frames(self.store.fetch(video.file), list(indices))
+        if video.id not in self._fetched:
+            self._fetched[video.id] = self.store.fetch(video.file)
+        return read_frames(self._fetched[video.id], list(indices))
 
 
 def paper() -> dict[str, Any]:
@@ -114,7 +128,8 @@ def clip_difference(material: Material, line: PriorLine) -> np.ndarray:
     """The clip's |frame difference| on the prior's grid, the control of sft, from at most 64 frames of at most 128 pixels a side."""
     times = line.video.times
     indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
-    small = [_reduced(material.frames(line.video, indices[start : start + 8])) for start in range(0, len(indices), 8)]
+    part = max(2, _MOST_BYTES // (3 * line.video.width * line.video.height))  # every part decodes the clip once
+    small = [_reduced(material.frames(line.video, indices[start : start + part])) for start in range(0, len(indices), part)]
     frames, shape = torch.from_numpy(np.concatenate(small)), torch.ones(1, *line.grid.shape)
     found: np.ndarray = frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
     return found

@@ -80,39 +80,26 @@ def weighted_auc(scores: Map, positive: Map, negative: Map) -> float | None:
     return float((plus * (below + minus / 2)).sum() / total)
 
 
-def cluster_interval(
-    values: Sequence[float], clusters: Sequence[str], groups: Sequence[str] | None = None, *, seed: int = 1, draws: int = 10_000
-) -> Estimate:
+def cluster_interval(values: Sequence[float], clusters: Sequence[str], *, seed: int = 1, draws: int = 10_000) -> Estimate:
     """Mean of `values` and its 95 % percentile interval from a seeded bootstrap over clusters (videos).
-
-    With `groups` (task types) the mean of the groups' means; a group that a draw misses is left out of that draw.
 
     Raises:
         DataError: no values, or another number of clusters than of values.
     """
     if not values or len(values) != len(clusters):
         raise DataError(f"{len(values)} values of {len(clusters)} clusters", source="bootstrap", remedy="give one cluster a value")
-    names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    kinds, group = np.unique(np.asarray(groups or [""] * len(values)), return_inverse=True)
-    table = np.zeros((2, len(names), len(kinds)))
-    np.add.at(table[0], (cluster, group), np.asarray(values, np.float64))
-    np.add.at(table[1], (cluster, group), 1.0)
-    mean, many = _mean_of_means(np.ones((1, len(names))), table)[0], len(names)
+    names, place = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, counts = np.bincount(place, np.asarray(values, np.float64)), np.bincount(place).astype(np.float64)
+    mean, many = float(sums.sum() / counts.sum()), len(names)
     if many < 2:
-        return Estimate(float(mean), None, None, len(values), many)
+        return Estimate(mean, None, None, len(values), many)
     rng, block = np.random.default_rng(seed), max(1, _BLOCK // many)
-    sizes = [min(block, draws - start) for start in range(0, draws, block)]
-    drawn = [_mean_of_means(rng.multinomial(many, np.full(many, 1 / many), size), table) for size in sizes]
+    drawn = []
+    for start in range(0, draws, block):
+        chosen = rng.integers(many, size=(min(block, draws - start), many))
+        drawn.append(sums[chosen].sum(1) / counts[chosen].sum(1))
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return Estimate(float(mean), float(low), float(high), len(values), many)
-
-
-def _mean_of_means(times: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Per draw, with each cluster taken `times` times: the mean over groups of sum / count."""
-    sums, counts = times @ table[0], times @ table[1]
-    here = counts > 0
-    means: np.ndarray = np.where(here, sums / np.where(here, counts, 1), 0).sum(1) / here.sum(1)
-    return means
+    return Estimate(mean, float(low), float(high), len(values), many)
 
 
 def debiased(scenes: Sequence[Scene]) -> list[Map]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from components.core.artifacts import Ref, StepRecord
+from components.core.artifacts import ModelId, Ref, StepRecord
 from components.models.registry import TINY
 from components.report.benchmarks import Comparison, interval
 from components.report.charts import Dot, dot_plot
@@ -50,20 +50,19 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         for role, model in sorted(material.models.items())
     )
     data = f"<dt>prior set</dt><dd>{len(material.priors.lines)} samples <code>sha256:{material.priors.digest[:16]}…</code></dd>"
-    differs = deviations(material.provenance)
+    differs = deviations(material.provenance, material.models)
     listed = "".join(f"<li>{item}</li>" for item in differs)
     preset = f"<ul>{listed}</ul>" if differs else "none: the paper's setting"
     facts = f"<dl class='facts'>{models}{data}<dt>differs from the paper in</dt><dd>{preset}</dd></dl>"
     return Section("verdict", "Verdict", sentence(material, comparisons), forest + raw(facts))
 
 
-def deviations(provenance: dict[str, StepRecord]) -> list[Markup]:
+def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) -> list[Markup]:
     """Where the recorded parameters differ from the paper's; only what was recorded is judged."""
     preset, found = paper()["preset"], []
     for role in ("vdm", "vlm"):
-        for name in sorted({record.models[role].name for record in provenance.values() if role in record.models}):
-            if name not in preset[role]:
-                found.append(raw(f"{role}: <code>{escape(name)}</code> (paper: {escape(' or '.join(preset[role]))})"))
+        if role in models and (name := models[role].name) not in preset[role]:
+            found.append(raw(f"{role}: <code>{escape(name)}</code> (paper: {escape(' or '.join(preset[role]))})"))
     scalars = {name: value for _, record in sorted(provenance.items()) for name, value in record.scalars.items()}
     wanted = [("", name, scalars.get(name), value, name in scalars) for name, value in preset["scalars"].items()]
     for task, values in preset["params"].items():

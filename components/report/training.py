@@ -30,13 +30,22 @@ def training(material: Material) -> Section:
     norms = [_line("∇L_AR", rows, "grad_ar", "c1", dots=True), _line("∇L_align", rows, "grad_align", "c3", dots=True)]
     roles = sorted({name for row in rows for name in row if name.startswith("lr_")})
     rates = [_line(role[3:], rows, role, colour) for role, colour in zip(roles, ("c1", "c2", "c3", "c4"), strict=False)]
-    charts = [("Response loss", losses, False), ("Alignment loss", aligned, False), ("Gradient norms", norms, True)]
-    drawn = [line_chart(title, [s for s in lines if s.x], x_name="step", log=log) for title, lines, log in charts]
-    drawn.append(line_chart("Learning rates", [s for s in rates if s.x], x_name="step", log=True, show=lambda v: f"{v:.0e}"))
-    absent = [name for (name, _, _), chart in zip(charts, drawn, strict=False) if not chart]
+    charts = {"Response loss": losses, "Alignment loss": aligned, "Gradient norms": norms, "Learning rates": rates}
+    logarithmic = ("Gradient norms", "Learning rates")
+    drawn = {
+        title: line_chart(
+            title, [s for s in lines if s.x], x_name="step", log=title in logarithmic, show=_power if title == "Learning rates" else None
+        )
+        for title, lines in charts.items()
+    }
+    absent = [title for title, chart in drawn.items() if not chart]
     missing = raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>') if absent else NOTHING
-    body = raw(f'<div class="charts">{NOTHING.join(drawn)}</div>') + missing + _distances(material)
+    body = raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + missing + _distances(material)
     return Section("training", "Training", _training_lead(rows), body)
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
 
 
 def _line(name: str, rows: Sequence[dict[str, Any]], key: str, colour: str, *, dots: bool = False) -> Line:

@@ -97,11 +97,13 @@ class Samples(Dataset[Item]):
         made, _ = example(self.vlm, self.settings.viewing, line.video, self.store.fetch(line.video.file), talk)
         return Item(line.sample.id, made, self._target(index) if self.aligned else None)
 
-    def _target(self, index: int) -> Target:
+    def _target(self, index: int) -> Target | None:
         line = self.lines[index]
         prior_TFHW = self.prior(index)
         words = WordRows.unpack(self.store.read(line.token_map)).matched(len(prior_TFHW), f"sample {line.sample.id}")
         covered = words.covered_T
+        if not bool(covered.any()):
+            return None
         kept = replace(words, map_TR=words.map_TR[covered], covered_T=covered[covered])
         weight = line.confidence.value if self.settings.gate == "confidence" else 1.0
         return Target(kept, prior_TFHW[covered], line.grid, weight)

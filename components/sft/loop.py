@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
@@ -31,7 +31,7 @@ from components.core.store import Store
 from components.models.tensors import pack
 from components.models.vlm import Vlm, load_vlm
 from components.sft.data import Item, Samples, order, split
-from components.sft.loss import prior_variance
+from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
 from components.sft.resume import ResumeStates
 from components.sft.settings import SftSettings
@@ -109,6 +109,7 @@ class Training:
         self.board = SummaryWriter(str(Path(job.out) / "board")) if self.accelerator.is_main_process else None
 
     def _load(self) -> Vlm:
+        # fp32 master weights; without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit
         vlm = load_vlm(Path(self.job.vlm), torch.float32, PartialState().device, rows=self.job.align_weight > 0)
         if self.settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -126,8 +127,8 @@ class Training:
         self.variance = self._variance() if aligned else None
 
     def _model(self, vlm: Vlm) -> None:
-        scale = 1 / self.variance if self.settings.align_scale == "contrast" and self.variance else 1.0
-        self.module = MotionSFT(vlm, self.settings, self.job.align_weight * scale)
+        weight = effective_weight(self.job.align_weight, self.settings.align_scale, self.variance) if self.variance is not None else 0.0
+        self.module = MotionSFT(vlm, self.settings, weight)
         groups = parameter_groups(self.module, self.settings)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
         self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
@@ -279,7 +280,9 @@ class Training:
         state = self.accelerator.get_state_dict(self.model)  # gathered from all processes
         if not self.accelerator.is_main_process:
             return
-        save_vlm(self.module, state, Path(self.job.vlm), out / "model", half=torch.cuda.is_available())
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        save_vlm(self.module, state if sharded else None, Path(self.job.vlm), out / "model", dtype)
         aligner = {name.removeprefix("aligner."): value for name, value in state.items() if name.startswith("aligner.")}
         if aligner:
             (out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))

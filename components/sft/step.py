@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Json, Ref, TunedModel, VlmLine, VlmMaps, canonical_json
+from components.core.artifacts import Json, TunedModel, VlmLine, VlmMaps, canonical_json
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
-from components.core.step import Context, Shard, Step
+from components.core.shards import all_shards
+from components.core.step import Context, Step
 from components.core.store import Entry
 from components.models.registry import resolve
 from components.sft.settings import SftSettings
@@ -51,11 +52,7 @@ def joined(shards: list[VlmMaps]) -> list[VlmLine]:
     Raises:
         DataError: a shard is missing or there twice, or nothing is left to train on.
     """
-    parts = [Shard.parse(item.shard) for item in shards]
-    counts = {part.count for part in parts}
-    if len(counts) != 1 or sorted(part.index for part in parts) != list(range(max(counts, default=0))):
-        raise DataError(f"shards {[item.shard for item in shards]} are not k/n, each once", source="maps", remedy="correct `shards`")
-    lines = sorted((line for item in shards for line in item.lines), key=lambda line: line.sample.id)
+    lines = sorted((line for item in all_shards(shards, "sft") for line in item.lines), key=lambda line: line.sample.id)
     if not lines:
         raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
     return lines

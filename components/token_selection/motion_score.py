@@ -185,8 +185,8 @@ def motion_prior(
     scores = motion_scores(t2f_TF)
     selected = select_tokens(scores.score_T, token_ratio) if mtti else list(range(len(named)))
     prior = maps[selected] if mtti else maps.mean(0, keepdim=True)
+    kept, raw, standardized = set(selected), scores.score_T.tolist(), scores.standardized_T.tolist()
     scored = [
-        ScoredPiece(**dict(piece), score=float(scores.score_T[i]), standardized=float(scores.standardized_T[i]), selected=i in set(selected))
-        for i, piece in enumerate(named)
+        ScoredPiece(**dict(piece), score=raw[i], standardized=standardized[i], selected=i in kept) for i, piece in enumerate(named)
     ]
     return Prior(prior, scored, t2f_TF, confidence(prior, scores, selected, source))

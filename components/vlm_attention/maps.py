@@ -21,7 +21,9 @@ from components.core.errors import DataError
 from components.core.text import render_question
 from components.media.grids import interpolate, resample
 from components.media.viewing import Viewing, view
-from components.models.vlm import Conversation, Example, Vlm
+from components.models.tensors import pack, unpack
+from components.models.vlm import Conversation, Example, Vlm, collate, load_vlm
+from components.vlm_attention.rows import vision_rows
 
 GridChoice = Literal["aligned", "interpolate"]
 
@@ -37,7 +39,7 @@ def conversation(sample: Sample, question: str | None = None) -> Conversation:
 def example(vlm: Vlm, viewing: Viewing, video: Video, path: Path, talk: Conversation) -> tuple[Example, list[int]]:
     """The model's input for one video and conversation, and the indices of the frames it sees."""
     frames, times, indices = view(viewing, vlm.family, video, path)
-    return vlm.prepare(talk, frames, times, video.duration), indices
+    return vlm.prepare(talk, frames, times, video.duration, viewing.max_pixels), indices
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class WordRows:
     map_TR: Float[Tensor, "T R"]
     rows_R: Int[Tensor, " R"]
     covered_T: Bool[Tensor, " T"]
+
+    def pack(self, source: str) -> bytes:
+        """As safetensors."""
+        return pack({"token_map": self.map_TR, "rows": self.rows_R, "covered": self.covered_T}, source)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> WordRows:
+        """From safetensors."""
+        tensors = unpack(data)
+        return cls(tensors["token_map"], tensors["rows"], tensors["covered"])
 
     def matched(self, words: int, source: str) -> WordRows:
         """Rows for a prior of `words` rows: without MTTI it has one, the mean over all words, and so has this side.
@@ -62,6 +74,20 @@ class WordRows:
         covered = self.covered_T.any()[None]
         pooled = self.map_TR[self.covered_T].mean(0, keepdim=True) if bool(covered) else self.map_TR[:1]
         return WordRows(pooled, self.rows_R, covered)
+
+
+def open_vlm(folder: Path, rows: bool) -> Vlm:
+    """The model for inference: bf16 on a GPU, fp32 in one thread on a CPU, so that sums come out the same."""
+    if torch.cuda.is_available():
+        return load_vlm(folder, torch.bfloat16, "cuda", rows=rows)
+    torch.set_num_threads(1)
+    return load_vlm(folder, torch.float32, "cpu", rows=rows)
+
+
+def word_attention(vlm: Vlm, made: Example, words: WordRows) -> Float[Tensor, "T S"]:
+    """A_VLM of the words, one forward pass: M · rows, averaged over heads and layers; rows of uncovered words are 0."""
+    rows_RS = vision_rows(vlm, collate([made]), [words.rows_R])[0]
+    return words.map_TR.to(rows_RS) @ rows_RS[: len(words.rows_R)]
 
 
 def on_grid(

@@ -110,7 +110,9 @@ def _lines(
 
     wanted = [line for line in units if _name(line) in tokens and (params.maps_for == "all" or _name(line) in shown)]
     maps = context.each(wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=map_attention, work=MAPS)
-    return [_line(context, line, tokens[_name(line)], maps.get(_name(line))) for line in units if _name(line) in tokens]
+    failed = {_name(line) for line in wanted} - set(maps)
+    done = [line for line in units if _name(line) in tokens and _name(line) not in failed]
+    return [_line(context, line, tokens[_name(line)], maps.get(_name(line))) for line in done]
 
 
 def _reads(line: PriorLine, origin: Json) -> Json:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 from kfp import compiler, dsl
+from kfp.dsl.types.type_utils import InconsistentTypeException
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
@@ -84,7 +85,6 @@ def test_caching_is_on_everywhere_but_plan(compiled, name):
 
 
 def test_a_wrong_wire_fails_at_compile_time():
-    @dsl.pipeline(name="wrong")
     def wrong():
         videos = component(pipeline.DATASET_IMPORT, form="training")(
             source="x", source_digest="y", store="z", params={"max_failed": 0.5}, rerun="0"
@@ -94,5 +94,5 @@ def test_a_wrong_wire_fails_at_compile_time():
             params={"rows": 2}, rerun="0",
         )  # fmt: skip
 
-    with pytest.raises(Exception, match="Incompatible|Inconsistent|incompatible"):
-        compiler.Compiler().compile(wrong, "/dev/null.yaml")
+    with pytest.raises(InconsistentTypeException, match="VideoDataset"):
+        dsl.pipeline(wrong, name="wrong")

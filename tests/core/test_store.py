@@ -243,9 +243,14 @@ def test_a_folder_that_cannot_be_written_is_a_parameter(tmp_path):
 def test_an_interrupted_write_leaves_the_old_object(tmp_path):
     backend = open_backend(str(tmp_path))
     backend.put("x", b"old")
-    with pytest.raises(KeyboardInterrupt), backend._target("x") as (handle, _):
-        handle.write(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with backend._target("x") as (handle, _):
+            handle.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (backend.get("x"), [path.name for path in tmp_path.iterdir()]) == (b"old", ["x"])
 
 

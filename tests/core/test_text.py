@@ -23,12 +23,9 @@ def test_clean_composes_and_strips():
 
 
 @pytest.mark.parametrize(
-    "token", ["<|im_start|>", "<|vision_pad|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>", "</s>", "<pad>", "<box>", "<|a b|>"]
+    "token", ["<|im_start|>", "<|vision_pad|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>", "</s>", "<pad>", "<box>"]
 )
 def test_clean_refuses_control_tokens(token):
-    if token == "<|a b|>":  # no tokenizer reads this as one token
-        assert clean(f"x {token}", "s") == f"x {token}"
-        return
     with pytest.raises(DataError, match="control token") as caught:
         clean(f"The dog {token} runs", "row 7")
     assert caught.value.source == "row 7"
@@ -41,7 +38,7 @@ def test_clean_refuses_private_use_and_control_characters(character):
 
 
 def test_clean_keeps_ordinary_angle_brackets():
-    assert clean("x < y > z, a<b>c, <1s", "s") == "x < y > z, a<b>c, <1s"
+    assert clean("x < y > z, a<b>c, <|a b|>", "s") == "x < y > z, a<b>c, <|a b|>"
 
 
 def test_sample_id_is_the_documented_hash():
@@ -66,9 +63,7 @@ def test_sample_id_sees_every_part():
     assert len(ids) == 6
 
 
-@pytest.mark.parametrize(
-    ("choice", "fields"), [("both", ["response", "question"]), ("question", ["question"]), ("response", ["response"])]
-)
+@pytest.mark.parametrize(("choice", "fields"), [("both", ["response", "question"]), ("question", ["question"]), ("response", ["response"])])
 def test_conditioning_parts_are_spans_of_the_text(choice, fields):
     row = sample()
     text, parts = conditioning(row, choice)

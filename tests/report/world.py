@@ -27,6 +27,9 @@ TYPES = ("Motion Recognition", "Location-related Motion", "Action Order", "Repet
 VLM, VDM = a.ModelId(name="qwen2.5-vl-7b", digest="c" * 40), a.ModelId(name="cogvideox-5b", digest="d" * 40)
 
 
+LOW_COVERAGE = a.Failure(unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5")
+
+
 @dataclass
 class World:
     """The inputs of the step as folders, and what they were made from."""
@@ -76,9 +79,7 @@ def png(array):
 def clip(store, file):
     info, data = probe(file), file.read_bytes()
     ref = put(store, f"videos/{sha256(data)}.mp4", data, "dataset_import")
-    return a.Video(
-        file=ref, width=info.width, height=info.height, rotation=info.rotation, duration=info.duration, times=list(info.times)
-    )
+    return a.Video(file=ref, width=info.width, height=info.height, rotation=info.rotation, duration=info.duration, times=list(info.times))
 
 
 def pieces_of(text, rng):
@@ -169,7 +170,7 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
     video, text = clip(store, file), row["motion_caption"]
     grid = cogvideox_grid(video.times, 96, 144, (0.0, 1.0, 0.0, 1.0), 1, 1)
     mask = load_file(root / "gt" / f"{file.stem}.safetensors")
-    name = sha256(f"{video.id}{index}".encode())[:16]
+    name = sha256(f"clip {index}".encode())[:16]
     mover, objects = (np.asarray(pool_mask(m.astype(np.uint8), video.times, grid)) for m in (mask["mover"], mask["objects"]))
     pieces = pieces_of(text, rng)
     kept, base = sum(piece.selected for piece in pieces), 0.4 + 0.6 * objects
@@ -216,7 +217,8 @@ def item_lines(store, root, rng, gain):
                 continue
             question, *options = qa["question"].split("\n")
             sample = a.Sample(
-                id=sha256(qa["uid"].encode())[:16], uid=qa["uid"], question=question, is_instruction=False, response="", answer=qa["answer"],
+                id=sha256(qa["uid"].encode())[:16], uid=qa["uid"], question=question, is_instruction=False, response="",
+                answer=qa["answer"],
                 options=[a.Option(letter=o[0], text=o[3:]) for o in options], question_type=row["question_type"], protocol="motionbench",
             )  # fmt: skip
             first = rng.random() < 0.42
@@ -256,9 +258,12 @@ def build(folder, *, tilt=2.5, clips=12, questions=24, with_mask=True, seed=3):
         aligner=[put(store, "fixture/model/aligner.safetensors", pack(weights))],
         log=put(store, "fixture/model/log.jsonl", b"".join(canonical_json(row) + b"\n" for row in log_rows())),
         lines=[before for _, before, _ in found],
-        left_out=[*priors.left_out, a.Failure(unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5")],
+        left_out=[*priors.left_out, LOW_COVERAGE],
     )  # fmt: skip
     after = a.VlmMaps(kind="VlmMaps", provenance=model.provenance, shard="0/1", lines=[line for _, _, line in found][:8])
     before, tuned = item_lines(store, folder / "bench", rng, 0.5)
-    result = lambda name, lines: a.EvalResult(kind="EvalResult", provenance=provenance, protocol="motionbench", model=name, scores=[], lines=lines)  # noqa: E731
+
+    def result(name, lines):
+        return a.EvalResult(kind="EvalResult", provenance=provenance, protocol="motionbench", model=name, scores=[], lines=lines)
+
     return World(store, folder, priors, model, after, [result("untouched", before)], [result("tuned", tuned)])

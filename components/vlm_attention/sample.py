@@ -1,0 +1,79 @@
+"""One sample's two works: the token map with its coverage, and A_VLM on the prior's grid with its distance to the prior.
+
+The distance is the loss' own in its default form (rows of mean 1, mean square over cells and words), without aligner.
+
+Legend: T words, R rows of the VLM's sequence, S visual tokens, F H W the prior's grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from components.core.artifacts import PriorLine
+from components.core.errors import DataError
+from components.media.viewing import Viewing
+from components.models.tensors import pack, unpack
+from components.models.vlm import Vlm
+from components.sft.loss import map_distance
+from components.vlm_attention.maps import GridChoice, WordRows, conversation, example, on_grid, open_vlm, word_attention
+from components.vlm_attention.token_map import token_map
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """The packed word rows, the share of selected pieces that have a counterpart, and the frames that the VLM saw."""
+
+    data: bytes
+    coverage: float
+    frames: list[int]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The packed map (`map` [T, F, H, W], `valid` [F, H, W], `covered` [T]) and its distance to the prior."""
+
+    data: bytes
+    distance: float
+
+
+class SampleReader:
+    """A loaded VLM that reads samples one by one."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self.vlm = vlm
+
+    @classmethod
+    def load(cls, folder: Path) -> SampleReader:
+        """Open the model in `folder`."""
+        return cls(open_vlm(folder, rows=True))
+
+    def token_map(self, line: PriorLine, path: Path, viewing: Viewing) -> TokenMap:
+        """Find the selected pieces in the conversation.
+
+        Raises:
+            DataError: a word's row precedes the video, so that it cannot attend to it.
+        """
+        made, frames = example(self.vlm, viewing, line.video, path, conversation(line.sample))
+        pieces = [piece for piece in line.pieces if piece.selected]
+        words = WordRows(*token_map(pieces, made))
+        if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
+            problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
+            raise DataError(problem, source=f"sample {line.sample.id}", remedy="this is a bug of the conversation's layout: report it")
+        coverage = float(words.covered_T.double().mean())
+        return TokenMap(words.pack(line.sample.id), coverage, frames)
+
+    @torch.no_grad()
+    def attention(self, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice) -> Attention:
+        """A_VLM of the sample's words and how far it is from the prior."""
+        made, _ = example(self.vlm, viewing, line.video, path, conversation(line.sample))
+        prior_TFHW = unpack(prior)["prior"].float()
+        rows = WordRows.unpack(words).matched(len(prior_TFHW), f"sample {line.sample.id}")
+        values_TS = word_attention(self.vlm, made, rows).float().cpu()
+        map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
+        covered_T = rows.covered_T
+        distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
+        tensors = {"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}
+        return Attention(pack(tensors, line.sample.id), distance)

@@ -1,0 +1,400 @@
+"""Reading annotations: every layout, what is refused row by row, and how a layout is told."""
+
+import hashlib
+import json
+
+import pytest
+
+from components.benchmark_eval.protocols import PROTOCOLS
+from components.core.artifacts import Option, Turn
+from components.core.errors import DataError, ParameterError
+from components.core.store import Listed, open_backend
+from components.dataset_import.layouts import split_options
+from components.dataset_import.sources import PROTOCOL_LAYOUTS, list_source, parse_benchmark, read_source, source_digest
+from components.media.scenes import write_set
+from tests.dataset_import.data import document, lines
+
+ASK = "Describe the motion in this video in detail."
+
+
+def read(root, layout="auto", protocol="", instructions=(ASK,)):
+    return read_source(open_backend(str(root)), list_source(str(root)), layout, instructions, protocol)
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"not decoded here")
+
+
+def rows(source):
+    return [row for video in source.videos for row in video.rows]
+
+
+def options(*texts):
+    return tuple(Option(letter=letter, text=text) for letter, text in zip("ABCDEFGH", texts, strict=False))
+
+
+# MotionBench ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "found"),
+    [
+        ("Who?\nA. me\nB. you", "Who?", [("A", "me"), ("B", "you")]),
+        ("Who?\nPick one.\n(A) me\n(B) you\n(C) both", "Who?\nPick one.", [("A", "me"), ("B", "you"), ("C", "both")]),
+        ("Who?\nA) U.S. flag\nB) a\nsecond line", "Who?", [("A", "U.S. flag"), ("B", "a\nsecond line")]),
+        ("In what order? I. e. first\nA. B, then A\nB. A, then B", "In what order? I. e. first", [("A", "B, then A"), ("B", "A, then B")]),
+        ("No options here.", "No options here.", []),
+        ("Who?\n  A.  me \nB.\tyou", "Who?", [("A", "me"), ("B", "you")]),
+    ],
+)
+def test_options_inside_a_question(text, question, found):
+    assert split_options(text, "s") == (question, found)
+
+
+@pytest.mark.parametrize("text", ["Q\nA. a\nC. c", "Q\nA. a\nA. b", "Q\nA. a\nB. b\nD. d"])
+def test_options_out_of_order(text):
+    with pytest.raises(DataError, match="was due"):
+        split_options(text, "s")
+
+
+def motionbench(root, qa, path="v.mp4", kind="Action Order"):
+    touch(root, f"MotionBench/self-collected/{path}")
+    lines(root / "MotionBench/video_info.meta.jsonl", [{"question_type": kind, "key": "k", "video_path": path, "qa": qa}])
+
+
+def item(uid, answer, question="Which?\nA. one\nB. two"):
+    return {"uid": uid, "start": None, "end": None, "answer": answer, "question": question}
+
+
+def test_motionbench(tmp_path):
+    motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
+    first, second = rows(read(tmp_path, protocol="motionbench"))
+    assert (first.uid, first.question, first.options, first.answer) == ("q1", "Which?", options("one", "two"), "B")
+    assert (first.response, first.question_type, first.protocol, first.is_instruction) == ("B. two", "Action Order", "motionbench", False)
+    assert (second.uid, second.answer, second.response) == ("q2", "", "")
+
+
+def test_motionbench_looks_into_both_folders(tmp_path):
+    motionbench(tmp_path, [item("q1", "B")])
+    (tmp_path / "MotionBench/public-dataset").mkdir()
+    (tmp_path / "MotionBench/self-collected/v.mp4").rename(tmp_path / "MotionBench/public-dataset/v.mp4")
+    (video,) = read(tmp_path, protocol="motionbench").videos
+    assert video.path == video.file.path == "MotionBench/public-dataset/v.mp4"
+    touch(tmp_path, "MotionBench/self-collected/v.mp4")
+    source = read(tmp_path, protocol="motionbench")
+    assert source.videos == ()
+    assert "two files for one video" in source.rejected[0].reason
+
+
+def test_held_out_items_teach_nothing(tmp_path):
+    motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
+    source = read(tmp_path)
+    assert [row.uid for row in rows(source)] == ["q1"]
+    assert [(bad.unit, "held out" in bad.reason) for bad in source.rejected] == [("q2 (MotionBench/video_info.meta.jsonl:1)", True)]
+
+
+def test_captions(tmp_path):
+    touch(tmp_path, "MotionBenchCaption-train/videos/a b.mp4")
+    lines(tmp_path / "MotionBenchCaption-train/train.jsonl", [{"video_path": "a b.mp4", "motion_caption": " A man runs. "}])
+    (row,) = rows(read(tmp_path))
+    assert (row.uid, row.question, row.is_instruction, row.response, row.protocol) == ("a b", ASK, True, "A man runs.", "")
+    (row,) = rows(read(tmp_path, instructions=("Say what moves.", ASK)))
+    assert (row.question, row.is_instruction) == ("Say what moves.", True)
+
+
+def test_synthetic_sets_are_read_as_motionbench_with_masks(tmp_path):
+    write_set(tmp_path / "train", "scenes", 3, seed=4, size=(32, 32), num_frames=9)
+    write_set(tmp_path / "bench", "bench", 26, seed=4, size=(32, 32), num_frames=9)
+    train, bench = read(tmp_path / "train"), read(tmp_path / "bench", protocol="motionbench")
+    assert (train.layout, len(train.videos), train.rejected) == ("motionbench_caption", 3, ())
+    assert (bench.layout, len(bench.videos), bench.rejected) == ("motionbench", 26, ())
+    for video in (*train.videos, *bench.videos):
+        assert video.mask.path == f"gt/{video.path.rsplit('/', 1)[1].removesuffix('.mp4')}.safetensors"
+    # against the file, read another way
+    raw = [json.loads(line) for line in (tmp_path / "bench/MotionBench/video_info.meta.jsonl").read_text().splitlines()]
+    by_uid = {line["qa"][0]["uid"]: line for line in raw}
+    assert sum(not row.answer for row in rows(bench)) == sum(line["qa"][0]["answer"] == "NA" for line in raw) > 0
+    for row in rows(bench):
+        rendered = "\n".join([row.question, *(f"{option.letter}. {option.text}" for option in row.options)])
+        assert rendered == by_uid[row.uid]["qa"][0]["question"]
+        assert row.answer == by_uid[row.uid]["qa"][0]["answer"].replace("NA", "")
+        assert row.question_type == by_uid[row.uid]["question_type"]
+
+
+# Other layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_own_jsonl(tmp_path):
+    touch(tmp_path, "a.mp4", "videos/b.webm")
+    letters = [{"letter": "A", "text": "up"}, {"letter": "B", "text": "down"}]
+    lines(
+        tmp_path / "x.jsonl",
+        [
+            {"video": "a.mp4", "response": "Cafe\u0301 moves."},
+            "",
+            {
+                "id": 7,
+                "video": "./a.mp4",
+                "response": "It falls.",
+                "question": "Which way?",
+                "options": letters,
+                "answer": "B",
+                "type": "LM",
+            },
+            {"id": "z", "video": "b.webm", "question": "Which way?", "options": ["up", "down"], "answer": "A"},
+        ],
+    )
+    one, two, three = rows(read(tmp_path))
+    assert (one.uid, one.question, one.is_instruction, one.response) == ("x.jsonl:1", ASK, True, "Café moves.")
+    assert (two.uid, two.where, two.response, two.answer, two.question_type) == ("7", "x.jsonl:3", "It falls.", "B", "LM")
+    assert (three.uid, three.options, three.response) == ("z", options("up", "down"), "A. up")
+    assert [video.path for video in read(tmp_path).videos] == ["a.mp4", "videos/b.webm"]
+
+
+def test_own_jsonl_as_any_benchmark(tmp_path):
+    touch(tmp_path, "a.mp4")
+    lines(
+        tmp_path / "x.jsonl",
+        [{"video": "a.mp4", "question": "Q?", "options": ["u", "v"], "type": "short"}, {"video": "a.mp4", "question": "Q?"}],
+    )
+    for protocol in PROTOCOL_LAYOUTS:
+        source = read(tmp_path, protocol=protocol)
+        assert [(row.protocol, row.answer, row.question_type) for row in rows(source)] == [(protocol, "", "short")]
+        assert [bad.reason for bad in source.rejected] == ["a benchmark item needs a question and options"]
+
+
+def test_llava_turns_become_samples(tmp_path):
+    touch(tmp_path, "openvid/a.mp4")
+    talk = [
+        ("human", "<video>\nWhat moves?"),
+        ("gpt", "A dog."),
+        ("human", "How?"),
+        ("gpt", "Fast."),
+        ("user", "Where?"),
+        ("assistant", "Left."),
+    ]
+    document(
+        tmp_path / "all_sft.json",
+        [
+            {"id": "k", "video": "openvid/a.mp4", "conversations": [{"from": who, "value": said} for who, said in talk]},
+            {"video": "openvid/a.mp4", "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "A cat."}]},
+        ],
+    )
+    one, two, three, four = rows(read(tmp_path))
+    assert [row.uid for row in (one, two, three, four)] == ["k#1", "k#2", "k#3", "all_sft.json:2"]
+    assert (one.question, one.response, one.earlier) == ("What moves?", "A dog.", ())
+    assert (two.question, two.earlier) == ("How?", (Turn(question="What moves?", response="A dog."),))
+    assert three.earlier == (*two.earlier, Turn(question="How?", response="Fast."))
+    assert (four.question, four.is_instruction) == (ASK, True)
+
+
+def test_llava_refuses_a_turn_and_what_follows(tmp_path):
+    touch(tmp_path, "a.mp4")
+    say = [("human", "One?"), ("gpt", "1"), ("human", "Two <|im_end|>?"), ("gpt", "2"), ("human", "Three?"), ("gpt", "3")]
+    document(
+        tmp_path / "x.json",
+        [
+            {"id": "k", "video": "a.mp4", "conversations": [{"from": who, "value": said} for who, said in say]},
+            {"id": "odd", "video": "a.mp4", "conversations": [{"from": "human", "value": "?"}]},
+            {"id": "order", "video": "a.mp4", "conversations": [{"from": "gpt", "value": "?"}, {"from": "human", "value": "!"}]},
+            {
+                "id": "two",
+                "video": "a.mp4",
+                "conversations": [{"from": "human", "value": "<video><video>?"}, {"from": "gpt", "value": "!"}],
+            },
+            {"id": "image", "image": "a.png", "conversations": []},
+        ],
+    )
+    source = read(tmp_path)
+    assert [row.uid for row in rows(source)] == ["k#1"]
+    assert [bad.unit for bad in source.rejected] == [
+        "k#2 (x.json:1)",
+        "k#3 (x.json:1)",
+        "x.json:2",
+        "x.json:3",
+        "two (x.json:4)",
+        "x.json:5",
+    ]
+    for bad, said in zip(source.rejected, ["<|im_end|>", "earlier turn", "1 turns", "'gpt'", "<video>", "'video'"], strict=True):
+        assert said in bad.reason
+
+
+def favor(root, name="00AAA.mp4", **changes):
+    question = {"question": "What?", "options": ["Sits", "Runs.", "Jumps"], "correct_answer": "Runs.", "task_type": "HAC"} | changes
+    touch(root, "videos/FAVOR-Bench/00AAA.mp4")
+    document(root / "video_perspective.json", [{"video_name": name, "caption": "…", "questions": [question]}])
+
+
+@pytest.mark.parametrize("name", ["00AAA.mp4", "00AAA"])
+def test_favor(tmp_path, name):
+    favor(tmp_path, name)
+    document(tmp_path / "question_perspective.json", [{"question_key": 1}])
+    source = read(tmp_path, protocol="favor")
+    (row,) = rows(source)
+    assert (row.uid, row.options, row.answer, row.response) == ("00AAA#1", options("Sits", "Runs.", "Jumps"), "B", "B. Runs.")
+    assert (row.question_type, source.videos[0].path) == ("HAC", "videos/FAVOR-Bench/00AAA.mp4")
+    assert source.videos[0].file is not None
+
+
+@pytest.mark.parametrize("changes", [{"correct_answer": "Flies"}, {"options": ["Runs.", "Runs."]}])
+def test_favor_answers_by_text_must_be_one_option(tmp_path, changes):
+    favor(tmp_path, **changes)
+    source = read(tmp_path, protocol="favor")
+    assert "times among the options" in source.rejected[0].reason
+
+
+# Bad rows ---------------------------------------------------------------------------------------------------------------
+
+GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
+
+
+@pytest.mark.parametrize(
+    ("bad", "unit", "said"),
+    [
+        ("{nonsense", "x.jsonl:2", "not JSON"),
+        ("[1]", "x.jsonl:2", "not a JSON object but list"),
+        ({"response": "r"}, "x.jsonl:2", "no field 'video'"),
+        ({"video": 5, "response": "r"}, "x.jsonl:2", "field 'video' is int"),
+        ({"video": "a.mp4", "response": ["r"]}, "x.jsonl:2", "field 'response' is list"),
+        ({"id": "b", "video": "a.mp4", "response": " \n"}, "b", "question and response are empty"),
+        ({"id": "b", "video": "a.mp4", "response": "", "question": "Q?"}, "b", "response is empty"),
+        ({"id": "b", "video": "a.mp4", "response": "It <|vision_start|> moves"}, "b", "control token '<|vision_start|>'"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "a\ue001"}, "b", "U+E001"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "<image>"]}, "b", "control token"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "b"], "answer": "C"}, "b", "answer 'C' is not"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "answer": "A"}, "b", "answer 'A' is not among the options []"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a"]}, "b", "at least two options"),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", " "]}, "b", "none of them empty"),
+        (
+            {
+                "id": "b",
+                "video": "a.mp4",
+                "response": "r",
+                "question": "Q",
+                "options": [{"letter": "B", "text": "x"}, {"letter": "A", "text": "y"}],
+            },
+            "b",
+            "lettered ['B', 'A']",
+        ),
+        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["x"] * 27}, "b", "options are lettered"),
+        ({"id": "b", "video": "../a.mp4", "response": "r"}, "b", "leaves the source"),
+        ({"id": "b", "video": "x/../../a.mp4", "response": "r"}, "b", "leaves the source"),
+        ({"id": "b", "video": "/etc/passwd", "response": "r"}, "b", "leaves the source"),
+        ({"id": "b", "video": "..\\a.mp4", "response": "r"}, "b", "leaves the source"),
+        ({"id": "b", "video": "", "response": "r"}, "b", "leaves the source"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, bad, unit, said):
+    touch(tmp_path, "a.mp4")
+    lines(tmp_path / "x.jsonl", [GOOD, bad, GOOD | {"id": "after", "response": "It stops."}])
+    source = read(tmp_path)
+    assert [row.uid for row in rows(source)] == ["good", "after"]
+    (rejected,) = source.rejected
+    assert rejected.unit == {"b": "b (x.jsonl:2)"}.get(unit, unit)
+    assert said in rejected.reason
+
+
+@pytest.mark.parametrize("path", ["../v.mp4", "/v.mp4"])
+def test_no_layout_lets_a_path_leave(tmp_path, path):
+    lines(tmp_path / "c/MotionBenchCaption-train/train.jsonl", [{"video_path": path, "motion_caption": "c"}])
+    lines(tmp_path / "m/MotionBench/video_info.meta.jsonl", [{"video_path": path, "qa": [item("q", "A")]}])
+    document(
+        tmp_path / "f/video_perspective.json",
+        [{"video_name": path, "questions": [{"question": "Q", "options": ["a", "b"], "correct_answer": "a"}]}],
+    )
+    talk = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "r"}]
+    document(tmp_path / "l/x.json", [{"video": path, "conversations": talk}])
+    for folder in "cmfl":
+        source = read(tmp_path / folder)
+        assert source.videos == ()
+        assert "leaves the source" in source.rejected[0].reason
+
+
+def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_no_text(tmp_path):
+    touch(tmp_path, "a.mp4")
+    row = json.dumps({"id": "u", "video": "a.mp4", "response": "left\u2028right"}, ensure_ascii=False)
+    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + row.encode() + b"\r\n")
+    (found,) = rows(read(tmp_path))
+    assert found.response == "left\u2028right"
+
+
+def test_files_that_cannot_be_read_at_all(tmp_path):
+    (tmp_path / "video_perspective.json").write_text("[{]")
+    with pytest.raises(DataError, match="not JSON") as caught:
+        read(tmp_path, protocol="favor")
+    assert "video_perspective.json" in caught.value.source
+    document(tmp_path / "video_perspective.json", {"a": 1})
+    with pytest.raises(DataError, match="wanted a list"):
+        read(tmp_path, protocol="favor")
+    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read(tmp_path, "jsonl")
+    with pytest.raises(DataError, match="is missing"):
+        read(tmp_path, "motionbench")
+    (tmp_path / "x.jsonl").write_bytes(b"\n")
+    with pytest.raises(DataError, match="no rows"):
+        read(tmp_path, "jsonl")
+
+
+# Layouts, digests, benchmarks -------------------------------------------------------------------------------------------
+
+
+def test_a_missing_video_is_kept_as_missing(tmp_path):
+    lines(tmp_path / "x.jsonl", [GOOD])
+    (video,) = read(tmp_path).videos
+    assert (video.path, video.file) == ("a.mp4", None)
+
+
+def test_training_takes_captions_and_the_benchmark_items_of_one_folder(tmp_path):
+    motionbench(tmp_path, [item("q1", "B")])
+    touch(tmp_path, "MotionBenchCaption-train/videos/t.mp4")
+    lines(tmp_path / "MotionBenchCaption-train/train.jsonl", [{"video_path": "t.mp4", "motion_caption": "c"}])
+    assert [row.uid for row in rows(read(tmp_path))] == ["t"]
+    assert [row.uid for row in rows(read(tmp_path, protocol="motionbench"))] == ["q1"]
+    assert [row.uid for row in rows(read(tmp_path, "motionbench"))] == ["q1"]
+
+
+def test_an_ambiguous_folder_names_both(tmp_path):
+    lines(tmp_path / "x.jsonl", [GOOD])
+    document(tmp_path / "y.json", [{"video": "a.mp4", "conversations": []}])
+    with pytest.raises(ParameterError, match="jsonl or llava"):
+        read(tmp_path)
+    assert read(tmp_path, "jsonl").layout == "jsonl"
+    favor(tmp_path)
+    with pytest.raises(ParameterError, match="jsonl or favor"):
+        read(tmp_path, protocol="favor")
+    assert read(tmp_path, protocol="seed").layout == "jsonl"
+
+
+def test_a_folder_without_annotations(tmp_path):
+    touch(tmp_path, "a.mp4")
+    document(tmp_path / "set.json", {"not": "conversations"})
+    with pytest.raises(ParameterError, match="no annotations"):
+        read(tmp_path)
+    with pytest.raises(ParameterError, match="no files"):
+        list_source(str(tmp_path / "nothing"))
+
+
+def test_bad_instructions_are_a_parameter(tmp_path):
+    lines(tmp_path / "x.jsonl", [GOOD])
+    with pytest.raises(ParameterError, match="control token"):
+        read(tmp_path, instructions=["<image> describe"])
+
+
+def test_source_digest_is_the_documented_hash_whatever_the_order():
+    listed = [Listed("b", 2, "s2"), Listed("a", 1, "s1")]
+    assert source_digest(listed) == hashlib.sha256(b'[["a",1,"s1"],["b",2,"s2"]]').hexdigest() == source_digest(listed[::-1])
+    others = [Listed("b", 3, "s2"), Listed("b", 2, "s3"), Listed("c", 2, "s2")]
+    assert len({source_digest([other, listed[1]]) for other in others} | {source_digest(listed)}) == 4
+
+
+def test_benchmarks_by_name():
+    assert parse_benchmark("motionbench=minio://b/x=y") == ("motionbench", "minio://b/x=y")
+    assert set(PROTOCOL_LAYOUTS) == set(PROTOCOLS)
+    with pytest.raises(ParameterError, match="unknown protocol 'mvbench'"):
+        parse_benchmark("mvbench=./x")
+    for wrong in ("motionbench", "./data", "motionbench="):
+        with pytest.raises(ParameterError, match="is not <protocol>"):
+            parse_benchmark(wrong)

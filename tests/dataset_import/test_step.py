@@ -1,0 +1,378 @@
+"""The step as its container runs it, on real H.264 files: what is imported, remembered, noticed, refused and left out."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+
+from components.core.artifacts import VideoDataset
+from components.core.errors import DataError, ParameterError, TryAgainError
+from components.core.store import Store
+from components.dataset_import import decode as decode_module
+from components.dataset_import.decode import Decoded, Job, Refused, decode, decode_all
+from components.dataset_import.sources import list_source, read_source
+from components.dataset_import.step import STEP, file_key
+from components.media.scenes import write_set
+from tests.dataset_import.data import clip, lines, own
+from tests.runner import metrics, published, run_step
+from tests.s3_server import KEYS, closed_port, s3_server
+
+ONE = {"processes": 1}
+
+
+def train(tmp_path, source, store=None, params=None, rerun="0"):
+    store = store or tmp_path / "store"
+    return run_step(STEP, tmp_path, store, params=ONE | (params or {}), scalars={"source": str(source)}, rerun=rerun, form="training")
+
+
+def bench(tmp_path, *benchmarks, params=None):
+    scalars = {"benchmarks": list(benchmarks)}
+    return run_step(STEP, tmp_path, tmp_path / "store", ONE | (params or {}), scalars, form="benchmark", task="benchmark_import")
+
+
+def data(outputs):
+    return published(outputs, "videos", VideoDataset)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def two(root):
+    return own(root, [{"id": "u1", "video": "a.mp4", "response": "It goes."}, {"id": "u2", "video": "b.mp4", "response": "It comes."}])
+
+
+# What comes in ----------------------------------------------------------------------------------------------------------
+
+
+def test_synthetic_set_end_to_end(tmp_path):
+    write_set(tmp_path / "set", "scenes", 4, seed=2, size=(32, 48), num_frames=9)
+    outputs = train(tmp_path, tmp_path / "set", params={"processes": 2})
+    manifest, store = data(outputs), Store(str(tmp_path / "store"))
+    files = {digest(path): path for path in (tmp_path / "set/MotionBenchCaption-train/videos").iterdir()}
+    assert [line.video.id for line in manifest.lines] == sorted(files)
+    captions = [json.loads(row) for row in (tmp_path / "set/MotionBenchCaption-train/train.jsonl").read_text().splitlines()]
+    for line in manifest.lines:
+        path = files[line.video.id]
+        assert store.read(line.video.file) == path.read_bytes()
+        assert line.video.file.path == f"videos/{digest(path)}.mp4"
+        assert store.read(line.mask) == (tmp_path / "set/gt" / f"{path.stem}.safetensors").read_bytes()
+        with av.open(str(path)) as container:
+            times = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+        assert line.video.times == [time - times[0] for time in times]
+        assert (line.video.width, line.video.height, len(times)) == (48, 32, 9)
+        (sample,) = line.samples
+        assert sample.response == next(row["motion_caption"] for row in captions if row["video_path"] == path.name)
+        assert sample.is_instruction
+    assert metrics(outputs) | {"gigabytes": 0} == {
+        "failed": 0, "gigabytes": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4
+    }  # fmt: skip
+    assert "| videos with a ground-truth mask | 4 |" in outputs["summary"].read_text()
+
+
+def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
+    root = own(tmp_path / "data", [{"id": str(n), "video": "a.mp4", "question": f"Q{n}?", "response": "r"} for n in range(3)])
+    shutil.copy(root / "a.mp4", root / "copy.MP4")
+    lines(root / "more.jsonl", [{"id": "other", "video": "copy.MP4", "response": "It goes."}])
+    (line,) = data(train(tmp_path, root)).lines
+    assert sorted(sample.uid for sample in line.samples) == ["0", "1", "2", "other"]
+    assert [sample.id for sample in line.samples] == sorted(sample.id for sample in line.samples)
+
+
+def test_two_rows_with_one_sample_id_name_both(tmp_path):
+    rows = [{"id": "first", "video": "a.mp4", "response": "It goes."}, {"id": "second", "video": "a.mp4", "response": " It goes. "}]
+    with pytest.raises(DataError, match=r"'first' \(data.jsonl:1\) and 'second' \(data.jsonl:2\)"):
+        train(tmp_path, own(tmp_path / "data", rows))
+
+
+def test_two_masks_of_one_video(tmp_path):
+    root = two(tmp_path / "data")
+    shutil.copy(root / "a.mp4", root / "b.mp4")
+    (root / "gt").mkdir()
+    (root / "gt/a.safetensors").write_bytes(b"one")
+    (root / "gt/b.safetensors").write_bytes(b"two")
+    with pytest.raises(DataError, match="two different masks") as caught:
+        train(tmp_path, root)
+    assert caught.value.source == "a.mp4 and b.mp4"
+    (root / "gt/b.safetensors").write_bytes(b"one")
+    (line,) = data(train(tmp_path, root)).lines
+    assert line.mask.sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+def test_text_is_composed_once_here(tmp_path):
+    root = own(tmp_path / "data", [{"id": "u", "video": "a.mp4", "question": "Cafe\u0301?", "response": "A\u030angstro\u0308m"}])
+    (line,) = data(train(tmp_path, root)).lines
+    assert (line.samples[0].question, line.samples[0].response) == ("Café?", "Ångström")
+
+
+# Memory -----------------------------------------------------------------------------------------------------------------
+
+
+def test_second_run_computes_none_and_publishes_the_same(tmp_path, monkeypatch):
+    root = two(tmp_path / "data")
+    first = train(tmp_path, root)
+    monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
+    second = train(tmp_path, root)
+    assert metrics(second)["share_remembered"] == 1
+    assert (second["videos"] / "manifest.json").read_bytes() == (first["videos"] / "manifest.json").read_bytes()
+
+
+def test_other_text_instructions_or_layout_decode_nothing_again(tmp_path, monkeypatch):
+    root = two(tmp_path / "data")
+    train(tmp_path, root)
+    monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
+    lines(root / "data.jsonl", [{"id": "u1", "video": "a.mp4", "question": "What moves?", "response": "Another text."}])
+    outputs = train(tmp_path, root, params={"layout": "jsonl", "template_instructions": ["What moves?"]})
+    assert metrics(outputs)["share_remembered"] == 1
+    (line,) = data(outputs).lines
+    assert line.samples[0].is_instruction
+    assert data(outputs).provenance["dataset_import"].params == {"layout": "jsonl", "template_instructions": ["What moves?"]}
+
+
+def test_a_changed_and_a_new_file_are_noticed(tmp_path):
+    root = two(tmp_path / "data")
+    before = {line.samples[0].uid: line.video.id for line in data(train(tmp_path, root)).lines}
+    clip(root / "a.mp4", seed=77)
+    clip(root / "c.mp4", seed=78)
+    with (root / "data.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "u3", "video": "c.mp4", "response": "New."}) + "\n")
+    outputs = train(tmp_path, root)
+    after = {line.samples[0].uid: line.video.id for line in data(outputs).lines}
+    assert after == {"u1": digest(root / "a.mp4"), "u2": before["u2"], "u3": digest(root / "c.mp4")}
+    assert after["u1"] != before["u1"]
+    assert metrics(outputs)["share_remembered"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_a_changed_mask_is_noticed_and_its_place_says_nothing_of_the_source(tmp_path):
+    root = two(tmp_path / "data")
+    (root / "gt").mkdir()
+    (root / "gt/a.safetensors").write_bytes(b"one")
+    first = data(train(tmp_path, root))
+    (root / "gt/a.safetensors").write_bytes(b"two!")
+    second = data(train(tmp_path, root))
+    masks = [next(line.mask for line in found.lines if line.mask) for found in (first, second)]
+    assert [mask.bytes for mask in masks] == [3, 4]
+    shutil.copytree(root, tmp_path / "elsewhere")  # another address, other times
+    assert data(train(tmp_path, tmp_path / "elsewhere")) == second
+
+
+def test_keys_are_known_from_the_listing(tmp_path):
+    root = two(tmp_path / "data")
+    train(tmp_path, root)
+    store = Store(str(tmp_path / "store"))
+    source = read_source(Store(str(root)).backend, list_source(str(root)), "auto", ["x"])
+    for video in source.videos:
+        entry = store.entry("dataset_import", file_key(video.reads(source.root)))
+        assert entry.files["video"].sha256 == digest(root / video.path)
+        assert len(entry.numbers["times"]) == 12
+
+
+def test_rerun_heals_what_is_damaged_and_only_that(tmp_path):
+    root = two(tmp_path / "data")
+    outputs = train(tmp_path, root)
+    refs = [line.video.file for line in data(outputs).lines]
+    spoilt, store = tmp_path / "store" / refs[0].path, Store(str(tmp_path / "store"))
+    content = spoilt.read_bytes()
+    spoilt.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the same size
+    train(tmp_path, root)
+    with pytest.raises(DataError, match="other content"):
+        store.read(refs[0])
+    healed = train(tmp_path, root, rerun="1")
+    assert metrics(healed)["share_remembered"] == 0.5
+    assert [len(store.read(ref)) for ref in refs] == [ref.bytes for ref in refs]
+    assert metrics(train(tmp_path, root, rerun="force1"))["share_remembered"] == 0
+
+
+# What is left out -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """A source with one good clip and every kind of bad one."""
+    root = tmp_path / "data"
+    names = ["good", "undecodable", "empty", "frameless", "short", "missing", "textless", "control"]
+    rows = [{"id": name, "video": f"{name}.mp4", "response": f"It is {name}."} for name in names]
+    rows[6]["response"] = ""
+    rows[7]["response"] = "It <|im_start|> moves."
+    for name in ("good", "textless", "control"):
+        clip(root / f"{name}.mp4", seed=len(name))
+    whole = clip(root / "undecodable.mp4", seed=9).read_bytes()
+    (root / "undecodable.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + whole[200:600])
+    (root / "empty.mp4").write_bytes(b"")
+    with av.open(str(root / "frameless.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=16000)
+        silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        silence.rate = 16000
+        for plane in silence.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode(None))
+    clip(root / "short.mp4", num_frames=8)
+    lines(root / "data.jsonl", rows)
+    return root
+
+
+REASONS = {
+    "undecodable.mp4": "does not decode",
+    "empty.mp4": "does not decode",
+    "frameless.mp4": "no video stream",
+    "short.mp4": "8 frames, the video model needs at least 9",
+    "missing.mp4": "not in the source, named by missing (data.jsonl:6)",
+    "textless (data.jsonl:7)": "question and response are empty",
+    "control (data.jsonl:8)": "control token '<|im_start|>'",
+}
+
+
+def test_bad_units_stop_the_step_after_the_others_are_done(tmp_path, troubled):
+    with pytest.raises(DataError, match="7 of 8 files failed") as caught:
+        train(tmp_path, troubled)
+    for unit, reason in REASONS.items():
+        assert unit in caught.value.problem
+        assert reason in caught.value.problem
+    assert caught.value.exit_code == 3
+    assert (tmp_path / "store/videos" / f"{digest(troubled / 'good.mp4')}.mp4").is_file()
+    lines(troubled / "data.jsonl", [{"id": "good", "video": "good.mp4", "response": "It is good."}])
+    assert metrics(train(tmp_path, troubled))["share_remembered"] == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_allowed_failures_are_listed_with_reasons(tmp_path, troubled, processes):
+    outputs = train(tmp_path, troubled, params={"max_failed": 7 / 8, "processes": processes})
+    manifest = data(outputs)
+    assert [line.samples[0].uid for line in manifest.lines] == ["good"]
+    assert {item.unit for item in manifest.left_out} == set(REASONS)
+    for item in manifest.left_out:
+        assert REASONS[item.unit] in item.reason
+        assert item.task == "dataset_import"
+        assert str(tmp_path) not in item.reason
+    assert metrics(outputs)["units"] == 8
+    assert metrics(outputs)["failed"] == 7
+    page = outputs["summary"].read_text()
+    assert "* short.mp4: 8 frames" in page
+    assert "&lt;" in page
+    assert "<&#124;" not in page
+
+
+def test_one_more_than_allowed_stops(tmp_path, troubled):
+    with pytest.raises(DataError, match="7 of 8"):
+        train(tmp_path, troubled, params={"max_failed": 6 / 8})
+
+
+def test_nothing_usable_is_never_an_empty_data_set(tmp_path):
+    root = own(tmp_path / "data", [{"id": "u", "video": "a.mp4", "response": ""}])
+    with pytest.raises(DataError, match="no usable video"):
+        train(tmp_path, root, params={"max_failed": 1.0})
+
+
+def crash_on_b(job):
+    """What a decoder that dies on `b` does to its process."""
+    import os
+
+    if job.path == "b":
+        os._exit(11)
+    return Refused(DataError, f"tried {job.path}", "", "")
+
+
+def test_a_file_that_kills_its_process_is_named_and_the_others_are_done():
+    jobs = [Job(name, "file:///none", name, "file:///none", False) for name in "abcd"]
+    answers = {job.path: answer.problem for job, answer in decode_all(jobs, 2, crash_on_b)}
+    assert answers == {"a": "tried a", "b": "the decoder crashed on this file", "c": "tried c", "d": "tried d"}
+
+
+def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
+    root = two(tmp_path / "data")
+    for name, value in {"S3_ENDPOINT": f"http://127.0.0.1:{closed_port()}", **KEYS}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    answer = decode(Job("k", root.as_uri(), "a.mp4", "minio://main/x", False))
+    assert isinstance(answer, Refused)
+    assert isinstance(answer.error(), TryAgainError)
+    with pytest.raises(TryAgainError):
+        train(tmp_path, root, store="minio://main/x")
+
+
+# Benchmarks -------------------------------------------------------------------------------------------------------------
+
+
+def test_benchmarks_come_as_one_list(tmp_path):
+    write_set(tmp_path / "mb", "bench", 24, seed=3, size=(32, 32), num_frames=5)
+    seed = own(tmp_path / "seed", [{"id": "s1", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "B", "type": "AR"}])
+    clip(seed / "a.mp4", num_frames=1)
+    outputs = bench(tmp_path, f"motionbench={tmp_path / 'mb'}", f"seed={seed}", params={"layout": "llava"})
+    samples = [sample for line in data(outputs).lines for sample in line.samples]
+    assert {protocol: sum(s.protocol == protocol for s in samples) for protocol in ("motionbench", "seed")} == {
+        "motionbench": 24,
+        "seed": 1,
+    }
+    assert sum(not sample.answer for sample in samples) == 1
+    assert "| answer held out | 1 |" in outputs["summary"].read_text()
+    assert data(outputs).lines[0].video.file.task == "benchmark_import"
+    assert list(data(outputs).provenance) == ["benchmark_import"]
+
+
+def test_a_file_of_both_forms_is_imported_once(tmp_path, monkeypatch):
+    rows = [{"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A", "type": "MR"}]
+    root = own(tmp_path / "data", rows)
+    train(tmp_path, root)
+    monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
+    assert metrics(bench(tmp_path, f"motionbench={root}"))["share_remembered"] == 1
+
+
+def test_benchmark_failures_name_their_protocol(tmp_path):
+    lines(
+        tmp_path / "data/x.jsonl",
+        [{"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A"}, {"video": "a.mp4"}],
+    )
+    with pytest.raises(DataError, match=r"seed: a\.mp4: not in the source") as caught:
+        bench(tmp_path, f"seed={tmp_path / 'data'}")
+    assert "seed: x.jsonl:2: " in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "said"),
+    [(["mvbench=."], "unknown protocol"), (["nonsense"], "is not <protocol>"), (["seed=a", "seed=b"], "named twice")],
+)
+def test_bad_benchmark_lists(tmp_path, benchmarks, said):
+    with pytest.raises(ParameterError, match=said):
+        bench(tmp_path, *benchmarks)
+
+
+# Places -----------------------------------------------------------------------------------------------------------------
+
+
+def test_stores_and_sources_on_s3_give_the_same_manifest(tmp_path):
+    write_set(tmp_path / "set", "scenes", 3, seed=5, size=(32, 32), num_frames=9)
+    with s3_server("store", "source") as client:
+        for path in (tmp_path / "set").rglob("*"):
+            if path.is_file():
+                client.fput_object("source", f"some/set/{path.relative_to(tmp_path / 'set').as_posix()}", str(path))
+        runs = [
+            train(tmp_path, tmp_path / "set"),
+            train(tmp_path, tmp_path / "set", store="minio://store/one"),
+            train(tmp_path, "minio://source/some/set", store="minio://store/two", params={"processes": 2}),
+            train(tmp_path, "minio://source/some/set", store=tmp_path / "three"),
+        ]
+        manifests = [(run["videos"] / "manifest.json").read_bytes() for run in runs]
+        assert len(set(manifests)) == 1
+        for store in (Store("minio://store/one"), Store("minio://store/two"), Store(str(tmp_path / "three"))):
+            for line in data(runs[0]).lines:
+                assert hashlib.sha256(store.read(line.video.file)).hexdigest() == line.video.id
+                store.read(line.mask)
+        again = train(tmp_path, "minio://source/some/set", store="minio://store/two")
+        assert metrics(again)["share_remembered"] == 1
+        clip(Path(tmp_path / "new.mp4"), seed=50)
+        client.fput_object("source", "some/set/MotionBenchCaption-train/videos/scenes-5-00001.mp4", str(tmp_path / "new.mp4"))
+        changed = train(tmp_path, "minio://source/some/set", store="minio://store/two")
+        assert digest(tmp_path / "new.mp4") in [line.video.id for line in data(changed).lines]
+        assert metrics(changed)["share_remembered"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_answers_of_a_pool_are_those_of_one_process(tmp_path):
+    root = two(tmp_path / "data")
+    jobs = [Job(name, root.as_uri(), f"{name}.mp4", (tmp_path / "store").as_uri(), False) for name in ("a", "b", "none")]
+    alone, pooled = (dict(decode_all(jobs, processes)) for processes in (1, 2))
+    assert alone == pooled
+    assert [type(alone[job]) for job in jobs] == [Decoded, Decoded, Refused]

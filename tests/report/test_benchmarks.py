@@ -1,0 +1,91 @@
+"""Paired comparisons against counting by hand; the paper's numbers beside them."""
+
+import re
+
+import pytest
+
+from components.core.artifacts import EvalResult, ItemResult, Ref, Sample, Video
+from components.report.benchmarks import _around, _paper_cell, _table, compare
+from components.report.material import paper
+
+
+def item(name, video, kind, correct, parsed="A"):
+    ref = Ref(path="v", sha256=f"{video:064x}", bytes=1, task="t")
+    sample = Sample(id=f"{name:016x}", uid=str(name), question="?", is_instruction=False, response="", answer="A", question_type=kind)
+    found = Video(file=ref, width=2, height=2, rotation=0, duration=1, times=[0.0])
+    return ItemResult(video=found, sample=sample, key="0" * 32, reply="A", parsed=parsed, rule="letter", correct=correct,
+                      official_correct=correct, frames=[0])  # fmt: skip
+
+
+def result(lines):
+    return EvalResult(kind="EvalResult", provenance={}, protocol="motionbench", model="m", scores=[], lines=lines)
+
+
+ITEMS = [(0, 0, "Camera Motion"), (1, 0, "Camera Motion"), *((i, i - 1, "Action Order") for i in range(2, 6))]
+BEFORE = [item(*what, right, "" if what[0] == 3 else "A") for what, right in zip(ITEMS, (1, 0, 0, 0, 0, 1), strict=True)]
+AFTER = [item(*what, right) for what, right in zip(ITEMS, (1, 1, 1, 1, 1, 0), strict=True)]
+
+
+def test_by_hand():
+    found = compare(result(BEFORE), result(AFTER))
+    overall, average, order, camera = found.rows
+    assert overall.difference.value == pytest.approx(100 * 3 / 6)
+    assert (overall.untouched.value, overall.tuned.value) == pytest.approx((100 * 2 / 6, 100 * 5 / 6))
+    assert average.difference.value == pytest.approx((50 + 50) / 2)
+    assert (order.name, camera.name) == ("Action Order", "Camera Motion")
+    assert overall.p == pytest.approx(2 * (1 + 5) / 2**5)  # 4 won, 1 lost: 2 · P(≤ 1 of 5)
+    assert order.p == pytest.approx(min(1, 2 * 2 * (1 + 4) / 2**4))  # Holm: the smaller of two, doubled
+    assert overall.unparsed == (1, 0)
+    assert (overall.difference.n, overall.difference.clusters) == (6, 5)
+    assert camera.difference.low is None  # both of one video
+    assert overall.difference.low < 50 < overall.difference.high
+
+
+def test_only_shared_items_count():
+    found = compare(result(BEFORE), result(AFTER[:3]))
+    assert found.alone == 3
+    assert found.overall.n == 3
+    assert compare(result(BEFORE[:2]), result(AFTER[2:])) is None
+
+
+def test_the_interval_is_drawn_around_the_tuned_dot():
+    row = compare(result(BEFORE), result(AFTER)).rows[0]
+    low, high = _around(row)
+    assert low < row.tuned.value < high
+    assert (low > row.untouched.value) == (row.difference.low > 0)
+
+
+def test_the_papers_row():
+    row = next(row for row in paper()["rows"] if (row["protocol"], row["model"]) == ("motionbench", "qwen2.5-vl-7b"))
+    notes = []
+    assert _paper_cell("motionbench", "Overall", row, notes) == "52.8 → 57.0"
+    assert _paper_cell("motionbench", "Repetition Count", row, notes) == "30.8 → 31.5"
+    assert _paper_cell("motionbench", "unheard of", row, notes) == ""
+    assert notes == []
+    doubted = next(row for row in paper()["rows"] if (row["protocol"], row["model"]) == ("motionbench", "qwen2.5-vl-3b"))
+    assert _paper_cell("motionbench", "Overall", doubted, notes).endswith("56.6*")
+    assert len(notes) == 1
+
+
+def test_the_papers_overall_is_the_counts_mean():
+    """A slip in the reduced copy would show: Overall is the types' mean by count (supplement Table 2), Average the plain one."""
+    counts = {"motionbench": [1478, 546, 519, 400, 690, 385], "favor": [2637, 1541, 1662, 1205, 1075, 64]}
+    checked = 0
+    for row in paper()["rows"]:
+        if row["protocol"] in counts:
+            types = list(paper()["types"][row["protocol"]])
+            for side in ("untouched", "tuned"):
+                cells, weights = row[side], counts[row["protocol"]]
+                assert cells["Average"] == pytest.approx(sum(cells[t] for t in types) / 6, abs=0.011)
+                assert cells["Overall"] == pytest.approx(
+                    sum(cells[t] * n for t, n in zip(types, weights, strict=True)) / sum(weights), abs=0.02
+                )
+                checked += 1
+    assert checked == 16
+
+
+def test_table_says_everything():
+    text = str(_table(compare(result(BEFORE), result(AFTER)), None))
+    assert "no row for this model" in text
+    assert len(re.findall(r"<tr", text)) == 5
+    assert "1 → 0" in text

@@ -1,0 +1,271 @@
+"""The whole page, made by the step from a run: sections, sizes, self-containment, determinism, and what it says of missing data."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import world
+
+from components.core.artifacts import EvalResult, ModelId, Report, VlmMaps, load_manifest
+from components.core.errors import DataError
+from components.core.step import execute
+from components.report.material import Material
+from components.report.page import Findings, build, comparisons, fit, render
+from components.report.quality import Quality
+from components.report.step import STEP, by_protocol
+
+ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks", "left-out", "provenance"]
+EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
+
+
+class Tags(HTMLParser):
+    """Fails on tags that are not closed in order; keeps ids and addresses."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.ids += [named["id"]] if "id" in named else []
+        self.addresses += [named[key] for key in ("src", "href") if key in named]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        named = dict(attrs)
+        self.addresses += [named[key] for key in ("src", "href") if key in named]
+
+    def handle_endtag(self, tag):
+        if tag in {"p"} and self.open[-1] != "p":
+            raise AssertionError(f"</p> inside <{self.open[-1]}>")
+        assert self.open.pop() == tag, f"</{tag}> after {self.open[-3:]}"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(page):
+    found = Tags()
+    found.feed(page)
+    assert found.open == []
+    return found
+
+
+def plain(page):
+    return re.sub(r"\s+", " ", " ".join(parse(page).text))
+
+
+def material_of(run, **changed):
+    fields = {
+        "priors": run.priors,
+        "model": run.model,
+        "untouched": {},
+        "tuned": {},
+        "after": {},
+        "provenance": run.untouched[0].provenance,
+    }
+    return Material(run.store, **{**fields, **changed})
+
+
+def page_of(material, quality=None, shown=8):
+    return render(build(material, Findings(quality or Quality({}, None, {}), comparisons(material), None), shown))
+
+
+def test_sections_in_order_and_well_formed(page):
+    found = parse(page)
+    assert found.ids == ORDER
+
+
+def test_self_contained_without_scripts(page):
+    found = parse(page)
+    assert all(address.startswith(("data:image/", "#")) for address in found.addresses)
+    assert not re.search(r"<script|javascript:|@import|url\(|https?://", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_every_picture_carries_its_sample(run, page):
+    assert page.count('<figure class="stored"') == 8 + 3
+    for figure in re.findall(r'<figure class="stored">.*?</figure>', page, re.S):
+        assert re.search(r"sample [0-9a-f]{16}", figure)
+    wanted = sorted((line.sample.id for line in run.priors.lines), key=lambda name: world.sha256(name.encode()))[:8]
+    assert all(f"sample {name}" in page for name in wanted)
+
+
+def test_verdict_and_numbers(run, page):
+    pairs = list(zip(run.untouched[0].lines, run.tuned[0].lines, strict=True))
+    gain = 100 * sum(int(b.correct) - int(a.correct) for a, b in pairs) / len(pairs)
+    text = plain(page)
+    assert re.search(
+        rf"MotionBench: tuned − untouched: \+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\.", text
+    )
+    assert "Selection may be positional" in text
+    assert "sft.max_steps = 60 (paper: null)" in text
+    assert "head ratio" not in text
+    won = sum(b.correct and not a.correct for a, b in pairs)
+    lost = sum(a.correct and not b.correct for a, b in pairs)
+    assert f"{won} won, {lost} lost of {len(pairs)} items" in text
+    assert page.count('class="card won"') == page.count('class="card lost"') == min(won, lost, 4)
+    assert "coverage 0.31 is below min_coverage=0.5" in text
+    assert f"sha256:{run.priors.digest}" in text
+
+
+def test_summary_and_cut(run):
+    summary = (run.out / "summary").read_text()
+    assert "| Overall |" in summary
+    assert "| prior, debiased |" in summary
+    cut = (run.out / "page").read_text()
+    assert len(cut.encode()) <= 1_000_000
+    report = load_manifest(run.out / "report", Report)
+    assert f"The whole report is {report.page.path}" in plain(cut)
+    assert report.page.bytes <= 8_000_000
+
+
+def test_fit_takes_pictures_away_until_it_fits():
+    assert fit(lambda count: "x" * (10 + 100 * count), 8, 430) == "x" * 410
+    with pytest.raises(DataError, match="without pictured samples"):
+        fit(lambda count: "x" * 500, 3, 400)
+
+
+def test_equal_inputs_equal_bytes(run, tmp_path, page):
+    request = run.request(tmp_path)
+    request["inputs"]["parameterValues"]["rerun"] = "force1"
+    execute(STEP, "report", request)
+    again = load_manifest(tmp_path / "report", Report)
+    assert run.store.read(again.page).decode() == page
+    assert (tmp_path / "report/manifest.json").read_bytes() == (run.out / "report/manifest.json").read_bytes()
+    assert not re.search(r"\b20\d\d-\d\d-\d\d\b|\d\d:\d\d:\d\d", page)
+
+
+def test_a_picture_more_is_other_work(run, tmp_path):
+    execute(STEP, "report", run.request(tmp_path, pictures=2))
+    fewer = load_manifest(tmp_path / "report", Report)
+    page = run.store.read(fewer.page).decode()
+    assert page.count('<figure class="stored"') == 2 + 2
+
+
+def test_missing_data_is_said_in_one_line(run):
+    lines = [line.model_copy(update={"mask": None, "pictures": {}}) for line in run.priors.lines]
+    log = world.put(run.store, "fixture/short.jsonl", b'{"step":1,"ar":1.0}\n')
+    frozen = [line.model_copy(update={"vlm_map": None, "distance": None}) for line in run.model.lines]
+    material = material_of(
+        run,
+        priors=run.priors.model_copy(update={"lines": lines, "heads": [], "left_out": []}),
+        model=run.model.model_copy(update={"log": log, "lines": frozen, "aligner": [], "files": []}),
+    )
+    text = plain(page_of(material))
+    for reason in (
+        "No benchmark was evaluated with both models",
+        "carries no reconstruction pictures",
+        "has no head table",
+        "No ground-truth masks",
+        "Not in this run's log: alignment loss, gradient norms, learning rates",
+        "No distance to the prior before and after",
+        "Nothing: every unit of every step is in",
+        "highest confidence",
+    ):
+        assert reason in text, reason
+    assert "VLM before" not in text
+    assert "#" in text  # without a tokenizer the VLM's tokens go by their positions
+
+
+def test_without_pictured_samples(run):
+    text = plain(page_of(material_of(run), shown=0))
+    assert text.count("pictures = 0") == 2
+
+
+def test_without_mtti_there_is_one_row(run):
+    line = run.priors.lines[0]
+    prior = world.density(run_prior(run, line).mean(0, keepdims=True))
+    single = line.model_copy(update={"prior": world.tensors(run.store, "fixture/single.safetensors", prior=prior)})
+    material = material_of(run, priors=run.priors.model_copy(update={"lines": [single]}))
+    assert "“all words”" in plain(page_of(material))
+
+
+def run_prior(run, line):
+    return material_of(run).prior(line)
+
+
+def test_random_weights_are_called_plumbing(run):
+    tiny = ModelId(name="tiny-qwen2.5-vl", digest="e" * 40)
+    provenance = {
+        task: record.model_copy(update={"models": {role: tiny if role == "vlm" else model for role, model in record.models.items()}})
+        for task, record in run.untouched[0].provenance.items()
+    }
+    text = plain(
+        page_of(material_of(run, provenance=provenance, untouched={"motionbench": run.untouched[0]}, tuned={"motionbench": run.tuned[0]}))
+    )
+    assert f"Plumbing only: random weights (tiny-qwen2.5-vl), {len(run.tuned[0].lines)} items." in text
+
+
+def test_hostile_text_stays_text(run):
+    line = run.tuned[0].lines[0]
+    evil = "<script>alert(1)</script>\"'"
+    tuned = [
+        item.model_copy(update={"reply": evil, "sample": item.sample.model_copy(update={"question": evil})}) for item in run.tuned[0].lines
+    ]
+    assert line.reply != evil
+    page = page_of(
+        material_of(
+            run, untouched={"motionbench": run.untouched[0]}, tuned={"motionbench": run.tuned[0].model_copy(update={"lines": tuned})}
+        )
+    )
+    parse(page)
+    assert "<script" not in page
+
+
+def test_what_the_aligner_absorbs_is_its_own_output(run, page):
+    """The number on the page against the loss and the aligner called by hand."""
+    from components.models.tensors import unpack
+    from components.sft.aligner import Aligner
+
+    aligner = Aligner("local")
+    aligner.load_state_dict(unpack(run.store.read(run.model.aligner[0])))
+    before = {line.sample.id: line for line in run.model.lines}
+    plain_gap, aligned_gap = [], []
+    for line in run.after.lines:
+        found, prior = unpack(run.store.read(before[line.sample.id].vlm_map)), unpack(run.store.read(line.prior))["prior"]
+        valid = found["valid"]
+        for gaps, seen in ((plain_gap, found["map"]), (aligned_gap, aligner(found["map"], valid).detach())):
+            a, b = seen[:, valid], prior[:, valid]
+            gaps.append(float(((a / a.mean(1, keepdim=True) - b / b.mean(1, keepdim=True)) ** 2).mean()))
+    numbers = re.search(r"untouched model's distance from ([\d.]+) to ([\d.]+)", plain(page))
+    expected = (torch.tensor(plain_gap).mean().item(), torch.tensor(aligned_gap).mean().item())
+    assert tuple(map(float, numbers.groups())) == pytest.approx(expected, rel=0.006)
+
+
+def test_links_follow_the_token_map(run, page):
+    shown = sorted(run.model.lines, key=lambda line: world.sha256(line.sample.id.encode()))[:2]
+    table = [run.store.read(line.token_map) for line in shown]
+    from safetensors.numpy import load
+
+    wanted = sum(int((load(data)["map"] > 0).sum()) for data in table)
+    assert page.count('class="link"') == wanted
+
+
+def test_two_results_of_one_benchmark_are_refused(run):
+    with pytest.raises(DataError, match="several results"):
+        by_protocol([run.tuned[0], run.tuned[0]], "tuned")
+
+
+def test_unpaired_benchmarks_are_left_alone(run):
+    other = EvalResult(kind="EvalResult", provenance={}, protocol="favor", model="m", scores=[], lines=[])
+    assert comparisons(material_of(run, untouched={"motionbench": run.untouched[0]}, tuned={"favor": other})) == []
+
+
+def test_no_tuned_maps(run, tmp_path):
+    after = VlmMaps(kind="VlmMaps", provenance={}, shard="0/1", lines=[])
+    empty = world.World(run.store, tmp_path, run.priors, run.model, after, run.untouched, run.tuned)
+    execute(STEP, "report", empty.request(tmp_path / "out", pictures=1))
+    assert json.loads((tmp_path / "out/answer.json").read_text())["artifacts"]["report"]
+
+
+def test_a_damaged_prior_is_named(run, tmp_path):
+    line = run.priors.lines[0]
+    ref = line.prior.model_copy(update={"sha256": "0" * 64})
+    priors = run.priors.model_copy(update={"lines": [line.model_copy(update={"prior": ref})]})
+    broken = world.World(run.store, tmp_path, priors, run.model, run.after, run.untouched, run.tuned)
+    with pytest.raises(DataError, match=r"rerun_fixture|prior"):
+        execute(STEP, "report", broken.request(tmp_path / "out"))

@@ -1,0 +1,211 @@
+"""Both losses against formulas written out in numpy float64, their relations, and the control maps on clips made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.artifacts import Grid
+from components.core.errors import DataError, ParameterError
+from components.sft.loss import (
+    alignment_loss,
+    effective_weight,
+    frame_difference_prior,
+    map_distance,
+    normalize_rows,
+    prior_variance,
+    response_loss,
+    shuffled_prior,
+    uniform_prior,
+)
+
+NORMS = ["mean1", "sum1", "max", "zscore", "none"]
+
+
+def maps(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
+
+
+def naive_normal(row: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "mean1":
+        return row * len(row) / row.sum()
+    if kind == "sum1":
+        return row / row.sum()
+    if kind == "max":
+        return row / max(row)
+    if kind == "zscore":
+        return (row - row.sum() / len(row)) / math.sqrt(sum((v - row.sum() / len(row)) ** 2 for v in row) / len(row))
+    return row
+
+
+def naive_distance(a: torch.Tensor, b: torch.Tensor, valid: torch.Tensor, norm: str, kind: str) -> float:
+    keep = np.flatnonzero(valid.numpy().ravel())
+    squares = []
+    for x, y in zip(a.numpy(), b.numpy(), strict=True):
+        gap = naive_normal(x.ravel()[keep], norm) - naive_normal(y.ravel()[keep], norm)
+        squares.append(float((gap**2).sum()))
+    words, cells = len(squares), len(keep)
+    return {"mse": sum(squares) / words / cells, "sse": sum(squares) / words, "l2": math.sqrt(sum(squares))}[kind]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", ["mse", "sse", "l2"])
+def test_distance_equals_its_formula(norm: str, kind: str) -> None:
+    a, b = maps(4, 3, 5, 6), maps(4, 3, 5, 6, seed=1)
+    valid = maps(3, 5, 6, seed=2) > 0.3
+    found = map_distance(a, b, valid, norm, kind)  # type: ignore[arg-type]
+    assert float(found) == pytest.approx(naive_distance(a, b, valid, norm, kind), rel=2e-6)
+
+
+def test_invalid_cells_do_not_count() -> None:
+    a, b, valid = maps(2, 3, 4, 4), maps(2, 3, 4, 4, seed=1), torch.ones(3, 4, 4, dtype=torch.bool)
+    valid[2] = False
+    disturbed = a.clone()
+    disturbed[:, 2] = 1e6
+    for norm in NORMS:
+        assert map_distance(a, b, valid, norm) == map_distance(disturbed, b, valid, norm)  # type: ignore[arg-type]
+
+
+def test_mean1_mse_is_cells_times_sum1_sse_in_value_and_gradient() -> None:
+    b, valid = maps(3, 4, 5, 6, seed=1), maps(4, 5, 6, seed=2) > 0.4
+    cells = int(valid.sum())
+    results = []
+    for norm, kind in (("mean1", "mse"), ("sum1", "sse")):
+        a = maps(3, 4, 5, 6).requires_grad_()
+        value = map_distance(a, b, valid, norm, kind)  # type: ignore[arg-type]
+        value.backward()
+        results.append((value.detach(), a.grad))
+    (value, gradient), (small_value, small_gradient) = results
+    assert torch.allclose(value, cells * small_value, rtol=1e-5)
+    assert torch.allclose(gradient, cells * small_gradient, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["mean1", "sum1", "max", "zscore"])
+def test_raw_attention_and_density_are_the_same_row(norm: str) -> None:
+    """Rows of 17 550 cells hold values of 1e-5; the loss does not see the unit."""
+    a, b = maps(2, 3, 5, 6), maps(2, 3, 5, 6, seed=1)
+    assert float(map_distance(a * 1e-5, b, None, norm)) == pytest.approx(float(map_distance(a, b, None, norm)), rel=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", ["mse", "sse", "l2"])
+def test_gradients_are_finite_where_maps_agree_or_are_flat(norm: str, kind: str) -> None:
+    a = maps(2, 2, 3, 3).float()
+    for vlm in (a.clone(), torch.full_like(a, 0.1), torch.zeros_like(a)):
+        vlm.requires_grad_()
+        map_distance(vlm, a, None, norm, kind).backward()  # type: ignore[arg-type]
+        assert vlm.grad is not None
+        assert bool(torch.isfinite(vlm.grad).all())
+
+
+def test_zscore_does_not_blow_up_a_flat_rows_rounding() -> None:
+    flat = torch.full((1, 1, 7, 11), 0.1)
+    flat[0, 0, 0, 0] *= 1 + 1e-7
+    assert float(normalize_rows(flat, None, "zscore").abs().max()) < 0.1
+
+
+def test_gradcheck() -> None:
+    b = maps(2, 2, 2, 3, seed=1)
+    for norm in NORMS:
+        a = maps(2, 2, 2, 3).requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, n=norm: normalize_rows(x, None, n) - normalize_rows(b, None, n), (a,))
+
+
+def test_mean_over_samples_and_the_gate() -> None:
+    values = [torch.tensor(1.0), torch.tensor(3.0)]
+    assert float(alignment_loss(values)) == 2
+    assert float(alignment_loss(values, [1.0, 1.0])) == 2
+    assert float(alignment_loss(values, [0.5, 0.0])) == 0.25  # closed gates lower the loss
+
+
+def test_contrast_scale() -> None:
+    prior = maps(3, 2, 4, 4)
+    rows = prior.numpy().reshape(3, -1)
+    expected = np.mean([np.var(row / row.mean()) for row in rows])
+    assert prior_variance(prior) == pytest.approx(expected)
+    assert effective_weight(2.0, "none", 0.33) == 2.0
+    assert effective_weight(2.0, "contrast", 0.5) == 4.0
+    # under mean1 + mse the distance of a prior from the uniform map is its variance
+    assert float(map_distance(uniform_prior(prior), prior)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(DataError, match="flat"):
+        effective_weight(1.0, "contrast", prior_variance(uniform_prior(prior)))
+
+
+def test_response_loss_is_a_mean_over_tokens_then_samples() -> None:
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[-100, 3, 4, -100, -100], [-100, 1, 2, 0, 6]])
+    probabilities = np.exp(logits.double().numpy())
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    per_sample = []
+    for b in range(2):
+        losses = [-math.log(probabilities[b, i, t]) for i, t in enumerate(targets[b].tolist()) if t != -100]
+        per_sample.append(sum(losses) / len(losses))
+    assert float(response_loss(logits, targets)) == pytest.approx(sum(per_sample) / 2, rel=1e-6)
+    with pytest.raises(DataError, match="response"):
+        response_loss(logits, torch.full((2, 5), -100))
+
+
+def test_shuffled_prior_takes_the_others_rows_onto_this_grid() -> None:
+    own, other = maps(5, 2, 3, 4), maps(2, 2, 3, 4, seed=1)
+    found = shuffled_prior(own, other)
+    assert torch.equal(found, other[[0, 1, 0, 1, 0]])
+    ramp = torch.linspace(0, 1, 8, dtype=torch.float64).view(1, 1, 1, 8).expand(1, 4, 6, 8)
+    resized = shuffled_prior(own, ramp)
+    assert resized.shape == own.shape
+    assert torch.allclose(resized[0, 0, 0], ramp[0, 0, 0].view(4, 2).mean(1))  # half as many columns: their middles
+
+
+def clip() -> tuple[torch.Tensor, list[float], Grid]:
+    """8 frames of 8 × 8 pixels at 1 fps: still, but for the pixel (5, 2), which changes between frames 5 and 6."""
+    frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
+    frames[6:, 5, 2] = 160
+    times = [float(k) for k in range(8)]
+    return frames, times, Grid(times=[(-0.5, 1.5), (1.5, 3.5), (3.5, 5.5), (5.5, 7.5)], rows=2, cols=4, box=(0.0, 1.0, 0.0, 1.0))
+
+
+def test_frame_difference_finds_the_change() -> None:
+    frames, times, grid = clip()
+    prior = maps(3, 4, 2, 4)
+    found = frame_difference_prior(prior, frames, times, grid)
+    expected = torch.zeros(4, 2, 4, dtype=torch.float64)
+    expected[3, 1, 1] = 32  # all of the change, mean 1 over 32 cells
+    assert found.shape == prior.shape
+    assert torch.allclose(found, expected.expand_as(found), atol=1e-4)
+
+
+def test_frame_difference_of_noise_against_pooling_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    _, times, grid = clip()
+    change = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean(-1)
+    change = np.concatenate([change[:1], change])
+    pooled = change.reshape(4, 2, 2, 4, 4, 2).mean((1, 3, 5))
+    found = frame_difference_prior(maps(1, 4, 2, 4), torch.from_numpy(frames), times, grid)[0]
+    assert np.allclose(found.numpy(), pooled / pooled.mean(), rtol=1e-4)
+
+
+def test_frame_difference_of_a_still_clip_is_uniform() -> None:
+    frames, times, grid = clip()
+    found = frame_difference_prior(maps(2, 4, 2, 4), frames[:1].expand(8, -1, -1, -1), times, grid)
+    assert torch.equal(found, torch.ones_like(found))
+    with pytest.raises(DataError, match="1 frames"):
+        frame_difference_prior(maps(2, 4, 2, 4), frames[:1], times[:1], grid)
+
+
+def test_refusals() -> None:
+    a = maps(2, 2, 3, 3)
+    with pytest.raises(DataError, match="A_VLM"):
+        map_distance(a, a[:1])
+    with pytest.raises(DataError, match="0 cells"):
+        map_distance(a, a, torch.zeros(2, 3, 3, dtype=torch.bool))
+    with pytest.raises(DataError, match="0 rows"):
+        map_distance(a[:0], a[:0])
+    with pytest.raises(ParameterError, match="row_norm"):
+        map_distance(a, a, None, "softmax")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="distance"):
+        map_distance(a, a, None, "mean1", "kl")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="align_scale"):
+        effective_weight(1.0, "auto", 1.0)  # type: ignore[arg-type]
