@@ -40,15 +40,17 @@ _LEADING = re.compile(
 _ENUMERATION = re.compile(r"(?<![\w'’])\(?([A-Z])[.):]\s+(?=\S)")
 _PHRASES = (
     re.compile(
-        r"\b(?i:answer|option|choice)\s*(?:(?i:is|was|would be|should be|must be)\b\s*)?[:=]?\s*"
+        r"\b(?:(?i:answer|option|choice)\s*(?:(?i:is|was|would be|should be|must be)\b\s*[:=]?|[:=])|(?i:answer))\s*"
         rf"(?:(?i:most likely|likely|probably|definitely|clearly)\s+)?(?:(?i:the\s+)?(?i:option|choice|letter)\s+)?{_LETTER}"
     ),
+    re.compile(rf"^(?i:option|choice)\s+{_LETTER}\s*(?:[.:,\n]|$)"),  # not "Option D is wrong"
     re.compile(rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?:(?i:option|choice|letter|answer)\s+)?{_LETTER}"),
     re.compile(rf"{_LETTER}\s+(?i:is|would be)\s+(?i:the\s+)?(?i:most\s+)?(?i:correct|right|best|accurate|appropriate|answer)\b"),
 )
 _TRAILING = re.compile(r"(?:^|(?<=[\s:(\[\"'“]))([A-Z])[)\]\"'”]?\s*[.!]?$")
 _NEGATED = re.compile(
-    r"(?i:\b(?:not|never|except|cannot be|rule out|exclude|eliminate|than)|n['’]t(?: be)?)\s+(?:(?i:option|choice)\s+)?[(\[\"'“]?$"
+    r"(?:(?i:\b(?:not|never|cannot))|n['’]t)(?i:\s+(?:be|think|believe|say))?(?i:\s+that)?(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
+    r"|(?i:\b(?:except|exclude|eliminate|rule out|than))(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
 )
 _ARTICLE = re.compile(r"\s+(?!(?i:or|and|because|since|as|is|was|would|but|for|due|based|with|which)\b)[a-z]")
 
@@ -98,15 +100,10 @@ def _leading(text: str, known: set[str]) -> str | None:
 def _phrase(text: str, known: set[str]) -> str | None:
     """The last phrase that names an option: a reply that corrects itself ends with what it means."""
     found: list[tuple[int, str]] = []
-    for pattern in _PHRASES:
-        for match in pattern.finditer(text):
-            if (
-                match[1] in known
-                and not _is_article(text, match.start(1))
-                and not _is_negated(text, match.start(1))
-                and not _is_one_of(text, match.end())
-            ):
-                found.append((match.start(1), match[1]))
+    for match in (match for pattern in _PHRASES for match in pattern.finditer(text)):
+        denied = _is_article(text, match.start(1)) or _is_negated(text, match.start()) or _is_one_of(text, match.end())
+        if match[1] in known and not denied:
+            found.append((match.start(1), match[1]))
     return max(found)[1] if found else None
 
 

@@ -29,7 +29,7 @@ from components.models.registry import resolve
 class Params(StepParams):
     """Parameters of the evaluation (method step 7)."""
 
-    viewing: Viewing = Field(Viewing(), description="frames of the VLM")
+    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     preset: Literal["paper", "supplement"] = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
 
 
@@ -65,7 +65,8 @@ def run(context: Context[Params]) -> None:
     context.publish("result", context.manifest(EvalResult, protocol=protocol.name, model=name, scores=found, lines=lines))
     context.page("table", table(protocol, name, found))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
-    context.metrics(unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in {m.name for m in protocol.metrics}})
+    totals = {metric.name for metric in protocol.metrics}
+    context.metrics("metrics", unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in totals})
 
 
 def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
@@ -74,9 +75,7 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
     Raises:
         DataError: there are none, or an item does not fit the protocol.
     """
-    units = [
-        Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == protocol.name and sample.answer
-    ]
+    units = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == protocol.name and sample.answer]
     for unit in units:
         protocol.item(unit.sample, unit.line.video.id)
     if not units:
@@ -106,9 +105,7 @@ def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
     return tools
 
 
-def _answers(
-    context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]
-) -> dict[str, Entry]:
+def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]) -> dict[str, Entry]:
     params = context.params
 
     def reads(unit: Unit) -> Json:

@@ -26,7 +26,7 @@ Scope = Literal["sample", "dataset"]
 
 _TOLERANCE = 1e-6  # relative, of comparisons with τ
 _DFC_CAP = 1e6  # a pure diagonal has DFC = ∞, which would flatten everyone else's z-score
-_SLACK = 1e-9  # 0.7 · 10 is a little more than 7 in floating point
+_SLACK = 1e-9  # 0.07 · 100 is a little more than 7 in floating point
 
 PerHead = Float[Tensor, " h"]
 

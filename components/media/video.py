@@ -125,7 +125,7 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
             break
     if count <= last:
         raise DataError(f"frame {last} was asked for, the video has {count}", source=str(path), remedy="run the import again for this file")
-    return np.stack([found[index] for index in indices])
+    return np.ascontiguousarray(np.stack([found[index] for index in indices]))
 
 
 def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:

@@ -84,14 +84,14 @@ def _folder(name: str) -> Path:
 
 def ensure_tiny(name: str) -> Path:
     """Make a tiny twin unless it is there; concurrent makers are safe, the last rename wins."""
-    recipe = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("tiny*.py"))))[:12]
+    module, function, arguments = TINY[name]
+    recipe = sha256(Path(__file__).with_name(f"{module}.py").read_bytes())[:12]
     root = Path(os.environ.get("TINY_MODELS_DIR", Path(tempfile.gettempdir()) / f"motion-enhancer-{os.getuid()}"))
     target = root / f"{name}-{recipe}"
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-    module, function, arguments = TINY[name]
     getattr(import_module(f"components.models.{module}"), function)(temporary, *arguments)
     try:
         temporary.rename(target)

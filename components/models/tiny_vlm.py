@@ -27,11 +27,11 @@ _PATCH = 14
 _WORDS = """a an and another are away back ball behind bounces camera circle clip color correct describe does down fast first for from green
     grows happens in into is it its jumps left letter motion move moves moving no object of on only option orange order out pans person
     question red right rolls rotates scene second shrinks slowly spins square stands still the then third this times to towards triangle
-    up video what when where which while white with yellow yes zooms""".split()
+    up video what when where which while white with yellow yes zooms"""
 _QWEN_CONTROL = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
-    <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()
+    <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"""
 _INTERN_CONTROL = """<|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> <quad> </quad> <ref> </ref> <box> </box>
-    <video>""".split()
+    <video>"""
 
 # What the official templates render, turn by turn.
 _QWEN_TEMPLATE = """\
@@ -161,20 +161,20 @@ def _llm(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _tokenizer(control: list[str], end: str, template: str, roles: dict[str, str] | None = None) -> Qwen2Tokenizer:
+def _tokenizer(control: str, end: str, template: str, roles: dict[str, str] | None = None) -> Qwen2Tokenizer:
     """Byte-level BPE: 256 bytes, merges that build common words from the left, then the control tokens."""
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = _WORDS.split()
     merges: list[tuple[str, str]] = []
-    for word in [*(f"Ġ{word}" for word in _WORDS), *(word.capitalize() for word in _WORDS)]:
+    for word in [*(f"Ġ{word}" for word in words), *(word.capitalize() for word in words)]:
         for k in range(1, len(word)):
             if word[: k + 1] not in pieces:
                 merges.append((word[:k], word[k]))
                 pieces.append(word[: k + 1])
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocabulary, merges=merges, eos_token=end, pad_token="<|endoftext|>", model_max_length=8192, extra_special_tokens=roles or {}
-    )
-    tokenizer.add_tokens(control, special_tokens=True)
+    named = {"eos_token": end, "pad_token": "<|endoftext|>", "extra_special_tokens": roles or {}}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=8192, **named)
+    tokenizer.add_tokens(control.split(), special_tokens=True)
     tokenizer.chat_template = template
     return tokenizer
 

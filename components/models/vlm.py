@@ -33,6 +33,7 @@ END_OF_TURN = "<|im_end|>"
 SENTINEL = "\ue000"
 Field = Literal["question", "response"]
 Batch = dict[str, Tensor]
+_FORWARD = ("input_ids", "attention_mask", "position_ids", "pixel_values", "video_grid_thw")  # what the model itself takes
 _FAMILIES: dict[str, type[Qwen] | type[InternVL]] = {"qwen2_5_vl": Qwen, "internvl": InternVL}
 
 
@@ -124,7 +125,7 @@ class Vlm:
         if len(input_ids_N) > (most := self.model.config.get_text_config().max_position_embeddings):
             remedy = "take fewer or smaller frames, or shorten the text"
             raise DataError(f"{len(input_ids_N)} tokens, the model has {most} positions", source="the conversation", remedy=remedy)
-        times, rows, cols = seen.shape
+        _, rows, cols = seen.shape
         return Example(
             input_ids=input_ids_N,
             position_ids=self.inputs.positions(input_ids_N, seen.shape, self.inputs.group * duration / len(frames)),
@@ -245,8 +246,7 @@ class Vlm:
         return torch.where(inside_N, input_ids_N, IGNORED)
 
     def _arguments(self, batch: Batch) -> dict[str, Tensor]:
-        names = [name for name in batch if name.startswith(("input_ids", "attention_mask", "position_ids", "pixel_values", "video_grid_thw"))]
-        inputs = {name: batch[name].to(self.device) for name in names}
+        inputs = {name: values.to(self.device) for name, values in batch.items() if name.startswith(_FORWARD)}
         if len(inputs["position_ids"]) == 1:
             inputs["position_ids"] = inputs["position_ids"][0]
         return inputs
@@ -255,10 +255,7 @@ class Vlm:
         expected = self.model.config.get_text_config().num_hidden_layers
         if layers is None or len(layers) != expected:
             raise RuntimeError(f"rows of {len(layers or ())} layers instead of {expected}: load the model with rows=True")
-        total = layers[0]
-        for rows in layers[1:]:
-            total = total + rows
-        return total / expected
+        return torch.stack(list(layers)).mean(0)
 
 
 def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows: bool = True) -> Vlm:

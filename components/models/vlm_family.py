@@ -115,7 +115,7 @@ class Qwen:
     def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], max_pixels: int = MAX_PIXELS) -> Seen:
         """Pixel tensors of the whole frames; an incomplete last group repeats the last frame."""
         side = self.patch * self.merge
-        height, width = smart_resize(*frames_nHW3.shape[1:3], factor=side, min_pixels=4 * side * side, max_pixels=max_pixels)
+        height, width = smart_resize(frames_nHW3.shape[1], frames_nHW3.shape[2], side, 4 * side * side, max_pixels)
         patches_pc = patchify(to_pixels(frames_nHW3, height, width, self.image), self.patch, self.merge, self.group)
         shape = (math.ceil(len(frames_nHW3) / self.group), height // side, width // side)
         grid_13 = torch.tensor([[shape[0], height // self.patch, width // self.patch]])
@@ -208,11 +208,9 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     return rows * factor, cols * factor
 
 
-def to_pixels(
-    frames_nHW3: UInt8[np.ndarray, "n H W 3"], height: int, width: int, image: ImageSettings
-) -> Float32[Tensor, "n 3 h w"]:
+def to_pixels(frames_nHW3: UInt8[np.ndarray, "n H W 3"], height: int, width: int, image: ImageSettings) -> Float32[Tensor, "n 3 h w"]:
     """Frames resized as bytes, then normalized in fp32."""
-    resized_n3hw = torch.empty((len(frames_nHW3), 3, height, width), dtype=torch.uint8)
+    resized_n3hw: Tensor = torch.empty((len(frames_nHW3), 3, height, width), dtype=torch.uint8)
     for k, frame in enumerate(frames_nHW3):  # one by one: contiguous copies of a long clip would not fit
         planes = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None]
         if planes.shape[-2:] != (height, width):
@@ -226,6 +224,7 @@ def patchify(pixels_n3hw: Float[Tensor, "n 3 h w"], patch: int, merge: int, grou
     """Patches by cell (t, y, x), within a cell row by row; a patch's values are (channel, frame of the group, row, column)."""
     lacking = -len(pixels_n3hw) % group
     padded = torch.cat([pixels_n3hw, pixels_n3hw[-1:].expand(lacking, -1, -1, -1)])
-    cells = padded.unflatten(0, (-1, group)).unflatten(-2, (-1, merge, patch)).unflatten(-1, (-1, merge, patch))
+    rows, cols = (side // (merge * patch) for side in pixels_n3hw.shape[-2:])
     # t, frame, channel, y, row of the cell, pixel row, x, column of the cell, pixel column
+    cells = padded.reshape(-1, group, 3, rows, merge, patch, cols, merge, patch)
     return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * group * patch * patch)

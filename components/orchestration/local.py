@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -138,6 +139,8 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
         raise_on_error=False,
     )
     pipeline = components.load_component_from_file(str(package))
+    # display names, resources and the like have no meaning here, and kfp.local says so for every task
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
     with process_engine(journal) if engine == "process" else _nothing(), redirect_stdout(io.StringIO()):
         pipeline(**arguments)
     return journal

@@ -88,11 +88,12 @@ def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: S
 
 
 def vlm_map(material: Material, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The VLM's map [F, H, W] (mean over `rows`, density relative to uniform over the seen cells) and the seen cells."""
+    """The VLM's map [F, H, W] (mean over those `rows` with a counterpart, density relative to uniform) and the cells it saw."""
     assert line.vlm_map is not None
     found = material.tensors(line.vlm_map)
     map_TFHW, valid_FHW = found["map"].astype(np.float64), found["valid"].astype(bool)
-    usable = [t for t in rows or () if t < len(map_TFHW)] or list(range(len(map_TFHW)))
+    covered = np.nonzero(found["covered"])[0].tolist() if "covered" in found else list(range(len(map_TFHW)))
+    usable = [t for t in covered if rows is None or t in rows] or covered or [0]
     map_FHW = np.where(valid_FHW, map_TFHW[usable].mean(0), 0.0)
     mean = map_FHW[valid_FHW].mean() if valid_FHW.any() else 0.0
     return map_FHW / (mean or 1.0), valid_FHW
@@ -149,7 +150,7 @@ def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
     samples = len(material.priors.lines)
     lead = raw(
         f"MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over {samples} samples); "
-        "the bars left of the line are kept."
+        "a sample keeps as many as stand left of the line, the table says how often each head was kept."
     )
     pictured = [line for line in shown if "heads" in line.pictures][:3]
     thumbs = _folded([_picture(material, line, "heads", 960) for line in pictured], 1, "more samples")

@@ -112,6 +112,8 @@ def _gaps(material: Material, name: str, aligner: Aligner) -> list[float] | None
         prior_TFHW = unpack(material.store.read(line.prior))["prior"].float()
         if map_TFHW.shape != prior_TFHW.shape or not bool(valid_FHW.any()):
             return None
+        covered_T = stored.get("covered", torch.ones(len(map_TFHW), dtype=torch.bool))  # words without a counterpart are in no loss
+        map_TFHW, prior_TFHW = map_TFHW[covered_T], prior_TFHW[covered_T]
         for seen in (map_TFHW, aligner(map_TFHW, valid_FHW)):
             found.append(float(map_distance(seen, prior_TFHW, valid_FHW)))
     return found

@@ -159,7 +159,7 @@ class Training:
         return self.rows
 
     def _about(self) -> Row:
-        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total, "align_weight": self.module.weight}
+        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total, "align_weight": self.job.align_weight}
         if self.variance is not None:
             row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
             log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
@@ -291,7 +291,7 @@ class Training:
             self.board.close()
 
 
-def _same(item: Item) -> Item:
+def _same(item: Any) -> Any:
     return item
 
 

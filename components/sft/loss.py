@@ -80,7 +80,7 @@ def normalize_rows(
 
 def map_distance(
     vlm_TFHW: Float[Tensor, "T F H W"],
-    prior_TFHW: Float[Tensor, "T F H W"],
+    prior_TFHW: Float[Tensor, "_ _ _ _"],
     valid_FHW: Bool[Tensor, "F H W"] | None = None,
     row_norm: RowNorm = "mean1",
     distance: Distance = "mse",

@@ -16,14 +16,16 @@ from components.media.viewing import Viewing
 class SftSettings(StepParams):
     """Parameters of the fine-tuning."""
 
-    viewing: Viewing = Field(Viewing(), description="frames of the VLM; the same as in vlm_attention")
+    viewing: Viewing = Field(
+        default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM; the same as in vlm_attention"
+    )
     grid: Literal["aligned", "interpolate"] = Field("aligned", description="how A_VLM comes onto the prior's grid; as in vlm_attention")
     row_norm: Literal["mean1", "sum1", "max", "zscore", "none"] = Field("mean1", description="normalization of both sides' rows")
     distance: Literal["mse", "sse", "l2"] = Field("mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)")
     align_scale: Literal["none", "contrast"] = Field("none", description="`contrast`: λ divided by the variance of the normalized priors")
     contrast_samples: int = Field(512, ge=1, description="samples that the priors' variance is taken over, smallest sha256(id) first")
     gate: Literal["none", "confidence"] = Field("none", description="weight of a sample's alignment loss (supplement §4.1)")
-    prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field("none", description="another map in the prior's place")
+    prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field("none", description="map in the prior's place")
     aligner: Literal["local", "pointwise", "none"] = Field("local", description="3-layer MLP between the VLM's map and the loss (§3.4)")
     tuning: Literal["full", "lora"] = Field("full", description="all weights, or low-rank updates of the LLM's attention")
     lora_rank: int = Field(16, ge=1, le=1024, description="rank of the low-rank updates")

@@ -143,7 +143,8 @@ def curve(rows: list[Json]) -> str:
 
 
 def _plot(rows: list[Json], name: str, title: str, width: int = 640, height: int = 180) -> str:
-    series = {label: [(row["step"], row[field]) for row in rows if field in row] for label, field in (("training", name), ("held out", f"val_{name}"))}
+    fields = {"training": name, "held out": f"val_{name}"}
+    series = {label: [(row["step"], row[field]) for row in rows if field in row] for label, field in fields.items()}
     points = [point for line in series.values() for point in line]
     if not points:
         return f"<p>{title}: not part of this run (λ = 0).</p>"

@@ -5,7 +5,7 @@ d_t = mean |A_t2f[t, f+1] − A_t2f[t, f]|; MS(t) = m_t + d_t; the top share of 
 Everything is linear in A: maps in density relative to uniform (row mean 1 over all tokens of the video) give MS in that unit.
 Confidence (supplement §4.1): √(concentration · dynamics).
 
-Legend: h heads, T text pieces, K selected pieces, W words, S = F·H·W vision tokens, frame-major.
+Legend: h heads, T text pieces, K selected pieces, S = F·H·W vision tokens, frame-major.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def aggregate_heads(t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid:
 
 
 def ensemble(
-    own_TFHW: Float[Tensor, "T F H W"], grid: Grid, others: Sequence[tuple[Float[Tensor, "T f h w"], Grid]]
+    own_TFHW: Float[Tensor, "T F H W"], grid: Grid, others: Sequence[tuple[Float[Tensor, "_ _ _ _"], Grid]]
 ) -> Float[Tensor, "T F H W"]:
     """Mean of A_t2v from several video models on the first one's grid (§4.1); a cell's mean is over those that cover it.
 
@@ -98,7 +98,7 @@ def select_tokens(score_T: Float[Tensor, " T"], token_ratio: float) -> list[int]
     return sorted(ranked[: share_count(token_ratio, len(score_T), "token_ratio")].tolist())
 
 
-def merge_words(t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]) -> tuple[Float[Tensor, "W F H W"], list[Piece]]:
+def merge_words(t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]) -> tuple[Float[Tensor, "words F H W"], list[Piece]]:
     """Pieces of a word as one (decision `unit: word`): its map is their mean, its span and token run from the first to the last.
 
     A word is a run of pieces that touch in the text; punctuation at its ends stays apart, so that "jumps." and "jumps" are one word.
@@ -186,7 +186,5 @@ def motion_prior(
     selected = select_tokens(scores.score_T, token_ratio) if mtti else list(range(len(named)))
     prior = maps[selected] if mtti else maps.mean(0, keepdim=True)
     kept, raw, standardized = set(selected), scores.score_T.tolist(), scores.standardized_T.tolist()
-    scored = [
-        ScoredPiece(**dict(piece), score=raw[i], standardized=standardized[i], selected=i in kept) for i, piece in enumerate(named)
-    ]
+    scored = [ScoredPiece(**dict(piece), score=raw[i], standardized=standardized[i], selected=i in kept) for i, piece in enumerate(named)]
     return Prior(prior, scored, t2f_TF, confidence(prior, scores, selected, source))

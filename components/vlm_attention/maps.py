@@ -52,13 +52,13 @@ class WordRows:
 
     def pack(self, source: str) -> bytes:
         """As safetensors."""
-        return pack({"token_map": self.map_TR, "rows": self.rows_R, "covered": self.covered_T}, source)
+        return pack({"map": self.map_TR, "rows": self.rows_R, "covered": self.covered_T}, source)
 
     @classmethod
     def unpack(cls, data: bytes) -> WordRows:
         """From safetensors."""
         tensors = unpack(data)
-        return cls(tensors["token_map"], tensors["rows"], tensors["covered"])
+        return cls(tensors["map"], tensors["rows"], tensors["covered"])
 
     def matched(self, words: int, source: str) -> WordRows:
         """Rows for a prior of `words` rows: without MTTI it has one, the mean over all words, and so has this side.
@@ -94,7 +94,7 @@ def on_grid(
     values_TS: Float[Tensor, "T S"], seen: Grid, grid: Grid, choice: GridChoice
 ) -> tuple[Float[Tensor, "T F H W"], Bool[Tensor, "F H W"]]:
     """Values of visual tokens on the prior's cells, and which cells the VLM saw; differentiable in the values."""
-    values = values_TS.unflatten(-1, seen.shape)
+    values = values_TS.reshape(-1, *seen.shape)
     if choice == "interpolate":
         return interpolate(values, grid.shape), torch.ones(grid.shape, dtype=torch.bool, device=values.device)
     placed, valid = resample(values, seen, grid)

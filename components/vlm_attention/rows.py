@@ -101,7 +101,7 @@ def attention_rows(
         raise ValueError("attention rows need a whole sequence without cache and one mask for all heads")
     rows_BR = request.rows.to(query_BHND.device)
     picked = query_BHND.gather(2, rows_BR[:, None, :, None].expand(-1, heads, -1, size))
-    query_BKGRD = picked.unflatten(1, (groups, heads // groups))
+    query_BKGRD = picked.reshape(batch, groups, heads // groups, -1, size)
     bias_BRN = _bias(mask, rows_BR, length)
     step = request.heads_chunk or groups
     total_BRN = torch.zeros((), device=query_BHND.device)
@@ -141,7 +141,7 @@ def _sdpa_rows(
     row_request: RowRequest | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: SDPA's output, and the rows where they are requested.
+    """Attention function for transformers: SDPA's output, and the rows where they are requested.
 
     The vision tower gets the request as well, since one call carries it to all; its attention is not causal and gives no rows.
     """

@@ -27,7 +27,7 @@ MAPS = "vlm_attention_maps"
 class Params(StepParams):
     """Parameters of the VLM's attention (method step 5)."""
 
-    viewing: Viewing = Field(Viewing(), description="frames of the VLM")
+    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     grid: Literal["aligned", "interpolate"] = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")
     min_coverage: float = Field(0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM")
     maps_for: Literal["all", "pictures"] = operational("all", description="samples whose map is computed; token maps are, for all")
@@ -85,9 +85,7 @@ def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
     return tools
 
 
-def _lines(
-    context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]
-) -> list[VlmLine]:
+def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]) -> list[VlmLine]:
     """Both works of all units, and their lines."""
     params, store = context.params, context.store
 

@@ -44,6 +44,10 @@ READ = [
     ("the answer is option D", "D", "phrase"),
     ("The correct option is D. The man turns left.", "D", "phrase"),
     ("Option D is correct.", "D", "phrase"),
+    ("Option D: The man turns left", "D", "phrase"),
+    ("Option D", "D", "phrase"),
+    ("Answer (D)", "D", "phrase"),
+    ("Option A is wrong. Option D is the best.", "D", "phrase"),
     ("I would choose D here", "D", "phrase"),
     ("I'd go with option D, as he turns.", "D", "phrase"),
     ("A person walks by and then stops, so the answer is D.", "D", "phrase"),
@@ -68,6 +72,11 @@ UNREAD = [
     "The answer is A or D",
     "The answer is not D",
     "It is certainly not D",
+    "Option D is wrong.",
+    "I would not choose D here",
+    "I don't think option D is correct",
+    "It can't be D",
+    "Anything except D",
     "The answer is a person who turns",
     "The answer is A person who turns",
     "A man walks through the room.",
@@ -125,7 +134,8 @@ def test_without_letters_only_texts_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "read"), [("D", "D"), ("(D) left", "D"), ("D) left", "D"), ("D. left", "D"), ("Answer: D", "A"), ("The answer is D", "T"), ("**D**", "*")]
+    ("reply", "read"),
+    [("D", "D"), ("(D) left", "D"), ("D) left", "D"), ("D. left", "D"), ("Answer: D", "A"), ("The answer is D", "T"), ("**D**", "*")],
 )
 def test_motionbench_rule_reads_the_first_character(reply: str, read: str) -> None:
     for letter in "ABCDT*":

@@ -31,8 +31,8 @@ def test_prompts_word_for_word() -> None:
     prompt = {name: protocol.prompt("Where?", OPTIONS) for name, protocol in PROTOCOLS.items()}
     assert prompt["motionbench"] == "Where?\nA. It's up\nB. Down\nAnswer with only the option letter."
     assert prompt["favor"] == (
-        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera motions, actions, activities, "
-        "and interactions. Based on your observations, select the best option that accurately addresses the question.\n"
+        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera motions, actions, "
+        "activities, and interactions. Based on your observations, select the best option that accurately addresses the question.\n"
         "Where?\nYou can only response with the answer among [\"It's up\", 'Down']"
     )
     assert prompt["seed"] == "Where?\nA. It's up\nB. Down\nAnswer with the option's letter from the given choices directly."
@@ -86,3 +86,4 @@ def test_frame_presets() -> None:
     assert viewing_for("supplement", "favor", "internvl", 12.0).num_frames == 12
     assert viewing_for("supplement", "favor", "internvl", 0.3).num_frames == 1
     assert viewing_for("supplement", "motionbench", "internvl", 12.0).num_frames == 8
+    assert viewing_for("supplement", "favor", "qwen2_5_vl", 12.0) == viewing_for("paper", "favor", "qwen2_5_vl", 12.0)

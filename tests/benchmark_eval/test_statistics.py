@@ -179,13 +179,18 @@ def test_paired_difference() -> None:
     assert found.average.value == pytest.approx(by_hand(b, kinds)[1] - by_hand(a, kinds)[1])
     assert found.overall.low > 0
     one, other = bootstrap(first, videos, types), bootstrap(second, videos, types)
-    paired, unpaired = found.overall.high - found.overall.low, (one.overall.high - one.overall.low) + (other.overall.high - other.overall.low)
+    paired, unpaired = (
+        found.overall.high - found.overall.low,
+        (one.overall.high - one.overall.low) + (other.overall.high - other.overall.low),
+    )
     assert paired < unpaired / 2
     same = paired_bootstrap(first, first, videos, types, draws=50)
     assert (same.overall.low, same.overall.value, same.overall.high) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("n", "discordant", "power"), [(4018, 0.25, 0.8), (400, 0.3, 0.8), (64, 0.4, 0.5), (1000, 0.2, 0.9), (500, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    ("n", "discordant", "power"), [(4018, 0.25, 0.8), (400, 0.3, 0.8), (64, 0.4, 0.5), (1000, 0.2, 0.9), (500, 0.2, 0.3)]
+)
 def test_minimal_detectable_difference_has_the_power_it_promises(n: int, discordant: float, power: float) -> None:
     """McNemar's z test on simulated pairs with that difference rejects in the promised share."""
     delta = minimal_detectable_difference(n, discordant, power=power)
@@ -194,9 +199,18 @@ def test_minimal_detectable_difference_has_the_power_it_promises(n: int, discord
     assert np.mean(z > stats.norm.ppf(0.975)) == pytest.approx(power, abs=0.03)
 
 
+@pytest.mark.parametrize("power", [0.3, 0.5, 0.8, 0.99])
+def test_minimal_detectable_difference_solves_its_equation(power: float) -> None:
+    n, psi = 64, 0.4
+    delta = minimal_detectable_difference(n, psi, power=power)
+    assert delta * np.sqrt(n) == pytest.approx(
+        stats.norm.ppf(0.975) * np.sqrt(psi) + stats.norm.ppf(power) * np.sqrt(psi - delta**2), rel=1e-9
+    )
+
+
 def test_minimal_detectable_difference_behaves() -> None:
     assert minimal_detectable_difference(4000, 0.25) < minimal_detectable_difference(400, 0.25)
-    assert minimal_detectable_difference(400, 0.25, design_effect=2) == minimal_detectable_difference(200, 0.25)
+    assert minimal_detectable_difference(400, 0.25, design_effect=2.0) == minimal_detectable_difference(200, 0.25)
     assert minimal_detectable_difference(1, 0.25) == 0.5  # no larger than √ψ allows
     for wrong in ({"n": 0, "discordant": 0.2}, {"n": 5, "discordant": 0.0}, {"n": 5, "discordant": 0.2, "power": 1.0}):
         with pytest.raises(ParameterError, match="minimal detectable"):

@@ -236,7 +236,8 @@ def test_z_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "ratio", "kept"), [(10, 0.7, 7), (10, 0.25, 3), (48, 0.5, 24), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100, 0.29, 29)]
+    ("count", "ratio", "kept"),
+    [(10, 0.7, 7), (10, 0.25, 3), (48, 0.5, 24), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100, 0.29, 29), (100, 0.07, 7), (25, 0.28, 7)],
 )
 def test_how_many_heads_are_kept(count: int, ratio: float, kept: int) -> None:
     assert len(select_heads(torch.arange(count).float(), ratio)) == kept

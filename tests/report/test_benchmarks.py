@@ -1,7 +1,9 @@
 """Paired comparisons against counting by hand; the paper's numbers beside them."""
 
+import itertools
 import re
 
+import numpy as np
 import pytest
 
 from components.core.artifacts import EvalResult, ItemResult, Ref, Sample, Video
@@ -39,6 +41,15 @@ def test_by_hand():
     assert (overall.difference.n, overall.difference.clusters) == (6, 5)
     assert camera.difference.low is None  # both of one video
     assert overall.difference.low < 50 < overall.difference.high
+
+
+def test_interval_against_all_resamples():
+    """Five videos have 5⁵ resamples: their exact percentiles."""
+    changes = {0: [0, 1], 1: [1], 2: [1], 3: [1], 4: [-1]}
+    drawn = [[c for v in videos for c in changes[v]] for videos in itertools.product(range(5), repeat=5)]
+    exact = np.quantile([100 * sum(c) / len(c) for c in drawn], [0.025, 0.975])
+    found = compare(result(BEFORE), result(AFTER)).overall
+    assert (found.low, found.high) == pytest.approx(tuple(exact), abs=4)
 
 
 def test_only_shared_items_count():

@@ -39,7 +39,9 @@ def test_identity_at_initialization(kind: str) -> None:
         assert torch.allclose(a.grad, 2 * a.detach())
 
 
-@pytest.mark.parametrize(("kind", "count"), [("local", 27 * 64 + 64 + 64 * 64 + 64 + 64 + 1), ("pointwise", 128 + 64 * 64 + 64 + 65), ("none", 0)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("local", 27 * 64 + 64 + 64 * 64 + 64 + 64 + 1), ("pointwise", 128 + 64 * 64 + 64 + 65), ("none", 0)]
+)
 def test_layer_sizes(kind: str, count: int) -> None:
     aligner = make_aligner(kind)  # type: ignore[arg-type]
     assert sum(parameter.numel() for parameter in aligner.parameters()) == count

@@ -1,0 +1,106 @@
+"""Frame choice against the rules' own wording, restated naively."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from components.core.errors import DataError, ParameterError
+from components.media.sampling import choose_frames, qwen_fps_indices, segment_indices, spread, usable_frames
+
+
+def clock(n, fps):
+    return [i / fps for i in range(n)]
+
+
+@pytest.mark.parametrize(("n", "k"), [(9, 9), (10, 9), (100, 49), (301, 17), (5, 8), (1, 4), (50, 2)])
+def test_spread(n, k):
+    found = spread(n, k)
+    assert (found[0], found[-1]) == (0, n - 1)
+    np.testing.assert_array_less(np.abs(np.array(found) - np.linspace(0, n - 1, k)), 0.5 + 1e-9)
+    if k <= n:
+        assert len(set(found)) == k
+    assert spread(n, 1) == [0]
+
+
+def test_usable_frames_is_the_largest_8k_plus_1():
+    for wanted in range(9, 60):
+        for available in range(9, 60):
+            expected = max(n for n in range(1, 60, 8) if n <= min(wanted, available))
+            assert usable_frames(wanted, available) == expected
+    for wanted, available in ((8, 100), (49, 8), (49, 0)):
+        with pytest.raises(DataError, match="clip x"):
+            usable_frames(wanted, available, "clip x")
+
+
+def test_whole_covers_the_clip():
+    assert choose_frames(clock(30, 10), 49) == spread(30, 25)
+    assert choose_frames(clock(300, 30), 17)[::16] == [0, 299]
+
+
+def test_native_rate_takes_the_nearest_frames():
+    times = clock(300, 30)
+    found = choose_frames(times, 17, "native_fps", 8.0)
+    assert found == [int(np.argmin(np.abs(np.array(times) - i / 8))) for i in range(17)]
+    middle = choose_frames(times, 17, "native_fps", 8.0, "middle")
+    assert abs(times[middle[0]] + times[middle[-1]] - times[-1]) < 1 / 8
+    assert np.diff(middle).tolist() == [4 if d == 4 else 3 for d in np.diff(middle)]
+
+
+def test_slow_clip_repeats_no_frame():
+    found = choose_frames(clock(40, 4), 17, "native_fps", 8.0)
+    assert found == list(range(17))
+    assert len(choose_frames(clock(12, 4), 49, "native_fps", 8.0)) == 9
+
+
+def test_motion_window_holds_the_most_change():
+    times = clock(200, 16)
+    motion = np.full(200, 0.1)
+    motion[120:140] = 5.0
+    found = choose_frames(times, 17, "native_fps", 8.0, "motion", motion)
+    sums = [motion[2 * s + 1 : 2 * (s + 16) + 1].sum() for s in range(100 - 16)]
+    assert motion[found[0] + 1 : found[-1] + 1].sum() == pytest.approx(max(sums))
+    assert found[0] == 2 * int(np.argmax(np.round(sums, 9)))  # the earliest of equals
+    with pytest.raises(ParameterError):
+        choose_frames(times, 17, "native_fps", 8.0, "motion")
+    with pytest.raises(ParameterError):
+        choose_frames(times, 17, "native_fps", 8.0, "motion", motion[:-1])
+
+
+def test_too_short_names_its_source():
+    for sampling in ("whole", "native_fps"):
+        with pytest.raises(DataError, match="video 12"):
+            choose_frames(clock(8, 30), 49, sampling, source="video 12")
+    with pytest.raises(DataError):
+        choose_frames(clock(20, 30), 49, "native_fps", 8.0)  # 20 frames, but only 6 ticks of the model's clock
+
+
+@pytest.mark.parametrize(("total", "rate"), [(17, 8), (60, 30), (150, 30), (180, 30), (181, 30), (450, 30), (3000, 10), (90000, 30), (5, 1), (2, 1)])
+@pytest.mark.parametrize("fps", [1.0, 2.0])
+def test_qwen(total, rate, fps):
+    frames = min(min(max(total / rate * fps, 4), 768), total)
+    frames = int(frames // 2) * 2
+    expected = np.linspace(0, total - 1, frames).round().astype(int).tolist()
+    assert qwen_fps_indices(total / rate, total, fps) == expected
+
+
+def test_qwen_edges():
+    assert len(qwen_fps_indices(4.9, 147)) == 4  # every clip of up to 5 s gets 4 frames
+    assert len(qwen_fps_indices(5.999, 180)) == 6  # a millisecond clock's 6 s
+    assert qwen_fps_indices(0.04, 1) == [0]
+    assert len(qwen_fps_indices(100.0, 3000, 1.0, max_frames=33)) == 32
+
+
+@pytest.mark.parametrize(("total", "n"), [(17, 8), (300, 8), (5, 8), (1, 8), (99, 16)])
+def test_internvl_segments(total, n):
+    segment = float(total - 1 - 0) / n
+    expected = [int(0 + (segment / 2) + np.round(segment * i)) for i in range(n)]
+    assert segment_indices(total, n) == expected
+    assert max(expected) < total
+
+
+def test_needs_no_torch():
+    import subprocess
+
+    code = "import sys, components.media.sampling, components.media.scenes, components.media.video; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

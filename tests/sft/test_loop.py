@@ -1,0 +1,314 @@
+"""Training on tiny models of both families and real clips: losses, plain fine-tuning as a special case, exact resume, the step's outputs."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from components.core.artifacts import TunedModel, VlmMaps
+from components.core.errors import DataError, ParameterError
+from components.core.store import Store
+from components.media.video import read_frames
+from components.models.registry import ensure_tiny
+from components.models.tensors import unpack
+from components.models.tuned import materialize, original_name
+from components.models.vlm import Conversation, collate, load_vlm
+from components.sft.data import order, partner, split
+from components.sft.loop import Job, Training, rate, train
+from components.sft.resume import ResumeStates
+from components.sft.settings import SftSettings
+from components.sft.step import STEP
+from components.vlm_attention.step import STEP as VLM_ATTENTION
+from tests.runner import metrics, published, run_step
+from tests.vlm_attention import made
+
+QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
+FAST = {
+    "viewing": made.VIEWING, "global_batch": 2, "max_steps": 6, "held_out": 0.34, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0,
+    "norms_every": 3, "eval_every": 3, "save_every": 100, "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    artifact = made.prior_set(folder / "priors", made.prior_lines(folder / "set", folder / "store"))
+    found = {}
+    for name in (QWEN, INTERN):
+        found[name] = [
+            run_step(VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, {"vlm": name, "shard": f"{k}/2"}, {"priors": artifact}, form="frozen")["maps"]
+            for k in range(2)
+        ]  # fmt: skip
+    return folder, found
+
+
+@pytest.fixture
+def job(world, tmp_path):
+    """A job on the module's data; every call is a training of its own unless it names a key."""
+    folder, found = world
+    count = iter(range(100))
+
+    def make(name=QWEN, align_weight=1.0, key=None, seed=1, **settings):
+        shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
+        lines = sorted((line for shard in shards for line in shard.lines), key=lambda line: line.sample.id)
+        out = tmp_path / f"out-{next(count)}"
+        out.mkdir()
+        return Job(
+            settings=SftSettings.model_validate({**FAST, **settings}), align_weight=align_weight, seed=seed, vlm=str(ensure_tiny(name)),
+            store=str(folder / "store"), key=key or f"{tmp_path.name}-{out.name}", lines=lines, out=str(out),
+        )  # fmt: skip
+
+    return make
+
+
+def weights(job):
+    model = AutoModelForImageTextToText.from_pretrained(f"{job.out}/model", dtype=torch.float32)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def aligned(rows):
+    return [row["align"] for row in rows if "align" in row and row["step"] > 0]
+
+
+@pytest.mark.parametrize("name", [QWEN, INTERN])
+def test_both_losses_fall(job, name):
+    one = job(name, max_steps=40, held_out=0.0, global_batch=3, gradient_checkpointing=True, lr_llm=5e-3, lr_vision=5e-3)
+    rows = train(one)
+    losses = aligned(rows)
+    assert losses[-1] < 0.8 * losses[0]
+    assert rows[-1]["ar"] < 0.8 * rows[1]["ar"]
+    plain = train(job(name, align_weight=0.0, max_steps=1, held_out=0.0))
+    assert not [key for row in plain for key in row if "align" in key and key not in ("align_weight", "lr_aligner")]
+
+
+def plain_loop(one):
+    """Fine-tuning of the same samples without any of the project's training code but the input tensors and the written rates."""
+    vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
+    vlm.model.train()
+    store, settings = Store(one.store), one.settings
+    lines, _ = split(one.lines, settings.held_out, one.seed)
+    examples = []
+    for line in lines:
+        clip = line.video
+        count = int(max(4, clip.duration * 4.0) // 2 * 2)
+        indices = [int(i * (len(clip.times) - 1) / (count - 1) + 0.5) for i in range(count)]
+        frames = read_frames(store.fetch(clip.file), indices)
+        talk = Conversation([], line.sample.question, line.sample.response)
+        examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, 84 * 84))
+    named = dict(vlm.model.named_parameters())
+    slow = {name for name in named if ".visual." in name and ".merger." not in name}
+    groups = [
+        {"params": [p for n, p in named.items() if (n in slow) == tower and (p.dim() > 1) == decays], "weight_decay": 0.1 if decays else 0.0, "base": base}
+        for tower, base in ((True, settings.lr_vision), (False, settings.lr_llm))
+        for decays in (True, False)
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
+    sequence = order(len(lines), one.seed, range(settings.max_steps * settings.global_batch))
+    losses = []
+    for step in range(settings.max_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * 0.5 * (1 + math.cos(math.pi * step / settings.max_steps))
+        total = 0.0
+        for index in sequence[step * settings.global_batch : (step + 1) * settings.global_batch]:
+            batch = vlm._arguments(collate([examples[index]]))
+            at = (examples[index].labels[1:] != -100).nonzero().flatten()
+            logits = vlm.model(**batch, use_cache=False, logits_to_keep=at).logits
+            loss = functional.cross_entropy(logits[0], examples[index].labels[1:][at])
+            (loss / settings.global_batch).backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(vlm.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total / settings.global_batch)
+    return losses, vlm.model.state_dict()
+
+
+def test_align_weight_0_is_plain_fine_tuning_to_the_last_bit(job):
+    torch.set_num_threads(1)
+    one = job(align_weight=0.0)
+    rows = train(one)
+    losses, state = plain_loop(one)
+    assert [row["ar"] for row in rows[1:]] == pytest.approx(losses, rel=1e-6)
+    found = weights(one)
+    assert {name for name, value in state.items() if not torch.equal(value, found[name])} == set()
+    assert not any(torch.equal(state[n], v) for n, v in load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict().items() if v.dim() > 1)
+    again = train(job(align_weight=0.0, norms_every=1))  # measuring gradient norms changes nothing
+    assert [row["ar"] for row in again] [1:]== [row["ar"] for row in rows][1:]  # fmt: skip
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [3, 5])
+def test_six_steps_are_three_resume_three(job, monkeypatch, at):
+    whole = job(key=None, save_every=100)
+    rows = train(whole)
+    first = job(key=f"resume-{at}", save_every=3)
+
+    def stop(self, row, log=Training._log):
+        if row["step"] == at + 1:
+            raise Stop
+        log(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_log", stop)
+        with pytest.raises(Stop):
+            train(first)
+    states = ResumeStates(Store(first.store).backend, first.key)
+    assert states.steps() == [3]
+    second = job(key=first.key, save_every=3)
+    torch.manual_seed(999)
+    assert train(second) == rows
+    kept = weights(whole)
+    assert all(torch.equal(value, kept[name]) for name, value in weights(second).items())
+    mine, theirs = (unpack((p / "aligner.safetensors").read_bytes()) for p in map(made_path, (whole, second)))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def made_path(job):
+    from pathlib import Path
+
+    return Path(job.out)
+
+
+def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
+    states = ResumeStates(Store(str(tmp_path / "store")).backend, "k")
+    (tmp_path / "state/sub").mkdir(parents=True)
+    (tmp_path / "state/sub/x").write_bytes(b"1")
+    for step in (2, 4, 6):
+        states.save(tmp_path / "state", step, keep_last=2)
+    assert states.steps() == [4, 6]
+    states.backend.put("sft/k/resume/step-00000008/sub/x", b"torn")
+    assert states.steps() == [4, 6]
+    assert (states.load(6, tmp_path / "back") / "sub/x").read_bytes() == b"1"
+    states.clear()
+    assert list(states.backend.walk("sft/k")) == []
+
+
+def test_the_aligner_starts_as_the_identity(job):
+    kinds = {kind: train(job(max_steps=2, aligner=kind, aligner_lr=0.0)) for kind in ("local", "pointwise", "none")}
+    for rows in kinds.values():
+        assert [row["align"] for row in rows[1:]] == [row["align"] for row in kinds["none"][1:]]
+        assert [row["ar"] for row in rows[1:]] == [row["ar"] for row in kinds["none"][1:]]
+
+
+def test_the_log_says_what_was_learned(job):
+    one = job(epochs=1, max_steps=None, global_batch=2, held_out=0.34)
+    rows = train(one)
+    assert rows[0]["samples"] == 4
+    assert rows[0]["held_out"] == 2
+    assert rows[0]["steps"] == 2 == rows[-1]["step"]
+    own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in split(one.lines, 0.34, 1)[0]]
+    variance = sum(float((p / p.mean((1, 2, 3), keepdim=True)).flatten(1).var(1, correction=0).mean()) for p in own) / len(own)
+    assert rows[0]["lambda_variance"] == pytest.approx(variance, rel=1e-5)
+    assert {"val_ar", "val_align", "val_loss"} <= rows[0].keys() & rows[-1].keys()
+    assert {"grad_ar", "grad_align", "grad", "lr_vision", "lr_llm", "lr_aligner", "loss"} <= rows[1].keys()
+    assert rows[1]["rows"] > 0
+    assert rows[1]["rows_before_response"] == 0  # the words are the response's own
+    written = [json.loads(line) for line in (made_path(one) / "log.jsonl").read_text().splitlines()]
+    assert written == rows
+
+
+def test_contrast_divides_by_the_variance_and_the_gate_multiplies(job):
+    variance = train(job(max_steps=1))[0]["prior_variance"]
+    scaled = train(job(max_steps=1, align_scale="contrast"))
+    assert scaled[0]["lambda_variance"] == pytest.approx(1.0)
+    assert scaled[1]["loss"] == pytest.approx(scaled[1]["ar"] + scaled[1]["align"] / variance, rel=1e-5)
+    gated = train(job(max_steps=1, gate="confidence"))
+    assert gated[1]["align"] == pytest.approx(0.5 * scaled[1]["align"], rel=1e-5)
+
+
+def test_controls_take_the_priors_place(job):
+    losses = {kind: train(job(max_steps=1, prior_control=kind))[0] for kind in ("none", "shuffled", "uniform", "frame_difference")}
+    assert losses["uniform"]["prior_variance"] == 0
+    assert len({row["val_align"] for row in losses.values()}) == 4
+    for count in (2, 5):
+        partners = [partner(k, count, seed=3) for k in range(count)]
+        assert sorted(partners) == list(range(count))
+        assert all(k != other for k, other in enumerate(partners))
+
+
+def test_order_and_rates():
+    sequence = order(5, 3, range(0, 15))
+    assert [sorted(sequence[k : k + 5]) for k in (0, 5, 10)] == [list(range(5))] * 3
+    assert sequence[:5] != sequence[5:10]
+    assert order(5, 3, range(7, 12)) == sequence[7:12]
+    assert [rate(step, 10, 0.2) for step in (1, 2, 3)] == [0.5, 1.0, 1.0]
+    assert rate(10, 10, 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert rate(1, 1, 0.03) == 1.0
+
+
+def test_held_out_is_by_video(job):
+    lines = job().lines
+    doubled = [*lines, *(line.model_copy(update={"sample": line.sample.model_copy(update={"uid": "again"})}) for line in lines)]
+    kept, out = split(doubled, 0.5, seed=4)
+    assert not {line.video.id for line in kept} & {line.video.id for line in out}
+    assert len({line.video.id for line in out}) == 3
+    assert len(out) == 6
+    with pytest.raises(ParameterError):
+        split([], 0.1, 1)
+
+
+def test_lora_trains_the_llm_only_and_is_merged(job):
+    one = job(tuning="lora", lora_rank=2, max_steps=3, lr_llm=1e-2)
+    rows = train(one)
+    assert "lr_vision" not in rows[1]
+    before = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict()
+    changed = {name for name, value in weights(one).items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj") and "visual" not in name for name in changed)
+
+
+# The step ---------------------------------------------------------------------------------------------------------------
+
+
+def run(world, tmp_path, shards=(0, 1), rerun="0", align_weight=1.0, **params):
+    folder, found = world
+    return run_step(
+        STEP, tmp_path, folder / "store", params={**FAST, "max_steps": 2, **params},
+        scalars={"vlm": QWEN, "align_weight": align_weight, "seed": 5}, inputs={"maps": [found[QWEN][k] for k in shards]}, rerun=rerun,
+    )  # fmt: skip
+
+
+def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    outputs = run(world, tmp_path)
+    model, store = published(outputs, "model", TunedModel), Store(str(world[0] / "store"))
+    folder = materialize(model.files, store, tmp_path / "opened")
+    opened = AutoModelForImageTextToText.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    source = {file.name for file in ensure_tiny(QWEN).iterdir()}
+    assert {original_name(ref) for ref in model.files} >= source
+    again = load_vlm(folder, torch.float32, "cpu", rows=False)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in opened.state_dict().items())
+    assert unpack(store.read(model.aligner[0])).keys() == {f"{n}.{p}" for n in ("read", "mix", "write") for p in ("weight", "bias")}
+    assert "<svg" in outputs["curve"].read_text()
+    assert ResumeStates(store.backend, model.key).steps() == []
+    assert [line.sample.id for line in model.lines] == sorted(line.sample.id for line in model.lines)
+    assert len(model.lines) == 6
+    monkeypatch.setattr("components.sft.loop.train", lambda job: pytest.fail("trained again"))
+    second = run(world, tmp_path, shards=(1, 0), save_every=7)  # neither the shards' order nor operational parameters make new work
+    assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
+    assert metrics(second)["share_remembered"] == 1.0
+
+
+def test_step_without_alignment_has_no_aligner(world, tmp_path):
+    outputs = run(world, tmp_path, align_weight=0.0)
+    assert published(outputs, "model", TunedModel).aligner == []
+    assert "λ = 0" in outputs["curve"].read_text()
+
+
+def test_step_refuses_what_does_not_fit(world, tmp_path):
+    with pytest.raises(DataError, match="shards"):
+        run(world, tmp_path, shards=(0,))
+    with pytest.raises(ParameterError, match="viewing"):
+        run(world, tmp_path, viewing={**made.VIEWING, "fps": 2.0})
+    folder, found = world
+    with pytest.raises(ParameterError, match="not of this model"):
+        run_step(STEP, tmp_path, folder / "store", FAST, {"vlm": INTERN}, {"maps": found[QWEN]})

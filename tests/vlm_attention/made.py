@@ -1,0 +1,96 @@
+"""A small prior set on real H.264 clips, for tests of the steps that read one: the mover's own mask is the prior.
+
+Words are the caption's, every second one is selected; the grid is the clip's, 5 × 4 × 4.
+"""
+
+import json
+import re
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from components.core import artifacts as a
+from components.core.store import Store
+from components.core.text import sample_id
+from components.media.grids import pool_mask
+from components.media.scenes import write_set
+from components.media.video import probe
+from components.models.tensors import pack
+
+VIEWING = {"fps": 4.0, "num_frames": 4, "max_pixels": 84 * 84}
+QUESTION = "Describe the motion in the video."
+
+
+def put(store, path, data):
+    store.backend.put(path, data)
+    return a.Ref(path=path, sha256=a.sha256(data), bytes=len(data), task="fixture")
+
+
+def video(store, file):
+    info, data = probe(file), file.read_bytes()
+    ref = put(store, f"videos/{a.sha256(data)}.mp4", data)
+    return a.Video(file=ref, width=info.width, height=info.height, rotation=info.rotation, duration=info.duration, times=list(info.times))
+
+
+def words(text, field="response", offset=0):
+    found = [match.span() for match in re.finditer(r"\w+", text)]
+    return [
+        a.ScoredPiece(index=k, token=f"▁{text[x:y]}", field=field, start=x + offset, end=y + offset, score=1.0, standardized=0.0, selected=k % 2 == 0)
+        for k, (x, y) in enumerate(found)
+    ]  # fmt: skip
+
+
+def grid(clip):
+    edges = np.linspace(0, clip.duration, 6)
+    return a.Grid(times=[(float(x), float(y)) for x, y in zip(edges, edges[1:], strict=False)], rows=4, cols=4, box=(0.0, 1.0, 0.0, 1.0))
+
+
+def write(folder, manifest):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    return folder
+
+
+def line(store, file, mask, text, k):
+    clip = video(store, file)
+    cells = grid(clip)
+    pieces = words(text)
+    kept = sum(piece.selected for piece in pieces)
+    rng = np.random.default_rng(k)
+    density = np.maximum(pool_mask(mask, clip.times, cells)[None] + 0.05 * rng.random((kept, 5, 4, 4)), 0)
+    prior = (density / density.mean((1, 2, 3), keepdims=True)).astype(np.float32)
+    name = sample_id(clip.id, QUESTION, [], text, [])
+    return a.PriorLine(
+        video=clip,
+        sample=a.Sample(id=name, uid=file.stem, question=QUESTION, is_instruction=True, response=text, answer=""),
+        key=a.sha256(name.encode())[:32],
+        grid=cells,
+        pieces=pieces,
+        truncated=0,
+        heads=[0],
+        statistics=put(store, f"fixture/{name}-statistics.safetensors", pack({"dfc": torch.zeros(1)})),
+        prior=put(store, f"fixture/{name}-prior.safetensors", pack({"prior": torch.from_numpy(prior)})),
+        per_frame=put(store, f"fixture/{name}-per_frame.safetensors", pack({"per_frame": torch.zeros(len(pieces), 5)})),
+        confidence=a.Confidence(concentration=0.5, dynamics=0.5, value=0.5),
+    )
+
+
+def prior_lines(folder, store_folder, count=6):
+    """The lines of a prior set; videos and priors lie in the store."""
+    write_set(folder, "scenes", count, seed=7, size=(64, 64), num_frames=17)
+    store = Store(str(store_folder))
+    rows = [json.loads(row) for row in (folder / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()]
+    made = []
+    for k, row in enumerate(rows):
+        file = folder / "MotionBenchCaption-train/videos" / row["video_path"]
+        made.append(line(store, file, load_file(folder / "gt" / f"{file.stem}.safetensors")["mover"], row["motion_caption"], k))
+    return sorted(made, key=lambda item: item.sample.id)
+
+
+def prior_set(folder, lines):
+    """The artifact's folder."""
+    record = a.StepRecord(version="1", params={}, scalars={})
+    head = a.HeadRow(head=0, dfc=1, dfc_stderr=0, tcs=1, dsr=1, z=(0, 0, 0), score=0, chosen=1, samples=1)
+    made = a.PriorSet(kind="PriorSet", provenance={"prior_set": record}, lines=lines, heads=[head], saturation={})
+    return write(folder, made)

@@ -1,0 +1,169 @@
+"""The step in process on real clips and tiny models of both families: maps, coverage, memory, shards, failures, the tuned form."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from torch.nn import functional
+
+from components.core.artifacts import TunedModel, VlmMaps, sha256
+from components.core.errors import DataError
+from components.core.store import Store
+from components.media.video import read_frames
+from components.models import tuned as tuned_model
+from components.models.registry import ensure_tiny
+from components.models.tensors import unpack
+from components.models.vlm import Conversation, collate, load_vlm
+from components.vlm_attention.step import MAPS, STEP, pictured
+from tests.runner import metrics, published, run_step
+from tests.vlm_attention import made
+
+FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("priors")
+    lines = made.prior_lines(folder / "set", folder / "store")
+    return folder, lines, made.prior_set(folder / "artifact", lines)
+
+
+def run(world, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
+    folder, _, artifact = world
+    return run_step(
+        STEP, tmp_path, folder / "store", params={"viewing": made.VIEWING, **params}, scalars={"vlm": vlm, "shard": shard},
+        inputs={"priors": priors or artifact}, form="frozen", rerun=rerun,
+    )  # fmt: skip
+
+
+def maps(outputs):
+    return published(outputs, "maps", VlmMaps)
+
+
+def eager_map(name, line, store):
+    """A_VLM of the selected words from full attention maps of an eager model, word rows found by decoding token by token."""
+    vlm = load_vlm(ensure_tiny(name), torch.float32, "cpu", rows=False)
+    vlm.model.set_attn_implementation("eager")
+    path, clip = store.fetch(line.video.file), line.video
+    total = len(clip.times)
+    if vlm.family == "internvl":
+        indices = [int((total - 1) / 4 / 2 + round((total - 1) / 4 * i)) for i in range(4)]
+    else:
+        count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
+        indices = [round(i * (total - 1) / (count - 1) + 1e-9) for i in range(count)]
+    talk = Conversation([], line.sample.question, line.sample.response)
+    example = vlm.prepare(talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, 84 * 84)
+    batch = vlm._arguments(collate([example]))
+    with torch.no_grad():
+        out = vlm.model(**batch, output_attentions=True)
+    full_NN = torch.stack([layer[0].double().mean(0) for layer in out.attentions]).mean(0)
+    start = example.text.rindex(line.sample.response)
+    rows = []
+    for piece in (piece for piece in line.pieces if piece.selected):
+        weights = torch.tensor(
+            [max(0, min(b, start + piece.end) - max(a + (example.text[a:b][:1] == " "), start + piece.start)) for a, b in example.offsets.tolist()],
+            dtype=torch.float64,
+        )  # fmt: skip
+        rows.append((weights / weights.sum()) @ full_NN)
+    return torch.stack(rows)[:, example.video_columns].reshape(-1, *example.grid.shape)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(world, tmp_path, name):
+    store = Store(str(world[0] / "store"))
+    found = maps(run(world, tmp_path, name, grid="interpolate")).lines[0]
+    tensors = unpack(store.read(found.vlm_map))
+    wanted = functional.interpolate(eager_map(name, found, store)[None], found.grid.shape, mode="trilinear", align_corners=False)[0]
+    assert (tensors["map"].double() - wanted).abs().max() < 1e-6 * wanted.max() + 1e-8
+    prior = unpack(store.read(found.prior))["prior"].double()
+    density = wanted / wanted.mean((1, 2, 3), keepdim=True)
+    assert found.distance == pytest.approx(float((density - prior / prior.mean((1, 2, 3), keepdim=True)).square().mean()), rel=1e-4)
+    assert found.coverage == 1.0
+
+
+def test_second_run_computes_nothing_and_publishes_the_same_bytes(world, tmp_path, monkeypatch):
+    first = run(world, tmp_path)
+    from components.vlm_attention.sample import SampleReader
+
+    monkeypatch.setattr(SampleReader, "load", lambda folder: pytest.fail("a model was loaded"))
+    second = run(world, tmp_path)
+    assert metrics(second)["share_remembered"] == 1.0
+    assert (second["maps"] / "manifest.json").read_bytes() == (first["maps"] / "manifest.json").read_bytes()
+
+
+def test_shards_divide_the_videos(world, tmp_path):
+    parts = [maps(run(world, tmp_path, shard=f"{k}/2")).lines for k in range(2)]
+    whole = maps(run(world, tmp_path)).lines
+    assert sorted(line.sample.id for part in parts for line in part) == [line.sample.id for line in whole]
+    assert all(int(line.video.id, 16) % 2 == k for k, part in enumerate(parts) for line in part)
+
+
+def test_maps_for_pictures_keeps_token_maps_for_all(world, tmp_path):
+    lines = maps(run(world, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
+    ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == pictured(lines, 2)
+    assert all(line.coverage == 1.0 for line in lines)
+    full = maps(run(world, tmp_path, "tiny-internvl3", maps_for="all")).lines
+    assert [line.key for line in full] == [line.key for line in lines]
+
+
+def test_low_coverage_fails_the_sample(world, tmp_path):
+    _, lines, _ = world
+    bad = lines[0].model_copy(update={"pieces": [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces], "key": "0" * 32})
+    priors = made.prior_set(tmp_path / "bad", [bad, *lines[1:]])
+    with pytest.raises(DataError, match="coverage"):
+        run(world, tmp_path, priors=priors)
+    kept = maps(run(world, tmp_path, priors=priors, max_failed=0.5))
+    assert [item.unit for item in kept.left_out] == [bad.sample.id]
+    assert bad.sample.id not in [line.sample.id for line in kept.lines]
+
+
+def test_a_damaged_map_is_computed_again_on_rerun_only(world, tmp_path):
+    store = Store(str(world[0] / "store"))
+    ref = maps(run(world, tmp_path)).lines[0].vlm_map
+    assert ref.path.startswith(MAPS)
+    good = store.read(ref)
+    store.backend.put(ref.path, b"damaged")
+    run(world, tmp_path)
+    assert store.backend.get(ref.path) == b"damaged"
+    assert metrics(run(world, tmp_path, rerun="again"))["share_remembered"] < 1
+    assert store.read(ref) == good
+
+
+def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(world, tmp_path):
+    store = Store(str(world[0] / "store"))
+    plain = maps(run(world, tmp_path)).lines[0]
+    prior = unpack(store.read(plain.prior))["prior"].mean(0, keepdim=True)
+    origin = next(line for line in world[1] if line.sample.id == plain.sample.id)
+    pooled = origin.model_copy(
+        update={"prior": made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior})), "key": sha256(b"pooled")[:32]}
+    )
+    found = maps(run(world, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
+    mean = unpack(store.read(plain.vlm_map))["map"].mean(0, keepdim=True)
+    assert torch.allclose(unpack(store.read(found.vlm_map))["map"], mean, rtol=1e-5, atol=1e-9)
+
+
+def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(world, tmp_path):
+    folder, lines, artifact = world
+    store = Store(str(folder / "store"))
+    frozen = maps(run(world, tmp_path))
+    work = tuned_model.WorkFolder(store, "sft", "1", "f" * 32)
+    roles = tuned_model.stow(ensure_tiny(FAMILIES[0]), work)
+    work.put("log", "jsonl", json.dumps({"step": 0}).encode())
+    entry = work.finish("model", {}, {"roles": roles})
+    model = TunedModel(
+        kind="TunedModel", provenance=frozen.provenance, key=entry.key, files=[entry.ref(role, "sft") for role in roles], aligner=[],
+        log=entry.ref("log", "sft"), lines=frozen.lines,
+    )  # fmt: skip
+    assert {tuned_model.original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
+    inputs = {"priors": artifact, "model": made.write(tmp_path / "model", model)}
+    params = {"viewing": made.VIEWING, "pictures": 3}
+    outputs = run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task="tuned_attention")
+    found = maps(outputs)
+    assert found.shard == "0/1"
+    assert {line.sample.id for line in found.lines} == pictured(lines, 3)
+    before = {line.sample.id: line for line in frozen.lines}
+    for line in found.lines:  # the same weights: the same map, under a key of its own
+        assert line.key != before[line.sample.id].key
+        assert line.vlm_map.sha256 == before[line.sample.id].vlm_map.sha256
