@@ -43,7 +43,9 @@ def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path)
     )
     pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
     times = [video.times[index] for index in frames]
-    grid = cogvideox_grid(times, settings.height, settings.width, box, patch=vdm.patch_size, patch_t=vdm.patch_size_t)
+    grid = cogvideox_grid(
+        times, settings.height, settings.width, box, patch=vdm.patch_size, patch_t=vdm.patch_size_t, spatial=vdm.spatial_scale
+    )
     return pixels, grid, frames
 
 
