@@ -28,8 +28,8 @@ Velocity = Callable[[Tensor, int], Tensor]
 class Levels(NamedTuple):
     """N time steps in rising order, and ᾱ of the N+1 levels (level 0 is the clean video, level k is `timesteps[k - 1]`)."""
 
-    timesteps: Int[Tensor, "N"]
-    alpha_bar: Float[Tensor, "N1"]
+    timesteps: Int[Tensor, " N"]
+    alpha_bar: Float[Tensor, " N1"]
 
     def timestep(self, level: int) -> int:
         """The training time step of a level; the clean level counts as time step 0."""
@@ -43,7 +43,7 @@ class Inversion(NamedTuple):
     residuals: list[float]
 
 
-def levels(alphas_cumprod: Float[Tensor, "steps"], num_steps: int) -> Levels:
+def levels(alphas_cumprod: Float[Tensor, " steps"], num_steps: int) -> Levels:
     """Levels spaced as `trailing`: t_k = round(k·1000/N) − 1 for 1000 training steps, so that the last one is pure noise.
 
     Raises:
@@ -57,7 +57,7 @@ def levels(alphas_cumprod: Float[Tensor, "steps"], num_steps: int) -> Levels:
     return Levels(timesteps, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 
 
-def ddim_step(x: Float[Tensor, "..."], v: Float[Tensor, "..."], alpha_bar: float, alpha_bar_to: float) -> Float[Tensor, "..."]:
+def ddim_step(x: Float[Tensor, " ..."], v: Float[Tensor, " ..."], alpha_bar: float, alpha_bar_to: float) -> Float[Tensor, " ..."]:
     """Move latents from the level with `alpha_bar` to the one with `alpha_bar_to`, up or down, along v."""
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     clean = signal * x - noise * v
@@ -67,7 +67,7 @@ def ddim_step(x: Float[Tensor, "..."], v: Float[Tensor, "..."], alpha_bar: float
 
 def invert(
     velocity: Velocity,
-    clean: Float[Tensor, "..."],
+    clean: Float[Tensor, " ..."],
     schedule: Levels,
     inversion_eval: Literal["next", "current"] = "next",
     fixed_point_iters: int = 0,
@@ -78,7 +78,7 @@ def invert(
         velocity: v of latents at a time step; called N times, N·(fixed_point_iters + 2) times with fixed-point iterations.
         clean: latents of level 0.
         schedule: the levels.
-        inversion_eval: the network is asked at (x_{k−1}, t_k), as the public inversion script does, or at (x_{k−1}, t_{k−1}), eq. 4's letter.
+        inversion_eval: the network is asked at (x_{k−1}, t_k), the public script's way, or at (x_{k−1}, t_{k−1}), eq. 4's letter.
         fixed_point_iters: most corrections a step towards the x_k whose reconstruction step gives x_{k−1}; 0 is the paper.
 
     Raises:
@@ -124,7 +124,7 @@ def _solve_step(
     return best, best_residual
 
 
-def reconstruct(velocity: Velocity, noise: Float[Tensor, "..."], schedule: Levels) -> Float[Tensor, "N1 ..."]:
+def reconstruct(velocity: Velocity, noise: Float[Tensor, " ..."], schedule: Levels) -> Float[Tensor, "N1 ..."]:
     """From the latents of level N down to the clean ones; entry k of the result is level k, entry 0 the reconstruction."""
     alpha_bar = schedule.alpha_bar.tolist()
     x = noise.to(torch.promote_types(noise.dtype, torch.float32))

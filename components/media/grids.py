@@ -9,7 +9,6 @@ Legend: n sampled frames, F frames of the source; t,h,w source grid, T,H,W desti
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -44,7 +43,6 @@ __all__ = [
 
 Interval = tuple[float, float]
 _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border
-_MOST_POINTS = 64  # a destination cell is averaged over at most so many points; 64 leave an error below 2 % of a source cell
 
 
 # Which pixels -----------------------------------------------------------------------------------------------------------
@@ -164,23 +162,25 @@ def _uniform(n: int, low: float, high: float) -> Float64[Tensor, "n 2"]:
 def axis_weights(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tuple[Float64[Tensor, "d s"], Bool[Tensor, " d"]]:
     """One axis of the resampling: the mean over each destination cell of the linear interpolant through the source cells' centres.
 
-    The mean is taken over evenly placed points, one where destination cells are the smaller ones (then this is `F.interpolate`), about
-    one per source cell otherwise. Points outside the source's cells do not count; a destination cell with less than half of its points
-    inside is invalid. Rows sum to 1, or are 0 where no point is inside.
+    The mean is taken over evenly placed points, as many as the cell spans source cells: one where destination cells are the smaller
+    ones (then this is `F.interpolate`), and one where both are the same (then nothing changes). Points outside the source's cells do
+    not count; a destination cell with less than half of its points inside is invalid. Rows sum to 1, or are 0 where no point is inside.
     """
-    points_dp = _points(src, dst)
+    points_dp, used_dp = _points(src, dst)
     reach = _EPS * (src[:, 1] - src[:, 0]).min()
-    inside_dp = (points_dp >= src.min() - reach) & (points_dp <= src.max() + reach)
+    inside_dp = used_dp & (points_dp >= src.min() - reach) & (points_dp <= src.max() + reach)
     weights_dps = _interpolation(src.mean(dim=1), points_dp) * inside_dp[..., None]
     counts_d = inside_dp.sum(dim=1)
-    return weights_dps.sum(dim=1) / counts_d.clamp_min(1)[:, None], 2 * counts_d >= points_dp.shape[1]
+    return weights_dps.sum(dim=1) / counts_d.clamp_min(1)[:, None], 2 * counts_d >= used_dp.sum(dim=1)
 
 
-def _points(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> Float64[Tensor, "d p"]:
-    ratio = float((dst[:, 1] - dst[:, 0]).max() / (src[:, 1] - src[:, 0]).min())
-    count = min(_MOST_POINTS, max(1, math.ceil(ratio - 1e-6)))
-    offsets = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return dst[:, :1] + offsets * (dst[:, 1:] - dst[:, :1])
+def _points(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tuple[Float64[Tensor, "d p"], Bool[Tensor, "d p"]]:
+    """Points of every destination cell, and which of the columns are used: cells differ in how many they need."""
+    shared_ds = torch.minimum(dst[:, 1:], src[:, 1]) - torch.maximum(dst[:, :1], src[:, 0])
+    spanned_d = (shared_ds.clamp_min(0) / (src[:, 1] - src[:, 0])).sum(dim=1)
+    counts_d1 = (spanned_d - 1e-6).ceil().clamp_min(1)[:, None]
+    place_p = torch.arange(int(counts_d1.max()), dtype=torch.float64)
+    return dst[:, :1] + (place_p + 0.5) / counts_d1 * (dst[:, 1:] - dst[:, :1]), place_p < counts_d1
 
 
 def _interpolation(centres: Float64[Tensor, " s"], points_dp: Float64[Tensor, "d p"]) -> Float64[Tensor, "d p s"]:

@@ -65,7 +65,7 @@ class Clip:
 
 
 def write_set(
-    folder: Path | str, preset: str, count: int, seed: int, size: tuple[int, int] = (64, 64), num_frames: int = 17, fps: float = 8
+    folder: Path | str, preset: str, count: int, seed: int, size: tuple[int, int] = (64, 64), num_frames: int = 17, fps: float = 8.0
 ) -> None:
     """Write `count` clips of `size` (height, width in pixels) with annotations and masks; a second equal call leaves everything alone.
 
@@ -88,7 +88,7 @@ def write_set(
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write(draft, preset, count, seed, size, num_frames, fps)
+        _write(draft, preset, count, seed, size, num_frames, float(fps))
         (draft / _MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n", encoding="utf-8")
         draft.chmod(0o755)  # mkdtemp's is private
         draft.replace(target)  # takes the place of an empty folder
@@ -158,9 +158,7 @@ def _caption_row(stem: str, clip: Clip) -> dict[str, Any]:
     return {"video_path": f"{stem}.mp4", "motion_caption": clip.caption}
 
 
-def _question_row(
-    stem: str, question: Question, held_out: bool, size: tuple[int, int], num_frames: int, fps: float
-) -> dict[str, Any]:
+def _question_row(stem: str, question: Question, held_out: bool, size: tuple[int, int], num_frames: int, fps: float) -> dict[str, Any]:
     answer = HELD_OUT if held_out else question.answer
     return {
         "question_type": question.kind,

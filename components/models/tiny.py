@@ -32,12 +32,14 @@ SCHEDULER: dict[str, Any] = {
     "snr_shift_scale": 1.0,
 }
 
-_WORDS = """a an and another are at away back ball behind big bird black blue bounces box camera car cat center circle clip
-    corner cube direction disc dog does down falls fast for frame from front goes green grey hand happens he her his how in into is it
-    jumps large left man moves moving near no object of off on one orange other out over passes person picks pink places purple pushes
-    rectangle red right rises rolls rotates runs scene she shrinks slides slowly small speed spins square star static stays still stops
-    swings that the then there they this to toward towards triangle turns two up upward video walks what when where which while white
-    with woman yellow yes zooms""".split()
+_WORDS = (
+    "a an and another are at away back ball behind big bird black blue bounces box camera car cat center circle clip "
+    "corner cube direction disc dog does down falls fast for frame from front goes green grey hand happens he her his how in into is it "
+    "jumps large left man moves moving near no object of off on one orange other out over passes person picks pink places purple pushes "
+    "rectangle red right rises rolls rotates runs scene she shrinks slides slowly small speed spins square star static stays still stops "
+    "swings that the then there they this to toward towards triangle turns two up upward video walks what when where which while white "
+    "with woman yellow yes zooms"
+)
 _ENDINGS = ["ing", "ed", "er", "ly", "es", "s", "tion"]
 
 
@@ -45,9 +47,10 @@ def tiny_t5_tokenizer() -> T5Tokenizer:
     """A Unigram T5 tokenizer: whole words of motion captions, single characters for the rest of printable ASCII, `<unk>` beyond."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     characters = string.digits + string.ascii_letters + string.punctuation
-    capitalized = [word.capitalize() for word in _WORDS]
+    words = _WORDS.split()
+    capitalized = [word.capitalize() for word in words]
     pieces = {"▁": -6.0}
-    pieces |= {f"▁{word}": -8.0 - 0.001 * rank for rank, word in enumerate(dict.fromkeys([*_WORDS, *capitalized]))}
+    pieces |= {f"▁{word}": -8.0 - 0.001 * rank for rank, word in enumerate(dict.fromkeys([*words, *capitalized]))}
     pieces |= {ending: -9.0 - 0.001 * rank for rank, ending in enumerate(_ENDINGS) if ending not in characters}
     pieces |= {character: -12.0 - 0.001 * rank for rank, character in enumerate(characters)}
     return T5Tokenizer(vocab=[*special, *pieces.items()], extra_ids=0, model_max_length=TEXT_LENGTH)

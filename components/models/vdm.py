@@ -72,7 +72,7 @@ class Vdm:
         return int(self.transformer.config.max_text_seq_length)
 
     @property
-    def alphas_cumprod(self) -> Float[Tensor, "steps"]:
+    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
         """ᾱ of the training time steps, float64; the last is 0 (zero terminal SNR)."""
         return torch.as_tensor(self.scheduler.alphas_cumprod, dtype=torch.float64)
 
@@ -94,7 +94,7 @@ class Vdm:
     @property
     def spatial_scale(self) -> int:
         """Pixels of a latent's side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @torch.no_grad()
     def encode_video(self, frames: UInt8[np.ndarray, "n height width 3"] | UInt8[Tensor, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
@@ -111,14 +111,14 @@ class Vdm:
             problem = f"{count} frames of {height} × {width} pixels do not make whole latents"
             raise DataError(problem, source="encode_video", remedy=f"give 8k+1 frames, sides multiples of {self.spatial_scale}")
         pixels = video.to(self.device, torch.float32).div_(127.5).sub_(1).permute(3, 0, 1, 2)[None].to(self.dtype)
-        latents: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
-        return latents.permute(0, 2, 1, 3, 4).contiguous()
+        codes: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+        return codes.permute(0, 2, 1, 3, 4).contiguous()
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
         """Frames uint8 on the CPU."""
         codes = latents.permute(0, 2, 1, 3, 4).to(self.device, self.dtype) / self.vae.config.scaling_factor
-        video = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
+        video: Tensor = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
         return video.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
 
     def tokenize(self, text: str) -> list[TextPiece]:
@@ -163,7 +163,7 @@ class Vdm:
         return output[:, padded.shape[1] - latents.shape[1] :].float()
 
     def rotary(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
-        """cos and sin [S, head width] of the video tokens' rotary embedding; None for a model with added position embeddings."""
+        """The cosine and sine [S, head width] of the video tokens' rotary embedding; None for a model with added position embeddings."""
         config = self.transformer.config
         if not config.use_rotary_positional_embeddings:
             return None
@@ -192,10 +192,8 @@ def _rotary(grid: tuple[int, int, int], base: tuple[int, int], width: int, slice
 def _centred_box(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """(top, left), (bottom, right) of the largest box of the grid's aspect ratio centred in `base` (rows, columns)."""
     rows, cols = grid
-    if rows / cols > base[0] / base[1]:
-        box = (base[0], round(base[0] / rows * cols))
-    else:
-        box = (round(base[1] / cols * rows), base[1])
+    taller = rows / cols > base[0] / base[1]
+    box = (base[0], round(base[0] / rows * cols)) if taller else (round(base[1] / cols * rows), base[1])
     top, left = (round((whole - part) / 2.0) for whole, part in zip(base, box, strict=True))
     return (top, left), (top + box[0], left + box[1])
 
@@ -259,7 +257,8 @@ def _check_pipeline(folder: Path) -> dict[str, Any]:
     remedy = "give a CogVideoX text-to-video repository in the diffusers layout"
     index, config = _json(folder / "model_index.json"), _json(folder / "transformer" / "config.json")
     if index is None or config is None:
-        raise ParameterError("no diffusers pipeline: model_index.json or transformer/config.json is missing", source=str(folder), remedy=remedy)
+        problem = "no diffusers pipeline: model_index.json or transformer/config.json is missing"
+        raise ParameterError(problem, source=str(folder), remedy=remedy)
     found = (index.get("_class_name"), config.get("_class_name"))
     if not str(found[0]).startswith("CogVideoX") or found[1] != "CogVideoXTransformer3DModel":
         raise ParameterError(f"a pipeline of {found[0]} with {found[1]}", source=str(folder), remedy=remedy)
@@ -283,9 +282,8 @@ def _pieces(tokenizer: T5Tokenizer, text: str, length: int | None) -> list[TextP
     )
     names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
     found: list[TextPiece] = []
-    for index, (name, (start, end), special) in enumerate(
-        zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
-    ):
+    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
+    for index, (name, (start, end), special) in enumerate(spans):
         while start < end and text[start].isspace():
             start += 1
         while end > start and text[end - 1].isspace():

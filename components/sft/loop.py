@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate import DistributedType, PartialState
 from torch import Tensor
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -31,6 +30,7 @@ from components.core.store import Store
 from components.models.tensors import pack
 from components.models.vlm import Vlm, load_vlm
 from components.sft.data import Item, Samples, order, split
+from components.sft.engine import make_accelerator, number, rate
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
 from components.sft.resume import ResumeStates
@@ -63,30 +63,6 @@ def train(job: Job) -> list[Row]:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     return Training(job).run()
-
-
-def rate(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rates at update `step` (1 … total): linear over the first ⌈warmup · total⌉ updates, then a cosine."""
-    warm = math.ceil(warmup * total)
-    if step <= warm:
-        return step / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / max(1, total - warm)))
-
-
-def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
-    """bf16 on GPUs, fp32 on a CPU; full fine-tuning on several GPUs is sharded by `blocks` (FSDP2), LoRA is replicated."""
-    cuda = torch.cuda.is_available()
-    plugin = None
-    if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=blocks,
-            state_dict_type="SHARDED_STATE_DICT",
-            # fp32 master weights: AdamW in bf16 loses updates of 2e-6
-            mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
-        )
-    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no", fsdp_plugin=plugin)
 
 
 class Training:
@@ -186,7 +162,7 @@ class Training:
                 found = self.model(item)
                 self.accelerator.backward(found["loss"] / len(items))
             sums += torch.tensor([found["ar"].item(), found["align"].item(), *_where(item)], dtype=torch.float64)
-        row["grad"] = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
+        row["grad"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row | self._means(sums, self.settings.global_batch)
@@ -207,14 +183,14 @@ class Training:
         return found
 
     def _gradient_norms(self, item: Item) -> Row:
-        """Norms of ∇L_AR and ∇L_align on one sample, from two backward passes of their own that leave nothing behind."""
+        """Norms of ∇L_AR and ∇L_align on the step's first sample a process, from two backward passes that leave nothing behind."""
         found: Row = {}
         for name, other in (("ar", "align"), ("align", "ar")):
             if name == "align" and not self.module.weight:
                 continue
             out = self.model(item)
             self.accelerator.backward(out[name] + 0 * out[other])  # every parameter takes part, as wrappers expect
-            found[f"grad_{name}"] = _number(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
+            found[f"grad_{name}"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
             self.optimizer.zero_grad()
         return found
 
@@ -293,12 +269,6 @@ class Training:
 
 def _same(item: Any) -> Any:
     return item
-
-
-def _number(norm: Any) -> float:
-    """A gradient norm as a number; a sharded one is gathered."""
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return float(whole)
 
 
 def _where(item: Item) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Grids and resampling against SciPy's interpolator, F.interpolate, hand-made borders and painted geometry; a moving blob end to end."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,17 @@ from torch.nn import functional
 
 from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
-from components.media.grids import axes, axis_weights, cogvideox_grid, fit_frames, frame_intervals, interpolate, pool_mask, resample, sampled_grid
+from components.media.grids import (
+    axes,
+    axis_weights,
+    cogvideox_grid,
+    fit_frames,
+    frame_intervals,
+    interpolate,
+    pool_mask,
+    resample,
+    sampled_grid,
+)
 from components.media.sampling import qwen_fps_indices, segment_indices
 
 FULL = (0.0, 1.0, 0.0, 1.0)
@@ -25,7 +37,7 @@ def _one_thread():
 
 def uniform(frames, rows, cols, box=FULL, start=0.0, end=8.0):
     edges = np.linspace(start, end, frames + 1)
-    return Grid(times=[(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)], rows=rows, cols=cols, box=box)
+    return Grid(times=[(a, b) for a, b in pairwise(edges)], rows=rows, cols=cols, box=box)
 
 
 def rng_map(*shape, seed=0):
@@ -78,16 +90,19 @@ def test_sampled_borders():
 
 @pytest.mark.parametrize("size", [(48, 48), (30, 90), (96, 160)])
 def test_squash_equals_pillow(size):
-    frames = np.random.default_rng(0).integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(90, 166, (2, 60, 90, 3), dtype=np.uint8)  # Pillow clips between its two passes
     found, box = fit_frames(frames, *size)
     assert box == FULL
     assert found.dtype == torch.uint8
     for i in range(2):
         expected = np.asarray(Image.fromarray(frames[i]).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
-        assert np.abs(found[i].numpy() - expected).max() <= 2  # Pillow works in fixed point
+        assert np.abs(found[i].numpy() - expected).max() <= 1  # Pillow rounds between them, too
 
 
-@pytest.mark.parametrize(("source", "target"), [((90, 160), (48, 72)), ((160, 90), (48, 72)), ((90, 160), (64, 64)), ((64, 64), (48, 96)), ((63, 101), (32, 32))])
+SIZES = [((90, 160), (48, 72)), ((160, 90), (48, 72)), ((90, 160), (64, 64)), ((64, 64), (48, 96)), ((63, 101), (32, 32))]
+
+
+@pytest.mark.parametrize(("source", "target"), SIZES)
 def test_box_says_what_is_shown(source, target):
     """Frames painted with their own coordinates: every fitted pixel reads off where the box says it is."""
     y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in source), indexing="ij")
@@ -103,8 +118,8 @@ def test_box_says_what_is_shown(source, target):
             aspect = (right - left) * source[1] / ((bottom - top) * source[0])
             assert aspect == pytest.approx(target[1] / target[0], rel=0.02)
             assert max(bottom - top, right - left) == 1
-            assert top + bottom == pytest.approx(1, abs=1 / source[0])
-            assert left + right == pytest.approx(1, abs=1 / source[1])
+            assert top + bottom == pytest.approx(1, abs=1.01 / source[0])
+            assert left + right == pytest.approx(1, abs=1.01 / source[1])
 
 
 def test_fitting_size_is_untouched():
@@ -115,7 +130,10 @@ def test_fitting_size_is_untouched():
 # Resampling
 
 
-@pytest.mark.parametrize("grid", [uniform(4, 5, 6), cogvideox_grid([i / 8 for i in range(17)], 64, 96, (0.1, 0.9, 0.0, 1.0), 2, None)], ids=["uniform", "cogvideox"])
+UNEVEN = cogvideox_grid([i / 8 for i in range(17)], 64, 96, (0.1, 0.9, 0.0, 1.0), 2, None)
+
+
+@pytest.mark.parametrize("grid", [uniform(4, 5, 6), UNEVEN], ids=["uniform", "cogvideox"])
 def test_identity(grid):
     values = rng_map(3, *grid.shape)
     found, valid = resample(values, grid, grid)
@@ -156,13 +174,14 @@ def oracle(values, src, dst):
     s, d = [cells.numpy() for cells in axes(src)], [cells.numpy() for cells in axes(dst)]
     centres = [cells.mean(1) for cells in s]
     at = RegularGridInterpolator(centres, values.numpy(), method="linear") if min(map(len, centres)) > 1 else None
-    counts = [max(1, int(np.ceil(np.diff(dc).max() / np.diff(sc).min() - 1e-6))) for sc, dc in zip(s, d, strict=True)]
     out, valid = np.zeros(dst.shape), np.zeros(dst.shape, bool)
     for index in np.ndindex(dst.shape):
         axis_points, ok = [], True
         for axis in range(3):
             low, high = d[axis][index[axis]]
-            points = low + (np.arange(counts[axis]) + 0.5) / counts[axis] * (high - low)
+            spanned = sum(max(0.0, min(high, b) - max(low, a)) / (b - a) for a, b in s[axis])
+            count = max(1, int(np.ceil(spanned - 1e-6)))
+            points = low + (np.arange(count) + 0.5) / count * (high - low)
             kept = points[(points > s[axis].min() - 1e-9) & (points < s[axis].max() + 1e-9)]
             ok &= 2 * len(kept) >= len(points)
             axis_points.append(np.clip(kept, centres[axis][0], centres[axis][-1]))
@@ -184,7 +203,8 @@ def test_against_the_oracle(src, dst):
 
 
 def test_rows_sum_to_one_and_validity():
-    src, dst = torch.tensor([[2.0, 3.0], [3.0, 5.0]]).double(), torch.tensor([[0.0, 1.5], [1.5, 2.9], [3.0, 4.0], [4.4, 5.5], [4.6, 6.8]]).double()
+    src = torch.tensor([[2.0, 3.0], [3.0, 5.0]]).double()
+    dst = torch.tensor([[0.0, 1.5], [1.5, 2.9], [3.0, 4.0], [4.4, 5.5], [4.6, 6.8]]).double()
     weights, valid = axis_weights(src, dst)
     assert valid.tolist() == [False, True, True, True, False]
     sums = weights.sum(1)
@@ -213,9 +233,9 @@ def test_wrong_shape_is_refused():
 
 
 def blob(t, y, x):
-    """A spot that crosses a 12 s clip of 16:9 on a curve."""
-    cy, cx = 0.5 + 0.3 * np.sin(0.9 * t), 0.15 + 0.7 * t / 12
-    return np.exp(-((y - cy) ** 2) / (2 * 0.08**2) - ((x - cx) ** 2) / (2 * 0.06**2))
+    """A spot that crosses a 12 s clip of 16:9 on a curve, about its own radius a second."""
+    cy, cx = 0.5 + 0.25 * np.sin(0.5 * t), 0.15 + 0.7 * t / 12
+    return np.exp(-((y - cy) ** 2) / (2 * 0.12**2) - ((x - cx) ** 2) / (2 * 0.09**2))
 
 
 def seen(grid, times, groups):

@@ -43,8 +43,8 @@ def test_native_rate_takes_the_nearest_frames():
     found = choose_frames(times, 17, "native_fps", 8.0)
     assert found == [int(np.argmin(np.abs(np.array(times) - i / 8))) for i in range(17)]
     middle = choose_frames(times, 17, "native_fps", 8.0, "middle")
-    assert abs(times[middle[0]] + times[middle[-1]] - times[-1]) < 1 / 8
-    assert np.diff(middle).tolist() == [4 if d == 4 else 3 for d in np.diff(middle)]
+    assert abs((times[middle[0]] + times[middle[-1]]) / 2 - times[-1] / 2) <= 1 / 8
+    assert set(np.diff(middle)) == {3, 4}  # 30 / 8
 
 
 def test_slow_clip_repeats_no_frame():
@@ -75,7 +75,10 @@ def test_too_short_names_its_source():
         choose_frames(clock(20, 30), 49, "native_fps", 8.0)  # 20 frames, but only 6 ticks of the model's clock
 
 
-@pytest.mark.parametrize(("total", "rate"), [(17, 8), (60, 30), (150, 30), (180, 30), (181, 30), (450, 30), (3000, 10), (90000, 30), (5, 1), (2, 1)])
+CLIPS = [(17, 8), (60, 30), (150, 30), (180, 30), (181, 30), (450, 30), (3000, 10), (90000, 30), (5, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(("total", "rate"), CLIPS)
 @pytest.mark.parametrize("fps", [1.0, 2.0])
 def test_qwen(total, rate, fps):
     frames = min(min(max(total / rate * fps, 4), 768), total)

@@ -91,7 +91,7 @@ def test_rotation(matrix, turn, tmp_path):
     """The container's matrix sends (x, y) to (a x + c y, b x + d y); y points down, so (0, 1, -1, 0) turns clockwise."""
     frames = numbered(12)
     path = tmp_path / "turned.mp4"
-    write_mp4(path, frames, 25)
+    write_mp4(path, frames, 25.0)
     data = bytearray(path.read_bytes())
     at = boxes(data, b"tkhd") + 40
     a, b, c, d = (value << 16 for value in matrix)
@@ -108,7 +108,7 @@ def test_rotation(matrix, turn, tmp_path):
 
 def test_edit_list_hides_frames(tmp_path):
     path = tmp_path / "cut.mp4"
-    write_mp4(path, numbered(40), 25)
+    write_mp4(path, numbered(40), 25.0)
     whole = probe(path)
     data = bytearray(path.read_bytes())
     at = boxes(data, b"elst") + 8
@@ -117,7 +117,7 @@ def test_edit_list_hides_frames(tmp_path):
     data[at : at + 8] = struct.pack(">Ii", duration, start + scale * 15 // 25)
     path.write_bytes(data)
     info = probe(path)
-    assert (whole.num_frames, info.num_frames) == (40, 25)
+    assert (whole.num_frames, info.num_frames) == (40, 25.0)
     assert info.times[:2] == pytest.approx((0, 0.04))
     assert [number(frame) for frame in read_frames(path, [0, 24])] == [15, 39]
 
@@ -126,7 +126,7 @@ def test_write_read_round_trip_and_bytes(tmp_path):
     ramp = np.linspace(20, 230, 64).astype(np.uint8)
     frames = np.stack([np.repeat(np.roll(ramp, 3 * i)[None, :, None], 64, 0).repeat(3, 2) for i in range(9)])
     for name in ("a.mp4", "b.mp4"):
-        write_mp4(tmp_path / name, frames, 8)
+        write_mp4(tmp_path / name, frames, 8.0)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     info = probe(tmp_path / "a.mp4")
     assert info.num_frames == 9
@@ -139,7 +139,7 @@ def test_motion_profile(tmp_path):
     for i in range(12):
         place = 8 + 6 * max(0, min(i, 8) - 4)  # moves between frames 4 and 8 only
         frames[i, 20:36, place : place + 16] = 220
-    write_mp4(tmp_path / "m.mp4", frames, 8)
+    write_mp4(tmp_path / "m.mp4", frames, 8.0)
     profile = motion_profile(tmp_path / "m.mp4")
     assert profile.shape == (12,)
     assert profile[0] == 0
@@ -160,7 +160,7 @@ def test_undecodable_names_the_file(content, function, tmp_path):
 def test_missing_truncated_and_audio_only(tmp_path):
     with pytest.raises(DataError, match="absent"):
         probe(tmp_path / "absent.mp4")
-    write_mp4(tmp_path / "whole.mp4", numbered(40), 25)
+    write_mp4(tmp_path / "whole.mp4", numbered(40), 25.0)
     data = (tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut\.mp4"):
@@ -188,12 +188,12 @@ def test_zero_length_clip(tmp_path):
 
 def test_bad_requests(tmp_path):
     path = tmp_path / "v.mp4"
-    write_mp4(path, numbered(9), 8)
+    write_mp4(path, numbered(9), 8.0)
     with pytest.raises(DataError, match="frame 9"):
         read_frames(path, [0, 9])
     for indices in ([], [-1]):
         with pytest.raises(ParameterError):
             read_frames(path, indices)
-    for frames, fps in ((numbered(2)[:, :-1], 8), (numbered(0), 8), (numbered(2), 0)):
+    for frames, fps in ((numbered(2)[:, :-1], 8.0), (numbered(0), 8.0), (numbered(2), 0.0)):
         with pytest.raises(ParameterError):
             write_mp4(tmp_path / "w.mp4", frames, fps)

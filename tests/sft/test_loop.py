@@ -1,8 +1,9 @@
-"""Training on tiny models of both families and real clips: losses, plain fine-tuning as a special case, exact resume, the step's outputs."""
+"""Training on tiny models of both families and real clips: losses, plain fine-tuning as a special case, exact resume, the step."""
 
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from components.models.tensors import unpack
 from components.models.tuned import materialize, original_name
 from components.models.vlm import Conversation, collate, load_vlm
 from components.sft.data import order, partner, split
+from components.sft.engine import rate
+from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
-from components.sft.loop import Job, Training, rate, train
 from components.sft.resume import ResumeStates
 from components.sft.settings import SftSettings
 from components.sft.step import STEP
@@ -40,10 +42,12 @@ def world(tmp_path_factory):
     artifact = made.prior_set(folder / "priors", made.prior_lines(folder / "set", folder / "store"))
     found = {}
     for name in (QWEN, INTERN):
-        found[name] = [
-            run_step(VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, {"vlm": name, "shard": f"{k}/2"}, {"priors": artifact}, form="frozen")["maps"]
-            for k in range(2)
-        ]  # fmt: skip
+        found[name] = []
+        for k in range(2):
+            scalars, params = {"vlm": name, "shard": f"{k}/2"}, {"viewing": made.VIEWING}
+            found[name].append(
+                run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, {"priors": artifact}, form="frozen")["maps"]
+            )
     return folder, found
 
 
@@ -103,7 +107,11 @@ def plain_loop(one):
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
     groups = [
-        {"params": [p for n, p in named.items() if (n in slow) == tower and (p.dim() > 1) == decays], "weight_decay": 0.1 if decays else 0.0, "base": base}
+        {
+            "params": [p for n, p in named.items() if (n in slow) == tower and (p.dim() > 1) == decays],
+            "weight_decay": 0.1 if decays else 0.0,
+            "base": base,
+        }
         for tower, base in ((True, settings.lr_vision), (False, settings.lr_llm))
         for decays in (True, False)
     ]  # fmt: skip
@@ -139,12 +147,13 @@ def test_align_weight_0_is_plain_fine_tuning_to_the_last_bit(job):
     assert [row["ar"] for row in rows[1:]] == pytest.approx(losses, rel=1e-6)
     found = weights(one)
     assert {name for name, value in state.items() if not torch.equal(value, found[name])} == set()
-    assert not any(torch.equal(state[n], v) for n, v in load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict().items() if v.dim() > 1)
+    start = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict()
+    assert not any(torch.equal(state[name], value) for name, value in start.items() if value.dim() > 1)
     again = train(job(align_weight=0.0, norms_every=1))  # measuring gradient norms changes nothing
-    assert [row["ar"] for row in again] [1:]== [row["ar"] for row in rows][1:]  # fmt: skip
+    assert [row["ar"] for row in again[1:]] == [row["ar"] for row in rows[1:]]
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -156,12 +165,12 @@ def test_six_steps_are_three_resume_three(job, monkeypatch, at):
 
     def stop(self, row, log=Training._log):
         if row["step"] == at + 1:
-            raise Stop
+            raise StopError
         log(self, row)
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_log", stop)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             train(first)
     states = ResumeStates(Store(first.store).backend, first.key)
     assert states.steps() == [3]
@@ -170,15 +179,9 @@ def test_six_steps_are_three_resume_three(job, monkeypatch, at):
     assert train(second) == rows
     kept = weights(whole)
     assert all(torch.equal(value, kept[name]) for name, value in weights(second).items())
-    mine, theirs = (unpack((p / "aligner.safetensors").read_bytes()) for p in map(made_path, (whole, second)))
+    mine, theirs = (unpack((Path(one.out) / "aligner.safetensors").read_bytes()) for one in (whole, second))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def made_path(job):
-    from pathlib import Path
-
-    return Path(job.out)
 
 
 def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
@@ -193,6 +196,15 @@ def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
     assert (states.load(6, tmp_path / "back") / "sub/x").read_bytes() == b"1"
     states.clear()
     assert list(states.backend.walk("sft/k")) == []
+
+
+@pytest.mark.parametrize("name", [QWEN, INTERN])
+def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name):
+    training = Training(job(name, align_weight=2.5, aligner="none", held_out=0.0))
+    for index, line in enumerate(training.samples.lines[:3]):
+        found = {key: float(value.detach()) for key, value in training.module(training.samples[index]).items()}
+        assert found["align"] == pytest.approx(line.distance, rel=1e-5)
+        assert found["loss"] == pytest.approx(found["ar"] + 2.5 * line.distance, rel=1e-5)
 
 
 def test_the_aligner_starts_as_the_identity(job):
@@ -215,7 +227,7 @@ def test_the_log_says_what_was_learned(job):
     assert {"grad_ar", "grad_align", "grad", "lr_vision", "lr_llm", "lr_aligner", "loss"} <= rows[1].keys()
     assert rows[1]["rows"] > 0
     assert rows[1]["rows_before_response"] == 0  # the words are the response's own
-    written = [json.loads(line) for line in (made_path(one) / "log.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (Path(one.out) / "log.jsonl").read_text().splitlines()]
     assert written == rows
 
 

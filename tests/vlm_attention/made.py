@@ -5,6 +5,7 @@ Words are the caption's, every second one is selected; the grid is the clip's, 5
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,14 +37,16 @@ def video(store, file):
 def words(text, field="response", offset=0):
     found = [match.span() for match in re.finditer(r"\w+", text)]
     return [
-        a.ScoredPiece(index=k, token=f"▁{text[x:y]}", field=field, start=x + offset, end=y + offset, score=1.0, standardized=0.0, selected=k % 2 == 0)
+        a.ScoredPiece(
+            index=k, token=f"▁{text[x:y]}", field=field, start=x + offset, end=y + offset, score=1.0, standardized=0.0, selected=k % 2 == 0
+        )
         for k, (x, y) in enumerate(found)
-    ]  # fmt: skip
+    ]
 
 
 def grid(clip):
     edges = np.linspace(0, clip.duration, 6)
-    return a.Grid(times=[(float(x), float(y)) for x, y in zip(edges, edges[1:], strict=False)], rows=4, cols=4, box=(0.0, 1.0, 0.0, 1.0))
+    return a.Grid(times=[(float(x), float(y)) for x, y in pairwise(edges)], rows=4, cols=4, box=(0.0, 1.0, 0.0, 1.0))
 
 
 def write(folder, manifest):

@@ -61,10 +61,11 @@ def eager_map(name, line, store):
     start = example.text.rindex(line.sample.response)
     rows = []
     for piece in (piece for piece in line.pieces if piece.selected):
-        weights = torch.tensor(
-            [max(0, min(b, start + piece.end) - max(a + (example.text[a:b][:1] == " "), start + piece.start)) for a, b in example.offsets.tolist()],
-            dtype=torch.float64,
-        )  # fmt: skip
+        shared = []
+        for begin, end in example.offsets.tolist():
+            begin += example.text[begin:end].startswith(" ")
+            shared.append(max(0, min(end, start + piece.end) - max(begin, start + piece.start)))
+        weights = torch.tensor(shared, dtype=torch.float64)
         rows.append((weights / weights.sum()) @ full_NN)
     return torch.stack(rows)[:, example.video_columns].reshape(-1, *example.grid.shape)
 
@@ -110,7 +111,9 @@ def test_maps_for_pictures_keeps_token_maps_for_all(world, tmp_path):
 
 def test_low_coverage_fails_the_sample(world, tmp_path):
     _, lines, _ = world
-    bad = lines[0].model_copy(update={"pieces": [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces], "key": "0" * 32})
+    bad = lines[0].model_copy(
+        update={"pieces": [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces], "key": "0" * 32}
+    )
     priors = made.prior_set(tmp_path / "bad", [bad, *lines[1:]])
     with pytest.raises(DataError, match="coverage"):
         run(world, tmp_path, priors=priors)
@@ -157,6 +160,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(world, tmp_pat
         log=entry.ref("log", "sft"), lines=frozen.lines,
     )  # fmt: skip
     assert {tuned_model.original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
+    other = made.write(tmp_path / "other", model.model_copy(update={"key": "e" * 32}))
     inputs = {"priors": artifact, "model": made.write(tmp_path / "model", model)}
     params = {"viewing": made.VIEWING, "pictures": 3}
     outputs = run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task="tuned_attention")
@@ -167,3 +171,5 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(world, tmp_pat
     for line in found.lines:  # the same weights: the same map, under a key of its own
         assert line.key != before[line.sample.id].key
         assert line.vlm_map.sha256 == before[line.sample.id].vlm_map.sha256
+    twin = maps(run_step(STEP, tmp_path, folder / "store", params, {}, {**inputs, "model": other}, form="tuned", task="tuned_attention"))
+    assert not {line.key for line in twin.lines} & {line.key for line in found.lines}

@@ -1,0 +1,197 @@
+"""The step in process: real synthetic benchmark clips, tiny models, replies against the model's own generate, scores by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from components.benchmark_eval import step as module
+from components.benchmark_eval.protocols import get_protocol
+from components.benchmark_eval.step import STEP, items, scores
+from components.core import artifacts as a
+from components.core.errors import DataError, ParameterError
+from components.core.store import Entry, Store
+from components.core.text import sample_id
+from components.media.scenes import write_set
+from components.media.video import read_frames
+from components.models import tuned as tuned_model
+from components.models.registry import ensure_tiny
+from components.models.vlm import Conversation, collate, load_vlm
+from tests.runner import metrics, published, run_step
+from tests.vlm_attention import made
+
+QWEN = "tiny-qwen2.5-vl"
+TYPES = list(get_protocol("motionbench").types)
+
+
+def sample(clip, k, answer="A", protocol="motionbench"):
+    options = [a.Option(letter=letter, text=f"{text} {k}") for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)]
+    question = f"Where does it move, {k}?"
+    name = sample_id(clip.id, question, options, "", [])
+    return a.Sample(
+        id=name, uid=f"q{k}", question=question, is_instruction=False, options=options, response="", answer=answer,
+        question_type=TYPES[k % 6], protocol=protocol,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    write_set(folder / "set", "bench", 4, seed=3, size=(64, 64), num_frames=9)
+    store = Store(str(folder / "store"))
+    lines = []
+    for k, file in enumerate(sorted((folder / "set").rglob("*.mp4"))):
+        clip = made.video(store, file)
+        asked = [sample(clip, 10 * k + j, "ABCD"[j % 4]) for j in range(2)]
+        held_out, other = sample(clip, 10 * k + 5, ""), sample(clip, 10 * k + 6, protocol="favor")
+        lines.append(a.VideoLine(video=clip, samples=[*asked, held_out, other]))
+    return folder, dataset(folder / "artifact", lines), lines
+
+
+def dataset(folder, lines):
+    record = a.StepRecord(version="1", params={}, scalars={})
+    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
+
+
+def run(world, tmp_path, benchmark="motionbench=./data", rerun="0", videos=None, **params):
+    return run_step(
+        STEP, tmp_path, world[0] / "store", {"viewing": made.VIEWING, **params}, {"vlm": QWEN, "benchmark": benchmark},
+        {"videos": videos or world[1]}, form="untouched", task="baseline_eval", rerun=rerun,
+    )  # fmt: skip
+
+
+def result(outputs):
+    return published(outputs, "result", a.EvalResult)
+
+
+def greedy(vlm, example, count):
+    """Argmax again and again, each time over the whole sequence, by the model's own forward."""
+    ids = example.input_ids.tolist()
+    reply = []
+    while len(reply) < count:
+        grown = torch.tensor([ids + reply])
+        positions = torch.cat([example.position_ids, example.position_ids.max() + 1 + torch.arange(len(reply)).expand(3, -1)], dim=-1)
+        batch = {
+            **vlm._arguments(collate([example])),
+            "input_ids": grown,
+            "attention_mask": torch.ones_like(grown),
+            "position_ids": positions[:, None],
+        }
+        token = int(vlm.model(**batch, use_cache=False).logits[0, -1].argmax())
+        if token in vlm.stops:
+            break
+        reply.append(token)
+    return vlm.tokenizer.decode(reply, skip_special_tokens=True)
+
+
+def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_path):
+    found = result(run(world, tmp_path))
+    assert len(found.lines) == 8  # neither held-out items nor another protocol's
+    vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
+    store = Store(str(world[0] / "store"))
+    for line in found.lines[:3]:
+        one = line.sample
+        prompt = "\n".join(
+            [one.question, *(f"{option.letter}. {option.text}" for option in one.options), "Answer with only the option letter."]
+        )
+        frames = read_frames(store.fetch(line.video.file), line.frames)
+        example = vlm.prepare(
+            Conversation([], prompt, None), frames, [line.video.times[k] for k in line.frames], line.video.duration, 84 * 84
+        )
+        with torch.no_grad():
+            assert line.reply == greedy(vlm, example, 16)
+
+
+def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):
+    first = run(world, tmp_path)
+    monkeypatch.setattr("components.vlm_attention.maps.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    second = run(world, tmp_path)
+    assert metrics(second)["share_remembered"] == 1.0
+    assert (first["result"] / "manifest.json").read_bytes() == (second["result"] / "manifest.json").read_bytes()
+    with pytest.raises(pytest.fail.Exception):  # another viewing is another question
+        run(world, tmp_path, viewing={**made.VIEWING, "fps": 2.0})
+
+
+def test_a_new_item_computes_one(world, tmp_path):
+    run(world, tmp_path)
+    lines = [world[2][0].model_copy(update={"samples": [*world[2][0].samples, sample(world[2][0].video, 99)]}), *world[2][1:]]
+    outputs = run(world, tmp_path, videos=dataset(tmp_path / "more", lines))
+    assert metrics(outputs)["share_remembered"] == pytest.approx(8 / 9, abs=1e-4)
+
+
+def answered(world, replies):
+    units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), get_protocol("motionbench"))
+    entries = [
+        Entry(step="benchmark_eval", version="1", key=str(k), unit="", reads={}, numbers={"reply": reply, "frames": [0]})
+        for k, reply in enumerate(replies)
+    ]
+    return [module._result(unit, get_protocol("motionbench"), found) for unit, found in zip(units, entries, strict=True)]
+
+
+def test_scores_by_hand(world):
+    # answers are A, B for each of four videos; types cycle with the item's number
+    lines = answered(world, ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"])
+    assert [line.correct for line in lines] == [True, True, True, False, True, False, True, True]
+    assert [line.parsed for line in lines] == ["A", "B", "A", "A", "A", "", "A", "B"]
+    found = {score.name: score for score in scores(lines, get_protocol("motionbench"))}
+    assert (found["Overall"].n, found["Overall"].correct, found["Overall"].accuracy, found["Overall"].unparsed) == (8, 6, 75.0, 1)
+    by_type = {}
+    for line in lines:
+        by_type.setdefault(line.sample.question_type, []).append(line.correct)
+    macro = sum(sum(values) / len(values) for values in by_type.values()) / len(by_type)
+    assert found["Average"].accuracy == pytest.approx(100 * macro)
+    for name, values in by_type.items():
+        one = found[get_protocol("motionbench").types[name]]
+        n, share, z = len(values), sum(values) / len(values), 1.959963984540054
+        centre, half = (
+            (share + z * z / (2 * n)) / (1 + z * z / n),
+            z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
+        )
+        assert (one.n, one.low, one.high) == pytest.approx((n, 100 * (centre - half), 100 * (centre + half)), abs=1e-9)
+    assert found["Overall"].low < 75 < found["Overall"].high
+    official = found["Official rule"]  # "The answer is A." starts with T, "no idea" with n
+    assert official.correct == sum(line.official_correct for line in lines) == 5
+
+
+def test_tuned_form_has_keys_of_its_own(world, tmp_path):
+    folder, artifact, _ = world
+    store = Store(str(folder / "store"))
+    before = result(run(world, tmp_path))
+    work = tuned_model.WorkFolder(store, "sft", "1", "e" * 32)
+    roles = tuned_model.stow(ensure_tiny(QWEN), work)
+    work.put("log", "jsonl", json.dumps({"step": 0}).encode())
+    entry = work.finish("model", {}, {"roles": roles})
+    model = a.TunedModel(
+        kind="TunedModel", provenance={}, key=entry.key, files=[entry.ref(role, "sft") for role in roles], aligner=[],
+        log=entry.ref("log", "sft"), lines=[],
+    )  # fmt: skip
+    inputs = {"videos": artifact, "model": made.write(tmp_path / "model", model)}
+    outputs = run_step(STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, inputs, form="tuned")
+    after = result(outputs)
+    assert [line.reply for line in after.lines] == [line.reply for line in before.lines]
+    assert not {line.key for line in after.lines} & {line.key for line in before.lines}
+    other = made.write(tmp_path / "other", model.model_copy(update={"key": "d" * 32}))
+    twin = run_step(
+        STEP,
+        tmp_path,
+        folder / "store",
+        {"viewing": made.VIEWING},
+        {"benchmark": "motionbench=x"},
+        {**inputs, "model": other},
+        form="tuned",
+    )
+    assert metrics(twin)["share_remembered"] == 0
+    assert after.model == "tuned-" + "e" * 12
+    assert "| Overall | 8 |" in outputs["table"].read_text()
+
+
+def test_refuses_what_it_cannot_score(world, tmp_path):
+    with pytest.raises(DataError, match="no items"):
+        run(world, tmp_path, benchmark="seed=./data")
+    with pytest.raises(ParameterError, match="no protocol"):
+        run(world, tmp_path, benchmark="guess=./data")
+    clip = world[2][0].video
+    wrong = sample(clip, 1).model_copy(update={"question_type": "Dancing"})
+    with pytest.raises(DataError, match="Dancing"):
+        run(world, tmp_path, videos=dataset(tmp_path / "wrong", [a.VideoLine(video=clip, samples=[wrong])]))

@@ -1,0 +1,106 @@
+"""The compiled pipeline under KFP's local orchestrator: what executes the first time, unchanged, and after a change."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.core.artifacts import PriorSet, TunedModel, load_manifest
+from components.media.scenes import write_set
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(pipeline, out, *settings, expect=0):
+    """One pipeline run in a process of its own (kfp.local wants that); returns the executed tasks and the output."""
+    command = [sys.executable, "-m", "components.orchestration.cli", "run", pipeline, "--out", str(out)]
+    command += ["--arguments", str(ROOT / "components/orchestration/smoke.json")] if pipeline == "motion_enhancer" else []
+    for setting in settings:
+        command += ["--set", setting]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert answer.returncode == expect, answer.stdout[-3000:] + answer.stderr[-3000:]
+    return sorted(re.findall(r"▸ (\w+)", answer.stderr)), answer.stdout
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("run")
+    write_set(tmp / "scenes", preset="scenes", count=4, seed=5)
+    write_set(tmp / "bench", preset="bench", count=6, seed=6)
+    settings = [
+        f"source={tmp / 'scenes'}", f'benchmarks=["motionbench={tmp / "bench"}"]', "vlm=tiny-qwen2.5-vl", "num_steps=2",
+        "params_sft.max_steps=2", "params_attention_capture.pictures=2",
+    ]  # fmt: skip
+    first = run("motion_enhancer", tmp / "out", *settings)
+    return tmp, settings, first
+
+
+def artifact(tmp, task, name, kind):
+    (folder,) = {path.parent for path in (tmp / "out").glob(f"artifacts/*/{task}/{name}/manifest.json")}
+    return load_manifest(folder, kind), folder
+
+
+def test_the_whole_pipeline_runs(base):
+    tmp, _, (tasks, printed) = base
+    assert len(tasks) == 18
+    assert (tmp / "out" / "report.html").stat().st_size > 10_000
+    assert printed.rstrip().endswith(str(tmp / "out" / "report.html"))
+
+
+def test_unchanged_executes_plan_alone(base):
+    tmp, settings, _ = base
+    assert run("motion_enhancer", tmp / "out", *settings)[0] == ["plan"]
+
+
+def test_token_ratio_executes_token_selection_and_what_follows(base):
+    tmp, settings, _ = base
+    tasks, _ = run("motion_enhancer", tmp / "out", *settings, "token_ratio=0.25")
+    wanted = ["plan", "prior_set", "report", "sft", "token_selection", "token_selection", "tuned_attention", "tuned_eval"]
+    assert tasks == sorted([*wanted, "vlm_attention", "vlm_attention"])
+
+
+def test_a_misspelt_key_is_found_by_plan(base):
+    tmp, settings, _ = base
+    tasks, printed = run("motion_enhancer", tmp / "out", *settings, "params_sft.lerning_rate=1", expect=2)
+    assert tasks == ["plan"]
+    assert "lerning_rate" in printed
+
+
+def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
+    tmp, settings, _ = base
+    store = tmp / "out" / "store"
+    stores = [path for path in [store, *store.glob("dev-*")] if (path / "manifests").is_dir()]
+    uri = stores[0].as_uri()
+    model, folder = artifact(tmp, "sft", "model", TunedModel)
+    cli = [sys.executable, "-m", "components.orchestration.cli"]
+    subprocess.run([*cli, "export", str(folder), str(tmp / "model"), "--store", uri], cwd=ROOT, check=True)
+    code = (
+        "import sys; sys.path = [p for p in sys.path if p]\n"
+        "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"
+        f"m = AutoModelForImageTextToText.from_pretrained({str(tmp / 'model')!r}); t = AutoTokenizer.from_pretrained({str(tmp / 'model')!r})\n"
+        "assert 'components' not in sys.modules; print(m.config.model_type)"
+    )
+    opened = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp, capture_output=True, text=True, check=True)
+    assert opened.stdout.split() == ["qwen2_5_vl"]
+    priors, priors_folder = artifact(tmp, "prior_set", "priors", PriorSet)
+    subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
+    kept = [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
+    run("fine_tune", tmp / "tune", f"priors={tmp / 'priors'}", 'shards=["0/2","1/2"]', *kept)
+    (again,) = {path for path in (tmp / "tune").glob("artifacts/*/sft/model/manifest.json")}
+    tuned = load_manifest(again.parent, TunedModel)
+    assert [ref.sha256 for ref in tuned.files] == [ref.sha256 for ref in model.files]
+    assert len(priors.lines) == 4
+
+
+def test_read_priors(base):
+    from components.prior_set.transfer import read_priors
+
+    tmp = base[0]
+    if not (tmp / "priors").is_dir():
+        pytest.fail("the export test has to run first")
+    for prior in read_priors(tmp / "priors"):
+        assert prior.map_TFHW.shape == (sum(piece.selected for piece in prior.pieces), *prior.grid.shape)
+        assert prior.video.is_file()
