@@ -7,7 +7,7 @@ log-sum-exp to `CapturedMaps`. A stock pipeline call works as it is:
     spec = CaptureSpec(text_indices=(0, 1, 2), grid=(13, 30, 45))
     with capture_attention(pipeline.transformer, spec) as maps:
         pipeline("a red ball rolls", num_inference_steps=5)
-    maps.t2v_hTS, maps.diag_hPFF, maps.reduce()
+    maps.t2v, maps.diag, maps.reduce()
 
 Legend: b batch, L = text + video sequence, h heads, d head width.
 """

@@ -164,7 +164,7 @@ class CapturedMaps:
         _add_mass(self._sums["text_mass_hS"], q_video, k[:, :text], lse_video)
         frames, height, width = self.spec.grid
         shape = (q.shape[0], frames, height * width)
-        q_hPFd, k_hPFd = (x.unflatten(1, shape[1:]).transpose(1, 2) for x in (q_video, k_video))
+        q_hPFd, k_hPFd = (x.reshape(*shape, -1).transpose(1, 2) for x in (q_video, k_video))
         logits_hPFF = q_hPFd @ k_hPFd.mT
         self._sums["diag_hPFF"] += logits_hPFF.sub_(lse_video.view(shape).transpose(1, 2)[..., None]).exp_()
 
@@ -177,35 +177,35 @@ class CapturedMaps:
         return self._sums[name] / self.count
 
     @property
-    def t2v_hTS(self) -> Float[Tensor, "h T S"]:
+    def t2v(self) -> Float[Tensor, "h T S"]:
         """A from each chosen text token to all video tokens."""
         return self._mean("t2v_hTS")
 
     @property
-    def diag_hPFF(self) -> Float[Tensor, "h P F F"]:
+    def diag(self) -> Float[Tensor, "h P F F"]:
         """A between frames at the same location: [head, place, frame of the query, frame of the key]."""
         return self._mean("diag_hPFF")
 
     @property
-    def text_mass_hS(self) -> Float[Tensor, "h S"]:
+    def text_mass(self) -> Float[Tensor, "h S"]:
         """Each video row's mass on all text columns, pads included."""
         return self._mean("text_mass_hS")
 
     @property
-    def rows_hRS(self) -> Float[Tensor, "h R S"]:
+    def rows(self) -> Float[Tensor, "h R S"]:
         """The sampled rows `row_indices` of A_v2v."""
         return self._mean("rows_hRS")
 
     @property
-    def row_mass_hS(self) -> Float[Tensor, "h S"]:
+    def row_mass(self) -> Float[Tensor, "h S"]:
         """Each video row's mass on text and video: 1, or under `joint` its share of attention on the stream's own keys."""
-        return self._mean("share_hS") if "share_hS" in self._sums else torch.ones_like(self.text_mass_hS)
+        return self._mean("share_hS") if "share_hS" in self._sums else torch.ones_like(self.text_mass)
 
     def tau(self, kind: Literal["map", "mask"] = "map") -> Float[Tensor, " h"]:
         """The average attention value: mean of A_v2v over all S × S (exact), or over pairs of the same location. Float64."""
         if kind == "mask":
-            return self.diag_hPFF.double().mean((1, 2, 3))
-        mass = self.row_mass_hS.double() - self.text_mass_hS.double()
+            return self.diag.double().mean((1, 2, 3))
+        mass = self.row_mass.double() - self.text_mass.double()
         return mass.sum(1) / self.spec.num_video_tokens**2
 
     def reduce(self, thumbnail: int = 32, places: int = 4) -> HeadReductions:
@@ -215,7 +215,7 @@ class CapturedMaps:
             thumbnail: side of the pooled v2v picture, at most S.
             places: locations whose exact F × F block is kept, evenly spread.
         """
-        diag = self.diag_hPFF
+        diag = self.diag
         squares = diag.double().square()
         total = squares.sum((1, 2, 3))
         itself = squares.diagonal(dim1=2, dim2=3).sum((1, 2))

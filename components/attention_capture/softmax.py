@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ def blockwise_attention(
     rows = max(1, BLOCK_ELEMENTS // (k.shape[0] * k.shape[1] * k.shape[2]))
     keys, values = k.float().mT * q.shape[-1] ** -0.5, v.float()
     outputs, lses = [], []
-    for block in q.split(rows, dim=2):
+    for block in torch.split(q, rows, dim=2):
         logits = block.float() @ keys
         lse = logits.logsumexp(-1)
         outputs.append((logits.sub_(lse[..., None]).exp_() @ values).to(q.dtype))
@@ -67,7 +67,7 @@ def _cuda_efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return output, lse[..., : q.shape[2]].float()  # the kernel pads rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(device: torch.device, dtype: torch.dtype, width: int) -> _Kernel:
     """The fused kernel if it answers as plain torch does, else plain torch."""
     if device.type == "cpu":

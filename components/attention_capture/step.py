@@ -7,17 +7,19 @@ holds is computed again here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
 
-from components.core.artifacts import AttentionLine, AttentionMaps, Json, Piece, Sample, Trajectories, TrajectoryLine
+from components.core.artifacts import AttentionLine, AttentionMaps, Json, Piece, Sample, Trajectories, TrajectoryLine, sha256
 from components.core.step import Context, Step, StepParams, operational
 from components.core.store import WorkFolder
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
-from components.models.registry import resolve
+from components.models.registry import ResolvedModel, resolve
+
+PICTURES = "attention_capture_pictures"
 
 
 class Params(StepParams):
@@ -55,26 +57,15 @@ def run(context: Context[Params]) -> None:
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
     units = [Unit(line, sample) for line in data.lines for sample in line.samples]
 
-    @cache
-    def tools() -> tuple[Any, Any]:
-        from components.attention_capture import sample as algorithm
-        from components.models.vdm import load_vdm
-
-        return load_vdm(model.path, settings.dtype), algorithm
-
-    def compute(unit: Unit, folder: WorkFolder) -> Json:
-        vdm, algorithm = tools()
-        trajectory = _trajectory(context, vdm, unit.line, settings)
-        text, parts = conditioning(unit.sample, context.scalars.text)
-        result = algorithm.capture_sample(vdm, trajectory, text, parts, context.params, context.scalars.num_steps, context.scalars.seed)
-        folder.put("maps", "safetensors", algorithm.pack_maps(result, unit.sample.id))
-        folder.put("statistics", "safetensors", algorithm.pack_statistics(result, unit.sample.id))
-        return {"pieces": [piece.model_dump(mode="json") for piece in result.pieces], "truncated": result.truncated}
+    shown = set(sorted((unit.sample.id for unit in units), key=lambda name: sha256(name.encode()))[: context.params.pictures])
+    work = Capture(context, model, settings, shown)
 
     def unit_reads(unit: Unit) -> Json:
         return reads(unit.line.key, unit.sample, context.scalars.text)
 
-    entries = context.each(units, name=lambda unit: unit.sample.id, reads=unit_reads, compute=compute)
+    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
+    drawn = [unit for unit in units if _name(unit) in shown and _name(unit) in entries]
+    pictures = context.each(drawn, name=_name, reads=lambda unit: {"maps": entries[_name(unit)].key}, compute=work.pictures, work=PICTURES)
     lines = [
         AttentionLine(
             video=unit.line.video,
@@ -86,6 +77,7 @@ def run(context: Context[Params]) -> None:
             truncated=entry.numbers["truncated"],
             maps=entry.ref("maps", context.task),
             statistics=entry.ref("statistics", context.task),
+            pictures={role: found.ref(role, context.task) for role in found.files} if (found := pictures.get(_name(unit))) else {},
         )
         for unit in units
         if (entry := entries.get(unit.sample.id)) is not None
@@ -94,15 +86,62 @@ def run(context: Context[Params]) -> None:
     context.metrics()
 
 
-def _trajectory(context: Context[Params], vdm: Any, line: TrajectoryLine, settings: InversionSettings) -> Any:
-    """The latents of all levels; inverted again where scratch was emptied."""
-    from components.ddim_inversion.video import invert_video
-    from components.models.tensors import unpack
+def _name(unit: Unit) -> str:
+    return unit.sample.id
 
-    if context.store.present(line.latents):
-        return unpack(context.store.read(line.latents))["latents"]
-    path = context.store.fetch(line.video.file)
-    return invert_video(vdm, path, line.video, settings, context.scalars.num_steps).latents
+
+class Capture:
+    """The work on one sample. torch is imported and the model loaded with the first sample that is not remembered."""
+
+    def __init__(self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: set[str]) -> None:
+        self.context, self.model, self.settings, self.shown = context, model, settings, shown
+        self._kept: dict[str, Any] = {}  # captures of this process that are still to be pictured
+
+    @cached_property
+    def vdm(self) -> Any:
+        """The video model."""
+        from components.models.vdm import load_vdm
+
+        return load_vdm(self.model.path, self.settings.dtype)
+
+    def maps(self, unit: Unit, folder: WorkFolder) -> Json:
+        """Capture a sample and store its maps and statistics."""
+        from components.attention_capture.sample import pack_maps, pack_statistics
+
+        result = self._captured(unit, self.trajectory(unit.line))
+        folder.put("maps", "safetensors", pack_maps(result, _name(unit)))
+        folder.put("statistics", "safetensors", pack_statistics(result, _name(unit)))
+        if _name(unit) in self.shown:
+            self._kept[_name(unit)] = result
+        return {"pieces": [piece.model_dump(mode="json") for piece in result.pieces], "truncated": result.truncated}
+
+    def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
+        """Draw a sample; what this process did not capture just now is captured again."""
+        from components.attention_capture.pictures import head_thumbnails, reconstruction_strip
+
+        trajectory = self.trajectory(unit.line)
+        result = self._kept.pop(_name(unit), None) or self._captured(unit, trajectory)
+        strip, error = reconstruction_strip(self.vdm, trajectory, result)
+        folder.put("reconstruction", "png", strip)
+        folder.put("heads", "png", head_thumbnails(result))
+        return {"latent_error": error}
+
+    def _captured(self, unit: Unit, trajectory: Any) -> Any:
+        from components.attention_capture.sample import capture_sample
+
+        scalars = self.context.scalars
+        text, parts = conditioning(unit.sample, scalars.text)
+        return capture_sample(self.vdm, trajectory, text, parts, self.context.params, scalars.num_steps, scalars.seed, _name(unit))
+
+    def trajectory(self, line: TrajectoryLine) -> Any:
+        """The latents of all levels; inverted again where scratch was emptied."""
+        from components.ddim_inversion.video import invert_video
+        from components.models.tensors import unpack
+
+        store = self.context.store
+        if store.present(line.latents):
+            return unpack(store.read(line.latents))["latents"]
+        return invert_video(self.vdm, store.fetch(line.video.file), line.video, self.settings, self.context.scalars.num_steps).latents
 
 
 STEP = Step(

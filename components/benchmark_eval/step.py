@@ -109,7 +109,7 @@ def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, or
     params = context.params
 
     def reads(unit: Unit) -> Json:
-        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name}
+        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name, **origin}
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
         from components.vlm_attention.maps import conversation, example

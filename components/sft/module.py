@@ -59,8 +59,9 @@ class MotionSFT(nn.Module):
 
     def align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
         """L_align of one sample, times its gate."""
-        values_TS = target.words.map_TR.to(rows_RS) @ rows_RS
-        map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
+        with torch.autocast(rows_RS.device.type, enabled=False):  # bf16 products would blur the maps by half a percent
+            values_TS = target.words.map_TR.to(rows_RS) @ rows_RS
+            map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
         if self.aligner is not None:
             map_TFHW = self.aligner(map_TFHW, valid_FHW)
         prior_TFHW = target.prior_TFHW.to(map_TFHW.device)

@@ -172,15 +172,8 @@ def test_tuned_form_has_keys_of_its_own(world, tmp_path):
     assert [line.reply for line in after.lines] == [line.reply for line in before.lines]
     assert not {line.key for line in after.lines} & {line.key for line in before.lines}
     other = made.write(tmp_path / "other", model.model_copy(update={"key": "d" * 32}))
-    twin = run_step(
-        STEP,
-        tmp_path,
-        folder / "store",
-        {"viewing": made.VIEWING},
-        {"benchmark": "motionbench=x"},
-        {**inputs, "model": other},
-        form="tuned",
-    )
+    again = {**inputs, "model": other}
+    twin = run_step(STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, again, form="tuned")
     assert metrics(twin)["share_remembered"] == 0
     assert after.model == "tuned-" + "e" * 12
     assert "| Overall | 8 |" in outputs["table"].read_text()
