@@ -52,7 +52,8 @@ def levels(alphas_cumprod: Float[Tensor, " steps"], num_steps: int) -> Levels:
     total = len(alphas_cumprod)
     if not 1 <= num_steps <= total:
         raise ParameterError(f"num_steps = {num_steps}", source="num_steps", remedy=f"choose 1 to {total}")
-    timesteps = torch.tensor([round(total - k * total / num_steps) - 1 for k in reversed(range(num_steps))])
+    ratio = total / num_steps  # divided first: diffusers rounds ties of this product
+    timesteps = torch.tensor([round(total - k * ratio) - 1 for k in reversed(range(num_steps))])
     alpha_bar = alphas_cumprod.double().cpu()[timesteps]
     return Levels(timesteps, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 

@@ -83,7 +83,7 @@ def _vae() -> AutoencoderKLCogVideoX:
         temporal_compression_ratio=4,
         sample_height=64,
         sample_width=64,
-        scaling_factor=0.7,
+        scaling_factor=3.26,  # latents of random weights get unit variance, as a trained model's have
     )
 
 

@@ -20,6 +20,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
@@ -208,20 +209,17 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
 
     Raises:
         ParameterError: no such pipeline, another prediction type than v, or an unknown dtype.
-        DataError: parts of the pipeline that cannot be read.
+        DataError: a part that cannot be read, or has no safetensors.
     """
     folder = Path(folder)
     number_format = _dtype(dtype)
     where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     _check_pipeline(folder)
-    try:
-        scheduler = CogVideoXDDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-        tokenizer = T5Tokenizer.from_pretrained(folder, subfolder="tokenizer")
-        encoder = T5EncoderModel.from_pretrained(folder, subfolder="text_encoder", dtype=number_format)
-        vae = AutoencoderKLCogVideoX.from_pretrained(folder, subfolder="vae", torch_dtype=number_format)
-        transformer = CogVideoXTransformer3DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=number_format)
-    except (OSError, ValueError) as error:
-        raise DataError(f"a part cannot be loaded: {error}", source=str(folder), remedy="fetch the checkpoint again") from error
+    scheduler = _part(CogVideoXDDIMScheduler, folder, "scheduler")
+    tokenizer = _part(T5Tokenizer, folder, "tokenizer")
+    encoder = _part(T5EncoderModel, folder, "text_encoder", dtype=number_format, use_safetensors=True)
+    vae = _part(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=number_format, use_safetensors=True)
+    transformer = _part(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=number_format, use_safetensors=True)
     if scheduler.config.prediction_type != "v_prediction":
         problem = f"prediction type {scheduler.config.prediction_type!r}"
         raise ParameterError(problem, source=f"{folder}/scheduler", remedy="use a CogVideoX that predicts v")
@@ -241,7 +239,15 @@ def tokenize_text(folder: Path | str, text: str) -> list[TextPiece]:
     """
     folder = Path(folder)
     length = int(_check_pipeline(folder)["max_text_seq_length"])
-    return _pieces(T5Tokenizer.from_pretrained(folder, subfolder="tokenizer"), text, length)
+    return _pieces(_part(T5Tokenizer, folder, "tokenizer"), text, length)
+
+
+def _part(kind: Any, folder: Path, name: str, **options: Any) -> Any:
+    """One part by its class's `from_pretrained`; weights that only exist as a pickle are refused by the options."""
+    try:
+        return kind.from_pretrained(folder, subfolder=name, local_files_only=True, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"the {name} cannot be loaded: {error}", source=f"{folder}/{name}", remedy="fetch the checkpoint again") from error
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

@@ -294,6 +294,7 @@ def test_pooling_by_area_in_a_box():
     mask = np.zeros((4, 12, 20), np.uint8)
     mask[:, 3:8, 5:13] = 2
     mask[2:, 8:10, 2:6] = 1
+    mask[1::2, 2:6, 8:15] = 1  # neighbouring frames differ, so that their weights show
     grid = Grid(times=[(0.5, 1.75), (2.0, 3.5)], rows=5, cols=3, box=(0.1, 0.7, 0.2, 0.95))
     found = pool_mask(mask, [0.5, 1.5, 2.5, 3.5], grid)
     fine = np.repeat(np.repeat(np.repeat(mask > 0, 400, 0), 25, 1), 15, 2)  # 0.0025 s, 300 × 300
