@@ -236,7 +236,11 @@ def pool_mask(mask: UInt8[np.ndarray, "F H W"], frame_times: Sequence[float], gr
         _overlap(cells.numpy(), edges)
         for cells, edges in zip(
             axes(grid),
-            (np.asarray(frame_intervals(frame_times)), _uniform(mask.shape[1], 0.0, 1.0).numpy(), _uniform(mask.shape[2], 0.0, 1.0).numpy()),
+            (
+                np.asarray(frame_intervals(frame_times)),
+                _uniform(mask.shape[1], 0.0, 1.0).numpy(),
+                _uniform(mask.shape[2], 0.0, 1.0).numpy(),
+            ),
             strict=True,
         )
     )

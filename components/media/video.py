@@ -155,7 +155,9 @@ def write_mp4(path: Path | str, frames: UInt8[np.ndarray, "n H W 3"], fps: float
         )
     rate = Fraction(fps).limit_denominator(60000)
     with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "threads": "1"})
+        stream: Any = container.add_stream(
+            "libx264", rate=rate, options={"crf": str(crf), "threads": "1", "x264-params": "cpu-independent=1"}
+        )
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))

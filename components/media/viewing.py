@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.core.artifacts import Video
+from components.media.sampling import qwen_fps_indices, segment_indices
+from components.media.video import read_frames
 
 
 class Viewing(BaseModel):
@@ -25,8 +27,6 @@ class Viewing(BaseModel):
 
     def indices(self, family: str, video: Video) -> list[int]:
         """Indices of the frames that a model of `family` sees."""
-        from components.media.grids import qwen_fps_indices, segment_indices  # torch, which a step's declaration must not import
-
         total = len(video.times)
         if family == "internvl":
             return segment_indices(total, self.num_frames)
@@ -35,7 +35,5 @@ class Viewing(BaseModel):
 
 def view(viewing: Viewing, family: str, video: Video, path: Path) -> tuple[np.ndarray, list[float], list[int]]:
     """Frames uint8 [n, H, W, 3], their time stamps in seconds, and their indices."""
-    from components.media.video import read_frames
-
     indices = viewing.indices(family, video)
     return read_frames(path, indices), [video.times[i] for i in indices], indices

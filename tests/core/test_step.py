@@ -20,8 +20,9 @@ def declare(run):
 
 def call(run, tmp_path, **values):
     out = tmp_path / "out"
+    given = {"store": str(tmp_path / "store"), "params": {}, "rerun": "0", "num_steps": 5.0, "head_ratio": 0.5, **values}
     request = {
-        "inputs": {"parameterValues": {"store": str(tmp_path / "store"), "params": {}, "rerun": "0", "num_steps": 5.0, "head_ratio": 0.5, **values}},
+        "inputs": {"parameterValues": given},
         "outputs": {"artifacts": {"videos": {"artifacts": [{"uri": str(out)}]}}, "outputFile": str(tmp_path / "answer.json")},
     }
     return main(declare(run), ["demo", json.dumps(request)])
@@ -83,5 +84,6 @@ def test_a_misspelt_key_names_the_value_and_what_is_known():
 
 
 def test_unknown_model(tmp_path):
+    scalars = {"source": str(tmp_path), "vdm": "nonesuch"}
     with pytest.raises(ParameterError, match="unknown model 'nonesuch'"):
-        run_step(step("plan"), tmp_path, tmp_path / "store", form="motion_priors", scalars={"source": str(tmp_path), "vdm": "nonesuch"}, step_params={})
+        run_step(step("plan"), tmp_path, tmp_path / "store", form="motion_priors", scalars=scalars, step_params={})

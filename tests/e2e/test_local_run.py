@@ -39,7 +39,7 @@ def base(tmp_path_factory):
 
 
 def artifact(tmp, task, name, kind):
-    (folder,) = {path.parent for path in (tmp / "out").glob(f"artifacts/*/{task}/{name}/manifest.json")}
+    (folder,) = {path.parent for path in (tmp / "out").glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json")}
     return load_manifest(folder, kind), folder
 
 
@@ -78,18 +78,19 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     cli = [sys.executable, "-m", "components.orchestration.cli"]
     subprocess.run([*cli, "export", str(folder), str(tmp / "model"), "--store", uri], cwd=ROOT, check=True)
     code = (
-        "import sys; sys.path = [p for p in sys.path if p]\n"
+        "import sys; sys.modules['components'] = None\n"  # importing it would fail
         "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"
-        f"m = AutoModelForImageTextToText.from_pretrained({str(tmp / 'model')!r}); t = AutoTokenizer.from_pretrained({str(tmp / 'model')!r})\n"
-        "assert 'components' not in sys.modules; print(m.config.model_type)"
+        "model = AutoModelForImageTextToText.from_pretrained(sys.argv[1]); AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(model.config.model_type)"
     )
-    opened = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-I", "-c", code, str(tmp / "model")]
+    opened = subprocess.run(command, cwd=tmp, capture_output=True, text=True, check=True)
     assert opened.stdout.split() == ["qwen2_5_vl"]
     priors, priors_folder = artifact(tmp, "prior_set", "priors", PriorSet)
     subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
     kept = [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
     run("fine_tune", tmp / "tune", f"priors={tmp / 'priors'}", 'shards=["0/2","1/2"]', *kept)
-    (again,) = {path for path in (tmp / "tune").glob("artifacts/*/sft/model/manifest.json")}
+    (again,) = (tmp / "tune").glob("artifacts/*/sft/model/manifest.json")
     tuned = load_manifest(again.parent, TunedModel)
     assert [ref.sha256 for ref in tuned.files] == [ref.sha256 for ref in model.files]
     assert len(priors.lines) == 4

@@ -189,12 +189,27 @@ def auc(positive, negative):
     return ((np.searchsorted(ordered, positive, "left") + np.searchsorted(ordered, positive, "right")) / 2).mean() / len(ordered)
 
 
-def test_a_centre_prior_tells_nothing():
+@pytest.fixture(scope="module")
+def many():
+    return [make_clip("scenes", 0, index, SIZE, 9) for index in range(400)]
+
+
+def test_movers_and_standing_objects_are_equally_far_out(many):
+    """Squared distances from the middle, averaged over time; objects that stood at their courses' ends would be farther out by 0.013."""
+    differences = []
+    for clip in many:
+        squared = [((body.centres - 0.5) ** 2).sum(axis=1).mean() for body in clip.scene.bodies]
+        moving = squared.pop(clip.scene.mover)
+        differences.append(moving - np.mean(squared))
+    assert abs(np.mean(differences)) < 0.008
+
+
+def test_a_centre_prior_tells_nothing(many):
     y, x = np.meshgrid(*((np.arange(64) + 0.5) / 64 - 0.5,) * 2, indexing="ij")
     prior = np.broadcast_to(-(y**2 + x**2), (9, 64, 64))
     scores, natural = [], []
-    for index in range(400):
-        _, mover, ids = draw(make_clip("scenes", 0, index, SIZE, 9).scene, SIZE)
+    for clip in many:
+        _, mover, ids = draw(clip.scene, SIZE)
         static = (ids > 0) & (mover == 0)
         scores.append(auc(prior[mover > 0], prior[static]))
         natural.append(auc(prior[mover > 0], prior[ids == 0]))
@@ -203,8 +218,8 @@ def test_a_centre_prior_tells_nothing():
     assert 0.25 < np.mean(np.array(scores) > 0.5) < 0.75
 
 
-def test_draws_are_balanced():
-    clips = [make_clip("scenes", 0, index, SIZE, 9) for index in range(240)]
+def test_draws_are_balanced(many):
+    clips = many[:240]
     assert min(Counter(clip.scene.mover for clip in clips).values()) > 55
     ways = Counter(re.search(r"moves (\w+)", clip.caption)[1] for clip in clips)
     assert len(ways) == 4

@@ -96,7 +96,9 @@ def test_patches_against_loops():
                     for mx in range(merge):
                         top, left = (y * merge + my) * patch, (x * merge + mx) * patch
                         frames = [min(t * group + k, 2) for k in range(group)]
-                        rows.append([pixels[f, c, top + i, left + j] for c in range(3) for f in frames for i in range(patch) for j in range(patch)])
+                        rows.append(
+                            [pixels[f, c, top + i, left + j] for c in range(3) for f in frames for i in range(patch) for j in range(patch)]
+                        )
     assert torch.equal(found, torch.tensor(rows))
 
 
@@ -216,7 +218,9 @@ def test_a_changed_cell_changes_its_column(vlm):
 
 def test_layout_of_both_families():
     qwen, intern = (example(load(name), n=3) for name in NAMES)
-    assert qwen.text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|>")
+    assert qwen.text.startswith(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|>"
+    )
     assert qwen.text.endswith("<|vision_end|>" + TALK.question + "<|im_end|>\n<|im_start|>assistant\n" + TALK.response + "<|im_end|>\n")
     frame = "<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
     assert intern.text == (
@@ -256,7 +260,11 @@ def test_labels_are_the_response_and_the_end_of_its_turn(vlm, talk):
     for field in ("question", "response"):
         start, end = made.spans[field]
         assert made.text[start:end] == getattr(talk, field)
-    assert made.spans["question"][0] == made.text.rindex("user\n" if vlm.family == "internvl" or talk.earlier else "<|vision_end|>", 0, made.spans["question"][1]) + 5 or not talk.earlier
+    assert (
+        made.spans["question"][0]
+        == made.text.rindex("user\n" if vlm.family == "internvl" or talk.earlier else "<|vision_end|>", 0, made.spans["question"][1]) + 5
+        or not talk.earlier
+    )
     assert vlm.tokenizer.decode(made.input_ids) == made.text
 
 

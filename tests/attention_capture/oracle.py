@@ -1,0 +1,67 @@
+"""Reference for captured attention: whole maps in float64 by a naive softmax over concatenated keys. Only for tests, only for tiny models.
+
+The model's own numbers stay float32 so that both sides see the same q and k; everything behind them is float64 here.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+
+
+class FullMaps:
+    """Every call's map of one stream for each norm, [h, L, L] in float64, and the output of the layer by plain attention."""
+
+    def __init__(self, stream, memory):
+        self.stream, self.memory = stream, memory
+        self.maps = {"own": [], "joint": [], "fold": []}
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
+        text = encoder_hidden_states.size(1)
+        x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        batch, length, _ = x.shape
+        q, k, v = (f(x).view(batch, length, attn.heads, -1).transpose(1, 2).clone() for f in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        for side in (q, k):
+            side[:, :, text:] = apply_rotary_emb(side[:, :, text:], image_rotary_emb)
+        q, k, v = q.double(), k.double(), v.double()
+        main = batch // 2 if self.memory else batch
+        output = torch.empty_like(q)
+        for row in range(batch):
+            with_reference = self.memory and row < main
+            keys = torch.cat([k[row], k[row + main]], dim=1) if with_reference else k[row]
+            values = torch.cat([v[row], v[row + main]], dim=1) if with_reference else v[row]
+            union = torch.softmax(q[row] @ keys.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+            output[row] = union @ values
+            if row == self.stream:
+                own = torch.softmax(q[row] @ k[row].transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+                self.maps["own"].append(own)
+                self.maps["joint"].append(union[:, :, :length])
+                self.maps["fold"].append(union.view(attn.heads, length, -1, length).sum(2))
+        y = attn.to_out[0](output.float().transpose(1, 2).reshape(batch, length, -1))
+        return y[:, text:], y[:, :text]
+
+    def mean(self, norm):
+        return torch.stack(self.maps[norm]).mean(0)
+
+
+@contextmanager
+def naive_attention(transformer, stream, memory):
+    before = dict(transformer.attn_processors)
+    oracle = FullMaps(stream, memory)
+    transformer.set_attn_processor(oracle)
+    try:
+        yield oracle
+    finally:
+        transformer.set_attn_processor(before)
+
+
+def parts(full, text_indices, grid):
+    """What a capture keeps, cut out of the whole map: t2v, same-location entries, text mass, v2v."""
+    frames, height, width = grid
+    text = full.shape[1] - frames * height * width
+    v2v = full[:, text:, text:]
+    heads, places = full.shape[0], height * width
+    diag = torch.stack([v2v[:, p::places, p::places] for p in range(places)], dim=1)
+    assert diag.shape == (heads, places, frames, frames)
+    return full[:, list(text_indices), text:], diag, full[:, text:, :text].sum(-1), v2v

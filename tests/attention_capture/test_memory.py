@@ -1,0 +1,128 @@
+"""Two-stream reconstruction against a plain loop: concatenated keys, diffusers' own scheduler, whole float64 maps."""
+
+import pytest
+import torch
+from diffusers import CogVideoXDDIMScheduler
+
+from components.attention_capture.capture import CaptureSpec
+from components.attention_capture.memory import reconstruct_with_memory
+from components.core.errors import ParameterError
+from components.ddim_inversion.ddim import invert, levels, reconstruct
+from components.models.tiny import SCHEDULER, make_tiny_cogvideox
+from components.models.vdm import load_vdm
+from tests.attention_capture.oracle import naive_attention, parts
+
+WORDS = (0, 1, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["5b", "1.5"])
+def case(request, tmp_path_factory):
+    """A twin, its inverted trajectory of five latents, the levels, an encoded text."""
+    vdm = load_vdm(make_tiny_cogvideox(tmp_path_factory.mktemp("tiny"), request.param), "float32", "cpu")
+    empty = vdm.encode_text("")
+    schedule = levels(vdm.alphas_cumprod, 5)
+    clean = torch.randn(1, 5, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
+    return vdm, trajectory, schedule, vdm.encode_text("the red square moves left")
+
+
+def plain_loop(vdm, trajectory, text, guidance_scale, start, memory):
+    """The public script's loop: reversed trajectory as reference, prompts repeated, the scheduler's own step."""
+    scheduler = CogVideoXDDIMScheduler(**SCHEDULER)
+    scheduler.set_timesteps(5)
+    texts = torch.cat([vdm.encode_text(""), text])
+    x = start
+    for t, reference in zip(scheduler.timesteps, reversed(trajectory), strict=False):
+        batch = torch.cat([x, x, reference, reference]) if memory else torch.cat([x, x])
+        v = vdm.velocity(batch, int(t), torch.cat([texts, texts]) if memory else texts)
+        unconditional, conditional = v[:2].chunk(2)
+        x = scheduler.step(unconditional + guidance_scale * (conditional - unconditional), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("norm", ["own", "joint", "fold"])
+def test_reconstruction_and_maps(case, memory, norm):
+    vdm, trajectory, schedule, text = case
+    grid = vdm.patch_grid((5, 6, 8))
+    with naive_attention(vdm.transformer, stream=1, memory=memory) as oracle:
+        expected = plain_loop(vdm, trajectory, text, 6.0, trajectory[-1], memory)
+    spec = CaptureSpec(WORDS, grid, norm=norm, rows=1000, memory=memory)
+    result = reconstruct_with_memory(vdm, trajectory, schedule, text, capture=spec, memory=memory)
+    assert result.trajectory.shape == trajectory.shape
+    torch.testing.assert_close(result.trajectory[0], expected, atol=2e-4, rtol=0)
+    assert result.maps.count == 5 * 2
+    t2v, diag, _, v2v = parts(oracle.mean(norm), WORDS, grid)
+    for ours, theirs in ((result.maps.t2v, t2v), (result.maps.diag, diag), (result.maps.rows, v2v)):
+        assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+def test_capture_does_not_change_the_reconstruction(case):
+    vdm, trajectory, schedule, text = case
+    spec = CaptureSpec(WORDS, vdm.patch_grid((5, 6, 8)), memory=True)
+    captured = reconstruct_with_memory(vdm, trajectory, schedule, text, capture=spec)
+    plain = reconstruct_with_memory(vdm, trajectory, schedule, text)
+    assert plain.maps is None
+    assert torch.equal(captured.trajectory, plain.trajectory)
+
+
+def test_start_from_noise_follows_the_seed(case):
+    vdm, trajectory, schedule, text = case
+    runs = [reconstruct_with_memory(vdm, trajectory, schedule, text, start="noise", seed=seed).trajectory for seed in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    noise = torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(runs[2][-1], noise)
+    with naive_attention(vdm.transformer, stream=1, memory=True):
+        expected = plain_loop(vdm, trajectory, text, 6.0, noise, memory=True)
+    torch.testing.assert_close(runs[2][0], expected, atol=2e-4, rtol=0)
+
+
+def test_guidance_one_without_memory_is_plain_reconstruction(case):
+    vdm, trajectory, schedule, text = case
+    ours = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.0, memory=False).trajectory
+    theirs = reconstruct(lambda x, t: vdm.velocity(x, t, text), trajectory[-1], schedule)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_guidance_one_with_memory_captures_the_only_main_row(case):
+    vdm, trajectory, schedule, text = case
+    spec = CaptureSpec(WORDS, vdm.patch_grid((5, 6, 8)), memory=True)
+    one = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.0, capture=spec)
+    same = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.7, capture=spec, negative_embeds=text)
+    torch.testing.assert_close(one.trajectory, same.trajectory, atol=1e-4, rtol=0)
+    torch.testing.assert_close(one.maps.t2v, same.maps.t2v, atol=1e-5, rtol=0)
+
+
+def test_half_precision_stays_half_precision(tmp_path):
+    vdm = load_vdm(make_tiny_cogvideox(tmp_path / "tiny"), "bfloat16", "cpu")
+    schedule = levels(vdm.alphas_cumprod, 2)
+    trajectory = torch.randn(3, 1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    spec = CaptureSpec(WORDS, (3, 4, 4), memory=True)
+    result = reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text("a ball"), capture=spec)
+    assert result.trajectory.dtype == torch.bfloat16
+    assert result.maps.t2v.dtype == torch.float32
+    assert bool(torch.isfinite(result.trajectory).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"start": "clean"}, "start"),
+        ({"guidance_scale": 0.5}, "guidance_scale"),
+        ({"capture": CaptureSpec(WORDS, (5, 3, 4))}, "memory"),
+        ({"schedule": levels(torch.linspace(0.9, 0, 1000), 4)}, "levels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(case, change, match):
+    vdm, trajectory, schedule, text = case
+    with pytest.raises(ParameterError, match=match):
+        reconstruct_with_memory(**{"vdm": vdm, "trajectory": trajectory, "schedule": schedule, "embeds": text, **change})

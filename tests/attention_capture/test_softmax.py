@@ -1,0 +1,83 @@
+"""Attention with its log-sum-exp: fused and blockwise against float64, the union of key sets, and the choice of the kernel."""
+
+import logging
+
+import pytest
+import torch
+
+from components.attention_capture import softmax
+
+
+def tensors(dtype, queries=37, keys=50, width=16):
+    generator = torch.Generator().manual_seed(0)
+    return [2 * torch.randn(2, 3, n, width, generator=generator).to(dtype) for n in (queries, keys, keys)]
+
+
+def naive(q, k, v):
+    logits = q.double() @ k.double().mT / q.shape[-1] ** 0.5
+    return torch.softmax(logits, -1) @ v.double(), torch.logsumexp(logits, -1)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("attend", [softmax.attention_with_lse, softmax.blockwise_attention])
+def test_output_and_lse(attend, dtype, atol):
+    q, k, v = tensors(dtype)
+    output, lse = attend(q, k, v)
+    expected, expected_lse = naive(q, k, v)
+    assert output.dtype == dtype
+    assert lse.dtype == torch.float32
+    torch.testing.assert_close(output.double(), expected, atol=atol, rtol=0.01)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=0)
+
+
+def test_strided_inputs():
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in tensors(torch.float32))
+    torch.testing.assert_close(softmax.attention_with_lse(q, k, v)[0].double(), naive(q, k, v)[0], atol=1e-5, rtol=0)
+
+
+def test_blocks_of_any_size_agree(monkeypatch):
+    q, k, v = tensors(torch.float32)
+    whole = softmax.blockwise_attention(q, k, v)
+    monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", 1000)
+    for a, b in zip(softmax.blockwise_attention(q, k, v), whole, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_merge_is_the_softmax_over_both_key_sets():
+    q, k, v = tensors(torch.float32)
+    first, second = softmax.attention_with_lse(q, k[:, :, :20], v[:, :, :20]), softmax.attention_with_lse(q, k[:, :, 20:], v[:, :, 20:])
+    union = softmax.merge(first[0], second[0], torch.sigmoid(first[1] - second[1]))
+    torch.testing.assert_close(union.double(), naive(q, k, v)[0], atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def fresh_choice():
+    softmax._kernel.cache_clear()
+    yield
+    softmax._kernel.cache_clear()
+
+
+def broken(q, k, v):
+    raise RuntimeError("no kernel for this")
+
+
+def wrong(q, k, v):
+    output, lse = softmax.blockwise_attention(q, k, v)
+    return output, lse * 1.01
+
+
+@pytest.mark.parametrize(("kernel", "message"), [(broken, "not usable"), (wrong, "is off by")])
+def test_a_kernel_that_fails_its_check_is_not_used(monkeypatch, caplog, fresh_choice, kernel, message):
+    monkeypatch.setattr(softmax, "_cpu", kernel)
+    q, k, v = tensors(torch.float32)
+    with caplog.at_level(logging.WARNING):
+        output, lse = softmax.attention_with_lse(q, k, v)
+    assert message in caplog.text
+    expected, expected_lse = naive(q, k, v)
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse.double(), expected_lse, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_kernel_is_used_on_this_machine(fresh_choice, dtype):
+    assert softmax._kernel(torch.device("cpu"), dtype, 64) is softmax._cpu
