@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.artifacts import PriorSet, TunedModel, load_manifest
+from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
 from components.media.scenes import write_set
+from tests.s3_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,9 +39,10 @@ def base(tmp_path_factory):
     return tmp, settings, first
 
 
-def artifact(tmp, task, name, kind):
-    (folder,) = {path.parent for path in (tmp / "out").glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json")}
-    return load_manifest(folder, kind), folder
+def artifact(out, task, name, kind):
+    """The manifest of the oldest run in `out`, and its folder."""
+    file = sorted(out.glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json"))[0]
+    return load_manifest(file.parent, kind), file.parent
 
 
 def test_the_whole_pipeline_runs(base):
@@ -74,7 +76,7 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     store = tmp / "out" / "store"
     stores = [path for path in [store, *store.glob("dev-*")] if (path / "manifests").is_dir()]
     uri = stores[0].as_uri()
-    model, folder = artifact(tmp, "sft", "model", TunedModel)
+    model, folder = artifact(tmp / "out", "sft", "model", TunedModel)
     cli = [sys.executable, "-m", "components.orchestration.cli"]
     subprocess.run([*cli, "export", str(folder), str(tmp / "model"), "--store", uri], cwd=ROOT, check=True)
     code = (
@@ -86,12 +88,11 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     command = [sys.executable, "-I", "-c", code, str(tmp / "model")]
     opened = subprocess.run(command, cwd=tmp, capture_output=True, text=True, check=True)
     assert opened.stdout.split() == ["qwen2_5_vl"]
-    priors, priors_folder = artifact(tmp, "prior_set", "priors", PriorSet)
+    priors, priors_folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
     subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
     kept = [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
     run("fine_tune", tmp / "tune", f"priors={tmp / 'priors'}", 'shards=["0/2","1/2"]', *kept)
-    (again,) = (tmp / "tune").glob("artifacts/*/sft/model/manifest.json")
-    tuned = load_manifest(again.parent, TunedModel)
+    tuned, _ = artifact(tmp / "tune", "sft", "model", TunedModel)
     assert [ref.sha256 for ref in tuned.files] == [ref.sha256 for ref in model.files]
     assert len(priors.lines) == 4
 
@@ -105,3 +106,22 @@ def test_read_priors(base):
     for prior in read_priors(tmp / "priors"):
         assert prior.map_TFHW.shape == (sum(piece.selected for piece in prior.pieces), *prior.grid.shape)
         assert prior.video.is_file()
+
+
+def test_an_s3_store_gives_the_same_manifests(base):
+    tmp, settings, _ = base
+    with s3_server("me"):
+        tasks, _ = run("motion_enhancer", tmp / "s3", *settings, "store=minio://me/store")
+    assert len(tasks) == 18
+    for task, name, kind in (("prior_set", "priors", PriorSet), ("sft", "model", TunedModel), ("report", "report", Report)):
+        assert artifact(tmp / "s3", task, name, kind)[0].to_bytes() == artifact(tmp / "out", task, name, kind)[0].to_bytes()
+
+
+def test_a_changed_video_file_is_noticed(base):
+    """Last, as it changes the source: one clip's file becomes another clip's."""
+    tmp, settings, _ = base
+    first, second = sorted((tmp / "scenes").glob("MotionBenchCaption-train/videos/*.mp4"))[:2]
+    first.write_bytes(second.read_bytes())
+    tasks, _ = run("motion_enhancer", tmp / "out", *settings)
+    assert {"plan", "dataset_import", "ddim_inversion", "attention_capture"} <= set(tasks)
+    assert "baseline_eval" not in tasks
