@@ -1,5 +1,6 @@
 """The compiled pipeline under KFP's local orchestrator: what executes the first time, unchanged, and after a change."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,12 +14,13 @@ from components.media.scenes import write_set
 from tests.s3_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "components/orchestration/smoke.json"
 
 
 def run(pipeline, out, *settings, expect=0):
     """One pipeline run in a process of its own (kfp.local wants that); returns the executed tasks and the output."""
     command = [sys.executable, "-m", "components.orchestration.cli", "run", pipeline, "--out", str(out)]
-    command += ["--arguments", str(ROOT / "components/orchestration/smoke.json")] if pipeline == "motion_enhancer" else []
+    command += ["--arguments", str(SMOKE)] if pipeline == "motion_enhancer" else []
     for setting in settings:
         command += ["--set", setting]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
@@ -90,7 +92,9 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     assert opened.stdout.split() == ["qwen2_5_vl"]
     priors, priors_folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
     subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
-    kept = [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
+    smoke = json.loads(SMOKE.read_text())
+    kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith("params_sft")]
+    kept += [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
     run("fine_tune", tmp / "tune", f"priors={tmp / 'priors'}", 'shards=["0/2","1/2"]', *kept)
     tuned, _ = artifact(tmp / "tune", "sft", "model", TunedModel)
     assert [ref.sha256 for ref in tuned.files] == [ref.sha256 for ref in model.files]
@@ -110,18 +114,18 @@ def test_read_priors(base):
 
 def test_an_s3_store_gives_the_same_manifests(base):
     tmp, settings, _ = base
-    with s3_server("me"):
-        tasks, _ = run("motion_enhancer", tmp / "s3", *settings, "store=minio://me/store")
+    with s3_server("motion"):
+        tasks, _ = run("motion_enhancer", tmp / "s3", *settings, "store=minio://motion/store")
     assert len(tasks) == 18
     for task, name, kind in (("prior_set", "priors", PriorSet), ("sft", "model", TunedModel), ("report", "report", Report)):
         assert artifact(tmp / "s3", task, name, kind)[0].to_bytes() == artifact(tmp / "out", task, name, kind)[0].to_bytes()
 
 
 def test_a_changed_video_file_is_noticed(base):
-    """Last, as it changes the source: one clip's file becomes another clip's."""
+    """Last, as it changes the source: one clip's file gets other bytes (which decode to the same frames)."""
     tmp, settings, _ = base
-    first, second = sorted((tmp / "scenes").glob("MotionBenchCaption-train/videos/*.mp4"))[:2]
-    first.write_bytes(second.read_bytes())
+    video = sorted((tmp / "scenes").glob("MotionBenchCaption-train/videos/*.mp4"))[0]
+    video.write_bytes(video.read_bytes() + bytes(8))
     tasks, _ = run("motion_enhancer", tmp / "out", *settings)
     assert {"plan", "dataset_import", "ddim_inversion", "attention_capture"} <= set(tasks)
     assert "baseline_eval" not in tasks
