@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.core.artifacts import AttentionLine, AttentionMaps, Json, Piece, Sample, Trajectories, TrajectoryLine, sha256
+from components.core.pages import picture_page
 from components.core.step import Context, Step, StepParams, operational
 from components.core.store import WorkFolder
 from components.core.text import conditioning
@@ -83,6 +84,12 @@ def run(context: Context[Params]) -> None:
         if (entry := entries.get(unit.sample.id)) is not None
     ]
     context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=sorted(lines, key=lambda line: line.sample.id)))
+    shown_pictures = [
+        (f"sample {name} · latent error {entry.numbers['latent_error']:.2f}", context.store.read(entry.ref(role, context.task)))
+        for name, entry in sorted(pictures.items())[:2]
+        for role in ("reconstruction", "heads")
+    ]
+    context.page("preview", picture_page("Original, inverted noise, reconstruction; vision-to-vision maps of heads", shown_pictures))
     context.metrics()
 
 
@@ -141,7 +148,8 @@ class Capture:
         store = self.context.store
         if store.present(line.latents):
             return unpack(store.read(line.latents))["latents"]
-        return invert_video(self.vdm, store.fetch(line.video.file), line.video, self.settings, self.context.scalars.num_steps).latents
+        with store.borrowed(line.video.file) as path:
+            return invert_video(self.vdm, path, line.video, self.settings, self.context.scalars.num_steps).latents
 
 
 STEP = Step(
@@ -155,5 +163,5 @@ STEP = Step(
     scalars=("vdm", "num_steps", "text", "seed", "shard"),
     inputs={"trajectories": Trajectories},
     outputs={"maps": AttentionMaps},
-    pages={"metrics": "Metrics"},
+    pages={"metrics": "Metrics", "preview": "HTML"},
 )

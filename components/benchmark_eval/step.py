@@ -117,7 +117,8 @@ def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, or
         vlm, video = tools(), unit.line.video
         prompt = protocol.prompt(unit.sample.question, unit.sample.options)
         viewing = _viewing(params, protocol, vlm.family, video.duration)
-        made, frames = example(vlm, viewing, video, context.store.fetch(video.file), conversation(unit.sample, prompt))
+        with context.store.borrowed(video.file) as path:
+            made, frames = example(vlm, viewing, video, path, conversation(unit.sample, prompt))
         return {"reply": vlm.generate(made, protocol.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)

@@ -16,6 +16,9 @@ class MotionEnhancerError(Exception):
         self.problem, self.source, self.remedy = problem, source, remedy
         super().__init__(f"{problem}\n  where:  {source}\n  remedy: {remedy}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.problem, self.source, self.remedy)
+
 
 class ParameterError(MotionEnhancerError):
     """A parameter, credential or machine size must change before this can run (exit 2)."""
@@ -33,3 +36,8 @@ class TryAgainError(MotionEnhancerError):
     """Nothing is wrong with the request; the same call may succeed later (exit 75, `EX_TEMPFAIL`)."""
 
     exit_code = 75
+
+
+def _rebuild(kind: type[MotionEnhancerError], problem: str, source: str, remedy: str) -> MotionEnhancerError:
+    """An error that crossed from one process to another."""
+    return kind(problem, source=source, remedy=remedy)

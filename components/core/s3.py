@@ -29,6 +29,7 @@ T = TypeVar("T")
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
 _ATTEMPTS = 5
 
 
@@ -98,6 +99,11 @@ class MinioBackend:
                 raise ParameterError(f"{what}: {error.code}", source=self.uri, remedy="check S3_ACCESS_KEY and S3_SECRET_KEY") from error
             if error.code == "NoSuchBucket":
                 raise ParameterError(f"bucket {self.bucket!r} does not exist", source=self.uri, remedy="create it") from error
+            # a client error stays one however often it is asked, but for the two that mean "later"
+            if 400 <= error.response.status < 500 and error.code not in _LATER:
+                raise ParameterError(
+                    f"{what}: {error.code}", source=self.uri, remedy="check S3_ENDPOINT, S3_REGION and the bucket"
+                ) from error
             raise _Heals(f"{error.code}") from error
         except (InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError) as error:
             raise _Heals(type(error).__name__) from error

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -227,6 +228,14 @@ class Store:
         self._verify(ref, None if path is None else (path.stat().st_size, hash_file(path)))
         assert path is not None
         return path
+
+    @contextmanager
+    def borrowed(self, ref: Ref) -> Iterator[Path]:
+        """`fetch` for as long as the block runs: a download is dropped after it, so that a shard's videos do not fill the disk."""
+        try:
+            yield self.fetch(ref)
+        finally:
+            self.backend.release(ref.path)
 
     def present(self, ref: Ref) -> bool:
         """Whether the object is there; content is checked when it is read."""

@@ -16,7 +16,7 @@ from components.core.errors import DataError
 
 Field = Literal["question", "response"]
 
-_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk)>")
+_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>")
 
 
 def clean(text: str, source: str) -> str:
@@ -25,7 +25,7 @@ def clean(text: str, source: str) -> str:
     Raises:
         DataError: control tokens, private-use or control characters.
     """
-    text = unicodedata.normalize("NFC", text).strip()
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
     if found := _CONTROL.search(text):
         raise DataError(f"control token {found.group()!r} in the text", source=source, remedy="remove it from the text")
     for character in text:

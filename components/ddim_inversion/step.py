@@ -37,8 +37,8 @@ def run(context: Context[Params]) -> None:
         from components.ddim_inversion.video import invert_video
         from components.models.tensors import pack
 
-        path = context.store.fetch(line.video.file)
-        done = invert_video(vdm(), path, line.video, context.params, context.scalars.num_steps)
+        with context.store.borrowed(line.video.file) as path:
+            done = invert_video(vdm(), path, line.video, context.params, context.scalars.num_steps)
         folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
         return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
 

@@ -90,7 +90,8 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], or
     params, store = context.params, context.store
 
     def map_tokens(line: PriorLine, folder: WorkFolder) -> Json:
-        found = tools().token_map(line, store.fetch(line.video.file), params.viewing)
+        with store.borrowed(line.video.file) as path:
+            found = tools().token_map(line, path, params.viewing)
         if found.coverage < params.min_coverage:
             problem = f"coverage {found.coverage:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
@@ -102,7 +103,8 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], or
 
     def map_attention(line: PriorLine, folder: WorkFolder) -> Json:
         words = store.read(tokens[_name(line)].ref("token_map", context.task))
-        found = tools().attention(line, store.fetch(line.video.file), params.viewing, words, store.read(line.prior), params.grid)
+        with store.borrowed(line.video.file) as path:
+            found = tools().attention(line, path, params.viewing, words, store.read(line.prior), params.grid)
         folder.put("vlm_map", "safetensors", found.data)
         return {"distance": found.distance}
 
