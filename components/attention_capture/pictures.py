@@ -19,13 +19,15 @@ _TILE = 96
 _BAR = 16
 
 
-def reconstruction_strip(vdm: Vdm, trajectory: Float[Tensor, "N1 F C h w"], captured: Captured) -> tuple[bytes, float]:
-    """PNG of original, inverted noise and reconstruction (decoded, a row each), and the relative latent error."""
+def reconstruction_strip(
+    vdm: Vdm, frames: UInt8[Tensor, "n H W 3"], trajectory: Float[Tensor, "N1 F C h w"], captured: Captured
+) -> tuple[bytes, float]:
+    """PNG with a row each of the original frames, the inverted noise and the reconstruction (decoded), and the relative latent error."""
     clean = trajectory[:1].float()
     error = float((captured.reconstruction.float().cpu() - clean).norm() / clean.norm())
-    rows = [clean, trajectory[-1:], captured.reconstruction]
+    rows = [frames, vdm.decode_latents(trajectory[-1:]), vdm.decode_latents(captured.reconstruction)]
     names = ["original", "inverted noise", f"reconstruction, latent error {error:.2f}"]
-    strips = [_labelled(name, _row(vdm.decode_latents(latents).numpy())) for name, latents in zip(names, rows, strict=True)]
+    strips = [_labelled(name, _row(row.numpy())) for name, row in zip(names, rows, strict=True)]
     return _png(np.concatenate(strips)), error
 
 

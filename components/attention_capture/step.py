@@ -125,10 +125,13 @@ class Capture:
     def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
         """Draw a sample; what this process did not capture just now is captured again."""
         from components.attention_capture.pictures import head_thumbnails, reconstruction_strip
+        from components.ddim_inversion.video import sample_grid
 
         trajectory = self.trajectory(unit.line)
         result = self._kept.pop(_name(unit), None) or self._captured(unit, trajectory)
-        strip, error = reconstruction_strip(self.vdm, trajectory, result)
+        with self.context.store.borrowed(unit.line.video.file) as path:
+            frames, _, _ = sample_grid(self.vdm, unit.line.video, self.settings, path)
+        strip, error = reconstruction_strip(self.vdm, frames, trajectory, result)
         folder.put("reconstruction", "png", strip)
         folder.put("heads", "png", head_thumbnails(result))
         return {"latent_error": error}
