@@ -96,8 +96,12 @@ def test_one_video_more_computes_one_video(base, copied, all_videos, empty_scrat
     assert len(priors.lines) == 5
 
 
-def test_an_edited_caption_changes_that_sample_and_no_other(base, copied, all_videos):
+@pytest.mark.parametrize("empty_scratch", [False, True])
+def test_an_edited_caption_changes_that_sample_and_no_other(base, copied, empty_scratch):
+    """Without scratch, capture inverts the video again itself; the inversion's entry still counts as remembered."""
     tmp, source = copied
+    if empty_scratch:
+        shutil.rmtree(tmp / "store" / "scratch")
     rows = (source / "rows.jsonl").read_text()
     try:
         (source / "rows.jsonl").write_text(rows.replace('"response": "', '"response": "slowly ', 1))
