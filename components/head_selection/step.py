@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.artifacts import AttentionMaps, HeadLine, HeadRow, HeadSelection
+from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
 from components.core.shards import all_shards
 from components.core.step import Context, Step, StepParams, operational
@@ -27,6 +27,9 @@ def run(context: Context[Params]) -> None:
     """Choose heads for every sample."""
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
     from components.models.tensors import unpack
+    from components.report.page import render
+    from components.report.pictures import head_figure
+    from components.report.section import Section
 
     parts = all_shards(context.collected("maps", AttentionMaps), context.task)
     lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
@@ -46,22 +49,11 @@ def run(context: Context[Params]) -> None:
     )
     chosen = [HeadLine(**dict(line), heads=choice.heads) for line, choice in zip(lines, choices, strict=True)]
     rows, full = head_table(choices), saturation(choices)
-    context.publish("heads", context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full))
-    context.page("table", table(rows, full))
+    selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
+    context.publish("heads", selection)
+    title = f"{len(rows)} heads scored on {len(lines)} samples"
+    context.page("figure", render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))]))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
-
-
-def table(rows: list[HeadRow], full: dict[str, float]) -> str:
-    """Markdown: one row a head by score, and a warning where the selection may be positional."""
-    lines = ["| head | score | DFC ± s.e. | TCS | DSR | chosen |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row.head} | {row.score:+.2f} | {row.dfc:.4g} ± {row.dfc_stderr:.2g} "
-        f"| {row.tcs:.2f} | {row.dsr:.2f} | {row.chosen} of {row.samples} |"
-        for row in sorted(rows, key=lambda row: -row.score)
-    ]
-    if full["both"] > 0.5:
-        lines += ["", f"**Selection may be positional:** {full['both']:.0%} of the chosen heads have TCS and DSR at their maximum."]
-    return "\n".join(lines) + "\n"
 
 
 STEP = Step(
@@ -75,5 +67,5 @@ STEP = Step(
     scalars=("head_ratio",),
     inputs={"maps": [AttentionMaps]},
     outputs={"heads": HeadSelection},
-    pages={"table": "Markdown", "metrics": "Metrics"},
+    pages={"figure": "HTML", "metrics": "Metrics"},
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.core.artifacts import PriorLine, VlmLine
+from components.core.artifacts import HeadSelection, PriorLine, PriorSet, VlmLine
 from components.report.charts import Line, Stack, line_chart, stacked_bars
 from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, raw, scale_bar, shrink, signed, strip
 from components.report.material import Material, nearest_frame, words
@@ -129,11 +129,24 @@ def _picture(material: Material, line: PriorLine, name: str, width: int = 720) -
 
 def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
     """Stacked z-scores of all heads, sorted, with the cut line; thumbnails of the vision-to-vision maps."""
-    rows = sorted(material.priors.heads, key=lambda row: (-row.score, row.head))
-    if not rows:
+    if not material.priors.heads:
         return Section("heads", "Motion-sensitive heads", "The prior set has no head table.")
+    samples = len(material.priors.lines)
+    lead = raw(
+        f"MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over {samples} samples); "
+        "a sample keeps as many as stand left of the line, the table says how often each head was kept."
+    )
+    pictured = [line for line in shown if "heads" in line.pictures][:3]
+    thumbs = _folded([_picture(material, line, "heads", 960) for line in pictured], 1, "more samples")
+    missing = NOTHING if pictured else raw('<p class="absent">No vision-to-vision thumbnails: the prior set carries none.</p>')
+    return Section("heads", "Motion-sensitive heads", lead, head_figure(material.priors) + thumbs + missing)
+
+
+def head_figure(selection: HeadSelection | PriorSet) -> Markup:
+    """Sorted stacked bars of the three z-scores with the cut line, what saturates, and the table of all heads (supplement Figs. 2, 4)."""
+    rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
-    cut = round(float(np.mean([len(line.heads) for line in material.priors.lines])))
+    cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
     stacks = [
         Stack(
             str(row.head),
@@ -147,19 +160,11 @@ def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
     ]
     legend = [("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3")]
     chart = stacked_bars("Heads by score", stacks, legend, cut, f"kept: {cut} of {len(rows)}")
-    samples = len(material.priors.lines)
-    lead = raw(
-        f"MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over {samples} samples); "
-        "a sample keeps as many as stand left of the line, the table says how often each head was kept."
-    )
-    pictured = [line for line in shown if "heads" in line.pictures][:3]
-    thumbs = _folded([_picture(material, line, "heads", 960) for line in pictured], 1, "more samples")
-    missing = NOTHING if pictured else raw('<p class="absent">No vision-to-vision thumbnails: the prior set carries none.</p>')
-    return Section("heads", "Motion-sensitive heads", lead, chart + _saturation(material) + _head_table(rows, cut) + thumbs + missing)
+    return chart + _saturation(selection) + _head_table(rows, cut)
 
 
-def _saturation(material: Material) -> Markup:
-    shares = {name.upper(): share for name, share in material.priors.saturation.items()}
+def _saturation(selection: HeadSelection | PriorSet) -> Markup:
+    shares = {name.upper(): share for name, share in selection.saturation.items()}
     text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
     if not any(share >= 0.9 for share in shares.values()):
         return raw(f'<p class="caption">Chosen heads at the maximum of a measure: {escape(text or "not recorded")}.</p>')

@@ -40,7 +40,7 @@ def test_blocks_of_any_size_agree(monkeypatch):
     whole = softmax.blockwise_attention(q, k, v)
     monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", 1000)
     for a, b in zip(softmax.blockwise_attention(q, k, v), whole, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
 def test_merge_is_the_softmax_over_both_key_sets():

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
 
 from components.core.errors import DataError, ParameterError
 from components.models.tiny import make_tiny_cogvideox
-from components.models.vdm import load_vdm, tokenize_text
+from components.models.vdm import _pieces, load_vdm, tokenize_text
 
 TEXT = "The red square moves left;  then it's spinning\nquickly."
 
@@ -129,6 +132,19 @@ def test_pieces_cover_every_visible_character_once(vdm, text):
 
 def test_light_tokenizer_is_the_model_s(folder, vdm):
     assert tokenize_text(folder, TEXT) == vdm.tokenize(TEXT)
+
+
+def test_spans_that_begin_with_the_space_are_trimmed():
+    """A tokenizer file whose word starts own the space before them, as a plain Metaspace one does."""
+    backend = Tokenizer(Unigram([("<unk>", 0.0), ("▁", -3.0), ("▁red", -1.0), ("▁ball", -1.0), ("s", -2.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert tokenizer("red balls", return_offsets_mapping=True)["offset_mapping"][1] == (3, 8)
+    assert [(piece.token, piece.start, piece.end) for piece in _pieces(tokenizer, "red balls", None)] == [
+        ("▁red", 0, 3),
+        ("▁ball", 4, 8),
+        ("s", 8, 9),
+    ]
 
 
 def test_truncation_is_counted_in_characters(vdm):

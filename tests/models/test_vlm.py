@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from components.core.errors import DataError, ParameterError
@@ -82,12 +81,8 @@ def test_pixels_against_a_slow_reference(source):
     smooth = np.stack([slow_resize(frame, *size) for frame in frames])
     expected = (smooth / 255 - CLIP_MEAN) / CLIP_STD
     grey = np.abs(pixels.permute(0, 2, 3, 1).double().numpy() - expected) * CLIP_STD * 255
-    assert grey.max() < (1e-3 if source == size else 2.0)  # bytes are rounded after each axis
+    assert grey.max() < (1e-3 if source == size else 1.2)  # bytes are rounded after each axis
     assert grey.mean() < 0.5
-    pillow = np.stack([np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC)) for frame in frames])
-    bytes_again = (pixels.permute(0, 2, 3, 1).double().numpy() * CLIP_STD + CLIP_MEAN) * 255
-    assert np.abs(bytes_again - pillow).max() < 2.001  # Pillow's weights have more bits
-    assert (np.abs(bytes_again - pillow) > 0.5).mean() < 0.1
 
 
 def test_patches_against_loops():
@@ -363,19 +358,19 @@ def slow_reply(vlm, made, count):
 def test_generate_equals_teacher_forcing(name):
     vlm = load(name)
     with torch.no_grad():
-        for name, weight in vlm.model.model.language_model.layers.named_parameters():
-            if "proj.weight" in name:  # a random model attends to everything alike and repeats itself
+        for key, weight in vlm.model.model.language_model.layers.named_parameters():
+            if "proj.weight" in key:  # a random model attends to everything alike and repeats itself
                 weight.mul_(6)
     made = example(vlm, replace(TALK, response=None))
     reply = slow_reply(vlm, made, 12)
     assert len(set(reply)) > 3
-    assert vlm.generate(made, 12) == vlm.tokenizer.decode(reply)
+    assert vlm.generate(made, 12) == vlm.tokenizer.decode(reply, skip_special_tokens=True)
     vlm.model.train()
-    assert vlm.generate(made, 4) == vlm.tokenizer.decode(reply[:4])
+    assert vlm.generate(made, 4) == vlm.tokenizer.decode(reply[:4], skip_special_tokens=True)
     assert vlm.model.training
     vlm.model.eval()
     stopping = replace(vlm, stops=vlm.stops | {reply[5]})
-    assert stopping.generate(made, 12) == vlm.tokenizer.decode(reply[: reply.index(reply[5])])
+    assert stopping.generate(made, 12) == vlm.tokenizer.decode(reply[: reply.index(reply[5])], skip_special_tokens=True)
 
 
 def test_stop_tokens_are_the_checkpoints(vlm):

@@ -1,0 +1,105 @@
+"""How the bench measures: ratios of times in interleaved pairs, peaks of memory in processes of their own.
+
+Time: both sides run once unmeasured, then in pairs whose order alternates; the value is the median of the pairs' ratios, so that a
+machine that slows down slows both. Memory: a child process (`bench.probe`) runs a case once, resets the kernel's high-water mark (VmHWM),
+runs it again, and reports the mark minus what was resident before: weights and gradient buffers are in the baseline, a peak is what one
+more run needs. glibc returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory follows the tensors.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 2**20
+QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+_RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: what is compared with what.
+        value: the ratio.
+        bound: what it must not exceed; None: it is only reported.
+        detail: the two sides in seconds or MiB.
+    """
+
+    name: str
+    value: float
+    bound: float | None
+    detail: str
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the value is within the bound; None without one."""
+        return None if self.bound is None else self.value <= self.bound
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def time_ratio(name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, warm: bool = True) -> Row:
+    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after one unmeasured run of each if `warm`."""
+    if warm:
+        one()
+        other()
+    measured: list[tuple[float, float]] = []
+    for k in range(pairs):
+        if k % 2:
+            after = seconds(other)
+            measured.append((seconds(one), after))
+        else:
+            measured.append((seconds(one), seconds(other)))
+    ratios = [a / b for a, b in measured]
+    a, b = (statistics.median(side) for side in zip(*measured, strict=True))
+    detail = f"{a:.2f} s / {b:.2f} s, {pairs} pairs from {min(ratios):.3f} to {max(ratios):.3f}"
+    return Row(name, statistics.median(ratios), bound, detail)
+
+
+def memory_ratio(name: str, bound: float, one: str, other: str) -> Row:
+    """Peak memory of the case `one` over that of the case `other`, each in a process of its own."""
+    a, b = peak_bytes(one), peak_bytes(other)
+    return Row(name, a / b, bound, f"{a / MIB:.0f} MiB / {b / MIB:.0f} MiB")
+
+
+def peak_bytes(case: str) -> int:
+    """What one more run of a case needs beyond what is resident before it.
+
+    Raises:
+        RuntimeError: the child process failed.
+    """
+    command = [sys.executable, "-m", "bench.probe", case]
+    answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **QUIET, **_RETURN_FREED}, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"the memory probe of {case} ended with code {answer.returncode}:\n{answer.stderr[-3000:]}")
+    return int(answer.stdout.split()[-1])
+
+
+def status_bytes(field: str) -> int:
+    """A size of this process as the kernel counts it: `VmRSS` resident now, `VmHWM` the most since the last `reset_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"this kernel tells no {field}")
+
+
+def reset_peak() -> None:
+    """Let `VmHWM` start again from what is resident now."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")

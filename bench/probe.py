@@ -1,0 +1,32 @@
+"""`python -m bench.probe CASE`: the peak memory in bytes of one more run of a case, in this process and nothing else (see `measure`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from bench import language, video
+from bench.measure import reset_peak, status_bytes
+
+
+def work_of(case: str) -> Callable[[], object]:
+    """The work that `<room>:<what>:<size>` names, ready to run."""
+    room, what, size = case.split(":")
+    return {"video": video.work, "language": language.work}[room](what, size)
+
+
+def main() -> None:
+    """Run the case twice; the second run counts."""
+    torch.set_num_threads(1)
+    work = work_of(sys.argv[1])
+    work()
+    reset_peak()
+    before = status_bytes("VmRSS")
+    work()
+    print(status_bytes("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main()

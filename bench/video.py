@@ -1,0 +1,200 @@
+"""Rows of the attention capture: what it adds to the reconstruction it rides on, and what it saves against full maps.
+
+The model is a CogVideoX of the real class and of real proportions (4 layers, 8 heads of 64, random weights, float32), R = S / 16 rows
+(the defaults are S / 34 for CogVideoX-5B) and 40 words. The full-map side is what one would write first: softmax(QKᵀ/√d) of the captured
+stream as an h × L × L tensor, summed over layers. Both sides are checked to give the same numbers before anything is measured.
+
+Legend: N1 levels, h heads, L = text + S, T words, S = F·H·W video tokens, P = H·W places, d head width.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor
+
+from bench.measure import Row, memory_ratio, time_ratio
+from components.attention_capture.capture import CapturedMaps, CaptureSpec, UnionAttention
+from components.attention_capture.memory import reconstruct_with_memory
+from components.ddim_inversion.ddim import Levels, levels
+from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
+from components.models.vdm import Vdm, load_vdm
+
+GRIDS = {"S=1560": (6, 13, 20), "S=3120": (12, 13, 20)}
+GUIDANCE = 6.0
+NUM_STEPS = 2
+WORDS = (
+    "the red ball rolls right and the blue cube stays while the green disc falls down then a big black dog runs from left to right behind "
+    "the white car and a small yellow bird jumps up over the orange box"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A model with everything that a reconstruction takes."""
+
+    vdm: Vdm
+    spec: CaptureSpec
+    schedule: Levels
+    trajectory: Float[Tensor, "N1 1 F C h w"]
+    embeds: Float[Tensor, "1 T D"]
+    negative: Float[Tensor, "1 T D"]
+
+
+class FullStatistics(NamedTuple):
+    """What `HeadReductions` says, from full maps."""
+
+    t2v: Float[Tensor, "h T S"]
+    sum_m: Float[Tensor, " h"]
+    sum_not_m: Float[Tensor, " h"]
+    tau_map: Float[Tensor, " h"]
+
+
+class FullMaps:
+    """The accumulator one would write first: the captured stream's whole attention, h × L × L. Takes `CapturedMaps`' place."""
+
+    def __init__(self, spec: CaptureSpec) -> None:
+        self.spec, self.count = spec, 0
+        self.sum_hLL: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, q_hLd: Tensor, k_hLd: Tensor, own_lse_hL: Tensor, reference: tuple[Tensor, Tensor] | None = None) -> None:
+        """Add one attention call; the log-sum-exps are not needed, as whole rows are there."""
+        map_hLL = (q_hLd.float() @ k_hLd.float().mT * q_hLd.shape[-1] ** -0.5).softmax(-1)
+        self.sum_hLL = map_hLL if self.sum_hLL is None else self.sum_hLL.add_(map_hLL)
+        self.count += 1
+
+    def statistics(self) -> FullStatistics:
+        """The same statistics as the capture's, exact."""
+        assert self.sum_hLL is not None
+        mean_hLL = self.sum_hLL.div_(self.count)
+        frames, height, width = self.spec.grid
+        size, text = self.spec.num_video_tokens, mean_hLL.shape[-1] - self.spec.num_video_tokens
+        v2v_hSS = mean_hLL[:, text:, text:]
+        same = v2v_hSS.unflatten(1, (frames, height * width)).unflatten(3, (frames, height * width)).diagonal(dim1=2, dim2=4)
+        sum_m = same.square().sum((1, 2, 3))
+        everything = torch.stack([map_SS.square().sum() for map_SS in v2v_hSS])
+        return FullStatistics(mean_hLL[:, list(self.spec.text_indices), text:], sum_m, everything - sum_m, v2v_hSS.mean((1, 2)))
+
+
+def rows(pairs: int = 3) -> list[Row]:
+    """The capture's rows of the table."""
+    found = [_against_no_capture(pairs)]
+    for name in GRIDS:
+        check_agreement(scene(name))
+        capture, full = work("capture", name), work("full", name)
+        found.append(time_ratio(f"capture / full maps, time, {name}", 1.0, capture, full, pairs))
+        found.append(memory_ratio(f"capture / full maps, peak memory, {name}", 0.5, f"video:capture:{name}", f"video:full:{name}"))
+    return found
+
+
+def _against_no_capture(pairs: int) -> Row:
+    name = min(GRIDS)
+    made = scene(name)
+
+    def with_capture() -> object:
+        maps = _reconstruct(made, made.spec)
+        assert maps is not None
+        return maps.reduce(), maps.t2v
+
+    return time_ratio(f"reconstruction with / without capture, time, {name}", 1.25, with_capture, lambda: _reconstruct(made, None), pairs)
+
+
+def work(what: str, size: str) -> Callable[[], object]:
+    """One denoising step of [uncond, cond, reference, reference] and the captured statistics: `capture`, or `full` maps."""
+    made = scene(size)
+    if what == "capture":
+        return lambda: _captured(made)
+    if what == "full":
+        return lambda: _full(made)
+    raise ValueError(what)
+
+
+def check_agreement(made: Scene) -> None:
+    """Both sides see the same attention.
+
+    Raises:
+        RuntimeError: they do not; then no ratio means anything.
+    """
+    maps, full = _captured(made), _full(made)
+    kept = maps.reduce()
+    exact = {"t2v": (maps.t2v, full.t2v), "sum_m": (kept.sum_m, full.sum_m), "tau_map": (kept.tau_map, full.tau_map)}
+    for name, (one, other) in exact.items():
+        if not torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-9):
+            raise RuntimeError(f"capture and full maps differ in {name}")
+    distance = (kept.sum_not_m.double() - full.sum_not_m.double()).abs()
+    if not bool((distance <= 6 * kept.sum_not_m_error + 1e-3 * full.sum_not_m.double()).all()):
+        raise RuntimeError("the sampled rows' estimate is not within six standard errors of the full maps")
+
+
+def _captured(made: Scene) -> CapturedMaps:
+    maps = CapturedMaps(made.spec)
+    _one_step(made, maps)
+    maps.reduce()
+    return maps
+
+
+def _full(made: Scene) -> FullStatistics:
+    maps = FullMaps(made.spec)
+    _one_step(made, maps)
+    return maps.statistics()
+
+
+def _one_step(made: Scene, maps: Any) -> None:
+    """The transformer's pass as `reconstruct_with_memory` calls it, with any accumulator."""
+    made.vdm.transformer.set_attn_processor(UnionAttention(memory=True, maps=maps))
+    latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
+    made.vdm.velocity(latents, made.schedule.timestep(NUM_STEPS), torch.cat([made.negative, made.embeds]).repeat(2, 1, 1))
+
+
+def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
+    return reconstruct_with_memory(
+        made.vdm, made.trajectory, made.schedule, made.embeds, GUIDANCE, capture=spec, memory=True, negative_embeds=made.negative
+    ).maps
+
+
+@cache
+def scene(size: str) -> Scene:
+    """The model at one of `GRIDS`, a text of 40 words, and a trajectory: one clip at its levels' noise."""
+    frames, height, width = grid = GRIDS[size]
+    vdm = _model(height, width)
+    schedule = levels(vdm.alphas_cumprod, NUM_STEPS)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, frames, LATENT_CHANNELS, 2 * height, 2 * width, generator=generator) for _ in range(2))
+    alpha_bar = schedule.alpha_bar.float()
+    trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar])
+    spec = CaptureSpec(
+        text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)), grid=grid, rows=frames * height * width // 16, memory=True
+    )
+    return Scene(vdm, spec, schedule, trajectory, vdm.encode_text(WORDS), vdm.encode_text(""))
+
+
+@cache
+def _model(height: int, width: int) -> Vdm:
+    with tempfile.TemporaryDirectory() as folder:
+        vdm = load_vdm(make_tiny_cogvideox(Path(folder)), "float32", "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = CogVideoXTransformer3DModel(
+            num_attention_heads=8,
+            attention_head_dim=64,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            time_embed_dim=128,
+            text_embed_dim=TEXT_WIDTH,
+            num_layers=4,
+            sample_height=2 * height,
+            sample_width=2 * width,
+            patch_size=2,
+            max_text_seq_length=TEXT_LENGTH,
+            use_rotary_positional_embeddings=True,
+        )
+    return replace(vdm, transformer=transformer.eval().requires_grad_(False))

@@ -1,0 +1,137 @@
+"""The map from a unigram tokenizer's pieces to the VLM's tokens, against characters counted one by one."""
+
+import unicodedata
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from components.core.errors import DataError
+from components.models.vlm import Conversation
+from components.vlm_attention.token_map import coverage, token_map
+from tests.models.vlm_cases import NAMES, TALK, example, load
+
+LIMIT = 226
+LONG = " ".join(f"the ball number {k} rolls towards the green box" for k in range(60))
+CASES = {
+    "plain": ("Which object moves?", "The red ball moves slowly to the left."),
+    "repeated words": ("left left left right left", "left, then left, then right"),
+    "white space": ("a  ball\tfalls\n\ndown  here", "it \n falls\t\tdown"),
+    "CJK": ("球はどこへ moves 動きますか?", "左へ moves 動く。"),
+    "emoji": ("What does 👩‍👩‍👧 do with 🎾?", "👍🏽 throws 🎾 up"),
+    "compatibility forms": ("Ｗｈｅｒｅ does the ﬁsh go ½ way?", "ﬁrst ｕｐ"),
+    "role name": ("user", "assistant"),
+    "answer quotes the question": ("What moves?", "What moves? The ball moves."),
+    "options": ("What moves?\nA. the ball\nB. the cube\nC. nothing", "A. the ball"),
+    "truncated": ("What happens?", LONG),
+    "composed once": (
+        unicodedata.normalize("NFC", "Ou\u0300 va le cafe\u0301 a\u0300 l'e\u0301cole?"),
+        unicodedata.normalize("NFC", "Tre\u0300s a\u0300 gauche"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def t5():
+    """A unigram tokenizer trained here, with T5's normalization (NFKC) and word-start pieces."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    trainer = trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    corpus = [
+        TALK.question,
+        "the red ball moves slowly to the left",
+        "towards the green box it rolls down and up again",
+        "where which what number first",
+    ]
+    tokenizer.train_from_iterator([*corpus, *(word for line in corpus for word in line.split())] * 20, trainer)
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def vlm(request):
+    return load(request.param)
+
+
+def pieces_of(t5, question, response):
+    """Pieces of the response, then of the question, truncated like the video model's text; bare word starts are dropped."""
+    found = []
+    for field, text in (("response", response), ("question", question)):
+        encoded = t5.encode(text)
+        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+            inner = text[start:end]
+            if token != "▁" and inner.strip():
+                start, end = start + len(inner) - len(inner.lstrip()), start + len(inner.rstrip())
+                found.append(SimpleNamespace(token=token, field=field, start=start, end=end))
+    return found[: LIMIT - 1]
+
+
+def counted(pieces, made):
+    """Shares by characters: every visible character of a piece gives one count to every token that holds it."""
+    full = torch.zeros(len(pieces), len(made.input_ids), dtype=torch.float64)
+    for t, piece in enumerate(pieces):
+        for place in range(made.spans[piece.field][0] + piece.start, made.spans[piece.field][0] + piece.end):
+            for n, (start, end) in enumerate(made.offsets.tolist()):
+                if start <= place < end:
+                    blank = made.text[start:end]
+                    first, last = start + len(blank) - len(blank.lstrip()), start + len(blank.rstrip())
+                    full[t, n] += first <= place < last
+    return full / full.sum(1, keepdim=True).clamp_min(1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_piece_finds_its_characters(vlm, t5, case):
+    question, response = CASES[case]
+    made = example(vlm, Conversation([("What is it?", response[:9].strip())], question, response))
+    pieces = pieces_of(t5, question, response)
+    assert len(pieces) == LIMIT - 1 if case == "truncated" else len(pieces) > 0
+    map_TR, rows_R, covered_T = token_map(pieces, made)
+    assert bool(covered_T.all())
+    assert coverage(covered_T) == 1
+    assert torch.allclose(map_TR.sum(1), torch.ones(len(pieces)))
+    assert int(rows_R.min()) > int(made.video_columns.max())
+    full = torch.zeros(len(pieces), len(made.input_ids), dtype=torch.float64)
+    full[:, rows_R] = map_TR.double()
+    assert torch.allclose(full, counted(pieces, made), atol=1e-6)
+    response_from = int(torch.nonzero(made.labels != -100)[0])
+    for t, piece in enumerate(pieces):
+        used = rows_R[map_TR[t] > 0]
+        assert bool((used >= response_from).all() if piece.field == "response" else (used < response_from).all())
+
+
+def test_known_map():
+    """One word in two tokens of 2 and 4 characters, by hand."""
+    made = SimpleNamespace(
+        text="video|a banana b", offsets=torch.tensor([[0, 6], [6, 7], [7, 10], [10, 14], [14, 16]]), spans={"question": (6, 16)}
+    )
+    pieces = [
+        SimpleNamespace(token="▁banana", field="question", start=2, end=8),
+        SimpleNamespace(token="▁a", field="question", start=0, end=1),
+    ]
+    map_TR, rows_R, covered_T = token_map(pieces, made)
+    assert rows_R.tolist() == [1, 2, 3]
+    assert torch.allclose(map_TR, torch.tensor([[0, 1 / 3, 2 / 3], [1, 0, 0]]))
+    assert covered_T.tolist() == [True, True]
+
+
+def test_pieces_without_counterpart_are_not_covered(vlm):
+    made = example(vlm, Conversation([], "a  b", "c"))
+    blank = SimpleNamespace(token="▁", field="question", start=1, end=3)
+    word = SimpleNamespace(token="▁b", field="question", start=3, end=4)
+    map_TR, rows_R, covered_T = token_map([blank, word], made)
+    assert covered_T.tolist() == [False, True]
+    assert map_TR.tolist() == [[0.0], [1.0]]
+    assert len(rows_R) == 1
+    assert coverage(covered_T) == 0.5
+    assert [tuple(part.shape) for part in token_map([blank], made)] == [(1, 0), (0,), (1,)]
+    assert [tuple(part.shape) for part in token_map([], made)] == [(0, 0), (0,), (0,)]
+    assert coverage(torch.zeros(0, dtype=torch.bool)) == 0
+
+
+def test_another_text_is_refused(vlm):
+    made = example(vlm, Conversation([], "Where?", None))
+    with pytest.raises(DataError, match="6 characters"):
+        token_map([SimpleNamespace(token="x", field="question", start=3, end=7)], made)
+    with pytest.raises(DataError, match="does not have"):
+        token_map([SimpleNamespace(token="x", field="response", start=0, end=1)], made)
