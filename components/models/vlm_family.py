@@ -15,7 +15,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,7 @@ class Seen:
     text: str
 
 
+@runtime_checkable
 class Family(Protocol):
     """What a family tells of itself and does to a video."""
 

@@ -72,7 +72,8 @@ class VideoModel:
     def inversion(self, frames: int, height: int, width: int, steps: int, fixed_point_iters: int) -> float:
         """FLOPs of one video's inversion."""
         tokens = self.tokens(frames, height, width)
-        return steps * (1 + fixed_point_iters) * self._forward(tokens, tokens + self.text_tokens)
+        forwards = fixed_point_iters + 2 if fixed_point_iters else 1  # the last candidate of an iteration is checked as well
+        return steps * forwards * self._forward(tokens, tokens + self.text_tokens)
 
     def capture(self, frames: int, height: int, width: int, steps: int, rows: int, *, memory: bool) -> float:
         """FLOPs of one sample's reconstruction and of the captured rows."""

@@ -10,7 +10,7 @@ Legend: T pieces, N tokens of the sequence, R tokens that any piece touches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from components.core.errors import DataError
 from components.models.vlm import Example, Field
 
 
+@runtime_checkable
 class TextPiece(Protocol):
     """A text token of the video model and its characters in one field."""
 

@@ -109,10 +109,11 @@ def test_known_map():
         SimpleNamespace(token="▁banana", field="question", start=2, end=8),
         SimpleNamespace(token="▁a", field="question", start=0, end=1),
     ]
+    pieces.append(SimpleNamespace(token="<unk>", field="question", start=0, end=8))  # the space between belongs to nobody
     map_TR, rows_R, covered_T = token_map(pieces, made)
     assert rows_R.tolist() == [1, 2, 3]
-    assert torch.allclose(map_TR, torch.tensor([[0, 1 / 3, 2 / 3], [1, 0, 0]]))
-    assert covered_T.tolist() == [True, True]
+    assert torch.allclose(map_TR, torch.tensor([[0, 1 / 3, 2 / 3], [1, 0, 0], [1 / 7, 2 / 7, 4 / 7]]))
+    assert covered_T.tolist() == [True, True, True]
 
 
 def test_pieces_without_counterpart_are_not_covered(vlm):
