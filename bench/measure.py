@@ -54,7 +54,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def time_ratio(name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, warm: bool = True) -> Row:
+def time_ratio(
+    name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, warm: bool = True
+) -> Row:
     """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after one unmeasured run of each if `warm`."""
     if warm:
         one()

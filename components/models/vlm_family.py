@@ -96,7 +96,7 @@ class Qwen:
     patch: int
     merge: int
     group: int
-    tokens_per_second: float
+    tokens_per_second: int
     name: str = "qwen"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The command line `motion-enhancer`: compile, run, step, synthesize, plan, inspect, export, import."""
+"""The command line `motion-enhancer`: compile, run, step, synthesize, inspect, export, import."""
 
 from __future__ import annotations
 

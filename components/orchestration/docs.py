@@ -248,8 +248,8 @@ def factor_part() -> list[str]:
     """The factor between the default alignment loss and the supplement's."""
     factors = [f"{model.tokens(*size):,} ({name}, {size[0]} frames)".replace(",", " ", 1) for name, model, size in CASES]
     return [
-        "`row_norm: mean1` with `distance: mse` (default) is V times `sum1` with `sse` (supplement eqs. 22–24), in value and gradient; V is "
-        f"the number of cells that both models see. Where the VLM sees the whole clip V = S: {', '.join(factors)}. "
+        "`row_norm: mean1` with `distance: mse` (default) is V times `sum1` with `sse` (supplement eqs. 22–24), in value and gradient; V "
+        f"is the number of cells that both models see. Where the VLM sees the whole clip V = S: {', '.join(factors)}. "
         "So λ = 1 here is λ = V there."
     ]
 

@@ -46,7 +46,7 @@ class RowRequest:
     col_mask: Bool[Tensor, "B S"] | None = None
 
 
-def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " R"]], heads_chunk: int | None = None) -> RowRequest:
+def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None) -> RowRequest:
     """The request for a batch: each sample's rows (indices in its own, unpadded sequence) towards its visual cells.
 
     Raises:
@@ -64,7 +64,7 @@ def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " R"]], heads_chunk: i
     return RowRequest(ids_BR, mask_BR, batch["video_columns"], heads_chunk, batch["video_mask"])
 
 
-def vision_rows(vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " R"]], heads_chunk: int | None = None) -> Float[Tensor, "B R S"]:
+def vision_rows(vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None) -> Float[Tensor, "B R S"]:
     """A_VLM of each sample's rows, averaged over heads and layers, fp32, differentiable; 0 where a shorter sample has no row or cell.
 
     Raises:
@@ -78,7 +78,7 @@ def vision_rows(vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " R"]], heads
 
 def attention_rows(
     query_BHND: Float[Tensor, "B H N D"],
-    key_BKND: Float[Tensor, "B K N D"],
+    key_BKND: Float[Tensor, "B K n D"],
     scaling: float,
     mask: Shaped[Tensor, "b 1 N n"] | None,
     request: RowRequest,

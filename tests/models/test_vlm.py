@@ -349,6 +349,7 @@ def slow_reply(vlm, made, count):
             made,
             input_ids=torch.cat([made.input_ids, torch.tensor([token])]),
             labels=torch.cat([made.labels, torch.tensor([IGNORED])]),
+            offsets=torch.cat([made.offsets, made.offsets[-1:]]),
             position_ids=torch.cat([made.position_ids, following.expand(len(made.position_ids), 1)], dim=1),
         )
     return reply

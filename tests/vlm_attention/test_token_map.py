@@ -1,6 +1,7 @@
 """The map from a unigram tokenizer's pieces to the VLM's tokens, against characters counted one by one."""
 
 import unicodedata
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -102,8 +103,14 @@ def test_every_piece_finds_its_characters(vlm, t5, case):
 
 def test_known_map():
     """One word in two tokens of 2 and 4 characters, by hand."""
-    made = SimpleNamespace(
-        text="video|a banana b", offsets=torch.tensor([[0, 6], [6, 7], [7, 10], [10, 14], [14, 16]]), spans={"question": (6, 16)}
+    made = replace(
+        example(load(NAMES[0])),
+        input_ids=torch.zeros(5, dtype=torch.long),
+        position_ids=torch.zeros(3, 5, dtype=torch.long),
+        labels=torch.zeros(5, dtype=torch.long),
+        offsets=torch.tensor([[0, 6], [6, 7], [7, 10], [10, 14], [14, 16]]),
+        text="video|a banana b",
+        spans={"question": (6, 16)},
     )
     pieces = [
         SimpleNamespace(token="▁banana", field="question", start=2, end=8),

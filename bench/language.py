@@ -1,0 +1,160 @@
+"""Rows of the VLM's attention: what they add to a training step over plain SDPA, and what they save against `output_attentions`.
+
+The model is a Qwen2.5-VL of the real class (4 layers, 8 query and 2 key-value heads of 64, random weights, float32) that sees 16 frames
+in 1536 cells; 40 words' rows are asked for. A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward.
+The eager side reads the same rows out of full maps, in the language model only: its vision tower stays on SDPA. All three sides are
+checked to give the same logits, and the two with rows the same rows, before anything is measured.
+
+Legend: B samples, H heads, N tokens, R rows, S visual cells.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+from bench.measure import Row, memory_ratio, time_ratio
+from components.models.tiny_vlm import make_tiny_qwen2_5_vl
+from components.models.vlm import Batch, Conversation, Vlm, VlmOutput, collate, load_vlm
+from components.sft.loss import map_distance, response_loss
+from components.vlm_attention.rows import request_rows
+
+SIDES = ("rows", "sdpa", "eager")
+NUM_FRAMES, HEIGHT, WIDTH = 16, 12 * 28, 16 * 28
+NUM_ROWS = 40
+QUESTION = "describe the motion of the red ball in the video and what happens to the white circle"
+RESPONSE = (
+    "the red ball moves left to right and bounces down while the yellow circle stands still then the white camera pans away from the ball "
+    "and the person rotates towards the green letter which grows and shrinks slowly in order"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model, one conversation, and the rows that are wanted with the prior they are held against."""
+
+    vlm: Vlm
+    batch: Batch
+    rows_R: Int[Tensor, " R"]
+    shape: tuple[int, int, int]
+    prior_RFHW: Float[Tensor, "R F H W"]
+
+
+class Answer(NamedTuple):
+    """Of one forward pass."""
+
+    output: VlmOutput
+    rows_BRS: Float[Tensor, "B R S"] | None
+
+
+def rows(pairs: int = 7) -> list[Row]:
+    """The VLM's rows of the table."""
+    check_agreement()
+    length = setting("rows").batch["input_ids"].shape[1]
+    end = f"forward + backward, N={length}"
+    return [
+        time_ratio(f"VLM rows / plain SDPA, time, {end}", 1.25, work("rows", "any"), work("sdpa", "any"), pairs),
+        memory_ratio(f"VLM rows / plain SDPA, peak memory, {end}", 1.25, "language:rows:any", "language:sdpa:any"),
+        memory_ratio(f"VLM rows / eager output_attentions, peak memory, {end}", 0.5, "language:rows:any", "language:eager:any"),
+    ]
+
+
+def work(side: str, size: str) -> Callable[[], object]:
+    """A training step without its update; gradient buffers stay allocated between steps. There is one size, whatever its name."""
+    made = setting(side)
+
+    def step() -> None:
+        made.vlm.model.zero_grad(set_to_none=False)
+        _loss(made, answer(made, side)).backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def _loss(made: Setting, found: Answer) -> Float[Tensor, ""]:
+    loss = response_loss(found.output.logits_BLV, found.output.targets_BL)
+    if found.rows_BRS is not None:
+        loss = loss + map_distance(found.rows_BRS[0].unflatten(-1, made.shape), made.prior_RFHW)
+    return loss
+
+
+def answer(made: Setting, side: str) -> Answer:
+    """Logits, and the rows where this side has them."""
+    if side == "eager":
+        return _eager(made)
+    request = request_rows(made.batch, [made.rows_R]) if side == "rows" else None
+    output = made.vlm.forward(made.batch, request)
+    return Answer(output, output.rows_BRS)
+
+
+def _eager(made: Setting) -> Answer:
+    """transformers' own way: every layer returns its whole map, and the rows are read out of them."""
+    kept: list[tuple[Tensor, ...]] = []
+    hook = made.vlm.model.register_forward_hook(lambda module, inputs, output: kept.append(output.attentions))
+    try:
+        output = made.vlm.forward(made.batch)
+    finally:
+        hook.remove()
+    cols_S = made.batch["video_columns"][0]
+    layers_BRS = [map_BHNN[:, :, made.rows_R][..., cols_S].mean(1) for map_BHNN in kept[0]]
+    return Answer(output, torch.stack(layers_BRS).mean(0))
+
+
+def check_agreement() -> None:
+    """All sides compute the same.
+
+    Raises:
+        RuntimeError: they do not; then no ratio means anything.
+    """
+    with torch.no_grad():
+        found = {side: answer(setting(side), side) for side in SIDES}
+    for side in ("rows", "eager"):
+        if not torch.allclose(found[side].output.logits_BLV, found["sdpa"].output.logits_BLV, atol=1e-3):
+            raise RuntimeError(f"logits of {side} and SDPA differ")
+    ours, theirs = found["rows"].rows_BRS, found["eager"].rows_BRS
+    assert ours is not None and theirs is not None
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-7):
+        raise RuntimeError("the rows differ from those of the full maps")
+
+
+@cache
+def setting(side: str) -> Setting:
+    """The model with one attention, and the same conversation and rows for all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        vlm = load_vlm(_write_model(Path(folder)), torch.float32, "cpu", rows=side == "rows")
+    if side == "eager":
+        vlm.model.set_attn_implementation({"text_config": "eager"})
+        vlm.model.config.text_config.output_attentions = vlm.model.config.output_attentions = True
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (NUM_FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    example = vlm.prepare(Conversation([], QUESTION, RESPONSE), frames, [k / 2 for k in range(NUM_FRAMES)], NUM_FRAMES / 2)
+    behind = torch.arange(int(example.video_columns[-1]) + 1, len(example.input_ids))
+    rows_R = behind[torch.linspace(0, len(behind) - 1, NUM_ROWS).long()]
+    prior = torch.rand(NUM_ROWS, *example.grid.shape, generator=torch.Generator().manual_seed(0))
+    return Setting(vlm, collate([example]), rows_R, example.grid.shape, prior)
+
+
+def _write_model(folder: Path) -> Path:
+    """The tiny twin's files with a larger language model; its vision tower stays small, which makes the ratios stricter."""
+    make_tiny_qwen2_5_vl(folder)
+    config = AutoConfig.from_pretrained(folder)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 2048, 4
+    text.num_attention_heads, text.num_key_value_heads = 8, 2
+    text.layer_types = ["full_attention"] * text.num_hidden_layers
+    text.initializer_range = 0.02
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 12, 12]}
+    config.vision_config.out_hidden_size = text.hidden_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    return folder
