@@ -97,13 +97,18 @@ def answer(made: Setting, side: str) -> Answer:
 
 
 def _eager(made: Setting) -> Answer:
-    """transformers' own way: every layer returns its whole map, and the rows are read out of them."""
+    """Transformers' own way: every layer returns its whole map, and the rows are read out of them."""
     kept: list[tuple[Tensor, ...]] = []
-    hook = made.vlm.model.register_forward_hook(lambda module, inputs, output: kept.append(output.attentions))
+    model = made.vlm.model
+    hooks = [
+        model.register_forward_pre_hook(lambda module, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True),
+        model.register_forward_hook(lambda module, args, output: kept.append(output.attentions)),
+    ]
     try:
         output = made.vlm.forward(made.batch)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     cols_S = made.batch["video_columns"][0]
     layers_BRS = [map_BHNN[:, :, made.rows_R][..., cols_S].mean(1) for map_BHNN in kept[0]]
     return Answer(output, torch.stack(layers_BRS).mean(0))
@@ -121,7 +126,8 @@ def check_agreement() -> None:
         if not torch.allclose(found[side].output.logits_BLV, found["sdpa"].output.logits_BLV, atol=1e-3):
             raise RuntimeError(f"logits of {side} and SDPA differ")
     ours, theirs = found["rows"].rows_BRS, found["eager"].rows_BRS
-    assert ours is not None and theirs is not None
+    assert ours is not None
+    assert theirs is not None
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-7):
         raise RuntimeError("the rows differ from those of the full maps")
 
@@ -133,7 +139,6 @@ def setting(side: str) -> Setting:
         vlm = load_vlm(_write_model(Path(folder)), torch.float32, "cpu", rows=side == "rows")
     if side == "eager":
         vlm.model.set_attn_implementation({"text_config": "eager"})
-        vlm.model.config.text_config.output_attentions = vlm.model.config.output_attentions = True
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (NUM_FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
     example = vlm.prepare(Conversation([], QUESTION, RESPONSE), frames, [k / 2 for k in range(NUM_FRAMES)], NUM_FRAMES / 2)

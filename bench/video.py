@@ -77,7 +77,7 @@ class FullMaps:
         assert self.sum_hLL is not None
         mean_hLL = self.sum_hLL.div_(self.count)
         frames, height, width = self.spec.grid
-        size, text = self.spec.num_video_tokens, mean_hLL.shape[-1] - self.spec.num_video_tokens
+        text = mean_hLL.shape[-1] - self.spec.num_video_tokens
         v2v_hSS = mean_hLL[:, text:, text:]
         same = v2v_hSS.unflatten(1, (frames, height * width)).unflatten(3, (frames, height * width)).diagonal(dim1=2, dim2=4)
         sum_m = same.square().sum((1, 2, 3))
