@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,10 +58,9 @@ def seconds(work: Callable[[], object]) -> float:
 def time_ratio(
     name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, warm: bool = True
 ) -> Row:
-    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after one unmeasured run of each if `warm`."""
-    if warm:
-        one()
-        other()
+    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after one unmeasured run of each."""
+    one()
+    other()
     measured: list[tuple[float, float]] = []
     for k in range(pairs):
         if k % 2:
@@ -74,12 +74,13 @@ def time_ratio(
     return Row(name, statistics.median(ratios), bound, detail)
 
 
-def memory_ratio(name: str, bound: float, one: str, other: str) -> Row:
+def memory_ratio(name: str, bound: float | None, one: str, other: str) -> Row:
     """Peak memory of the case `one` over that of the case `other`, each in a process of its own."""
     a, b = peak_bytes(one), peak_bytes(other)
     return Row(name, a / b, bound, f"{a / MIB:.0f} MiB / {b / MIB:.0f} MiB")
 
 
+@cache
 def peak_bytes(case: str) -> int:
     """What one more run of a case needs beyond what is resident before it.
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.measure import Row, memory_ratio, time_ratio
-from components.attention_capture.capture import CapturedMaps, CaptureSpec, UnionAttention
+from components.attention_capture.capture import CapturedMaps, CaptureSpec, HeadReductions, UnionAttention
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import Levels, levels
 from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
@@ -87,16 +87,21 @@ class FullMaps:
 
 def rows(pairs: int = 3) -> list[Row]:
     """The capture's rows of the table."""
-    found = [_against_no_capture(pairs)]
+    found = _against_no_capture(pairs)
     for name in GRIDS:
         check_agreement(scene(name))
-        capture, full = work("capture", name), work("full", name)
-        found.append(time_ratio(f"capture / full maps, time, {name}", 1.0, capture, full, pairs))
-        found.append(memory_ratio(f"capture / full maps, peak memory, {name}", 0.5, f"video:capture:{name}", f"video:full:{name}"))
+        for what in ("maps", "step"):
+            one, other = f"{what}-capture", f"{what}-full"
+            label = {"maps": "one layer's maps alone", "step": "one denoising step"}[what]
+            repeats = pairs if what == "step" else 5 * pairs
+            found += [
+                time_ratio(f"capture / full maps, time, {label}, {name}", 1.0, work(one, name), work(other, name), repeats),
+                memory_ratio(f"capture / full maps, peak memory, {label}, {name}", 0.5, f"video:{one}:{name}", f"video:{other}:{name}"),
+            ]
     return found
 
 
-def _against_no_capture(pairs: int) -> Row:
+def _against_no_capture(pairs: int) -> list[Row]:
     name = min(GRIDS)
     made = scene(name)
 
@@ -105,17 +110,29 @@ def _against_no_capture(pairs: int) -> Row:
         assert maps is not None
         return maps.reduce(), maps.t2v
 
-    return time_ratio(f"reconstruction with / without capture, time, {name}", 1.25, with_capture, lambda: _reconstruct(made, None), pairs)
+    label = "reconstruction with / without capture, time"
+    found = [time_ratio(f"{label}, {name}", 1.25, with_capture, lambda: _reconstruct(made, None), pairs)]
+    for size in GRIDS:
+        label = f"capture / no capture, peak memory, one denoising step, {size}"
+        found.append(memory_ratio(label, None, f"video:step-capture:{size}", f"video:step-none:{size}"))
+    return found
 
 
 def work(what: str, size: str) -> Callable[[], object]:
-    """One denoising step of [uncond, cond, reference, reference] and the captured statistics: `capture`, or `full` maps."""
+    """A case by name.
+
+    `step-capture`, `step-full`, `step-none`: one denoising step of [uncond, cond, reference, reference] with its statistics;
+    `maps-capture`, `maps-full`: the maps of one attention call whose q, k and log-sum-exp are there, with their statistics.
+    """
     made = scene(size)
-    if what == "capture":
-        return lambda: _captured(made)
-    if what == "full":
-        return lambda: _full(made)
-    raise ValueError(what)
+    part, side = what.split("-")
+    if side == "none":
+        return lambda: _one_step(made, None)
+    keeper = {"capture": _captured, "full": _full}[side]
+    if part == "step":
+        return lambda: keeper(made, lambda maps: _one_step(made, maps))
+    q, k, lse, reference = _one_call(made)
+    return lambda: keeper(made, lambda maps: maps.add(q, k, lse, reference))
 
 
 def check_agreement(made: Scene) -> None:
@@ -124,8 +141,8 @@ def check_agreement(made: Scene) -> None:
     Raises:
         RuntimeError: they do not; then no ratio means anything.
     """
-    maps, full = _captured(made), _full(made)
-    kept = maps.reduce()
+    maps, kept = _captured(made, lambda maps: _one_step(made, maps))
+    full = _full(made, lambda maps: _one_step(made, maps))
     exact = {"t2v": (maps.t2v, full.t2v), "sum_m": (kept.sum_m, full.sum_m), "tau_map": (kept.tau_map, full.tau_map)}
     for name, (one, other) in exact.items():
         if not torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-9):
@@ -135,24 +152,36 @@ def check_agreement(made: Scene) -> None:
         raise RuntimeError("the sampled rows' estimate is not within six standard errors of the full maps")
 
 
-def _captured(made: Scene) -> CapturedMaps:
+def _captured(made: Scene, fill: Callable[[Any], None]) -> tuple[CapturedMaps, HeadReductions]:
     maps = CapturedMaps(made.spec)
-    _one_step(made, maps)
-    maps.reduce()
-    return maps
+    fill(maps)
+    return maps, maps.reduce()
 
 
-def _full(made: Scene) -> FullStatistics:
+def _full(made: Scene, fill: Callable[[Any], None]) -> FullStatistics:
     maps = FullMaps(made.spec)
-    _one_step(made, maps)
+    fill(maps)
     return maps.statistics()
 
 
 def _one_step(made: Scene, maps: Any) -> None:
-    """The transformer's pass as `reconstruct_with_memory` calls it, with any accumulator."""
+    """The transformer's pass as `reconstruct_with_memory` calls it, with any accumulator or none."""
     made.vdm.transformer.set_attn_processor(UnionAttention(memory=True, maps=maps))
     latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
     made.vdm.velocity(latents, made.schedule.timestep(NUM_STEPS), torch.cat([made.negative, made.embeds]).repeat(2, 1, 1))
+
+
+def _one_call(made: Scene) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What `add` is given in the transformer's first layer."""
+    calls: list[Any] = []
+
+    class Tap(CapturedMaps):
+        def add(self, *call: Any) -> None:
+            calls.append(call)
+
+    _one_step(made, Tap(made.spec))
+    q_hLd, k_hLd, lse_hL, (k_reference, lse_reference) = calls[0]
+    return q_hLd.clone(), k_hLd.clone(), lse_hL.clone(), (k_reference.clone(), lse_reference.clone())
 
 
 def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
