@@ -83,7 +83,7 @@ def work(side: str, size: str) -> Callable[[], object]:
 def _loss(made: Setting, found: Answer) -> Float[Tensor, ""]:
     loss = response_loss(found.output.logits_BLV, found.output.targets_BL)
     if found.rows_BRS is not None:
-        loss = loss + map_distance(found.rows_BRS[0].unflatten(-1, made.shape), made.prior_RFHW)
+        loss = loss + map_distance(found.rows_BRS[0].reshape(-1, *made.shape), made.prior_RFHW)
     return loss
 
 

@@ -23,7 +23,7 @@ import torch
 
 from bench.measure import QUIET, ROOT, Row, time_ratio
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.step import Step, execute
+from components.core.step import Scalars, Step, execute
 from components.media.scenes import write_set
 from components.models.registry import ensure_tiny
 from components.orchestration.cli import executor_input
@@ -99,10 +99,8 @@ def extract(source: Path, folder: Path) -> Path:
 
 
 def _tasks(folder: Path, choices: dict[str, Any]) -> Callable[..., Path]:
-    """A function that runs one task by step, name, inputs, form and further scalars, and returns the folder of its outputs."""
-    from components.core.step import Scalars
-
-    defaults = Scalars().model_dump(mode="json")
+    """A function that runs one task by step, folder name, inputs, form and further scalars, and returns its outputs' folder."""
+    defaults = Scalars.model_validate({}).model_dump(mode="json")
 
     def task(name: str, label: str, inputs: list[str], form: str, extra: dict[str, str] | None = None) -> Path:
         step: Step[Any] = import_module(f"components.{name}.step").STEP
@@ -110,7 +108,7 @@ def _tasks(folder: Path, choices: dict[str, Any]) -> Callable[..., Path]:
         given = {key: value for key, value in {**defaults, **choices, **(extra or {})}.items() if key in chosen.scalars}
         values = {**given, "store": (folder / "store").as_uri(), "params": PARAMS.get(name, {}), "rerun": "0"}
         values |= {key: PARAMS.get(key.removeprefix("params_"), {}) for key in chosen.step_params}
-        execute(step, label, executor_input(step, folder / label, values, inputs))
+        execute(step, name, executor_input(step, folder / label, values, inputs))
         return folder / label
 
     return task

@@ -79,8 +79,9 @@ class FullMaps:
         frames, height, width = self.spec.grid
         text = mean_hLL.shape[-1] - self.spec.num_video_tokens
         v2v_hSS = mean_hLL[:, text:, text:]
-        same = v2v_hSS.unflatten(1, (frames, height * width)).unflatten(3, (frames, height * width)).diagonal(dim1=2, dim2=4)
-        sum_m = same.square().sum((1, 2, 3))
+        places = height * width
+        same_hFFP = mean_hLL[:, text:, text:].reshape(-1, frames, places, frames, places).diagonal(dim1=2, dim2=4)
+        sum_m = same_hFFP.square().sum((1, 2, 3))
         everything = torch.stack([map_SS.square().sum() for map_SS in v2v_hSS])
         return FullStatistics(mean_hLL[:, list(self.spec.text_indices), text:], sum_m, everything - sum_m, v2v_hSS.mean((1, 2)))
 
