@@ -1,9 +1,10 @@
 """How the bench measures: ratios of times in interleaved pairs, peaks of memory in processes of their own.
 
-Time: both sides run once unmeasured, then in pairs whose order alternates; the value is the median of the pairs' ratios, so that a
-machine that slows down slows both. Memory: a child process (`bench.probe`) runs a case once, resets the kernel's high-water mark (VmHWM),
-runs it again, and reports the mark minus what was resident before: weights and gradient buffers are in the baseline, a peak is what one
-more run needs. glibc returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory follows the tensors.
+Time: both sides run once unmeasured where nothing has warmed them before, then in pairs whose order alternates; the value is the median
+of the pairs' ratios, so that a machine that slows down slows both. Memory: a child process (`bench.probe`) runs a case once, resets the
+kernel's high-water mark (VmHWM), runs it again, and reports the mark minus what was resident before: weights and gradient buffers are in
+the baseline, a peak is what one more run needs. glibc returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory
+follows the tensors.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def time_ratio(
-    name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, warm: bool = True
+    name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, *, warm_up: bool = True
 ) -> Row:
-    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after one unmeasured run of each."""
-    one()
-    other()
+    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after an unmeasured run of each with `warm_up`."""
+    if warm_up:
+        one()
+        other()
     measured: list[tuple[float, float]] = []
     for k in range(pairs):
         if k % 2:
