@@ -23,7 +23,8 @@ import torch
 
 from bench.measure import QUIET, ROOT, Row, time_ratio
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.step import Scalars, Step, execute
+from components.core.parameters import Scalars
+from components.core.step import Step, execute
 from components.media.scenes import write_set
 from components.models.registry import ensure_tiny
 from components.orchestration.cli import executor_input

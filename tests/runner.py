@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from components.core.artifacts import load_manifest
-from components.core.step import Scalars, execute
+from components.core.parameters import Scalars
+from components.core.step import execute
 
 _count = itertools.count()
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import pipeline
 from components.core.errors import ParameterError
-from components.core.step import Scalars
+from components.core.parameters import Scalars
 from components.media.scenes import write_set
 from components.models.registry import ensure_tiny
 from components.orchestration import docs

@@ -15,8 +15,8 @@ from torch import Tensor
 from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.maps import HeadReductions
 from components.attention_capture.memory import reconstruct_with_memory
-from components.core.artifacts import Piece, sha256
 from components.core.errors import DataError
+from components.core.records import Piece, sha256
 from components.core.text import Part
 from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.core.artifacts import AttentionLine, AttentionMaps, Json, Piece, Sample, Trajectories, TrajectoryLine, sha256
+from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
+from components.core.context import Context
 from components.core.pages import picture_page
-from components.core.step import Context, Step, StepParams, operational
+from components.core.parameters import StepParams, operational
+from components.core.records import Json, Piece, Sample, sha256
+from components.core.step import Step
 from components.core.store import WorkFolder
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.core.artifacts import Option
 from components.core.errors import ParameterError
+from components.core.records import Option
 
 Rule = Literal["letter", "leading", "phrase", "text", "trailing", "unparsed"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.core.artifacts import Option, Sample
 from components.core.errors import DataError, ParameterError
+from components.core.records import Option, Sample
 from components.core.text import render_question
 from components.media.viewing import Viewing
 

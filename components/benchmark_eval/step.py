@@ -18,9 +18,12 @@ from pydantic import Field
 from components.benchmark_eval.parse import official_correct, parse_reply
 from components.benchmark_eval.protocols import Metric, Protocol, get_protocol, viewing_for
 from components.benchmark_eval.statistics import Interval, bootstrap, wilson
-from components.core.artifacts import EvalResult, ItemResult, Json, Sample, Score, TunedModel, VideoDataset, VideoLine
+from components.core.artifacts import EvalResult, ItemResult, Score, TunedModel, VideoDataset, VideoLine
+from components.core.context import Context
 from components.core.errors import DataError
-from components.core.step import Context, Form, Step, StepParams
+from components.core.parameters import StepParams
+from components.core.records import Json, Sample
+from components.core.step import Form, Step
 from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
 from components.models.registry import resolve

@@ -1,14 +1,34 @@
-"""Shards of a collected input."""
+"""Shards: the parts of the videos that run side by side, and their order in a collected input."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 from components.core.artifacts import Sharded
-from components.core.errors import DataError
-from components.core.step import Shard
+from components.core.errors import DataError, ParameterError
 
 S = TypeVar("S", bound=Sharded)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`; a video belongs to sha256(video) mod count, so a new video moves no other."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `"k/n"`."""
+        index, count = (int(part) for part in text.split("/"))
+        if not 0 <= index < count:
+            raise ParameterError(f"shard {text!r} is not k/n with 0 ≤ k < n", source="shards", remedy='e.g. ["0/2", "1/2"]')
+        return cls(index, count)
+
+    def holds(self, video_sha256: str) -> bool:
+        """Whether the video belongs to this shard."""
+        return int(video_sha256, 16) % self.count == self.index
 
 
 def all_shards(manifests: list[S], source: str) -> list[S]:

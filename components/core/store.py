@@ -20,8 +20,9 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import Field, ValidationError
 
-from components.core.artifacts import M, Manifest, Record, Ref, canonical_json, parse_manifest, sha256
+from components.core.artifacts import M, Manifest, parse_manifest
 from components.core.errors import DataError, ParameterError, TryAgainError
+from components.core.records import Record, Ref, canonical_json, sha256
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.core.artifacts import Option, Sample, Turn, canonical_json, sha256
 from components.core.errors import DataError
+from components.core.records import Option, Sample, Turn, canonical_json, sha256
 
 Field = Literal["question", "response"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from components.core.artifacts import Json, canonical_json, sha256
 from components.core.errors import DataError, ParameterError
+from components.core.records import Json, canonical_json, sha256
 from components.core.store import Backend, Listed, open_backend
 from components.core.text import clean
 from components.dataset_import.layouts import CAPTIONS, FAVOR, LAYOUTS, MOTIONBENCH, is_llava, load_json, root_files

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from components.core.artifacts import Failure, Sample, VideoLine
+from components.core.artifacts import VideoLine
+from components.core.records import Failure, Sample
 from components.dataset_import.sources import Source
 
 _LISTED = 50  # failures shown; the manifest has all

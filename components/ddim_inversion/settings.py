@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.step import StepParams
+from components.core.parameters import StepParams
 
 
 class InversionSettings(StepParams):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from components.core.artifacts import Grid, Json, Trajectories, TrajectoryLine, VideoDataset, VideoLine
-from components.core.step import Context, Step
+from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
+from components.core.context import Context
+from components.core.records import Grid, Json
+from components.core.step import Step
 from components.core.store import WorkFolder
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.artifacts import Grid, Video
+from components.core.records import Grid, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import choose_frames, cogvideox_grid, fit_frames

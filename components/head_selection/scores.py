@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.artifacts import HeadRow
 from components.core.errors import DataError, ParameterError
+from components.core.records import HeadRow
 
 Tau = Literal["map", "mask"]
 Scope = Literal["sample", "dataset"]

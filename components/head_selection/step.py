@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
+from components.core.context import Context
 from components.core.errors import DataError
+from components.core.parameters import StepParams, operational
 from components.core.shards import all_shards
-from components.core.step import Context, Step, StepParams, operational
+from components.core.step import Step
 
 
 class Params(StepParams):

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
 from components.media.sampling import choose_frames, qwen_fps_indices, segment_indices, spread, usable_frames
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.core.artifacts import Video
+from components.core.records import Video
 from components.media.sampling import qwen_fps_indices, segment_indices
 from components.media.video import read_frames
 

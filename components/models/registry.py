@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from components.core.artifacts import ModelId, canonical_json, sha256
 from components.core.errors import ParameterError
+from components.core.records import ModelId, canonical_json, sha256
 from components.core.store import Store, WorkFolder, hash_file
 
 

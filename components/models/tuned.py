@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.core.artifacts import Ref
 from components.core.errors import DataError
+from components.core.records import Ref
 from components.core.store import Store, WorkFolder
 
 _HASH = re.compile(r"-[0-9a-f]{16}(?=\.[^.]+$)")

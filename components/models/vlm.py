@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
 from components.media.grids import sampled_grid
 from components.models.vlm_family import MAX_PIXELS, Family, InternVL, Qwen, Seen
 

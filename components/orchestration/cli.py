@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from components.core.errors import MotionEnhancerError, ParameterError
-from components.core.step import Scalars, Step, tree_digest, tree_is_dirty
+from components.core.parameters import Scalars
+from components.core.step import Step
 from components.core.step import main as step_main
+from components.core.tree import tree_digest, tree_is_dirty
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ from typing import Any, List  # noqa: UP035 - kfp recognizes typing.List only
 from kfp import dsl
 
 from components.core.artifacts import Manifest
-from components.core.step import Scalars, Step
+from components.core.parameters import Scalars
+from components.core.step import Step
 
 _UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
 _IMAGE = {"image": "local@sha256:" + "0" * 64}

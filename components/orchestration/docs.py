@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from components.core.errors import ParameterError
-from components.core.step import Scalars, Step, StepParams
+from components.core.parameters import Scalars, StepParams
+from components.core.step import Step
 from components.orchestration.dag import Tasks, followers, task_graph, usual_order
 from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from components.core.step import tree_digest
+from components.core.tree import tree_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 

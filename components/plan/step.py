@@ -11,9 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Json, PriorSet, canonical_json, sha256
+from components.core.artifacts import PriorSet
+from components.core.context import Context
 from components.core.errors import DataError, MotionEnhancerError, ParameterError
-from components.core.step import Context, Form, Shard, Step, StepParams, validate_step
+from components.core.parameters import StepParams
+from components.core.records import Json, canonical_json, sha256
+from components.core.shards import Shard
+from components.core.step import Form, Step, validate_step
 from components.core.store import open_backend
 from components.core.text import conditioning
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest

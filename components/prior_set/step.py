@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from components.core.artifacts import MotionPrior, PriorSet
+from components.core.context import Context
 from components.core.errors import DataError
+from components.core.parameters import StepParams
 from components.core.shards import all_shards
-from components.core.step import Context, Form, Step, StepParams
+from components.core.step import Form, Step
 from components.prior_set.card import card
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.artifacts import Grid, Manifest, PriorLine, PriorSet, Ref, Sample, ScoredPiece, TunedModel, parse_manifest, sha256
+from components.core.artifacts import Manifest, PriorLine, PriorSet, TunedModel, parse_manifest
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
+from components.core.records import Grid, Ref, Sample, ScoredPiece, sha256
 from components.core.store import Store, hash_file
 from components.models.tensors import unpack
 from components.models.tuned import original_name

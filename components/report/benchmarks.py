@@ -14,7 +14,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcnemar, paired_bootstrap
-from components.core.artifacts import EvalResult, ItemResult, sha256
+from components.core.artifacts import EvalResult, ItemResult
+from components.core.records import sha256
 from components.report.charts import Dot, dot_plot
 from components.report.figures import NOTHING, photo, probability, raw, signed
 from components.report.material import Material, paper

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load
 
-from components.core.artifacts import EvalResult, Failure, ModelId, PriorLine, PriorSet, Ref, StepRecord, TunedModel, Video, VlmLine, sha256
+from components.core.artifacts import EvalResult, PriorLine, PriorSet, TunedModel, VlmLine
+from components.core.records import Failure, ModelId, Ref, StepRecord, Video, sha256
 from components.core.store import Store
 from components.media.grids import pool_mask
 from components.media.video import read_frames

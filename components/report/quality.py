@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError
+from components.core.records import Grid
 
 Map = Float[np.ndarray, "F H W"]
 _BLOCK = 4_000_000  # random draws held at once

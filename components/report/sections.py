@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from components.core.artifacts import ModelId, Ref, StepRecord
+from components.core.records import ModelId, Ref, StepRecord
 from components.models.registry import TINY
 from components.report.benchmarks import Comparison, interval
 from components.report.charts import Dot, dot_plot

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from components.core.artifacts import EvalResult, Json, PriorSet, Report, TunedModel, VlmMaps
+from components.core.artifacts import EvalResult, PriorSet, Report, TunedModel, VlmMaps
+from components.core.context import Context
 from components.core.errors import DataError
-from components.core.step import Context, Step, StepParams
+from components.core.parameters import StepParams
+from components.core.records import Json
+from components.core.step import Step
 from components.core.store import WorkFolder
 
 _FULL, _CUT = 8_000_000, 1_000_000  # bytes: the report, and what the KFP UI shows

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from components.core.artifacts import Grid, VlmLine, sha256
+from components.core.artifacts import VlmLine
 from components.core.errors import ParameterError
+from components.core.records import Grid, sha256
 from components.core.store import Store
 from components.media.video import read_frames
 from components.models.tensors import unpack

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from components.core.artifacts import Record, VlmLine, canonical_json, sha256
+from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
+from components.core.records import Record, canonical_json, sha256
 from components.core.store import Store
 from components.models.tensors import pack
 from components.models.vlm import Vlm, load_vlm

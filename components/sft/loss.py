@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
 from components.media.grids import axes, axis_weights, frame_intervals, interpolate
 
 RowNorm = Literal["mean1", "sum1", "max", "zscore", "none"]

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from components.core.artifacts import Grid
+from components.core.records import Grid
 from components.models.vlm import Vlm, collate
 from components.sft.aligner import make_aligner
 from components.sft.data import Item, Target

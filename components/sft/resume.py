@@ -10,7 +10,7 @@ import logging
 import re
 from pathlib import Path, PurePosixPath
 
-from components.core.artifacts import canonical_json
+from components.core.records import canonical_json
 from components.core.store import Backend
 
 log = logging.getLogger(__name__)

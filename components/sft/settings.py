@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.step import StepParams, operational
+from components.core.parameters import StepParams, operational
 from components.media.viewing import Viewing
 
 

@@ -13,10 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import Json, TunedModel, VlmLine, VlmMaps, canonical_json
+from components.core.artifacts import TunedModel, VlmLine, VlmMaps
+from components.core.context import Context
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
+from components.core.records import Json, canonical_json
 from components.core.shards import all_shards
-from components.core.step import Context, Step
+from components.core.step import Step
 from components.core.store import Entry
 from components.models.registry import resolve
 from components.sft.settings import SftSettings

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.artifacts import Confidence, Grid, Piece, ScoredPiece
 from components.core.errors import DataError, ParameterError
+from components.core.records import Confidence, Grid, Piece, ScoredPiece
 from components.head_selection.scores import share_count, z_score
 from components.media.grids import resample
 

@@ -6,8 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.artifacts import Confidence, HeadLine, HeadSelection, Json, MotionPrior, PriorLine, ScoredPiece
-from components.core.step import Context, Step, StepParams
+from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
+from components.core.context import Context
+from components.core.parameters import StepParams
+from components.core.records import Confidence, Json, ScoredPiece
+from components.core.step import Step
 from components.core.store import WorkFolder
 
 

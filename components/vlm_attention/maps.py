@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from components.core.artifacts import Grid, Sample, Video
 from components.core.errors import DataError
+from components.core.records import Grid, Sample, Video
 from components.core.text import render_question
 from components.media.grids import interpolate, resample
 from components.media.viewing import Viewing, view

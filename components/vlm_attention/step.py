@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.core.artifacts import Json, PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps, sha256
+from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
+from components.core.context import Context
 from components.core.errors import DataError
-from components.core.step import Context, Form, Step, StepParams, operational
+from components.core.parameters import StepParams, operational
+from components.core.records import Json, sha256
+from components.core.step import Form, Step
 from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
 from components.models.registry import resolve

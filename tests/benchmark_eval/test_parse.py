@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from components.benchmark_eval.parse import favor_rule, motionbench_rule, official_correct, parse_reply, seed_rule, videomme_rule
-from components.core.artifacts import Option
 from components.core.errors import ParameterError
+from components.core.records import Option
 
 OPTIONS = [
     Option(letter="A", text="The man raises his arm"),

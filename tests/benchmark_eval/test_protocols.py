@@ -6,8 +6,8 @@ import pytest
 
 from components.benchmark_eval.parse import official_correct, parse_reply
 from components.benchmark_eval.protocols import PROTOCOLS, get_protocol, viewing_for
-from components.core.artifacts import Option, Sample
 from components.core.errors import DataError, ParameterError
+from components.core.records import Option, Sample
 
 OPTIONS = [Option(letter="A", text="It's up"), Option(letter="B", text="Down")]
 

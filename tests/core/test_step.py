@@ -6,7 +6,9 @@ import pytest
 
 from components.core.artifacts import VideoDataset
 from components.core.errors import ParameterError, TryAgainError
-from components.core.step import Scalars, Shard, Step, StepParams, main, validate_step
+from components.core.parameters import Scalars, StepParams
+from components.core.shards import Shard
+from components.core.step import Step, main, validate_step
 from tests.chain import step
 from tests.runner import run_step
 

@@ -8,8 +8,9 @@ import os
 import pytest
 
 from components.core import store as store_module
-from components.core.artifacts import Failure, Ref, VideoDataset
+from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
+from components.core.records import Failure, Ref
 from components.core.store import File, Listed, Store, WorkFolder, hash_file, open_backend
 from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from components.core.artifacts import Option, Sample, Turn
 from components.core.errors import DataError
+from components.core.records import Option, Sample, Turn
 from components.core.text import clean, conditioning, render_question, sample_id
 
 VIDEO = "a" * 64

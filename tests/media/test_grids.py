@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 from torch.nn import functional
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
 from components.media.grids import (
     axes,
     axis_weights,

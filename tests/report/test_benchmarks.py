@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from components.core.artifacts import EvalResult, ItemResult, Ref, Sample, Video
+from components.core.artifacts import EvalResult, ItemResult
+from components.core.records import Ref, Sample, Video
 from components.report.benchmarks import _around, _paper_cell, _table, compare
 from components.report.material import paper
 

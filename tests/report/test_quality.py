@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError
+from components.core.records import Grid
 from components.report.quality import Scene, assess, centre_map, cluster_interval, debiased, permutation_test, weighted_auc
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 import world
 
-from components.core.artifacts import EvalResult, ModelId, Report, VlmMaps, load_manifest
+from components.core.artifacts import EvalResult, Report, VlmMaps, load_manifest
 from components.core.errors import DataError
+from components.core.records import ModelId
 from components.core.step import execute
 from components.report.material import Material
 from components.report.page import Findings, build, comparisons, fit, render

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from components.core import artifacts as a
-from components.core.artifacts import canonical_json, sha256
+from components.core.records import canonical_json, sha256
 from components.core.store import Store
 from components.media.grids import cogvideox_grid, pool_mask
 from components.media.scenes import write_set

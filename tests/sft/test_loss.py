@@ -9,8 +9,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from components.core.artifacts import Grid
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
 from components.sft.loss import (
     alignment_loss,
     effective_weight,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.artifacts import Grid, Piece
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid, Piece
 from components.token_selection.motion_score import (
     aggregate_heads,
     concentration,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.core.artifacts import TunedModel, VlmMaps, sha256
+from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError
+from components.core.records import sha256
 from components.core.store import Store
 from components.media.video import read_frames
 from components.models import tuned as tuned_model

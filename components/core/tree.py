@@ -1,0 +1,29 @@
+"""The code that steps run, as one digest: it names the image of a local run and the store prefix of an edited checkout."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from components.core.records import canonical_json, sha256
+
+
+def tree_digest(root: Path) -> str:
+    """Digest of the code that steps run (`components/` and `pipeline.py`), 64 hex."""
+    names = sorted([*(root / "components").rglob("*"), root / "pipeline.py"])
+    parts = [
+        [path.relative_to(root).as_posix(), sha256(path.read_bytes())]
+        for path in names
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    return sha256(canonical_json(parts))
+
+
+def tree_is_dirty(root: Path) -> bool:
+    """Whether git sees uncommitted changes in the code that steps run; False where there is no checkout."""
+    command = ["git", "-C", str(root), "status", "--porcelain", "--", "components", "pipeline.py"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return answer.returncode == 0 and bool(answer.stdout.strip())
