@@ -28,7 +28,8 @@ from components.ddim_inversion.ddim import Levels, levels
 from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
 from components.models.vdm import Vdm, load_vdm
 
-GRIDS = {"S=1560": (6, 13, 20), "S=3120": (12, 13, 20)}
+GRIDS = {"S=1560": (6, 13, 20), "S=3120": (12, 13, 20), "S=4680": (18, 13, 20)}
+BOUND_SIZES = ("S=3120", "S=4680")  # CogVideoX-5B at 49 frames, 480 x 720: S = 17550
 GUIDANCE = 6.0
 NUM_STEPS = 2
 WORDS = (
@@ -87,20 +88,35 @@ class FullMaps:
 
 
 def rows(pairs: int = 3) -> list[Row]:
-    """The capture's rows of the table."""
+    """The capture's rows of the table.
+
+    The maps alone are held to both bounds at every size. A whole step is held to them at `BOUND_SIZES`: below, the activations of the
+    model, which no capture can save, outweigh the maps; that row is printed as measured, without a bound.
+    """
     found = _against_no_capture(pairs)
     for name in GRIDS:
         check_agreement(scene(name))
         for what in ("maps", "step"):
             one, other = f"{what}-capture", f"{what}-full"
             label = {"maps": "one layer's maps alone", "step": "one denoising step"}[what]
-            repeats = pairs if what == "step" else 5 * pairs
+            # pairs of whole steps last longer and scatter less; the check has run a step of both
+            repeats = pairs if what == "step" else 4 * pairs
+            held = what == "maps" or name in BOUND_SIZES
             found += [
-                # the check has run a step of both
                 time_ratio(
-                    f"capture / full maps, time, {label}, {name}", 1.0, work(one, name), work(other, name), repeats, warm_up=what == "maps"
+                    f"capture / full maps, time, {label}, {name}",
+                    1.0 if held else None,
+                    work(one, name),
+                    work(other, name),
+                    repeats,
+                    warm_up=what == "maps",
                 ),
-                memory_ratio(f"capture / full maps, peak memory, {label}, {name}", 0.5, f"video:{one}:{name}", f"video:{other}:{name}"),
+                memory_ratio(
+                    f"capture / full maps, peak memory, {label}, {name}",
+                    0.5 if held else None,
+                    f"video:{one}:{name}",
+                    f"video:{other}:{name}",
+                ),
             ]
     return found
 

@@ -21,19 +21,20 @@ from components.core.store import Store, WorkFolder, hash_file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published checkpoint: what it is and the hub repository that `models fetch` takes it from."""
+    """A published checkpoint, pinned: what it is, the hub repository that `models fetch` takes it from, and the commit there."""
 
     kind: str
     repository: str
+    revision: str
 
 
 CHECKPOINTS = {
-    "cogvideox-5b": Checkpoint("vdm", "zai-org/CogVideoX-5b"),
-    "cogvideox1.5-5b": Checkpoint("vdm", "zai-org/CogVideoX1.5-5B"),
-    "qwen2.5-vl-3b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-3B-Instruct"),
-    "qwen2.5-vl-7b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-7B-Instruct"),
-    "internvl3-2b": Checkpoint("vlm", "OpenGVLab/InternVL3-2B-hf"),
-    "internvl3-8b": Checkpoint("vlm", "OpenGVLab/InternVL3-8B-hf"),
+    "cogvideox-5b": Checkpoint("vdm", "zai-org/CogVideoX-5b", "8d6ea3f817438460b25595a120f109b88d5fdfad"),
+    "cogvideox1.5-5b": Checkpoint("vdm", "zai-org/CogVideoX1.5-5B", "fdc5267c90b5c06492985b966e43aae984e189e0"),
+    "qwen2.5-vl-3b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-3B-Instruct", "66285546d2b821cf421d4f5eb2576359d3770cd3"),
+    "qwen2.5-vl-7b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-7B-Instruct", "cc594898137f460bfe9f0759e9844b3ce807cfb5"),
+    "internvl3-2b": Checkpoint("vlm", "OpenGVLab/InternVL3-2B-hf", "cb57a075cb75a2e6d1b668b128d48bb00ae321d2"),
+    "internvl3-8b": Checkpoint("vlm", "OpenGVLab/InternVL3-8B-hf", "259a3b64a14623c0ec91a045cb43f7c5af5fa6af"),
 }
 
 
@@ -73,8 +74,8 @@ def _folder(name: str) -> Path:
     if name in TINY:
         return ensure_tiny(name)
     if name in CHECKPOINTS:
-        path = Path(os.environ.get("MODELS_DIR", "/models")) / name
-        remedy = f"fetch {CHECKPOINTS[name].repository} into {path}, or set MODELS_DIR"
+        path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
+        remedy = f"fetch {known.repository} at {known.revision} into {path}, or set MODELS_DIR"
     else:
         path, remedy = Path(name), f"use a folder or one of: {', '.join([*TINY, *CHECKPOINTS])}"
     if not path.is_dir():
@@ -101,7 +102,8 @@ def ensure_tiny(name: str) -> Path:
 
 
 def _folder_digest(path: Path, store: Store) -> str:
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    # hidden folders (.cache, .git) are a downloader's notes of its own
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts))
     seen = [[file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = hashlib.sha256(canonical_json([str(path.absolute()), seen])).hexdigest()[:32]
     if (entry := store.entry("model_digests", key)) is not None:

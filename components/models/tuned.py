@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.core.records import Ref
 from components.core.store import Store, WorkFolder
-
-_HASH = re.compile(r"-[0-9a-f]{16}(?=\.[^.]+$)")
+from components.core.transfer import original_name as original_name
 
 
 def stow(folder: Path, work: WorkFolder) -> list[str]:
@@ -31,11 +29,6 @@ def stow(folder: Path, work: WorkFolder) -> list[str]:
     for file in files:
         work.put(file.stem, file.suffix[1:], file.read_bytes())
     return roles
-
-
-def original_name(ref: Ref) -> str:
-    """The file's name in the folder it came from."""
-    return _HASH.sub("", Path(ref.path).name)
 
 
 def materialize(files: Sequence[Ref], store: Store, folder: Path) -> Path:

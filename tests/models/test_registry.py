@@ -1,0 +1,39 @@
+"""The registry: every published checkpoint is pinned, a folder's digest is of its content, and errors name the remedy."""
+
+import re
+
+import pytest
+
+from components.core.errors import ParameterError
+from components.core.store import Store
+from components.models.registry import CHECKPOINTS, resolve
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(f"file://{tmp_path}/store")
+
+
+def test_every_checkpoint_is_pinned_by_commit():
+    assert all(re.fullmatch(r"[0-9a-f]{40}", checkpoint.revision) for checkpoint in CHECKPOINTS.values())
+    assert len({checkpoint.revision for checkpoint in CHECKPOINTS.values()}) == len(CHECKPOINTS)
+
+
+def test_a_folders_digest_is_its_content(tmp_path, store):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "transformer").mkdir(parents=True)
+        (folder / "transformer" / "config.json").write_text("{}")
+    (other / ".cache").mkdir()
+    (other / ".cache" / "download.metadata").write_text("1700000000.0")
+    assert resolve(str(one), store).id.digest == resolve(str(other), store).id.digest
+    (other / "transformer" / "config.json").write_text('{"changed": 1}')
+    assert resolve(str(one), store).id.digest != resolve(str(other), store).id.digest
+
+
+def test_a_missing_checkpoint_names_what_to_fetch(tmp_path, store, monkeypatch):
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    with pytest.raises(ParameterError, match=r"zai-org/CogVideoX-5b at 8d6ea3f8"):
+        resolve("cogvideox-5b", store)
+    with pytest.raises(ParameterError, match=r"use a folder or one of: tiny-cogvideox"):
+        resolve("cogvideo", store)
