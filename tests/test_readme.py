@@ -71,7 +71,7 @@ def test_a_changed_cell_is_found():
 
 
 def test_blocks_of_the_readme(tmp_path):
-    """In the order a reader meets them: priors, reading them, tuning, compiling."""
+    """In the order a reader meets them: priors, reading them, tuning, moving the model, compiling."""
     write_set(tmp_path / "scenes", preset="scenes", count=2, seed=5)
     write_set(tmp_path / "bench", preset="bench", count=2, seed=6)
     (tmp_path / "clips").mkdir()
@@ -82,16 +82,18 @@ def test_blocks_of_the_readme(tmp_path):
         f"VDM=tiny-cogvideox {TINY_SIZE}",
         'FOLDER = "priors"',
         f"VLM=tiny-qwen2.5-vl MOTIONBENCH={tmp_path / 'bench'} STEPS=1",
+        "MODEL=tuned OTHER=file://$PWD/other",
         f"IMAGE=registry.example/motion-enhancer@sha256:{'1' * 64}",
     ]
     done = blocks(ROOT / "README.md")
-    assert [language for language, _ in done] == ["bash", "python", "bash", "bash"]
+    assert [language for language, _ in done] == ["bash", "python", "bash", "bash", "bash"]
     printed = [run(language, text, tmp_path, line) for (language, text), line in zip(done, first_lines, strict=True)]
     assert "It turns to the left." in printed[1]
     assert len(printed[1].splitlines()) == 2
     assert (tmp_path / "priors" / "samples.jsonl").read_text().count("\n") == 2
     assert (tmp_path / "runs/tune/report.html").stat().st_size > 10_000
     assert (tmp_path / "tuned" / "config.json").is_file()
+    assert (tmp_path / "other/manifests" / f"{printed[3].strip().removeprefix('sha256:')}.json").is_file()
     assert "1" * 64 in (tmp_path / "motion_enhancer.yaml").read_text()
 
 

@@ -1,13 +1,13 @@
 """One sample's capture: reconstruct its video under its text, read the attention, reduce it to what is stored and pictured.
 
-Legend: N1 noise levels, F C h w latents (h also heads, where alone), T text pieces, S vision tokens.
+Legend: N1 noise levels, F C y x latents, h heads, T text pieces, S vision tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +24,7 @@ from components.models.tensors import pack
 from components.models.vdm import Vdm
 
 
+@runtime_checkable
 class Settings(Protocol):
     """The step's parameters that a capture depends on."""
 
@@ -48,7 +49,7 @@ class Captured:
     density_hTS: Float[Tensor, "h T S"]
     statistics: HeadStatistics
     reductions: HeadReductions
-    reconstruction: Float[Tensor, "1 F C h w"]
+    reconstruction: Float[Tensor, "1 F C y x"]
 
 
 def unit_seed(seed: int, unit: str) -> int:
@@ -75,7 +76,7 @@ def text_pieces(vdm: Vdm, text: str, parts: Sequence[Part], source: str) -> list
 
 def capture_sample(
     vdm: Vdm,
-    trajectory: Float[Tensor, "N1 F C h w"],
+    trajectory: Float[Tensor, "N1 F C y x"],
     text: str,
     parts: Sequence[Part],
     settings: Settings,

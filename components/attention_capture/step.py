@@ -6,6 +6,7 @@ holds is computed again here.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,16 +15,14 @@ from pydantic import Field
 
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
 from components.core.context import Context
-from components.core.pages import picture_page
+from components.core.pages import draw, picture_page, pictured
 from components.core.parameters import StepParams, operational
-from components.core.records import Json, Piece, Sample, sha256
+from components.core.records import Json, Piece, Sample
 from components.core.step import Step
 from components.core.store import WorkFolder
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
-
-PICTURES = "attention_capture_pictures"
 
 
 class Params(StepParams):
@@ -61,7 +60,7 @@ def run(context: Context[Params]) -> None:
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
     units = [Unit(line, sample) for line in data.lines for sample in line.samples]
 
-    shown = set(sorted((unit.sample.id for unit in units), key=lambda name: sha256(name.encode()))[: context.params.pictures])
+    shown = pictured([unit.sample.id for unit in units], context.params.pictures)
     work = Capture(context, model, settings, shown)
 
     def unit_reads(unit: Unit) -> Json:
@@ -69,7 +68,8 @@ def run(context: Context[Params]) -> None:
 
     entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
     drawn = [unit for unit in units if _name(unit) in shown and _name(unit) in entries]
-    pictures = context.each(drawn, name=_name, reads=lambda unit: {"maps": entries[_name(unit)].key}, compute=work.pictures, work=PICTURES)
+    found = draw(context, drawn, name=_name, reads=lambda unit: {"maps": entries[_name(unit)].key}, paint=work.pictures)
+    pictures = {entry.unit: entry for entry in found}
     lines = [
         AttentionLine(
             video=unit.line.video,
@@ -81,7 +81,7 @@ def run(context: Context[Params]) -> None:
             truncated=entry.numbers["truncated"],
             maps=entry.ref("maps", context.task),
             statistics=entry.ref("statistics", context.task),
-            pictures={role: found.ref(role, context.task) for role in found.files} if (found := pictures.get(_name(unit))) else {},
+            pictures={role: drawing.ref(role, context.task) for role in drawing.files} if (drawing := pictures.get(_name(unit))) else {},
         )
         for unit in units
         if (entry := entries.get(unit.sample.id)) is not None
@@ -103,7 +103,7 @@ def _name(unit: Unit) -> str:
 class Capture:
     """The work on one sample. torch is imported and the model loaded with the first sample that is not remembered."""
 
-    def __init__(self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: set[str]) -> None:
+    def __init__(self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: Container[str]) -> None:
         self.context, self.model, self.settings, self.shown = context, model, settings, shown
         self._kept: dict[str, Any] = {}  # captures of this process that are still to be pictured
 
@@ -148,14 +148,10 @@ class Capture:
 
     def trajectory(self, line: TrajectoryLine) -> Any:
         """The latents of all levels; inverted again where scratch was emptied."""
-        from components.ddim_inversion.video import invert_video
-        from components.models.tensors import unpack
+        from components.ddim_inversion.video import read_trajectory
 
-        store = self.context.store
-        if store.present(line.latents):
-            return unpack(store.read(line.latents))["latents"]
-        with store.borrowed(line.video.file) as path:
-            return invert_video(self.vdm, path, line.video, self.settings, self.context.scalars.num_steps).latents
+        context = self.context
+        return read_trajectory(context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.scalars.num_steps)
 
 
 STEP = Step(

@@ -6,15 +6,14 @@ Wilson's for a task type, a bootstrap over videos for Overall and Average, since
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from components.benchmark_eval.examples import page
 from components.benchmark_eval.parse import official_correct, parse_reply
 from components.benchmark_eval.protocols import Metric, Protocol, get_protocol, viewing_for
 from components.benchmark_eval.statistics import Interval, bootstrap, wilson
@@ -26,7 +25,7 @@ from components.core.records import Json, Sample
 from components.core.step import Form, Step
 from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
-from components.models.registry import resolve
+from components.models.chosen import chosen_vlm
 
 
 class Params(StepParams):
@@ -49,26 +48,18 @@ def run(context: Context[Params]) -> None:
     data = context.input("videos", VideoDataset)
     protocol = get_protocol(context.scalars.benchmark.split("=", 1)[0])
     units = items(data, protocol)
-    with tempfile.TemporaryDirectory() as scratch:
-        if context.has("model"):
-            tuned = context.input("model", TunedModel)
-            origin, name = {"model": tuned.key}, f"tuned-{tuned.key[:12]}"
-            folder = _tuned_folder(context, tuned, Path(scratch))
-        else:
-            model = resolve(context.scalars.vlm, context.store)
-            context.models["vlm"] = model.id
-            origin, name = {}, model.id.name
-            folder = lambda: model.path  # noqa: E731
-        entries = _answers(context, units, protocol, origin, _loader(folder))
+    with chosen_vlm(context, _load) as vlm:
+        entries = _answers(context, units, protocol, vlm.origin, vlm.loaded)
     answered = [_result(unit, protocol, entry) for unit in units if (entry := entries.get(unit.sample.id)) is not None]
     lines = sorted(answered, key=lambda line: line.sample.id)
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, protocol)
-    context.publish("result", context.manifest(EvalResult, protocol=protocol.name, model=name, scores=found, lines=lines))
-    context.page("table", table(protocol, name, found))
+    context.publish("result", context.manifest(EvalResult, protocol=protocol.name, model=vlm.name, scores=found, lines=lines))
+    context.page("table", table(protocol, vlm.name, found))
+    context.page("examples", page(context, f"{protocol.title} · {vlm.name}", lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
-    totals = {metric.name for metric in protocol.metrics}
+    totals = {metric.name for metric in protocol.metrics if metric.types is None}  # groups of types stand in the table
     context.metrics("metrics", unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in totals})
 
 
@@ -87,25 +78,10 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
     return units
 
 
-def _tuned_folder(context: Context[Params], tuned: TunedModel, scratch: Path) -> Callable[[], Path]:
-    def folder() -> Path:
-        from components.models.tuned import materialize
+def _load(folder: Path) -> Any:
+    from components.vlm_attention.maps import open_vlm
 
-        return materialize(tuned.files, context.store, scratch / "model")
-
-    return folder
-
-
-def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
-    """The model, loaded with the first item that is not remembered."""
-
-    @cache
-    def tools() -> Any:
-        from components.vlm_attention.maps import open_vlm
-
-        return open_vlm(folder(), rows=False)
-
-    return tools
+    return open_vlm(folder, rows=False)
 
 
 def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]) -> dict[str, Entry]:
@@ -210,7 +186,7 @@ STEP = Step(
     run=run,
     inputs={"videos": VideoDataset, "model": TunedModel},
     outputs={"result": EvalResult},
-    pages={"metrics": "Metrics", "table": "Markdown"},
+    pages={"metrics": "Metrics", "table": "Markdown", "examples": "HTML"},
     forms={
         "untouched": Form(inputs=("videos",), scalars=("vlm", "benchmark")),
         "tuned": Form(inputs=("videos", "model"), scalars=("benchmark",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -38,6 +39,7 @@ class Context(Generic[P]):
         self.provenance: dict[str, StepRecord] = {}
         self.left_out: list[Failure] = []
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
+        self._started = time.monotonic()
 
     @property
     def shard(self) -> Shard:
@@ -167,10 +169,17 @@ class Context(Generic[P]):
         self._outputs.page(name, text)
 
     def metrics(self, name: str = "metrics", **values: float) -> None:
-        """Write a Metrics output: counts of units, and what the step adds."""
+        """Write a Metrics output: counts of units, how many were computed an hour in this run, and what the step adds."""
         total = sum(self.counts.values())
         share = self.counts["remembered"] / total if total else 0.0
-        numbers = {"units": float(total), "failed": float(self.counts["failed"]), "share_remembered": round(share, 4), **values}
+        hours = max(1e-3, time.monotonic() - self._started) / 3600
+        numbers = {
+            "units": total,
+            "failed": self.counts["failed"],
+            "share_remembered": round(share, 4),
+            **({"units_per_hour": round(self.counts["computed"] / hours, 1)} if total else {}),  # a reduction has no units
+            **values,
+        }
         self._outputs.metrics(name, {key: float(value) for key, value in numbers.items()})
 
     def value(self, name: str, text: str) -> None:

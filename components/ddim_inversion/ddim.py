@@ -127,6 +127,17 @@ def _solve_step(
     return best, best_residual
 
 
+def step_residuals(velocity: Velocity, trajectory: Float[Tensor, "N1 ..."], schedule: Levels) -> list[float]:
+    """How far one reconstruction step from each level 1…N misses the level below: ‖step(x_k) − x_{k−1}‖ / ‖x_{k−1}‖; N calls."""
+    alpha_bar = schedule.alpha_bar.tolist()
+    states = trajectory.to(torch.promote_types(trajectory.dtype, torch.float32))
+    missed = []
+    for k in range(1, len(alpha_bar)):
+        down = ddim_step(states[k], velocity(states[k], schedule.timestep(k)), alpha_bar[k], alpha_bar[k - 1])
+        missed.append(float((down - states[k - 1]).norm()) / (float(states[k - 1].norm()) or 1.0))
+    return missed
+
+
 def reconstruct(velocity: Velocity, noise: Float[Tensor, " ..."], schedule: Levels) -> Float[Tensor, "N1 ..."]:
     """From the latents of level N down to the clean ones; entry k of the result is level k, entry 0 the reconstruction."""
     alpha_bar = schedule.alpha_bar.tolist()

@@ -6,15 +6,20 @@ from functools import cache
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
 from components.core.context import Context
+from components.core.pages import draw, pictured
+from components.core.parameters import operational
 from components.core.records import Grid, Json
 from components.core.step import Step
 from components.core.store import WorkFolder
+from components.ddim_inversion.preview import page, picture_reads
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
 
 
 class Params(InversionSettings):
     """Parameters of the inversion."""
+
+    pictures: int = operational(2, ge=0, le=4, description="videos that are pictured: those with the smallest sha256(video id)")
 
 
 def reads(line: VideoLine) -> Json:
@@ -58,6 +63,18 @@ def run(context: Context[Params]) -> None:
         if (entry := entries.get(line.video.id)) is not None
     ]
     context.publish("trajectories", context.manifest(Trajectories, shard=context.scalars.shard, lines=lines))
+
+    def paint(line: TrajectoryLine, folder: WorkFolder) -> Json:
+        from components.ddim_inversion.pictures import inversion_picture
+
+        figure, numbers = inversion_picture(vdm(), context.store, line, context.params, context.scalars.num_steps)
+        folder.put("figure", "html", figure.encode())
+        return numbers
+
+    chosen = pictured([line.video.id for line in lines], context.params.pictures)
+    by_id = {line.video.id: line for line in lines}
+    drawn = draw(context, [by_id[name] for name in chosen], name=lambda line: line.video.id, reads=picture_reads, paint=paint)
+    context.page("preview", page(context, drawn))
     context.metrics()
 
 
@@ -72,5 +89,5 @@ STEP = Step(
     scalars=("vdm", "num_steps", "shard"),
     inputs={"videos": VideoDataset},
     outputs={"trajectories": Trajectories},
-    pages={"metrics": "Metrics"},
+    pages={"metrics": "Metrics", "preview": "HTML"},
 )

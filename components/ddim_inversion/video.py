@@ -1,22 +1,25 @@
 """From a video file to its inverted trajectory: read, sample, fit, encode, invert.
 
-Apart from the step, since attention_capture inverts again what a cleaned scratch no longer holds. Legend: F, C, h, w latent frames,
-channels, rows, columns; N steps.
+Apart from the step, since whoever reads a trajectory inverts again what a cleaned scratch no longer holds.
+Legend: F, C, h, w latent frames, channels, rows, columns; N steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.records import Grid, Video
+from components.core.records import Grid, Ref, Video
+from components.core.store import Store
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import choose_frames, cogvideox_grid, fit_frames
 from components.media.video import motion_profile, read_frames
+from components.models.tensors import unpack
 from components.models.vdm import Vdm
 
 
@@ -62,3 +65,17 @@ def invert_video(vdm: Vdm, path: Path, video: Video, settings: InversionSettings
         fixed_point_iters=settings.fixed_point_iters,
     )
     return Inverted(trajectory[:, 0], grid, frames, max(residuals, default=0.0))
+
+
+def read_trajectory(
+    store: Store, latents: Ref, video: Video, vdm: Callable[[], Vdm], settings: InversionSettings, num_steps: int
+) -> Float[Tensor, "N1 F C h w"]:
+    """The latents of all levels; inverted again, which asks for the model, where scratch was emptied.
+
+    Raises:
+        DataError: the stored file is damaged, or the video is missing.
+    """
+    if store.present(latents):
+        return unpack(store.read(latents))["latents"]
+    with store.borrowed(video.file) as path:
+        return invert_video(vdm(), path, video, settings, num_steps).latents

@@ -29,9 +29,9 @@ def run(context: Context[Params]) -> None:
     """Choose heads for every sample."""
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
     from components.models.tensors import unpack
-    from components.report.page import render
     from components.report.pictures import head_figure
     from components.report.section import Section
+    from components.report.template import render
 
     parts = all_shards(context.collected("maps", AttentionMaps), context.task)
     lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
@@ -54,7 +54,7 @@ def run(context: Context[Params]) -> None:
     selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
     context.publish("heads", selection)
     title = f"{len(rows)} heads scored on {len(lines)} samples"
-    context.page("figure", render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))]))
+    context.page("figure", render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))], name="3 · head selection"))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
 
 

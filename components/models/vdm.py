@@ -22,7 +22,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from components.core.errors import DataError, ParameterError
 
@@ -231,17 +231,6 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
     return Vdm(transformer, vae, encoder, tokenizer, scheduler, number_format, where)
 
 
-def tokenize_text(folder: Path | str, text: str) -> list[TextPiece]:
-    """`Vdm.tokenize` by the tokenizer and the transformer's configuration alone; no weights are read.
-
-    Raises:
-        ParameterError: the folder is no CogVideoX pipeline.
-    """
-    folder = Path(folder)
-    length = int(_check_pipeline(folder)["max_text_seq_length"])
-    return _pieces(_part(T5Tokenizer, folder, "tokenizer"), text, length)
-
-
 def _part(kind: Any, folder: Path, name: str, **options: Any) -> Any:
     """One part by its class's `from_pretrained`; weights that only exist as a pickle are refused by the options."""
     try:
@@ -258,8 +247,8 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _check_pipeline(folder: Path) -> dict[str, Any]:
-    """The transformer's configuration, after a look at what the folder says it is."""
+def _check_pipeline(folder: Path) -> None:
+    """Refuse what does not say that it is a CogVideoX pipeline, before any weight is read."""
     remedy = "give a CogVideoX text-to-video repository in the diffusers layout"
     index, config = _json(folder / "model_index.json"), _json(folder / "transformer" / "config.json")
     if index is None or config is None:
@@ -268,7 +257,6 @@ def _check_pipeline(folder: Path) -> dict[str, Any]:
     found = (index.get("_class_name"), config.get("_class_name"))
     if not str(found[0]).startswith("CogVideoX") or found[1] != "CogVideoXTransformer3DModel":
         raise ParameterError(f"a pipeline of {found[0]} with {found[1]}", source=str(folder), remedy=remedy)
-    return {"max_text_seq_length": 226, **config}
 
 
 def _json(file: Path) -> dict[str, Any] | None:
@@ -281,7 +269,7 @@ def _json(file: Path) -> dict[str, Any] | None:
     return content
 
 
-def _pieces(tokenizer: T5Tokenizer, text: str, length: int | None) -> list[TextPiece]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, length: int | None) -> list[TextPiece]:
     """Specials, pads and pieces without a visible character (a lone word start) are left out; spans lose their white space."""
     tokens = tokenizer(
         text, max_length=length, truncation=length is not None, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
@@ -299,7 +287,7 @@ def _pieces(tokenizer: T5Tokenizer, text: str, length: int | None) -> list[TextP
     return found
 
 
-def _truncated(tokenizer: T5Tokenizer, text: str, length: int) -> int:
+def _truncated(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> int:
     whole, kept = _pieces(tokenizer, text, None), _pieces(tokenizer, text, length)
     if len(kept) == len(whole):
         return 0

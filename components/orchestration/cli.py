@@ -1,11 +1,13 @@
-"""The command line `motion-enhancer`: compile, run, step, synthesize, inspect, export, import."""
+"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,59 +16,22 @@ import typer
 
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.parameters import Scalars
-from components.core.step import Step
+from components.core.step import Step, execute
 from components.core.step import main as step_main
-from components.core.tree import tree_digest, tree_is_dirty
+from components.orchestration.arguments import executor_input, parse_assignments, pipeline, pipeline_arguments, pipeline_defaults
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-ROOT = Path(__file__).resolve().parents[2]
-PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, or params_<step>.FIELD=VALUE; VALUE is JSON or text")]
+Out = Annotated[Path, typer.Option(help="folder of the run: logs, artifacts, KFP's cache, report, and its store unless one is given")]
+Arguments = Annotated[Path | None, typer.Option("--arguments", "--params", help="JSON file with pipeline arguments, for those not --set")]
+StoreUri = Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")]
+What = Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")]
 
 
 def say(text: str = "") -> None:
     """Print to the person at the terminal."""
     sys.stdout.write(text + "\n")
-
-
-def pipeline(name: str) -> Any:
-    """One of the three pipelines by name."""
-    if name not in PIPELINES:
-        raise ParameterError(f"unknown pipeline {name!r}", source="command line", remedy=f"use one of {', '.join(PIPELINES)}")
-    return getattr(import_module("pipeline"), name)
-
-
-def parse_value(text: str) -> Any:
-    """JSON if it reads as JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def parse_assignments(assignments: list[str] | None, known: dict[str, Any]) -> dict[str, Any]:
-    """Pipeline arguments from NAME=VALUE; `params_<step>.FIELD` changes one field and keeps the step's other defaults.
-
-    Raises:
-        ParameterError: no `=`, or a name that the pipeline does not have.
-    """
-    arguments: dict[str, Any] = {}
-    for item in assignments or []:
-        name, sign, text = item.partition("=")
-        name, _, field = name.partition(".")
-        if not sign or name not in known:
-            raise ParameterError(f"cannot set {item!r}", source="--set", remedy=f"NAME=VALUE with NAME one of {', '.join(sorted(known))}")
-        if field:
-            arguments.setdefault(name, dict(known[name]))[field] = parse_value(text)
-        else:
-            arguments[name] = parse_value(text)
-    return arguments
-
-
-def pipeline_defaults(made: Any) -> dict[str, Any]:
-    """Parameters of a pipeline with their defaults."""
-    return {name: spec.default for name, spec in made.component_spec.inputs.items()}
 
 
 def _compile(name: str, target: Path, image: str) -> Any:
@@ -105,39 +70,26 @@ def compile_command(
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(metavar="PIPELINE")],
-    out: Annotated[Path, typer.Option(help="folder of the run: logs, artifacts, KFP's cache, report")] = Path("runs/local"),
-    arguments: Annotated[Path | None, typer.Option(help="JSON file with pipeline arguments")] = None,
+    out: Out = Path("runs/local"),
+    arguments: Arguments = None,
     assignments: Assignments = None,
     engine: Annotated[str, typer.Option(help="process: no services; docker: a real Docker engine")] = "process",
 ) -> None:
     """Run a pipeline on this machine under KFP's local orchestrator."""
-    from components.orchestration.local import local_image, run_compiled
+    from components.orchestration.local import local_image, open_engine, run_compiled
 
     out = out.absolute()
     made = _compile(name, out / f"{name}.yaml", local_image())
-    known = pipeline_defaults(made)
-    given = parse_assignments([f"{key}={json.dumps(value)}" for key, value in _read_arguments(arguments).items()], known)
-    for key, value in parse_assignments(assignments, {**known, **given}).items():
-        given[key] = value
-    given["store"] = run_store(given.get("store", (out / "store").as_uri()))
+    given = pipeline_arguments(pipeline_defaults(made), arguments, assignments, out)
     start = time.monotonic()
-    journal = run_compiled(out / f"{name}.yaml", given, out, engine)
+    with open_engine(engine) as opened:
+        journal = run_compiled(out / f"{name}.yaml", given, out, opened)
     _table(journal.runs, time.monotonic() - start)
     if (failed := journal.failed) is not None:
         say(f"\n{failed.task} ended with code {failed.code}; the end of {failed.log}:\n")
         say("\n".join(failed.log.read_text(errors="replace").splitlines()[-25:]))
         raise typer.Exit(failed.code)
     _show_results(out, given["store"])
-
-
-def _read_arguments(file: Path | None) -> dict[str, Any]:
-    """Pipeline arguments of a JSON file, `params_<step>` as partial dicts written `params_<step>.FIELD`."""
-    return json.loads(file.read_text()) if file else {}
-
-
-def run_store(uri: str) -> str:
-    """The store of this tree: uncommitted code works under a prefix of its own, so nothing stale is met and nothing mixes."""
-    return f"{uri}/dev-{tree_digest(ROOT)[:16]}" if tree_is_dirty(ROOT) else uri
 
 
 def _table(runs: list[Any], seconds: float) -> None:
@@ -163,10 +115,29 @@ def _show_results(out: Path, store_uri: str) -> None:
     say(f"\n{out / 'report.html'}")
 
 
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="[PIPELINE]")] = "motion_enhancer",
+    out: Out = Path("runs/local"),
+    arguments: Arguments = None,
+    assignments: Assignments = None,
+) -> None:
+    """Check what `run` with the same options would be given, and say what it will compute and cost. Computes none of it."""
+    from components.plan.step import STEP, look
+
+    known = pipeline_defaults(pipeline(name))
+    values = {**known, **pipeline_arguments(known, arguments, assignments, out.absolute())}
+    form = STEP.form(name)
+    wanted = {key: values[key] for key in (*form.scalars, *form.step_params)}
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        execute(replace(STEP, run=look), "plan", executor_input(STEP, Path(folder), wanted, []))
+        say((Path(folder) / "plan").read_text().rstrip())
+
+
 @app.command("step", context_settings={"ignore_unknown_options": True})
 def step_command(
     name: Annotated[str, typer.Argument(help="a step, e.g. attention_capture")],
-    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
+    store: StoreUri,
     out: Annotated[Path, typer.Option(help="folder for the outputs")],
     inputs: Annotated[
         list[str] | None, typer.Option("--in", help="INPUT=FOLDER, an artifact's folder; repeat for collected inputs")
@@ -180,23 +151,6 @@ def step_command(
     scalars = parse_assignments(assignments, Scalars.model_fields)
     request = executor_input(found, out, {**scalars, "store": store, "params": json.loads(params), "rerun": rerun}, inputs or [])
     raise typer.Exit(step_main(found, [name, json.dumps(request)]))
-
-
-def executor_input(step: Step[Any], out: Path, values: dict[str, Any], inputs: list[str]) -> dict[str, Any]:
-    """KFP's executor input for a step whose outputs go to `out`."""
-    artifacts: dict[str, Any] = {}
-    for item in inputs:
-        name, _, folder = item.partition("=")
-        artifacts.setdefault(name, {"artifacts": []})["artifacts"].append({"uri": str(Path(folder).absolute())})
-    out = out.absolute()
-    return {
-        "inputs": {"parameterValues": values, "artifacts": artifacts},
-        "outputs": {
-            "artifacts": {name: {"artifacts": [{"name": name, "uri": str(out / name)}]} for name in (*step.outputs, *step.pages)},
-            "parameters": {name: {"outputFile": str(out / name)} for name in step.values},
-            "outputFile": str(out / "executor_output.json"),
-        },
-    }
 
 
 @app.command()
@@ -216,22 +170,22 @@ def synthesize(
 
 @app.command()
 def export(
-    what: Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")],
+    what: What,
     folder: Annotated[Path, typer.Argument(help="an empty folder")],
-    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
-    videos: Annotated[bool, typer.Option(help="with the videos")] = True,
+    store: StoreUri,
+    videos: Annotated[bool, typer.Option(help="with the videos; without them, import needs them in its store")] = True,
 ) -> None:
     """Write a prior set or a tuned model with all its files into a folder."""
-    from components.core.artifacts import PriorSet, TunedModel, parse_manifest
+    from components.core.artifacts import PriorSet
     from components.core.store import Store
-    from components.prior_set.transfer import export_model, export_priors
+    from components.core.transfer import export_folder, parse_transferable
+    from components.prior_set.card import card as priors_card
+    from components.sft.card import card as model_card
 
     opened = Store(store)
-    data = _manifest_data(what, opened)
-    if json.loads(data).get("kind") == "TunedModel":
-        export_model(opened, parse_manifest(data, TunedModel, what), folder)
-    else:
-        export_priors(opened, parse_manifest(data, PriorSet, what), folder, videos=videos)
+    manifest = parse_transferable(_manifest_data(what, opened), what)
+    card = priors_card(manifest) if isinstance(manifest, PriorSet) else model_card(manifest)
+    export_folder(opened, manifest, folder, card, videos=videos)
     say(str(folder))
 
 
@@ -248,20 +202,20 @@ def _manifest_data(what: str, store: Any) -> bytes:
 @app.command("import")
 def import_command(
     folder: Path,
-    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
-    videos: Annotated[bool, typer.Option(help="with the videos")] = True,
+    store: StoreUri,
+    videos: Annotated[bool, typer.Option(help="with the folder's videos; without them, the store must hold them")] = True,
 ) -> None:
-    """Bring an exported prior set into a store and print its digest."""
+    """Bring an exported prior set or model into a store and print its digest."""
     from components.core.store import Store
-    from components.prior_set.transfer import import_priors
+    from components.core.transfer import import_folder
 
-    say("sha256:" + import_priors(folder, Store(store), videos=videos))
+    say("sha256:" + import_folder(folder, Store(store), videos=videos))
 
 
 @app.command()
 def inspect(
-    what: Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")],
-    store: Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")],
+    what: What,
+    store: StoreUri,
 ) -> None:
     """Print a manifest as JSON."""
     from components.core.store import Store
@@ -269,11 +223,11 @@ def inspect(
     say(json.dumps(json.loads(_manifest_data(what, Store(store))), indent=2, ensure_ascii=False))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point: expected errors end with their own exit code and no traceback."""
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
     try:
-        app()
+        app(arguments)
     except MotionEnhancerError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None

@@ -1,7 +1,7 @@
 """A pipeline on this machine: KFP's own orchestrator and cache; each container's command runs as a process, or in a real Docker engine.
 
-kfp.local's Docker runner talks to the engine through `docker.from_env`; `ProcessEngine` answers those calls with processes, so no private
-API of kfp is touched. It runs the commands, not the images. One pipeline run per process: kfp.local wraps `print` and never unwraps it.
+kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Client` answers those calls, so no private API of kfp is touched.
+One pipeline run per process: kfp.local wraps `print` and never unwraps it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
+from components.core.errors import ParameterError
 from components.core.tree import tree_digest
+from components.orchestration import images
+
+if TYPE_CHECKING:
+    import docker
 
 ROOT = Path(__file__).resolve().parents[2]
+# one thread a task: sums over several threads differ in the last bit
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+_STORE_VARIABLES = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "LOG_LEVEL")
 
 
 @dataclass
@@ -64,37 +72,29 @@ class Journal:
         return next((run for run in self.runs if run.code > 0), None)
 
 
-class _Container:
-    """The part of docker's container that kfp.local uses."""
+class Engine(Protocol):
+    """What runs a task's container: a process of this Python, or a Docker engine."""
 
-    def __init__(self, process: subprocess.Popen[bytes], run: TaskRun, journal: Journal) -> None:
-        self.process, self.run, self.journal = process, run, journal
+    images: Any
 
-    def logs(self, stream: bool = True) -> Iterator[bytes]:
-        """Nothing: the process writes into its log file itself."""
-        self.process.wait()
-        return iter(())
+    def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Running:
+        """Start the command; its output goes into `log`."""
+        ...
 
-    def wait(self) -> dict[str, int]:
-        """The exit code, as docker reports it."""
-        code = self.process.wait()
-        self.journal.end(self.run, code)
-        return {"StatusCode": code}
+
+class Running(Protocol):
+    """A started container."""
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code."""
+        ...
 
 
 class ProcessEngine:
-    """Stands in for `docker.DockerClient`: a container is a process of this Python with the same arguments."""
+    """A container is a process of this Python with the same arguments: it runs the commands, not the images."""
 
-    def __init__(self, journal: Journal, environment: dict[str, str]) -> None:
-        self.journal, self.environment = journal, environment
-        self.images = self.containers = self
-
-    def info(self) -> dict[str, Any]:
-        """The engine is there."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing is open."""
+    def __init__(self) -> None:
+        self.images = self  # no image is needed, and none is missing
 
     def list(self) -> list[Any]:
         """No images."""
@@ -103,37 +103,137 @@ class ProcessEngine:
     def pull(self, image: str) -> None:
         """Nothing to pull."""
 
-    def run(self, image: str, command: Sequence[str], environment: dict[str, str] | None = None, **_: Any) -> _Container:
-        """Start the command."""
-        run = self.journal.start(command[3])
-        with run.log.open("wb") as log:
+    @dataclass
+    class Process:
+        """A running process."""
+
+        process: subprocess.Popen[bytes]
+
+        def finish(self) -> int:
+            """Its exit code."""
+            return self.process.wait()
+
+    def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Process:
+        """Start the command with this interpreter."""
+        with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, *command[1:]],
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env={**os.environ, **self.environment, **(environment or {}), "KFP_LOCAL_IMAGE": image},
+                env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "KFP_LOCAL_IMAGE": image},
             )
-        return _Container(process, run, self.journal)
+        return self.Process(process)
+
+
+class DockerEngine:
+    """The real thing: each task in its image, as a cluster would run it: non-root, read-only root, no capabilities."""
+
+    def __init__(self, client: docker.DockerClient, network: str) -> None:
+        self.client, self.network, self.images = client, network, client.images
+
+    @dataclass
+    class Container:
+        """A running container; removed only after its exit code was read (with `auto_remove` that is a race, and a failure may be lost)."""
+
+        container: Any
+        log: Path
+
+        def finish(self) -> int:
+            """Its exit code."""
+            with self.log.open("wb") as file:
+                for part in self.container.logs(stream=True):
+                    file.write(part)
+            code = int(self.container.wait()["StatusCode"])
+            self.container.remove()
+            return code
+
+    def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Container:
+        """Start the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
+        passed = {name: os.environ[name] for name in _STORE_VARIABLES if name in os.environ}
+        container = self.client.containers.run(
+            image,
+            list(command),
+            detach=True,
+            volumes=volumes,
+            environment={**environment, **passed},
+            network_mode=self.network,
+            read_only=True,
+            tmpfs={"/tmp": "mode=1777"},  # noqa: S108
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+        )
+        return self.Container(container, log)
 
 
 @contextmanager
-def process_engine(journal: Journal) -> Iterator[None]:
-    """Let kfp.local find processes where it looks for Docker."""
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    with mock.patch("docker.from_env", return_value=ProcessEngine(journal, environment)):
-        yield
+def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
+    """`process`, or `docker` with the engine that `DOCKER_HOST` names.
+
+    Raises:
+        ParameterError: another kind.
+        TryAgainError: no Docker engine answers.
+    """
+    if kind == "process":
+        yield ProcessEngine()
+    elif kind == "docker":
+        with images.engine() as client:
+            yield DockerEngine(client, network)
+    else:
+        raise ParameterError(f"unknown engine {kind!r}", source="--engine", remedy="process or docker")
 
 
-def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine: str = "process") -> Journal:
+class _Client:
+    """Stands where kfp.local looks for `docker.DockerClient`: hands each container to an engine and keeps the journal."""
+
+    def __init__(self, engine: Engine, journal: Journal) -> None:
+        self.engine, self.journal, self.images, self.containers = engine, journal, engine.images, self
+
+    def info(self) -> dict[str, Any]:
+        """The engine is there."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def run(
+        self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str] | None = None, **_: Any
+    ) -> _Journaled:
+        """Start a task."""
+        run = self.journal.start(command[3])
+        return _Journaled(self.engine.start(image, command, volumes, {**ENVIRONMENT, **(environment or {})}, run.log), run, self.journal)
+
+
+@dataclass
+class _Journaled:
+    """The part of docker's container that kfp.local uses."""
+
+    running: Running
+    run: TaskRun
+    journal: Journal
+
+    def logs(self, stream: bool = True) -> Iterator[bytes]:
+        """Nothing: the task writes into its log file itself."""
+        return iter(())
+
+    def wait(self) -> dict[str, int]:
+        """The exit code, as docker reports it."""
+        code = self.running.finish()
+        self.journal.end(self.run, code)
+        return {"StatusCode": code}
+
+
+def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine: Engine) -> Journal:
     """Run a compiled pipeline under kfp.local; returns what was executed, also when a task failed."""
     from kfp import components, local
 
-    journal = Journal(folder / "logs")
+    journal, artifacts = Journal(folder / "logs"), folder / "artifacts"
     journal.folder.mkdir(parents=True, exist_ok=True)
+    artifacts.mkdir(exist_ok=True)
+    artifacts.chmod(0o777)  # a container writes its outputs here as the image's own user
     local.init(
         runner=local.DockerRunner(),
-        pipeline_root=str(folder / "artifacts"),
+        pipeline_root=str(artifacts),
         enable_caching=True,
         cache_root=str(folder / "cache"),
         raise_on_error=False,
@@ -141,14 +241,9 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
     pipeline = components.load_component_from_file(str(package))
     # display names, resources and the like have no meaning here, and kfp.local says so for every task
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
-    with process_engine(journal) if engine == "process" else _nothing(), redirect_stdout(io.StringIO()):
+    with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
         pipeline(**arguments)
     return journal
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def local_image() -> str:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.core.store import Entry
 from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
 
 
 @dataclass(frozen=True)
 class Known:
-    """Of a video that was imported before: whether its inversion and each of its samples' captures are remembered."""
+    """Of a video that was imported before: whether its inversion is remembered, and each sample's capture or None."""
 
     inverted: bool
-    captured: list[bool]
+    captured: list[Entry | None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,23 @@ def usable(available: int, wanted: int) -> int:
     return count if count >= 9 else 0
 
 
-def estimate(folder: Path, units: Sequence[Unit], inversion: Any, capture: Any, num_steps: int, token_ratio: float) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A Markdown table with its columns aligned, so that it reads on a terminal as well."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(cell) for cell in column)) for column in zip(*cells, strict=True)]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
+
+
+def estimate(
+    folder: Path,
+    units: Sequence[Unit],
+    inversion: Any,
+    capture: Any,
+    num_steps: int,
+    token_ratio: float,
+    selected: int | None,
+) -> list[str]:
     """The plan's table in Markdown, from the model's config and each clip's own frame count.
 
     Args:
@@ -44,6 +61,7 @@ def estimate(folder: Path, units: Sequence[Unit], inversion: Any, capture: Any, 
         capture: parameters of attention_capture.
         num_steps: N.
         token_ratio: share of the tokens that become the prior.
+        selected: samples whose token selection is remembered; None where the heads are not chosen yet.
     """
     model = VideoModel.read(folder)
     size = (inversion.height, inversion.width)
@@ -55,7 +73,7 @@ def estimate(folder: Path, units: Sequence[Unit], inversion: Any, capture: Any, 
         (words, frames)
         for unit, frames in rows
         for index, words in enumerate(unit.words)
-        if not (unit.known and index < len(unit.known.captured) and unit.known.captured[index])
+        if not (unit.known and unit.known.captured[index])
     ]
     samples = sum(len(unit.words) for unit, _ in rows)
     hours_invert = sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for _, frames in invert) / A100_FLOPS / 3600
@@ -67,13 +85,15 @@ def estimate(folder: Path, units: Sequence[Unit], inversion: Any, capture: Any, 
     priors = sum(4 * token_ratio * words * model.tokens(frames, *size) for unit, frames in rows for words in unit.words)
     peak = max((model.peak_bytes(frames, *size, capture.rows, max(unit.words)) for unit, frames in rows), default=0)
     imported = sum(unit.known is not None for unit, _ in rows)
+    rest: tuple[object, object] = ("–", f"≤ {samples}") if selected is None else (selected, samples - selected)
+    lines = [
+        ("dataset_import", imported, len(rows) - imported, "–", "the videos"),
+        ("ddim_inversion", len(rows) - len(invert), len(invert), f"{hours_invert:.3g}", f"{readable_bytes(trajectories)} (scratch)"),
+        ("attention_capture", samples - len(todo), len(todo), f"{hours_capture:.3g}", readable_bytes(maps)),
+        ("token_selection", *rest, "–", readable_bytes(priors)),
+    ]
     return [
-        "| step | remembered | to compute | A100-hours | bytes |",
-        "|---|---|---|---|---|",
-        f"| dataset_import | {imported} | {len(rows) - imported} | – | the videos |",
-        f"| ddim_inversion | {len(rows) - len(invert)} | {len(invert)} | {hours_invert:.3g} | {readable_bytes(trajectories)} (scratch) |",
-        f"| attention_capture | {samples - len(todo)} | {len(todo)} | {hours_capture:.3g} | {readable_bytes(maps)} |",
-        f"| token_selection | – | ≤ {samples} | – | {readable_bytes(priors)} |",
+        *table(("step", "remembered", "to compute", "A100-hours", "bytes"), lines),
         "",
         f"Peak of what capture adds on the device: {readable_bytes(peak)}. Hours at 184 TFLOP/s in bf16.",
     ]

@@ -1,12 +1,14 @@
 """plan: validates everything before anything is computed, and says what this run will compute and what it will cost. Never cached.
 
 Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered is exact through
-attention_capture, whose keys follow from the sources; of later steps the number of samples is an upper bound.
+attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps are there to choose heads from;
+else the number of samples is an upper bound.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from components.core.parameters import StepParams
 from components.core.records import Json, canonical_json, sha256
 from components.core.shards import Shard
 from components.core.step import Form, Step, validate_step
-from components.core.store import open_backend
+from components.core.store import Entry, open_backend
 from components.core.text import conditioning
+from components.core.transfer import exported_manifest, import_folder
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
-from components.plan.estimate import Known, Unit, estimate
+from components.plan.estimate import Known, Unit, estimate, table, usable
 
 EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
 TUNING = ("dataset_import", "prior_set", "vlm_attention", "sft", "benchmark_eval", "report")
@@ -34,7 +37,14 @@ class Params(StepParams):
 
 
 def run(context: Context[Params]) -> None:
-    """Validate, list, count, predict."""
+    """Look ahead; a prior set given as a folder is brought into the store."""
+    look(context)
+    if "priors" in context.given and not context.scalars.priors.startswith("sha256:"):
+        import_folder(Path(context.scalars.priors), context.store)
+
+
+def look(context: Context[Params]) -> None:
+    """Validate, list, count, predict; writes only what was read of headers and models, into the store."""
     given = context.given
     steps = {name: _declaration(name) for name in context.step_params}
     for name, step in steps.items():
@@ -88,9 +98,9 @@ def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: Re
     absent = [video.path for video in source.videos if video.file is None]
     params = {name: steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")}
     lines = [f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.", ""]
-    lines += estimate(
-        model.path, units, params["ddim_inversion"], params["attention_capture"], context.scalars.num_steps, context.scalars.token_ratio
-    )
+    settings, scalars = (params["ddim_inversion"], params["attention_capture"]), context.scalars
+    held = [unit for unit in units if usable(unit.frames, settings[0].num_frames)]
+    lines += estimate(model.path, units, *settings, scalars.num_steps, scalars.token_ratio, _selected(context, steps, held))
     unusable = [*(f"{path}: not in the source" for path in absent), *(f"{row.unit}: {row.reason}" for row in source.rejected)]
     unusable += [f"{unit.name}: {unit.frames} frames by its header, 9 are needed" for unit in units if unit.frames < 9]
     lines += ["", "## Unusable", ""] + ([f"* {line}" for line in unusable] or ["Nothing, by the headers."])
@@ -120,16 +130,48 @@ def _known(context: Context[Params], steps: dict[str, Step[Any]], model: Resolve
     settings = {step.name: step.params.model_validate(context.step_params[step.name]) for step in (inversion, capture)}
     trajectory = inversion.key(settings["ddim_inversion"], given, models, {"video": digest})
     reads = import_module("components.attention_capture.step").reads
-    captured = []
+    captured: list[Entry | None] = []
     for row in video.rows:
         try:
             conditioning(row.sample(digest), context.scalars.text)
         except DataError:  # said by the step itself, with the sample's name
-            captured.append(False)
+            captured.append(None)
             continue
         key = capture.key(settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text))
-        captured.append(store.entry("attention_capture", key) is not None)
+        captured.append(store.entry("attention_capture", key))
     return Known(store.entry("ddim_inversion", trajectory) is not None, captured)
+
+
+def _selected(context: Context[Params], steps: dict[str, Step[Any]], units: list[Unit]) -> int | None:
+    """Samples whose token selection is remembered, from the heads that the stored statistics choose; None where one is not captured."""
+    found = [entry for unit in units for entry in (unit.known.captured if unit.known else [None])]
+    captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
+    if not captured or len(captured) < len(found):
+        return None
+    try:
+        heads = _heads(context, steps["head_selection"], captured)
+    except DataError:  # damage: the step that reads it says so, with the rerun that heals it
+        return None
+    select = steps["token_selection"]
+    params = select.params.model_validate(context.step_params["token_selection"])
+    reads = [{"attention": entry.key, "heads": chosen} for entry, chosen in zip(captured, heads, strict=True)]
+    return sum(context.store.entry("token_selection", select.key(params, context.given, {}, item)) is not None for item in reads)
+
+
+def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> list[list[int]]:
+    """Each sample's heads as head_selection will choose them."""
+    from components.head_selection.scores import HeadStatistics, choose_all
+    from components.models.tensors import unpack
+
+    params: Any = step.params.model_validate(context.step_params["head_selection"])
+    with ThreadPoolExecutor(params.readers) as pool:
+        data = list(pool.map(lambda entry: context.store.read(entry.ref("statistics", "attention_capture")), captured))
+    statistics = [HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in zip(data, captured, strict=True)]
+    choices = choose_all(
+        statistics, scope=params.scope, tau=params.tau, include_self=params.include_self, head_ratio=context.scalars.head_ratio,
+        mhs=params.mhs == "on",
+    )  # fmt: skip
+    return [choice.heads for choice in choices]
 
 
 def _header_frames(context: Context[Params], source: Source, video: SourceVideo, reads: Json) -> int:
@@ -168,25 +210,22 @@ def _shared_questions(source: Source, steps: dict[str, Step[Any]]) -> list[str]:
 
 
 def _priors(context: Context[Params], priors: str) -> tuple[str, list[str]]:
-    """Digest of the prior set; a folder is imported into the store first."""
-    if not priors.startswith("sha256:"):
-        from components.prior_set.transfer import import_priors
-
-        priors = "sha256:" + import_priors(Path(priors), context.store)
-    found = context.store.manifest(priors, PriorSet)
+    """Digest of the prior set, in the store or in an exported folder."""
+    stored = priors.startswith("sha256:")
+    found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
+    priors = f"sha256:{found.digest}"
     return priors, [f"Prior set `{priors}`: {len(found.lines)} samples of {len({line.video.id for line in found.lines})} videos."]
 
 
 def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
-    lines = ["", "## Benchmarks", "", "| protocol | videos | items | held out |", "|---|---|---|---|"]
-    digests = []
+    lines, digests = [], []
     for item in context.scalars.benchmarks:
         protocol, uri = parse_benchmark(item)
         source = _read(context, uri, protocol)
         rows = [row for video in source.videos for row in video.rows]
         digests.append([protocol, source_digest(list_source(uri))])
-        lines.append(f"| {protocol} | {len(source.videos)} | {len(rows)} | {sum(not row.answer for row in rows)} |")
-    return sha256(canonical_json(digests)), lines
+        lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
+    return sha256(canonical_json(digests)), ["", "## Benchmarks", "", *table(("protocol", "videos", "items", "held out"), lines)]
 
 
 def _params(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from components.core.artifacts import PriorSet
+from components.core.artifacts import Manifest, PriorSet
 
 
 def card(priors: PriorSet) -> str:
@@ -20,18 +20,8 @@ def card(priors: PriorSet) -> str:
         "",
         f"{len(priors.lines)} samples of {len(videos)} videos; {len(kept)} of {every} text tokens selected.",
         "",
-        "## Decisions",
-        "",
-        "| step | parameter | value |",
-        "|---|---|---|",
+        *decisions(priors),
     ]
-    for task, record in sorted(priors.provenance.items()):
-        values = {
-            **record.scalars,
-            **record.params,
-            **{role: f"{model.name} ({model.digest[:12]})" for role, model in record.models.items()},
-        }
-        rows += [f"| {task} v{record.version} | {name} | `{value}` |" for name, value in sorted(values.items())]
     rows += ["", "## Confidence", "", "| from | samples |", "|---|---|"]
     bins = Counter(min(int(line.confidence.value * 10), 9) for line in priors.lines)
     rows += [f"| {index / 10:.1f} | {bins[index]} |" for index in range(10) if bins[index]]
@@ -41,6 +31,19 @@ def card(priors: PriorSet) -> str:
         f"| {row.dsr:.3g} | {row.score:+.2f} |"
         for row in sorted(priors.heads, key=lambda row: -row.score)
     ]
-    rows += ["", "## Left out", ""]
-    rows += [f"* {item.unit} ({item.task}): {item.reason}" for item in priors.left_out] or ["Nothing."]
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, "", *left_out(priors)]) + "\n"
+
+
+def decisions(manifest: Manifest) -> list[str]:
+    """Every step's result parameters, shared scalars and models as a Markdown section."""
+    rows = ["## Decisions", "", "| step | parameter | value |", "|---|---|---|"]
+    for task, record in sorted(manifest.provenance.items()):
+        models = {role: f"{model.name} ({model.digest[:12]})" for role, model in record.models.items()}
+        values = {**record.scalars, **record.params, **models}
+        rows += [f"| {task} v{record.version} | {name} | `{value}` |" for name, value in sorted(values.items())]
+    return rows
+
+
+def left_out(manifest: Manifest) -> list[str]:
+    """The units that were left out, with reasons, as a Markdown section."""
+    return ["## Left out", "", *([f"* {item.unit} ({item.task}): {item.reason}" for item in manifest.left_out] or ["Nothing."])]

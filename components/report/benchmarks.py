@@ -17,10 +17,10 @@ from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcne
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
 from components.report.charts import Dot, dot_plot
-from components.report.figures import NOTHING, photo, probability, raw, signed
+from components.report.figures import NOTHING, probability, raw, signed
 from components.report.material import Material, paper
 from components.report.quality import Estimate
-from components.report.section import Section
+from components.report.section import Section, film, question_card, shortened
 
 Pair = tuple[ItemResult, ItemResult]
 
@@ -202,23 +202,8 @@ def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
     sample, video = after.sample, after.video
     chosen = [after.frames[i] for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))]
-    frames = "".join(
-        f'<img src="{photo(frame, 130)}" alt="frame {i}">' for i, frame in zip(chosen, material.frames(video, chosen), strict=True)
-    )
-    options = "".join(
-        f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>"
-        for option in sample.options
-    )
     replies = "".join(
-        f"<p><b>{name}</b> <q>{escape(_short(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
+        f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))
     )
-    return (
-        f'<article class="card {kind}"><header>{kind} · {escape(sample.question_type)} · <code>sample {sample.id}</code></header>'
-        f'<div class="film">{frames}</div><p class="question">{escape(sample.question)}</p>'
-        f'<ul class="options">{options}</ul>{replies}</article>'
-    )
-
-
-def _short(text: str, limit: int = 160) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return question_card(kind, sample, film(material.frames(video, chosen), chosen, 130), raw(replies))

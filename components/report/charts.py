@@ -64,12 +64,17 @@ def line_chart(
     at_x: Callable[[float], float] = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (right - left)  # noqa: E731
     at_y: Callable[[float], float] = lambda y: bottom - (turn(y) - y0) / (y1 - y0) * (bottom - top)  # noqa: E731
     marks = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
+    whole = all(x == int(x) for x, _ in keep)  # steps, frames and levels have no halves
     parts = [
         f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" y="{at_y(m) + 3.5:.1f}" '
         f'text-anchor="end">{(show or _short)(m)}</text>'
         for m in marks
     ]
-    parts += [f'<text class="tick" x="{at_x(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>' for m in ticks(x0, x1, 5)]
+    parts += [
+        f'<text class="tick" x="{at_x(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>'
+        for m in ticks(x0, x1, 5)
+        if not whole or m == int(m)
+    ]
     parts.append(f'<text class="tick" x="{right}" y="{height - 2}" text-anchor="end">{escape(x_name)}</text>')
     parts += [_series(line, at_x, at_y, log) for line in lines]
     return _chart(title, [(line.name, line.colour) for line in lines], parts, width, height)

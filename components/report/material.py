@@ -28,10 +28,36 @@ _MOST_BYTES = 400_000_000  # decoded frames held at once
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a section may show."""
+class Stored:
+    """Readers for what lines of a manifest name."""
 
     store: Store
+
+    @cached_property
+    def _fetched(self) -> dict[str, Path]:
+        """Local copies of videos, each fetched and verified once."""
+        return {}
+
+    def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
+        """The arrays of a stored safetensors file."""
+        found: dict[str, np.ndarray] = load(self.store.read(ref))
+        return found
+
+    def prior(self, line: PriorLine) -> np.ndarray:
+        """A_VDM [T', F, H, W] of a sample."""
+        return self.tensors(line.prior)["prior"]
+
+    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
+        """Frames uint8 [n, h, w, 3] of a stored video."""
+        if video.id not in self._fetched:
+            self._fetched[video.id] = self.store.fetch(video.file)
+        return read_frames(self._fetched[video.id], list(indices))
+
+
+@dataclass(frozen=True)
+class Material(Stored):
+    """Everything a section may show."""
+
     priors: PriorSet
     model: TunedModel
     untouched: dict[str, EvalResult]
@@ -64,26 +90,6 @@ class Material:
         for record in [*first, *(record for _, record in sorted(self.provenance.items()))]:
             found = {**record.models, **found}
         return found
-
-    @cached_property
-    def _fetched(self) -> dict[str, Path]:
-        """Local copies of videos, each fetched and verified once."""
-        return {}
-
-    def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
-        """The arrays of a stored safetensors file."""
-        found: dict[str, np.ndarray] = load(self.store.read(ref))
-        return found
-
-    def prior(self, line: PriorLine) -> np.ndarray:
-        """A_VDM [T', F, H, W] of a sample."""
-        return self.tensors(line.prior)["prior"]
-
-    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
-        """Frames uint8 [n, h, w, 3] of a stored video."""
-        if video.id not in self._fetched:
-            self._fetched[video.id] = self.store.fetch(video.file)
-        return read_frames(self._fetched[video.id], list(indices))
 
 
 def paper() -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""The page: all sections in their order, put into one self-contained HTML file, and cut down until it fits a size."""
+"""The report: all its sections in their order, and the page cut down until it fits a size."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
-
-import jinja2
 
 from components.core.artifacts import PriorLine, Report
 from components.core.errors import DataError
@@ -55,13 +52,6 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         sections.left_out(material),
         sections.provenance(material),
     ]
-
-
-def render(found: list[Section], note: str = "") -> str:
-    """One HTML file without scripts, fonts or addresses of other files."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = resources.files("components.report").joinpath("page.html.j2").read_text()
-    return environment.from_string(template).render(verdict=found[0], sections=found[1:], note=note)
 
 
 def fit(make: Callable[[int], str], shown: int, limit: int) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from components.core.artifacts import HeadSelection, PriorLine, PriorSet, VlmLine
 from components.report.charts import Line, Stack, line_chart, stacked_bars
 from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, raw, scale_bar, shrink, signed, strip
-from components.report.material import Material, nearest_frame, words
+from components.report.material import Material, Stored, nearest_frame, words
 from components.report.section import Section, quoted
 
 _DENSITY = "× uniform"
@@ -30,7 +30,7 @@ def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
     if not shown:
         return Section("idea", title, "No pictured samples: the report was made with pictures = 0.")
     by_maps = sorted(shown, key=lambda line: line.sample.id not in material.after)  # clips with both maps first
-    strips = [quoted(line) + _strip(material, line) for line in by_maps[:4]]
+    strips = [quoted(line) + sample_strip(material, line, _before_and_after(material, line)) for line in by_maps[:4]]
     lead = (
         "What the video model attends to for a word while it reconstructs the clip, and where the vision-language model looks for the same "
         "words before and after tuning. Cells at their true size, unsmoothed; one colour scale a row; outlined where the VLM saw nothing."
@@ -38,7 +38,13 @@ def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
     return Section("idea", title, lead, _folded(strips, 1, "more clips"))
 
 
-def _strip(material: Material, line: PriorLine) -> Markup:
+def _before_and_after(material: Material, line: PriorLine) -> list[tuple[str, VlmLine]]:
+    named = (("VLM before", material.before), ("VLM after", material.after))
+    return [(name, found) for name, lines in named if (found := lines.get(line.sample.id)) is not None]
+
+
+def sample_strip(material: Stored, line: PriorLine, seen: Sequence[tuple[str, VlmLine]]) -> Markup:
+    """Six frames of a clip × frames, mask, prior of its three strongest words, and the named VLM maps of these words on one scale."""
     prior_TFHW = material.prior(line)
     count = prior_TFHW.shape[1]
     cells = np.unique(np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int)).tolist()
@@ -50,7 +56,7 @@ def _strip(material: Material, line: PriorLine) -> Markup:
     named = words(line, len(prior_TFHW))
     top = sorted(range(len(named)), key=lambda t: (-named[t][1], t))[:3]
     rows += [map_row(f"“{named[t][0]}”", "prior", prior_TFHW[t], line, cells) for t in sorted(top)]
-    rows += _vlm_rows(material, line, sorted(top), cells)
+    rows += _vlm_rows(material, line, seen, sorted(top), cells)
     times = [f"{line.video.times[i]:.2f} s" for i in indices]
     return strip(rows, times, line.video.width, line.video.height)
 
@@ -76,18 +82,16 @@ def map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: S
     return StripRow(name, pictures, scale_bar(top, f"{kind}, {_DENSITY}"))
 
 
-def _vlm_rows(material: Material, line: PriorLine, rows: Sequence[int], cells: Sequence[int]) -> list[StripRow]:
-    """The VLM's map of the same words before and after tuning, on one scale."""
-    found = []
-    for name, lines in (("VLM before", material.before), ("VLM after", material.after)):
-        seen = lines.get(line.sample.id)
-        if seen is not None and seen.vlm_map is not None:
-            found.append((name, *vlm_map(material, seen, rows)))
+def _vlm_rows(
+    material: Stored, line: PriorLine, seen: Sequence[tuple[str, VlmLine]], rows: Sequence[int], cells: Sequence[int]
+) -> list[StripRow]:
+    """The VLM's maps of the same words, on one scale."""
+    found = [(name, *vlm_map(material, one, rows)) for name, one in seen if one.vlm_map is not None]
     top = max((float(map_FHW[list(cells)].max()) for _, map_FHW, _ in found), default=0.0)
     return [map_row(name, "these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
 
 
-def vlm_map(material: Material, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def vlm_map(material: Stored, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The VLM's map [F, H, W] (mean over those `rows` with a counterpart, density relative to uniform) and the cells it saw."""
     assert line.vlm_map is not None
     found = material.tensors(line.vlm_map)

@@ -42,8 +42,9 @@ def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]
 def run(context: Context[Params]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
     from components.report.material import Material, prior_table, scenes
-    from components.report.page import Findings, build, comparisons, fit, render, summary
+    from components.report.page import Findings, build, comparisons, fit, summary
     from components.report.quality import assess
+    from components.report.template import render
 
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")

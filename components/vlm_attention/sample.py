@@ -19,7 +19,7 @@ from components.models.tensors import pack, unpack
 from components.models.vlm import Vlm
 from components.sft.loss import map_distance
 from components.vlm_attention.maps import GridChoice, WordRows, conversation, example, on_grid, open_vlm, word_attention
-from components.vlm_attention.token_map import token_map
+from components.vlm_attention.token_map import coverage, token_map
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class SampleReader:
         if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
             problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
             raise DataError(problem, source=f"sample {line.sample.id}", remedy="this is a bug of the conversation's layout: report it")
-        coverage = float(words.covered_T.double().mean())
-        return TokenMap(words.pack(line.sample.id), coverage, frames)
+        return TokenMap(words.pack(line.sample.id), coverage(words.covered_T), frames)
 
     @torch.no_grad()
     def attention(self, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice) -> Attention:

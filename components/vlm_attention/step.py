@@ -6,9 +6,7 @@ prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` say
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +15,14 @@ from pydantic import Field
 from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
 from components.core.context import Context
 from components.core.errors import DataError
+from components.core.pages import pictured
 from components.core.parameters import StepParams, operational
-from components.core.records import Json, sha256
+from components.core.records import Json
 from components.core.step import Form, Step
 from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
-from components.models.registry import resolve
+from components.models.chosen import chosen_vlm
+from components.vlm_attention.preview import page
 
 MAPS = "vlm_attention_maps"
 
@@ -37,11 +37,6 @@ class Params(StepParams):
     pictures: int = operational(8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)")
 
 
-def pictured(lines: list[PriorLine], count: int) -> set[str]:
-    """Ids of the `count` samples with the smallest sha256(sample id)."""
-    return set(sorted((line.sample.id for line in lines), key=lambda name: sha256(name.encode()))[:count])
-
-
 def _name(line: PriorLine) -> str:
     return line.sample.id
 
@@ -49,43 +44,22 @@ def _name(line: PriorLine) -> str:
 def run(context: Context[Params]) -> None:
     """Token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
-    shown = pictured(priors.lines, context.params.pictures)
-    with tempfile.TemporaryDirectory() as scratch:
-        if context.has("model"):
-            tuned = context.input("model", TunedModel)
-            origin, shard = {"model": tuned.key}, "0/1"
-            units = [line for line in priors.lines if line.sample.id in shown]
-            folder = _tuned_folder(context, tuned, Path(scratch))
-        else:
-            model = resolve(context.scalars.vlm, context.store)
-            context.models["vlm"] = model.id
-            origin, shard = {}, context.scalars.shard
-            units = [line for line in priors.lines if context.shard.holds(line.video.id)]
-            folder = lambda: model.path  # noqa: E731
-        lines = _lines(context, units, shown, origin, _loader(folder))
+    shown = set(pictured([_name(line) for line in priors.lines], context.params.pictures))
+    if context.has("model"):
+        shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
+    else:
+        shard, units = context.scalars.shard, [line for line in priors.lines if context.shard.holds(line.video.id)]
+    with chosen_vlm(context, _load) as vlm:
+        lines = _lines(context, units, shown, vlm.origin, vlm.loaded)
     context.publish("maps", context.manifest(VlmMaps, shard=shard, lines=lines))
+    context.page("preview", page(context, lines, shown, vlm.name))
     context.metrics(mapped=sum(line.vlm_map is not None for line in lines))
 
 
-def _tuned_folder(context: Context[Params], tuned: TunedModel, scratch: Path) -> Callable[[], Path]:
-    def folder() -> Path:
-        from components.models.tuned import materialize
+def _load(folder: Path) -> Any:
+    from components.vlm_attention.sample import SampleReader
 
-        return materialize(tuned.files, context.store, scratch / "model")
-
-    return folder
-
-
-def _loader(folder: Callable[[], Path]) -> Callable[[], Any]:
-    """The model, loaded with the first sample that is not remembered."""
-
-    @cache
-    def tools() -> Any:
-        from components.vlm_attention.sample import SampleReader
-
-        return SampleReader.load(folder())
-
-    return tools
+    return SampleReader.load(folder)
 
 
 def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]) -> list[VlmLine]:
@@ -143,6 +117,6 @@ STEP = Step(
     run=run,
     inputs={"priors": PriorSet, "model": TunedModel},
     outputs={"maps": VlmMaps},
-    pages={"metrics": "Metrics"},
+    pages={"metrics": "Metrics", "preview": "HTML"},
     forms={"frozen": Form(inputs=("priors",), scalars=("vlm", "shard")), "tuned": Form(inputs=("priors", "model"))},
 )

@@ -56,7 +56,7 @@ def token_map(pieces: Sequence[TextPiece], example: Example) -> tuple[Float[Tens
 
 def coverage(covered_T: Bool[Tensor, " T"]) -> float:
     """Share of the pieces that have a counterpart; 0 without pieces."""
-    return float(covered_T.float().mean()) if len(covered_T) else 0.0
+    return float(covered_T.double().mean()) if len(covered_T) else 0.0
 
 
 def _placed(piece: TextPiece, example: Example) -> tuple[int, int]:

@@ -285,6 +285,7 @@ def test_the_spy_sees_a_whole_map(five_b):
         ({"text_indices": (-1,)}, "text_indices"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_spec_that_means_nothing_is_refused(change, match):
     with pytest.raises(ParameterError, match=match):
         CaptureSpec(**{"text_indices": WORDS, "grid": (3, 3, 4), **change})

@@ -122,6 +122,7 @@ def test_half_precision_stays_half_precision(tmp_path):
         ({"schedule": levels(torch.linspace(0.9, 0, 1000), 4)}, "levels"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_does_not_fit_is_refused(case, change, match):
     vdm, trajectory, schedule, text = case
     with pytest.raises(ParameterError, match=match):

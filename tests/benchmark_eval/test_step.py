@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from markupsafe import escape
 
 from components.benchmark_eval import step as module
+from components.benchmark_eval.examples import choose
 from components.benchmark_eval.protocols import get_protocol
 from components.benchmark_eval.step import STEP, items, scores
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
+from components.core.records import Option, sha256
 from components.core.store import Entry, Store
 from components.core.text import sample_id
 from components.media.scenes import write_set
@@ -26,7 +29,7 @@ TYPES = list(get_protocol("motionbench").types)
 
 
 def sample(clip, k, answer="A", protocol="motionbench"):
-    options = [a.Option(letter=letter, text=f"{text} {k}") for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)]
+    options = [Option(letter=letter, text=f"{text} {k}") for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)]
     question = f"Where does it move, {k}?"
     name = sample_id(clip.id, question, options, "", [])
     return a.Sample(
@@ -152,6 +155,35 @@ def test_scores_by_hand(world):
     assert found["Overall"].low < 75 < found["Overall"].high
     official = found["Official rule"]  # "The answer is A." starts with T, "no idea" with n
     assert official.correct == sum(line.official_correct for line in lines) == 5
+
+
+def test_as_many_wrong_as_right_are_shown(world):
+    lines = answered(world, ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"])
+    ranked = sorted(lines, key=lambda line: sha256(line.sample.id.encode()))
+    right, wrong = ([line for line in ranked if line.correct is kind] for kind in (True, False))
+    assert choose(lines) == [*right[:2], *wrong[:2]]
+    assert choose(list(reversed(lines))) == choose(lines)
+    assert choose([*right, wrong[1]]) == [right[0], wrong[1]]
+    assert choose(right) == right[:2]
+
+
+def test_examples_page(world, tmp_path):
+    outputs = run(world, tmp_path)
+    lines, page = result(outputs).lines, outputs["examples"].read_text()
+    shown = choose(lines)
+    assert {line.sample.id for line in lines if line.sample.id in page} == {line.sample.id for line in shown}
+    assert 0 < len(shown) <= 4
+    for line in shown:
+        card = next(part for part in page.split("<article") if line.sample.id in part)
+        assert 4 <= card.count("<img") == min(6, len(line.frames))
+        assert str(escape(line.reply)) in card
+        right = next(option for option in line.sample.options if option.letter == line.sample.answer)
+        assert f"<li class=right>{right.letter}. {right.text}</li>" in card
+        assert (f"{line.parsed}, by the rule “{line.rule}”" if line.parsed else "unparsed, counted as wrong") in card
+    assert len(page) < 1_000_000
+    assert run(world, tmp_path)["examples"].read_text() == page
+    assert metrics(outputs)["units"] == 8  # pictures are no units
+    assert len(metrics(outputs)) <= 8
 
 
 def test_tuned_form_has_keys_of_its_own(world, tmp_path):

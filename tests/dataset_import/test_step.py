@@ -12,7 +12,7 @@ from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.core.store import Store
 from components.dataset_import import decode as decode_module
-from components.dataset_import.decode import Decoded, Job, Refused, decode, decode_all
+from components.dataset_import.decode import Decoded, Job, decode, decode_all
 from components.dataset_import.sources import list_source, read_source
 from components.dataset_import.step import STEP, file_key
 from components.media.scenes import write_set
@@ -67,9 +67,7 @@ def test_synthetic_set_end_to_end(tmp_path):
         (sample,) = line.samples
         assert sample.response == next(row["motion_caption"] for row in captions if row["video_path"] == path.name)
         assert sample.is_instruction
-    assert metrics(outputs) | {"gigabytes": 0} == {
-        "failed": 0, "gigabytes": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4
-    }  # fmt: skip
+    assert metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4}.items()
     assert "| videos with a ground-truth mask | 4 |" in outputs["summary"].read_text()
 
 
@@ -273,7 +271,7 @@ def crash_on_b(job):
 
     if job.path == "b":
         os._exit(11)
-    return Refused(DataError, f"tried {job.path}", "", "")
+    return DataError(f"tried {job.path}", source="", remedy="")
 
 
 def test_a_file_that_kills_its_process_is_named_and_the_others_are_done():
@@ -288,8 +286,7 @@ def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     answer = decode(Job("k", root.as_uri(), "a.mp4", "minio://main/x", False))
-    assert isinstance(answer, Refused)
-    assert isinstance(answer.error(), TryAgainError)
+    assert isinstance(answer, TryAgainError)
     with pytest.raises(TryAgainError):
         train(tmp_path, root, store="minio://main/x")
 
@@ -374,5 +371,5 @@ def test_answers_of_a_pool_are_those_of_one_process(tmp_path):
     root = two(tmp_path / "data")
     jobs = [Job(name, root.as_uri(), f"{name}.mp4", (tmp_path / "store").as_uri(), False) for name in ("a", "b", "none")]
     alone, pooled = (dict(decode_all(jobs, processes)) for processes in (1, 2))
-    assert alone == pooled
-    assert [type(alone[job]) for job in jobs] == [Decoded, Decoded, Refused]
+    assert {job: str(answer) for job, answer in alone.items()} == {job: str(answer) for job, answer in pooled.items()}
+    assert [type(pooled[job]) for job in jobs] == [Decoded, Decoded, DataError]

@@ -166,6 +166,7 @@ def test_one_step_has_no_implicit_inverse():
         invert(velocity, torch.ones(3), levels(ALPHAS, 1), fixed_point_iters=1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_evaluation():
     with pytest.raises(ParameterError, match="inversion_eval"):
         invert(lambda x, t: x, torch.ones(3), levels(ALPHAS, 2), inversion_eval="later")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
+from components.core.store import Store
+from components.core.transfer import import_folder, references
 from components.media.scenes import write_set
 from tests.s3_server import s3_server
 
@@ -17,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "components/orchestration/smoke.json"
 
 
-def run(pipeline, out, *settings, expect=0):
+def run(pipeline, out, *settings, expect=0, command="run"):
     """One pipeline run in a process of its own (kfp.local wants that); returns the executed tasks and the output."""
-    command = [sys.executable, "-m", "components.orchestration.cli", "run", pipeline, "--out", str(out)]
+    command = [sys.executable, "-m", "components.orchestration.cli", command, pipeline, "--out", str(out)]
     command += ["--arguments", str(SMOKE)] if pipeline == "motion_enhancer" else []
     for setting in settings:
         command += ["--set", setting]
@@ -59,6 +61,14 @@ def test_unchanged_executes_plan_alone(base):
     assert run("motion_enhancer", tmp / "out", *settings)[0] == ["plan"]
 
 
+def test_plan_says_that_all_of_it_is_remembered(base):
+    tmp, settings, _ = base
+    _, printed = run("motion_enhancer", tmp / "out", *settings, command="plan")
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in printed.splitlines() if line.startswith("| ")]
+    steps = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")
+    assert [row for row in rows if row[0] in steps] == [[step, "4", "0"] for step in steps]
+
+
 def test_token_ratio_executes_token_selection_and_what_follows(base):
     tmp, settings, _ = base
     tasks, _ = run("motion_enhancer", tmp / "out", *settings, "token_ratio=0.25")
@@ -92,6 +102,10 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     assert opened.stdout.split() == ["qwen2_5_vl"]
     priors, priors_folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
     subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
+    moved = Store((tmp / "moved").as_uri())
+    assert import_folder(tmp / "model", moved) == model.digest
+    for ref in references(model):
+        moved.read(ref)  # verifies size and sha256
     smoke = json.loads(SMOKE.read_text())
     kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith("params_sft")]
     kept += [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
@@ -102,7 +116,7 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
 
 
 def test_read_priors(base):
-    from components.prior_set.transfer import read_priors
+    from components.prior_set.reading import read_priors
 
     tmp = base[0]
     if not (tmp / "priors").is_dir():

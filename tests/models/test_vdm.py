@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from components.core.errors import DataError, ParameterError
 from components.models.tiny import make_tiny_cogvideox
-from components.models.vdm import _pieces, load_vdm, tokenize_text
+from components.models.vdm import _pieces, load_vdm
 
 TEXT = "The red square moves left;  then it's spinning\nquickly."
 
@@ -79,6 +79,7 @@ def test_decode_agrees_with_the_pipeline(vdm, pipeline):
 
 
 @pytest.mark.parametrize("bad", [frames(16), frames(13), frames(17)[:, :60], frames().astype(np.float32)])
+@pytest.mark.usefixtures("unchecked")
 def test_frames_that_do_not_make_whole_latents_are_refused(vdm, bad):
     with pytest.raises(DataError, match="frames"):
         vdm.encode_video(bad)
@@ -130,10 +131,6 @@ def test_pieces_cover_every_visible_character_once(vdm, text):
     assert vdm.truncated(text) == 0
 
 
-def test_light_tokenizer_is_the_model_s(folder, vdm):
-    assert tokenize_text(folder, TEXT) == vdm.tokenize(TEXT)
-
-
 def test_spans_that_begin_with_the_space_are_trimmed():
     """A tokenizer file whose word starts own the space before them, as a plain Metaspace one does."""
     backend = Tokenizer(Unigram([("<unk>", 0.0), ("▁", -3.0), ("▁red", -1.0), ("▁ball", -1.0), ("s", -2.0)], unk_id=0))
@@ -177,7 +174,7 @@ def test_a_repository_with_only_a_sentencepiece_model_loads(folder, tmp_path):
     shutil.copyfile(tmp_path / "spiece.model", copy / "tokenizer" / "spiece.model")
     (copy / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
     text = "the red zebra  moves quickly"
-    pieces = tokenize_text(copy, text)
+    pieces = load_vdm(copy, "float32", "cpu").tokenize(text)
     covered = sorted({i for piece in pieces for i in range(piece.start, piece.end)})
     assert covered == [i for i, character in enumerate(text) if not character.isspace()]
     assert all(piece.token.strip("▁") for piece in pieces)
@@ -219,7 +216,7 @@ def test_what_is_no_cogvideox_is_named(folder, tmp_path):
         load_vdm(copy, "float32")
     (copy / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     with pytest.raises(ParameterError, match="WanPipeline"):
-        tokenize_text(copy, "a")
+        load_vdm(copy, "float32")
     (copy / "model_index.json").write_text("{")
     with pytest.raises(DataError, match="JSON"):
-        tokenize_text(copy, "a")
+        load_vdm(copy, "float32")

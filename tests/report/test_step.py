@@ -13,9 +13,10 @@ from components.core.errors import DataError
 from components.core.records import ModelId
 from components.core.step import execute
 from components.report.material import Material
-from components.report.page import Findings, build, comparisons, fit, render
+from components.report.page import Findings, build, comparisons, fit
 from components.report.quality import Quality
 from components.report.step import STEP, by_protocol
+from components.report.template import render
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks", "left-out", "provenance"]
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from components.core import artifacts as a
-from components.core.records import canonical_json, sha256
+from components.core.records import ModelId, Option, canonical_json, sha256
 from components.core.store import Store
 from components.media.grids import cogvideox_grid, pool_mask
 from components.media.scenes import write_set
@@ -24,7 +24,7 @@ from components.models.tensors import pack
 from components.sft.aligner import Aligner
 
 TYPES = ("Motion Recognition", "Location-related Motion", "Action Order", "Repetition Count", "Motion-related Objects", "Camera Motion")
-VLM, VDM = a.ModelId(name="qwen2.5-vl-7b", digest="c" * 40), a.ModelId(name="cogvideox-5b", digest="d" * 40)
+VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
 
 
 LOW_COVERAGE = a.Failure(unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5")
@@ -222,7 +222,7 @@ def item_lines(store, root, rng, gain):
             sample = a.Sample(
                 id=sha256(qa["uid"].encode())[:16], uid=qa["uid"], question=question, is_instruction=False, response="",
                 answer=qa["answer"],
-                options=[a.Option(letter=o[0], text=o[3:]) for o in options], question_type=row["question_type"], protocol="motionbench",
+                options=[Option(letter=o[0], text=o[3:]) for o in options], question_type=row["question_type"], protocol="motionbench",
             )  # fmt: skip
             first = rng.random() < 0.42
             second = first if rng.random() > gain else rng.random() < 0.75

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import Grid, Piece
+from components.core.records import Piece
 from components.token_selection.motion_score import (
     aggregate_heads,
     concentration,
-    ensemble,
     merge_words,
     motion_prior,
     motion_scores,
@@ -159,18 +158,6 @@ def test_confidence_is_a_mean_over_the_selected_pieces_only() -> None:
     found = motion_prior(torch.stack([steady, blinking]), letters(2), token_ratio=0.5)
     assert [piece.selected for piece in found.pieces] == [False, True]
     assert found.confidence.dynamics == pytest.approx(3 / 4)
-
-
-def test_ensemble_averages_where_the_other_model_saw_the_clip() -> None:
-    grid = Grid(times=[(0, 1), (1, 2)], rows=2, cols=2, box=(0.0, 1.0, 0.0, 1.0))
-    own, other = torch.full((3, 2, 2, 2), 1.0), torch.full((3, 2, 2, 2), 3.0)
-    assert torch.equal(ensemble(own, grid, [(other, grid)]), torch.full((3, 2, 2, 2), 2.0))
-    first_half = Grid(times=[(0, 0.5), (0.5, 1)], rows=2, cols=2, box=(0.0, 1.0, 0.0, 1.0))
-    found = ensemble(own, grid, [(other, first_half)])
-    assert found[:, 0].unique().tolist() == [2.0]
-    assert found[:, 1].unique().tolist() == [1.0]
-    with pytest.raises(DataError, match="text pieces"):
-        ensemble(own, grid, [(other[:2], grid)])
 
 
 def test_refusals() -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError
+from components.core.pages import pictured
 from components.core.records import sha256
 from components.core.store import Store
 from components.media.video import read_frames
@@ -16,7 +17,8 @@ from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
 from components.models.tensors import unpack
 from components.models.vlm import Conversation, collate, load_vlm
-from components.vlm_attention.step import MAPS, STEP, pictured
+from components.report.figures import number
+from components.vlm_attention.step import MAPS, STEP
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
@@ -94,6 +96,23 @@ def test_second_run_computes_nothing_and_publishes_the_same_bytes(world, tmp_pat
     assert (second["maps"] / "manifest.json").read_bytes() == (first["maps"] / "manifest.json").read_bytes()
 
 
+def test_preview_shows_four_pictured_samples_that_have_a_map(world, tmp_path):
+    found = maps(run(world, tmp_path, pictures=5))
+    page = run(world, tmp_path, pictures=5)["preview"].read_text()
+    shown = pictured([line.sample.id for line in found.lines], 4)
+    assert [part.split('"')[0] for part in page.split('<section id="')[1:]] == shown
+    before = {file.parent.name for file in (world[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
+    for line in found.lines:
+        text = f"coverage {line.coverage:.0%} of the selected words · distance to the prior {number(line.distance)}"
+        assert (text in page) is (line.sample.id in shown)
+    assert page.count("<b>the VLM&#39;s own map</b>") == 4
+    assert len(page) < 1_000_000
+    fewer = run(world, tmp_path, pictures=1)["preview"].read_text()
+    assert fewer.count("<section") == 1
+    assert before == {file.parent.name for file in (world[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
+    assert "No pictured sample" in run(world, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
+
+
 def test_shards_divide_the_videos(world, tmp_path):
     parts = [maps(run(world, tmp_path, shard=f"{k}/2")).lines for k in range(2)]
     whole = maps(run(world, tmp_path)).lines
@@ -104,7 +123,7 @@ def test_shards_divide_the_videos(world, tmp_path):
 def test_maps_for_pictures_keeps_token_maps_for_all(world, tmp_path):
     lines = maps(run(world, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
     ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == pictured(lines, 2)
+    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == set(pictured([line.sample.id for line in lines], 2))
     assert all(line.coverage == 1.0 for line in lines)
     full = maps(run(world, tmp_path, "tiny-internvl3", maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
@@ -167,7 +186,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(world, tmp_pat
     outputs = run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task="tuned_attention")
     found = maps(outputs)
     assert found.shard == "0/1"
-    assert {line.sample.id for line in found.lines} == pictured(lines, 3)
+    assert {line.sample.id for line in found.lines} == set(pictured([line.sample.id for line in lines], 3))
     before = {line.sample.id: line for line in frozen.lines}
     for line in found.lines:  # the same weights: the same map, under a key of its own
         assert line.key != before[line.sample.id].key

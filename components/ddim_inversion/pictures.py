@@ -1,0 +1,75 @@
+"""A video's inversion as a figure: original frames, the VAE's decoding of the clean and of the noisiest latents, and two curves.
+
+The root mean square is read against independent noise: E[(√ᾱ·x₀ + √(1−ᾱ)·ε)²] = ᾱ·E[x₀²] + 1 − ᾱ. Legend: N1 noise levels, F C h w latents.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from markupsafe import Markup
+from torch import Tensor
+
+from components.core.artifacts import TrajectoryLine
+from components.core.records import Json
+from components.core.store import Store
+from components.ddim_inversion.ddim import Levels, levels, step_residuals
+from components.ddim_inversion.settings import InversionSettings
+from components.ddim_inversion.video import read_trajectory, sample_grid
+from components.models.vdm import Vdm
+from components.report.charts import Line, line_chart
+from components.report.figures import Cell, StripRow, photo, raw, strip
+
+_COLUMNS = 6
+_WIDTH = 128  # pixels of a frame: noise compresses badly, and four videos must fit into what the UI shows
+
+
+def root_mean_squares(trajectory: Float[Tensor, "N1 F C h w"], schedule: Levels) -> tuple[list[float], list[float]]:
+    """The latents' root mean square at every level, and what independent noise of unit variance would give."""
+    squares = trajectory.double().flatten(1).square().mean(1)
+    expected = schedule.alpha_bar * squares[0] + 1 - schedule.alpha_bar
+    return squares.sqrt().tolist(), expected.sqrt().tolist()
+
+
+def psnr(one: UInt8[np.ndarray, "n H W 3"], other: UInt8[np.ndarray, "n H W 3"]) -> float:
+    """Peak signal to noise ratio in dB, at most 100."""
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
+
+
+def inversion_picture(vdm: Vdm, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int) -> tuple[Markup, Json]:
+    """The figure, and the numbers of its caption."""
+    trajectory = read_trajectory(store, line.latents, line.video, lambda: vdm, settings, num_steps)
+    with store.borrowed(line.video.file) as path:
+        frames = sample_grid(vdm, line.video, settings, path)[0].numpy()
+    kept, noise = (vdm.decode_latents(trajectory[level][None]).numpy() for level in (0, -1))
+    schedule, embeds = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
+    measured, expected = root_mean_squares(trajectory, schedule)
+    residuals = step_residuals(lambda x, t: vdm.velocity(x, t, embeds), trajectory[:, None].to(vdm.device), schedule)
+    times = [line.video.times[index] for index in line.frames]
+    figure = _strip([("original", frames), ("what the VAE keeps", kept), ("inverted noise", noise)], times)
+    numbers = {"psnr": psnr(frames, kept), "rms": measured[-1], "expected": expected[-1], "residuals": residuals}
+    return figure + _curves(measured, expected, residuals), numbers
+
+
+def _strip(rows: list[tuple[str, np.ndarray]], times: list[float]) -> Markup:
+    height, width = rows[0][1].shape[1:3]
+    shown = np.unique(np.linspace(0, len(times) - 1, min(_COLUMNS, len(times))).round().astype(int)).tolist()
+    pictures = [
+        StripRow(name, [Cell(photo(frames[i], _WIDTH), smooth=width > _WIDTH, label=f"{name}, {times[i]:.2f} s") for i in shown])
+        for name, frames in rows
+    ]
+    return strip(pictures, [f"{times[i]:.2f} s" for i in shown], width, height)
+
+
+def _curves(measured: list[float], expected: list[float], residuals: list[float]) -> Markup:
+    every = list(range(len(measured)))
+    size = line_chart(
+        "Root mean square",
+        [Line("measured", every, measured, "c1"), Line("independent noise", every, expected, "grey")],
+        x_name="noise level",
+    )
+    residual = line_chart("Residual of a step", [Line("", every[1:], residuals, "c2")], x_name="noise level")
+    return raw(f'<div class="charts">{size}{residual}</div>')

@@ -1,0 +1,48 @@
+"""`read_priors(folder)`: an exported prior set in one's own script, a sample at a time, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from components.core.artifacts import PriorLine, PriorSet
+from components.core.errors import DataError
+from components.core.records import Grid, Sample, ScoredPiece, sha256
+from components.core.transfer import exported_manifest
+from components.models.tensors import unpack
+
+
+@dataclass(frozen=True)
+class Prior:
+    """One sample of an exported prior set. `map_TFHW` is A_VDM, density relative to uniform."""
+
+    sample: Sample
+    pieces: list[ScoredPiece]
+    grid: Grid
+    confidence: float
+    map_TFHW: Float[Tensor, "T F H W"]
+    video: Path
+
+
+def read_priors(folder: Path | str) -> Iterator[Prior]:
+    """Iterate over an exported prior set: each sample's words, scores and maps, verified.
+
+    Raises:
+        DataError: the folder is no exported prior set, or a file is damaged.
+    """
+    folder = Path(folder)
+    for line in exported_manifest(folder, PriorSet).lines:
+        yield _prior(folder, line)
+
+
+def _prior(folder: Path, line: PriorLine) -> Prior:
+    file = folder / line.prior.path
+    data = file.read_bytes() if file.is_file() else b""
+    if sha256(data) != line.prior.sha256:
+        raise DataError(f"{line.prior.path} is damaged or missing", source=str(folder), remedy="export it again")
+    tensors = unpack(data)
+    return Prior(line.sample, line.pieces, line.grid, line.confidence.value, tensors["prior"], folder / line.video.file.path)
