@@ -37,21 +37,7 @@ class Decoded:
     info: VideoInfo
 
 
-@dataclass(frozen=True)
-class Refused:
-    """An expected error, as plain values: it crosses from one process to another."""
-
-    kind: type[MotionEnhancerError]
-    problem: str
-    source: str
-    remedy: str
-
-    def error(self) -> MotionEnhancerError:
-        """The error itself."""
-        return self.kind(self.problem, source=self.source, remedy=self.remedy)
-
-
-Answer = Decoded | Refused
+Answer = Decoded | MotionEnhancerError
 
 
 def decode(job: Job) -> Answer:
@@ -60,7 +46,7 @@ def decode(job: Job) -> Answer:
     try:
         return _decode(job, source, store)
     except MotionEnhancerError as error:
-        return Refused(type(error), error.problem, error.source, error.remedy)
+        return error
     finally:
         source.release(job.path)
 
@@ -78,7 +64,8 @@ def decode_all(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer
             yield job, answer
     for job in broken:
         for _, answer in _pool([job], 1, work):
-            yield job, answer or Refused(DataError, "the decoder crashed on this file", job.path, "re-encode or remove it")
+            crashed = DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it")
+            yield job, answer or crashed
 
 
 def _pool(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer]) -> Iterator[tuple[Job, Answer | None]]:

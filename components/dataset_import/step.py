@@ -106,10 +106,10 @@ def _import(context: Context[Params], units: Sequence[Unit], failures: list[Fail
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
-        elif answer.kind is DataError:
+        elif isinstance(answer, DataError):
             failures.extend(_failure(context, unit.name, answer.problem) for unit in units if unit.key == job.key)
         else:
-            raise answer.error()
+            raise answer
     return entries, {job.key for job in jobs}
 
 

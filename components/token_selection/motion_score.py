@@ -20,9 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import Confidence, Grid, Piece, ScoredPiece
+from components.core.records import Confidence, Piece, ScoredPiece
 from components.head_selection.scores import share_count, z_score
-from components.media.grids import resample
 
 Unit = Literal["token", "word"]
 
@@ -57,25 +56,6 @@ def aggregate_heads(t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid:
         problem = f"{len(heads)} heads of a map {tuple(t2v_hTS.shape)} on the grid {grid}"
         raise DataError(problem, source="A_t2v", remedy="rerun attention_capture")
     return t2v_hTS[list(heads)].float().mean(0).reshape(-1, *grid)
-
-
-def ensemble(
-    own_TFHW: Float[Tensor, "T F H W"], grid: Grid, others: Sequence[tuple[Float[Tensor, "_ _ _ _"], Grid]]
-) -> Float[Tensor, "T F H W"]:
-    """Mean of A_t2v from several video models on the first one's grid (§4.1); a cell's mean is over those that cover it.
-
-    Raises:
-        DataError: another model's map has other pieces.
-    """
-    total, count = own_TFHW.float(), torch.ones(grid.shape)
-    for other, other_grid in others:
-        if len(other) != len(own_TFHW):
-            problem = f"{len(own_TFHW)} and {len(other)} text pieces of one sample"
-            raise DataError(problem, source="ensemble_with", remedy="combine models with the same text encoder and the same text")
-        values, valid = resample(other.float(), other_grid, grid)
-        total = total + torch.where(valid, values, 0.0)
-        count = count + valid
-    return total / count
 
 
 def per_frame(t2v_TFHW: Float[Tensor, "T F H W"]) -> Float[Tensor, "T F"]:
