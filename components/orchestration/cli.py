@@ -1,4 +1,4 @@
-"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import."""
+"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import, images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.parameters import Scalars
 from components.core.step import Step, execute
 from components.core.step import main as step_main
+from components.orchestration import image_commands
 from components.orchestration.arguments import executor_input, parse_assignments, pipeline, pipeline_arguments, pipeline_defaults
+from components.orchestration.images import LOCK
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(image_commands.app, name="images")
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, or params_<step>.FIELD=VALUE; VALUE is JSON or text")]
 Out = Annotated[Path, typer.Option(help="folder of the run: logs, artifacts, KFP's cache, report, and its store unless one is given")]
 Arguments = Annotated[Path | None, typer.Option("--arguments", "--params", help="JSON file with pipeline arguments, for those not --set")]
 StoreUri = Annotated[str, typer.Option(help="file:///folder or minio://bucket/prefix")]
+Image = Annotated[str, typer.Option(help="name@sha256:… that every step runs in; without it, the lock's images")]
+Lock = Annotated[Path, typer.Option(help="file with both images, from `images lock`")]
 What = Annotated[str, typer.Argument(help="a manifest's digest (sha256:…) or an artifact's folder")]
 
 
@@ -34,36 +39,43 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def _compile(name: str, target: Path, image: str) -> Any:
+def _compile(name: str, target: Path, images: dict[str, str]) -> Any:
     from kfp import compiler
 
     from components.orchestration import component
 
-    component.use_image(image)
+    component.use_images(images)
     made = pipeline(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(made, str(target))
     return made
 
 
+def _images(image: str, local: bool, lock: Path) -> dict[str, str]:
+    from components.orchestration.images import both, locked
+    from components.orchestration.local import local_image
+
+    if local:
+        return both(local_image(), "--local")
+    return both(image, "--image") if image else locked(lock)
+
+
 @app.command("compile")
 def compile_command(
     name: Annotated[str, typer.Argument(metavar="[PIPELINE]")] = "motion_enhancer",
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML to write")] = Path("motion_enhancer.yaml"),
-    image: Annotated[str, typer.Option(help="name@sha256:… that the steps run in")] = "",
+    image: Image = "",
+    lock: Lock = LOCK,
     local: Annotated[bool, typer.Option("--local", help="name no image but this tree's digest (for local runs)")] = False,
     profile: Annotated[str, typer.Option(help="a100: GPU steps on A100 nodes; cpu: everything on CPU nodes")] = "a100",
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
-    from components.orchestration.local import local_image
     from components.orchestration.scheduling import PROFILE, Profile
 
-    if not image and not local:
-        raise ParameterError("no image", source="compile", remedy="give --image name@sha256:…, or --local for a local run")
     if profile not in ("a100", "cpu"):
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
     PROFILE.set(Profile(gpu=profile == "a100"))
-    _compile(name, output, image or local_image())
+    _compile(name, output, _images(image, local, lock))
     say(str(output))
 
 
@@ -73,16 +85,21 @@ def run(
     out: Out = Path("runs/local"),
     arguments: Arguments = None,
     assignments: Assignments = None,
-    engine: Annotated[str, typer.Option(help="process: no services; docker: a real Docker engine")] = "process",
+    engine: Annotated[
+        str, typer.Option(help="process: no services; docker: each task in its image, in the engine of DOCKER_HOST")
+    ] = "process",
+    image: Image = "",
+    lock: Lock = LOCK,
+    network: Annotated[str, typer.Option(help="network of the containers")] = "host",
 ) -> None:
     """Run a pipeline on this machine under KFP's local orchestrator."""
-    from components.orchestration.local import local_image, open_engine, run_compiled
+    from components.orchestration.local import open_engine, run_compiled
 
     out = out.absolute()
-    made = _compile(name, out / f"{name}.yaml", local_image())
+    made = _compile(name, out / f"{name}.yaml", _images(image, engine == "process", lock))
     given = pipeline_arguments(pipeline_defaults(made), arguments, assignments, out)
     start = time.monotonic()
-    with open_engine(engine) as opened:
+    with open_engine(engine, network) as opened:
         journal = run_compiled(out / f"{name}.yaml", given, out, opened)
     _table(journal.runs, time.monotonic() - start)
     if (failed := journal.failed) is not None:

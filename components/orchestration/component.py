@@ -16,18 +16,21 @@ from kfp import dsl
 from components.core.artifacts import Manifest
 from components.core.parameters import Scalars
 from components.core.step import Step
+from components.orchestration.images import VARIANTS, pinned
+from components.orchestration.scheduling import PROFILE
 
 _UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
-_IMAGE = {"image": "local@sha256:" + "0" * 64}
+# what a pipeline is imported with where nobody compiles it for a run (its parameters, its docs)
+_IMAGES = dict.fromkeys(VARIANTS, "unnamed@sha256:" + "0" * 64)
 
 
-def use_image(reference: str) -> None:
-    """The image that components compiled from now on run in; only a digest is accepted, since KFP's cache sees the string alone."""
-    if "@sha256:" not in reference:
-        from components.core.errors import ParameterError
+def use_images(images: dict[str, str]) -> None:
+    """The images, `cpu` and `gpu`, that components compiled from now on run in; only digests, since KFP's cache sees the string alone.
 
-        raise ParameterError(f"image {reference!r} is not pinned", source="--image", remedy="give name@sha256:…")
-    _IMAGE["image"] = reference
+    Raises:
+        ParameterError: an image is named by tag.
+    """
+    _IMAGES.update({variant: pinned(reference, f"the {variant} image") for variant, reference in images.items()})
 
 
 @cache
@@ -60,7 +63,8 @@ def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., 
     fields |= {name: dsl.OutputPath(str) for name in step.values}
 
     def build(*_: Any) -> dsl.ContainerSpec:
-        return dsl.ContainerSpec(image=_IMAGE["image"], command=["python", "-m", f"components.{step.name}"], args=[task, "{{$}}"])
+        image = _IMAGES["gpu" if step.device == "gpu" and PROFILE.get().gpu else "cpu"]
+        return dsl.ContainerSpec(image=image, command=["python", "-m", f"components.{step.name}"], args=[task, "{{$}}"])
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     build.__name__ = build.__qualname__ = task

@@ -40,22 +40,27 @@ def pinned(reference: str, source: str) -> str:
     return reference
 
 
-def locked() -> dict[str, str]:
-    """The images of the lock, by variant.
+def both(reference: str, source: str) -> dict[str, str]:
+    """One image for every step."""
+    return dict.fromkeys(VARIANTS, pinned(reference, source))
+
+
+def locked(file: Path = LOCK) -> dict[str, str]:
+    """The images of a lock, by variant.
 
     Raises:
         ParameterError: there is no lock, or it lacks a variant or pins one by tag.
     """
-    if not LOCK.is_file():
+    if not file.is_file():
         raise ParameterError(
-            f"no image to run in: no {LOCK.relative_to(ROOT)}",
-            source="compile",
-            remedy="motion-enhancer images build, then push, then lock; or compile --image NAME@sha256:… or --local",
+            f"no image to run in: no {file}",
+            source="--lock",
+            remedy="motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local for a local run",
         )
-    images: dict[str, str] = json.loads(LOCK.read_text())
+    images: dict[str, str] = json.loads(file.read_text())
     if missing := set(VARIANTS) - set(images):
-        raise ParameterError(f"no {', '.join(sorted(missing))} image", source=str(LOCK), remedy="motion-enhancer images lock")
-    return {variant: pinned(images[variant], str(LOCK)) for variant in VARIANTS}
+        raise ParameterError(f"no {', '.join(sorted(missing))} image", source=str(file), remedy="motion-enhancer images lock")
+    return {variant: pinned(images[variant], str(file)) for variant in VARIANTS}
 
 
 def tag_of(repository: str, variant: str, tag: str) -> str:
@@ -167,14 +172,14 @@ def push(client: docker.DockerClient, name: str) -> str:
     return f"{name.rsplit(':', 1)[0]}@{digest}"
 
 
-def lock(client: docker.DockerClient, names: Mapping[str, str]) -> dict[str, str]:
+def lock(client: docker.DockerClient, names: Mapping[str, str], file: Path = LOCK) -> dict[str, str]:
     """Write the lock: for each variant, the digest under which the registry holds the image that is called `names[variant]` here.
 
     Raises:
         DataError: an image is not here, or was never pushed to its repository.
     """
     images = {variant: _digest(client, name) for variant, name in names.items()}
-    LOCK.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n")
+    file.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n")
     return images
 
 
