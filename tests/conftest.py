@@ -1,4 +1,4 @@
-"""What all tests share: annotated shapes are checked as the code runs, and twins are made once.
+"""What all tests share: annotated shapes are checked as the code runs, and twins have one home.
 
 The hook stands before any import of `components`: jaxtyping rewrites a module as it is imported, so that beartype checks each call
 against its annotations (`Float[Tensor, "h P F F"]`), for tests alone. It covers the modules that annotate shapes.
@@ -24,3 +24,47 @@ def unchecked(monkeypatch):
     """The code as it runs outside of tests, for a test of what a value of the wrong type meets there."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """As the steps on a CPU: with two threads sums differ in the last bit."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+# Twins and data; a module has its own, so that nothing it does reaches another -------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["5b", "1.5"])
+def vdm_folder(request, tmp_path_factory):
+    """A tiny video model of either patch layout."""
+    from components.models.tiny import make_tiny_cogvideox
+
+    return make_tiny_cogvideox(tmp_path_factory.mktemp("tiny") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def vdm(vdm_folder):
+    """The same, loaded."""
+    from components.models.vdm import load_vdm
+
+    return load_vdm(vdm_folder, "float32", "cpu")
+
+
+@pytest.fixture(scope="module", params=["tiny-qwen2.5-vl", "tiny-internvl3"])
+def vlm(request):
+    """A tiny vision-language model of either family, loaded."""
+    from tests.models.vlm_cases import load
+
+    return load(request.param)
+
+
+@pytest.fixture(scope="module")
+def made_priors(tmp_path_factory):
+    """A folder with a store and synthetic clips, the lines of their prior set, and the set's artifact."""
+    from tests.vlm_attention import made
+
+    folder = tmp_path_factory.mktemp("priors")
+    lines = made.prior_lines(folder / "set", folder / "store")
+    return folder, lines, made.prior_set(folder / "artifact", lines)

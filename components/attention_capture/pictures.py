@@ -45,18 +45,28 @@ def _labelled(text: str, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarra
 
 
 def head_thumbnails(captured: Captured) -> bytes:
-    """PNG: pooled v2v maps of the first and the last three heads by score, each on its own scale, frame-major."""
+    """PNG: the first and the last three heads by score, each picture on its own scale.
+
+    Above, the pooled v2v map, frame-major; below, the exact F × F blocks of some places (row: the frame that looks, column: looked at).
+    """
     choice = choose(captured.statistics)
     order = torch.argsort(choice.score, descending=True, stable=True).tolist()
     shown = order if len(order) <= _FRAMES else [*order[:3], *order[-3:]]
     tiles = []
     for head in shown:
-        map_nn = captured.reductions.thumbnail_hnn[head].double()
-        grey = (255 * map_nn / map_nn.max().clamp_min(1e-12)).round().to(torch.uint8).numpy()
-        scale = max(1, 2 * _TILE // len(grey))
-        tile = np.pad(grey.repeat(scale, 0).repeat(scale, 1), 1, constant_values=255)
+        pooled = _grey(captured.reductions.thumbnail_hnn[head], 2 * _TILE)
+        blocks = _grey(torch.cat(list(captured.reductions.block_hBFF[head]), dim=1), pooled.shape[1])
+        width = max(pooled.shape[1], blocks.shape[1])
+        tile = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=255) for part in (pooled, blocks)])
         tiles.append(_labelled(f"head {head}  {float(choice.score[head]):+.2f}", np.repeat(tile[..., None], 3, axis=2)))
     return _png(np.concatenate(tiles, axis=1))
+
+
+def _grey(map_yx: Float[Tensor, "y x"], width: int) -> UInt8[np.ndarray, "h w"]:
+    """Black for 0, white for the largest value; whole pixels a cell, at most `width` wide where the cells fit, and a white rim."""
+    grey = (255 * map_yx.double() / map_yx.max().double().clamp_min(1e-12)).round().to(torch.uint8).numpy()
+    scale = max(1, (width - 2) // grey.shape[1])
+    return np.pad(grey.repeat(scale, 0).repeat(scale, 1), 1, constant_values=255)
 
 
 def _png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -137,7 +137,7 @@ def _revision() -> str:
 
 def software(client: docker.DockerClient, name: str, target: Path) -> Path:
     """Copy an image's bill of materials (CycloneDX JSON) to `target`."""
-    container = client.containers.create(name)
+    container = client.containers.create(name, ["true"])  # never started
     try:
         stream, _ = container.get_archive(SBOM)
         with tempfile.TemporaryFile() as archive:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcnemar, paired_bootstrap
+from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcnemar, minimal_detectable_difference, paired_bootstrap
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
 from components.report.charts import Dot, dot_plot
@@ -125,8 +126,23 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
     alone = raw(f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>')
-    body = chart + _table(one, paper_row) + (alone if one.alone else NOTHING)
+    power = raw(f'<p class="caption">{escape(detectable(one))}</p>')
+    body = chart + _table(one, paper_row) + power + (alone if one.alone else NOTHING)
     return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
+
+
+def detectable(one: Comparison) -> str:
+    """What this many questions can show: the difference that the paired test finds four times in five, with the design effect of videos."""
+    n, e = len(one.pairs), one.overall
+    discordant = sum(before.correct != after.correct for before, after in one.pairs) / n
+    independent = (discordant - (e.value / 100) ** 2) / n  # variance of the difference if every question had its own video
+    if e.low is None or e.high is None or independent <= 0:
+        return f"{n} questions are too few to say which difference they could show."
+    clustered = ((e.high - e.low) / 100 / (2 * NormalDist().inv_cdf(0.975))) ** 2
+    effect = max(1.0, clustered / independent)
+    points = 100 * minimal_detectable_difference(n, discordant, design_effect=effect)
+    seen = f"{n} questions, {discordant:.0%} judged differently, design effect {effect:.2f}"
+    return f"{seen}: a difference of {points:.1f} points is found with 80 % power."
 
 
 def interval(e: Estimate) -> str:

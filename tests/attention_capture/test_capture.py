@@ -19,24 +19,6 @@ from tests.attention_capture.oracle import naive_attention, parts
 WORDS = (0, 2, 5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=["5b", "1.5"])
-def folder(request, tmp_path_factory):
-    return make_tiny_cogvideox(tmp_path_factory.mktemp("tiny") / request.param, request.param)
-
-
-@pytest.fixture(scope="module")
-def vdm(folder):
-    return load_vdm(folder, "float32", "cpu")
-
-
 @pytest.fixture(scope="module")
 def five_b(tmp_path_factory):
     return load_vdm(make_tiny_cogvideox(tmp_path_factory.mktemp("tiny5b"), "5b"), "float32", "cpu")
@@ -201,8 +183,8 @@ def test_processors_come_back_also_after_an_exception(five_b):
     assert all(five_b.transformer.attn_processors[name] is processor for name, processor in before.items())
 
 
-def test_a_stock_pipeline_call_is_captured(folder):
-    pipeline = CogVideoXPipeline.from_pretrained(folder)
+def test_a_stock_pipeline_call_is_captured(vdm_folder):
+    pipeline = CogVideoXPipeline.from_pretrained(vdm_folder)
     pipeline.set_progress_bar_config(disable=True)
 
     def call():
@@ -218,7 +200,7 @@ def test_a_stock_pipeline_call_is_captured(folder):
         ).frames
 
     plain = call()
-    grid = (5, 4, 4) if folder.name == "5b" else (3, 4, 4)
+    grid = (5, 4, 4) if vdm_folder.name == "5b" else (3, 4, 4)
     with capture_attention(pipeline.transformer, CaptureSpec((0, 1, 2, 3), grid)) as maps:
         captured = call()
     torch.testing.assert_close(captured, plain, atol=1e-5, rtol=0)

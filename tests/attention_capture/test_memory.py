@@ -15,18 +15,9 @@ from tests.attention_capture.oracle import naive_attention, parts
 WORDS = (0, 1, 3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=["5b", "1.5"])
-def case(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def case(vdm):
     """A twin, its inverted trajectory of five latents, the levels, an encoded text."""
-    vdm = load_vdm(make_tiny_cogvideox(tmp_path_factory.mktemp("tiny"), request.param), "float32", "cpu")
     empty = vdm.encode_text("")
     schedule = levels(vdm.alphas_cumprod, 5)
     clean = torch.randn(1, 5, 4, 6, 8, generator=torch.Generator().manual_seed(0))

@@ -9,24 +9,14 @@ from diffusers import CogVideoXDDIMScheduler, DDIMInverseScheduler
 
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, ddim_step, invert, levels, reconstruct
-from components.models.tiny import SCHEDULER, make_tiny_cogvideox
-from components.models.vdm import load_vdm
+from components.models.tiny import SCHEDULER
 
 ALPHAS = CogVideoXDDIMScheduler(**SCHEDULER).alphas_cumprod.double()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=["5b", "1.5"])
-def tiny(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def tiny(vdm):
     """Velocity of a random twin under the empty prompt, and unit-variance latents."""
-    vdm = load_vdm(make_tiny_cogvideox(tmp_path_factory.mktemp("tiny"), request.param), "float32", "cpu")
     embeds = vdm.encode_text("")
     return lambda x, t: vdm.velocity(x, t, embeds), torch.randn(1, 5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

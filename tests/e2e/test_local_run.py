@@ -17,11 +17,12 @@ from tests.s3_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "components/orchestration/smoke.json"
+CLI = [sys.executable, "-m", "components.orchestration.cli"]
 
 
 def run(pipeline, out, *settings, expect=0, command="run"):
     """One pipeline run in a process of its own (kfp.local wants that); returns the executed tasks and the output."""
-    command = [sys.executable, "-m", "components.orchestration.cli", command, pipeline, "--out", str(out)]
+    command = [*CLI, command, pipeline, "--out", str(out)]
     command += ["--arguments", str(SMOKE)] if pipeline == "motion_enhancer" else []
     for setting in settings:
         command += ["--set", setting]
@@ -47,6 +48,22 @@ def artifact(out, task, name, kind):
     """The manifest of the oldest run in `out`, and its folder."""
     file = sorted(out.glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json"))[0]
     return load_manifest(file.parent, kind), file.parent
+
+
+@pytest.fixture(scope="module")
+def store_uri(base):
+    """The base run's store; one of its own where the tree has changes."""
+    store = base[0] / "out" / "store"
+    return next(path.as_uri() for path in [store, *store.glob("dev-*")] if (path / "manifests").is_dir())
+
+
+@pytest.fixture(scope="module")
+def exported(base, store_uri):
+    """The base run's prior set as a folder for elsewhere."""
+    tmp = base[0]
+    _, folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
+    subprocess.run([*CLI, "export", str(folder), str(tmp / "priors"), "--store", store_uri], cwd=ROOT, check=True)
+    return tmp / "priors"
 
 
 def test_the_whole_pipeline_runs(base):
@@ -83,14 +100,10 @@ def test_a_misspelt_key_is_found_by_plan(base):
     assert "lerning_rate" in printed
 
 
-def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
+def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, store_uri, exported):
     tmp, settings, _ = base
-    store = tmp / "out" / "store"
-    stores = [path for path in [store, *store.glob("dev-*")] if (path / "manifests").is_dir()]
-    uri = stores[0].as_uri()
     model, folder = artifact(tmp / "out", "sft", "model", TunedModel)
-    cli = [sys.executable, "-m", "components.orchestration.cli"]
-    subprocess.run([*cli, "export", str(folder), str(tmp / "model"), "--store", uri], cwd=ROOT, check=True)
+    subprocess.run([*CLI, "export", str(folder), str(tmp / "model"), "--store", store_uri], cwd=ROOT, check=True)
     code = (
         "import sys; sys.modules['components'] = None\n"  # importing it would fail
         "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"
@@ -100,8 +113,6 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     command = [sys.executable, "-I", "-c", code, str(tmp / "model")]
     opened = subprocess.run(command, cwd=tmp, capture_output=True, text=True, check=True)
     assert opened.stdout.split() == ["qwen2_5_vl"]
-    priors, priors_folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
-    subprocess.run([*cli, "export", str(priors_folder), str(tmp / "priors"), "--store", uri], cwd=ROOT, check=True)
     moved = Store((tmp / "moved").as_uri())
     assert import_folder(tmp / "model", moved) == model.digest
     for ref in references(model):
@@ -109,19 +120,17 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base):
     smoke = json.loads(SMOKE.read_text())
     kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith("params_sft")]
     kept += [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
-    run("fine_tune", tmp / "tune", f"priors={tmp / 'priors'}", 'shards=["0/2","1/2"]', *kept)
+    run("fine_tune", tmp / "tune", f"priors={exported}", 'shards=["0/2","1/2"]', *kept)
     tuned, _ = artifact(tmp / "tune", "sft", "model", TunedModel)
     assert [ref.sha256 for ref in tuned.files] == [ref.sha256 for ref in model.files]
-    assert len(priors.lines) == 4
 
 
-def test_read_priors(base):
+def test_read_priors(exported):
     from components.prior_set.reading import read_priors
 
-    tmp = base[0]
-    if not (tmp / "priors").is_dir():
-        pytest.fail("the export test has to run first")
-    for prior in read_priors(tmp / "priors"):
+    found = list(read_priors(exported))
+    assert len(found) == 4
+    for prior in found:
         assert prior.map_TFHW.shape == (sum(piece.selected for piece in prior.pieces), *prior.grid.shape)
         assert prior.video.is_file()
 

@@ -27,14 +27,6 @@ from components.media.sampling import qwen_fps_indices, segment_indices
 FULL = (0.0, 1.0, 0.0, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def uniform(frames, rows, cols, box=FULL, start=0.0, end=8.0):
     edges = np.linspace(start, end, frames + 1)
     return Grid(times=[(a, b) for a, b in pairwise(edges)], rows=rows, cols=cols, box=box)

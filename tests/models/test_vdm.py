@@ -19,43 +19,25 @@ from components.models.vdm import _pieces, load_vdm
 TEXT = "The red square moves left;  then it's spinning\nquickly."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=["5b", "1.5"])
-def folder(request, tmp_path_factory):
-    return make_tiny_cogvideox(tmp_path_factory.mktemp("tiny") / request.param, request.param)
-
-
 @pytest.fixture(scope="module")
-def vdm(folder):
-    return load_vdm(folder, "float32", "cpu")
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return CogVideoXPipeline.from_pretrained(folder)
+def pipeline(vdm_folder):
+    return CogVideoXPipeline.from_pretrained(vdm_folder)
 
 
 def frames(count=17, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
 
 
-def test_twins_are_byte_deterministic_and_leave_the_global_generator_alone(folder, tmp_path):
+def test_twins_are_byte_deterministic_and_leave_the_global_generator_alone(vdm_folder, tmp_path):
     state = torch.random.get_rng_state()
-    again = make_tiny_cogvideox(tmp_path / "again", "1.5" if folder.name == "1.5" else "5b")
+    again = make_tiny_cogvideox(tmp_path / "again", "1.5" if vdm_folder.name == "1.5" else "5b")
     assert torch.equal(state, torch.random.get_rng_state())
 
     def digests(root):
         return {file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest() for file in root.rglob("*") if file.is_file()}
 
-    assert digests(folder) == digests(again)
-    assert not [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
+    assert digests(vdm_folder) == digests(again)
+    assert not [file for file in vdm_folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
 
 
 def test_encode_is_the_posterior_mode_and_unit_scaled(vdm, pipeline):
@@ -152,7 +134,7 @@ def test_truncation_is_counted_in_characters(vdm):
     assert vdm.truncated(text) == len(text.rstrip()) - pieces[-1].end
 
 
-def test_a_repository_with_only_a_sentencepiece_model_loads(folder, tmp_path):
+def test_a_repository_with_only_a_sentencepiece_model_loads(vdm_folder, tmp_path):
     """Real CogVideoX repositories ship `spiece.model`; lone word starts share the next piece's span there."""
     import sentencepiece
 
@@ -169,7 +151,7 @@ def test_a_repository_with_only_a_sentencepiece_model_loads(folder, tmp_path):
         bos_id=-1,
     )
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    shutil.copytree(vdm_folder, copy)
     (copy / "tokenizer" / "tokenizer.json").unlink()
     shutil.copyfile(tmp_path / "spiece.model", copy / "tokenizer" / "spiece.model")
     (copy / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
@@ -180,11 +162,11 @@ def test_a_repository_with_only_a_sentencepiece_model_loads(folder, tmp_path):
     assert all(piece.token.strip("▁") for piece in pieces)
 
 
-def test_loading_is_quick_and_in_the_asked_format(folder):
+def test_loading_is_quick_and_in_the_asked_format(vdm_folder):
     import time
 
     began = time.monotonic()
-    loaded = load_vdm(folder, "bfloat16", "cpu")
+    loaded = load_vdm(vdm_folder, "bfloat16", "cpu")
     assert time.monotonic() - began < 2
     dtypes = {p.dtype for module in (loaded.transformer, loaded.vae, loaded.text_encoder) for p in module.parameters()}
     assert dtypes == {torch.bfloat16}
@@ -193,13 +175,13 @@ def test_loading_is_quick_and_in_the_asked_format(folder):
     assert loaded.velocity(x, 999, loaded.encode_text("")).dtype == torch.float32
 
 
-def test_what_is_no_cogvideox_is_named(folder, tmp_path):
+def test_what_is_no_cogvideox_is_named(vdm_folder, tmp_path):
     with pytest.raises(ParameterError, match=r"model_index\.json"):
         load_vdm(tmp_path, "float32")
     with pytest.raises(ParameterError, match="dtype"):
-        load_vdm(folder, "int4")
+        load_vdm(vdm_folder, "int4")
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    shutil.copytree(vdm_folder, copy)
     (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(DataError, match="the vae"):
         load_vdm(copy, "float32")
@@ -210,7 +192,7 @@ def test_what_is_no_cogvideox_is_named(folder, tmp_path):
     with pytest.raises(DataError, match="the vae"):
         load_vdm(copy, "float32")
     config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
-    shutil.copytree(folder / "vae", copy / "vae", dirs_exist_ok=True)
+    shutil.copytree(vdm_folder / "vae", copy / "vae", dirs_exist_ok=True)
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "prediction_type": "epsilon"}))
     with pytest.raises(ParameterError, match="epsilon"):
         load_vdm(copy, "float32")

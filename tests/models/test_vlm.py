@@ -18,11 +18,6 @@ from tests.models.vlm_cases import NAMES, TALK, clip, example, folder, load
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def vlm(request):
-    return load(request.param)
-
-
 # The twins --------------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,6 @@ def folder(name):
 
 
 def load(name, **options):
-    torch.set_num_threads(1)
     return load_vlm(folder(name), torch.float32, "cpu", **options)
 
 

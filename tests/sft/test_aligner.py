@@ -113,7 +113,6 @@ def test_learns_a_shift_by_a_cell_but_not_a_permutation() -> None:
 
     For independent cells the best answer to a scrambled map is the mean: Var of an initial distance of 2 Var, one half.
     """
-    torch.set_num_threads(1)
     a, unseen = maps(6, 6, 8, 8, seed=3), maps(6, 6, 8, 8, seed=4)
     places = torch.randperm(a[0].numel(), generator=torch.Generator().manual_seed(0))
     inner = torch.zeros(6, 8, 8, dtype=torch.bool)

@@ -37,9 +37,8 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tune")
-    artifact = made.prior_set(folder / "priors", made.prior_lines(folder / "set", folder / "store"))
+def world(made_priors):
+    folder, _, artifact = made_priors
     found = {}
     for name in (QWEN, INTERN):
         found[name] = []
@@ -140,7 +139,6 @@ def plain_loop(one):
 
 
 def test_align_weight_0_is_plain_fine_tuning_to_the_last_bit(job):
-    torch.set_num_threads(1)
     one = job(align_weight=0.0)
     rows = train(one)
     losses, state = plain_loop(one)

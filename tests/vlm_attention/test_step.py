@@ -25,15 +25,8 @@ from tests.vlm_attention import made
 FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("priors")
-    lines = made.prior_lines(folder / "set", folder / "store")
-    return folder, lines, made.prior_set(folder / "artifact", lines)
-
-
-def run(world, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
-    folder, _, artifact = world
+def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
+    folder, _, artifact = made_priors
     return run_step(
         STEP, tmp_path, folder / "store", params={"viewing": made.VIEWING, **params}, scalars={"vlm": vlm, "shard": shard},
         inputs={"priors": priors or artifact}, form="frozen", rerun=rerun,
@@ -74,9 +67,9 @@ def eager_map(name, line, store):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(world, tmp_path, name):
-    store = Store(str(world[0] / "store"))
-    found = maps(run(world, tmp_path, name, grid="interpolate")).lines[0]
+def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(made_priors, tmp_path, name):
+    store = Store(str(made_priors[0] / "store"))
+    found = maps(run(made_priors, tmp_path, name, grid="interpolate")).lines[0]
     tensors = unpack(store.read(found.vlm_map))
     wanted = functional.interpolate(eager_map(name, found, store)[None], found.grid.shape, mode="trilinear", align_corners=False)[0]
     assert (tensors["map"].double() - wanted).abs().max() < 1e-6 * wanted.max() + 1e-8
@@ -86,91 +79,91 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(w
     assert found.coverage == 1.0
 
 
-def test_second_run_computes_nothing_and_publishes_the_same_bytes(world, tmp_path, monkeypatch):
-    first = run(world, tmp_path)
+def test_second_run_computes_nothing_and_publishes_the_same_bytes(made_priors, tmp_path, monkeypatch):
+    first = run(made_priors, tmp_path)
     from components.vlm_attention.sample import SampleReader
 
     monkeypatch.setattr(SampleReader, "load", lambda folder: pytest.fail("a model was loaded"))
-    second = run(world, tmp_path)
+    second = run(made_priors, tmp_path)
     assert metrics(second)["share_remembered"] == 1.0
     assert (second["maps"] / "manifest.json").read_bytes() == (first["maps"] / "manifest.json").read_bytes()
 
 
-def test_preview_shows_four_pictured_samples_that_have_a_map(world, tmp_path):
-    found = maps(run(world, tmp_path, pictures=5))
-    page = run(world, tmp_path, pictures=5)["preview"].read_text()
+def test_preview_shows_four_pictured_samples_that_have_a_map(made_priors, tmp_path):
+    found = maps(run(made_priors, tmp_path, pictures=5))
+    page = run(made_priors, tmp_path, pictures=5)["preview"].read_text()
     shown = pictured([line.sample.id for line in found.lines], 4)
     assert [part.split('"')[0] for part in page.split('<section id="')[1:]] == shown
-    before = {file.parent.name for file in (world[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
+    before = {file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
     for line in found.lines:
         text = f"coverage {line.coverage:.0%} of the selected words · distance to the prior {number(line.distance)}"
         assert (text in page) is (line.sample.id in shown)
     assert page.count("<b>the VLM&#39;s own map</b>") == 4
     assert len(page) < 1_000_000
-    fewer = run(world, tmp_path, pictures=1)["preview"].read_text()
+    fewer = run(made_priors, tmp_path, pictures=1)["preview"].read_text()
     assert fewer.count("<section") == 1
-    assert before == {file.parent.name for file in (world[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
-    assert "No pictured sample" in run(world, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
+    assert before == {file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
+    assert "No pictured sample" in run(made_priors, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
 
 
-def test_shards_divide_the_videos(world, tmp_path):
-    parts = [maps(run(world, tmp_path, shard=f"{k}/2")).lines for k in range(2)]
-    whole = maps(run(world, tmp_path)).lines
+def test_shards_divide_the_videos(made_priors, tmp_path):
+    parts = [maps(run(made_priors, tmp_path, shard=f"{k}/2")).lines for k in range(2)]
+    whole = maps(run(made_priors, tmp_path)).lines
     assert sorted(line.sample.id for part in parts for line in part) == [line.sample.id for line in whole]
     assert all(int(line.video.id, 16) % 2 == k for k, part in enumerate(parts) for line in part)
 
 
-def test_maps_for_pictures_keeps_token_maps_for_all(world, tmp_path):
-    lines = maps(run(world, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
+def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
+    lines = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
     ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == set(pictured([line.sample.id for line in lines], 2))
     assert all(line.coverage == 1.0 for line in lines)
-    full = maps(run(world, tmp_path, "tiny-internvl3", maps_for="all")).lines
+    full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
 
 
-def test_low_coverage_fails_the_sample(world, tmp_path):
-    _, lines, _ = world
+def test_low_coverage_fails_the_sample(made_priors, tmp_path):
+    _, lines, _ = made_priors
     bad = lines[0].model_copy(
         update={"pieces": [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces], "key": "0" * 32}
     )
     priors = made.prior_set(tmp_path / "bad", [bad, *lines[1:]])
     with pytest.raises(DataError, match="coverage"):
-        run(world, tmp_path, priors=priors)
-    kept = maps(run(world, tmp_path, priors=priors, max_failed=0.5))
+        run(made_priors, tmp_path, priors=priors)
+    kept = maps(run(made_priors, tmp_path, priors=priors, max_failed=0.5))
     assert [item.unit for item in kept.left_out] == [bad.sample.id]
     assert bad.sample.id not in [line.sample.id for line in kept.lines]
 
 
-def test_a_damaged_map_is_computed_again_on_rerun_only(world, tmp_path):
-    store = Store(str(world[0] / "store"))
-    ref = maps(run(world, tmp_path)).lines[0].vlm_map
+def test_a_damaged_map_is_computed_again_on_rerun_only(made_priors, tmp_path):
+    store = Store(str(made_priors[0] / "store"))
+    ref = maps(run(made_priors, tmp_path)).lines[0].vlm_map
     assert ref.path.startswith(MAPS)
     good = store.read(ref)
     store.backend.put(ref.path, b"damaged")
-    run(world, tmp_path)
+    run(made_priors, tmp_path)
     assert store.backend.get(ref.path) == b"damaged"
-    assert metrics(run(world, tmp_path, rerun="again"))["share_remembered"] < 1
+    assert metrics(run(made_priors, tmp_path, rerun="again"))["share_remembered"] < 1
     assert store.read(ref) == good
 
 
-def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(world, tmp_path):
-    store = Store(str(world[0] / "store"))
-    plain = maps(run(world, tmp_path)).lines[0]
+def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_path):
+    store = Store(str(made_priors[0] / "store"))
+    plain = maps(run(made_priors, tmp_path)).lines[0]
     prior = unpack(store.read(plain.prior))["prior"].mean(0, keepdim=True)
-    origin = next(line for line in world[1] if line.sample.id == plain.sample.id)
+    origin = next(line for line in made_priors[1] if line.sample.id == plain.sample.id)
     pooled = origin.model_copy(
         update={"prior": made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior})), "key": sha256(b"pooled")[:32]}
     )
-    found = maps(run(world, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
+    found = maps(run(made_priors, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
     mean = unpack(store.read(plain.vlm_map))["map"].mean(0, keepdim=True)
     assert torch.allclose(unpack(store.read(found.vlm_map))["map"], mean, rtol=1e-5, atol=1e-9)
 
 
-def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(world, tmp_path):
-    folder, lines, artifact = world
+def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, tmp_path):
+    folder, lines, artifact = made_priors
     store = Store(str(folder / "store"))
-    frozen = maps(run(world, tmp_path))
+    frozen = maps(run(made_priors, tmp_path))
     work = tuned_model.WorkFolder(store, "sft", "1", "f" * 32)
     roles = tuned_model.stow(ensure_tiny(FAMILIES[0]), work)
     work.put("log", "jsonl", json.dumps({"step": 0}).encode())

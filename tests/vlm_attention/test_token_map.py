@@ -50,11 +50,6 @@ def t5():
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def vlm(request):
-    return load(request.param)
-
-
 def pieces_of(t5, question, response):
     """Pieces of the response, then of the question, truncated like the video model's text; bare word starts are dropped."""
     found = []
