@@ -6,6 +6,8 @@ down) are retried inside the process; what does not heal is `TryAgainError`, wro
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
 import re
@@ -26,8 +28,8 @@ from components.core.store import Backend, Listed
 
 T = TypeVar("T")
 
-_MISSING = {"NoSuchKey", "NoSuchObject"}
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
+_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchLifecycleConfiguration"}
+_DENIED = {"AccessDenied", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "UserSuspended"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
 _ATTEMPTS = 5
@@ -159,7 +161,8 @@ class MinioBackend:
         found = self._call(f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True)))
         cut = len(self.prefix) + 1 if self.prefix else 0
         for item in sorted(found or [], key=lambda item: str(item.object_name)):
-            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag))
+            written = item.last_modified.timestamp() if item.last_modified else 0.0
+            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), written)
 
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""
@@ -171,3 +174,37 @@ class MinioBackend:
             return False
         origin = CopySource(source.bucket, source._name(path))
         return self._call(f"copy {path}", lambda: bool(self.client.copy_object(self.bucket, self._name(target), origin))) is True
+
+    # -- the bucket ---------------------------------------------------------------------------------------------------
+
+    def make_bucket(self) -> bool:
+        """Make the bucket unless it is there (or another process is quicker); whether this call made it."""
+        if self._call("look for the bucket", lambda: self.client.bucket_exists(self.bucket)):
+            return False
+
+        def action() -> bool:
+            try:
+                self.client.make_bucket(self.bucket)
+            except S3Error as error:
+                if error.code != "BucketAlreadyOwnedByYou":
+                    raise
+                return False
+            return True
+
+        return self._call("make the bucket", action) is True
+
+    def lifecycle(self) -> bytes | None:
+        """The bucket's lifecycle configuration as the server spells it (XML), or None.
+
+        The client's own reader knows only some fields of a rule, so that writing back what it read would lose the others.
+        """
+        answer = self._call("get the lifecycle", lambda: self.client._execute("GET", self.bucket, query_params={"lifecycle": ""}))
+        return None if answer is None else bytes(answer.data)
+
+    def set_lifecycle(self, document: bytes) -> None:
+        """Replace the bucket's lifecycle configuration."""
+        headers = {"Content-MD5": base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest()).decode()}
+        self._call(
+            "set the lifecycle",
+            lambda: self.client._execute("PUT", self.bucket, body=document, headers=headers, query_params={"lifecycle": ""}),
+        )

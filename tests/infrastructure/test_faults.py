@@ -1,0 +1,162 @@
+"""Store faults during a run, against a real server: what heals heals in the process, what does not ends with its code, nothing is lost."""
+
+import functools
+import io
+import json
+import re
+import subprocess
+import sys
+import uuid
+from urllib.parse import urlparse
+
+import pytest
+
+from tests.infrastructure.conftest import BUCKET, ROOT, motion_enhancer
+from tests.infrastructure.faulty import RESET, TRUNCATE, UNAVAILABLE, FaultyProxy
+
+SESSION = uuid.uuid4().hex[:8]  # a server that outlives these tests remembers their work
+
+
+def arguments(data, store, out):
+    store = f"{SESSION}/{store}"
+    return ("step", "dataset_import", "--store", f"minio://{BUCKET}/{store}", "--out", out, "--set", f"source={data}/scenes")
+
+
+def imported(data, store, out, **environment):
+    """dataset_import as a process, whatever its end; the videos of the source are read and written through the same endpoint."""
+    return motion_enhancer(*arguments(data, store, out), check=False, **environment)
+
+
+def manifest(out):
+    return (out / "videos" / "manifest.json").read_bytes()
+
+
+def remembered(out):
+    found = json.loads((out / "metrics").read_bytes())
+    return round(found["units"] * found["share_remembered"])
+
+
+@pytest.fixture(scope="module")
+def clean(data, tmp_path_factory):
+    """What an undisturbed run publishes."""
+    out = tmp_path_factory.mktemp("clean")
+    done = imported(data, "clean", out)
+    assert done.returncode == 0, done.stderr
+    return manifest(out)
+
+
+@pytest.fixture
+def proxy(services):
+    with FaultyProxy(urlparse(services.s3_endpoint).netloc) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("reset", lambda number, method, path: RESET if number % 5 == 2 else None),
+        ("unavailable", lambda number, method, path: UNAVAILABLE if number % 4 == 1 else None),
+        ("slow", lambda number, method, path: 0.1),
+        ("truncated", lambda number, method, path: TRUNCATE if method == "GET" and number % 5 == 3 else None),
+    ],
+)
+def test_what_heals_heals_inside_the_process(clean, data, proxy, tmp_path, name, fault):
+    proxy.fault = fault
+    done = imported(data, f"heals-{name}", tmp_path, S3_ENDPOINT=proxy.endpoint)
+    assert done.returncode == 0, done.stderr
+    assert proxy.made >= 5
+    assert manifest(tmp_path) == clean
+
+
+def after_entries(count, action):
+    """A fault that begins once `count` pieces of work were finished, so that there is something to lose."""
+    finished = []
+
+    def fault(number, method, path):
+        begun = len(finished) >= count
+        if method == "PUT" and path.endswith("/entry.json"):
+            finished.append(number)
+        return action() if begun else None
+
+    return fault
+
+
+@pytest.mark.parametrize("fault", [RESET, UNAVAILABLE])
+def test_a_server_that_stays_away_ends_with_75_and_nothing_is_lost(clean, data, proxy, tmp_path, fault):
+    store = f"away-{fault}"
+    proxy.fault = after_entries(8, lambda: fault)
+    done = imported(data, store, tmp_path, S3_ENDPOINT=proxy.endpoint)
+    assert done.returncode == 75, done.stderr
+    assert "remedy:" in done.stderr
+    assert not (tmp_path / "videos" / "manifest.json").exists()
+    again = imported(data, store, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert 1 <= remembered(tmp_path) < 8
+    assert manifest(tmp_path) == clean
+
+
+def test_credentials_revoked_end_with_2_and_nothing_is_lost(clean, data, proxy, services, tmp_path):
+    def suspend(what):
+        subprocess.run(["radosgw-admin", "--name=client.rgw", "user", what, "--uid=ci"], check=True, capture_output=True, timeout=60)
+
+    proxy.fault = after_entries(8, functools.cache(lambda: suspend("suspend")))
+    try:
+        done = imported(data, "revoked", tmp_path, S3_ENDPOINT=proxy.endpoint)
+    finally:
+        suspend("enable")
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"S3_ACCESS_KEY|credentials", done.stderr)
+    assert services.s3_secret_key not in done.stderr
+    again = imported(data, "revoked", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert 1 <= remembered(tmp_path) < 8
+    assert manifest(tmp_path) == clean
+
+
+def test_wrong_credentials_and_a_missing_bucket_end_with_2(data, services, tmp_path):
+    wrong = imported(data, "wrong", tmp_path, S3_SECRET_KEY="not-the-key")
+    assert wrong.returncode == 2, wrong.stderr
+    command = [*arguments(data, "", tmp_path)]
+    command[3] = "minio://no-such-bucket/store"
+    missing = motion_enhancer(*command, check=False)
+    assert missing.returncode == 2, missing.stderr
+    assert "no-such-bucket" in missing.stderr
+
+
+def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean, data, s3, tmp_path):
+    store, out = "cut", tmp_path / "import"
+    assert imported(data, store, out).returncode == 0
+    line = json.loads(manifest(out))["lines"][0]
+    path = f"{SESSION}/{store}/{line['video']['file']['path']}"
+    content = s3.get_object(BUCKET, path).read()
+    s3.put_object(BUCKET, path, io.BytesIO(content[:-100]), len(content) - 100)
+
+    def invert():
+        return motion_enhancer(
+            "step", "ddim_inversion", "--store", f"minio://{BUCKET}/{SESSION}/{store}", "--out", tmp_path / "invert",
+            "--in", f"videos={out / 'videos'}",
+            "--set", "vdm=tiny-cogvideox", "--set", "num_steps=1", "--set", "shard=0/1", "--params",
+            json.dumps({"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}), check=False,
+        )  # fmt: skip
+
+    stopped = invert()
+    assert stopped.returncode == 3, stopped.stderr
+    assert line["video"]["file"]["path"] in stopped.stderr
+    assert "rerun_dataset_import" in stopped.stderr
+    assert s3.stat_object(BUCKET, path).size == len(content) - 100  # a reader never mends
+    healed = motion_enhancer(*arguments(data, store, out), "--rerun", "1", check=False)
+    assert healed.returncode == 0, healed.stderr
+    assert s3.get_object(BUCKET, path).read() == content
+    assert invert().returncode == 0
+    assert manifest(out) == clean
+
+
+def test_two_runs_that_write_the_same_work_at_once_are_both_right(clean, data, tmp_path):
+    outs = [tmp_path / "one", tmp_path / "other"]
+    command = [sys.executable, "-m", "components.orchestration.cli"]
+    started = [subprocess.Popen([*command, *map(str, arguments(data, "twice", out))], cwd=ROOT) for out in outs]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    assert [manifest(out) for out in outs] == [clean, clean]
+    third = tmp_path / "third"
+    assert imported(data, "twice", third).returncode == 0
+    assert remembered(third) == 8

@@ -1,0 +1,87 @@
+"""What is inside an image and what is not, and that it works as a numeric user on a read-only root."""
+
+import json
+import subprocess
+
+import docker
+import pytest
+
+from components.core.errors import ParameterError
+from components.orchestration.images import locked, pinned
+from tests.infrastructure.conftest import ROOT
+
+STEPS = {path.parent.name for path in ROOT.glob("components/*/step.py")}
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def image(request, lock):
+    """An image by digest, pulled from the registry by the engine that built it."""
+    client = docker.from_env(timeout=600)
+    return client.images.get(locked(lock)[request.param]), request.param
+
+
+def inside(image, *command):
+    """Output of a command in a container that is as confined as a step's."""
+    client = docker.from_env(timeout=600)
+    return client.containers.run(
+        image, list(command), remove=True, read_only=True, tmpfs={"/tmp": "mode=1777"}, cap_drop=["ALL"],
+        security_opt=["no-new-privileges"], network_mode="none", stderr=True,
+    ).decode()  # fmt: skip
+
+
+def test_the_steps_and_nothing_of_the_submitting_side(image):
+    files = inside(image[0], "ls", "/opt/motion-enhancer", "/opt/motion-enhancer/components").split()
+    assert {*STEPS, "core", "media", "models", "sbom.cdx.json"} <= set(files)
+    assert not {"orchestration", "pipeline.py", "tests", "docker"} & set(files)
+    code = "import importlib.util as u; print([n for n in ('kfp', 'docker', 'typer_cli', 'pytest', 'pip') if u.find_spec(n)])"
+    assert inside(image[0], "python", "-c", code).strip() == "[]"
+
+
+def test_no_compiler_and_no_package_manager(image):
+    script = "for name in gcc cc g++ clang make apt apt-get dpkg pip pip3; do command -v $name && exit 1; done; echo none"
+    assert inside(image[0], "sh", "-c", script).strip() == "none"
+
+
+def test_numeric_user_and_read_only_root(image):
+    assert image[0].attrs["Config"]["User"] == "65532:65532"
+    assert not image[0].attrs["Config"]["Entrypoint"]
+    code = (
+        "import os; print(os.getuid(), [p for p in ('/', '/opt/motion-enhancer', '/opt/venv', '/root', '/usr') if os.access(p, os.W_OK)])"
+    )
+    assert inside(image[0], "python", "-c", code).strip() == "65532 []"
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_every_step_imports_with_its_torch(image, step):
+    code = f"import components.{step}.step, torch, diffusers, transformers, av; print(torch.__version__)"
+    if step in ("plan", "sft"):  # two are enough for the heavy imports
+        assert inside(image[0], "python", "-c", code).strip().endswith("2.13.0+cpu")
+    else:
+        inside(image[0], "python", "-c", f"import components.{step}.step")
+
+
+def test_labels_and_bill_of_materials(image, lock):
+    labels = image[0].attrs["Config"]["Labels"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert labels["io.motion-enhancer.variant"] == image[1]
+    assert labels["org.opencontainers.image.revision"] == head
+    listed = json.loads((lock.parent / f"{image[1]}.cdx.json").read_text())
+    assert listed["bomFormat"] == "CycloneDX"
+    versions = {item["name"].lower(): item["version"] for item in listed["components"]}
+    lines = (ROOT / f"docker/requirements-{image[1]}.txt").read_text().splitlines()
+    wanted = dict(line.split(" ")[0].split("==") for line in lines if line[:1].isalnum())
+    assert {name: versions.get(name) for name in wanted if versions.get(name) != wanted[name]} == {}
+    assert versions["torch"] == "2.13.0+cpu"
+
+
+def test_a_tag_is_refused(tmp_path):
+    with pytest.raises(ParameterError, match="not pinned"):
+        pinned("registry.example/motion-enhancer:latest", "--image")
+    (tmp_path / "lock.json").write_text('{"cpu": "registry.example/me@sha256:' + "0" * 64 + '"}')
+    with pytest.raises(ParameterError, match="no gpu image"):
+        locked(tmp_path / "lock.json")
+
+
+def test_hadolint_finds_nothing():
+    done = subprocess.run(["hadolint", str(ROOT / "docker/Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,97 @@
+"""The smoke pipeline in containers against the S3 server, and the same run as processes: equal manifests, and no secret anywhere."""
+
+import json
+import re
+
+import docker
+import pytest
+
+from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
+from tests.infrastructure.conftest import BUCKET, CANARY, ROOT, motion_enhancer
+
+TASKS = 18
+
+
+@pytest.fixture(scope="module")
+def runs(lock, data, s3, tmp_path_factory):
+    """Folder and output of the run in containers and of the run as processes, each with a store of its own in the bucket."""
+    made = {}
+    for engine in ("docker", "process"):
+        out = tmp_path_factory.mktemp(engine)
+        done = motion_enhancer(
+            "run", "motion_enhancer", "--engine", engine, "--lock", lock, "--out", out,
+            "--arguments", ROOT / "components/orchestration/smoke.json",
+            "--set", f"store=minio://{BUCKET}/{engine}", "--set", f"source={data}/scenes",
+            "--set", f'benchmarks=["motionbench={data}/bench"]',
+        )  # fmt: skip
+        made[engine] = (out, done.stdout + done.stderr)
+    return made
+
+
+def artifact(out, task, name, kind):
+    (folder,) = out.glob(f"artifacts/*/{task}/{name}")
+    return load_manifest(folder, kind)
+
+
+def test_every_task_ran_in_a_container_and_left_its_artifacts(runs):
+    out, said = runs["docker"]
+    executed = re.findall(r"^(\w+) +[\d.]+ +0$", said, flags=re.MULTILINE)
+    assert len(executed) == TASKS
+    assert artifact(out, "report", "report", Report)
+    assert (out / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "kind"), [("prior_set", "priors", PriorSet), ("sft", "model", TunedModel)], ids=["prior set", "model"]
+)
+def test_containers_and_processes_give_the_same_bytes(runs, task, name, kind):
+    one, other = (artifact(runs[engine][0], task, name, kind) for engine in ("docker", "process"))
+    assert len(one.lines) == 8
+    assert one.to_bytes() == other.to_bytes()
+
+
+def test_an_unchanged_run_executes_the_plan_alone(runs, lock, data):
+    out, _ = runs["docker"]
+    done = motion_enhancer(
+        "run", "motion_enhancer", "--engine", "docker", "--lock", lock, "--out", out,
+        "--arguments", ROOT / "components/orchestration/smoke.json",
+        "--set", f"store=minio://{BUCKET}/docker", "--set", f"source={data}/scenes", "--set", f'benchmarks=["motionbench={data}/bench"]',
+    )  # fmt: skip
+    assert re.findall(r"^(\w+) +[\d.]+ +0$", done.stdout, flags=re.MULTILINE) == ["plan"]
+
+
+def test_a_failing_container_fails_the_run_with_its_own_code(lock, data, tmp_path):
+    done = motion_enhancer(
+        "run", "motion_priors", "--engine", "docker", "--lock", lock, "--out", tmp_path, "--set", f"store=minio://{BUCKET}/failing",
+        "--set", f"source={data}/absent", "--set", "vdm=tiny-cogvideox", check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "data/absent" in done.stdout
+
+
+def test_no_secret_is_in_any_yaml_log_or_artifact(runs, services):
+    for out, said in runs.values():
+        for secret in (CANARY, services.s3_secret_key):
+            assert secret not in said
+            for file in out.rglob("*"):
+                assert not (file.is_file() and secret.encode() in file.read_bytes()), file
+
+
+def test_no_secret_is_in_any_object(runs, s3, services):
+    seen = 0
+    for item in s3.list_objects(BUCKET, recursive=True):
+        content = s3.get_object(BUCKET, item.object_name).read()
+        seen += 1
+        assert not any(secret.encode() in content for secret in (CANARY, services.s3_secret_key)), item.object_name
+    assert seen > 200
+
+
+def test_no_secret_is_in_any_image_layer(lock, services):
+    client = docker.from_env(timeout=600)
+    for reference in json.loads(lock.read_text()).values():
+        tail = b""
+        for part in client.images.get(reference).save(chunk_size=2**24):
+            block = tail + part
+            assert CANARY.encode() not in block
+            assert services.s3_secret_key.encode() not in block
+            tail = block[-64:]
