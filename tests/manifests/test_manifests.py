@@ -1,0 +1,318 @@
+"""The manifests as a cluster would take them: valid, restricted, walled in, without a secret, and switched by one line."""
+
+import copy
+import importlib.util
+import ipaddress
+import os
+import re
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from components.models.registry import CHECKPOINTS
+from components.orchestration.scheduling import Profile
+from tests.manifests.checks import Pod, connects, lets, outside, pods, policies_for, reaches, restricted
+from tests.manifests.conftest import MANIFESTS
+
+OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
+FETCH, BOOTSTRAP = "motion-enhancer-models-fetch", "motion-enhancer-bootstrap"
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.20.10/32")
+README = (MANIFESTS / "README.md").read_text(encoding="utf-8")
+
+# What Argo puts on the pods of a run: KFP's mark, and labels that differ by run.
+RUN = Pod("pipeline", {"pipelines.kubeflow.org/v2_component": "true", "workflows.argoproj.io/workflow": "any", "pipeline/runid": "any"})
+STRANGER = Pod("stranger", {"app": "notebook"})
+DNS = Pod("dns", {"k8s-app": "kube-dns"}, "kube-system")
+KFP = Pod("ml-pipeline", {"app": "ml-pipeline"}, "kubeflow")
+METADATA = Pod("metadata", {"component": "metadata-grpc-server"}, "kubeflow")
+SEAWEED = Pod("seaweedfs", {"app": "seaweedfs"}, "kubeflow")
+
+
+def made(objects, kind):
+    return [item for item in objects if item["kind"] == kind]
+
+
+def pod(objects, name):
+    (found,) = [one for one in pods(objects) if one.name == name]
+    return found
+
+
+@pytest.fixture(params=OVERLAYS)
+def objects(request, build):
+    return build(MANIFESTS / "overlays" / request.param)
+
+
+# Valid --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["1.32", kubernetes_validate.latest_version()])
+def test_every_object_is_valid(objects, version):
+    for item in objects:  # raises for a misspelt field, and for a kind without a schema: no custom resource is used
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_validation_can_fail(objects):
+    job = copy.deepcopy(made(objects, "Job")[0])
+    job["spec"]["template"]["spec"]["containers"][0]["comand"] = ["python"]
+    with pytest.raises(kubernetes_validate.ValidationError, match="comand"):
+        kubernetes_validate.validate(job, "1.32", strict=True)
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        kubernetes_validate.validate({**job, "kind": "Workflow", "apiVersion": "argoproj.io/v1alpha1"}, "1.32", strict=True)
+
+
+def test_everything_lies_in_one_namespace(objects):
+    assert {item["metadata"].get("namespace") for item in objects} == {"motion-enhancer"}
+    for binding in made(objects, "RoleBinding"):
+        assert [subject["namespace"] for subject in binding["subjects"]] == ["motion-enhancer"]
+    assert all(
+        item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "motion-enhancer" for item in objects if item["kind"] != "ConfigMap"
+    )
+
+
+# Pods ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_pods_are_restricted(objects):
+    for one in pods(objects):
+        assert not restricted(one.spec), one.name
+        assert one.spec["securityContext"]["runAsUser"] == one.spec["securityContext"]["runAsGroup"] == 65532
+        assert one.spec["automountServiceAccountToken"] is False
+        assert one.spec["serviceAccountName"] == "motion-enhancer-jobs"
+        for container in one.spec["containers"] + one.spec.get("initContainers", []):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+            for bound in ("requests", "limits"):
+                assert {"cpu", "memory"} <= set(container["resources"][bound]), f"{one.name}: {bound}"
+
+
+OWN, POD = ("containers", 0, "securityContext"), ("securityContext",)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "finding"),
+    [
+        (("hostNetwork",), True, "hostNetwork"),
+        (("hostPID",), True, "hostPID"),
+        (("volumes", 0), {"name": "host", "hostPath": {"path": "/"}}, "volume host"),
+        ((*POD, "sysctls"), [{"name": "kernel.msgmax", "value": "1"}], "sysctl kernel.msgmax"),
+        ((*POD, "runAsUser"), 0, "root"),
+        ((*POD, "runAsNonRoot"), False, "root"),
+        ((*POD, "runAsNonRoot"), None, "bootstrap: may be root"),
+        ((*POD, "seccompProfile"), {"type": "Unconfined"}, "seccomp"),
+        ((*POD, "seccompProfile"), None, "bootstrap: no seccomp profile"),
+        ((*OWN, "seccompProfile"), {"type": "Unconfined"}, "bootstrap: seccomp"),
+        ((*OWN, "runAsUser"), 0, "bootstrap: root"),
+        ((*OWN, "runAsNonRoot"), False, "bootstrap: root"),
+        ((*OWN, "privileged"), True, "bootstrap: privileged"),
+        ((*OWN, "allowPrivilegeEscalation"), None, "bootstrap: privilege escalation"),
+        ((*OWN, "capabilities"), {}, "bootstrap: capabilities not dropped"),
+        ((*OWN, "capabilities"), {"drop": ["ALL"], "add": ["SYS_ADMIN"]}, "bootstrap: capabilities added"),
+        ((*OWN, "procMount"), "Unmasked", "bootstrap: procMount"),
+        ((*OWN, "seLinuxOptions"), {"type": "spc_t"}, "bootstrap: SELinux"),
+        ((*OWN, "appArmorProfile"), {"type": "Unconfined"}, "bootstrap: AppArmor"),
+        (("containers", 0, "ports"), [{"containerPort": 1, "hostPort": 1}], "bootstrap: host port"),
+        (("containers", 0, "livenessProbe"), {"httpGet": {"host": "elsewhere", "port": 1}}, "bootstrap: probe host"),
+    ],
+)
+def test_the_profile_finds_what_breaks_it(build, place, value, finding):
+    spec = copy.deepcopy(pod(build(MANIFESTS / "overlays" / "minio"), BOOTSTRAP).spec)
+    target = spec
+    for key in place[:-1]:
+        target = target[key]
+    if value is None:
+        del target[place[-1]]
+    else:
+        target[place[-1]] = value
+    assert finding in restricted(spec)
+
+
+def test_images_are_pinned(objects):
+    for one in pods(objects):
+        for container in one.spec["containers"]:
+            assert re.fullmatch(r"[a-z0-9./-]+(:RELEASE\.[0-9TZ-]+|@sha256:[0-9a-f]{64})", container["image"]), one.name
+
+
+def test_commands_and_models_exist(objects):
+    for job in pods(made(objects, "Job")):
+        python, flag, module = job.spec["containers"][0]["command"]
+        assert (python, flag) == ("python", "-m")
+        assert importlib.util.find_spec(module), f"{job.name} runs {module}, which is not there"
+    (settings,) = made(objects, "ConfigMap")
+    assert set(settings["data"]["MODELS"].split()) <= set(CHECKPOINTS)
+    assert settings["data"]["STORE"].startswith("minio://")
+
+
+# Network ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_pod_is_walled_in(objects):
+    for one in [*pods(objects), RUN]:
+        for direction in ("Ingress", "Egress"):
+            assert policies_for(one, objects, direction), f"{one.name}: no policy for {direction}"
+        assert not connects(STRANGER, one, objects, 9000)
+        assert not lets(one, STRANGER, objects, "Egress", 443)
+        assert lets(one, DNS, objects, "Egress", 53, "UDP")
+
+
+def test_what_a_run_needs_it_reaches(objects):
+    for target, port in ((KFP, 8887), (METADATA, 8080), (SEAWEED, 8333)):
+        assert lets(RUN, target, objects, "Egress", port)
+        assert not lets(RUN, target, objects, "Egress", 22)
+    assert reaches(RUN, objects, "10.96.0.1", 443)
+    assert reaches(RUN, objects, "172.18.0.2", 6443)
+    assert not reaches(RUN, objects, "10.0.0.7", 22)
+
+
+def test_the_store_is_reached_by_its_users_alone(build):
+    for overlay in ("minio", "smoke"):
+        objects = build(MANIFESTS / "overlays" / overlay)
+        store = pod(objects, "motion-enhancer-minio")
+        allowed = {one.name for one in [*pods(objects), RUN] if connects(one, store, objects, 9000)}
+        assert allowed == {"pipeline", BOOTSTRAP}
+        assert not connects(RUN, store, objects, 9001)
+        (service,) = made(objects, "Service")
+        assert service["spec"]["selector"].items() <= store.labels.items()
+        assert store.spec["containers"][0]["ports"] == [{"name": service["spec"]["ports"][0]["targetPort"], "containerPort": 9000}]
+    objects = build(MANIFESTS / "overlays" / "kfp-object-store")
+    assert {one.name for one in [*pods(objects), RUN] if lets(one, SEAWEED, objects, "Egress", 8333)} == {"pipeline", BOOTSTRAP}
+    objects = build(MANIFESTS / "overlays" / "any-s3")
+    assert {one.name for one in [*pods(objects), RUN] if reaches(one, objects, "203.0.113.9", 443)} == {"pipeline", BOOTSTRAP, FETCH}
+    assert not reaches(RUN, objects, "203.0.113.9", 80)
+
+
+def test_only_the_fetch_reaches_the_internet(objects):
+    known = [ipaddress.ip_network(cidr) for cidr in (*PRIVATE, "203.0.113.0/24")]
+    for one in [*pods(objects), RUN]:
+        ranges = [ipaddress.ip_network(cidr) for cidr in outside(one, objects)]
+        far = [cidr for cidr in ranges if not any(cidr.version == near.version and cidr.subnet_of(near) for near in known)]
+        assert bool(far) == (one.name == FETCH), f"{one.name}: {far}"
+
+
+def test_the_fetch_reaches_nothing_else(build):
+    objects = build(MANIFESTS / "overlays" / "minio")
+    fetch = pod(objects, FETCH)
+    assert all(reaches(fetch, objects, address, 443) for address in ("3.165.1.1", "2600:9000::1"))
+    assert not reaches(fetch, objects, "3.165.1.1", 80)
+    inner = ("10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.0.1", "fd00::1", "fe80::1")
+    assert not [address for address in inner if reaches(fetch, objects, address, 443)]
+
+
+# Secrets and rights -------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_fetch_sees_the_hub_token(objects):
+    assert {one.name for one in pods(objects) if "motion-enhancer-hub" in str(one.spec)} == {one.name for one in pods(objects)} & {FETCH}
+    assert "motion-enhancer-hub" not in str(made(objects, "Role"))
+
+
+def test_no_secret_is_committed(objects, build, tree):
+    assert not made(objects, "Secret")
+    for one in pods(objects):
+        for variable in one.spec["containers"][0]["env"]:
+            if re.search("KEY|TOKEN|USER|PASSWORD", variable["name"]):
+                assert set(variable["valueFrom"]) == {"secretKeyRef"}, variable["name"]
+    assert (MANIFESTS / "secrets" / ".gitignore").read_text() == "*.env\n"
+    for example in (tree / "secrets").glob("*.example"):
+        example.rename(example.with_suffix(""))
+    store, hub = sorted(build(tree / "secrets"), key=lambda item: item["metadata"]["name"], reverse=True)
+    decoded = {name: yaml.safe_load(f"!!binary {value}") for name, value in {**store["data"], **hub["data"]}.items() if value}
+    assert decoded == {"endpoint": b"http://motion-enhancer-minio:9000", "accesskey": b"CHANGE-ME", "secretkey": b"CHANGE-ME"}
+    assert hub["data"]["token"] in ("", None)
+
+
+def test_rights_are_few(objects):
+    assert not [item["kind"] for item in objects if item["kind"].startswith("Cluster")]
+    (role,) = made(objects, "Role")
+    may = {(kind, verb): rule.get("resourceNames") for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+    assert may == {
+        ("configmaps", "get"): ["kfp-launcher"],
+        ("secrets", "get"): ["mlpipeline-minio-artifact"],
+        ("pods", "get"): None,
+        ("workflowtaskresults", "create"): None,
+        ("workflowtaskresults", "patch"): None,
+    }
+    (binding,) = made(objects, "RoleBinding")
+    assert [subject["name"] for subject in binding["subjects"]] == ["motion-enhancer"]
+
+
+def test_names_agree(objects):
+    """With the compiled pipeline's, and among the objects."""
+    profile = Profile()
+    (claim,) = made(objects, "PersistentVolumeClaim")
+    assert claim["metadata"]["name"] == profile.model_claim
+    accounts = {item["metadata"]["name"] for item in made(objects, "ServiceAccount")}
+    for one in pods(objects):
+        secrets = set(re.findall(r"'secretKeyRef': {'key': '\w+', 'name': '([\w-]+)'", str(one.spec)))
+        assert secrets
+        assert secrets <= {profile.store_secret, "motion-enhancer-hub"}
+        assert set(re.findall(r"'claimName': '([\w-]+)'", str(one.spec))) <= {profile.model_claim}
+        assert set(re.findall(r"'configMapKeyRef': {'key': '\w+', 'name': '([\w-]+)'", str(one.spec))) <= {"motion-enhancer"}
+        assert one.spec["serviceAccountName"] in accounts
+
+
+# What the README tells ----------------------------------------------------------------------------------------------------
+
+
+def test_each_overlay_has_its_command():
+    assert sorted(re.findall(r"`kubectl apply -k manifests/overlays/([\w-]+)` \|$", README, re.M)) == OVERLAYS
+
+
+def test_minio_is_switched_by_one_line(build, tree):
+    before = pod(build(MANIFESTS / "overlays" / "minio"), "motion-enhancer-minio")
+    file = tree / "overlays" / "minio" / "kustomization.yaml"
+    lines = file.read_text().splitlines()
+    (old,) = [line for line in lines if line.startswith("  - {name: minio,")]
+    (new,) = [line.replace("# ", "") for line in lines if line.startswith("  # - {name: minio,")]
+    file.write_text("\n".join(new if line == old else line for line in lines))
+    after = pod(build(tree / "overlays" / "minio"), "motion-enhancer-minio")
+    assert before.spec["containers"][0].pop("image") == "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
+    assert after.spec["containers"][0].pop("image") == "docker.io/pgsty/silo:RELEASE.2026-08-06T00-00-00Z"
+    assert before == after
+
+
+def test_a_kustomization_of_ones_own(build, tree):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    (tree.parent / "mine").mkdir()
+    (tree.parent / "mine" / "kustomization.yaml").write_text(block)
+    objects = build(tree.parent / "mine")
+    images = {one.spec["containers"][0]["image"].split("@")[0] for one in pods(objects)}
+    assert images == {"registry.mine.example/video/motion-enhancer-cpu", "docker.io/pgsty/silo:RELEASE.2026-08-06T00-00-00Z"}
+    assert {item["metadata"]["namespace"] for item in objects} == {"team-video"}
+    assert made(objects, "RoleBinding")[0]["subjects"][0]["namespace"] == "team-video"
+
+
+def test_another_namespace_by_the_command(build, tree):
+    (command,) = re.findall(r"`(sed .*?)`", README)
+    subprocess.run(command, shell=True, cwd=tree.parent, check=True)
+    for overlay in OVERLAYS:
+        assert {item["metadata"]["namespace"] for item in build(tree / "overlays" / overlay)} == {"team-video"}
+
+
+def test_kfps_own_key_by_the_command(build, tree):
+    """The block that writes KFP's key down, with a stand-in for the one call that needs a cluster."""
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", README, re.S) if "store.env" in text]
+    fake = tree.parent / "bin" / "kubectl"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf %s "$7" | grep -q "data.accesskey" && printf a2V5 || printf c2VjcmV0PT0=\n')
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euc", block], cwd=tree.parent, check=True, env=environment)
+    assert (tree / "secrets" / "store.env").read_text().splitlines() == [
+        "endpoint=http://seaweedfs.kubeflow:9000",
+        "accesskey=key",
+        "secretkey=secret==",
+    ]
+    (tree / "secrets" / "hub.env").write_text("token=\n")
+    store = next(item for item in build(tree / "secrets") if item["metadata"]["name"] == Profile().store_secret)
+    assert store["data"]["secretkey"] == "c2VjcmV0PT0="
+
+
+def test_scratch_expiry_is_off_until_asked_for(build, tree):
+    overlay = tree / "overlays" / "minio"
+    assert "EXPIRE_SCRATCH_DAYS" not in made(build(overlay), "ConfigMap")[0]["data"]
+    base = tree / "base" / "kustomization.yaml"
+    base.write_text(base.read_text().replace("# - EXPIRE_SCRATCH_DAYS=30 ", "- EXPIRE_SCRATCH_DAYS=30 "))
+    build.cache_clear()
+    assert made(build(overlay), "ConfigMap")[0]["data"]["EXPIRE_SCRATCH_DAYS"] == "30"
