@@ -26,8 +26,9 @@ def main() -> int:
     torch.set_num_threads(1)
     start, found = time.monotonic(), list[Row]()
     for measure in (language.rows, video.rows, overhead.rows):
-        found += measure()
-        log.info("%s: done after %.0f s", measure.__module__, time.monotonic() - start)
+        for row in measure():
+            found.append(row)
+            log.info("%4.0f s  %s: %.3f (%s)", time.monotonic() - start, row.name, row.value, row.detail)
     _print(found)
     target = ROOT / "runs" / "bench.json"
     target.parent.mkdir(parents=True, exist_ok=True)
