@@ -12,7 +12,9 @@ import io
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
@@ -37,6 +39,11 @@ _ATTEMPTS = 5
 
 class _Heals(Exception):  # noqa: N818 - private signal to the retry loop, never seen outside
     """A fault that the same call may not meet again."""
+
+
+def _seconds(moment: datetime | None) -> float:
+    """Seconds since 1970; a server that says nothing is taken to mean now, so that nothing looks old."""
+    return time.time() if moment is None else moment.timestamp()
 
 
 class MinioBackend:
@@ -155,14 +162,18 @@ class MinioBackend:
         found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
         return None if found is None else int(found.size or 0)
 
+    def modified(self, path: str) -> float | None:
+        """Seconds since 1970 of the last write, or None."""
+        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
+        return None if found is None else _seconds(found.last_modified)
+
     def walk(self, prefix: str = "") -> Iterator[Listed]:
         """All objects below `prefix`, sorted."""
         start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
         found = self._call(f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True)))
         cut = len(self.prefix) + 1 if self.prefix else 0
         for item in sorted(found or [], key=lambda item: str(item.object_name)):
-            written = item.last_modified.timestamp() if item.last_modified else 0.0
-            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), written)
+            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), _seconds(item.last_modified))
 
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""

@@ -27,11 +27,15 @@ from components.core.records import Record, Ref, canonical_json, sha256
 
 @dataclass(frozen=True)
 class Listed:
-    """One object of a listing: path below the root, size in bytes, and a stamp that changes with its content (etag or mtime)."""
+    """One object of a listing: path below the root, bytes, a stamp that changes with its content (etag or mtime), its last write.
+
+    `modified` is in seconds since 1970, by the clock of the place that keeps the object.
+    """
 
     path: str
     size: int
     stamp: str
+    modified: float = 0.0
 
 
 class Backend(Protocol):
@@ -45,6 +49,7 @@ class Backend(Protocol):
     def local(self, path: str) -> Path | None: ...
     def release(self, path: str) -> None: ...
     def size(self, path: str) -> int | None: ...
+    def modified(self, path: str) -> float | None: ...
     def walk(self, prefix: str = "") -> Iterator[Listed]: ...
     def delete(self, path: str) -> None: ...
     def copy_from(self, source: Backend, path: str, target: str) -> bool: ...
@@ -87,13 +92,23 @@ class FileBackend:
         file = self.root / path
         return file.stat().st_size if file.is_file() else None
 
+    def modified(self, path: str) -> float | None:
+        """Seconds since 1970 of the last write, or None."""
+        try:
+            return (self.root / path).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def walk(self, prefix: str = "") -> Iterator[Listed]:
         """All files below `prefix`, sorted."""
         base = self.root / prefix
         for file in sorted(base.rglob("*")) if base.is_dir() else []:
             if file.is_file() and not file.name.startswith(".tmp-"):
-                stat = file.stat()
-                yield Listed(file.relative_to(self.root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+                try:
+                    stat = file.stat()
+                except FileNotFoundError:  # deleted by another process since
+                    continue
+                yield Listed(file.relative_to(self.root).as_posix(), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""

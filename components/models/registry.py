@@ -1,7 +1,8 @@
 """Which models there are, where their files lie, and what names them: a pinned commit or the digest of a folder's files.
 
 Names are `tiny-…` (random twins of the real classes, made here), a registry name whose files lie under `MODELS_DIR`, or any folder.
-A folder's digest is remembered by its files' sizes and times, so that no pod hashes 20 GB twice. Imports no torch until a twin is made.
+A registry's model that `models fetch` put there is named by its commit; every other folder by its files' content, which is remembered by
+sizes and times, so that no pod hashes 20 GB twice. Imports no torch until a twin is made.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from components.core.errors import ParameterError
-from components.core.records import ModelId, canonical_json, sha256
+from components.core.records import Digest, ModelId, Record, canonical_json, sha256
 from components.core.store import Store, WorkFolder, hash_file
 
 
@@ -47,6 +50,21 @@ TINY: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
+
+
+class Fetched(Record):
+    """What a fetched folder is: repository and commit, and bytes and sha256 of every file by its path in the folder."""
+
+    repository: str
+    revision: str
+    files: dict[str, tuple[int, Digest]]
+
+    def wrong(self, folder: Path) -> list[str]:
+        """Files that are not there with their size."""
+        return [path for path, (size, _) in self.files.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
+
+
 @dataclass(frozen=True)
 class ResolvedModel:
     """A model's folder and its identity."""
@@ -58,11 +76,45 @@ class ResolvedModel:
 def resolve(name: str, store: Store) -> ResolvedModel:
     """Find the folder of a model and its digest.
 
+    A registry name whose folder holds `models fetch`'s record has the pinned commit for its digest, once every recorded file is seen with
+    its size. A folder of that name that somebody put there by hand has none and may hold anything: it runs, named by its content.
+
     Raises:
-        ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR.
+        ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR, of another commit, or
+            incomplete.
     """
     path = _folder(name)
-    return ResolvedModel(path, ModelId(name=_public_name(name), digest=_folder_digest(path, store)))
+    fetched = recorded(path) if name in CHECKPOINTS else None
+    digest = _folder_digest(path, store) if fetched is None else _pinned(name, path, fetched)
+    return ResolvedModel(path, ModelId(name=_public_name(name), digest=digest))
+
+
+def recorded(folder: Path) -> Fetched | None:
+    """What `models fetch` wrote about a folder, None where it was not at work.
+
+    Raises:
+        ParameterError: the record cannot be read.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    try:
+        return Fetched.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        remedy = f"remove {folder} and run `motion-enhancer models fetch {folder.name}`"
+        raise ParameterError(f"{RECORD} does not validate", source=str(file), remedy=remedy) from error
+
+
+def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
+    """The registry's commit, if the folder is of that commit and whole."""
+    known, problem = CHECKPOINTS[name], ""
+    if (fetched.repository, fetched.revision) != (known.repository, known.revision):
+        problem = f"{fetched.repository} at {fetched.revision}, the registry pins {known.repository} at {known.revision}"
+    elif wrong := fetched.wrong(folder):
+        problem = f"{len(wrong)} of {len(fetched.files)} files are missing or cut off, {wrong[0]} among them"
+    if problem:
+        raise ParameterError(f"{name}: {problem}", source=str(folder), remedy=f"run `motion-enhancer models fetch {name}`")
+    return known.revision
 
 
 def _public_name(name: str) -> str:
@@ -75,7 +127,7 @@ def _folder(name: str) -> Path:
         return ensure_tiny(name)
     if name in CHECKPOINTS:
         path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
-        remedy = f"fetch {known.repository} at {known.revision} into {path}, or set MODELS_DIR"
+        remedy = f"run `motion-enhancer models fetch {name}` ({known.repository} at {known.revision}), or set MODELS_DIR"
     else:
         path, remedy = Path(name), f"use a folder or one of: {', '.join([*TINY, *CHECKPOINTS])}"
     if not path.is_dir():

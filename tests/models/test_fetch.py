@@ -1,0 +1,330 @@
+"""Fetching checkpoints from a hub that speaks the real protocol: whole and recorded or not there, and each fault says what to do."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components.core.errors import ParameterError, TryAgainError
+from components.core.store import Store, hash_file
+from components.models import fetch as module
+from components.models.fetch import fetch
+from components.models.registry import CHECKPOINTS, RECORD, ensure_tiny, resolve
+from tests.hub_server import hub_server
+from tests.orchestration.command import motion_enhancer
+from tests.s3_server import closed_port
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "cogvideox-5b"
+KNOWN = CHECKPOINTS[NAME]
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+UNWANTED = ["pytorch_model.bin", "weights.pt", "modeling.py", "README.md", ".gitattributes", ".hidden/config.json"]
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    """A repository with a twin's files, and some that nobody should take."""
+    folder = tmp_path / "upstream"
+    shutil.copytree(ensure_tiny("tiny-cogvideox"), folder)
+    for path in UNWANTED:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(b"no")
+    (folder / "LICENSE").write_text("free")
+    return folder
+
+
+@pytest.fixture
+def hub(upstream, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.02)
+    with hub_server(upstream, KNOWN.repository, KNOWN.revision) as hub:
+        yield hub
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+def files(folder):
+    return {item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file()}
+
+
+def visible(root):
+    return sorted(item.name for item in root.iterdir() if not item.name.startswith(".lock"))
+
+
+def test_a_checkpoint_arrives_whole_recorded_and_without_pickle_or_code(hub, upstream, root, store):
+    folder = fetch(NAME, root)
+    assert files(folder) == files(upstream) - set(UNWANTED) | {RECORD}
+    record = json.loads((folder / RECORD).read_bytes())
+    assert (record["repository"], record["revision"]) == (KNOWN.repository, KNOWN.revision)
+    assert record["files"] == {path: [(upstream / path).stat().st_size, hash_file(upstream / path)] for path in files(folder) - {RECORD}}
+    assert all(hash_file(folder / path) == digest for path, (_, digest) in record["files"].items())
+    assert visible(root) == [NAME]
+    found = resolve(NAME, store)
+    assert (found.path, found.id.name, found.id.digest) == (folder, NAME, KNOWN.revision)
+    assert list(store.backend.walk()) == []  # nothing was hashed
+
+
+def test_again_downloads_nothing(hub, root):
+    fetch(NAME, root)
+    hub.requests.clear()
+    fetch(NAME, root)
+    assert hub.requests == []
+
+
+def test_a_download_that_broke_goes_on_where_it_stopped(hub, root, upstream):
+    size = (upstream / WEIGHTS).stat().st_size
+    broken = {"now": True}
+    hub.fault = lambda method, path: 503 if broken["now"] and method == "GET" and path.endswith(WEIGHTS) else None
+    with pytest.raises(TryAgainError, match="503") as caught:
+        fetch(NAME, root)
+    assert caught.value.exit_code == 75
+    assert visible(root) == [f".partial-{NAME}"]
+    before = set(hub.downloads()) - {WEIGHTS}
+    assert before
+    broken["now"] = False
+    hub.requests.clear()
+    fetch(NAME, root)
+    assert WEIGHTS in hub.downloads()
+    assert not before & set(hub.downloads())
+    assert (root / NAME / WEIGHTS).stat().st_size == size
+
+
+def test_a_connection_that_breaks_in_a_file_is_mended_at_once(hub, root, upstream):
+    breaks = [-1000]
+    hub.fault = lambda method, path: breaks.pop() if breaks and method == "GET" and path.endswith(WEIGHTS) else None
+    fetch(NAME, root)
+    assert hash_file(root / NAME / WEIGHTS) == hash_file(upstream / WEIGHTS)
+    assert hub.downloads().count(WEIGHTS) == 2
+
+
+def test_a_file_with_other_content_never_arrives(hub, root):
+    """Same size, another hash than the hub lists: a broken proxy, a broken disk."""
+    honest = hub.entry
+
+    def other(file):
+        return honest(file) | ({"oid": "0" * 40} if file.name == "model_index.json" else {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "entry", other)
+        with pytest.raises(TryAgainError, match=r"1 files of .* arrived damaged, model_index\.json"):
+            fetch(NAME, root)
+    assert visible(root) == [f".partial-{NAME}"]
+    hub.requests.clear()
+    fetch(NAME, root)
+    assert hub.downloads() == ["model_index.json"]
+    assert visible(root) == [NAME]
+
+
+def test_weights_with_other_content_never_arrive(hub, root, upstream):
+    """Damaged between arrival and the record."""
+    download = module._download
+
+    def damaging(known, listed, partial):
+        download(known, listed, partial)
+        data = bytearray((partial / WEIGHTS).read_bytes())
+        data[-1] ^= 1
+        (partial / WEIGHTS).write_bytes(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_download", damaging)
+        with pytest.raises(TryAgainError, match=WEIGHTS):
+            fetch(NAME, root)
+    hub.requests.clear()
+    fetch(NAME, root)
+    assert hub.downloads() == [WEIGHTS]
+
+
+def test_two_at_once_download_once(hub, root):
+    ended = []
+    threads = [threading.Thread(target=lambda: ended.append(fetch(NAME, root))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == [root / NAME] * 3
+    assert len(hub.downloads()) == len(set(hub.downloads()))
+    assert visible(root) == [NAME]
+
+
+def test_a_volume_without_locks(hub, root, monkeypatch, caplog):
+    def no_locks(handle, how):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    mine = SimpleNamespace(flock=no_locks, LOCK_EX=module.fcntl.LOCK_EX, LOCK_NB=module.fcntl.LOCK_NB)
+    monkeypatch.setattr(module, "fcntl", mine)
+    fetch(NAME, root)
+    assert "has no locks" in caplog.text
+
+
+# What is there already --------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_folder_is_refused_and_only_the_damage_comes_anew(hub, root, store):
+    folder = fetch(NAME, root)
+    (folder / WEIGHTS).write_bytes(b"short")
+    with pytest.raises(ParameterError, match=r"1 of .* files are missing or cut off") as caught:
+        resolve(NAME, store)
+    assert f"models fetch {NAME}" in caught.value.remedy
+    hub.requests.clear()
+    fetch(NAME, root)
+    assert WEIGHTS in hub.downloads()
+    assert not any(path.endswith(".safetensors") for path in hub.downloads() if path != WEIGHTS)
+    assert resolve(NAME, store).id.digest == KNOWN.revision
+
+
+def test_another_commit_is_refused_and_replaced(hub, root, store, monkeypatch):
+    folder = fetch(NAME, root)
+    record = json.loads((folder / RECORD).read_bytes()) | {"revision": "1" * 40}
+    (folder / RECORD).write_text(json.dumps(record))
+    (folder / "of_that_commit.json").write_text("{}")
+    with pytest.raises(ParameterError, match=f"at {'1' * 40}, the registry pins"):
+        resolve(NAME, store)
+    fetch(NAME, root)
+    assert resolve(NAME, store).id.digest == KNOWN.revision
+    assert not (folder / "of_that_commit.json").exists()
+    assert visible(root) == [NAME]
+
+
+def test_leftovers_of_an_earlier_commit_do_not_come_along(hub, root):
+    partial = root / f".partial-{NAME}"
+    (partial / "vae").mkdir(parents=True)
+    (partial / "vae" / "of_an_earlier_commit.json").write_text("{}")
+    (partial / "model_index.json").write_text("{}")
+    assert "vae/of_an_earlier_commit.json" not in files(fetch(NAME, root))
+    assert (root / NAME / "model_index.json").read_text() != "{}"
+
+
+def test_a_folder_put_there_by_hand_runs_by_its_content_and_is_left_alone(hub, upstream, root, store, caplog):
+    shutil.copytree(upstream, root / NAME)
+    by_hand = resolve(NAME, store).id
+    assert (by_hand.name, len(by_hand.digest)) == (NAME, 64)
+    assert by_hand.digest == resolve(str(upstream), store).id.digest
+    fetch(NAME, root)
+    assert hub.requests == []
+    assert "by hand" in caplog.text
+    assert files(root / NAME) == files(upstream)
+
+
+def test_a_record_that_cannot_be_read(root, store):
+    (root / NAME).mkdir(parents=True)
+    (root / NAME / RECORD).write_text("{")
+    for action in (lambda: resolve(NAME, store), lambda: fetch(NAME, root)):
+        with pytest.raises(ParameterError, match="does not validate"):
+            action()
+
+
+# Faults -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("where", ["tree", "resolve"])
+def test_a_gated_repository_names_its_licence_page(hub, root, monkeypatch, caplog, status, where):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary_0123456789")
+    hub.fault = lambda method, path: status if f"/{where}/" in path else None
+    caplog.set_level("DEBUG")
+    with pytest.raises(ParameterError, match=f"status {status}") as caught:
+        fetch(NAME, root)
+    assert f"https://huggingface.co/{KNOWN.repository}" in caught.value.remedy
+    assert "HF_TOKEN" in caught.value.remedy
+    assert any(sent == "Bearer hf_canary_0123456789" for _, _, sent in hub.requests)  # it was used
+    assert "hf_canary" not in str(caught.value) + caplog.text
+
+
+def test_a_commit_that_the_hub_does_not_know(upstream, root, monkeypatch):
+    with hub_server(upstream, KNOWN.repository, "f" * 40), pytest.raises(ParameterError, match=f"no commit {KNOWN.revision}"):
+        fetch(NAME, root)
+
+
+@pytest.mark.parametrize("where", ["tree", "resolve"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_that_is_down(hub, root, status, where):
+    hub.fault = lambda method, path: status if f"/{where}/" in path else None
+    with pytest.raises(TryAgainError):
+        fetch(NAME, root)
+
+
+def test_a_hub_that_is_not_there(hub, root, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(TryAgainError, match="did not answer"):
+        fetch(NAME, root)
+
+
+def test_a_disk_too_small_is_said_before_the_download(hub, root):
+    hub.listed_sizes[WEIGHTS] = 10**18
+    with pytest.raises(TryAgainError, match=r"1000000000\.0 GB to come"):
+        fetch(NAME, root)
+    assert hub.downloads() == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up(hub, root, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "_download", full)
+    with pytest.raises(TryAgainError, match="no space left") as caught:
+        fetch(NAME, root)
+    assert caught.value.exit_code == 75
+
+
+def test_a_folder_that_cannot_be_written(hub, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ParameterError, match="cannot write"):
+        fetch(NAME, tmp_path / "file" / "models")
+
+
+def test_a_repository_without_safetensors(hub, upstream, root):
+    for file in upstream.rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ParameterError, match="no safetensors"):
+        fetch(NAME, root)
+
+
+def test_names_that_are_not_of_the_registry(root):
+    with pytest.raises(ParameterError, match="no checkpoint 'cogvideo'") as caught:
+        fetch("cogvideo", root)
+    assert NAME in caught.value.remedy
+
+
+# As it is run -----------------------------------------------------------------------------------------------------------
+
+
+def run(**more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", **more}
+    return subprocess.run([sys.executable, "-m", "components.models.fetch"], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_as_the_job_runs_it(hub, root, tmp_path):
+    home = str(tmp_path / "home")
+    answer = run(MODELS=NAME, HF_TOKEN="hf_canary_0123456789", HF_HOME=home)
+    assert answer.returncode == 0, answer.stderr
+    assert (root / NAME / RECORD).is_file()
+    assert "hf_canary" not in answer.stdout + answer.stderr
+    assert "/resolve/" not in answer.stderr
+    assert run(MODELS=NAME, HF_HUB_OFFLINE="1").returncode == 0  # it is there
+    assert run(MODELS="qwen2.5-vl-3b", HF_HUB_OFFLINE="1").returncode == 2
+    for models in ("", "nothing-like-it"):
+        answer = run(MODELS=models)
+        assert (answer.returncode, "remedy" in answer.stderr) == (2, True)
+
+
+def test_the_command(hub, root, capsys):
+    assert motion_enhancer("models", "fetch", NAME) == 0
+    assert capsys.readouterr().out == f"{root / NAME}\n"
+    assert motion_enhancer("models", "fetch", "no-such-model") == 2
