@@ -14,7 +14,9 @@ from components.dataset_import.step import STEP as DATASET_IMPORT
 from components.ddim_inversion.step import STEP as DDIM_INVERSION
 from components.head_selection.step import STEP as HEAD_SELECTION
 from components.orchestration.component import component
-from components.orchestration.scheduling import on_a100, on_cpu
+from components.orchestration.descriptions import described
+from components.orchestration.scheduling import each, on_a100, on_cpu, run_limits
+from components.orchestration.trainjob import on_a100_nodes
 from components.plan.step import STEP as PLAN
 from components.prior_set.step import STEP as PRIOR_SET
 from components.report.step import STEP as REPORT
@@ -50,7 +52,7 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
     """Videos → prior set (steps 0 to 4)."""
     videos = component(DATASET_IMPORT, form="training")(source=source, source_digest=source_digest, **shared.of(DATASET_IMPORT))
     on_cpu(videos, "0 · Import videos")
-    with dsl.ParallelFor(shared.shards, name="Shards: read the video model") as shard:
+    with each(shared.shards, "Shards: read the video model") as shard:
         inverted = component(DDIM_INVERSION)(
             videos=videos.outputs["videos"], shard=shard, vdm=vdm, num_steps=num_steps, **shared.of(DDIM_INVERSION)
         )
@@ -62,7 +64,7 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
         on_a100(captured, "2 · Attention capture")
     heads = component(HEAD_SELECTION)(maps=dsl.Collected(captured.outputs["maps"]), head_ratio=head_ratio, **shared.of(HEAD_SELECTION))
     on_cpu(heads, "3 · Head selection (MHS)")
-    with dsl.ParallelFor(shared.shards, name="Shards: select words") as shard:
+    with each(shared.shards, "Shards: select words") as shard:
         words = component(TOKEN_SELECTION)(heads=heads.outputs["heads"], shard=shard, token_ratio=token_ratio, **shared.of(TOKEN_SELECTION))
         on_cpu(words, "4 · Token selection (MTTI)")
     joined = component(PRIOR_SET, form="collected")(shards=dsl.Collected(words.outputs["prior"]), **shared.of(PRIOR_SET))
@@ -71,23 +73,23 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
 
 def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: Any, benchmark_digest: Any) -> None:
     """Prior set → tuned model, benchmarks, report (steps 5 to 8)."""
-    with dsl.ParallelFor(shared.shards, name="Shards: read the VLM") as shard:
+    with each(shared.shards, "Shards: read the VLM") as shard:
         frozen = component(VLM_ATTENTION, form="frozen")(priors=priors, shard=shard, vlm=vlm, **shared.of(VLM_ATTENTION))
         on_a100(frozen, "5 · VLM attention")
     model = component(SFT)(
         maps=dsl.Collected(frozen.outputs["maps"]), vlm=vlm, align_weight=align_weight, seed=shared.seed, **shared.of(SFT)
     )
-    on_a100(model, "6 · Fine-tuning with alignment", gpus=8)
+    on_a100_nodes(model, "6 · Fine-tuning with alignment", gpus=8)
     items = component(DATASET_IMPORT, "benchmark_import", "benchmark")(
         benchmarks=benchmarks, benchmark_digest=benchmark_digest, **shared.of(DATASET_IMPORT, "benchmark_import")
     )
     on_cpu(items, "Import benchmarks")
-    with dsl.ParallelFor(benchmarks, name="Benchmarks: untouched model") as benchmark:
+    with each(benchmarks, "Benchmarks: untouched model") as benchmark:
         before = component(BENCHMARK_EVAL, "baseline_eval", "untouched")(
             videos=items.outputs["videos"], benchmark=benchmark, vlm=vlm, **shared.of(BENCHMARK_EVAL, "baseline_eval")
         )
         on_a100(before, "7 · Evaluate the untouched model")
-    with dsl.ParallelFor(benchmarks, name="Benchmarks: tuned model") as benchmark:
+    with each(benchmarks, "Benchmarks: tuned model") as benchmark:
         after = component(BENCHMARK_EVAL, "tuned_eval", "tuned")(
             videos=items.outputs["videos"], model=model.outputs["model"], benchmark=benchmark, **shared.of(BENCHMARK_EVAL, "tuned_eval")
         )
@@ -114,10 +116,11 @@ def plan_first(form: str, shared: Shared, **scalars: Any) -> Any:
         store=shared.store, shards=shared.shards, seed=shared.seed, params=defaults(PLAN), rerun=NONE, **params, **scalars
     )
     task.set_caching_options(False)
-    return on_cpu(task, "Plan")
+    return on_cpu(task, "Plan", models=True)
 
 
-@dsl.pipeline(name="motion-priors")
+@dsl.pipeline(name="motion-priors", pipeline_config=run_limits())
+@described
 def motion_priors(
     source: str = "./data",
     store: str = "minio://motion-enhancer/store",
@@ -156,7 +159,8 @@ def motion_priors(
     extract(shared, source, planned.outputs["source_digest"], **choices)
 
 
-@dsl.pipeline(name="fine-tune")
+@dsl.pipeline(name="fine-tune", pipeline_config=run_limits())
+@described
 def fine_tune(
     priors: str = "./priors",
     benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]  # noqa: B006 - KFP reads the default, nobody mutates it
@@ -197,7 +201,8 @@ def fine_tune(
     tune(shared, opened.outputs["priors"], vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])
 
 
-@dsl.pipeline(name="motion-enhancer")
+@dsl.pipeline(name="motion-enhancer", pipeline_config=run_limits())
+@described
 def motion_enhancer(
     source: str = "./data",
     benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]  # noqa: B006 - KFP reads the default, nobody mutates it

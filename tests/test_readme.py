@@ -131,6 +131,7 @@ def test_the_picture_is_small_and_opens():
 def test_commands_and_parameters_that_the_text_names_exist():
     text = docs.README.read_text()
     commands = {(item.name or item.callback.__name__) for item in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
     used = {shlex.split(line)[1] for line in re.findall(r"motion-enhancer [a-z][^`\n]*", text) if "'" not in line}
     assert used >= {"run", "compile", "export"}
     assert used <= commands

@@ -81,10 +81,15 @@ def read_arguments(file: Path | None) -> dict[str, Any]:
     return found
 
 
+def given_arguments(known: dict[str, Any], file: Path | None, assignments: list[str] | None) -> dict[str, Any]:
+    """What is given to a pipeline by a file and by `--set`, which wins; errors as `read_arguments` and `parse_assignments`."""
+    given = parse_assignments([f"{key}={json.dumps(value)}" for key, value in read_arguments(file).items()], known)
+    return given | parse_assignments(assignments, {**known, **given})
+
+
 def pipeline_arguments(known: dict[str, Any], file: Path | None, assignments: list[str] | None, out: Path) -> dict[str, Any]:
     """What is given to a pipeline by a file and by `--set` (which wins), with the store: `<out>/store` unless it is given."""
-    given = parse_assignments([f"{key}={json.dumps(value)}" for key, value in read_arguments(file).items()], known)
-    given |= parse_assignments(assignments, {**known, **given})
+    given = given_arguments(known, file, assignments)
     given["store"] = run_store(given.get("store", (out / "store").as_uri()))
     return given
 

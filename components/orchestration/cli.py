@@ -1,4 +1,4 @@
-"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import, images."""
+"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import, images, store, models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.parameters import Scalars
 from components.core.step import Step, execute
 from components.core.step import main as step_main
-from components.orchestration import image_commands
+from components.orchestration import client_commands, image_commands, model_commands, store_commands
 from components.orchestration.arguments import executor_input, parse_assignments, pipeline, pipeline_arguments, pipeline_defaults
 from components.orchestration.images import LOCK
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(image_commands.app, name="images")
+client_commands.add_to(app)
+app.add_typer(store_commands.app, name="store")
+app.add_typer(model_commands.app, name="models")
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, or params_<step>.FIELD=VALUE; VALUE is JSON or text")]
 Out = Annotated[Path, typer.Option(help="folder of the run: logs, artifacts, KFP's cache, report, and its store unless one is given")]
@@ -68,13 +71,28 @@ def compile_command(
     lock: Lock = LOCK,
     local: Annotated[bool, typer.Option("--local", help="name no image but this tree's digest (for local runs)")] = False,
     profile: Annotated[str, typer.Option(help="a100: GPU steps on A100 nodes; cpu: everything on CPU nodes")] = "a100",
+    parallelism: Annotated[int | None, typer.Option(help="shards or benchmarks at once; KFP's own limit unless given")] = None,
+    timeout: Annotated[int, typer.Option(help="seconds that one try of a task may take")] = 12 * 3600,
+    deadline: Annotated[int | None, typer.Option(help="seconds that a whole run may take (KFP 2.17 or newer)")] = None,
+    retries: Annotated[int, typer.Option(help="tries of a task after its first; nodes that can be taken away need more")] = 1,
+    node_selector: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's")] = None,
+    queue: Annotated[str | None, typer.Option(help="Kueue's local queue for the GPU steps")] = None,
+    store_secret: Annotated[str, typer.Option(help="secret with endpoint, accesskey and secretkey")] = "motion-enhancer-store",  # noqa: S107
+    model_claim: Annotated[str, typer.Option(help="volume claim of checkpoints; KFP's cache keys hold it")] = "motion-enhancer-models",
+    sft_nodes: Annotated[int, typer.Option(help="nodes that fine-tuning takes; above 1 through Kubeflow Trainer")] = 1,
+    scratch_claim: Annotated[str, typer.Option(help="volume claim that these nodes share while they train")] = "motion-enhancer-scratch",
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
-    from components.orchestration.scheduling import PROFILE, Profile
+    from components.orchestration.scheduling import PROFILE, Profile, node_labels
 
     if profile not in ("a100", "cpu"):
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
-    PROFILE.set(Profile(gpu=profile == "a100"))
+    labels = node_labels(profile, node_selector or ())
+    chosen = Profile(
+        kind=profile, parallelism=parallelism, timeout=timeout, deadline=deadline, retries=retries, node_selector=labels, queue=queue,
+        store_secret=store_secret, model_claim=model_claim, sft_nodes=sft_nodes, scratch_claim=scratch_claim,
+    )  # fmt: skip
+    PROFILE.set(chosen)
     _compile(name, output, _images(image, local, lock))
     say(str(output))
 

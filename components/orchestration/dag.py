@@ -11,14 +11,27 @@ from google.protobuf import json_format
 
 Tasks = dict[str, set[tuple[str, str]]]  # task: {(producer, output)}
 _Sources = dict[str, set[tuple[str, str]]]
+_PIPELINE = ""  # stands as the producer of the pipeline's own parameters
 
 
 def task_graph(pipeline_spec: Any) -> Tasks:
     """Leaf tasks with the outputs that they take."""
+    tasks, _ = _read(pipeline_spec)
+    return {task: {source for source in sources if source[0] != _PIPELINE} for task, sources in tasks.items()}
+
+
+def parameter_tasks(pipeline_spec: Any) -> dict[str, set[str]]:
+    """The leaf tasks that each pipeline parameter reaches directly, as a value or as an item of a loop over it."""
+    tasks, names = _read(pipeline_spec)
+    return {name: {task for task, sources in tasks.items() if (_PIPELINE, name) in sources} for name in names}
+
+
+def _read(pipeline_spec: Any) -> tuple[Tasks, list[str]]:
     spec = json_format.MessageToDict(pipeline_spec)
+    names = list(spec["root"].get("inputDefinitions", {}).get("parameters", {}))
     tasks: Tasks = {}
-    _walk(spec["components"], spec["root"]["dag"], {}, tasks)
-    return tasks
+    _walk(spec["components"], spec["root"]["dag"], {name: {(_PIPELINE, name)} for name in names}, tasks)
+    return tasks, names
 
 
 def _walk(components: dict[str, Any], dag: dict[str, Any], border: _Sources, tasks: Tasks) -> None:
@@ -34,11 +47,13 @@ def _walk(components: dict[str, Any], dag: dict[str, Any], border: _Sources, tas
         if inner is None:
             tasks[name] = set().union(*sources.values())
         else:
+            if (loop := task.get("parameterIterator")) is not None:
+                sources[loop["itemInput"]] = sources.get(loop["items"].get("inputParameter"), set())
             _walk(components, inner, sources, tasks)
 
 
 def _producers(components: dict[str, Any], dag: dict[str, Any], value: dict[str, Any], border: _Sources) -> set[tuple[str, str]]:
-    """Outputs of leaf tasks behind one input of a task; empty for constants and pipeline parameters."""
+    """Outputs of leaf tasks, or pipeline parameters, behind one input of a task; empty for constants."""
     if (name := value.get("componentInputArtifact") or value.get("componentInputParameter")) is not None:
         return border.get(name, set())
     if (source := value.get("taskOutputArtifact")) is not None:

@@ -1,7 +1,7 @@
 """The generated parts of the README: `python -m components.orchestration.docs` refreshes what stands between its markers.
 
 Tables come from what they describe: steps and parameters from their declarations, costs from `plan/cost.py` at the published sizes, what
-a parameter re-runs from the golden table of the contract tests and the compiled DAG, decisions from `decisions.json` and the declarations.
+a parameter re-runs from the compiled pipelines, decisions from `decisions.json` and the declarations.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pydantic.fields import FieldInfo
 from components.core.errors import ParameterError
 from components.core.parameters import Scalars, StepParams
 from components.core.step import Step
-from components.orchestration.dag import Tasks, followers, task_graph, usual_order
+from components.orchestration.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
+from components.orchestration.descriptions import fields
 from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-GOLDEN = ROOT / "tests" / "contract" / "parameters.json"
 STEPS = (
     "plan", "dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set", "vlm_attention",
     "sft", "benchmark_eval", "report",
@@ -55,10 +55,9 @@ def declaration(name: str) -> Step[Any]:
 
 
 @cache
-def golden() -> dict[str, dict[str, list[str]]]:
-    """Which tasks each pipeline parameter reaches directly, by pipeline; a contract test holds it to the compiled pipelines."""
-    found: dict[str, dict[str, list[str]]] = json.loads(GOLDEN.read_text())
-    return found
+def reached(name: str) -> dict[str, set[str]]:
+    """Which tasks each parameter of a pipeline reaches directly."""
+    return parameter_tasks(getattr(import_module("pipeline"), name).pipeline_spec)
 
 
 @cache
@@ -101,17 +100,6 @@ def bounds(field: FieldInfo) -> str:
     return ", ".join(found) or "–"
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
-    """Every field of a parameter model, nested models by `outer.inner`."""
-    found: list[tuple[str, FieldInfo]] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += fields(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, field))
-    return found
-
-
 def default_of(field: FieldInfo) -> str:
     """A field's default as code."""
     return code(field.get_default(call_default_factory=True, validated_data={}))
@@ -145,7 +133,7 @@ def shared_part() -> list[str]:
     rows = []
     for name, field in Scalars.model_fields.items():
         if name in inputs:
-            owners = [pipeline for pipeline in PIPELINES if name in golden()[pipeline]]
+            owners = [pipeline for pipeline in PIPELINES if name in reached(pipeline)]
             where = "all" if owners == list(PIPELINES) else ", ".join(f"`{owner}`" for owner in owners)
             rows.append([f"`{name}`", code(inputs[name].default), bounds(field), where, field.description or ""])
     return table(["parameter", "default", "bounds", "pipelines", "what it is"], rows)
@@ -208,26 +196,36 @@ def costs_part() -> list[str]:
 
 
 def reruns_part() -> list[str]:
-    """Which tasks a changed parameter executes again: those it reaches, and what follows from them."""
+    """Which tasks a changed parameter executes again: those it reaches, and what follows from them.
+
+    A row is `motion_enhancer`'s; another pipeline has one of its own where the same parameter does something else there.
+    """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for pipeline in ("motion_enhancer", "fine_tune"):
-        for name in sorted(golden()[pipeline]):
-            if pipeline == "motion_enhancer" or name not in golden()["motion_enhancer"]:
-                groups.setdefault((pipeline, tuple(_reached(pipeline, name))), []).append(name)
+    for pipeline in reversed(PIPELINES):
+        for name in sorted(reached(pipeline)):
+            if _tasks_again(pipeline, name) != _tasks_again(PIPELINES[-1], name) & set(graph(pipeline)):
+                groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}` ({pipeline})")
+            elif pipeline == PIPELINES[-1]:
+                groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}`")
     rows = []
     for (pipeline, first), names in groups.items():
         after = followers(graph(pipeline), set(first)) - set(first)
         order = usual_order(graph(pipeline))
         shown = [" ".join(f"`{task}`" for task in order if task in some) or "–" for some in (first, after)]
-        rows.append((order.index(first[0]), [" ".join(f"`{name}`" for name in names), *shown]))
+        rows.append((usual_order(graph(PIPELINES[-1])).index(first[0]), [" ".join(names), *shown]))
     return table(["parameter", "executes", "and what follows"], [row for _, row in sorted(rows, key=lambda item: item[0])])
 
 
-def _reached(pipeline: str, name: str) -> list[str]:
+def _tasks_again(pipeline: str, name: str) -> set[str]:
+    """All tasks that a changed parameter executes; none where the pipeline has no such parameter."""
+    return followers(graph(pipeline), set(_executed(pipeline, name)) if name in reached(pipeline) else set())
+
+
+def _executed(pipeline: str, name: str) -> list[str]:
     """Tasks that see a parameter, or the digest that `plan` makes of it; in order, without `plan`, which always runs."""
     tasks = graph(pipeline)
     digest = f"{name.removesuffix('s')}_digest"
-    found = set(golden()[pipeline][name]) | {task for task, producers in tasks.items() if ("plan", digest) in producers}
+    found = reached(pipeline)[name] | {task for task, producers in tasks.items() if ("plan", digest) in producers}
     return [task for task in usual_order(tasks) if task in found - {"plan"}]
 
 

@@ -234,6 +234,7 @@ class Training:
     def _save_state(self, step: int) -> None:
         folder = Path(self.job.out) / "state"
         self.accelerator.save_state(str(folder))
+        self.accelerator.wait_for_everyone()  # each process writes its own part
         if self.accelerator.is_main_process:
             (folder / "log.jsonl").write_bytes(self._lines())
             self.states.save(folder, step, self.settings.keep_last)
@@ -244,7 +245,10 @@ class Training:
         """Load the newest state; returns the step it was saved after, 0 if there is none."""
         if not (steps := self.states.steps()):
             return 0
-        folder = self.states.load(steps[-1], Path(self.job.out) / f"resume-{self.accelerator.process_index}")
+        folder = Path(self.job.out) / "resume"
+        with self.accelerator.main_process_first():  # one download for all processes
+            if not folder.exists():
+                self.states.load(steps[-1], folder)
         self.accelerator.load_state(str(folder))
         self.rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         return steps[-1]

@@ -7,6 +7,7 @@ One piece of work: its key reads every sample's token map. The tuned model is ke
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -108,23 +109,27 @@ def _train(context: Context[Params], key: str, lines: list[VlmLine], folder: Pat
 
 
 def _launch(job: Any) -> None:
-    """Train here on a CPU or one GPU, else in a process a GPU."""
+    """Train on other nodes where the pipeline was compiled so; else here on a CPU or one GPU, else in a process a GPU."""
     import torch
 
     from components.sft.loop import train
+    from components.sft.nodes import MANIFEST, train_on_nodes
 
-    gpus = torch.cuda.device_count()
-    if gpus <= 1:
+    gpus, manifest = torch.cuda.device_count(), os.environ.get(MANIFEST)
+    if gpus <= 1 and manifest is None:
         train(job)
         return
     path = Path(job.out) / "job.json"
     path.write_bytes(canonical_json(job.model_dump(mode="json")))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    code = subprocess.run([*command, "-m", "components.sft.loop", str(path)], check=False).returncode
+    if manifest is None:
+        code = subprocess.run([*command, "-m", "components.sft.loop", str(path)], check=False).returncode
+    else:
+        code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
     if (told := Path(job.out) / "error.json").is_file():
         raise _retold(json.loads(told.read_bytes()))
     if code:
-        raise RuntimeError(f"a training process ended with code {code}; its traceback is above")
+        raise RuntimeError(f"a training process ended with code {code}; its traceback is {'above' if manifest is None else 'in its pod'}")
 
 
 def _retold(told: Json) -> MotionEnhancerError:

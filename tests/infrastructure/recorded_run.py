@@ -1,0 +1,24 @@
+"""`motion-enhancer` with a record of each task's executor input: `python -m tests.infrastructure.recorded_run RECORD ARGUMENT…`."""
+
+import json
+import sys
+from pathlib import Path
+
+from components.orchestration import cli, local
+
+
+def main(record, arguments):
+    """Run the command line; `record` gets {task, input} of every process that it starts."""
+    start = local.ProcessEngine.start
+
+    def recorded(self, image, command, *rest):
+        with record.open("a") as file:
+            file.write(json.dumps({"task": command[3], "input": command[4]}) + "\n")
+        return start(self, image, command, *rest)
+
+    local.ProcessEngine.start = recorded
+    cli.main(arguments)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,110 @@
+"""A hundred shards for eight videos: empty shards cost next to nothing, and the collected artifacts still fit one argument of a process.
+
+The run is `make smoke`'s, on the process engine, and needs no service. It takes minutes, hence its place here.
+"""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from components.media.scenes import write_set
+from tests.infrastructure.conftest import ROOT
+
+SHARDS = 100
+VIDEOS = 8
+SECONDS = 360
+ENTRY_BYTES = 610  # an artifact's entry as KFP's backend writes it, session information and all
+ARGUMENT_LIMIT = 131072  # MAX_ARG_STRLEN of Linux, with the closing NUL
+SHARDED = ("ddim_inversion", "attention_capture", "token_selection", "vlm_attention")
+COLLECTING = ("head_selection", "prior_set", "sft")
+HEAVY = re.compile(r"\| +(torch|transformers|diffusers|matplotlib)$", re.MULTILINE)  # a line of Python's import times
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The run's folder, its seconds by the wall's clock and on processors, and every task's executor input."""
+    folder = tmp_path_factory.mktemp("hundred")
+    write_set(folder / "scenes", preset="scenes", count=VIDEOS, seed=1)
+    write_set(folder / "bench", preset="bench", count=12, seed=2)
+    settings = ["vlm=tiny-qwen2.5-vl", f"source={folder / 'scenes'}", f'benchmarks=["motionbench={folder / "bench"}"]',
+                f"shards={json.dumps([f'{k}/{SHARDS}' for k in range(SHARDS)])}"]  # fmt: skip
+    command = [sys.executable, "-m", "tests.infrastructure.recorded_run", str(folder / "record.jsonl"), "run", "motion_enhancer",
+               "--out", str(folder / "out"), "--arguments", str(ROOT / "components/orchestration/smoke.json")]  # fmt: skip
+    command += [word for setting in settings for word in ("--set", setting)]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    record = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    return SimpleNamespace(out=folder / "out", wall=wall, cpu=cpu, record=record)
+
+
+def test_ends_within_its_time(run, capsys):
+    # on a busy machine the clock runs on while nothing here does: what all processes computed, one after the other, bounds it as well
+    with capsys.disabled():
+        print(f"\n{len(run.record)} tasks: {run.wall:.0f} s, {run.cpu:.0f} s of one processor (bound {SECONDS} s)")
+    assert min(run.wall, run.cpu) <= SECONDS
+
+
+def lines(run, task):
+    """Lines in the manifest of every shard of a task."""
+    found = run.out.glob(f"artifacts/*/for-loop-*/{task.replace('_', '-')}/executor_output.json")
+    outputs = [json.loads(path.read_text())["artifacts"] for path in found]
+    return [
+        item["metadata"]["lines"]
+        for output in outputs
+        for part in output.values()
+        for item in part["artifacts"]
+        if "lines" in item["metadata"]
+    ]
+
+
+@pytest.mark.parametrize("task", SHARDED)
+def test_an_empty_shard_imports_nothing_heavy(run, task):
+    counts = lines(run, task)
+    assert len(counts) == SHARDS
+    with_videos = sum(count > 0 for count in counts)
+    assert sum(counts) == VIDEOS >= with_videos
+    heavy = [log.name for log in run.out.glob(f"logs/{task}-*.log") if HEAVY.search(log.read_text())]
+    assert len(heavy) == with_videos, heavy  # those with work show that the record tells
+
+
+def padded(entry):
+    """An artifact's entry with as much metadata as brings it to the backend's size."""
+    bare = {**entry, "metadata": {**entry.get("metadata", {}), "store_session_info": ""}}
+    size = len(json.dumps(bare, separators=(",", ":")))
+    assert size <= ENTRY_BYTES, entry
+    bare["metadata"]["store_session_info"] = "x" * (ENTRY_BYTES - size)
+    return bare
+
+
+def as_backend(text):
+    """An executor input with every artifact's entry at the backend's size."""
+    request = json.loads(text)
+    for side in ("inputs", "outputs"):
+        for item in request[side].get("artifacts", {}).values():
+            item["artifacts"] = [padded(entry) for entry in item["artifacts"]]
+    return json.dumps(request, separators=(",", ":"))
+
+
+def test_collected_shards_fit_one_argument(run, capsys):
+    sizes = {item["task"]: len(as_backend(item["input"]).encode()) + 1 for item in run.record if item["task"] in COLLECTING}
+    assert sizes.keys() == set(COLLECTING)
+    task, size = max(sizes.items(), key=lambda pair: pair[1])
+    assert size > SHARDS * ENTRY_BYTES
+    with capsys.disabled():
+        print(f"\nlargest executor input: {task}, {size} of {ARGUMENT_LIMIT} bytes; margin {ARGUMENT_LIMIT - size} bytes")
+    assert size < ARGUMENT_LIMIT
+
+
+def test_no_other_task_takes_more(run):
+    largest = max(run.record, key=lambda item: len(as_backend(item["input"])))
+    assert largest["task"] in COLLECTING

@@ -1,0 +1,132 @@
+"""A Kubernetes API server by TLS, with Kubeflow Trainer behind it as far as a TrainJob's launcher sees either.
+
+A created TrainJob's nodes are processes here with the variables that Trainer's torch plugin sets; they run the manifest's own command.
+"""
+
+import contextlib
+import datetime
+import ipaddress
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from components.sft.nodes import Api
+
+TOKEN = "a-service-account's-token"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Cluster:
+    """TrainJobs by name, every request that came, and what creating one does: `nodes` runs it, anything else is its last condition."""
+
+    def __init__(self, create="nodes", faults=()):
+        self.jobs, self.requests, self.create, self.faults = {}, [], create, list(faults)
+
+    def answer(self, method, path, body, token):
+        """Status and JSON of a request; `faults` are statuses that come first."""
+        self.requests.append((method, path))
+        if token != f"Bearer {TOKEN}":
+            return 401, {"message": "Unauthorized"}
+        if self.faults and (status := self.faults.pop(0)):
+            return status, {"message": f"made to fail with {status}"}
+        name = path.rpartition("/")[2]
+        if method == "POST":
+            name = body["metadata"]["name"]
+            self.jobs[name] = {**body, "status": {}}
+            threading.Thread(target=self.run, args=(name, body), daemon=True).start()
+            return 201, body
+        if name not in self.jobs:
+            return 404, {"message": f'trainjobs "{name}" not found'}
+        return 200, self.jobs.pop(name) if method == "DELETE" else self.jobs[name]
+
+    def run(self, name, manifest):
+        """Run a TrainJob's nodes to their end, as processes."""
+        if self.create != "nodes":
+            self.jobs[name]["status"] = {"conditions": [{"status": "True", **self.create}]}
+            return
+        trainer = manifest["spec"]["trainer"]
+        torch = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"], "PET_MASTER_ADDR": "127.0.0.1",
+                 "PET_MASTER_PORT": free_port(), "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}  # fmt: skip
+        command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
+        nodes = [
+            subprocess.Popen(command, env={**os.environ, **{key: str(value) for key, value in {**torch, "PET_NODE_RANK": rank}.items()}})
+            for rank in range(trainer["numNodes"])
+        ]
+        codes = [node.wait() for node in nodes]
+        condition = {"type": "Failed", "reason": "JobFailed"} if any(codes) else {"type": "Complete", "reason": "JobsCompleted"}
+        self.jobs[name]["status"] = {"conditions": [{"status": "True", "message": "", **condition}]}
+
+
+def free_port():
+    """A TCP port that nobody listens on."""
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(cluster, folder):
+    """The API of `cluster` at a port of this machine, with a service account's files in `folder`."""
+    account = service_account(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self):
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            status, found = cluster.answer(self.command, self.path, body, self.headers.get("Authorization"))
+            data = json.dumps(found).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = handle_any
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(account / "ca.crt", folder / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Api("127.0.0.1", server.server_port, account)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def service_account(folder):
+    """Token, namespace and a certificate that is its own authority, as a pod finds them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    account = folder / "serviceaccount"
+    account.mkdir()
+    (account / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*private))
+    (account / "token").write_text(TOKEN)
+    (account / "namespace").write_text("team-video")
+    return account
