@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from components.core.artifacts import Report
+from components.core.errors import DataError
 from components.core.records import Ref, sha256
 from components.core.store import Store
 from components.orchestration import client, client_metadata, client_runs
@@ -156,6 +157,21 @@ def test_watch_outlives_a_server_that_is_away_for_a_while(runs, caplog):
         client_runs.watch(kubeflow, RUNS["done"], 5, lambda _: None)
 
 
+def test_only_misses_in_a_row_count(runs):
+    """Away 30 times in all, twice 15 in a row, over a run of days."""
+    kubeflow = client.connect(runs.url, "kubeflow")
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        runs.broken = None if len(waited) in (16, 32) or len(waited) > 32 else (503, "text/plain", b"")
+        if len(waited) == 33:
+            runs.answer.runs[RUNS["running"]]["state"] = "SUCCEEDED"
+
+    assert client_runs.watch(kubeflow, RUNS["running"], 5, wait).state == "SUCCEEDED"
+    assert len(waited) == 33
+
+
 def test_watch_at_the_command_line(runs, capsys):
     assert call(runs, "status", "done", "--watch") == 0
     assert "SUCCEEDED" in capsys.readouterr().out
@@ -203,6 +219,13 @@ def test_logs_of_a_cached_or_unknown_task(runs, capsys):
     assert "KFP's cache" in capsys.readouterr().err
     assert call(runs, "logs", "done", "sft") == 2
     assert "dataset-import" in capsys.readouterr().err
+
+
+def test_a_pod_that_only_found_the_cache_hit_has_no_log_of_the_task(runs, monkeypatch):
+    hit = client_metadata.Execution("sft", "", "CACHED", 1.0, 2.0, "driver-pod", "team-a")
+    monkeypatch.setattr(client_metadata, "executions", lambda *_: [hit])
+    with pytest.raises(DataError, match="KFP's cache"):
+        client_runs.task_logs(client.connect(runs.url, "kubeflow"), RUNS["done"], "sft")
 
 
 # fetch ------------------------------------------------------------------------------------------------------------------
