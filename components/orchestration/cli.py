@@ -18,9 +18,10 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.parameters import Scalars
 from components.core.step import Step, execute
 from components.core.step import main as step_main
-from components.orchestration import client_commands, image_commands, model_commands, store_commands
+from components.orchestration import client_commands, image_commands, model_commands
 from components.orchestration.arguments import executor_input, parse_assignments, pipeline, pipeline_arguments, pipeline_defaults
 from components.orchestration.images import LOCK
+from components.orchestration.upkeep import commands as store_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(image_commands.app, name="images")

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from components.core.errors import ParameterError
-from components.core.inventory import PRODUCTS, Inventory, Reached, Snapshot, Work, reach
 from components.core.progress import track
 from components.core.store import Listed, Store
+from components.orchestration.upkeep.inventory import PRODUCTS, Inventory, Reached, Snapshot, Work, reach
 
 log = logging.getLogger(__name__)
 DAY = 86400.0

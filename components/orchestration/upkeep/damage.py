@@ -13,11 +13,11 @@ from pathlib import Path
 
 from components.core.artifacts import Manifest, parse_manifest
 from components.core.errors import DataError, ParameterError
-from components.core.inventory import MANIFEST, PRODUCTS
 from components.core.progress import track
 from components.core.records import Ref, sha256
 from components.core.store import Store, hash_file
 from components.core.transfer import references
+from components.orchestration.upkeep.inventory import MANIFEST, PRODUCTS
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from components.core.damage import Damage, check, load, products
 from components.core.store import Store
-from components.core.upkeep import Collector, Plan, Policy, Victim
+from components.orchestration.upkeep.collector import Collector, Plan, Policy, Victim
+from components.orchestration.upkeep.damage import Damage, check, load, products
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: find damage, free space.")
 

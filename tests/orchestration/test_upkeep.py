@@ -6,16 +6,16 @@ import time
 import pytest
 
 from components.core import artifacts as a
-from components.core import upkeep
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.damage import check, load, products
 from components.core.errors import DataError, ParameterError
-from components.core.inventory import Inventory
 from components.core.records import canonical_json, sha256
 from components.core.store import Store, WorkFolder
 from components.core.transfer import references
-from components.core.upkeep import DAY, Collector, Policy
 from components.media.scenes import write_set
+from components.orchestration.upkeep import collector as module
+from components.orchestration.upkeep.collector import DAY, Collector, Policy
+from components.orchestration.upkeep.damage import check, load, products
+from components.orchestration.upkeep.inventory import Inventory
 from tests.chain import Chain
 from tests.orchestration.command import motion_enhancer
 from tests.s3_server import s3_server
@@ -358,7 +358,7 @@ def test_a_run_that_publishes_meanwhile_keeps_what_it_names(store, monkeypatch):
     """The old maps are found remembered by a run whose prior set comes out while their manifest expires."""
     made = Made(store)
     first, evaluated = made.work("a_first", "work", {}, x=b"x"), made.evaluated()
-    monkeypatch.setattr(upkeep, "_LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(module, "_LOOK_AGAIN", 0.0)
     deleted = deleting(store, monkeypatch, made.priors, at=1, keep_days=1)
     assert deleted[:2] == [f"manifests/{evaluated}.json", f"a_first/{first.key}/entry.json"]
     assert everything_of(made.words, made.model) <= set(deleted)
