@@ -1,6 +1,6 @@
 """`python -m bench`: measures what the README claims, prints a table, writes `runs/bench.json` as [{name, value, bound, holds}].
 
-Ends with code 1 where a bound does not hold. About seven minutes on two cores; nothing else should run meanwhile.
+Ends with code 1 where a bound does not hold. About ten minutes on two cores; nothing else should run meanwhile.
 """
 
 from __future__ import annotations
