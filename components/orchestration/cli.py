@@ -19,7 +19,14 @@ from components.core.parameters import Scalars
 from components.core.step import Step, execute
 from components.core.step import main as step_main
 from components.orchestration import client_commands, image_commands, model_commands
-from components.orchestration.arguments import executor_input, parse_assignments, pipeline, pipeline_arguments, pipeline_defaults
+from components.orchestration.arguments import (
+    executor_input,
+    given_arguments,
+    parse_assignments,
+    pipeline,
+    pipeline_arguments,
+    pipeline_defaults,
+)
 from components.orchestration.images import LOCK
 from components.orchestration.upkeep import commands as store_commands
 
@@ -168,6 +175,24 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         execute(replace(STEP, run=look), "plan", executor_input(STEP, Path(folder), wanted, []))
         say((Path(folder) / "plan").read_text().rstrip())
+
+
+@app.command()
+def look(
+    clip: Annotated[Path, typer.Argument(help="a video file")],
+    text: Annotated[str, typer.Argument(help='what happens in it, e.g. "a man raises his arm"')],
+    vdm: Annotated[str, typer.Option(help="video model: a registry name or a diffusers folder")] = "tiny-cogvideox",
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page")] = Path("look.html"),
+    assignments: Assignments = None,
+) -> None:
+    """Show what a video model attends to in one clip: steps 1 to 4 in this process, one page; frames and size are the model's own."""
+    from components.orchestration.look import look as look_at
+    from components.orchestration.look import model_size, write
+
+    known = pipeline_defaults(pipeline("motion_priors")) | {"vdm": vdm}
+    known["params_ddim_inversion"] |= model_size(vdm)
+    write(look_at(clip, text, {**known, **given_arguments(known, None, assignments)}), output)
+    say(str(output))
 
 
 @app.command("step", context_settings={"ignore_unknown_options": True})

@@ -55,14 +55,25 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Material(Stored):
-    """Everything a section may show."""
+class Pictured(Stored):
+    """A prior set, and the lines of a VLM before and after tuning, by sample id, where there are any."""
 
     priors: PriorSet
+    after: dict[str, VlmLine] = field(default_factory=dict, kw_only=True)
+
+    @cached_property
+    def before(self) -> dict[str, VlmLine]:
+        """The frozen model's lines by sample id."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Material(Pictured):
+    """Everything a section may show."""
+
     model: TunedModel
     untouched: dict[str, EvalResult]
     tuned: dict[str, EvalResult]
-    after: dict[str, VlmLine]
     provenance: dict[str, StepRecord]
     left_out: list[Failure] = field(default_factory=list)
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from components.core.artifacts import HeadSelection, PriorLine, PriorSet, VlmLine
 from components.report.charts import Line, Stack, line_chart, stacked_bars
 from components.report.figures import NOTHING, Cell, StripRow, heat, number, photo, raw, scale_bar, shrink, signed, strip
-from components.report.material import Material, Stored, nearest_frame, words
+from components.report.material import Pictured, Stored, nearest_frame, words
 from components.report.section import Section, quoted
 
 _DENSITY = "× uniform"
@@ -24,21 +24,23 @@ COLUMNS = 6
 # 2 · the idea in one strip ----------------------------------------------------------------------------------------------
 
 
-def idea(material: Material, shown: Sequence[PriorLine]) -> Section:
+def idea(material: Pictured, shown: Sequence[PriorLine]) -> Section:
     """Frames, mask, prior of three words, the VLM's map before and after, of one clip; further clips folded away."""
     title = "The idea in one strip"
     if not shown:
         return Section("idea", title, "No pictured samples: the report was made with pictures = 0.")
     by_maps = sorted(shown, key=lambda line: line.sample.id not in material.after)  # clips with both maps first
     strips = [quoted(line) + sample_strip(material, line, _before_and_after(material, line)) for line in by_maps[:4]]
+    before_and_after = ", and where the vision-language model looks for the same words before and after tuning" if material.before else ""
+    unseen = "; outlined where the VLM saw nothing" if material.before else ""
     lead = (
-        "What the video model attends to for a word while it reconstructs the clip, and where the vision-language model looks for the same "
-        "words before and after tuning. Cells at their true size, unsmoothed; one colour scale a row; outlined where the VLM saw nothing."
+        f"What the video model attends to for a word while it reconstructs the clip{before_and_after}. "
+        f"Cells at their true size, unsmoothed; one colour scale a row{unseen}."
     )
     return Section("idea", title, lead, _folded(strips, 1, "more clips"))
 
 
-def _before_and_after(material: Material, line: PriorLine) -> list[tuple[str, VlmLine]]:
+def _before_and_after(material: Pictured, line: PriorLine) -> list[tuple[str, VlmLine]]:
     named = (("VLM before", material.before), ("VLM after", material.after))
     return [(name, found) for name, lines in named if (found := lines.get(line.sample.id)) is not None]
 
@@ -106,7 +108,7 @@ def vlm_map(material: Stored, line: VlmLine, rows: Sequence[int] | None = None) 
 # 3 · reconstruction -----------------------------------------------------------------------------------------------------
 
 
-def reconstruction(material: Material, shown: Sequence[PriorLine]) -> Section:
+def reconstruction(material: Pictured, shown: Sequence[PriorLine]) -> Section:
     """Original, inverted noise and reconstruction of the pictured clips."""
     pictured = [line for line in shown if "reconstruction" in line.pictures]
     if not pictured:
@@ -123,7 +125,7 @@ def _folded(blocks: Sequence[Markup], shown: int, what: str, layout: str = "") -
     return raw(f'<div class="{layout}">{first}</div>{more}')
 
 
-def _picture(material: Material, line: PriorLine, name: str, width: int = 720) -> Markup:
+def _picture(material: Pictured, line: PriorLine, name: str, width: int = 720) -> Markup:
     address = shrink(material.store.read(line.pictures[name]), width)
     return raw(f'<figure class="stored"><img src="{address}" alt="{escape(name)} of sample {line.sample.id}">{quoted(line, 80)}</figure>')
 
@@ -131,7 +133,7 @@ def _picture(material: Material, line: PriorLine, name: str, width: int = 720) -
 # 4 · heads --------------------------------------------------------------------------------------------------------------
 
 
-def heads(material: Material, shown: Sequence[PriorLine]) -> Section:
+def heads(material: Pictured, shown: Sequence[PriorLine]) -> Section:
     """Stacked z-scores of all heads, sorted, with the cut line; thumbnails of the vision-to-vision maps."""
     if not material.priors.heads:
         return Section("heads", "Motion-sensitive heads", "The prior set has no head table.")
@@ -191,7 +193,7 @@ def _head_table(rows: Sequence[Any], cut: int) -> Markup:
 # 5 · words --------------------------------------------------------------------------------------------------------------
 
 
-def motion_words(material: Material, shown: Sequence[PriorLine]) -> Section:
+def motion_words(material: Pictured, shown: Sequence[PriorLine]) -> Section:
     """The text itself, shaded by standardized motion score, and attention over frames of the strongest and weakest words."""
     if not shown:
         return Section("words", "Words that carry motion", "No pictured samples: the report was made with pictures = 0.")
@@ -231,7 +233,7 @@ def _shaded(text: str, pieces: Sequence[Any]) -> str:
     return "".join(done) + str(escape(text[at:]))
 
 
-def _over_frames(material: Material, line: PriorLine) -> Markup:
+def _over_frames(material: Pictured, line: PriorLine) -> Markup:
     values_TF = material.tensors(line.per_frame)["per_frame"]
     ranked = sorted(range(min(len(line.pieces), len(values_TF))), key=lambda t: -line.pieces[t].score)
     frames = list(range(values_TF.shape[1]))

@@ -50,7 +50,7 @@ def run(context: Context[Params]) -> None:
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")
     after, priors, model = context.input("maps", VlmMaps), context.input("priors", PriorSet), context.input("model", TunedModel)
     lines = {line.sample.id: line for line in after.lines}
-    material = Material(context.store, priors, model, untouched, tuned, lines, dict(context.provenance), list(context.left_out))
+    material = Material(context.store, priors, model, untouched, tuned, dict(context.provenance), list(context.left_out), after=lines)
     masked = [line for line in material.order if line.mask is not None][: context.params.masked]
     quality = assess(scenes(material, masked), seed=context.params.seed)
     findings = Findings(quality, comparisons(material), prior_table())

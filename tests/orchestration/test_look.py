@@ -1,0 +1,93 @@
+"""`motion-enhancer look`: the pipeline's own numbers for one clip, on a page; any MP4 will do, and bad input gets its own error."""
+
+import numpy as np
+import pytest
+
+from components.core.artifacts import PriorSet, load_manifest
+from components.core.errors import DataError, ParameterError
+from components.media.video import write_mp4
+from components.orchestration import look as module
+from components.orchestration.arguments import given_arguments, pipeline, pipeline_defaults
+from components.orchestration.cli import main
+from tests.chain import Chain
+
+TEXT = "the dog jumps"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """No generator of ours: another size, rate and length, a bright bar that wanders over noise."""
+    frames = np.random.default_rng(5).integers(0, 90, (40, 72, 104, 3)).astype(np.uint8)
+    for index, frame in enumerate(frames):
+        frame[10:60, 2 * index : 2 * index + 12] = 240
+    path = tmp_path_factory.mktemp("clip") / "Bar.MP4"
+    write_mp4(path, frames, fps=12)
+    return path
+
+
+def values(*settings):
+    known = pipeline_defaults(pipeline("motion_priors")) | {"vdm": "tiny-cogvideox"}
+    known["params_ddim_inversion"] |= module.model_size("tiny-cogvideox")
+    return {**known, **given_arguments(known, None, ["num_steps=2", *settings])}
+
+
+def test_a_model_says_its_own_size():
+    found = module.model_size("tiny-cogvideox")
+    assert {key: found[key] for key in ("num_frames", "height", "width")} == {"num_frames": 17, "height": 64, "width": 64}
+
+
+def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
+    target = tmp_path / "pages" / "look.html"
+    with pytest.raises(SystemExit) as ended:
+        main(["look", str(clip), TEXT, "-o", str(target), "--set", "num_steps=2"])
+    assert ended.value.code == 0
+    page = target.read_text()
+    assert capsys.readouterr().out.strip() == str(target)
+    sections = ("The idea in one strip", "Words that carry motion", "Reconstruction", "Heads by score")
+    for wanted in (TEXT, "Bar.MP4", "104 × 72", "40 frames", "Random weights", *sections):
+        assert wanted in page
+    assert page.count("data:image/png;base64,") > 10
+    assert "<script" not in page
+    assert [path.name for path in target.parent.iterdir()] == ["look.html"]
+
+
+def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
+    """Words and their scores are those of `motion_priors` run step by step on the same clip."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "clip.mp4").write_bytes(clip.read_bytes())
+    (source / "train.jsonl").write_text('{"video": "clip.mp4", "response": "%s"}\n' % TEXT)  # noqa: UP031
+    chain = Chain(tmp_path, (tmp_path / "store").as_uri(), source, shards=1, text="response")
+    settings = values("params_attention_capture.rows=8", "params_attention_capture.pictures=0")
+    theirs = chain.priors()
+    kept = []
+    monkeypatch.setattr(module, "_page", lambda store, priors, name: kept.append(priors) or "")
+    module.look(clip, TEXT, settings)
+
+    expected = load_manifest(theirs, PriorSet).lines[0]
+    (line,) = kept[0].lines
+    assert line.pieces == expected.pieces
+    assert (line.prior.sha256, line.heads, line.confidence) == (expected.prior.sha256, expected.heads, expected.confidence)
+
+
+@pytest.mark.parametrize(("name", "text", "error"), [("absent.mp4", TEXT, "no file"), ("Bar.MP4", "  ", "the text is empty")])
+def test_bad_arguments(clip, name, text, error):
+    with pytest.raises(ParameterError, match=error):
+        module.look(clip.parent / name, text, values())
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    (tmp_path / "song.mp4").write_bytes(b"la la la" * 100)
+    with pytest.raises(DataError, match=r"song\.mp4"):
+        module.look(tmp_path / "song.mp4", TEXT, values())
+
+
+def test_a_clip_that_is_too_short(tmp_path):
+    write_mp4(tmp_path / "short.mp4", np.zeros((4, 64, 64, 3), np.uint8), fps=8)
+    with pytest.raises(DataError, match=r"frames"):
+        module.look(tmp_path / "short.mp4", TEXT, values())
+
+
+def test_a_typo_in_a_parameter_is_told(clip):
+    with pytest.raises(ParameterError, match="guidance"):
+        module.look(clip, TEXT, values("params_attention_capture.guidance=3"))
