@@ -1,0 +1,22 @@
+"""The recipe of the small model, as it stands in a checkpoint's `training.json`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.core.records import Record
+
+
+class Recipe(Record):
+    """What decides a training's result."""
+
+    steps: int = Field(default=3600, ge=1, description="updates")
+    batch: int = Field(default=8, ge=1, description="clips an update")
+    learning_rate: float = Field(default=1.5e-3, gt=0, description="peak")
+    warmup: int = Field(default=100, ge=0, description="updates of linear warm-up; then a cosine to 0")
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is saved")
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of empty captions")
+    seed: int = Field(default=0, ge=0, lt=999, description="of the initialization; scenes have the training seeds' entry of this number")
+    validation_clips: int = Field(default=64, ge=5, description="unseen clips that the card's losses are measured on")
