@@ -1,0 +1,144 @@
+"""The small scenes model where a real one stands: exact codes at other sizes, inversion and capture, its captions, draws and balance."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from components.attention_capture.capture import CaptureSpec, capture_attention
+from components.core.errors import DataError, ParameterError
+from components.ddim_inversion.ddim import invert, levels
+from components.media.scenes import draw, make_clip
+from components.models.scenes.card import read_card, write_card
+from components.models.scenes.code import closed_form, exact_inverse
+from components.models.scenes.data import TRAINING_SEEDS, TrainingScenes
+from components.models.scenes.network import GRID, HEADS, NUM_FRAMES, SIZE, make_denoiser, save_pipeline
+from components.models.scenes.settings import Recipe
+from components.models.scenes.text import LENGTH, make_tokenizer, unknown_words
+from components.models.scenes.train import by_noise
+from components.models.vdm import load_vdm
+
+LOSSES = [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A freshly initialized pipeline with a card."""
+    made = save_pipeline(make_denoiser(1), tmp_path_factory.mktemp("fresh") / "model")
+    write_card(made, Recipe(steps=7, seed=2), LOSSES)
+    return made
+
+
+@pytest.fixture(scope="module")
+def vdm(folder):
+    return load_vdm(folder, "float32", "cpu")
+
+
+def clip(index, size=(SIZE, SIZE)):
+    return draw(make_clip("scenes", 0, index, size, NUM_FRAMES).scene, size)[0]
+
+
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (64, 96)])
+def test_the_encoder_computes_the_closed_form(vdm, size):
+    frames = clip(0, size)
+    difference = np.abs(vdm.encode_video(frames)[0].numpy() - closed_form(frames))
+    print(f"largest |encoder − closed form| {difference.max():.1e}")
+    assert difference.max() < 1e-3
+
+
+def test_the_decoder_is_a_picture_of_the_clip(vdm):
+    frames = clip(3)
+    codes = closed_form(frames)
+    exact = exact_inverse(codes)
+    decoded = vdm.decode_latents(torch.from_numpy(codes)[None]).numpy().astype(float)
+    ratios = [10 * np.log10(255**2 / np.mean((video - frames) ** 2)) for video in (exact, decoded)]
+    print(f"PSNR: exact inverse {ratios[0]:.1f}, decoder {ratios[1]:.1f}")
+    assert ratios[0] > 26
+    assert ratios[1] > 24
+
+
+def test_half_latents_are_refused():
+    for shape in ((16, 48, 48, 3), (17, 46, 48, 3)):
+        with pytest.raises(ParameterError, match="whole latents"):
+            closed_form(np.zeros(shape, np.uint8))
+
+
+def test_it_inverts_and_shows_its_attention(vdm):
+    text = "the red square moves left"
+    clean, embeds, empty = vdm.encode_video(clip(0)), vdm.encode_text(text), vdm.encode_text("")
+    found = invert(lambda x, t: vdm.velocity(x, t, empty), clean, levels(vdm.alphas_cumprod, 2))
+    assert found.trajectory.shape == (3, *clean.shape)
+    words = tuple(piece.index for piece in vdm.tokenize(text))
+    with capture_attention(vdm.transformer, CaptureSpec(words, GRID, rows=8)) as maps:
+        vdm.velocity(found.trajectory[1], 499, embeds)
+    assert maps.t2v.shape == (HEADS, 5, GRID[0] * GRID[1] * GRID[2])
+    assert 0 < float(maps.t2v.sum(-1).min()) <= float(maps.t2v.sum(-1).max()) <= 1
+
+
+def test_captions_are_known_and_fit():
+    captions = {make_clip("scenes", 0, index, (32, 32), 9).caption for index in range(30)}
+    assert not [caption for caption in captions if unknown_words(caption) or len(caption.split()) >= LENGTH]
+    assert max(len(caption.split()) for caption in captions) == LENGTH - 2
+
+
+def test_unknown_words_are_whole_words_and_each_once():
+    assert unknown_words("A man moves the red squares, moves A hand.") == ["A", "man", "squares,", "hand."]
+
+
+def test_a_position_says_everything():
+    scenes = TrainingScenes(TRAINING_SEEDS[3], 8, 0.1)
+    for one, other in zip(scenes[5], TrainingScenes(TRAINING_SEEDS[3], 8, 0.1)[5], strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(scenes[5].noise_BFCyx, scenes[6].noise_BFCyx)
+    assert [int(scenes[index].timesteps_B) // 125 for index in range(8)] == list(range(8))
+    dropped = TrainingScenes(TRAINING_SEEDS[3], 8, 0.999)[0].ids_BT[0].tolist()
+    assert dropped == [make_tokenizer().eos_token_id] + [make_tokenizer().pad_token_id] * (LENGTH - 1)
+
+
+def test_losses_by_noise():
+    assert by_noise(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 199, 999])) == [2.0, None, None, None, 5.0]
+
+
+def test_no_recipe_reaches_the_validation_seed():
+    assert Recipe(seed=len(TRAINING_SEEDS) - 2).seed == 998
+    with pytest.raises(ValueError, match="seed"):
+        Recipe(seed=len(TRAINING_SEEDS) - 1)
+
+
+def test_where_a_training_object_lies_does_not_tell_the_mover():
+    """Share of standing objects that lie farther out than the mover: what a centre prior scores."""
+    farther = []
+    for index in range(100):
+        scene = make_clip("scenes", TRAINING_SEEDS[0], index, (SIZE, SIZE), 3).scene
+        out = [((body.centres - 0.5) ** 2).sum(axis=1).mean() for body in scene.bodies]
+        moving = out.pop(scene.mover)
+        farther.append(np.mean([moving < other for other in out]))
+    print(f"centre prior {np.mean(farther):.3f}")
+    assert 0.39 < np.mean(farther) < 0.61
+
+
+def test_the_card_says_how_it_was_made(folder):
+    card, page = read_card(folder), (folder / "README.md").read_text()
+    assert card.losses == LOSSES
+    assert card.scene_seed == TRAINING_SEEDS[2]
+    assert "FOLDER --steps 7 --seed 2`" in page
+    assert "0.1000 | 0.2000 | 0.3000 | 0.4000 | 0.5000" in page
+    assert sum(card.parameters.values()) <= 1_500_000
+    assert "$" not in page
+
+
+@pytest.mark.parametrize("what", ["README.md", "training.json", "tokenizer/tokenizer.json", "more.txt"])
+def test_a_card_that_is_not_true_is_refused(folder, what):
+    file = folder / what
+    before = file.read_bytes() if file.exists() else None
+    try:
+        if what == "training.json":
+            file.write_text(json.dumps(json.loads(before) | {"digest": "0" * 64}))
+        else:
+            file.write_bytes((before or b"") + b" x")
+        with pytest.raises(DataError):
+            read_card(folder)
+    finally:
+        file.unlink() if before is None else file.write_bytes(before)
+    read_card(folder)
