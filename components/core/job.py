@@ -1,4 +1,4 @@
-"""How a Kubernetes Job that is no step ends: the exit codes of the steps, and one line in the log that says what to do."""
+"""How a container logs, and how a Kubernetes Job that is no step ends: with the steps' exit codes and a line that says what to do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from components.core.errors import MotionEnhancerError
 log = logging.getLogger(__name__)
 
 
-def run_job(name: str, action: Callable[[], None]) -> int:
-    """Do `action` with logging set up; returns the exit code (an unexpected error is a traceback, code 1)."""
+def start_logging() -> None:
+    """Log lines of a container: to stderr, `LOG_LEVEL` of them."""
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("httpx").setLevel("WARNING")  # its lines hold signed addresses
+
+
+def run_job(name: str, action: Callable[[], None]) -> int:
+    """Do `action` with logging set up; returns the exit code (an unexpected error is a traceback, code 1)."""
+    start_logging()
     try:
         action()
     except MotionEnhancerError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 import traceback
@@ -20,6 +19,7 @@ from components.core.artifacts import Manifest
 from components.core.context import Context
 from components.core.errors import MotionEnhancerError
 from components.core.executor import Outputs, Request
+from components.core.job import start_logging
 from components.core.parameters import PLACES, P, StepParams, scalars_of, validated
 from components.core.records import Json, ModelId, canonical_json, sha256
 
@@ -101,10 +101,7 @@ def execute(step: Step[Any], task: str, executor_input: Json) -> None:
 def main(step: Step[Any], argv: Sequence[str] | None = None) -> int:
     """`python -m components.<step> TASK EXECUTOR_INPUT`: the container's entry. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("httpx").setLevel("WARNING")
+    start_logging()
     if len(arguments) != 2:
         log.error("usage: python -m components.%s TASK EXECUTOR_INPUT (see `motion-enhancer step %s --help`)", step.name, step.name)
         return 2

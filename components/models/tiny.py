@@ -56,14 +56,16 @@ def tiny_t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[*special, *pieces.items()], extra_ids=0, model_max_length=TEXT_LENGTH)
 
 
-def _text_encoder(vocabulary: int) -> T5EncoderModel:
+def t5_encoder(vocabulary: int, width: int, feed_forward: int, heads: int, dropout: float = 0.1) -> T5EncoderModel:
+    """A T5 encoder of two layers with heads of 16, with the class's own initialization."""
     config = T5Config(
         vocab_size=vocabulary,
-        d_model=TEXT_WIDTH,
+        d_model=width,
         d_kv=16,
-        d_ff=64,
+        d_ff=feed_forward,
         num_layers=2,
-        num_heads=2,
+        num_heads=heads,
+        dropout_rate=dropout,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
         is_encoder_decoder=False,
@@ -119,7 +121,7 @@ def make_tiny_cogvideox(folder: Path, variant: Literal["5b", "1.5"] = "5b") -> P
         tokenizer = tiny_t5_tokenizer()
         pipeline = CogVideoXPipeline(
             tokenizer=tokenizer,
-            text_encoder=_text_encoder(len(tokenizer)),
+            text_encoder=t5_encoder(len(tokenizer), TEXT_WIDTH, feed_forward=64, heads=2),
             vae=_vae(),
             transformer=_transformer(variant),
             scheduler=CogVideoXDDIMScheduler(**SCHEDULER),

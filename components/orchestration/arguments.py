@@ -1,4 +1,4 @@
-"""Arguments of the command line: pipeline parameters from `--set` and a JSON file, and KFP's executor input for a step run by hand."""
+"""Arguments of the command line: pipeline parameters, manifests by digest or folder, and a step's executor input."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import ParameterError
+from components.core.errors import DataError, ParameterError
+from components.core.records import sha256
 from components.core.step import Step
+from components.core.store import Store
 from components.core.tree import tree_digest, tree_is_dirty
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +99,25 @@ def pipeline_arguments(known: dict[str, Any], file: Path | None, assignments: li
 def run_store(uri: str) -> str:
     """The store of this tree: uncommitted code works under a prefix of its own, so nothing stale is met and nothing mixes."""
     return f"{uri}/dev-{tree_digest(ROOT)[:16]}" if tree_is_dirty(ROOT) else uri
+
+
+def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
+    """A manifest's bytes and where they lie, by its digest in the store (`sha256:…`) or from an artifact's folder.
+
+    Raises:
+        ParameterError: neither is there.
+        DataError: the store's copy is damaged.
+    """
+    file, digest = Path(what) / "manifest.json", what.removeprefix("sha256:")
+    if file.is_file():
+        return file.read_bytes(), str(file)
+    data, source = store.backend.get(f"manifests/{digest}.json"), f"{store.uri}/manifests/{digest}.json"
+    if data is None:
+        remedy = "give sha256:… of a manifest in the store, or an artifact folder"
+        raise ParameterError(f"no manifest {what!r}", source="command line", remedy=remedy)
+    if sha256(data) != digest:
+        raise DataError("manifest content differs from its name", source=source, remedy="import or compute it again")
+    return data, source
 
 
 def executor_input(step: Step[Any], out: Path, values: dict[str, Any], inputs: list[str]) -> dict[str, Any]:

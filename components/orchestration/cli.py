@@ -22,6 +22,7 @@ from components.orchestration import client_commands, image_commands, model_comm
 from components.orchestration.arguments import (
     executor_input,
     given_arguments,
+    named_manifest,
     parse_assignments,
     pipeline,
     pipeline_arguments,
@@ -50,27 +51,6 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def _compile(name: str, target: Path, images: dict[str, str]) -> Any:
-    from kfp import compiler
-
-    from components.orchestration import component
-
-    component.use_images(images)
-    made = pipeline(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(made, str(target))
-    return made
-
-
-def _images(image: str, local: bool, lock: Path) -> dict[str, str]:
-    from components.orchestration.images import both, locked
-    from components.orchestration.local import local_image
-
-    if local:
-        return both(local_image(), "--local")
-    return both(image, "--image") if image else locked(lock)
-
-
 @app.command("compile")
 def compile_command(
     name: Annotated[str, typer.Argument(metavar="[PIPELINE]")] = "motion_enhancer",
@@ -91,7 +71,8 @@ def compile_command(
     scratch_claim: Annotated[str, typer.Option(help="volume claim that these nodes share while they train")] = "motion-enhancer-scratch",
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
-    from components.orchestration.scheduling import PROFILE, Profile, node_labels
+    from components.orchestration.compiling import chosen_images, compile_pipeline
+    from components.orchestration.scheduling import Profile, node_labels
 
     if profile not in ("a100", "cpu"):
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
@@ -100,8 +81,7 @@ def compile_command(
         kind=profile, parallelism=parallelism, timeout=timeout, deadline=deadline, retries=retries, node_selector=labels, queue=queue,
         store_secret=store_secret, model_claim=model_claim, sft_nodes=sft_nodes, scratch_claim=scratch_claim,
     )  # fmt: skip
-    PROFILE.set(chosen)
-    _compile(name, output, _images(image, local, lock))
+    compile_pipeline(name, output, chosen_images(image, local, lock), chosen)
     say(str(output))
 
 
@@ -119,10 +99,11 @@ def run(
     network: Annotated[str, typer.Option(help="network of the containers")] = "host",
 ) -> None:
     """Run a pipeline on this machine under KFP's local orchestrator."""
+    from components.orchestration.compiling import chosen_images, compile_pipeline
     from components.orchestration.local import open_engine, run_compiled
 
     out = out.absolute()
-    made = _compile(name, out / f"{name}.yaml", _images(image, engine == "process", lock))
+    made = compile_pipeline(name, out / f"{name}.yaml", chosen_images(image, engine == "process", lock))
     given = pipeline_arguments(pipeline_defaults(made), arguments, assignments, out)
     start = time.monotonic()
     with open_engine(engine, network) as opened:
@@ -244,20 +225,10 @@ def export(
     from components.sft.card import card as model_card
 
     opened = Store(store)
-    manifest = parse_transferable(_manifest_data(what, opened), what)
+    manifest = parse_transferable(named_manifest(what, opened)[0], what)
     card = priors_card(manifest) if isinstance(manifest, PriorSet) else model_card(manifest)
     export_folder(opened, manifest, folder, card, videos=videos)
     say(str(folder))
-
-
-def _manifest_data(what: str, store: Any) -> bytes:
-    file = Path(what) / "manifest.json"
-    data: bytes | None = file.read_bytes() if file.is_file() else store.backend.get(f"manifests/{what.removeprefix('sha256:')}.json")
-    if data is None:
-        raise ParameterError(
-            f"no manifest {what!r}", source="command line", remedy="give sha256:… of a manifest in the store, or an artifact folder"
-        )
-    return data
 
 
 @app.command("import")
@@ -281,7 +252,7 @@ def inspect(
     """Print a manifest as JSON."""
     from components.core.store import Store
 
-    say(json.dumps(json.loads(_manifest_data(what, Store(store))), indent=2, ensure_ascii=False))
+    say(json.dumps(json.loads(named_manifest(what, Store(store))[0]), indent=2, ensure_ascii=False))
 
 
 def main(arguments: list[str] | None = None) -> None:

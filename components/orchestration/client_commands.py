@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,12 +45,14 @@ def package(name: str, image: str, lock: Path, profile: str) -> Iterator[Path]:
             raise ParameterError(f"{name} names its images already", source="--image, --lock", remedy="leave them out, or give a pipeline")
         yield Path(name)
         return
-    from components.orchestration.cli import compile_command
+    from components.orchestration.compiling import chosen_images, compile_pipeline
+    from components.orchestration.scheduling import Profile
 
+    if profile not in ("a100", "cpu"):
+        raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
     with tempfile.TemporaryDirectory(prefix="submit-") as folder:
         target = Path(folder) / f"{name}.yaml"
-        with redirect_stdout(StringIO()):  # the file's name is nobody's business
-            compile_command(name=name, output=target, image=image, lock=lock, profile=profile)
+        compile_pipeline(name, target, chosen_images(image, False, lock), Profile(kind=profile))
         yield target
 
 

@@ -7,7 +7,6 @@ The steps are the pipeline's own, with its parameters, on a store of their own t
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorLine, PriorSet, load_manifest
 from components.core.errors import ParameterError
 from components.core.progress import track
 from components.core.step import execute
@@ -24,7 +23,7 @@ from components.core.store import Store
 from components.models.registry import TINY, resolve
 from components.orchestration.arguments import executor_input
 
-log = logging.getLogger(__name__)
+UNKNOWN = "<unk>"  # of every T5 tokenizer
 # step, its form, and which output of which step before it each of its inputs is
 CHAIN: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
     ("dataset_import", "training", {}),
@@ -92,13 +91,18 @@ def _page(store: Store, priors: PriorSet, name: str) -> str:
     }
     listed = NOTHING.join(raw("<dt>{}</dt><dd>{}</dd>").format(title, fact) for title, fact in facts.items())
     lead = f"“{line.sample.response}”: what a video model attends to in {name}"
-    head = Section("verdict", "Look", lead, raw('<dl class="facts">{}</dl><p>{}</p>').format(listed, _warning(model.name)))
+    head = Section("verdict", "Look", lead, raw('<dl class="facts">{}</dl><p>{}</p>').format(listed, _warning(model.name, line)))
     parts = [section(material, [line]) for section in (idea, motion_words, reconstruction, heads)]
     return render([head, *parts], name="look")
 
 
-def _warning(model: str) -> str:
-    return "Random weights: this page shows the form of a result, not a result." if model in TINY else ""
+def _warning(model: str, line: PriorLine) -> str:
+    """What a reader must know before looking: random weights, and words that the model's text encoder has no token for."""
+    said = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
+    unknown = dict.fromkeys(line.sample.response[piece.start : piece.end].strip() for piece in line.pieces if piece.token == UNKNOWN)
+    if unknown:
+        said.append(f"The video model does not know {', '.join(f'“{word}”' for word in unknown)}: their rows mean nothing.")
+    return " ".join(said)
 
 
 def model_size(vdm: str) -> dict[str, Any]:

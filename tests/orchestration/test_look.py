@@ -70,6 +70,12 @@ def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
     assert (line.prior.sha256, line.heads, line.confidence) == (expected.prior.sha256, expected.heads, expected.confidence)
 
 
+def test_words_without_a_token_are_named(clip):
+    page = module.look(clip, "the dog jumps ✈ ✈", values())
+    assert "The video model does not know “✈”: their rows mean nothing." in page
+    assert "does not know" not in module.look(clip, TEXT, values())
+
+
 @pytest.mark.parametrize(("name", "text", "error"), [("absent.mp4", TEXT, "no file"), ("Bar.MP4", "  ", "the text is empty")])
 def test_bad_arguments(clip, name, text, error):
     with pytest.raises(ParameterError, match=error):

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from components.models.scenes.code import CHANNELS, SPATIAL, TEMPORAL, make_vae
-from components.models.scenes.text import LENGTH, WIDTH, make_text_encoder, make_tokenizer
-from components.models.tiny import SCHEDULER
+from components.models.scenes.text import LENGTH, make_tokenizer
+from components.models.tiny import SCHEDULER, t5_encoder
 
 SIZE = 48  # pixels of a side
 NUM_FRAMES = 17
 GRID = ((NUM_FRAMES - 1) // TEMPORAL + 1, SIZE // SPATIAL, SIZE // SPATIAL)
-HEADS, HEAD_WIDTH, LAYERS, TIME_WIDTH = 8, 16, 4, 32
+HEADS, HEAD_WIDTH, LAYERS, TIME_WIDTH, TEXT_WIDTH = 8, 16, 4, 32, 64
 
 
 class Denoiser(nn.Module):
@@ -30,7 +30,7 @@ class Denoiser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = _transformer()
-        self.text_encoder = make_text_encoder(len(make_tokenizer()))
+        self.text_encoder = t5_encoder(len(make_tokenizer()), TEXT_WIDTH, feed_forward=128, heads=4, dropout=0.0)
         corners = ((0, 0), GRID[1:])
         cos, sin = get_3d_rotary_pos_embed(embed_dim=HEAD_WIDTH, crops_coords=corners, grid_size=GRID[1:], temporal_size=GRID[0])
         self.register_buffer("cos", cos, persistent=False)
@@ -100,7 +100,7 @@ def _transformer() -> CogVideoXTransformer3DModel:
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         time_embed_dim=TIME_WIDTH,
-        text_embed_dim=WIDTH,
+        text_embed_dim=TEXT_WIDTH,
         num_layers=LAYERS,
         sample_width=GRID[2],
         sample_height=GRID[1],

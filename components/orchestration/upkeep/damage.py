@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from components.core.artifacts import Manifest, parse_manifest
-from components.core.errors import DataError, ParameterError
+from components.core.errors import DataError
 from components.core.progress import track
 from components.core.records import Ref, sha256
 from components.core.store import Store, hash_file
 from components.core.transfer import references
+from components.orchestration.arguments import named_manifest
 from components.orchestration.upkeep.inventory import MANIFEST, PRODUCTS
 
 
@@ -47,16 +47,7 @@ def load(store: Store, what: str) -> Manifest:
         ParameterError: neither is there.
         DataError: it is damaged.
     """
-    file, digest = Path(what) / "manifest.json", what.removeprefix("sha256:")
-    source = str(file) if file.is_file() else f"{store.uri}/manifests/{digest}.json"
-    data = file.read_bytes() if file.is_file() else store.backend.get(f"manifests/{digest}.json")
-    if data is None:
-        raise ParameterError(
-            f"no manifest {what!r}", source="store check", remedy="give sha256:… of a manifest in the store, or an artifact folder"
-        )
-    if not file.is_file() and sha256(data) != digest:
-        raise DataError("manifest content differs from its name", source=source, remedy="import or compute it again")
-    return _parse(data, source)
+    return _parse(*named_manifest(what, store))
 
 
 def products(store: Store) -> Iterator[Manifest]:

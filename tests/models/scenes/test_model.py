@@ -1,4 +1,4 @@
-"""The small scenes model where a real one stands: exact codes at other sizes, inversion and capture, its captions, draws and balance."""
+"""The small scenes model where a real one stands: its constructed codes, inversion and capture, captions, draws, balance and card."""
 
 import json
 
@@ -15,7 +15,7 @@ from components.models.scenes.code import closed_form, exact_inverse
 from components.models.scenes.data import TRAINING_SEEDS, TrainingScenes
 from components.models.scenes.network import GRID, HEADS, NUM_FRAMES, SIZE, make_denoiser, save_pipeline
 from components.models.scenes.settings import Recipe
-from components.models.scenes.text import LENGTH, make_tokenizer, unknown_words
+from components.models.scenes.text import LENGTH, make_tokenizer
 from components.models.scenes.train import by_noise
 from components.models.vdm import load_vdm
 
@@ -37,6 +37,22 @@ def vdm(folder):
 
 def clip(index, size=(SIZE, SIZE)):
     return draw(make_clip("scenes", 0, index, size, NUM_FRAMES).scene, size)[0]
+
+
+def test_the_code_is_what_it_says():
+    """Worked out here from the definition: mean and half differences of 4 × 4 pixels and 4 frames, the first frame alone."""
+    frames = clip(0)
+    block = frames[1:5, 8:12, 16:20].astype(np.float64) / 127.5 - 1  # latent frame 1, row 2, column 4
+    expected = [*5 * block.mean((0, 1, 2)), *10 * (block[:, :, :2].mean((0, 1, 2)) - block[:, :, 2:].mean((0, 1, 2))) / 2]
+    expected += [*10 * (block[:, :2].mean((0, 1, 2)) - block[:, 2:].mean((0, 1, 2))) / 2]
+    np.testing.assert_allclose(closed_form(frames)[1, :, 2, 4], expected, atol=1e-5)
+
+
+def test_the_inverse_gives_back_what_the_code_can_tell():
+    coarse = np.random.default_rng(0).integers(0, 256, (1, 24, 24, 3)).astype(np.uint8).repeat(2, 1).repeat(2, 2)
+    flat = coarse.reshape(1, 12, 4, 12, 4, 3)
+    flat = np.broadcast_to(flat.mean((2, 4), keepdims=True), flat.shape).reshape(1, 48, 48, 3).round().astype(np.uint8)
+    np.testing.assert_allclose(exact_inverse(closed_form(flat.repeat(5, 0))), flat.repeat(5, 0), atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (64, 96)])
@@ -76,14 +92,26 @@ def test_it_inverts_and_shows_its_attention(vdm):
     assert 0 < float(maps.t2v.sum(-1).min()) <= float(maps.t2v.sum(-1).max()) <= 1
 
 
+def test_half_precision_changes_little(vdm):
+    noisy, ids = torch.randn(1, 5, 9, 12, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 16, dtype=torch.long)
+    with torch.no_grad():
+        ours = make_denoiser(1).eval()(noisy, torch.tensor([500]), ids)
+        theirs = vdm.velocity(noisy, 500, vdm.text_encoder(ids)[0])
+    assert float((ours - theirs).norm() / ours.norm()) < 0.01
+
+
 def test_captions_are_known_and_fit():
     captions = {make_clip("scenes", 0, index, (32, 32), 9).caption for index in range(30)}
-    assert not [caption for caption in captions if unknown_words(caption) or len(caption.split()) >= LENGTH]
+    tokenizer = make_tokenizer()
+    assert not [caption for caption in captions if tokenizer.unk_token_id in tokenizer(caption).input_ids]
     assert max(len(caption.split()) for caption in captions) == LENGTH - 2
 
 
-def test_unknown_words_are_whole_words_and_each_once():
-    assert unknown_words("A man moves the red squares, moves A hand.") == ["A", "man", "squares,", "hand."]
+def test_words_are_tokens_and_others_unknown(vdm):
+    pieces = vdm.tokenize("the red dog moves left")
+    assert [(piece.token, piece.start, piece.end) for piece in pieces] == [
+        ("▁the", 0, 3), ("▁red", 4, 7), ("<unk>", 8, 11), ("▁moves", 12, 17), ("▁left", 18, 22)
+    ]  # fmt: skip
 
 
 def test_a_position_says_everything():
