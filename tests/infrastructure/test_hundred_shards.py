@@ -48,10 +48,9 @@ def run(tmp_path_factory):
 
 
 def test_ends_within_its_time(run, capsys):
-    # on a busy machine the clock runs on while nothing here does: what all processes computed, one after the other, bounds it as well
     with capsys.disabled():
         print(f"\n{len(run.record)} tasks: {run.wall:.0f} s, {run.cpu:.0f} s of one processor (bound {SECONDS} s)")
-    assert min(run.wall, run.cpu) <= SECONDS
+    assert run.wall <= SECONDS
 
 
 def lines(run, task):
