@@ -219,11 +219,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=int, default=500, help="updates between two states")
     parser.add_argument("--stop-after", type=int, help="save a state after this update and end; the same command goes on")
     parser.add_argument("--workers", type=int, default=1, help="side processes that draw clips")
-    parser.add_argument("--threads", type=int, help="of torch; 1 gives the same bits in every run (default: all cores)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; one gives the same bits in every run")
     found = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if found["threads"]:
-        torch.set_num_threads(found["threads"])
+    torch.set_num_threads(found["threads"])
     recipe = Recipe(**{name: found[name] for name in Recipe.model_fields})
     train(found["folder"], recipe, save_every=found["save_every"], workers=found["workers"], stop_after=found["stop_after"])
 
