@@ -5,7 +5,6 @@ Ends with code 1 where a bound does not hold. About ten minutes on two cores; no
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -13,7 +12,8 @@ import time
 import torch
 
 from bench import language, overhead, video
-from bench.measure import QUIET, ROOT, Row
+from bench.measure import QUIET
+from bench.table import Row, finish
 
 log = logging.getLogger("bench")
 
@@ -29,22 +29,7 @@ def main() -> int:
         for row in measure():
             found.append(row)
             log.info("%4.0f s  %s: %.3f (%s)", time.monotonic() - start, row.name, row.value, row.detail)
-    _print(found)
-    target = ROOT / "runs" / "bench.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lines = [{"name": row.name, "value": row.value, "bound": row.bound, "holds": row.holds} for row in found]
-    target.write_text(json.dumps(lines, indent=2) + "\n")
-    print(f"\n{target.relative_to(ROOT)}, {time.monotonic() - start:.0f} s")
-    return int(any(row.holds is False for row in found))
-
-
-def _print(found: list[Row]) -> None:
-    width = max(len(row.name) for row in found)
-    print(f"\n{'ratio':<{width}}  value  bound  holds  measured")
-    words = {True: "yes", False: "NO", None: "-"}
-    for row in found:
-        bound = "-" if row.bound is None else f"{row.bound:.2f}"
-        print(f"{row.name:<{width}}  {row.value:>5.3f}  {bound:>5}  {words[row.holds]:>5}  {row.detail}")
+    return finish(found, "bench", "ratio")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
-from bench.measure import Row, memory_ratio, time_ratio
+from bench.measure import memory_ratio, time_ratio
+from bench.table import Row
 from components.models.tiny_vlm import make_tiny_qwen2_5_vl
 from components.models.vlm import Batch, Conversation, Vlm, VlmOutput, collate, load_vlm
 from components.sft.loss import map_distance, response_loss

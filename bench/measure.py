@@ -16,36 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.table import ROOT, Row
+
 MIB = 2**20
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 _RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: what is compared with what.
-        value: the ratio.
-        bound: what it must not exceed; None: it is only reported.
-        detail: the two sides in seconds or MiB.
-    """
-
-    name: str
-    value: float
-    bound: float | None
-    detail: str
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the value is within the bound; None without one."""
-        return None if self.bound is None else self.value <= self.bound
 
 
 def seconds(work: Callable[[], object]) -> float:

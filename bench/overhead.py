@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from bench.measure import QUIET, ROOT, Row, time_ratio
+from bench.measure import QUIET, time_ratio
+from bench.table import ROOT, Row
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.parameters import Scalars
 from components.core.step import Step, execute

@@ -21,7 +21,8 @@ from diffusers import CogVideoXTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from bench.measure import Row, memory_ratio, time_ratio
+from bench.measure import memory_ratio, time_ratio
+from bench.table import Row
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, HeadReductions, UnionAttention
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import Levels, levels

@@ -10,7 +10,7 @@ from components.core.records import Record
 class Recipe(Record):
     """What decides a training's result."""
 
-    steps: int = Field(default=2800, ge=1, description="updates")
+    steps: int = Field(default=2000, ge=1, description="updates")
     batch: int = Field(default=8, ge=1, description="clips an update")
     learning_rate: float = Field(default=1.5e-3, gt=0, description="peak")
     warmup: int = Field(default=100, ge=0, description="updates of linear warm-up; then a cosine to 0")

@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=int, default=500, help="updates between two states")
     parser.add_argument("--stop-after", type=int, help="save a state after this update and end; the same command goes on")
     parser.add_argument("--workers", type=int, default=1, help="side processes that draw clips")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; one gives the same bits in every run")
+    parser.add_argument("--threads", type=int, default=2, help="of torch; the same number gives the same bits")
     found = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(found["threads"])
