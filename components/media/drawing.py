@@ -8,10 +8,14 @@ Legend: F frames, H,W pixels, N places; points are (down, right).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+Point = tuple[float, float]  # down, right
+Box = tuple[float, float, float, float]  # top, left, bottom, right
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
@@ -85,23 +89,29 @@ def still_camera(num_frames: int) -> Camera:
     return Camera(np.zeros((num_frames, 2)), np.ones(num_frames))
 
 
-def place(rng: np.random.Generator, extent: tuple[float, float], offsets_N2: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " 2"]:
-    """A random start from which a body at all `offsets_N2` stays inside a frame of `extent`."""
+def place(rng: np.random.Generator, extent: tuple[float, float], offsets: Sequence[Sequence[float]]) -> Point:
+    """A random start from which a body at all `offsets` stays inside a frame of `extent`.
+
+    This, `swept` and `touch` are plain floats: a set's scenes are found by rejection, some hundred tries each, of a few numbers.
+    """
     margin = REACH * HALF_SIDE
-    low, high = margin - offsets_N2.min(axis=0), np.asarray(extent) - margin - offsets_N2.max(axis=0)
-    start: np.ndarray = low + rng.uniform(size=2) * (high - low)
-    return start
+    start = []
+    for side, drawn, along in zip(extent, rng.uniform(size=2).tolist(), zip(*offsets, strict=True), strict=True):
+        low, high = margin - min(along), side - margin - max(along)
+        start.append(low + drawn * (high - low))
+    return start[0], start[1]
 
 
-def swept(centres_N2: Float[np.ndarray, "N 2"], scale: float = 1.0) -> Float[np.ndarray, "2 2"]:
-    """Low and high corner of the box that a body at these centres can cover."""
+def swept(centres: Sequence[Sequence[float]], scale: float = 1.0) -> Box:
+    """The box that a body at these centres can cover."""
     margin = REACH * HALF_SIDE * scale
-    return np.stack([centres_N2.min(axis=0) - margin, centres_N2.max(axis=0) + margin])
+    downs, rights = zip(*centres, strict=True)
+    return min(downs) - margin, min(rights) - margin, max(downs) + margin, max(rights) + margin
 
 
-def touch(one: Float[np.ndarray, "2 2"], other: Float[np.ndarray, "2 2"]) -> bool:
+def touch(one: Box, other: Box) -> bool:
     """Whether two boxes overlap."""
-    return bool((one[0] < other[1]).all() and (other[0] < one[1]).all())
+    return one[0] < other[2] and one[1] < other[3] and other[0] < one[2] and other[1] < one[3]
 
 
 def frame_extent(size: tuple[int, int]) -> tuple[float, float]:
@@ -115,9 +125,12 @@ def render(scene: Scene, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "F H 
     num_frames = len(camera.zooms)
     frames = np.empty((num_frames, *size, 3), dtype=np.uint8)
     ids = np.zeros((num_frames, *size), dtype=np.uint8)
+    views = np.column_stack([camera.shifts, camera.zooms])
     for f in range(num_frames):
-        y_HW, x_HW = _world(size, camera, f)
-        picture = _paint(scene.background, y_HW, x_HW)
+        if f == 0 or (views[f] != views[f - 1]).any():
+            y_HW, x_HW = _world(size, camera, f)
+            ground = _paint(scene.background, y_HW, x_HW)
+        picture = ground.copy()
         for index, body in enumerate(scene.bodies):
             pixels = min(size) * camera.zooms[f]
             alpha_HW = np.clip(0.5 - pixels * _distance(body, f, y_HW, x_HW), 0.0, 1.0)

@@ -85,14 +85,16 @@ def _placed(rng: np.random.Generator, extent: tuple[float, float], act: _Act) ->
     if act.turns.any() and shapes[0] == "circle":
         shapes[0] = "square"  # a circle's turn cannot be seen
     largest = float(act.scales.max())
+    middle = (extent[0] / 2, extent[1] / 2)
     while True:
-        start = np.asarray(extent) / 2 if act.from_centre else place(rng, extent, act.offsets)
-        others = [place(rng, extent, np.zeros((1, 2))) for _ in range(2)]
-        boxes = [swept(start + act.offsets, largest), *(swept(other[None]) for other in others)]
-        within = bool((boxes[0][0] >= 0).all() and (boxes[0][1] <= np.asarray(extent)).all())
+        start = middle if act.from_centre else place(rng, extent, act.offsets.tolist())
+        others = [place(rng, extent, [(0.0, 0.0)]) for _ in range(2)]
+        boxes = [swept((np.asarray(start) + act.offsets).tolist(), largest), *(swept([other]) for other in others)]
+        top, left, bottom, right = boxes[0]
+        within = min(top, left) >= 0 and bottom <= extent[0] and right <= extent[1]
         if within and not any(touch(boxes[i], boxes[j]) for i in range(3) for j in range(i)):
             break
-    mover = replace(body_at(colours[0], shapes[0], start + act.offsets), scales=act.scales, turns=act.turns)
+    mover = replace(body_at(colours[0], shapes[0], np.asarray(start) + act.offsets), scales=act.scales, turns=act.turns)
     still = (body_at(colours[i + 1], shapes[i + 1], np.tile(others[i], (len(act.scales), 1))) for i in range(2))
     return (mover, *still)
 

@@ -27,6 +27,7 @@ from components.media.drawing import (
     SHAPES,
     TRAVEL,
     Background,
+    Point,
     Scene,
     body_at,
     frame_extent,
@@ -182,14 +183,9 @@ def _is_held_out(index: int) -> bool:
 class _Course:
     """A straight way through the frame."""
 
-    start: np.ndarray
+    begin: Point
+    end: Point
     way: str
-    travel: float
-
-    @property
-    def ends(self) -> np.ndarray:
-        """Where a body is at its beginning and at its end [2, 2]."""
-        return np.stack([self.start, self.start + self.travel * np.asarray(DIRECTIONS[self.way])])
 
 
 def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames: int) -> tuple[Scene, str]:
@@ -199,7 +195,7 @@ def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames
     bodies = []
     for i, course in enumerate(courses):
         progress_F = np.linspace(0, 1, num_frames) if i == mover else np.full(num_frames, rng.integers(num_frames) / (num_frames - 1))
-        begin, end = course.ends
+        begin, end = np.asarray(course.begin), np.asarray(course.end)
         bodies.append(body_at(str(colours[i]), str(shapes[i]), begin + progress_F[:, None] * (end - begin)))
     a, b = (bodies[i].name for i in rng.permutation([i for i in range(3) if i != mover]))
     caption = _TEMPLATES[rng.integers(len(_TEMPLATES))].format(mover=bodies[mover].name, way=courses[mover].way, a=a, b=b)
@@ -213,8 +209,8 @@ def _courses_apart(rng: np.random.Generator, extent: tuple[float, float]) -> lis
         courses: list[_Course] = []
         while len(courses) < 3:
             course = _course(rng, extent)
-            box = swept(course.ends)
-            if any(touch(box, swept(other.ends)) for other in courses):
+            box = swept([course.begin, course.end])
+            if any(touch(box, swept([other.begin, other.end])) for other in courses):
                 break
             courses.append(course)
         else:
@@ -224,4 +220,6 @@ def _courses_apart(rng: np.random.Generator, extent: tuple[float, float]) -> lis
 def _course(rng: np.random.Generator, extent: tuple[float, float]) -> _Course:
     way = list(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
     travel = float(rng.uniform(*TRAVEL))
-    return _Course(place(rng, extent, np.stack([np.zeros(2), travel * np.asarray(DIRECTIONS[way])])), way, travel)
+    down, right = (travel * step for step in DIRECTIONS[way])
+    begin = place(rng, extent, [(0.0, 0.0), (down, right)])
+    return _Course(begin, (begin[0] + down, begin[1] + right), way)
