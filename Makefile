@@ -1,9 +1,12 @@
-# `make smoke`: the whole pipeline on synthetic videos and tiny models. `make test`: lint, types, tests. `make bench`: measured claims.
+# `make smoke`: the whole pipeline on synthetic videos and small models. `make test`: lint, types, tests. `make bench…`: measured claims,
+# of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the alignment (`bench-align`, `bench-align-full`).
 PYTHON ?= python3
+# VDM=tiny-random: a video model of random weights, which shows the plumbing alone
+VDM ?= scenes-cogvideox
 VLM ?= tiny-qwen2.5-vl
-RUN := runs/smoke$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
+RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
 
-.PHONY: smoke test bench
+.PHONY: smoke test bench bench-prior bench-prior-full bench-align bench-align-full
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,7 +22,7 @@ runs/data/bench/set.json: | .venv/.ready
 
 smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
 	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/orchestration/smoke.json \
-		--set vlm=$(VLM) --set source=$(CURDIR)/runs/data/scenes --set 'benchmarks=["motionbench=$(CURDIR)/runs/data/bench"]'
+		--set vdm=$(VDM:tiny-random=tiny-cogvideox) --set vlm=$(VLM) --set source=$(CURDIR)/runs/data/scenes --set 'benchmarks=["motionbench=$(CURDIR)/runs/data/bench"]'
 
 test: .venv/.ready
 	.venv/bin/ruff check .
@@ -29,3 +32,9 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	.venv/bin/python -m bench
+
+bench-prior bench-align: .venv/.ready
+	.venv/bin/python -m bench.$(@:bench-%=%)
+
+bench-prior-full bench-align-full: .venv/.ready
+	.venv/bin/python -m bench.$(@:bench-%-full=%) --full

@@ -1,6 +1,7 @@
 """Which models there are, where their files lie, and what names them: a pinned commit or the digest of a folder's files.
 
-Names are `tiny-…` (random twins of the real classes, made here), a registry name whose files lie under `MODELS_DIR`, or any folder.
+Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package), a registry name
+whose files lie under `MODELS_DIR`, or any folder.
 A registry's model that `models fetch` put there is named by its commit; every other folder by its files' content, which is remembered by
 sizes and times, so that no pod hashes 20 GB twice. Imports no torch until a twin is made.
 """
@@ -49,6 +50,8 @@ TINY: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tiny-internvl3": ("tiny_vlm", "make_tiny_internvl3", ()),
 }
 
+
+SHIPPED = {"scenes-cogvideox": Path(__file__).with_name("scenes") / "checkpoint"}  # small trained models that travel with the code
 
 RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
 
@@ -119,17 +122,19 @@ def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
 
 def _public_name(name: str) -> str:
     """A folder is known by its last part: manifests hold no path of a machine."""
-    return name if name in CHECKPOINTS or name in TINY else Path(name).name
+    return name if name in CHECKPOINTS or name in TINY or name in SHIPPED else Path(name).name
 
 
 def _folder(name: str) -> Path:
     if name in TINY:
         return ensure_tiny(name)
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name in CHECKPOINTS:
         path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
         remedy = f"run `motion-enhancer models fetch {name}` ({known.repository} at {known.revision}), or set MODELS_DIR"
     else:
-        path, remedy = Path(name), f"use a folder or one of: {', '.join([*TINY, *CHECKPOINTS])}"
+        path, remedy = Path(name), f"use a folder or one of: {', '.join([*SHIPPED, *TINY, *CHECKPOINTS])}"
     if not path.is_dir():
         raise ParameterError(f"unknown model {name!r}: no folder {path}", source="vdm / vlm", remedy=remedy)
     return path

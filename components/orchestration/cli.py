@@ -162,7 +162,7 @@ def plan(
 def look(
     clip: Annotated[Path, typer.Argument(help="a video file")],
     text: Annotated[str, typer.Argument(help='what happens in it, e.g. "a man raises his arm"')],
-    vdm: Annotated[str, typer.Option(help="video model: a registry name or a diffusers folder")] = "tiny-cogvideox",
+    vdm: Annotated[str, typer.Option(help="video model: a registry name or a diffusers folder")] = "scenes-cogvideox",
     output: Annotated[Path, typer.Option("--output", "-o", help="the page")] = Path("look.html"),
     assignments: Assignments = None,
 ) -> None:

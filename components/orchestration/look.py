@@ -59,12 +59,17 @@ def look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
         (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
         store = (folder / "store").as_uri()
         own = {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response"}
-        priors = _chain(folder, {**values, **own})
+        priors = extract_priors(folder, {**values, **own})
         return _page(Store(store), priors, clip.name)
 
 
-def _chain(folder: Path, values: Mapping[str, Any]) -> PriorSet:
-    """Run the steps one after another; each takes the scalars that its form declares."""
+def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
+    """Run the steps one after another in this process, their outputs side by side in `folder`.
+
+    Args:
+        folder: where each step's artifacts go, by its name.
+        values: `params_<step>` of every step, and the scalars that the steps' forms declare, among them `store` and the one shard.
+    """
     for name, form, inputs in track(CHAIN, "steps"):
         step = import_module(f"components.{name}.step").STEP
         scalars = {key: values[key] for key in step.form(form).scalars}

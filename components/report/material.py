@@ -109,10 +109,11 @@ def paper() -> dict[str, Any]:
     return found
 
 
-def prior_table() -> dict[str, Any] | None:
-    """`make bench-prior`'s table {model_digest, rows: [{name, value, low, high, n}]} where one was put beside this file."""
+def prior_table() -> list[dict[str, Any]]:
+    """The rows of `make bench-prior-full`, as `bench/table.py` writes them, where they were put beside this file; each names its model."""
     file = resources.files("components.report").joinpath("prior_table.json")
-    return json.loads(file.read_text()) if file.is_file() else None
+    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    return found
 
 
 def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
@@ -128,8 +129,8 @@ def nearest_frame(video: Video, start: float, end: float) -> int:
     return int(np.abs(np.asarray(video.times) - (start + end) / 2).argmin())
 
 
-def scenes(material: Material, lines: Sequence[PriorLine]) -> list[Scene]:
-    """The samples with a mask, as AUC_obj needs them, with the label-free references on the same grid."""
+def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
+    """The samples with a mask, as `quality` measures them, with the label-free references on the same grid."""
     found = []
     for line in lines:
         if line.mask is None:
@@ -142,7 +143,7 @@ def scenes(material: Material, lines: Sequence[PriorLine]) -> list[Scene]:
     return found
 
 
-def clip_difference(material: Material, line: PriorLine) -> np.ndarray:
+def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
     """The clip's |frame difference| on the prior's grid, the control of sft, from at most 64 frames of at most 128 pixels a side."""
     times = line.video.times
     indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()

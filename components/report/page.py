@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.core.artifacts import PriorLine, Report
@@ -12,7 +12,7 @@ from components.core.errors import DataError
 from components.report import pictures, sections
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
 from components.report.material import Material
-from components.report.prior_quality import prior_quality
+from components.report.prior_quality import pointing_game, prior_quality, quality_table
 from components.report.quality import Quality
 from components.report.section import Section
 from components.report.tokens import token_map
@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Findings:
-    """What is computed once and drawn in every cut of the page."""
+    """What is computed once and drawn in every cut of the page; `pictured` are the ids of the whole page's samples."""
 
     quality: Quality
     comparisons: list[Comparison]
-    bench: dict[str, Any] | None
+    bench: list[dict[str, Any]]
+    pictured: list[str] = field(default_factory=list)
 
 
 def comparisons(material: Material) -> list[Comparison]:
@@ -45,7 +46,7 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         pictures.reconstruction(material, lines),
         pictures.heads(material, lines),
         pictures.motion_words(material, lines),
-        prior_quality(material, findings.quality, findings.bench),
+        prior_quality(material, findings.quality, findings.bench, findings.pictured),
         token_map(material, [line.sample.id for line in lines]),
         training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
@@ -81,8 +82,5 @@ def summary(material: Material, findings: Findings) -> str:
         ]
         rows.append("")
     if findings.quality.rows:
-        rows += ["## Prior against ground truth (AUC_obj)", "", "| | value | 95 % | n |", "|---|---|---|---|"]
-        for name, e in findings.quality.rows.items():
-            between = "" if e.low is None or e.high is None else f"[{e.low:.3f}, {e.high:.3f}]"
-            rows.append(f"| {name} | {e.value:.3f} | {between} | {e.n} |")
+        rows += [*quality_table(findings.quality), "", pointing_game(findings.quality, findings.pictured)]
     return "\n".join(rows) + "\n"

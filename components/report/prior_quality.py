@@ -1,8 +1,11 @@
-"""Section 6 of the report: does the prior find what moves? With masks AUC_obj against its references, without them the confidence."""
+"""Section 6 of the report: does the prior find what moves? With masks AUC_obj, pointing game and track, without them the confidence.
+
+`bench` are the rows of `make bench-prior-full`; those of the run's own video model are shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ from components.report.pictures import COLUMNS, map_row
 from components.report.quality import Estimate, Quality
 from components.report.section import Section, quoted
 
+LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 
-def prior_quality(material: Material, quality: Quality, bench: dict[str, Any] | None) -> Section:
-    """AUC_obj with intervals against its references where masks are known, else the confidence histogram."""
+
+def prior_quality(material: Material, quality: Quality, bench: Sequence[dict[str, Any]], pictured: Sequence[str]) -> Section:
+    """AUC_obj, pointing game and track with intervals against their references where masks are known, else the confidence histogram."""
     name, title = "quality", "Quality of the prior"
     confidence = [line.confidence.value for line in material.priors.lines]
     bars = histogram(f"Confidence of {len(confidence)} priors", confidence)
@@ -26,30 +31,81 @@ def prior_quality(material: Material, quality: Quality, bench: dict[str, Any] | 
         lead = "No ground-truth masks with a mover and static objects, so the confidence √(concentration · dynamics) instead."
         ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
         extremes = [("highest confidence", ranked[-1], ranked[-1].confidence.value), ("lowest", ranked[0], ranked[0].confidence.value)]
-        return Section(name, title, lead, raw(f'<div class="charts">{bars}</div>') + _extremes(material, extremes))
-    first = quality.rows["prior"]
-    dots = [
-        Dot(row, [(e.value, e.low, e.high, "c1" if row[:5] == "prior" else "grey")], _estimate(e), row == "prior")
-        for row, e in quality.rows.items()
-    ]
-    dots += _bench_dots(material, bench)
-    chart = dot_plot("AUC_obj: mover against static objects", dots, reference=0.5)
+        body = raw(f'<div class="charts">{bars}</div>') + _head_choice(material) + _bench(material, bench)
+        return Section(name, title, lead, body + _extremes(material, extremes))
     by_id = {line.sample.id: line for line in material.priors.lines}
     ranked_ids = sorted(quality.by_sample, key=lambda key: (quality.by_sample[key], key))
     ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
     extremes = [(text, by_id[key], quality.by_sample[key]) for text, key in ends]
+    first = quality.rows["prior"]
     lead = raw(
         f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of {first.clusters} "
-        "videos with masks, 95 % intervals over videos; .5 is chance."
+        "videos with masks, 95 % intervals over videos; dashed lines are chance."
     )
-    body = chart + _permutation(quality) + _bench_line(material, bench) + _extremes(material, extremes)
-    return Section(name, title, lead, body + raw(f'<div class="charts">{bars}</div>'))
+    body = _charts(quality) + _pointing(quality, pictured) + _permutation(quality) + _bench(material, bench)
+    return Section(name, title, lead, body + _extremes(material, extremes) + raw(f'<div class="charts">{bars}</div>'))
+
+
+def pointing_game(quality: Quality, pictured: Sequence[str]) -> str:
+    """How many of the pictured samples have the strongest cell of their whole prior on the mover; half of a tie is no hit."""
+    found = [quality.peaks[sample] for sample in pictured if sample in quality.peaks]
+    if not found:
+        return "Pointing game: no pictured sample has a mask with a mover."
+    hits, chance = sum(hit > 0.5 for hit, _ in found), float(np.mean([chance for _, chance in found]))
+    return f"Pointing game: hit by {hits} of {len(found)} pictured samples (chance {_short(chance)} each)."
+
+
+def quality_table(quality: Quality) -> list[str]:
+    """AUC_obj, pointing game and track as a section of the summary."""
+    head = f"| | AUC_obj | pointing (chance {_short(quality.chance)}) | track | n |"
+    rows = ["## Prior against ground truth, 95 % intervals over videos", "", head, "|---|---|---|---|---|"]
+    for name, e in quality.rows.items():
+        others = [_interval(table[name]) if name in table else "" for table in (quality.pointing, quality.track)]
+        rows.append(f"| {name} | {_interval(e)} | {' | '.join(others)} | {e.n} |")
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _interval(e: Estimate) -> str:
+    return f"{e.value:.3f}" if e.low is None or e.high is None else f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
 
 
 def _estimate(e: Estimate) -> str:
-    if e.low is None or e.high is None:
-        return f"{e.value:.3f} (1 video, n = {e.n})"
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}], n = {e.n}"
+    return f"{_interval(e)}, n = {e.n}" if e.low is not None else f"{e.value:.3f} (1 video, n = {e.n})"
+
+
+# The run's own maps -------------------------------------------------------------------------------------------------------
+
+
+def _charts(quality: Quality) -> Markup:
+    """One dot plot a measure, with its chance."""
+    plots = [
+        ("AUC_obj: mover against static objects", quality.rows, 0.5),
+        (
+            f"Pointing game: frames whose strongest cell lies on the mover (chance {_short(quality.chance)})",
+            quality.pointing,
+            quality.chance,
+        ),
+        ("Track: path of the map's centre of mass against the mover's, correlation", quality.track, 0.0),
+    ]
+    return NOTHING.join(dot_plot(title, _dots(rows), reference=chance) for title, rows, chance in plots if rows)
+
+
+def _dots(rows: Mapping[str, Estimate]) -> list[Dot]:
+    return [
+        Dot(name, [(e.value, e.low, e.high, "c1" if name.startswith("prior") else "grey")], _estimate(e), name == "prior")
+        for name, e in rows.items()
+    ]
+
+
+def _pointing(quality: Quality, pictured: Sequence[str]) -> Markup:
+    return raw(
+        f'<p class="caption"><b>{escape(pointing_game(quality, pictured))}</b> A hit: the strongest cell of all frames lies on the mover, '
+        "which covers more than a tenth of it.</p>"
+    )
 
 
 def _permutation(quality: Quality) -> Markup:
@@ -62,23 +118,55 @@ def _permutation(quality: Quality) -> Markup:
     )
 
 
-def _bench_dots(material: Material, bench: dict[str, Any] | None) -> list[Dot]:
-    if bench is None or "vdm" not in material.models or bench["model_digest"] != material.models["vdm"].digest:
-        return []
-    rows = bench["rows"]
-    return [Dot(f"bench: {r['name']}", [(r["value"], r["low"], r["high"], "c4")], _estimate(Estimate(**_only(r)))) for r in rows]
+def _head_choice(material: Material) -> Markup:
+    """What could make the head selection meaningless, in words: how often heads are chosen, and how many are at a measure's maximum."""
+    rows, samples = material.priors.heads, len(material.priors.lines)
+    if not rows:
+        return raw('<p class="absent">No head table: how often each head was chosen is not known.</p>')
+    always, never = (sum(row.chosen == many * row.samples for row in rows) for many in (1, 0))
+    full = {name: material.priors.saturation.get(name, 0.0) for name in ("tcs", "dsr")}
+    return raw(
+        f'<p class="caption">Head selection over {samples} samples: of {len(rows)} heads {always} are chosen in every sample, {never} in '
+        f"none, {len(rows) - always - never} in some. Of the chosen ones {full['tcs']:.0%} have the largest possible TCS and "
+        f"{full['dsr']:.0%} the largest DSR: where nearly all do and the choice is always the same, it may be positional.</p>"
+    )
 
 
-def _only(row: dict[str, Any]) -> dict[str, Any]:
-    return {"value": row["value"], "low": row["low"], "high": row["high"], "n": row["n"], "clusters": row.get("clusters", row["n"])}
+# The bench's rows ---------------------------------------------------------------------------------------------------------
 
 
-def _bench_line(material: Material, bench: dict[str, Any] | None) -> Markup:
-    if _bench_dots(material, bench):
-        return NOTHING
+def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
+    """The bench's rows of this video model: AUC_obj of twin, head and word choices as dots, all rows as a table behind a line."""
     model = material.models.get("vdm")
-    name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
-    return raw(f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>')
+    rows = [row for row in bench if model is not None and row.get("model") == model.digest]
+    if not rows:
+        name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
+        return raw(f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>')
+    shown = [(row["name"].removeprefix(LEVEL), _of_row(row)) for row in rows if row["name"].startswith(LEVEL)]
+    dots = [Dot(name, [(e.value, e.low, e.high, "c4")], _estimate(e)) for name, e in shown]
+    title = "AUC_obj of this video model on unseen synthetic clips (make bench-prior)"
+    chart = dot_plot(title, dots, reference=0.5, label=320) if dots else NOTHING
+    body = "".join(
+        f"<tr><td>{escape(row['name'])}</td><td>{escape(_interval(_of_row(row)))}</td><td>{_bound(row)}</td>"
+        f"<td>{escape(row.get('detail', ''))}</td></tr>"
+        for row in rows
+    )
+    head = "<tr><th>row</th><th>value</th><th>bound</th><th>measured</th></tr>"
+    return chart + raw(f"<details><summary>All {len(rows)} rows of the bench</summary><table>{head}{body}</table></details>")
+
+
+def _of_row(row: Mapping[str, Any]) -> Estimate:
+    n = row.get("n", 0)
+    return Estimate(row["value"], row.get("low"), row.get("high"), n, row.get("clusters", n))
+
+
+def _bound(row: Mapping[str, Any]) -> str:
+    if row["bound"] is None:
+        return ""
+    return str(escape(f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"))
+
+
+# The best and the worst sample --------------------------------------------------------------------------------------------
 
 
 def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:

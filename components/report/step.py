@@ -53,8 +53,9 @@ def run(context: Context[Params]) -> None:
     material = Material(context.store, priors, model, untouched, tuned, dict(context.provenance), list(context.left_out), after=lines)
     masked = [line for line in material.order if line.mask is not None][: context.params.masked]
     quality = assess(scenes(material, masked), seed=context.params.seed)
-    findings = Findings(quality, comparisons(material), prior_table())
     shown = min(context.params.pictures, len(material.order))
+    pictured = [line.sample.id for line in material.order[:shown]]
+    findings = Findings(quality, comparisons(material), prior_table(), pictured)
 
     def make(count: int, note: str = "") -> str:
         return render(build(material, findings, count), note)
@@ -77,7 +78,7 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="report",
-    version="1",
+    version="2",
     title="8 · Report",
     unit="section",
     device="cpu",

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from markupsafe import Markup, escape
 
+from components.core.artifacts import VlmLine
 from components.models.tensors import unpack
 from components.report.charts import Dot, Line, dot_plot, line_chart
 from components.report.figures import NOTHING, number, raw, signed
-from components.report.material import Material
-from components.report.quality import cluster_interval
+from components.report.material import Material, scenes
+from components.report.quality import Scene, cluster_interval, weighted_auc
 from components.report.section import Section
 from components.sft.aligner import Aligner
 from components.sft.loss import map_distance
 
 
 def training(material: Material) -> Section:
-    """Section 8: losses, gradient norms and learning rates over the steps; the distance to the prior before and after."""
+    """Section 8: losses, gradient norms and learning rates over the steps; the VLM's map before and after."""
     rows = material.log
     losses = [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)]
     aligned = [_line("L_align", rows, "align", "c3"), _line("held out", rows, "val_align", "c2", dots=True)]
@@ -40,7 +41,7 @@ def training(material: Material) -> Section:
     }
     absent = [title for title, chart in drawn.items() if not chart]
     missing = raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>') if absent else NOTHING
-    body = raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + missing + _distances(material)
+    body = raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + missing + _distances(material) + _attention(material)
     return Section("training", "Training", _training_lead(rows), body)
 
 
@@ -82,6 +83,43 @@ def _distances(material: Material) -> Markup:
     )
     said = f"Mean change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos."
     return chart + raw(f'<p class="caption">{said} {_absorbed(material, [name for name, *_ in pairs])}</p>')
+
+
+def _attention(material: Material) -> Markup:
+    """AUC_obj of the VLM's own map before → after, over the pictured samples with masks."""
+    shown = [
+        after
+        for name, after in sorted(material.after.items())
+        if after.vlm_map is not None and (before := material.before.get(name)) is not None and before.vlm_map is not None
+    ]
+    pairs = []
+    for scene in scenes(material, shown):
+        values = [_looked(material, side[scene.sample], scene) for side in (material.before, material.after)]
+        if values[0] is not None and values[1] is not None:
+            pairs.append((values[0], values[1], scene.video))
+    if not pairs:
+        return raw(
+            '<p class="absent">The VLM\'s AUC_obj before and after: no pictured sample has a mask with a mover and static objects.</p>'
+        )
+    videos = [video for *_, video in pairs]
+    before, after, change = (
+        cluster_interval(values, videos) for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
+    )
+    between = "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
+    return raw(
+        f'<p class="caption">AUC_obj of the VLM\'s own map, mover against static objects: {before.value:.3f} → {after.value:.3f}, '
+        f"change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos; .5 is chance.</p>"
+    )
+
+
+def _looked(material: Material, line: VlmLine, scene: Scene) -> float | None:
+    """AUC_obj of one sample's map, mean over the words that the VLM has, over the cells that both models saw."""
+    assert line.vlm_map is not None
+    stored = unpack(material.store.read(line.vlm_map))
+    valid_FHW, map_TFHW = stored["valid"].numpy().astype(bool), stored["map"].float()
+    covered_T = stored.get("covered", torch.ones(len(map_TFHW), dtype=torch.bool))
+    map_FHW = map_TFHW[covered_T].mean(0).numpy()
+    return weighted_auc(map_FHW, scene.mover * valid_FHW, scene.static * valid_FHW)
 
 
 def _absorbed(material: Material, names: Sequence[str]) -> str:

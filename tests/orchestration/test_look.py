@@ -5,6 +5,7 @@ import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import DataError, ParameterError
+from components.media.scenes import draw, make_clip
 from components.media.video import write_mp4
 from components.orchestration import look as module
 from components.orchestration.arguments import given_arguments, pipeline, pipeline_defaults
@@ -39,7 +40,7 @@ def test_a_model_says_its_own_size():
 def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
     target = tmp_path / "pages" / "look.html"
     with pytest.raises(SystemExit) as ended:
-        main(["look", str(clip), TEXT, "-o", str(target), "--set", "num_steps=2"])
+        main(["look", str(clip), TEXT, "--vdm", "tiny-cogvideox", "-o", str(target), "--set", "num_steps=2"])
     assert ended.value.code == 0
     page = target.read_text()
     assert capsys.readouterr().out.strip() == str(target)
@@ -49,6 +50,22 @@ def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
     assert page.count("data:image/png;base64,") > 10
     assert "<script" not in page
     assert [path.name for path in target.parent.iterdir()] == ["look.html"]
+
+
+def test_the_shipped_model_knows_its_own_words_alone(clip, tmp_path):
+    """Without `--vdm` the trained model looks; it is honest about words that no training showed it."""
+    target, scene = tmp_path / "look.html", tmp_path / "scene.mp4"
+    made = make_clip("scenes", 31, 0, (64, 64), 17)
+    write_mp4(scene, draw(made.scene, (64, 64))[0], fps=8)
+    for path, text, unknown in ((scene, made.caption, ""), (clip, "the man raises his arm", "“man”, “raises”, “his”, “arm”")):
+        with pytest.raises(SystemExit) as ended:
+            main(["look", str(path), text, "-o", str(target), "--set", "num_steps=2"])
+        assert ended.value.code == 0
+        page = target.read_text()
+        assert "scenes-cogvideox" in page
+        assert "Random weights" not in page
+        assert (f"does not know {unknown}:" if unknown else "5 × 12 × 12 cells") in page
+        assert ("does not know" in page) == bool(unknown)
 
 
 def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):

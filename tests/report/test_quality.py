@@ -4,10 +4,25 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from components.core.errors import DataError
 from components.core.records import Grid
-from components.report.quality import Scene, assess, centre_map, cluster_interval, debiased, permutation_test, weighted_auc
+from components.report.quality import (
+    Scene,
+    assess,
+    centre_map,
+    cluster_interval,
+    debiased,
+    on_mover,
+    paired_interval,
+    peak,
+    permutation_test,
+    pointing,
+    pointing_chance,
+    track,
+    weighted_auc,
+)
 
 
 def naive_auc(scores, positive, negative):
@@ -71,6 +86,120 @@ def test_no_interval_from_one_video_and_no_mean_of_nothing():
 def scene(index, video, rng, shape=(2, 3, 4)):
     mover, static = (rng.random(shape) * (rng.random(shape) < 0.5) + 1e-3 for _ in range(2))
     return Scene(str(index), video, rng.random(shape), mover, static, {"centre prior": rng.random(shape)})
+
+
+def test_paired_interval_is_scipys_bootstrap_of_the_differences():
+    rng = np.random.default_rng(7)
+    names = [f"s{i}" for i in range(40)]
+    one, noise = rng.normal(0.7, 0.2, 40), rng.normal(0.05, 0.05, 40)
+    found = paired_interval(
+        dict(zip(names, one, strict=True)), dict(zip(reversed(names), (one - noise)[::-1], strict=True)), {name: name for name in names}
+    )
+    expected = stats.bootstrap((noise,), np.mean, n_resamples=10_000, method="percentile", rng=8).confidence_interval
+    assert found.value == pytest.approx(noise.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-3)  # unpaired it would be six times as wide
+    with pytest.raises(DataError, match="2 of 3 samples"):
+        paired_interval({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0}, {"a": "a", "b": "b", "c": "c"})
+
+
+# The pointing game ------------------------------------------------------------------------------------------------------
+
+
+def naive_pointing(prior, mover):
+    """Frame by frame and cell by cell; ties share the hit."""
+    hits = []
+    for f in range(len(mover)):
+        cells = [(y, x) for y in range(mover.shape[1]) for x in range(mover.shape[2])]
+        if any(mover[f, y, x] > 0.1 for y, x in cells):
+            top = [(y, x) for y, x in cells if prior[f, y, x] == max(prior[f, v, u] for v, u in cells)]
+            hits.append(sum(mover[f, y, x] > 0.1 for y, x in top) / len(top))
+    return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pointing_counts_frames(seed):
+    rng = np.random.default_rng(seed)
+    mover = rng.random((4, 3, 5)) * (rng.random((4, 3, 5)) < 0.3)
+    mover[seed % 4] = 0.05  # no cell of this frame lies on the mover
+    prior = rng.integers(0, 4, (4, 3, 5)) / 3  # many ties
+    one = Scene("a", "a", prior, mover, 0 * mover)
+    assert pointing(one, prior) == pytest.approx(naive_pointing(prior, mover), abs=1e-12)
+    top = np.argwhere(prior == prior.max())
+    assert peak(one, prior) == pytest.approx(np.mean([mover[tuple(place)] > 0.1 for place in top]), abs=1e-12)
+
+
+def test_a_flat_map_gets_chance_and_so_do_random_maps():
+    rng = np.random.default_rng(9)
+    mover = rng.random((3, 4, 6)) * (rng.random((3, 4, 6)) < 0.25)
+    mover[1] = 0
+    one = Scene("a", "a", mover, mover, 0 * mover)
+    chance = pointing_chance(one)
+    assert chance == pytest.approx(np.mean([(mover[f] > 0.1).mean() for f in (0, 2)]))
+    for flat in (np.ones_like(mover), np.full_like(mover, 0.1) + 1e-12 * rng.random(mover.shape)):  # rounding breaks no tie
+        assert pointing(one, flat) == pytest.approx(chance)
+        assert peak(one, flat) == pytest.approx(on_mover(one).mean())
+    drawn = [pointing(one, rng.random(mover.shape)) for _ in range(6000)]
+    assert np.mean(drawn) == pytest.approx(chance, abs=4 * np.std(drawn) / np.sqrt(6000))
+
+
+def test_the_peak_is_one_cell_of_all_frames():
+    mover = np.zeros((2, 1, 4))
+    mover[0, 0, 0] = mover[1, 0, 3] = 1
+    one = Scene("a", "a", mover, mover, 0 * mover)
+    prior = np.array([[[5.0, 1, 1, 1]], [[6.0, 1, 1, 2]]])  # right in the first frame, wrong in the second, which is stronger
+    assert (pointing(one, prior), peak(one, prior)) == (0.5, 0.0)
+    other = prior[::-1].copy()
+    assert (pointing(one, other), peak(one, other)) == (0.5, 1.0)
+    assert (pointing(one, mover), peak(one, mover)) == (1.0, 1.0)
+    nothing = Scene("b", "b", mover, 0 * mover, mover)
+    assert pointing(nothing, prior) is peak(nothing, prior) is pointing_chance(nothing) is None
+
+
+# The track --------------------------------------------------------------------------------------------------------------
+
+
+def blob(path, shape=(15, 21), floor=0.0):
+    """A round hill of the grid at each place of the path."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.stack([floor + np.exp(-((y - a) ** 2 + (x - b) ** 2) / 2) for a, b in path])
+
+
+def test_track_is_pearsons_r_of_the_two_paths():
+    rng = np.random.default_rng(10)
+    for _ in range(5):
+        mover, prior = (rng.random((6, 4, 5)) ** 4 for _ in range(2))
+        mover *= rng.random(mover.shape) < 0.5
+        coordinates = []
+        for weights in (mover, prior - prior.min((1, 2))[:, None, None]):
+            path = [[sum(w * place[k] for place, w in np.ndenumerate(frame)) / frame.sum() for k in (0, 1)] for frame in weights]
+            coordinates.append((np.array(path) - np.mean(path, axis=0)).ravel())
+        assert track(Scene("a", "a", prior, mover, mover), prior) == pytest.approx(stats.pearsonr(*coordinates).statistic, abs=1e-9)
+
+
+def test_track_of_known_paths():
+    way = [(7.0, 4.0 + 2 * f) for f in range(6)]
+    mover = (blob(way) > 0.4).astype(float)
+    one = Scene("a", "a", mover, mover, 0 * mover)
+    assert track(one, blob(way, floor=40.0)) > 0.999  # a floor everywhere does not matter
+    assert track(one, blob([(y, 18 - x) for y, x in way])) < -0.999
+    assert abs(track(one, blob([(3.0 + f, 10.0) for f in range(6)]))) < 0.05  # moves the other way
+    static = blob([(3.0, 15.0)] * 6)
+    assert track(one, static) == 0
+    assert track(one, np.ones_like(mover)) == 0
+    assert track(one, static + 0.3 * blob(way)) > 0.99  # a static object shifts the centre, not its way
+    assert track(Scene("b", "b", mover, static, mover), mover) is None
+    seen_once = mover * (np.arange(6) == 2)[:, None, None]
+    assert track(Scene("c", "c", mover, seen_once, mover), mover) is None
+
+
+def test_frames_without_the_mover_are_no_part_of_the_track():
+    way = [(7.0, 4.0 + 2 * f) for f in range(6)]
+    mover, prior = blob(way), blob([(2.0, 2.0), *way[1:]])  # the map is elsewhere while the mover is not there
+    mover[0] = 0
+    assert track(Scene("a", "a", prior, mover, mover), prior) > 0.999
+
+
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_debiased_leaves_out_the_whole_video():
@@ -137,9 +266,17 @@ def test_on_real_clips(run):
     assert rows["prior, debiased"].low > 0.7
     assert rows["frame difference"].value > 0.9
     assert rows["centre prior"].low < 0.5 < rows["centre prior"].high
+    found = assess(scenes(material, material.order))
+    assert found.pointing["prior, debiased"].low > 0.5 > found.chance > 0.02
+    assert found.track["frame difference"].low > 0.8
+    assert found.track["centre prior"].value == 0
+    assert list(found.peaks) == [line.sample.id for line in material.order]
+    assert np.mean([hit for hit, _ in found.peaks.values()]) > 0.5
     rng = np.random.default_rng(0)
     lines = sorted(material.order, key=lambda line: line.sample.id)
     blind = [Scene(s.sample, s.video, world.smooth_noise(rng, s.prior.shape), s.mover, s.static) for s in scenes(material, lines)]
     found = assess(blind)
+    assert found.pointing["prior"].low < found.chance + 0.05
+    assert found.track["prior"].low < 0 < found.track["prior"].high
     assert found.rows["prior"].low < 0.5 < found.rows["prior"].high
     assert found.permutation.p > 0.05

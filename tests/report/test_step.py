@@ -4,17 +4,19 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
 import world
 
+from bench.table import Row, write
 from components.core.artifacts import EvalResult, Report, VlmMaps, load_manifest
 from components.core.errors import DataError
 from components.core.records import ModelId
 from components.core.step import execute
-from components.report.material import Material
+from components.report.material import Material, prior_table, scenes
 from components.report.page import Findings, build, comparisons, fit
-from components.report.quality import Quality
+from components.report.quality import Quality, assess
 from components.report.step import STEP, by_protocol
 from components.report.template import render
 
@@ -72,8 +74,8 @@ def material_of(run, **changed):
     return Material(run.store, **{**fields, **changed})
 
 
-def page_of(material, quality=None, shown=8):
-    return render(build(material, Findings(quality or Quality({}, None, {}), comparisons(material), None), shown))
+def page_of(material, quality=None, shown=8, bench=()):
+    return render(build(material, Findings(quality or Quality({}, None, {}), comparisons(material), list(bench)), shown))
 
 
 def test_sections_in_order_and_well_formed(page):
@@ -117,12 +119,54 @@ def test_verdict_and_numbers(run, page):
 def test_summary_and_cut(run):
     summary = (run.out / "summary").read_text()
     assert "| Overall |" in summary
-    assert "| prior, debiased |" in summary
+    assert re.search(r"\| prior, debiased \|( [\d.]+ \[[\d.]+, [\d.]+\] \|){3} 12 \|", summary)
+    assert pointing_line(run) in summary
     cut = (run.out / "page").read_text()
     assert len(cut.encode()) <= 1_000_000
     report = load_manifest(run.out / "report", Report)
     assert f"The whole report is {report.page.path}" in plain(cut)
     assert report.page.bytes <= 8_000_000
+
+
+def pointing_line(run):
+    """The pointing game of the eight pictured samples, from masks and maps alone."""
+    material, hits, chances = material_of(run), 0, []
+    for one in scenes(material, material.order[:8]):
+        place = np.unravel_index(one.prior.argmax(), one.prior.shape)
+        hits += bool(one.mover[place] > 0.1)
+        chances.append((one.mover > 0.1).mean())
+    return f"Pointing game: hit by {hits} of 8 pictured samples (chance {np.mean(chances):.2f} each).".replace("0.", ".")
+
+
+def test_the_pointing_game_is_printed(run, page):
+    assert pointing_line(run) in plain(page)
+    for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
+        assert title in page
+
+
+def test_the_benchs_rows_of_this_model_are_shown(run, tmp_path):
+    other, own = "e" * 64, world.VDM.digest
+    rows = [
+        Row("AUC_obj: random twin", 0.421, None, "", low=0.362, high=0.485, n=64, clusters=64, model=own),
+        Row("AUC_obj: MHS", 0.615, None, "", low=0.575, high=0.657, n=64, clusters=64, model=own),
+        Row("difference in AUC_obj: trained − random twin", 0.272, 0.0, "", "low >", low=0.203, high=0.338, n=64, clusters=64, model=own),
+        Row("AUC_obj: somebody else's", 0.5, None, "", low=0.4, high=0.6, n=64, clusters=64, model=other),
+    ]
+    bench = json.loads(write(rows, tmp_path / "bench-prior.json").read_text())
+    quality = assess(scenes(material_of(run), material_of(run).order))
+    for measured in (quality, None):  # with masks and without
+        text = plain(page_of(material_of(run), measured, bench=bench))
+        for wanted in ("random twin", "0.615 [0.575, 0.657], n = 64", "All 3 rows of the bench", "low > 0: holds"):
+            assert wanted in text
+        assert "somebody else" not in text
+        assert "has no table" not in text
+    absent = plain(page_of(material_of(run), quality, bench=bench[-1:]))
+    assert "make bench-prior has no table for cogvideox-5b (dddddddddddd)" in absent
+
+
+def test_a_shipped_table_is_one(run):
+    for row in prior_table():
+        assert {"name", "value", "bound", "holds", "model"} <= row.keys()
 
 
 def test_fit_takes_pictures_away_until_it_fits():
@@ -168,10 +212,18 @@ def test_missing_data_is_said_in_one_line(run):
         "No distance to the prior before and after",
         "Nothing: every unit of every step is in",
         "highest confidence",
+        "No head table: how often each head was chosen is not known",
     ):
         assert reason in text, reason
     assert "VLM before" not in text
     assert "#" in text  # without a tokenizer the VLM's tokens go by their positions
+
+
+def test_without_masks_the_head_choice_is_told(run):
+    heads = [row.model_copy(update={"chosen": (12, 0, 7)[row.head % 3]}) for row in run.priors.heads]
+    text = plain(page_of(material_of(run, priors=run.priors.model_copy(update={"heads": heads}))))
+    assert "Head selection over 12 samples: of 8 heads 3 are chosen in every sample, 3 in none, 2 in some." in text
+    assert "Of the chosen ones 100% have the largest possible TCS and 50% the largest DSR" in text
 
 
 def test_without_pictured_samples(run):

@@ -1,4 +1,4 @@
-"""The small model's card: `README.md` from this room's template, and beside it `training.json`, the same facts for programs.
+"""The small model's card: `README.md` from the template `card.md`, and beside it `training.json`, the same facts for programs.
 
 The digest names the model's files (all but these two, which cannot name themselves); `read_card` recomputes it, so that a card is true
 or refused.
@@ -86,7 +86,7 @@ def page(card: Card) -> str:
     recipe = card.recipe
     defaults = Recipe()
     changed = [f"--{name.replace('_', '-')} {value}" for name, value in recipe.model_dump().items() if value != getattr(defaults, name)]
-    template = Path(__file__).with_name(PAGE).read_text(encoding="utf-8")
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     files = [f"| `{path}` | {size} | `{digest}` |" for path, (size, digest) in sorted(card.files.items())]
     return Template(template).substitute(
         recipe.model_dump(),

@@ -174,7 +174,9 @@ class Training:
             draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
             save_pipeline(model.cpu(), draft)
             write_card(draft, self.recipe, losses)
-            draft.chmod(0o755)  # mkdtemp's is private
+            draft.chmod(0o755)  # mkdtemp's is private, and so are the files of safetensors
+            for file in draft.glob("*/*.safetensors"):
+                file.chmod(0o644)
             draft.rename(self.folder)
             log.info("losses on unseen clips by noise: %s; %s", losses, self.folder)
         self.accelerator.wait_for_everyone()
