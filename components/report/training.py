@@ -102,12 +102,12 @@ def _attention(material: Material) -> Markup:
             '<p class="absent">The VLM\'s AUC_obj before and after: no pictured sample has a mask with a mover and static objects.</p>'
         )
     videos = [video for *_, video in pairs]
-    before, after, change = (
+    untouched, tuned, change = (
         cluster_interval(values, videos) for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
     )
     between = "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
     return raw(
-        f'<p class="caption">AUC_obj of the VLM\'s own map, mover against static objects: {before.value:.3f} → {after.value:.3f}, '
+        f'<p class="caption">AUC_obj of the VLM\'s own map, mover against static objects: {untouched.value:.3f} → {tuned.value:.3f}, '
         f"change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos; .5 is chance.</p>"
     )
 

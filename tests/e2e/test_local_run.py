@@ -37,8 +37,8 @@ def base(tmp_path_factory):
     write_set(tmp / "scenes", preset="scenes", count=4, seed=5)
     write_set(tmp / "bench", preset="bench", count=6, seed=6)
     settings = [
-        f"source={tmp / 'scenes'}", f'benchmarks=["motionbench={tmp / "bench"}"]', "vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl", "num_steps=2",
-        "params_sft.max_steps=2", "params_attention_capture.pictures=2",
+        f"source={tmp / 'scenes'}", f'benchmarks=["motionbench={tmp / "bench"}"]', "vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl",
+        "num_steps=2", "params_sft.max_steps=2", "params_attention_capture.pictures=2",
     ]  # fmt: skip
     first = run("motion_enhancer", tmp / "out", *settings)
     return tmp, settings, first

@@ -33,7 +33,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hundred")
     write_set(folder / "scenes", preset="scenes", count=VIDEOS, seed=1)
     write_set(folder / "bench", preset="bench", count=12, seed=2)
-    settings = ["vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl", f"source={folder / 'scenes'}", f'benchmarks=["motionbench={folder / "bench"}"]',
+    settings = ["vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl", f"source={folder / 'scenes'}",
+                f'benchmarks=["motionbench={folder / "bench"}"]',
                 f"shards={json.dumps([f'{k}/{SHARDS}' for k in range(SHARDS)])}"]  # fmt: skip
     command = [sys.executable, "-m", "tests.infrastructure.recorded_run", str(folder / "record.jsonl"), "run", "motion_enhancer",
                "--out", str(folder / "out"), "--arguments", str(ROOT / "components/orchestration/smoke.json")]  # fmt: skip

@@ -1,0 +1,243 @@
+"""The prior's bench on the tiny random model: every row, its reference computed another way, and gates that hold of nothing but motion."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load, load_file
+
+from bench import prior, prior_heads
+from bench import prior_configs as c
+from bench.prior import Measured, Sheet, assessed, gates
+from bench.prior_figure import draw
+from components.core.records import HeadRow
+from components.core.store import Store
+from components.models.registry import resolve
+from components.models.scenes.data import TRAINING_SEEDS
+from components.models.scenes.network import make_denoiser, save_pipeline
+from components.report.quality import Scene
+
+VDM, VIDEOS = "tiny-cogvideox", 4
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return c.extract(VDM, [*c.GATED, *c.ABLATIONS], tmp_path_factory.mktemp("bench"), VIDEOS, processes=1)
+
+
+@pytest.fixture(scope="module")
+def table(found):
+    rows, maps = assessed(found)
+    return {row.name: row for row in rows}, maps, rows
+
+
+def test_every_row_says_what_it_is_of(found, table, tmp_path):
+    by_name, _, rows = table
+    digest = resolve(VDM, Store(tmp_path.as_uri())).id.digest
+    assert len(by_name) == len(rows)
+    for row in rows:
+        assert (row.n, row.clusters, row.model) == (VIDEOS, VIDEOS, digest)
+        if row.low is not None:
+            assert row.low <= row.value <= row.high
+    alone = [row.name for row in rows if row.low is None]
+    assert all(name.startswith(("permutation p", "|AUC_obj", "MHS")) for name in alone)
+    for one in (*c.GATED, *c.ABLATIONS):
+        assert by_name[f"AUC_obj: {one.name}"].bound is None
+    gated = {row.name: row.test for row in rows if row.bound is not None}
+    assert gated == {
+        "difference in AUC_obj: trained − random twin": "low >",
+        "debiased AUC_obj: all heads and words": "low >",
+        "debiased AUC_obj: random twin": "high <",
+        "permutation p of AUC_obj": "value <=",
+        "|AUC_obj − .5| of the centre prior": "value <=",
+    }
+    assert by_name["debiased AUC_obj: random twin"].bound == by_name["debiased AUC_obj: all heads and words"].low
+
+
+def test_configurations_are_what_they_are_called(found):
+    """Each differs from the pipeline in what its name says; `MHS and MTTI` is the pipeline's own default."""
+    from components.attention_capture.step import Params as Capture
+    from components.head_selection.step import Params as Heads
+    from components.token_selection.step import Params as Words
+
+    recorded = {one.name: extracted.priors.provenance for one, extracted in found.items()}
+    own = recorded["MHS and MTTI"]
+    for step, params in (("attention_capture", Capture), ("head_selection", Heads), ("token_selection", Words)):
+        assert own[step].params == params().result()
+    assert own["ddim_inversion"].scalars["num_steps"] == 5
+
+    def changed(name):
+        other = recorded[name]
+        return {
+            (step, key): value
+            for step, record in other.items()
+            for key, value in (record.params | record.scalars).items()
+            if value != (own[step].params | own[step].scalars)[key]
+        }
+
+    mhs, mtti = ("head_selection", "mhs"), ("token_selection", "mtti")
+    off = {mhs: "off", mtti: "off"}
+    assert changed("all heads and words") == off
+    assert changed("MHS") == {mtti: "off"}
+    assert changed("MTTI") == {mhs: "off"}
+    assert changed("MHS, tau = mask") == {mtti: "off", ("head_selection", "tau"): "mask"}
+    assert changed("start = noise") == {**off, ("attention_capture", "start"): "noise"}
+    assert changed("memory off") == {**off, ("attention_capture", "memory"): False}
+    assert changed("inversion_eval = current") == {**off, ("ddim_inversion", "inversion_eval"): "current"}
+    steps = {(step, "num_steps"): 2 for step in ("ddim_inversion", "attention_capture")}
+    assert changed("2 steps") == off | steps
+    assert changed("10 steps") == off | dict.fromkeys(steps, 10)
+    models = {name: record["ddim_inversion"].models["vdm"].digest for name, record in recorded.items()}
+    assert [name for name in models if models[name] != models["MHS"]] == ["random twin"]
+
+
+def naive_auc(scores, positive, negative):
+    wins = total = 0.0
+    for a, w in zip(scores.ravel(), positive.ravel(), strict=True):
+        for b, v in zip(scores.ravel(), negative.ravel(), strict=True):
+            if w and v:
+                wins += w * v * (1.0 if a > b else 0.5 if a == b else 0.0)
+                total += w * v
+    return wins / total
+
+
+def test_head_rows_against_a_loop(found, table):
+    """Random, bottom and top half from the stored files, head by head and pair by pair."""
+    by_name, maps, _ = table
+    base, rng = found[c.ALL], np.random.default_rng(prior_heads.DRAW_SEED)
+    halves = [rng.choice(4, 2, replace=False) for _ in range(prior_heads.DRAWS)]
+    lines = {line.sample.id: line for line in base.heads.lines}
+    random, bottom, top = [], [], []
+    for one in maps[c.ALL].scenes:
+        line = lines[one.sample]
+        t2v = load(base.store.read(line.maps))["t2v"].astype(np.float64)
+        by_head = [sum(t2v[h, t] for t in range(t2v.shape[1])) / t2v.shape[1] for h in range(4)]
+        kept = load(base.store.read(line.statistics))
+        measures = [kept["on2"] / kept["off2"], kept["tcs_map"], kept["dsr_map"]]
+        score = sum((m - m.mean()) / (m.std() or 1.0) for m in measures)
+        order = np.argsort(score)
+
+        def auc(chosen, by_head=by_head, one=one):
+            return naive_auc(((by_head[chosen[0]] + by_head[chosen[1]]) / 2).reshape(one.mover.shape), one.mover, one.static)
+
+        random.append(np.mean([auc(half) for half in halves]))
+        bottom.append(auc(order[:2]))
+        top.append(auc(order[2:]))
+    assert by_name["AUC_obj: random half of the heads"].value == pytest.approx(np.mean(random), abs=1e-4)
+    assert by_name["AUC_obj: bottom half of the heads"].value == pytest.approx(np.mean(bottom), abs=1e-4)
+    assert by_name["AUC_obj: MHS"].value == pytest.approx(np.mean(top), abs=1e-4)
+    assert by_name["difference in AUC_obj: MHS − random half"].value == pytest.approx(np.mean(top) - np.mean(random), abs=2e-4)
+    assert by_name["difference in AUC_obj: MHS − bottom half"].value == pytest.approx(np.mean(top) - np.mean(bottom), abs=2e-4)
+
+
+def test_the_constancy_of_a_choice():
+    def rows(*chosen):
+        return [
+            HeadRow(head=h, dfc=0, dfc_stderr=0, tcs=0, dsr=0, z=(0, 0, 0), score=0, chosen=n, samples=10) for h, n in enumerate(chosen)
+        ]
+
+    assert prior_heads.most_chosen(rows(0, 10, 10, 0)) == 1
+    assert prior_heads.most_chosen(rows(5, 5, 5, 5)) == 0.5
+    assert prior_heads.most_chosen(rows(8, 7, 4, 1)) == 0.75
+
+
+def test_the_clips_are_nobody_elses():
+    seeds = {c.SEED, c.TWIN_SEED, prior_heads.DRAW_SEED}
+    written = {int(seed) for seed in re.findall(r"--seed (\d+)", (prior.ROOT / "Makefile").read_text())}
+    assert len(written) == 2  # the smoke's
+    assert not seeds & ({*TRAINING_SEEDS} | written)
+
+
+def test_the_twin_has_the_same_shapes_and_other_weights(tmp_path):
+    trained = resolve(VDM, Store(tmp_path.as_uri())).path
+    twin = c.random_twin(trained, tmp_path / "twin")
+    weights = sorted(path.relative_to(trained) for path in trained.rglob("*.safetensors"))
+    for path in weights:
+        one, other = load_file(trained / path), load_file(twin / path)
+        assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in other.items()}
+        same = [name for name, value in one.items() if value.ndim > 1 and np.array_equal(value, other[name])]
+        assert same == ([] if path.parts[0] in c.PARTS else [name for name, value in one.items() if value.ndim > 1])
+    for path in (path.relative_to(trained) for path in (trained / "tokenizer").rglob("*")):
+        assert (twin / path).read_bytes() == (trained / path).read_bytes()
+
+
+def test_the_twin_of_the_small_model_is_its_untrained_self(tmp_path):
+    """Weight for weight what the trainer would begin with under this seed."""
+    folder = save_pipeline(make_denoiser(0), tmp_path / "trained")
+    twin = c.random_twin(folder, tmp_path / "twin")
+    expected = make_denoiser(c.TWIN_SEED)
+    for part in c.PARTS:
+        (file,) = (twin / part).glob("*.safetensors")
+        state, found = getattr(expected, part).state_dict(), load_file(file)
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, state[name].numpy(), err_msg=name)
+            assert value.dtype == np.float32
+    assert torch.equal(torch.from_numpy(load_file(next((folder / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]),
+                       torch.from_numpy(load_file(next((twin / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]))  # fmt: skip
+
+
+# Gates ------------------------------------------------------------------------------------------------------------------
+
+
+def made(count=48, seed=4):
+    """Scenes of one mover and one static object in random places, and what a map that knows, and one that does not, would show."""
+    rng, shape, measured = np.random.default_rng(seed), (3, 6, 6), []
+    for index in range(count):
+        mover, static = np.zeros(shape), np.zeros(shape)
+        places = rng.permutation(36)[:2]
+        mover.reshape(3, -1)[:, places[0]] = static.reshape(3, -1)[:, places[1]] = 1
+        centre = -np.abs(np.mgrid[:6, :6] - 2.5).sum(0)[None].repeat(3, 0)
+        measured.append(Scene(str(index), str(index), mover, mover, static, {"centre prior": centre}))
+    noise = [rng.random(shape) for _ in measured]
+    return measured, [0.6 * one.mover + b for one, b in zip(measured, noise, strict=True)], noise[::-1]
+
+
+def held(measured, own, twin):
+    sheet = Sheet(measured, "0" * 64)
+    gates(sheet, {c.ALL: Measured.of(measured, own), c.TWIN: Measured.of(measured, twin)})
+    return [row.holds for row in sheet.rows]
+
+
+def test_gates_hold_of_motion_and_of_nothing_else():
+    measured, knows, blind = made()
+    assert held(measured, knows, blind) == [True] * 5
+    assert held(measured, blind, knows) == [False, False, False, False, True]
+    assert held(measured, knows, knows) == [False, True, False, True, True]  # a twin that knows as much
+
+
+def test_a_shared_position_bias_does_not_pass():
+    """Movers always left, maps always bright there: the raw value is 1, and neither the debiased one nor the permutations are deceived."""
+    measured, _, blind = made()
+    left = np.arange(6) < 3
+    sided = [
+        Scene(one.sample, one.video, one.prior, (blind[k] > 0.8) * left * 1.0, (blind[k] > 0.8) * ~left * 1.0, one.references)
+        for k, one in enumerate(measured)
+    ]
+    _, other, noise = made(seed=5)
+    own = [left + 1e-3 * b for b in noise]
+    sheet = Sheet(sided, "0" * 64)
+    gates(sheet, {c.ALL: Measured.of(sided, own), c.TWIN: Measured.of(sided, other)})
+    difference, debiased, _, permutation, _ = sheet.rows
+    assert difference.holds
+    assert debiased.holds is False
+    assert debiased.low < 0.5 < debiased.high
+    assert permutation.value == 1
+
+
+def test_gates_notice_clips_that_a_centre_prior_solves():
+    measured, knows, blind = made()
+    central = [one for one in measured if one.references["centre prior"][one.mover > 0].mean() > -3]
+    assert held(central, [knows[int(one.sample)] for one in central], [blind[int(one.sample)] for one in central])[4] is False
+
+
+def test_the_figure_shows_the_first_clips(found, table, tmp_path):
+    _, maps, _ = table
+    auc = {one.name: maps[one].auc for one in (c.ALL, c.TWIN)}
+    target = draw(found[c.ALL], found[c.TWIN], auc, tmp_path / "new" / "figure.png")
+    assert 950 <= Image.open(target).width <= 1100
+    assert Path(target).stat().st_size < 300_000
+    uids = [line.sample.uid for line in found[c.ALL].priors.lines]
+    assert sorted(uids)[:3] == [f"scenes-{c.SEED}-{index:05d}" for index in range(3)]
