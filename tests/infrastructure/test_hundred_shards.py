@@ -19,7 +19,9 @@ from tests.infrastructure.conftest import ROOT
 
 SHARDS = 100
 VIDEOS = 8
-SECONDS = 360
+SECONDS = 360  # where an empty task's imports take START seconds; a slower machine gets more time in proportion
+START = 0.5
+IMPORTS = "import components.plan.step, components.core.executor, components.core.s3"
 ENTRY_BYTES = 610  # an artifact's entry as KFP's backend writes it, session information and all
 ARGUMENT_LIMIT = 131072  # MAX_ARG_STRLEN of Linux, with the closing NUL
 SHARDED = ("ddim_inversion", "attention_capture", "token_selection", "vlm_attention")
@@ -48,10 +50,22 @@ def run(tmp_path_factory):
     return SimpleNamespace(out=folder / "out", wall=wall, cpu=cpu, record=record)
 
 
+def started():
+    """Seconds that this machine takes for the imports of a task, the least of five."""
+    found = []
+    for _ in range(5):
+        begin = time.monotonic()
+        subprocess.run([sys.executable, "-c", IMPORTS], cwd=ROOT, check=True)
+        found.append(time.monotonic() - begin)
+    return min(found)
+
+
 def test_ends_within_its_time(run, capsys):
+    start = started()
+    bound = SECONDS * max(1.0, start / START)
     with capsys.disabled():
-        print(f"\n{len(run.record)} tasks: {run.wall:.0f} s, {run.cpu:.0f} s of one processor (bound {SECONDS} s)")
-    assert run.wall <= SECONDS
+        print(f"\n{len(run.record)} tasks: {run.wall:.0f} s, {run.cpu:.0f} s of one processor (imports {start:.2f} s, bound {bound:.0f} s)")
+    assert run.wall <= bound
 
 
 def lines(run, task):
