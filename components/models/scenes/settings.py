@@ -10,9 +10,10 @@ from components.core.records import Record
 class Recipe(Record):
     """What decides a training's result."""
 
-    steps: int = Field(default=2000, ge=1, description="updates")
-    batch: int = Field(default=8, ge=1, description="clips an update")
-    learning_rate: float = Field(default=1.5e-3, gt=0, description="peak")
+    steps: int = Field(default=3400, ge=1, description="updates")
+    batch: int = Field(default=4, ge=1, description="clips an update")
+    muon_rate: float = Field(default=0.02, gt=0, description="peak of Muon, for the matrices of the blocks")
+    learning_rate: float = Field(default=1.5e-3, gt=0, description="peak of AdamW, for all else")
     warmup: int = Field(default=100, ge=0, description="updates of linear warm-up; then a cosine to 0")
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")

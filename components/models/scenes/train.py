@@ -1,6 +1,7 @@
 """Train the small model: `python -m components.models.scenes.train FOLDER [--steps N] [--seed N] …`.
 
-Fresh scenes at every step, drawn and coded in a side process; AdamW, warm-up, cosine to 0, averaged weights (EMA), under accelerate.
+Fresh scenes at every step, drawn and coded in a side process; Muon for the blocks' matrices and AdamW for the rest, warm-up, cosine to 0,
+averaged weights (EMA), under accelerate.
 A state (accelerate's own files) is written every `--save-every` updates to FOLDER's neighbour `FOLDER-states`; the same command goes on
 from the last complete one, to the same parameters bit for bit on one thread. FOLDER appears when it is complete, card included.
 """
@@ -20,12 +21,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from torch import nn
 from torch.utils.data import DataLoader
 
 from components.core.errors import ParameterError
 from components.core.progress import track
 from components.models.scenes.card import write_card
 from components.models.scenes.data import TIMESTEPS, TRAINING_SEEDS, VALIDATION_SEED, Batch, TrainingScenes, joined
+from components.models.scenes.muon import Muon
 from components.models.scenes.network import Denoiser, make_denoiser, noise_levels, save_pipeline, velocity_loss
 from components.models.scenes.settings import Recipe
 
@@ -71,8 +74,10 @@ class Training:
         model = make_denoiser(recipe.seed)
         self.ema = EMAModel(model.parameters(), decay=recipe.ema)
         self.ema.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        hidden, rest = hidden_matrices(model)
+        adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.model, *self.optimizers = self.accelerator.prepare(model, Muon(hidden, lr=recipe.muon_rate), adamw)
+        self.peaks = (recipe.muon_rate, recipe.learning_rate)
         self.accelerator.register_for_checkpointing(self.ema)
         self.alpha_bar = noise_levels().to(self.accelerator.device)
 
@@ -100,14 +105,16 @@ class Training:
         return iter(DataLoader(scenes, batch_sampler=parts, num_workers=self.workers, collate_fn=joined, **options))
 
     def _step(self, step: int, batch: Batch) -> Row:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * rate(step, self.recipe.steps, self.recipe.warmup)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate(step, self.recipe.steps, self.recipe.warmup)
         batch = Batch(*(part.to(self.accelerator.device) for part in batch))
         losses_B = velocity_loss(self.model, *batch, self.alpha_bar)
         self.accelerator.backward(losses_B.mean())
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         row: Row = {
             "step": step,
@@ -181,6 +188,13 @@ class Training:
             log.info("losses on unseen clips by noise: %s; %s", losses, self.folder)
         self.accelerator.wait_for_everyone()
         return self.folder
+
+
+def hidden_matrices(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices of attention and feed-forward in the transformer's blocks, which Muon is for, and all other parameters."""
+    named = list(model.named_parameters())
+    hidden = {name for name, weight in named if weight.dim() == 2 and "transformer_blocks" in name and ".norm" not in name}
+    return [weight for name, weight in named if name in hidden], [weight for name, weight in named if name not in hidden]
 
 
 def rate(step: int, total: int, warmup: int) -> float:
