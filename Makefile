@@ -28,7 +28,7 @@ test: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -q
+	.venv/bin/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.ready
 	.venv/bin/python -m bench

@@ -19,6 +19,14 @@ SHAPED = [
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
+LONGEST = ("test_local_run.py", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest begin first: a process of `--numprocesses` that began one at the end would finish alone."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """The code as it runs outside of tests, for a test of what a value of the wrong type meets there."""

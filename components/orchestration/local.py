@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from unittest import mock
 from components.core.errors import ParameterError
 from components.core.tree import tree_digest
 from components.orchestration import images
+from components.orchestration.warm import Task, WarmInterpreter
 
 if TYPE_CHECKING:
     import docker
@@ -91,10 +92,21 @@ class Running(Protocol):
 
 
 class ProcessEngine:
-    """A container is a process of this Python with the same arguments: it runs the commands, not the images."""
+    """A container is a process of this Python with the same arguments: it runs the commands, not the images.
+
+    The first task of a run (`plan`) starts a fresh interpreter; where others follow, there is work, and they are forked from one that has
+    imported what they need. Not on macOS, whose frameworks do not survive a fork.
+    """
 
     def __init__(self) -> None:
         self.images = self  # no image is needed, and none is missing
+        self._lock, self._started = threading.Lock(), 0
+        self._warm: WarmInterpreter | None = None
+
+    def close(self) -> None:
+        """End what tasks are forked from."""
+        if self._warm is not None:
+            self._warm.close()
 
     def list(self) -> list[Any]:
         """No images."""
@@ -113,16 +125,18 @@ class ProcessEngine:
             """Its exit code."""
             return self.process.wait()
 
-    def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Process:
+    def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Running:
         """Start the command with this interpreter."""
+        environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT), "KFP_LOCAL_IMAGE": image}
+        with self._lock:
+            self._started += 1
+            if self._started > 1 and self._warm is None and sys.platform == "linux":
+                self._warm = WarmInterpreter(environment, ROOT)
+        if self._warm is not None:
+            _, _, module, *arguments = command  # python -m MODULE
+            return self._warm.start(Task(module, arguments, environment, str(ROOT), str(log)))
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command[1:]],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "KFP_LOCAL_IMAGE": image},
-            )
+            process = subprocess.Popen([sys.executable, *command[1:]], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
         return self.Process(process)
 
 
@@ -175,7 +189,8 @@ def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
         TryAgainError: no Docker engine answers.
     """
     if kind == "process":
-        yield ProcessEngine()
+        with closing(ProcessEngine()) as started:
+            yield started
     elif kind == "docker":
         with images.engine() as client:
             yield DockerEngine(client, network)
