@@ -23,7 +23,7 @@ def compiled(tmp_path_factory):
     specs = {}
     for name in NAMES:
         compiler.Compiler().compile(getattr(pipeline, name), str(folder / f"{name}.yaml"))
-        specs[name] = next(yaml.safe_load_all((folder / f"{name}.yaml").read_text()))
+        specs[name] = next(yaml.load_all((folder / f"{name}.yaml").read_text(), Loader=yaml.CSafeLoader))
     return specs
 
 

@@ -35,7 +35,7 @@ def documents(profile, name="motion_enhancer"):
         made = dsl.pipeline(known.pipeline_func, name=known.name, description=known.description, pipeline_config=run_limits())
         with tempfile.TemporaryDirectory() as folder:
             compiler.Compiler().compile(made, f"{folder}/pipeline.yaml")
-            return list(yaml.safe_load_all(Path(folder, "pipeline.yaml").read_text()))
+            return list(yaml.load_all(Path(folder, "pipeline.yaml").read_text(), Loader=yaml.CSafeLoader))
 
     with mock.patch.dict(component._IMAGES, IMAGES):
         return contextvars.copy_context().run(built)
@@ -226,7 +226,7 @@ def test_the_command_line_compiles_what_its_options_say(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     profile = Profile("a100", 4, 600, 7200, 3, {"a": "b", "c.example/d": "E"}, "gpus", "mine", "models", 2, "shared")
     expected = json.loads(json.dumps(documents(profile, "fine_tune")).replace("registry.example/cpu@", "registry.example/gpu@"))
-    assert list(yaml.safe_load_all((tmp_path / "made.yaml").read_text())) == expected
+    assert list(yaml.load_all((tmp_path / "made.yaml").read_text(), Loader=yaml.CSafeLoader)) == expected
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def spec(request, tmp_path_factory):
     """A pipeline as its compiled file says it."""
     file = tmp_path_factory.mktemp("ui") / "pipeline.yaml"
     compiler.Compiler().compile(getattr(pipeline, request.param), str(file))
-    return next(yaml.safe_load_all(file.read_text()))
+    return next(yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader))
 
 
 def dags(spec):

@@ -41,7 +41,7 @@ def build(kubectl):
         done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert not done.stderr, done.stderr
-        return [item for item in yaml.safe_load_all(done.stdout) if item]
+        return [item for item in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if item]
 
     return built
 

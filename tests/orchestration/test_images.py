@@ -23,7 +23,7 @@ def compiled(tmp_path, *options):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return done
-    spec = next(yaml.safe_load_all(target.read_text()))
+    spec = next(yaml.load_all(target.read_text(), Loader=yaml.CSafeLoader))
     return {name: item["container"]["image"] for name, item in spec["deploymentSpec"]["executors"].items()}
 
 
