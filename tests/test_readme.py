@@ -122,7 +122,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_picture_is_small_and_opens():
-    picture = ROOT / ".github/report.png"
+    picture = ROOT / "docs/report.png"
     assert picture.stat().st_size <= 200_000
     with Image.open(picture) as opened:
         opened.load()
