@@ -42,6 +42,7 @@ MODULES = (
     "components.report.page",
     "components.report.pictures",
 )
+_ENDED = "{}: the interpreter that tasks are forked from has ended; what it said last stands above"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,17 @@ class WarmInterpreter:
             )
 
     def start(self, task: Task) -> WarmTask:
-        """Start a task."""
+        """Start a task.
+
+        Raises:
+            RuntimeError: the server has ended.
+        """
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self._address)
-        connection.sendall(json.dumps(asdict(task)).encode() + b"\n")
+        try:
+            connection.connect(self._address)
+            connection.sendall(json.dumps(asdict(task)).encode() + b"\n")
+        except ConnectionError as error:
+            raise RuntimeError(_ENDED.format(task.module)) from error
         return WarmTask(connection, task)
 
     def close(self) -> None:
@@ -103,10 +111,13 @@ class WarmTask:
         Raises:
             RuntimeError: the server ended before the task did.
         """
-        with self._connection, self._connection.makefile() as answer:
-            code = answer.read()
+        try:
+            with self._connection, self._connection.makefile() as answer:
+                code = answer.read()
+        except ConnectionError as error:
+            raise RuntimeError(_ENDED.format(self._task.module)) from error
         if not code:
-            raise RuntimeError(f"the interpreter that {self._task.module} was forked from has ended; see {self._task.log}")
+            raise RuntimeError(_ENDED.format(self._task.module))
         return int(code)
 
 

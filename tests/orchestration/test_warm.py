@@ -75,8 +75,11 @@ def test_a_server_that_died_is_an_error_and_no_wait(environment, tmp_path):
     started = WarmInterpreter(environment, ROOT)
     running = started.start(Task(ECHO, ["0"], environment, str(ROOT), str(tmp_path / "log")))
     started._server.send_signal(signal.SIGKILL)
-    with pytest.raises((RuntimeError, ConnectionResetError)):
+    started._server.wait()
+    with pytest.raises(RuntimeError, match="has ended"):
         running.finish()
+    with pytest.raises(RuntimeError, match="has ended"):
+        started.start(Task(ECHO, ["0"], environment, str(ROOT), str(tmp_path / "log")))
     started.close()
 
 
