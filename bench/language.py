@@ -1,7 +1,8 @@
 """Rows of the VLM's attention: what they add to a training step over plain SDPA, and what they save against `output_attentions`.
 
-The model is a Qwen2.5-VL of the real class (4 layers, 8 query and 2 key-value heads of 64, random weights, float32) that sees 16 frames
-in 1536 cells; 40 words' rows are asked for. A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward.
+The model is a Qwen2.5-VL of the real class with random weights that sees 16 frames; 40 words' rows are asked for. On a CPU it has 4 layers
+with 8 query and 2 key-value heads of 64 (float32) and sees 1536 cells, on a GPU 8 layers of the 3B's language model (bfloat16) and 5376
+cells. A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward.
 The eager side reads the same rows out of full maps, in the language model only: its vision tower stays on SDPA. All three sides are
 checked to give the same logits, and the two with rows the same rows, before anything is measured.
 
@@ -31,13 +32,32 @@ from components.sft.loss import map_distance, response_loss
 from components.vlm_attention.rows import request_rows
 
 SIDES = ("rows", "sdpa", "eager")
-NUM_FRAMES, HEIGHT, WIDTH = 16, 12 * 28, 16 * 28
-NUM_ROWS = 40
+NUM_FRAMES, NUM_ROWS = 16, 40
 QUESTION = "describe the motion of the red ball in the video and what happens to the white circle"
 RESPONSE = (
     "the red ball moves left to right and bounces down while the yellow circle stands still then the white camera pans away from the ball "
     "and the person rotates towards the green letter which grows and shrinks slowly in order"
 )
+
+
+class Setup(NamedTuple):
+    """A device's language model and the pixels of a frame. `tolerance`: of logits and, relative, of rows between the sides."""
+
+    device: str
+    dtype: torch.dtype
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    sections: list[int]
+    height: int
+    width: int
+    tolerance: float
+
+
+_CPU = Setup("cpu", torch.float32, 512, 2048, 4, 8, [8, 12, 12], 12 * 28, 16 * 28, 1e-3)
+_CUDA = Setup("cuda", torch.bfloat16, 2048, 11008, 8, 16, [16, 24, 24], 24 * 28, 28 * 28, 0.1)
+SETUP = _CUDA if torch.cuda.is_available() else _CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +142,12 @@ def check_agreement() -> None:
     with torch.no_grad():
         found = {side: answer(setting(side), side) for side in SIDES}
     for side in ("rows", "eager"):
-        if not torch.allclose(found[side].output.logits_BLV, found["sdpa"].output.logits_BLV, atol=1e-3):
+        if not torch.allclose(found[side].output.logits_BLV, found["sdpa"].output.logits_BLV, atol=SETUP.tolerance):
             raise RuntimeError(f"logits of {side} and SDPA differ")
     ours, theirs = found["rows"].rows_BRS, found["eager"].rows_BRS
     assert ours is not None
     assert theirs is not None
-    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-7):
+    if not torch.allclose(ours.float(), theirs.float(), rtol=SETUP.tolerance, atol=1e-4 * SETUP.tolerance):
         raise RuntimeError("the rows differ from those of the full maps")
 
 
@@ -135,15 +155,15 @@ def check_agreement() -> None:
 def setting(side: str) -> Setting:
     """The model with one attention, and the same conversation and rows for all of them."""
     with tempfile.TemporaryDirectory() as folder:
-        vlm = load_vlm(_write_model(Path(folder)), torch.float32, "cpu", rows=side == "rows")
+        vlm = load_vlm(_write_model(Path(folder)), SETUP.dtype, SETUP.device, rows=side == "rows")
     if side == "eager":
         vlm.model.set_attn_implementation({"text_config": "eager"})
     generator = np.random.default_rng(0)
-    frames = generator.integers(0, 256, (NUM_FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    frames = generator.integers(0, 256, (NUM_FRAMES, SETUP.height, SETUP.width, 3), dtype=np.uint8)
     example = vlm.prepare(Conversation([], QUESTION, RESPONSE), frames, [k / 2 for k in range(NUM_FRAMES)], NUM_FRAMES / 2)
     behind = torch.arange(int(example.video_columns[-1]) + 1, len(example.input_ids))
     rows_R = behind[torch.linspace(0, len(behind) - 1, NUM_ROWS).long()]
-    prior = torch.rand(NUM_ROWS, *example.grid.shape, generator=torch.Generator().manual_seed(0))
+    prior = torch.rand(NUM_ROWS, *example.grid.shape, generator=torch.Generator().manual_seed(0)).to(SETUP.device)
     return Setting(vlm, collate([example]), rows_R, example.grid.shape, prior)
 
 
@@ -152,13 +172,13 @@ def _write_model(folder: Path) -> Path:
     make_tiny_qwen2_5_vl(folder)
     config = AutoConfig.from_pretrained(folder)
     text = config.text_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 2048, 4
-    text.num_attention_heads, text.num_key_value_heads = 8, 2
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = SETUP.hidden, SETUP.feed_forward, SETUP.layers
+    text.num_attention_heads, text.num_key_value_heads = SETUP.heads, 2
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.initializer_range = 0.02
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 12, 12]}
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": SETUP.sections}
     config.vision_config.out_hidden_size = text.hidden_size
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(), torch.device(SETUP.device):
         torch.manual_seed(0)
-        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+        Qwen2_5_VLForConditionalGeneration(config).to(SETUP.dtype).save_pretrained(folder)
     return folder

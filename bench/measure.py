@@ -4,7 +4,7 @@ Time: both sides run once unmeasured where nothing has warmed them before, then 
 of the pairs' ratios, so that a machine that slows down slows both. Memory: a child process (`bench.probe`) runs a case once, resets the
 kernel's high-water mark (VmHWM), runs it again, and reports the mark minus what was resident before: weights and gradient buffers are in
 the baseline, a peak is what one more run needs. glibc returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory
-follows the tensors.
+follows the tensors. On a GPU the clock waits for it, and memory is what torch's allocator has handed out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from bench.table import ROOT, Row
 
 MIB = 2**20
@@ -29,9 +31,16 @@ _RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6
 def seconds(work: Callable[[], object]) -> float:
     """Wall-clock time of one call."""
     gc.collect()
+    _wait()
     start = time.perf_counter()
     work()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def time_ratio(
@@ -72,6 +81,19 @@ def peak_bytes(case: str) -> int:
     if answer.returncode:
         raise RuntimeError(f"the memory probe of {case} ended with code {answer.returncode}:\n{answer.stderr[-3000:]}")
     return int(answer.stdout.split()[-1])
+
+
+def run_peak(work: Callable[[], object]) -> int:
+    """Bytes that a run of `work` needs beyond what is there before it, of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    reset_peak()
+    before = status_bytes("VmRSS")
+    work()
+    return status_bytes("VmHWM") - before
 
 
 def status_bytes(field: str) -> int:

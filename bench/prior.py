@@ -240,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="ablations as well")
     parser.add_argument("--vdm", default="scenes-cogvideox", help="video model: a registry name or a folder")
     parser.add_argument("--videos", type=int, default=VIDEOS, help="unseen clips; fewer than 48 tell little")
+    parser.add_argument("--processes", type=int, default=2, help="captures that run side by side")
     given = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-prior-") as folder:
         figure = ROOT / "runs" / "bench-prior.png"
-        rows = measure(given.vdm, Path(folder), videos=given.videos, full=given.full, figure=figure)
+        rows = measure(given.vdm, Path(folder), videos=given.videos, full=given.full, processes=given.processes, figure=figure)
     log.info("%.0f s", time.monotonic() - start)
     return finish(rows, "bench-prior-full" if given.full else "bench-prior", f"{given.vdm}, {given.videos} videos")
 

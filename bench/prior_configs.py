@@ -98,11 +98,12 @@ def extract(
         processes: captures that run side by side, one thread each.
     """
     source, store = folder / "clips", (folder / "store").as_uri()
-    write_set(source, "scenes", videos, SEED)
+    size = model_size(vdm)
+    write_set(source, "scenes", videos, SEED, num_frames=size["num_frames"])
     values: dict[str, Any] = deepcopy(pipeline_defaults(pipeline("motion_priors")))
     values |= {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response", "vdm": vdm}
     values["params_dataset_import"]["processes"] = 1
-    values["params_ddim_inversion"] |= {**model_size(vdm), "dtype": "float32", "pictures": 0}
+    values["params_ddim_inversion"] |= {**size, "dtype": "float32", "pictures": 0}
     values["params_attention_capture"]["pictures"] = 0
     values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = "off"
     twin = random_twin(resolve(vdm, Store(store)).path, folder / "twin") if any(one.twin for one in configurations) else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from bench import language, video
-from bench.measure import reset_peak, status_bytes
+from bench.measure import run_peak
 
 
 def work_of(case: str) -> Callable[[], object]:
@@ -22,10 +22,7 @@ def main() -> None:
     torch.set_num_threads(1)
     work = work_of(sys.argv[1])
     work()
-    reset_peak()
-    before = status_bytes("VmRSS")
-    work()
-    print(status_bytes("VmHWM") - before)
+    print(run_peak(work))
 
 
 if __name__ == "__main__":

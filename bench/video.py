@@ -1,8 +1,9 @@
 """Rows of the attention capture: what it adds to the reconstruction it rides on, and what it saves against full maps.
 
-The model is a CogVideoX of the real class and of real proportions (4 layers, 8 heads of 64, random weights, float32), R = S / 16 rows
-(the defaults are S / 34 for CogVideoX-5B) and 40 words. The full-map side is what one would write first: softmax(QKᵀ/√d) of the captured
-stream as an h × L × L tensor, summed over layers. Both sides are checked to give the same numbers before anything is measured.
+The model is a CogVideoX of the real class with random weights: on a CPU of real proportions (4 layers, 8 heads of 64, float32) with
+R = S / 16 rows, on a GPU CogVideoX-5B's own layers in bfloat16 with R = S / 34, the pipeline's default at its size; 40 words on both. The
+full-map side is what one would write first: softmax(QKᵀ/√d) of the captured stream as an h × L × L tensor, summed over layers. Both sides
+are checked to give the same numbers before anything is measured.
 
 Legend: N1 levels, h heads, L = text + S, T words, S = F·H·W video tokens, P = H·W places, d head width.
 """
@@ -29,8 +30,29 @@ from components.ddim_inversion.ddim import Levels, levels
 from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
 from components.models.vdm import Vdm, load_vdm
 
-GRIDS = {"S=1560": (6, 13, 20), "S=3120": (12, 13, 20), "S=4680": (18, 13, 20)}
-BOUND_SIZES = ("S=3120", "S=4680")  # CogVideoX-5B at 49 frames, 480 x 720: S = 17550
+
+
+class Setup(NamedTuple):
+    """A device's model and sizes; whole steps are held to both bounds at `bound_sizes`."""
+
+    device: str
+    dtype: str
+    heads: int
+    layers: int
+    time_width: int
+    rows_share: int
+    grids: dict[str, tuple[int, int, int]]
+    full_maps: tuple[str, ...]
+    bound_sizes: tuple[str, ...]
+    without_capture: str
+
+
+_CPU_GRIDS = {"S=1560": (6, 13, 20), "S=3120": (12, 13, 20), "S=4680": (18, 13, 20)}
+_CPU = Setup("cpu", "float32", 8, 4, 128, 16, _CPU_GRIDS, tuple(_CPU_GRIDS), ("S=3120", "S=4680"), "S=1560")
+# CogVideoX-5B has 42 such layers; at 49 frames of 480 x 720 it sees S = 17550
+_CUDA_GRIDS = {"S=4200": (7, 20, 30), "S=8775": (13, 15, 45), "S=17550": (13, 30, 45)}
+_CUDA = Setup("cuda", "bfloat16", 48, 6, 512, 34, _CUDA_GRIDS, ("S=4200", "S=8775"), ("S=4200", "S=8775"), "S=17550")
+SETUP = _CUDA if torch.cuda.is_available() else _CPU
 GUIDANCE = 6.0
 NUM_STEPS = 2
 WORDS = (
@@ -91,14 +113,14 @@ class FullMaps:
 def rows(pairs: int = 3) -> Iterator[Row]:
     """The capture's rows of the table.
 
-    The maps alone are held to both bounds at every size. A whole step is held to them at `BOUND_SIZES`: below, the activations of the
+    The maps alone are held to both bounds at every size. A whole step is held to them at `bound_sizes`: below, the activations of the
     model, which no capture can save, outweigh the maps; those rows are printed as measured, without a bound.
     """
     yield from _against_no_capture(pairs)
-    for name in GRIDS:
+    for name in SETUP.full_maps:
         check_agreement(scene(name))
         yield from _against_full_maps("maps", name, True, pairs)
-        yield from _against_full_maps("step", name, name in BOUND_SIZES, 2)  # pairs of 20 s and more scatter by a few percent
+        yield from _against_full_maps("step", name, name in SETUP.bound_sizes, 2)  # pairs of 20 s and more scatter by a few percent
 
 
 def _against_full_maps(what: str, size: str, held: bool, pairs: int) -> Iterator[Row]:
@@ -113,7 +135,7 @@ def _against_full_maps(what: str, size: str, held: bool, pairs: int) -> Iterator
 
 
 def _against_no_capture(pairs: int) -> Iterator[Row]:
-    name = min(GRIDS)
+    name = SETUP.without_capture
     made = scene(name)
 
     def with_capture() -> object:
@@ -123,7 +145,7 @@ def _against_no_capture(pairs: int) -> Iterator[Row]:
 
     label = "reconstruction with / without capture, time"
     yield time_ratio(f"{label}, {name}", 1.25, with_capture, lambda: _reconstruct(made, None), pairs)
-    size = BOUND_SIZES[0]
+    size = SETUP.bound_sizes[0]
     label = f"capture / no capture, peak memory, one denoising step, {size}"
     yield memory_ratio(label, None, f"video:step-capture:{size}", f"video:step-none:{size}")
 
@@ -155,10 +177,11 @@ def check_agreement(made: Scene) -> None:
     full = _full(made, lambda maps: _one_step(made, maps))
     exact = {"t2v": (maps.t2v, full.t2v), "sum_m": (kept.sum_m, full.sum_m), "tau_map": (kept.tau_map, full.tau_map)}
     for name, (one, other) in exact.items():
-        if not torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-9):
+        if not torch.allclose(one.double().cpu(), other.double().cpu(), rtol=1e-3, atol=1e-9):
             raise RuntimeError(f"capture and full maps differ in {name}")
-    distance = (kept.sum_not_m.double() - full.sum_not_m.double()).abs()
-    if not bool((distance <= 6 * kept.sum_not_m_error + 1e-3 * full.sum_not_m.double()).all()):
+    wanted = full.sum_not_m.double().cpu()
+    distance = (kept.sum_not_m.double().cpu() - wanted).abs()
+    if not bool((distance <= 6 * kept.sum_not_m_error.cpu() + 1e-3 * wanted).all()):
         raise RuntimeError("the sampled rows' estimate is not within six standard errors of the full maps")
 
 
@@ -202,16 +225,16 @@ def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
 
 @cache
 def scene(size: str) -> Scene:
-    """The model at one of `GRIDS`, a text of 40 words, and a trajectory: one clip at its levels' noise."""
-    frames, height, width = grid = GRIDS[size]
+    """The model at one of the grids, a text of 40 words, and a trajectory: one clip at its levels' noise."""
+    frames, height, width = grid = SETUP.grids[size]
     vdm = _model(height, width)
     schedule = levels(vdm.alphas_cumprod, NUM_STEPS)
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(1, frames, LATENT_CHANNELS, 2 * height, 2 * width, generator=generator) for _ in range(2))
     alpha_bar = schedule.alpha_bar.float()
-    trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar])
+    trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar]).to(vdm.device, vdm.dtype)
     spec = CaptureSpec(
-        text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)), grid=grid, rows=frames * height * width // 16, memory=True
+        text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)), grid=grid, rows=frames * height * width // SETUP.rows_share, memory=True
     )
     return Scene(vdm, spec, schedule, trajectory, vdm.encode_text(WORDS), vdm.encode_text(""))
 
@@ -219,21 +242,21 @@ def scene(size: str) -> Scene:
 @cache
 def _model(height: int, width: int) -> Vdm:
     with tempfile.TemporaryDirectory() as folder:
-        vdm = load_vdm(make_tiny_cogvideox(Path(folder)), "float32", "cpu")
-    with torch.random.fork_rng(devices=[]):
+        vdm = load_vdm(make_tiny_cogvideox(Path(folder)), SETUP.dtype, SETUP.device)
+    with torch.random.fork_rng(), torch.device(SETUP.device):
         torch.manual_seed(0)
         transformer = CogVideoXTransformer3DModel(
-            num_attention_heads=8,
+            num_attention_heads=SETUP.heads,
             attention_head_dim=64,
             in_channels=LATENT_CHANNELS,
             out_channels=LATENT_CHANNELS,
-            time_embed_dim=128,
+            time_embed_dim=SETUP.time_width,
             text_embed_dim=TEXT_WIDTH,
-            num_layers=4,
+            num_layers=SETUP.layers,
             sample_height=2 * height,
             sample_width=2 * width,
             patch_size=2,
             max_text_seq_length=TEXT_LENGTH,
             use_rotary_positional_embeddings=True,
         )
-    return replace(vdm, transformer=transformer.eval().requires_grad_(False))
+    return replace(vdm, transformer=transformer.to(vdm.dtype).eval().requires_grad_(False))

@@ -4,6 +4,8 @@ The hook stands before any import of `components`: jaxtyping rewrites a module a
 against its annotations (`Float[Tensor, "h P F F"]`), for tests alone. It covers the modules that annotate shapes.
 """
 
+import gc
+import inspect
 from pathlib import Path
 
 import jaxtyping
@@ -18,13 +20,31 @@ SHAPED = [
 # as for mypy, an integer is good where a float is wanted
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+# kfp asks for the call stack at every setting of a task: without lines of source, which are looked for in every module there is
+inspect.stack.__defaults__ = (0,)
 
 LONGEST = ("test_local_run.py", "test_readme.py")
 
 
-def pytest_collection_modifyitems(items):
-    """The files that take longest begin first: a process of `--numprocesses` that began one at the end would finish alone."""
+def pytest_collection_modifyitems(config, items):
+    """The files that take longest begin first: a process of `--numprocesses` that began one at the end would finish alone.
+
+    Tests marked `gpu` are left out where there is none.
+    """
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    others = [item for item in items if not item.get_closest_marker("gpu")]
+    if len(others) < len(items):
+        import torch
+
+        if not torch.cuda.is_available():
+            config.hook.pytest_deselected(items=[item for item in items if item not in others])
+            items[:] = others
+
+
+def pytest_collection_finish():
+    """What the imports and the collection left behind stays: collecting garbage must not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -207,6 +207,8 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
         dtype: `bfloat16`, `float32`, `float16`, or a torch dtype.
         device: the first CUDA device where there is one, else the CPU.
 
+    With float32 on a GPU, convolutions leave TensorFloat-32 from then on in this process: its ten bits are not what was asked for.
+
     Raises:
         ParameterError: no such pipeline, another prediction type than v, or an unknown dtype.
         DataError: a part that cannot be read, or has no safetensors.
@@ -215,6 +217,8 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
     number_format = _dtype(dtype)
     where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     _check_pipeline(folder)
+    if number_format == torch.float32 and where.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is True, unlike that of matrix products
     scheduler = _part(CogVideoXDDIMScheduler, folder, "scheduler")
     tokenizer = _part(T5Tokenizer, folder, "tokenizer")
     encoder = _part(T5EncoderModel, folder, "text_encoder", dtype=number_format, use_safetensors=True)

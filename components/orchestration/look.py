@@ -111,9 +111,14 @@ def _warning(model: str, line: PriorLine) -> str:
 
 
 def model_size(vdm: str) -> dict[str, Any]:
-    """Frames, height and width that a video model was trained at, from its folder's own configuration."""
+    """Frames, height and width that a video model was trained at, from its folder's own configuration; and a number format.
+
+    bfloat16 on a GPU; float32 for a model of `components/models/scenes`, whose VAE needs the digits.
+    """
     with tempfile.TemporaryDirectory() as name:
         path = resolve(vdm, Store(Path(name).as_uri())).path
+    from components.models.scenes.card import RECORD
+
     transformer = json.loads((path / "transformer" / "config.json").read_text())
     blocks = json.loads((path / "vae" / "config.json").read_text())["block_out_channels"]
     scale = 2 ** (len(blocks) - 1)
@@ -121,7 +126,7 @@ def model_size(vdm: str) -> dict[str, Any]:
         "num_frames": transformer["sample_frames"],
         "height": transformer["sample_height"] * scale,
         "width": transformer["sample_width"] * scale,
-        "dtype": "bfloat16" if _has_gpu() else "float32",
+        "dtype": "bfloat16" if _has_gpu() and not (path / RECORD).is_file() else "float32",
     }
 
 

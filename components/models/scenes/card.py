@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from components.core.errors import DataError
 from components.core.records import Digest, Record, canonical_json, sha256
 from components.models.scenes.data import TRAINING_SEEDS, VALIDATION_SEED
-from components.models.scenes.network import GRID, NUM_FRAMES, SIZE
+from components.models.scenes.network import SIZE, latent_grid
 from components.models.scenes.settings import Recipe
 
 RECORD, PAGE = "training.json", "README.md"
@@ -47,7 +47,7 @@ def write_card(folder: Path, recipe: Recipe, losses: list[float]) -> Card:
         reserved_seeds=(TRAINING_SEEDS[0], TRAINING_SEEDS[-1]),
         validation_seed=VALIDATION_SEED,
         size=SIZE,
-        num_frames=NUM_FRAMES,
+        num_frames=recipe.num_frames,
         losses=losses,
         parameters=_parameters(folder),
         files=files,
@@ -96,7 +96,7 @@ def page(card: Card) -> str:
         clips=recipe.steps * recipe.batch,
         size=card.size,
         num_frames=card.num_frames,
-        tokens=" × ".join(str(side) for side in GRID),
+        tokens=" × ".join(str(side) for side in latent_grid(card.num_frames)),
         scene_seed=card.scene_seed,
         validation_seed=card.validation_seed,
         first_seed=card.reserved_seeds[0],

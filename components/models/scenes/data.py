@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from components.core.errors import ParameterError
 from components.media.scenes import draw, make_clip
 from components.models.scenes.code import closed_form
-from components.models.scenes.network import NUM_FRAMES, SIZE
+from components.models.scenes.network import SIZE
 from components.models.scenes.text import LENGTH, make_tokenizer
 
 TRAINING_SEEDS = range(7_340_000, 7_341_000)  # of `scenes`: reserved, no test, smoke or bench may use one
@@ -41,20 +41,21 @@ class TrainingScenes(Dataset[Batch]):
         seed: one of `TRAINING_SEEDS`.
         batch: clips of an update; time steps are stratified over that many positions.
         dropout: share of captions that are left empty, for classifier-free guidance.
+        num_frames: of a clip; its motion takes all of them.
 
     Raises:
         ParameterError: a seed outside the reserved range.
     """
 
-    def __init__(self, seed: int, batch: int, dropout: float) -> None:
+    def __init__(self, seed: int, batch: int, dropout: float, num_frames: int = 17) -> None:
         if seed not in TRAINING_SEEDS:
             remedy = f"choose {TRAINING_SEEDS[0]} to {TRAINING_SEEDS[-1]}: other seeds may be somebody's test videos"
             raise ParameterError(f"scene seed {seed}", source="TrainingScenes", remedy=remedy)
-        self.seed, self.batch, self.dropout = seed, batch, dropout
+        self.seed, self.batch, self.dropout, self.num_frames = seed, batch, dropout, num_frames
         self.tokenizer = make_tokenizer()
 
     def __getitem__(self, position: int) -> Batch:
-        clip = make_clip("scenes", self.seed, position, (SIZE, SIZE), NUM_FRAMES)
+        clip = make_clip("scenes", self.seed, position, (SIZE, SIZE), self.num_frames)
         clean = closed_form(draw(clip.scene, (SIZE, SIZE))[0])
         rng = np.random.default_rng([self.seed, position])
         caption = "" if rng.uniform() < self.dropout else clip.caption

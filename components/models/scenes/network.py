@@ -1,4 +1,4 @@
-"""The small model's network: CogVideoX's transformer with 8 heads of 16 in 4 layers, a token a latent, trained jointly with its T5.
+"""The small model's network: CogVideoX's transformer, a token a latent, trained jointly with its T5 (by default 8 heads of 16, 4 layers).
 
 Also the loss (v-prediction on the real schedule, whose last step has no signal) and the pipeline's folder that `load_vdm` opens.
 Legend: B batch, F C y x latent frames, channels, rows, columns, T text tokens.
@@ -15,24 +15,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from components.models.scenes.code import CHANNELS, SPATIAL, TEMPORAL, make_vae
+from components.models.scenes.settings import Architecture
 from components.models.scenes.text import LENGTH, make_tokenizer
 from components.models.tiny import SCHEDULER, t5_encoder
 
 SIZE = 48  # pixels of a side
-NUM_FRAMES = 17
-GRID = ((NUM_FRAMES - 1) // TEMPORAL + 1, SIZE // SPATIAL, SIZE // SPATIAL)
-HEADS, HEAD_WIDTH, LAYERS, TIME_WIDTH, TEXT_WIDTH = 8, 16, 4, 32, 64
+TIME_WIDTH, TEXT_WIDTH = 32, 64
+
+
+def latent_grid(num_frames: int) -> tuple[int, int, int]:
+    """Frames, rows and columns of the latents."""
+    return (num_frames - 1) // TEMPORAL + 1, SIZE // SPATIAL, SIZE // SPATIAL
 
 
 class Denoiser(nn.Module):
     """What is trained: the transformer and the text encoder; `forward` predicts v."""
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.transformer = _transformer()
+        self.architecture = architecture
+        self.transformer = _transformer(architecture)
         self.text_encoder = t5_encoder(len(make_tokenizer()), TEXT_WIDTH, feed_forward=128, heads=4, dropout=0.0)
-        corners = ((0, 0), GRID[1:])
-        cos, sin = get_3d_rotary_pos_embed(embed_dim=HEAD_WIDTH, crops_coords=corners, grid_size=GRID[1:], temporal_size=GRID[0])
+        frames, *places = latent_grid(architecture.num_frames)
+        cos, sin = get_3d_rotary_pos_embed(
+            embed_dim=architecture.head_width, crops_coords=((0, 0), tuple(places)), grid_size=tuple(places), temporal_size=frames
+        )
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -50,11 +57,11 @@ class Denoiser(nn.Module):
         return velocity
 
 
-def make_denoiser(seed: int) -> Denoiser:
-    """A freshly initialized one; the global generator is left alone."""
+def make_denoiser(seed: int, architecture: Architecture | None = None) -> Denoiser:
+    """A freshly initialized one, of the default sizes without an architecture; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser()
+        return Denoiser(architecture or Architecture())
 
 
 def noise_levels() -> Float[Tensor, " steps"]:
@@ -80,7 +87,7 @@ def velocity_loss(
 
 def save_pipeline(model: Denoiser, folder: Path, dtype: torch.dtype = torch.float16) -> Path:
     """Write the whole pipeline, weights in `dtype` (safetensors only), in the layout of a real CogVideoX repository; returns the folder."""
-    copy = make_denoiser(0)
+    copy = make_denoiser(0, model.architecture)
     copy.load_state_dict(model.state_dict())
     pipeline = CogVideoXPipeline(
         tokenizer=make_tokenizer(),
@@ -93,18 +100,19 @@ def save_pipeline(model: Denoiser, folder: Path, dtype: torch.dtype = torch.floa
     return Path(folder)
 
 
-def _transformer() -> CogVideoXTransformer3DModel:
+def _transformer(architecture: Architecture) -> CogVideoXTransformer3DModel:
+    _, rows, columns = latent_grid(architecture.num_frames)
     return CogVideoXTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD_WIDTH,
+        num_attention_heads=architecture.heads,
+        attention_head_dim=architecture.head_width,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         time_embed_dim=TIME_WIDTH,
         text_embed_dim=TEXT_WIDTH,
-        num_layers=LAYERS,
-        sample_width=GRID[2],
-        sample_height=GRID[1],
-        sample_frames=NUM_FRAMES,
+        num_layers=architecture.layers,
+        sample_width=columns,
+        sample_height=rows,
+        sample_frames=architecture.num_frames,
         temporal_compression_ratio=TEMPORAL,
         patch_size=1,
         max_text_seq_length=LENGTH,

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.core.records import Record
 
 
-class Recipe(Record):
+class Architecture(Record):
+    """The network's sizes; attention in a layer is of `heads` heads of `head_width`, a token is a latent of `num_frames` frames' clips."""
+
+    layers: int = Field(default=4, ge=1, description="blocks of the transformer")
+    heads: int = Field(default=8, ge=1, description="attention heads of a block")
+    head_width: int = Field(default=16, ge=16, multiple_of=16, description="width of a head")
+    num_frames: int = Field(default=17, ge=9, description="frames of a clip: 8k+1, so that latents are odd in number")
+
+    @field_validator("num_frames")
+    @classmethod
+    def _whole_chunks(cls, value: int) -> int:
+        if value % 8 != 1:
+            raise ValueError(f"{value} frames: choose 8k+1, as 9, 17 or 33 (the VAE decodes an even number of latents to more frames)")
+        return value
+
+
+class Recipe(Architecture):
     """What decides a training's result."""
 
     steps: int = Field(default=3400, ge=1, description="updates")

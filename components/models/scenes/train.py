@@ -71,7 +71,7 @@ class Training:
         if recipe.batch % self.accelerator.num_processes:
             problem = f"a batch of {recipe.batch} for {self.accelerator.num_processes} processes"
             raise ParameterError(problem, source="--batch", remedy="choose a multiple of the number of processes")
-        model = make_denoiser(recipe.seed)
+        model = make_denoiser(recipe.seed, recipe)
         self.ema = EMAModel(model.parameters(), decay=recipe.ema)
         self.ema.to(self.accelerator.device)
         hidden, rest = hidden_matrices(model)
@@ -99,7 +99,7 @@ class Training:
     def _stream(self, start: int, last: int) -> Iterator[Batch]:
         """This process's part of each batch from update `start` + 1 on."""
         batch, many, mine = self.recipe.batch, self.accelerator.num_processes, self.accelerator.process_index
-        scenes = TrainingScenes(TRAINING_SEEDS[self.recipe.seed], batch, self.recipe.caption_dropout)
+        scenes = TrainingScenes(TRAINING_SEEDS[self.recipe.seed], batch, self.recipe.caption_dropout, self.recipe.num_frames)
         parts = [list(range(step * batch, (step + 1) * batch))[mine::many] for step in range(start, last)]
         options: Row = {"prefetch_factor": 8} if self.workers else {}
         return iter(DataLoader(scenes, batch_sampler=parts, num_workers=self.workers, collate_fn=joined, **options))
@@ -216,7 +216,7 @@ def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
     """Loss of clips that no training sees, by fifths of the noise; each clip is seen once in every fifth."""
     device = next(model.parameters()).device
     alpha_bar = noise_levels().to(device)
-    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0)
+    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0, recipe.num_frames)
     sums = torch.zeros(QUINTILES, dtype=torch.float64)
     for index in range(recipe.validation_clips):
         clean, noise, timestep, ids = (part.to(device) for part in scenes[index])

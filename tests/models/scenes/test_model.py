@@ -13,12 +13,14 @@ from components.media.scenes import draw, make_clip
 from components.models.scenes.card import read_card, write_card
 from components.models.scenes.code import closed_form, exact_inverse
 from components.models.scenes.data import TRAINING_SEEDS, TrainingScenes
-from components.models.scenes.network import GRID, HEADS, NUM_FRAMES, SIZE, make_denoiser, save_pipeline
-from components.models.scenes.settings import Recipe
+from components.models.scenes.network import SIZE, latent_grid, make_denoiser, save_pipeline
+from components.models.scenes.settings import Architecture, Recipe
 from components.models.scenes.text import LENGTH, make_tokenizer
 from components.models.scenes.train import by_noise
 from components.models.vdm import load_vdm
 
+NUM_FRAMES = 17
+GRID = latent_grid(NUM_FRAMES)
 LOSSES = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
@@ -88,7 +90,7 @@ def test_it_inverts_and_shows_its_attention(vdm):
     words = tuple(piece.index for piece in vdm.tokenize(text))
     with capture_attention(vdm.transformer, CaptureSpec(words, GRID, rows=8)) as maps:
         vdm.velocity(found.trajectory[1], 499, embeds)
-    assert maps.t2v.shape == (HEADS, 5, GRID[0] * GRID[1] * GRID[2])
+    assert maps.t2v.shape == (8, 5, GRID[0] * GRID[1] * GRID[2])
     assert 0 < float(maps.t2v.sum(-1).min()) <= float(maps.t2v.sum(-1).max()) <= 1
 
 

@@ -1,0 +1,71 @@
+"""The pipeline on a GPU: the same priors as on a CPU, and a whole run by the local orchestrator with fine-tuning in bfloat16."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.artifacts import PriorSet, load_manifest
+from components.core.store import Store
+from components.media.scenes import draw, make_clip, write_set
+from components.models.registry import SHIPPED
+from components.models.scenes.code import closed_form
+from components.models.vdm import load_vdm
+from components.report.material import Stored
+
+pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments, hidden=False):
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if hidden else {})
+    answer = subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, f"{answer.stdout[-3000:]}\n{answer.stderr[-6000:]}"
+    return answer.stdout
+
+
+def priors(folder):
+    lines = load_manifest(folder / "prior_set" / "priors", PriorSet).lines
+    stored = Stored(Store((folder / "store").as_uri()))
+    return {line.video.id: stored.prior(line).mean(0) for line in lines}
+
+
+def test_priors_are_those_of_a_cpu(tmp_path):
+    """float32 on both: the code of the clip, five levels of inversion and reconstruction, capture."""
+    clips = tmp_path / "clips"
+    write_set(clips, "scenes", 3, seed=41)
+    call("tests.gpu.extraction", clips, tmp_path / "gpu")
+    call("tests.gpu.extraction", clips, tmp_path / "cpu", hidden=True)
+    ours, theirs = priors(tmp_path / "gpu"), priors(tmp_path / "cpu")
+    assert len(ours) == 3
+    for name, prior in theirs.items():
+        print(f"largest difference {np.abs(ours[name] - prior).max() / prior.max():.1e} of the largest value")
+        assert np.abs(ours[name] - prior).max() <= 2e-3 * prior.max()
+
+
+def test_the_constructed_encoder_keeps_its_digits():
+    """TensorFloat-32 would leave it three: the largest error is then near .1."""
+    vdm = load_vdm(SHIPPED["scenes-cogvideox"], "float32", "cuda")
+    frames = draw(make_clip("scenes", 0, 0, (48, 48), 17).scene, (48, 48))[0]
+    found = np.abs(vdm.encode_video(frames)[0].cpu().numpy() - closed_form(frames)).max()
+    print(f"largest |encoder − closed form| {found:.1e}")
+    assert found < 1e-3
+
+
+def test_a_whole_run(tmp_path):
+    write_set(tmp_path / "scenes", "scenes", 8, seed=1)
+    write_set(tmp_path / "bench", "bench", 12, seed=2)
+    benchmark = json.dumps([f"motionbench={tmp_path / 'bench'}"])
+    command = ["components.orchestration.cli", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
+    settings = {"source": tmp_path / "scenes", "benchmarks": benchmark, "vlm": "tiny-qwen2.5-vl"}
+    example = ROOT / "components" / "orchestration" / "smoke.json"
+    print(call(*command, example, *(f"--set={key}={value}" for key, value in settings.items())))
+    assert (tmp_path / "out" / "report.html").is_file()
+    (log,) = (tmp_path / "out").glob("store/*/sft/*/log-*.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    aligned = [row["align"] for row in rows if "align" in row]
+    assert aligned[-1] < aligned[0]
