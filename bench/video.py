@@ -31,7 +31,6 @@ from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, mak
 from components.models.vdm import Vdm, load_vdm
 
 
-
 class Setup(NamedTuple):
     """A device's model and sizes; whole steps are held to both bounds at `bound_sizes`."""
 
@@ -234,7 +233,10 @@ def scene(size: str) -> Scene:
     alpha_bar = schedule.alpha_bar.float()
     trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar]).to(vdm.device, vdm.dtype)
     spec = CaptureSpec(
-        text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)), grid=grid, rows=frames * height * width // SETUP.rows_share, memory=True
+        text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)),
+        grid=grid,
+        rows=frames * height * width // SETUP.rows_share,
+        memory=True,
     )
     return Scene(vdm, spec, schedule, trajectory, vdm.encode_text(WORDS), vdm.encode_text(""))
 

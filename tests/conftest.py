@@ -5,7 +5,6 @@ against its annotations (`Float[Tensor, "h P F F"]`), for tests alone. It covers
 """
 
 import gc
-import inspect
 from pathlib import Path
 
 import jaxtyping
@@ -19,9 +18,6 @@ SHAPED = [
 ]
 # as for mypy, an integer is good where a float is wanted
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-# kfp asks for the call stack at every setting of a task: without lines of source, which are looked for in every module there is
-inspect.stack.__defaults__ = (0,)
 
 LONGEST = ("test_local_run.py", "test_readme.py")
 

@@ -16,9 +16,11 @@ from kfp import dsl
 from components.core.artifacts import Manifest
 from components.core.parameters import Scalars
 from components.core.step import Step
+from components.orchestration import call_stack
 from components.orchestration.images import VARIANTS, pinned
 from components.orchestration.scheduling import PROFILE
 
+call_stack.install()
 _UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
 # what a pipeline is imported with where nobody compiles it for a run (its parameters, its docs)
 _IMAGES = dict.fromkeys(VARIANTS, "unnamed@sha256:" + "0" * 64)
