@@ -1,7 +1,7 @@
-"""`python -m bench [--only PART …]`: measures what the README claims, of the VLM, the video model and the orchestrator.
+"""`python -m bench [--only PART …]`: measures what the README claims of the VLM, the video model and the orchestrator.
 
-Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not hold. About ten minutes
-on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are those of a GPU.
+Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not hold. About ten
+minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are those of a GPU.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Rows of the VLM's attention: what they add to a training step over plain SDPA, and what they save against `output_attentions`.
 
 The model is a Qwen2.5-VL of the real class with random weights that sees 16 frames; 40 words' rows are asked for. On a CPU it has 4 layers
-with 8 query and 2 key-value heads of 64 (float32) and sees 1536 cells, on a GPU 8 layers of the 3B's language model (bfloat16) and 5376
-cells. A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward.
-The eager side reads the same rows out of full maps, in the language model only: its vision tower stays on SDPA. All three sides are
-checked to give the same logits, and the two with rows the same rows, before anything is measured.
+with 8 query and 2 key-value heads of 64 (float32), on a GPU 8 layers of the 3B's language model (bfloat16). A step is forward, both
+losses of the fine-tuning (plain SDPA: L_AR alone) and backward. The eager side reads the same rows out of full maps, in the language model
+only: its vision tower stays on SDPA. All three sides are checked to give the same logits, and the two with rows the same rows, before
+anything is measured.
 
 Legend: B samples, H heads, N tokens, R rows, S visual cells.
 """

@@ -8,14 +8,12 @@ Legend: F frames, H,W pixels, N places; points are (down, right).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Point = tuple[float, float]  # down, right
-Box = tuple[float, float, float, float]  # top, left, bottom, right
+from components.media.courses import HALF_SIDE, REACH, frame_extent
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
@@ -26,10 +24,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
 }
 SHAPES = ("square", "circle", "triangle")
-DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-HALF_SIDE = 0.08  # of the square; all bodies of the set start with its area
-TRAVEL = (0.26, 0.38)  # shortest and longest straight course
-REACH = 4 / 27**0.25  # half sides from a body's centre to its farthest point: the triangle's corner
 
 _CIRCLE = 2 / math.sqrt(math.pi)  # radius in half sides of the square of equal area
 _TRIANGLE = REACH / 2  # its inscribed circle
@@ -87,36 +81,6 @@ def body_at(colour: str, shape: str, centres_F2: Float[np.ndarray, "F 2"]) -> Bo
 def still_camera(num_frames: int) -> Camera:
     """A camera that does not move."""
     return Camera(np.zeros((num_frames, 2)), np.ones(num_frames))
-
-
-def place(rng: np.random.Generator, extent: tuple[float, float], offsets: Sequence[Sequence[float]]) -> Point:
-    """A random start from which a body at all `offsets` stays inside a frame of `extent`.
-
-    This, `swept` and `touch` are plain floats: a set's scenes are found by rejection, some hundred tries each, of a few numbers.
-    """
-    margin = REACH * HALF_SIDE
-    start = []
-    for side, drawn, along in zip(extent, rng.uniform(size=2).tolist(), zip(*offsets, strict=True), strict=True):
-        low, high = margin - min(along), side - margin - max(along)
-        start.append(low + drawn * (high - low))
-    return start[0], start[1]
-
-
-def swept(centres: Sequence[Sequence[float]], scale: float = 1.0) -> Box:
-    """The box that a body at these centres can cover."""
-    margin = REACH * HALF_SIDE * scale
-    downs, rights = zip(*centres, strict=True)
-    return min(downs) - margin, min(rights) - margin, max(downs) + margin, max(rights) + margin
-
-
-def touch(one: Box, other: Box) -> bool:
-    """Whether two boxes overlap."""
-    return one[0] < other[2] and one[1] < other[3] and other[0] < one[2] and other[1] < one[3]
-
-
-def frame_extent(size: tuple[int, int]) -> tuple[float, float]:
-    """Height and width of a frame of `size` (pixels) in short sides."""
-    return size[0] / min(size), size[1] / min(size)
 
 
 def render(scene: Scene, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "F H W 3"], UInt8[np.ndarray, "F H W"]]:

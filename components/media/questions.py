@@ -11,21 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.media.drawing import (
-    COLOURS,
-    DIRECTIONS,
-    SHAPES,
-    TRAVEL,
-    Background,
-    Body,
-    Camera,
-    Scene,
-    body_at,
-    place,
-    still_camera,
-    swept,
-    touch,
-)
+from components.media.courses import DIRECTIONS, TRAVEL, place, swept, touch
+from components.media.drawing import COLOURS, SHAPES, Background, Body, Camera, Scene, body_at, still_camera
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,8 @@ from jaxtyping import UInt8
 from safetensors.numpy import save_file
 
 from components.core.errors import ParameterError
-from components.media.drawing import (
-    COLOURS,
-    DIRECTIONS,
-    SHAPES,
-    TRAVEL,
-    Background,
-    Point,
-    Scene,
-    body_at,
-    frame_extent,
-    place,
-    render,
-    still_camera,
-    swept,
-    touch,
-)
+from components.media.courses import DIRECTIONS, courses_apart, frame_extent
+from components.media.drawing import COLOURS, SHAPES, Background, Scene, body_at, render, still_camera
 from components.media.questions import Question, questioned
 from components.media.video import write_mp4
 
@@ -179,17 +165,8 @@ def _is_held_out(index: int) -> bool:
 # Captioned scenes -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Course:
-    """A straight way through the frame."""
-
-    begin: Point
-    end: Point
-    way: str
-
-
 def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames: int) -> tuple[Scene, str]:
-    courses = _courses_apart(rng, extent)
+    courses = courses_apart(rng, extent)
     colours, shapes = rng.permutation(list(COLOURS))[:3], rng.choice(SHAPES, 3)
     mover = int(rng.integers(3))
     bodies = []
@@ -201,25 +178,3 @@ def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames
     caption = _TEMPLATES[rng.integers(len(_TEMPLATES))].format(mover=bodies[mover].name, way=courses[mover].way, a=a, b=b)
     grey = float(rng.uniform(0.4, 0.6))
     return Scene(tuple(bodies), mover, still_camera(num_frames), Background((grey, grey, grey))), caption
-
-
-def _courses_apart(rng: np.random.Generator, extent: tuple[float, float]) -> list[_Course]:
-    """Three courses whose swept boxes do not touch. A clash begins all three anew: redrawing one alone would favour the first."""
-    while True:
-        courses: list[_Course] = []
-        while len(courses) < 3:
-            course = _course(rng, extent)
-            box = swept([course.begin, course.end])
-            if any(touch(box, swept([other.begin, other.end])) for other in courses):
-                break
-            courses.append(course)
-        else:
-            return courses
-
-
-def _course(rng: np.random.Generator, extent: tuple[float, float]) -> _Course:
-    way = list(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
-    travel = float(rng.uniform(*TRAVEL))
-    down, right = (travel * step for step in DIRECTIONS[way])
-    begin = place(rng, extent, [(0.0, 0.0), (down, right)])
-    return _Course(begin, (begin[0] + down, begin[1] + right), way)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
+import docker
 import typer
 
 from components.core.errors import ParameterError
@@ -36,6 +39,18 @@ def names(variants: list[str] | None, repository: str, tag: str) -> dict[str, st
     }
 
 
+def _each(work: Callable[[docker.DockerClient, str, str], str], chosen: Mapping[str, str]) -> None:
+    """Do the work for every variant and name, side by side (most of it is one core's: unpacking, compressing), and print what it says."""
+
+    def one(variant: str, name: str) -> str:
+        with images.engine() as client:
+            return work(client, variant, name)
+
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        for said in pool.map(one, chosen.keys(), chosen.values()):
+            sys.stdout.write(f"{said}\n")
+
+
 @app.command()
 def build(
     repository: Repository,
@@ -49,19 +64,18 @@ def build(
     overrides = dict(item.split("=", 1) for item in arguments or [] if "=" in item)
     if len(overrides) != len(arguments or []):
         raise ParameterError(f"cannot read {arguments}", source="--build-arg", remedy="NAME=VALUE, each name once")
-    with images.engine() as client:
-        for variant, name in names(variants, repository, tag).items():
-            images.build(client, variant, name, overrides, network)
-            listed = images.software(client, name, sbom / f"{variant}.cdx.json")
-            sys.stdout.write(f"{name}\n{listed}\n")
+
+    def work(client: docker.DockerClient, variant: str, name: str) -> str:
+        images.build(client, variant, name, overrides, network)
+        return f"{name}\n{images.software(client, name, sbom / f'{variant}.cdx.json')}"
+
+    _each(work, names(variants, repository, tag))
 
 
 @app.command()
 def push(repository: Repository, variants: Variants = None, tag: Tag = "") -> None:
     """Push the images that were built from this code."""
-    with images.engine() as client:
-        for name in names(variants, repository, tag).values():
-            sys.stdout.write(images.push(client, name) + "\n")
+    _each(lambda client, _, name: images.push(client, name), names(variants, repository, tag))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`python -m components.orchestration.warm DESCRIPTOR`: an interpreter that has imported what tasks need and becomes each of them by fork.
+"""`python -m components.orchestration.warm DESCRIPTOR [MODULE…]`: an interpreter that has imported modules and becomes each task by fork.
 
 Most of a small task's time is the import of torch, transformers and diffusers; on one machine once is enough. A task is a process of its
 own all the same: arguments, environment, working folder, output and exit code are those of a fresh interpreter. The fork is safe because
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Task:
 class WarmInterpreter:
     """A started server; imports run while the first tasks already wait in its queue."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, modules: Sequence[str] = MODULES) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="motion-enhancer-")
         self._address = str(Path(self._home.name) / "socket")
         # torch then asks the driver's library for devices, not CUDA, which would be of no use after a fork
@@ -71,7 +72,7 @@ class WarmInterpreter:
             listening.bind(self._address)
             listening.listen(1024)
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(listening.fileno())],
+                [sys.executable, "-m", __name__, str(listening.fileno()), *modules],
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.PIPE,  # its end tells the server that its parent is gone
                 cwd=folder,
@@ -181,10 +182,10 @@ def _become(task: Task) -> int:
     return code
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, modules: Sequence[str]) -> None:
     """Import, then serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent and the tasks
-    for module in MODULES:
+    for module in modules:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the children share what was imported; a collection would write on every page
@@ -193,4 +194,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

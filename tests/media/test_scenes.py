@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from components.core.errors import ParameterError
-from components.media.drawing import COLOURS, DIRECTIONS, HALF_SIDE, SHAPES, Background, Body, Scene, render, still_camera
+from components.media.courses import DIRECTIONS, HALF_SIDE
+from components.media.drawing import COLOURS, SHAPES, Background, Body, Scene, render, still_camera
 from components.media.questions import QUESTION_TYPES
 from components.media.scenes import VOCABULARY, draw, make_clip, write_set
 from components.media.video import probe, read_frames

@@ -25,7 +25,7 @@ def environment():
 
 @pytest.fixture(scope="module")
 def warm(environment):
-    started = WarmInterpreter(environment, ROOT)
+    started = WarmInterpreter(environment, ROOT, [])
     yield started
     started.close()
 
@@ -72,7 +72,8 @@ def test_a_run_of_one_task_starts_nothing_warm(tmp_path):
 
 
 def test_a_server_that_died_is_an_error_and_no_wait(environment, tmp_path):
-    started = WarmInterpreter(environment, ROOT)
+    started = WarmInterpreter(environment, ROOT, ["time"])
+    started._server.send_signal(signal.SIGSTOP)  # it answers nothing before it ends
     running = started.start(Task(ECHO, ["0"], environment, str(ROOT), str(tmp_path / "log")))
     started._server.send_signal(signal.SIGKILL)
     started._server.wait()
@@ -87,7 +88,7 @@ def test_the_server_ends_with_its_parent(environment):
     """A parent that is killed cannot say goodbye."""
     program = (
         "import os, signal, time\nfrom pathlib import Path\nfrom components.orchestration.warm import WarmInterpreter\n"
-        f"started = WarmInterpreter(dict(os.environ), Path({str(ROOT)!r}))\nprint(started._server.pid, flush=True)\ntime.sleep(600)"
+        f"started = WarmInterpreter(dict(os.environ), Path({str(ROOT)!r}), [])\nprint(started._server.pid, flush=True)\ntime.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     server = int(parent.stdout.readline())

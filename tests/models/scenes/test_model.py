@@ -94,6 +94,30 @@ def test_it_inverts_and_shows_its_attention(vdm):
     assert 0 < float(maps.t2v.sum(-1).min()) <= float(maps.t2v.sum(-1).max()) <= 1
 
 
+def test_another_architecture(tmp_path):
+    """Its sizes reach the network, the saved pipeline and the card."""
+    sizes = Architecture(layers=1, heads=3, head_width=32, num_frames=9)
+    model = make_denoiser(0, sizes)
+    noisy, ids = torch.randn(1, 3, 9, 12, 12), torch.zeros(1, LENGTH, dtype=torch.long)
+    with torch.no_grad():
+        velocity = model.eval()(noisy, torch.tensor([500]), ids)
+    assert velocity.shape == noisy.shape
+    made = save_pipeline(model, tmp_path / "model", torch.float32)
+    loaded = load_vdm(made, "float32", "cpu")
+    assert (loaded.num_heads, len(loaded.transformer.transformer_blocks), loaded.transformer.config.sample_frames) == (3, 1, 9)
+    torch.testing.assert_close(loaded.velocity(noisy, 500, loaded.text_encoder(ids)[0]), velocity, atol=1e-5, rtol=1e-5)
+    recipe = Recipe(**sizes.model_dump(), steps=1)
+    assert write_card(made, recipe, LOSSES).num_frames == 9
+    assert "FOLDER --layers 1 --heads 3 --head-width 32 --num-frames 9 --steps 1`" in (made / "README.md").read_text()
+    assert TrainingScenes(TRAINING_SEEDS[0], 1, 0.0, 9)[0].clean_BFCyx.shape == noisy.shape
+
+
+@pytest.mark.parametrize("frames", [10, 13, 16])
+def test_frames_that_the_vae_does_not_give_back_are_refused(frames):
+    with pytest.raises(ValueError, match="choose 8k"):
+        Architecture(num_frames=frames)
+
+
 def test_half_precision_changes_little(vdm):
     noisy, ids = torch.randn(1, 5, 9, 12, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 16, dtype=torch.long)
     with torch.no_grad():

@@ -2,9 +2,9 @@
 
 from components.core.store import Store
 from components.models.registry import SHIPPED, resolve
-from components.models.scenes.card import read_card
+from components.models.scenes.card import PAGE, RECORD, Card, read_card
 from components.models.scenes.data import TRAINING_SEEDS
-from components.models.scenes.network import make_denoiser
+from components.models.scenes.network import latent_grid, make_denoiser
 from components.models.scenes.settings import Recipe
 from components.models.scenes.train import validation_losses
 from components.models.vdm import load_vdm
@@ -20,6 +20,19 @@ def test_its_card_is_true():
     assert card.scene_seed == TRAINING_SEEDS[card.recipe.seed]
     assert card.reserved_seeds == (TRAINING_SEEDS[0], TRAINING_SEEDS[-1])
     assert not [path.name for path in FOLDER.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_the_larger_models_card_stands_beside_it():
+    """Its weights do not; the page tells the same files, losses and command as the record."""
+    folder = FOLDER.with_name("larger")
+    card, page = Card.model_validate_json((folder / RECORD).read_bytes()), (folder / PAGE).read_text()
+    assert (card.recipe.heads, latent_grid(card.num_frames)[0]) == (16, 9)
+    assert (card.scene_seed, card.validation_seed) == (TRAINING_SEEDS[card.recipe.seed], TRAINING_SEEDS[-1])
+    changed = {name: value for name, value in card.recipe.model_dump().items() if value != getattr(Recipe(), name)}
+    assert "FOLDER " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items()) in page
+    assert " | ".join(f"{loss:.4f}" for loss in card.losses) in page
+    assert all(f"| `{path}` | {size} | `{digest}` |" in page for path, (size, digest) in card.files.items())
+    assert card.digest in page
 
 
 def test_its_name_finds_it(tmp_path):
