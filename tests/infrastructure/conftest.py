@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import pytest
-from minio import Minio
+from minio import Minio, S3Error
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "motion-enhancer"
@@ -16,10 +16,14 @@ WANTED = ("DOCKER_HOST", "REGISTRY", "BASE_IMAGE", "TORCH_INDEX", "S3_ENDPOINT",
 CANARY = "canary-7f3e9b1c5d2a4860"  # a secret that a process here knows and that must turn up nowhere
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """Marks them, and lets `--dist loadgroup` keep a file together, and both files that need the images, which are built once."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.infrastructure)
+            name = item.path.stem
+            item.add_marker(pytest.mark.xdist_group("images" if name in ("test_images", "test_run") else name))
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +64,11 @@ def s3(services):
     """A client of the S3 server, with the bucket there."""
     endpoint = urlparse(services.s3_endpoint).netloc
     client = Minio(endpoint, services.s3_access_key, services.s3_secret_key, secure=False, region="us-east-1")
-    if not client.bucket_exists(BUCKET):
+    try:
         client.make_bucket(BUCKET)
+    except S3Error as error:
+        if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise
     return client
 
 
