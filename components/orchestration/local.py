@@ -127,7 +127,8 @@ class ProcessEngine:
 
     def start(self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path) -> Running:
         """Start the command with this interpreter."""
-        environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT), "KFP_LOCAL_IMAGE": image}
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie elsewhere
+        environment = {**os.environ, **environment, "PYTHONPATH": path, "KFP_LOCAL_IMAGE": image}
         with self._lock:
             self._started += 1
             if self._started > 1 and self._warm is None and sys.platform == "linux":

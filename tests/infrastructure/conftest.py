@@ -16,14 +16,10 @@ WANTED = ("DOCKER_HOST", "REGISTRY", "BASE_IMAGE", "TORCH_INDEX", "S3_ENDPOINT",
 CANARY = "canary-7f3e9b1c5d2a4860"  # a secret that a process here knows and that must turn up nowhere
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks them, and lets `--dist loadgroup` keep a file together, and both files that need the images, which are built once."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.infrastructure)
-            name = item.path.stem
-            item.add_marker(pytest.mark.xdist_group("images" if name in ("test_images", "test_run") else name))
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,8 @@ def test_tasks_run_side_by_side_and_leave_nothing_to_the_next(warm, environment,
     assert all(f'"NUMBER": "{number}"' in (tmp_path / str(number)).read_text() for number in range(24))
 
 
-def test_a_run_of_one_task_starts_nothing_warm(tmp_path):
+def test_a_run_of_one_task_starts_nothing_warm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/where/packages/lie")
     engine = ProcessEngine()
     command = ["python", "-m", ECHO, "4", "{}"]
     assert engine.start("local@sha256:0", command, {}, {}, tmp_path / "first").finish() == 4
@@ -69,6 +70,7 @@ def test_a_run_of_one_task_starts_nothing_warm(tmp_path):
     first, second = ((tmp_path / name).read_text() for name in ("first", "second"))
     assert first == second
     assert '"KFP_LOCAL_IMAGE": "local@sha256:0"' in first
+    assert f'"PYTHONPATH": "{ROOT}:/where/packages/lie"' in first
 
 
 def test_a_server_that_died_is_an_error_and_no_wait(environment, tmp_path):
