@@ -18,11 +18,13 @@ from components.core.errors import ParameterError
 from components.media.scenes import draw, make_clip
 from components.models.scenes.code import closed_form
 from components.models.scenes.network import SIZE
+from components.models.scenes.settings import Architecture
 from components.models.scenes.text import LENGTH, make_tokenizer
 
 TRAINING_SEEDS = range(7_340_000, 7_341_000)  # of `scenes`: reserved, no test, smoke or bench may use one
 VALIDATION_SEED = TRAINING_SEEDS[-1]  # its clips are never trained on: the losses on the card
 TIMESTEPS = 1000
+_NUM_FRAMES = Architecture().num_frames
 
 
 class Batch(NamedTuple):
@@ -47,7 +49,7 @@ class TrainingScenes(Dataset[Batch]):
         ParameterError: a seed outside the reserved range.
     """
 
-    def __init__(self, seed: int, batch: int, dropout: float, num_frames: int = 17) -> None:
+    def __init__(self, seed: int, batch: int, dropout: float, num_frames: int = _NUM_FRAMES) -> None:
         if seed not in TRAINING_SEEDS:
             remedy = f"choose {TRAINING_SEEDS[0]} to {TRAINING_SEEDS[-1]}: other seeds may be somebody's test videos"
             raise ParameterError(f"scene seed {seed}", source="TrainingScenes", remedy=remedy)
