@@ -8,7 +8,7 @@ from components.core.records import Record
 
 
 class Architecture(Record):
-    """The network's sizes; attention in a layer is of `heads` heads of `head_width`, a token is a latent of `num_frames` frames' clips."""
+    """Sizes of the network and of the clips that it is trained on."""
 
     layers: int = Field(default=4, ge=1, description="blocks of the transformer")
     heads: int = Field(default=8, ge=1, description="attention heads of a block")
