@@ -10,8 +10,10 @@ RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filte
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt torch
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/pip install --quiet --no-compile --constraint constraints.txt torch
+	.venv/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	# on all cores, where pip takes one; what is of a later Python's syntax stays as it is, as with pip
+	.venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 runs/data/scenes/set.json: | .venv/.ready

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import pytest
-from minio import Minio
+from minio import Minio, S3Error
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "motion-enhancer"
@@ -60,8 +60,11 @@ def s3(services):
     """A client of the S3 server, with the bucket there."""
     endpoint = urlparse(services.s3_endpoint).netloc
     client = Minio(endpoint, services.s3_access_key, services.s3_secret_key, secure=False, region="us-east-1")
-    if not client.bucket_exists(BUCKET):
+    try:
         client.make_bucket(BUCKET)
+    except S3Error as error:
+        if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise
     return client
 
 
