@@ -44,8 +44,13 @@ def motion_enhancer(*arguments, check=True, **environment):
 
 @pytest.fixture(scope="session")
 def lock(services, tmp_path_factory):
-    """Both images, built from this checkout on the services' base image, pushed, and locked by digest."""
-    folder = tmp_path_factory.mktemp("images")
+    """Both images, built from this checkout on the services' base image, pushed, and locked by digest.
+
+    The first of several processes that share a folder IMAGES does it for all.
+    """
+    folder = Path(os.environ.get("IMAGES") or tmp_path_factory.mktemp("images"))
+    if (folder / "images.lock.json").exists():
+        return folder / "images.lock.json"
     repository = ("--repository", f"{services.registry}/motion-enhancer")
     given = (f"BASE_IMAGE={services.base_image}", "TORCH=2.13.0+cpu", f"TORCH_INDEX={services.torch_index}")
     arguments = [word for item in given for word in ("--build-arg", item)]
