@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+import secrets
 import subprocess
 import sys
 import uuid
@@ -109,18 +110,19 @@ def test_a_server_that_stays_away_ends_with_75_and_nothing_is_lost(clean, data, 
     assert manifest(tmp_path) == clean
 
 
-def test_credentials_revoked_end_with_2_and_nothing_is_lost(clean, data, proxy, services, tmp_path):
-    def suspend(what):
-        subprocess.run(["radosgw-admin", "--name=client.rgw", "user", what, "--uid=ci"], check=True, capture_output=True, timeout=60)
+def test_credentials_revoked_end_with_2_and_nothing_is_lost(clean, data, proxy, tmp_path):
+    access, secret = secrets.token_hex(10), secrets.token_hex(20)  # a second key of the user, so that no other test loses its own
 
-    proxy.fault = after_entries(8, functools.cache(lambda: suspend("suspend")))
-    try:
-        done = imported(data, "revoked", tmp_path, S3_ENDPOINT=proxy.endpoint)
-    finally:
-        suspend("enable")
+    def key(what, *given):
+        command = ["radosgw-admin", "--name=client.rgw", "key", what, "--uid=ci", "--key-type=s3", f"--access-key={access}", *given]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    key("create", f"--secret-key={secret}")
+    proxy.fault = after_entries(8, functools.cache(lambda: key("rm")))
+    done = imported(data, "revoked", tmp_path, S3_ENDPOINT=proxy.endpoint, S3_ACCESS_KEY=access, S3_SECRET_KEY=secret)
     assert done.returncode == 2, done.stderr
     assert re.search(r"S3_ACCESS_KEY|credentials", done.stderr)
-    assert services.s3_secret_key not in done.stderr
+    assert secret not in done.stderr
     again = imported(data, "revoked", tmp_path)
     assert again.returncode == 0, again.stderr
     assert 1 <= remembered(tmp_path) < 8
