@@ -2,8 +2,8 @@
 
 A tiny Qwen2.5-VL learns "which object moves" from 300 clips in 400 updates: without alignment (plain), with the frame difference, with
 another clip's frame difference (shuffled), and with the mover's own mask. Eight seeds; within a seed the initialization, the clips, their
-order and the test clips are the same in all arms, so differences are paired. `--full` adds the prior of a video model on two seeds,
-reported and not held to anything. Two processes of one thread each; about ten minutes on two cores.
+order and the test clips are the same in all arms, so differences are paired. `--full` adds the prior of a video model on two seeds or
+more, reported and not held to anything. Two processes of one thread each; about ten minutes on two cores. Only the video model uses a GPU.
 
 Prints a table, writes `runs/bench-align.json` and `.png` (`bench-align-full` with `--full`), ends with code 1 where a bound does not hold.
 """
@@ -33,6 +33,7 @@ from bench.align_data import (
     TEST_SEEDS,
     TRAIN_COUNT,
     TRAIN_SEEDS,
+    VDM_STEPS,
     Scenes,
     frame_differences,
     make_scenes,
@@ -46,7 +47,7 @@ from bench.table import ROOT, Row, finish
 from components.core.progress import track
 from components.core.store import Store
 from components.media.scenes import draw
-from components.models.registry import ResolvedModel, resolve
+from components.models.registry import resolve
 from components.models.vdm import load_vdm
 from components.sft.loss import effective_weight, prior_variance
 
@@ -56,11 +57,19 @@ SEEDS = range(200, 208)  # never changed: what was tried out was tried out on ot
 PLAIN, CHANGE, SHUFFLED, MASK, VIDEO = "plain", "frame difference", "shuffled", "mover mask", "video model"
 WEIGHTS = {CHANGE: 3.0, SHUFFLED: 3.0, MASK: 1.0}  # λ; the video model's is 1 / Var(prior)
 ARMS = (PLAIN, *WEIGHTS)
-VIDEO_SEEDS = SEEDS[:2]
+VIDEO_SEEDS = 2  # the first ones
 PAIRS = ((CHANGE, PLAIN), (CHANGE, SHUFFLED), (MASK, PLAIN), (SHUFFLED, PLAIN), (VIDEO, PLAIN))
 GATED, BOUND = PAIRS[:2], 0.10
 CURVE, CURVE_COUNT = (50, 100, 150, 200, 300), 128
-WORKERS = 2
+PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """A video model whose prior is an arm: its folder, and the steps of inversion and reconstruction."""
+
+    path: Path
+    num_steps: int = VDM_STEPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +109,14 @@ class SeedResult:
     aligned_before: int
 
 
-def run_seed(seed: int, arms: Sequence[str], vdm: Path | None = None, steps: int = STEPS) -> SeedResult:
+def run_seed(seed: int, arms: Sequence[str], video: VideoModel | None = None, steps: int = STEPS) -> SeedResult:
     """Train every arm from the same start on the same clips."""
     clips, tests = make_scenes(TRAIN_SEEDS + seed, TRAIN_COUNT), make_scenes(TEST_SEEDS + seed, TEST_COUNT)
     start = evaluate(make_model(seed), tests)
     rows_R = clips.question_rows_R
     return SeedResult(
         seed=seed,
-        runs={arm: run_arm(seed, arm, clips, tests, vdm, steps) for arm in arms},
+        runs={arm: run_arm(seed, arm, clips, tests, video, steps) for arm in arms},
         before_question=object_auc(start.question_NFhw, tests),
         before_last=object_auc(start.last_NFhw, tests),
         aligned=len(rows_R),
@@ -115,9 +124,9 @@ def run_seed(seed: int, arms: Sequence[str], vdm: Path | None = None, steps: int
     )
 
 
-def run_arm(seed: int, arm: str, clips: Scenes, tests: Scenes, vdm: Path | None = None, steps: int = STEPS) -> Run:
+def run_arm(seed: int, arm: str, clips: Scenes, tests: Scenes, video: VideoModel | None = None, steps: int = STEPS) -> Run:
     """One training with its evaluations."""
-    prior_NFhw = prior_of(arm, clips, vdm)
+    prior_NFhw = prior_of(arm, clips, video)
     weight = variance = 0.0
     auc_prior = None
     if prior_NFhw is not None:
@@ -140,12 +149,12 @@ def run_arm(seed: int, arm: str, clips: Scenes, tests: Scenes, vdm: Path | None 
     )
 
 
-def prior_of(arm: str, clips: Scenes, vdm: Path | None = None) -> Float[Tensor, "N F h w"] | None:
+def prior_of(arm: str, clips: Scenes, video: VideoModel | None = None) -> Float[Tensor, "N F h w"] | None:
     """The maps that an arm aligns with; None: nothing is aligned."""
     if arm == VIDEO:
-        assert vdm is not None
-        model = load_vdm(vdm, "float32", "cpu")
-        return torch.stack([video_prior(model, clip) for clip in track(clips.clips, "the video model's priors")])
+        assert video is not None
+        model = load_vdm(video.path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
+        return torch.stack([video_prior(model, clip, video.num_steps) for clip in track(clips.clips, "the video model's priors")])
     maps: dict[str, Callable[[], Tensor]] = {
         CHANGE: lambda: frame_differences(clips),
         SHUFFLED: lambda: shuffled(frame_differences(clips)),
@@ -157,16 +166,18 @@ def prior_of(arm: str, clips: Scenes, vdm: Path | None = None) -> Float[Tensor, 
 # Running ------------------------------------------------------------------------------------------------------------------
 
 
-def run_all(seeds: Sequence[int], vdm: ResolvedModel | None = None) -> list[SeedResult]:
-    """All seeds, two at a time, in the order of the seeds."""
+def run_all(
+    seeds: Sequence[int], video: VideoModel | None = None, video_seeds: int = VIDEO_SEEDS, processes: int = PROCESSES
+) -> list[SeedResult]:
+    """All seeds, some at a time, in the order of the seeds; the first `video_seeds` have the arm of the video model."""
     found = list[SeedResult]()
     start = time.monotonic()
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=_quiet) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_quiet) as pool:
         jobs = []
         for seed in seeds:
-            extra = vdm is not None and seed in VIDEO_SEEDS
-            jobs.append(pool.submit(run_seed, seed, (*ARMS, VIDEO) if extra else ARMS, vdm.path if vdm and extra else None))
+            arms = (*ARMS, VIDEO) if video is not None and seed in seeds[:video_seeds] else ARMS
+            jobs.append(pool.submit(run_seed, seed, arms, video))
         for job in track(as_completed(jobs), "seeds", total=len(jobs)):
             found.append(result := job.result())
             accuracies = ", ".join(f"{arm} {run.accuracy:.3f}" for arm, run in result.runs.items())
@@ -263,17 +274,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.align", description="does attention alignment help?")
     parser.add_argument("--full", action="store_true", help="add the prior of a video model")
     parser.add_argument("--vdm", default="scenes-cogvideox", help="the video model of --full: a registry name or a folder (%(default)s)")
+    parser.add_argument("--num-steps", type=int, default=VDM_STEPS, help="of its inversion and reconstruction (%(default)s)")
+    parser.add_argument("--video-seeds", type=int, default=VIDEO_SEEDS, help="seeds with its arm (%(default)s)")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds that run side by side (%(default)s)")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
     os.environ.update(QUIET)
-    vdm = None
+    vdm = video = None
+    name, heading = "bench-align", "alignment"
     if chosen.full:
         with tempfile.TemporaryDirectory() as folder:
             vdm = resolve(chosen.vdm, Store(f"file://{folder}"))
-    name = "bench-align-full" if chosen.full else "bench-align"
-    results = run_all(SEEDS, vdm)
+        video = VideoModel(vdm.path, chosen.num_steps)
+        name, heading = "bench-align-full", f"alignment; {chosen.vdm} at {chosen.num_steps} steps"
+    results = run_all(SEEDS, video, chosen.video_seeds, chosen.processes)
     picture(results, ROOT / "runs" / f"{name}.png")
-    return finish(list(rows(results, vdm.id.digest if vdm else None)), name, "alignment")
+    return finish(list(rows(results, vdm.id.digest if vdm else None)), name, heading)
 
 
 if __name__ == "__main__":

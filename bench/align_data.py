@@ -2,7 +2,7 @@
 
 A clip has 6 frames of 40 × 40 pixels; the tiny model sees 3 × 5 × 5 cells, each 8 × 8 pixels of two frames. The generator draws without
 noise: pixel noise of deviation 6 (of 255) is added here, seeded by the scene. The video model's prior comes from the same scene drawn
-without noise at 17 frames, brought onto the VLM's cells by time stamps.
+without noise at that model's own number of frames, brought onto the VLM's cells by time stamps.
 
 Legend: N scenes, n frames, F h w the VLM's grid of cells, R rows.
 """
@@ -46,7 +46,7 @@ TIMES = [k / FPS for k in range(NUM_FRAMES)]
 CELL = INPUTS.patch * INPUTS.merge  # pixels of its side
 GRID = sampled_grid(TIMES, INPUTS.group, SIZE[0] // CELL, SIZE[1] // CELL, NUM_FRAMES / FPS)
 
-VDM_FRAMES, VDM_STEPS = 17, 5
+VDM_STEPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,18 +139,19 @@ def shuffled(maps_NFhw: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F h w"]:
     return torch.cat([shuffled_prior(own, other) for own, other in pairs])
 
 
-def video_prior(vdm: Vdm, clip: Clip) -> Float[Tensor, "F h w"]:
+def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tensor, "F h w"]:
     """The video model's attention from the caption's words to the clip, averaged over words, heads, layers and steps, on `GRID`.
 
     Inversion without text, then reconstruction with cross-stream memory under the caption, as in the pipeline's first two steps.
     """
-    side = int(vdm.transformer.config.sample_height) * vdm.spatial_scale
-    frames_nHW3, _, _ = draw(at_frames(clip.scene, VDM_FRAMES), (side, side))
-    duration = TIMES[-1] / (VDM_FRAMES - 1)
+    config = vdm.transformer.config
+    side, count = int(config.sample_height) * vdm.spatial_scale, int(config.sample_frames)
+    frames_nHW3, _, _ = draw(at_frames(clip.scene, count), (side, side))
+    duration = TIMES[-1] / (count - 1)
     seen = cogvideox_grid(
-        [k * duration for k in range(VDM_FRAMES)], side, side, (0.0, 1.0, 0.0, 1.0), vdm.patch_size, vdm.patch_size_t, vdm.spatial_scale
+        [k * duration for k in range(count)], side, side, (0.0, 1.0, 0.0, 1.0), vdm.patch_size, vdm.patch_size_t, vdm.spatial_scale
     )
-    schedule, empty = levels(vdm.alphas_cumprod, VDM_STEPS), vdm.encode_text("")
+    schedule, empty = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames_nHW3), schedule).trajectory
     spec = CaptureSpec(tuple(piece.index for piece in vdm.tokenize(clip.caption)), seen.shape, rows=2, memory=True)
     found = reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text(clip.caption), capture=spec)

@@ -76,6 +76,8 @@ def peak_bytes(case: str) -> int:
     Raises:
         RuntimeError: the child process failed.
     """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the child needs what this process keeps for later
     command = [sys.executable, "-m", "bench.probe", case]
     answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **QUIET, **_RETURN_FREED}, capture_output=True, text=True, check=False)
     if answer.returncode:

@@ -110,7 +110,14 @@ class Measured:
 
 
 def measure(
-    vdm: str, folder: Path, *, videos: int = VIDEOS, full: bool = False, processes: int = 2, figure: Path | None = None
+    vdm: str,
+    folder: Path,
+    *,
+    videos: int = VIDEOS,
+    num_steps: int | None = None,
+    full: bool = False,
+    processes: int = 2,
+    figure: Path | None = None,
 ) -> list[Row]:
     """All rows, and the figure where a path is given.
 
@@ -118,11 +125,12 @@ def measure(
         vdm: the video model: a registry name or a folder.
         folder: an empty one to work in.
         videos: number of clips.
-        full: ablations as well.
+        num_steps: of inversion and reconstruction; None: the pipeline's default.
+        full: ablations as well, around the pipeline's own number of steps.
         processes: captures that run side by side.
         figure: where the picture goes.
     """
-    found = c.extract(vdm, [*c.GATED, *(c.ABLATIONS if full else ())], folder, videos, processes)
+    found = c.extract(vdm, [*c.GATED, *(c.ABLATIONS if full else ())], folder, videos, num_steps, processes)
     rows, maps = assessed(found)
     if figure is not None:
         draw(found[c.ALL], found[c.TWIN], {one.name: maps[one].auc for one in (c.ALL, c.TWIN)}, figure)
@@ -138,10 +146,10 @@ def assessed(found: Mapping[c.Configuration, c.Extracted]) -> tuple[list[Row], d
     sheet = Sheet(every, base.priors.provenance["ddim_inversion"].models["vdm"].digest)
     gates(sheet, maps)
     beside(sheet, maps)
+    heads(sheet, base, maps)
     selection(sheet, found[c.MHS], c.MHS.name)
     if c.TAU_MASK in found:
         ablations(sheet, maps)
-        heads(sheet, base, maps)
         selection(sheet, found[c.TAU_MASK], c.TAU_MASK.name)
     return sheet.rows, maps
 
@@ -240,8 +248,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="ablations as well")
     parser.add_argument("--vdm", default="scenes-cogvideox", help="video model: a registry name or a folder")
     parser.add_argument("--videos", type=int, default=VIDEOS, help="unseen clips; fewer than 48 tell little")
+    parser.add_argument("--num-steps", type=int, help="of inversion and reconstruction (the pipeline's default)")
     parser.add_argument("--processes", type=int, default=2, help="captures that run side by side")
     given = parser.parse_args(arguments)
+    if given.full and given.num_steps:
+        parser.error("--full compares numbers of steps itself: leave --num-steps out")
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")
     os.environ.update(QUIET, TQDM_DISABLE="1")  # of the processes to come: two would draw their bars over each other
@@ -249,9 +260,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-prior-") as folder:
         figure = ROOT / "runs" / "bench-prior.png"
-        rows = measure(given.vdm, Path(folder), videos=given.videos, full=given.full, processes=given.processes, figure=figure)
+        rows = measure(
+            given.vdm,
+            Path(folder),
+            videos=given.videos,
+            num_steps=given.num_steps,
+            full=given.full,
+            processes=given.processes,
+            figure=figure,
+        )
     log.info("%.0f s", time.monotonic() - start)
-    return finish(rows, "bench-prior-full" if given.full else "bench-prior", f"{given.vdm}, {given.videos} videos")
+    heading = f"{given.vdm}, {given.videos} videos" + (f", {given.num_steps} steps" if given.num_steps else "")
+    return finish(rows, "bench-prior-full" if given.full else "bench-prior", heading)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def random_twin(model: Path, folder: Path, seed: int = TWIN_SEED) -> Path:
 
 
 def extract(
-    vdm: str, configurations: Sequence[Configuration], folder: Path, videos: int, processes: int = 2
+    vdm: str, configurations: Sequence[Configuration], folder: Path, videos: int, num_steps: int | None = None, processes: int = 2
 ) -> dict[Configuration, Extracted]:
     """The priors of every configuration on the same unseen clips of the `scenes` preset.
 
@@ -95,6 +95,7 @@ def extract(
         configurations: different ones.
         folder: an empty one for clips, twin, store and artifacts.
         videos: number of clips.
+        num_steps: of configurations without a number of their own; None: the pipeline's default.
         processes: captures that run side by side, one thread each.
     """
     source, store = folder / "clips", (folder / "store").as_uri()
@@ -106,6 +107,8 @@ def extract(
     values["params_ddim_inversion"] |= {**size, "dtype": "float32", "pictures": 0}
     values["params_attention_capture"]["pictures"] = 0
     values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = "off"
+    if num_steps is not None:
+        values["num_steps"] = num_steps
     twin = random_twin(resolve(vdm, Store(store)).path, folder / "twin") if any(one.twin for one in configurations) else None
     groups = {one.capture: [other for other in configurations if other.capture == one.capture] for one in configurations}
     jobs = [[(folder / one.name, _changed(values, one, twin)) for one in group] for group in groups.values()]

@@ -259,7 +259,7 @@ def test_arms_take_their_maps(scenes):
     assert torch.equal(a.prior_of(a.SHUFFLED, scenes)[1:], change[:-1])
     few = copy.copy(scenes)
     object.__setattr__(few, "clips", scenes.clips[:2])
-    maps = a.prior_of(a.VIDEO, few, ensure_tiny("tiny-cogvideox"))
+    maps = a.prior_of(a.VIDEO, few, a.VideoModel(ensure_tiny("tiny-cogvideox")))
     assert maps.shape == (2, 3, 5, 5)
     assert not torch.allclose(maps[0], maps[1])
 

@@ -94,6 +94,18 @@ def test_configurations_are_what_they_are_called(found):
     assert [name for name in models if models[name] != models["MHS"]] == ["random twin"]
 
 
+def test_the_number_of_steps_is_of_all_without_their_own(tmp_path):
+    found = c.extract(VDM, [c.ALL, c.TWO_STEPS], tmp_path, 1, num_steps=3, processes=1)
+    steps = {one.name: extracted.priors.provenance["attention_capture"].scalars["num_steps"] for one, extracted in found.items()}
+    assert steps == {"all heads and words": 3, "2 steps": 2}
+
+
+def test_full_brings_its_own_numbers_of_steps(capsys):
+    with pytest.raises(SystemExit):
+        prior.main(["--full", "--num-steps", "10"])
+    assert "leave --num-steps out" in capsys.readouterr().err
+
+
 def naive_auc(scores, positive, negative):
     wins = total = 0.0
     for a, w in zip(scores.ravel(), positive.ravel(), strict=True):
