@@ -53,8 +53,9 @@ def levels(alphas_cumprod: Float[Tensor, " steps"], num_steps: int) -> Levels:
     total = len(alphas_cumprod)
     if not 1 <= num_steps <= total:
         raise ParameterError(f"num_steps = {num_steps}", source="num_steps", remedy=f"choose 1 to {total}")
-    # the very expression of diffusers' schedulers: where k·1000/N is a tie, its last bit decides the rounding
-    falling = np.round(np.arange(total, 0, -total / num_steps)).astype(np.int64) - 1
+    # the very expression of diffusers' schedulers: where k·1000/N is a tie, its last bit decides the rounding. For some N its end is
+    # rounded to just above 0, which gives a step too many, at time step -1
+    falling = np.round(np.arange(total, 0, -total / num_steps)[:num_steps]).astype(np.int64) - 1
     timesteps = torch.from_numpy(falling[::-1].copy())
     alpha_bar = alphas_cumprod.double().cpu()[timesteps]
     return Levels(timesteps, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))

@@ -78,4 +78,4 @@ def read_trajectory(
     if store.present(latents):
         return unpack(store.read(latents))["latents"]
     with store.borrowed(video.file) as path:
-        return invert_video(vdm(), path, video, settings, num_steps).latents
+        return invert_video(vdm(), path, video, settings, num_steps).latents.cpu()  # as from the store

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLi
         ParameterError: nothing is left to train on.
     """
     videos = sorted({line.video.id for line in lines}, key=lambda name: sha256(f"{seed}:{name}".encode()))
-    kept_out = set(videos[: int(share * len(videos))])
+    kept_out = set(videos[: floor(share * len(videos) + 1e-9)])  # .29 of 100 is 28.999…
     train = [line for line in lines if line.video.id not in kept_out]
     if not train:
         raise ParameterError(f"no training samples: {len(lines)} samples", source=f"held_out={share:g}", remedy="import more videos")
