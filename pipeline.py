@@ -13,7 +13,7 @@ from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.dataset_import.step import STEP as DATASET_IMPORT
 from components.ddim_inversion.step import STEP as DDIM_INVERSION
 from components.head_selection.step import STEP as HEAD_SELECTION
-from components.orchestration.component import component
+from components.orchestration.component import component, pipeline_outputs
 from components.orchestration.descriptions import described
 from components.orchestration.scheduling import each, on_a100, on_cpu, run_limits
 from components.orchestration.trainjob import on_a100_nodes
@@ -25,6 +25,8 @@ from components.token_selection.step import STEP as TOKEN_SELECTION
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 
 NONE = "0"  # the nonce that asks for nothing
+Priors = pipeline_outputs("Priors", priors="PriorSet")
+Tuned = pipeline_outputs("Tuned", model="TunedModel", report="Report", summary="Markdown")
 SHARDS = [f"{k}/8" for k in range(8)]
 
 
@@ -71,7 +73,7 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
     return on_cpu(joined, "Prior set").outputs["priors"]
 
 
-def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: Any, benchmark_digest: Any) -> None:
+def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: Any, benchmark_digest: Any) -> Any:
     """Prior set → tuned model, benchmarks, report (steps 5 to 8)."""
     with each(shared.shards, "Shards: read the VLM") as shard:
         frozen = component(VLM_ATTENTION, form="frozen")(priors=priors, shard=shard, vlm=vlm, **shared.of(VLM_ATTENTION))
@@ -107,6 +109,7 @@ def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: A
         **shared.of(REPORT),
     )
     on_cpu(page, "8 · Report")
+    return Tuned(model=model.outputs["model"], report=page.outputs["report"], summary=page.outputs["summary"])
 
 
 def plan_first(form: str, shared: Shared, **scalars: Any) -> Any:
@@ -143,7 +146,7 @@ def motion_priors(
     rerun_head_selection: str = NONE,
     rerun_token_selection: str = NONE,
     rerun_prior_set: str = NONE,
-) -> None:
+) -> Priors:  # type: ignore[valid-type]
     """Read a video diffusion model's attention while it reconstructs videos, and publish it as a motion-prior data set."""
     rerun = {
         "dataset_import": rerun_dataset_import, "ddim_inversion": rerun_ddim_inversion, "attention_capture": rerun_attention_capture,
@@ -156,7 +159,7 @@ def motion_priors(
     shared = Shared(store, shards, seed, rerun, params)
     choices = {"vdm": vdm, "num_steps": num_steps, "head_ratio": head_ratio, "token_ratio": token_ratio, "text": text}
     planned = plan_first("motion_priors", shared, source=source, **choices)
-    extract(shared, source, planned.outputs["source_digest"], **choices)
+    return Priors(priors=extract(shared, source, planned.outputs["source_digest"], **choices))  # type: ignore[no-any-return]
 
 
 @dsl.pipeline(name="fine-tune", pipeline_config=run_limits())
@@ -183,7 +186,7 @@ def fine_tune(
     rerun_tuned_eval: str = NONE,
     rerun_tuned_attention: str = NONE,
     rerun_report: str = NONE,
-) -> None:
+) -> Tuned:  # type: ignore[valid-type]
     """Fine-tune a vision-language model with an existing motion-prior data set, evaluate it before and after, and report."""
     rerun = {
         "prior_set": rerun_prior_set, "vlm_attention": rerun_vlm_attention, "sft": rerun_sft, "benchmark_import": rerun_benchmark_import,
@@ -198,7 +201,7 @@ def fine_tune(
     planned = plan_first("fine_tune", shared, priors=priors, benchmarks=benchmarks, vlm=vlm, align_weight=align_weight)
     opened = component(PRIOR_SET, form="opened")(prior_digest=planned.outputs["prior_digest"], **shared.of(PRIOR_SET))
     on_cpu(opened, "Prior set")
-    tune(shared, opened.outputs["priors"], vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])
+    return tune(shared, opened.outputs["priors"], vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])  # type: ignore[no-any-return]
 
 
 @dsl.pipeline(name="motion-enhancer", pipeline_config=run_limits())
@@ -239,7 +242,7 @@ def motion_enhancer(
     rerun_tuned_eval: str = NONE,
     rerun_tuned_attention: str = NONE,
     rerun_report: str = NONE,
-) -> None:
+) -> Tuned:  # type: ignore[valid-type]
     """From a folder of videos with captions or questions to a fine-tuned vision-language model with its benchmark table."""
     rerun = {
         "dataset_import": rerun_dataset_import, "ddim_inversion": rerun_ddim_inversion, "attention_capture": rerun_attention_capture,
@@ -257,4 +260,4 @@ def motion_enhancer(
     choices = {"vdm": vdm, "num_steps": num_steps, "head_ratio": head_ratio, "token_ratio": token_ratio, "text": text}
     planned = plan_first("motion_enhancer", shared, source=source, benchmarks=benchmarks, vlm=vlm, align_weight=align_weight, **choices)
     priors = extract(shared, source, planned.outputs["source_digest"], **choices)
-    tune(shared, priors, vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])
+    return tune(shared, priors, vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])  # type: ignore[no-any-return]

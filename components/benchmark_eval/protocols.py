@@ -197,17 +197,18 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def viewing_for(preset: FramePreset, protocol: str, family: str, duration: float) -> Viewing:
-    """Frames by the paper's tables: Qwen2.5-VL at 1 fps; InternVL3 with 8 frames.
+def viewing_for(viewing: Viewing, preset: FramePreset, protocol: str, family: str, duration: float) -> Viewing:
+    """The run's viewing (its defaults are the main text's: Qwen2.5-VL at 1 fps, InternVL3 with 8 frames), but for one case.
 
     `supplement`: its Table 4 states 1 fps for InternVL3 on FAVOR-Bench, where the main text says 8 frames; elsewhere it agrees.
 
     Args:
+        viewing: the run's.
         preset: which of the two documents.
         protocol: the benchmark.
         family: the VLM's family, `qwen…` or `internvl`.
         duration: seconds of the clip.
     """
     if preset == "supplement" and protocol == "favor" and family == "internvl":
-        return Viewing.model_validate({"num_frames": max(1, round(duration))})
-    return Viewing.model_validate({"fps": 1.0, "num_frames": 8})
+        return viewing.model_copy(update={"num_frames": max(1, round(duration))})
+    return viewing

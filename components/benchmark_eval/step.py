@@ -95,20 +95,12 @@ def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, or
 
         vlm, video = tools(), unit.line.video
         prompt = protocol.prompt(unit.sample.question, unit.sample.options)
-        viewing = _viewing(params, protocol, vlm.family, video.duration)
+        viewing = viewing_for(params.viewing, params.preset, protocol.name, vlm.family, video.duration)
         with context.store.borrowed(video.file) as path:
             made, frames = example(vlm, viewing, video, path, conversation(unit.sample, prompt))
         return {"reply": vlm.generate(made, protocol.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)
-
-
-def _viewing(params: Params, protocol: Protocol, family: str, duration: float) -> Viewing:
-    """The run's viewing, but for the one case in which the supplement states another."""
-    stated = viewing_for(params.preset, protocol.name, family, duration)
-    if stated == viewing_for("paper", protocol.name, family, duration):
-        return params.viewing
-    return params.viewing.model_copy(update={"num_frames": stated.num_frames})
 
 
 def _result(unit: Unit, protocol: Protocol, entry: Entry) -> ItemResult:
@@ -178,7 +170,7 @@ def table(protocol: Protocol, model: str, found: list[Score]) -> str:
 
 STEP = Step(
     name="benchmark_eval",
-    version="1",
+    version="2",
     title="7 · Benchmark",
     unit="item",
     device="gpu",

@@ -246,6 +246,8 @@ def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
         raw = json.loads(data)
     except ValueError as error:
         raise DataError(f"not a manifest: {error}", source=source, remedy="run the step that makes it again") from error
+    if not isinstance(raw, dict):
+        raise DataError("not a manifest: no JSON object", source=source, remedy="run the step that makes it again")
     kind, version = raw.get("kind"), raw.get("schema_version")
     if kind != expected.KIND:
         raise DataError(f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}", source=source, remedy=f"wire a {expected.KIND} here")

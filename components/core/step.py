@@ -13,11 +13,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Generic, Literal
 
 from components.core.artifacts import Manifest
 from components.core.context import Context
-from components.core.errors import MotionEnhancerError
+from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.executor import Outputs, Request
 from components.core.job import start_logging
 from components.core.parameters import PLACES, P, StepParams, scalars_of, validated
@@ -79,6 +80,23 @@ class Step(Generic[P]):
         return sha256(canonical_json(payload))[:32]
 
 
+def declared(name: str, source: str) -> Step[Any]:
+    """A step's declaration by its name.
+
+    Raises:
+        ParameterError: there is no such step.
+    """
+    try:
+        step: Step[Any] = import_module(f"components.{name}.step").STEP
+    except ModuleNotFoundError as error:
+        if not f"components.{name}.step".startswith(error.name or "-"):
+            raise
+        raise ParameterError(
+            f"no step {name!r}", source=source, remedy="correct the name: a folder of components/ with a step.py"
+        ) from error
+    return step
+
+
 def validate_step(step: Step[Any], params: Json, scalars: Json) -> None:
     """Validate a step's parameters without running it (what `plan` does for every step)."""
     validated(step.params, params, f"params_{step.name}")
@@ -112,8 +130,19 @@ def main(step: Step[Any], argv: Sequence[str] | None = None) -> int:
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         code = error.exit_code
-    except Exception:  # noqa: BLE001 - the step runner: anything else is a bug and is shown whole
-        log.error("%s: a bug in this project\n%s", task, traceback.format_exc())
-        code = 1
+    except Exception as error:  # noqa: BLE001 - the step runner: anything else is a bug and is shown whole
+        code = 2 if _gpu_is_full(error) else 1
+        what = (
+            "the GPU has too little memory: lower num_frames, height or width, or take a larger one"
+            if code == 2
+            else "a bug in this project"
+        )
+        log.error("%s: %s\n%s", task, what, traceback.format_exc())
     log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
     return code
+
+
+def _gpu_is_full(error: Exception) -> bool:
+    """Whether torch found no room on a GPU; where no step has imported torch, nothing of it was raised."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -121,10 +121,18 @@ def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
 
 
 def executor_input(step: Step[Any], out: Path, values: dict[str, Any], inputs: list[str]) -> dict[str, Any]:
-    """KFP's executor input for a step whose outputs go to `out`."""
+    """KFP's executor input for a step whose outputs go to `out`.
+
+    Raises:
+        ParameterError: an input that is not INPUT=FOLDER with one of the step's inputs.
+    """
     artifacts: dict[str, Any] = {}
     for item in inputs:
-        name, _, folder = item.partition("=")
+        name, sign, folder = item.partition("=")
+        if not sign or name not in step.inputs:
+            raise ParameterError(
+                f"no input {item!r}", source="--in", remedy=f"NAME=FOLDER with NAME one of {', '.join(step.inputs) or '-'}"
+            )
         artifacts.setdefault(name, {"artifacts": []})["artifacts"].append({"uri": str(Path(folder).absolute())})
     out = out.absolute()
     return {

@@ -1,4 +1,4 @@
-"""The command line `motion-enhancer`: compile, plan, run, step, synthesize, inspect, export, import, images, store, models."""
+"""Motion priors from a video diffusion model for a vision-language model: run the pipelines here, or on a Kubeflow cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ import typer
 
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.parameters import Scalars
-from components.core.step import Step, execute
+from components.core.step import declared, execute
 from components.core.step import main as step_main
 from components.orchestration import client_commands, image_commands, model_commands
 from components.orchestration.arguments import (
@@ -24,6 +23,7 @@ from components.orchestration.arguments import (
     given_arguments,
     named_manifest,
     parse_assignments,
+    parse_value,
     pipeline,
     pipeline_arguments,
     pipeline_defaults,
@@ -113,7 +113,7 @@ def run(
         say(f"\n{failed.task} ended with code {failed.code}; the end of {failed.log}:\n")
         say("\n".join(failed.log.read_text(errors="replace").splitlines()[-25:]))
         raise typer.Exit(failed.code)
-    _show_results(out, given["store"])
+    _show_results(journal.outputs, out, given["store"])
 
 
 def _table(runs: list[Any], seconds: float) -> None:
@@ -123,20 +123,23 @@ def _table(runs: list[Any], seconds: float) -> None:
     say(f"{'all':<22}{seconds:>9.1f}  ({len(runs)} executed, the others from cache)")
 
 
-def _show_results(out: Path, store_uri: str) -> None:
-    """Copy the newest report page out of the run's artifacts and print the evaluation table."""
+def _show_results(outputs: dict[str, Path], out: Path, store_uri: str) -> None:
+    """Say where the pipeline's outputs lie; copy its report into the run's folder and print the evaluation table.
+
+    What came from the cache lies in the folder of the run that made it.
+    """
     from components.core.artifacts import Report, load_manifest
     from components.core.store import Store
 
-    found = sorted(out.glob("artifacts/*/report/report/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return
-    report = load_manifest(found[-1].parent, Report)
-    (out / "report.html").write_bytes(Store(store_uri).read(report.page))
-    summary = found[-1].parents[1] / "summary"
-    if summary.is_file():
-        say("\n" + summary.read_text())
-    say(f"\n{out / 'report.html'}")
+    say()
+    for name, place in outputs.items():
+        if place.is_dir():
+            say(f"{name:<8}{place}")
+    if "report" in outputs:
+        page = load_manifest(outputs["report"], Report).page
+        (out / "report.html").write_bytes(Store(store_uri).read(page))
+        say("\n" + outputs["summary"].read_text())
+        say(f"\n{out / 'report.html'}")
 
 
 @app.command()
@@ -189,9 +192,11 @@ def step_command(
     rerun: Annotated[str, typer.Option(help="anything but 0: check remembered files; force…: compute everything")] = "0",
 ) -> None:
     """Run one step in this process, with the same contract as its container."""
-    found: Step[Any] = import_module(f"components.{name}.step").STEP
+    found = declared(name, "step")
     scalars = parse_assignments(assignments, Scalars.model_fields)
-    request = executor_input(found, out, {**scalars, "store": store, "params": json.loads(params), "rerun": rerun}, inputs or [])
+    if not isinstance(parsed := parse_value(params), dict):
+        raise ParameterError(f"no JSON object: {params}", source="--params", remedy='e.g. {"pictures": 0}')
+    request = executor_input(found, out, {**scalars, "store": store, "params": parsed, "rerun": rerun}, inputs or [])
     raise typer.Exit(step_main(found, [name, json.dumps(request)]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, List  # noqa: UP035 - kfp recognizes typing.List only
+from typing import Any, List, NamedTuple  # noqa: UP035 - kfp recognizes typing.List only
 
 from kfp import dsl
 
@@ -39,6 +39,11 @@ def use_images(images: dict[str, str]) -> None:
 def artifact_type(kind: str) -> type[dsl.Artifact]:
     """KFP's type of one of our manifests."""
     return type(kind, (dsl.Artifact,), {"schema_title": f"system.MotionEnhancer{kind}", "schema_version": "0.0.1"})
+
+
+def pipeline_outputs(name: str, **kinds: str) -> Any:
+    """What a pipeline returns, by name: one of our manifests or a page; KFP wants it as a named tuple of types."""
+    return NamedTuple(name, [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()])  # type: ignore[misc]
 
 
 def _scalar_type(name: str) -> type:

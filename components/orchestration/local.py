@@ -47,10 +47,14 @@ class TaskRun:
 
 @dataclass
 class Journal:
-    """The tasks that ran, in the order they started; the cached ones are absent."""
+    """The tasks that ran, in the order they started (the cached ones are absent), and where the pipeline's outputs lie if it succeeded.
+
+    A cached task's outputs lie where an earlier run put them.
+    """
 
     folder: Path
     runs: list[TaskRun] = field(default_factory=list)
+    outputs: dict[str, Path] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, task: str) -> TaskRun:
@@ -64,13 +68,13 @@ class Journal:
 
     def end(self, run: TaskRun, code: int) -> None:
         """Note how a task ended."""
-        run.seconds, run.code = time.monotonic() - run.started, code
+        run.seconds, run.code = time.monotonic() - run.started, code if code >= 0 else 128 - code  # killed by a signal: as a shell says it
         sys.stderr.write(f"  {'✓' if code == 0 else '✗'} {run.task} {run.seconds:.1f} s\n")
 
     @property
     def failed(self) -> TaskRun | None:
         """The first task that failed."""
-        return next((run for run in self.runs if run.code > 0), None)
+        return next((run for run in self.runs if run.code != 0), None)
 
 
 class Engine(Protocol):
@@ -258,7 +262,8 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
     # display names, resources and the like have no meaning here, and kfp.local says so for every task
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
     with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
-        pipeline(**arguments)
+        made = pipeline(**arguments)
+    journal.outputs = {name: Path(artifact.uri) for name, artifact in made.outputs.items()}
     return journal
 
 

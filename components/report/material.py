@@ -144,7 +144,7 @@ def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
 
 
 def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
-    """The clip's |frame difference| on the prior's grid, the control of sft, from at most 64 frames of at most 128 pixels a side."""
+    """The clip's |frame difference| on the prior's grid, as sft's control has it, but from at most 64 small frames (128 pixels a side)."""
     times = line.video.times
     indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
     part = max(2, _MOST_BYTES // (3 * line.video.width * line.video.height))  # every part decodes the clip once

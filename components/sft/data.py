@@ -8,7 +8,7 @@ Legend: T words, F H W the prior's grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from typing import Any
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from components.core.artifacts import VlmLine
-from components.core.errors import ParameterError
+from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.core.store import Store
-from components.media.video import read_frames
+from components.media.video import iterate_frames
 from components.models.tensors import unpack
 from components.models.vlm import Example, Vlm
 from components.sft.loss import frame_difference_prior, shuffled_prior, uniform_prior
@@ -72,23 +72,40 @@ def order(count: int, seed: int, positions: range) -> list[int]:
     return [int(found[position // count][position % count]) for position in positions]
 
 
-def partner(index: int, count: int, seed: int) -> int:
-    """Another sample for `prior_control: shuffled`: the next one in a seeded cycle, so nobody meets its own map.
+def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
+    """For each line one of `pool` that shows another video (`prior_control: shuffled`); samples of one video have one map's motion.
+
+    The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same place. A video that
+    is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
 
     Raises:
-        ParameterError: there is only one sample.
+        ParameterError: the pool shows no other video.
     """
-    if count < 2:
-        raise ParameterError("a single sample has no other's map", source="prior_control=shuffled", remedy="train on more samples")
-    cycle = np.random.default_rng([seed, 0x5EED]).permutation(count)
-    return int(cycle[(int(np.flatnonzero(cycle == index)[0]) + 1) % count])
+    by_video: dict[str, list[VlmLine]] = {}
+    for line in pool:
+        by_video.setdefault(line.video.id, []).append(line)
+    names = sorted(by_video)
+    cycle = [names[int(k)] for k in np.random.default_rng([seed, 0x5EED]).permutation(len(names))]
+    places = {name: place for place, name in enumerate(cycle)}
+    found, seen = [], dict[str, int]()
+    for line in lines:
+        own = line.video.id
+        if not {*cycle} - {own}:
+            raise ParameterError("no other video's map", source="prior_control=shuffled", remedy="train on samples of more videos")
+        place = places[own] + 1 if own in places else int(sha256(own.encode()), 16)
+        others = by_video[cycle[place % len(cycle)]]
+        found.append(others[seen.get(own, 0) % len(others)])
+        seen[own] = seen.get(own, 0) + 1
+    return found
 
 
 class Samples(Dataset[Item]):
-    """The lines as training samples; reads prior, token map and video from the store."""
+    """The lines as samples; reads prior, token map and video from the store. `partners` are those of `prior_control: shuffled`."""
 
-    def __init__(self, lines: Sequence[VlmLine], vlm: Vlm, store: Store, settings: SftSettings, seed: int, *, aligned: bool) -> None:
-        self.lines, self.vlm, self.store, self.settings, self.seed, self.aligned = list(lines), vlm, store, settings, seed, aligned
+    def __init__(
+        self, lines: Sequence[VlmLine], vlm: Vlm, store: Store, settings: SftSettings, *, aligned: bool, partners: Sequence[VlmLine] = ()
+    ) -> None:
+        self.lines, self.vlm, self.store, self.settings, self.aligned, self.partners = lines, vlm, store, settings, aligned, partners
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -96,7 +113,8 @@ class Samples(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         line = self.lines[index]
         talk = conversation(line.sample)
-        made, _ = example(self.vlm, self.settings.viewing, line.video, self.store.fetch(line.video.file), talk)
+        with self.store.borrowed(line.video.file) as path:
+            made, _ = example(self.vlm, self.settings.viewing, line.video, path, talk)
         return Item(line.sample.id, made, self._target(index) if self.aligned else None)
 
     def _target(self, index: int) -> Target | None:
@@ -110,19 +128,48 @@ class Samples(Dataset[Item]):
         weight = line.confidence.value if self.settings.gate == "confidence" else 1.0
         return Target(kept, prior_TFHW[covered], line.grid, weight)
 
-    def own_prior(self, index: int) -> Float[Tensor, "T F H W"]:
-        """The sample's motion prior."""
-        return unpack(self.store.read(self.lines[index].prior))["prior"].float()
+    def own_prior(self, line: VlmLine) -> Float[Tensor, "T F H W"]:
+        """A sample's motion prior."""
+        return unpack(self.store.read(line.prior))["prior"].float()
 
     def prior(self, index: int) -> Float[Tensor, "T F H W"]:
         """The map that the sample is aligned with: its prior, or the control in its place."""
         control, line = self.settings.prior_control, self.lines[index]
-        prior_TFHW = self.own_prior(index)
+        prior_TFHW = self.own_prior(line)
         if control == "shuffled":
-            return shuffled_prior(prior_TFHW, self.own_prior(partner(index, len(self), self.seed)))
+            return shuffled_prior(prior_TFHW, self.own_prior(self.partners[index]))
         if control == "uniform":
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
-            frames = read_frames(self.store.fetch(line.video.file), range(len(line.video.times)))
-            return frame_difference_prior(prior_TFHW, torch.from_numpy(frames), line.video.times, line.grid)
+            with self.store.borrowed(line.video.file) as path:
+                return frame_difference_prior(prior_TFHW, map(torch.from_numpy, iterate_frames(path)), line.video.times, line.grid)
         return prior_TFHW
+
+
+class _Told(Dataset[Item | MotionEnhancerError]):
+    """Samples whose expected errors are answers: a worker's exception would reach the training without its type and fields."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> Item | MotionEnhancerError:
+        try:
+            return self.samples[index]
+        except MotionEnhancerError as error:
+            return error
+
+
+def loaded(samples: Samples, indices: Sequence[int], workers: int) -> Iterator[Item]:
+    """The samples in this order, read ahead by `workers` processes.
+
+    Raises:
+        MotionEnhancerError: a sample's, as it was raised where it was read.
+    """
+    for found in DataLoader(_Told(samples), batch_size=None, sampler=indices, num_workers=workers, collate_fn=_same):
+        if isinstance(found, MotionEnhancerError):
+            raise found
+        yield found
+
+
+def _same(item: Any) -> Any:
+    return item

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from components.core.artifacts import VlmLine
@@ -30,7 +29,7 @@ from components.core.records import Record, canonical_json, sha256
 from components.core.store import Store
 from components.models.tensors import pack
 from components.models.vlm import Vlm, load_vlm
-from components.sft.data import Item, Samples, order, split
+from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import make_accelerator, number, rate
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
@@ -58,12 +57,19 @@ def train(job: Job) -> list[Row]:
     """Train and write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`. Returns the log.
 
     Raises:
-        ParameterError: the global batch cannot be shared among the processes, or there is nothing to train on.
+        ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, the loss is no number
+            any more, or a GPU has too little memory.
         DataError: a sample's files are damaged, or its words do not fit its prior.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    return Training(job).run()
+    try:
+        return Training(job).run()
+    except torch.OutOfMemoryError as error:
+        remedy = (
+            "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, viewing.max_pixels), or a larger GPU"
+        )
+        raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
 
 
 class Training:
@@ -97,11 +103,14 @@ class Training:
     def _data(self, vlm: Vlm) -> None:
         settings, job = self.settings, self.job
         train, held = split(job.lines, settings.held_out, job.seed)
-        aligned = job.align_weight > 0
-        self.samples = Samples(train, vlm, self.store, settings, job.seed, aligned=aligned)
-        self.held = Samples(held, vlm, self.store, settings, job.seed, aligned=aligned)
+        self.samples, self.held = (self._samples(lines, train, vlm) for lines in (train, held))
         self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
-        self.variance = self._variance() if aligned else None
+        self.variance = self._variance() if job.align_weight > 0 else None
+
+    def _samples(self, lines: list[VlmLine], train: list[VlmLine], vlm: Vlm) -> Samples:
+        aligned = self.job.align_weight > 0
+        others = partners(lines, train, self.job.seed) if aligned and self.settings.prior_control == "shuffled" else []
+        return Samples(lines, vlm, self.store, self.settings, aligned=aligned, partners=others)
 
     def _model(self, vlm: Vlm) -> None:
         weight = effective_weight(self.job.align_weight, self.settings.align_scale, self.variance) if self.variance is not None else 0.0
@@ -148,7 +157,7 @@ class Training:
         positions = range(start * batch, self.total * batch)
         mine = order(len(self.samples), self.job.seed, positions)[self.accelerator.process_index :: self.accelerator.num_processes]
         workers = self.settings.workers if torch.cuda.is_available() else 0
-        return iter(DataLoader(self.samples, batch_size=None, sampler=mine, num_workers=workers, collate_fn=_same))
+        return loaded(self.samples, mine, workers)
 
     def _step(self, step: int, stream: Iterator[Item]) -> Row:
         """One update; returns its line of the log."""
@@ -166,7 +175,14 @@ class Training:
         row["grad"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return row | self._means(sums, self.settings.global_batch)
+        row |= self._means(sums, self.settings.global_batch)
+        if not math.isfinite(row["loss"]):  # the same number on every process
+            raise ParameterError(
+                f"the loss of step {step} is {row['loss']}: L_AR {row['ar']:.4g}, L_align {row.get('align', 0.0):.4g}",
+                source="params_sft",
+                remedy="lower lr_llm, lr_vision or aligner_lr; saved states up to here stay",
+            )
+        return row
 
     def _means(self, sums: Tensor, count: int) -> Row:
         ar, align, rows, before = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum").tolist()
@@ -270,10 +286,6 @@ class Training:
         (out / "log.jsonl").write_bytes(self._lines())
         if self.board is not None:
             self.board.close()
-
-
-def _same(item: Any) -> Any:
-    return item
 
 
 def _where(item: Item) -> tuple[int, int]:

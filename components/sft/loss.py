@@ -9,7 +9,8 @@ Legend: B samples, L positions, N vocabulary, T aligned words, F H W the prior's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
@@ -159,28 +160,33 @@ def uniform_prior(prior_TFHW: Float[Tensor, "T F H W"]) -> Float[Tensor, "T F H 
 
 
 def frame_difference_prior(
-    prior_TFHW: Float[Tensor, "T F H W"], frames_nHW3: UInt8[Tensor, "n h w 3"], times: Sequence[float], grid: Grid
+    prior_TFHW: Float[Tensor, "T F H W"], frames_nHW3: Iterable[UInt8[Tensor, "h w 3"]], times: Sequence[float], grid: Grid
 ) -> Float[Tensor, "T F H W"]:
     """The clip's own mean |frame difference| on the prior's grid, mean 1, the same for every word; needs no label and no model.
 
     Frame k stands for the change since frame k−1, the first for the change to the second. A clip without any change gives a uniform
-    map. Frames are pooled one by one, as a float copy of a long clip would not fit.
+    map. Frames are taken one by one and pooled at once: a long clip never lies in memory as a whole.
 
     Raises:
         DataError: fewer than two frames, or not one time a frame.
     """
-    if len(frames_nHW3) < 2 or len(times) != len(frames_nHW3):
-        problem = f"{len(frames_nHW3)} frames, {len(times)} times"
+    pooled = list(_pooled_changes(frames_nHW3, grid))
+    if not pooled or len(times) != len(pooled) + 1:
+        problem = f"{len(pooled) + 1} frames, {len(times)} times"
         raise DataError(problem, source="prior_control=frame_difference", remedy="leave the clip out: a difference needs two frames")
-    height, width = frames_nHW3.shape[1:3]
-    whole = Grid(times=frame_intervals(times), rows=height, cols=width, box=(0.0, 1.0, 0.0, 1.0))
-    (time_Fn, _), (rows_HN, _), (cols_WN, _) = (axis_weights(a, b) for a, b in zip(axes(whole), axes(grid), strict=True))
-    rows_HN, cols_WN = rows_HN.float(), cols_WN.float()
-    changes = []
-    for k in range(1, len(frames_nHW3)):
-        change_HW = (frames_nHW3[k].float() - frames_nHW3[k - 1].float()).abs().mean(-1)
-        changes.append(rows_HN @ change_HW @ cols_WN.T)
-    map_FHW = torch.tensordot(time_Fn.float(), torch.stack([changes[0], *changes]), dims=1)
+    time_Fn, _ = axis_weights(torch.tensor(frame_intervals(times), dtype=torch.float64), axes(grid)[0])
+    map_FHW = torch.tensordot(time_Fn.float(), torch.stack([pooled[0], *pooled]), dims=1)
     mean = map_FHW.mean()
     map_FHW = map_FHW / mean if mean > 0 else torch.ones_like(map_FHW)
     return map_FHW.to(prior_TFHW).expand_as(prior_TFHW).clone()
+
+
+def _pooled_changes(frames_nHW3: Iterable[UInt8[Tensor, "h w 3"]], grid: Grid) -> Iterator[Float[Tensor, "H W"]]:
+    """|Change| from each frame to the next, mean over the colours and over each of the grid's cells."""
+    frames = iter(frames_nHW3)
+    for first_HW3 in frames:
+        height, width, _ = first_HW3.shape
+        whole = Grid(times=grid.times, rows=height, cols=width, box=(0.0, 1.0, 0.0, 1.0))
+        rows_HN, cols_WN = (axis_weights(a, b)[0].float() for a, b in zip(axes(whole)[1:], axes(grid)[1:], strict=True))
+        for earlier_HW3, later_HW3 in pairwise(chain([first_HW3], frames)):
+            yield rows_HN @ (later_HW3.float() - earlier_HW3.float()).abs().mean(-1) @ cols_WN.T

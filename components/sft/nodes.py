@@ -24,6 +24,7 @@ PAGE = "docs/several-nodes.md"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S = 15.0
 PATIENCE = 40  # polls in a row that may fail: 10 minutes without an API server
+SLACK_S = 600.0  # the pod's own deadline, which counts from before its image was pulled, would end this without a word
 
 
 def named(manifest: Json, name: str, job_file: Path) -> Json:
@@ -42,14 +43,17 @@ def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = 
 
     Raises:
         ParameterError: the API server refuses it: no rights, no Trainer, or a manifest that this Trainer does not know.
-        TryAgainError: no API server for 10 minutes, or the TrainJob ran into its deadline; saved states stay.
+        TryAgainError: no API server for 10 minutes, or the try's time is up, waiting in a queue included; the TrainJob is removed,
+            saved states stay.
     """
+    deadline = float(manifest["spec"]["activeDeadlineSeconds"])
+    until = time.monotonic() + max(deadline - SLACK_S, deadline / 2)
     jobs = TrainJobs(api or Api.of_this_pod())
     jobs.remove(name)  # what an earlier try left: two trainings of the same work would hold twice the nodes
     log.info("TrainJob %s: %d nodes", name, manifest["spec"]["trainer"]["numNodes"])
     jobs.create(named(manifest, name, job_file))
     try:
-        ended = jobs.wait(name)
+        ended = jobs.wait(name, until)
     except BaseException:
         jobs.remove(name, wait=False)
         raise
@@ -57,8 +61,6 @@ def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = 
         jobs.remove(name, wait=False)
         return 0
     log.error("TrainJob %s: %s %s", name, ended.get("reason", ""), ended.get("message", ""))
-    if ended.get("reason") == "DeadlineExceeded":
-        raise TryAgainError("the TrainJob ran into its deadline", source="compile --timeout", remedy="run again: it resumes; or allow more")
     return 1
 
 
@@ -136,8 +138,8 @@ class TrainJobs:
             time.sleep(min(POLL_S, 2.0))
             status, answer = self.api.call("GET", f"{self.path}/{name}")
 
-    def wait(self, name: str) -> Json:
-        """The condition that ends a TrainJob: type `Complete` or `Failed`, reason, message."""
+    def wait(self, name: str, until: float) -> Json:
+        """The condition that ends a TrainJob: type `Complete` or `Failed`, reason, message; `until` is a moment of the monotonic clock."""
         told, missed = "", 0
         while True:
             try:
@@ -156,6 +158,9 @@ class TrainJobs:
             if status and (seen := _progress(answer)) != told:
                 told = seen
                 log.info("TrainJob %s: %s", name, told)
+            if time.monotonic() > until:
+                remedy = "run again: it resumes; or allow more"
+                raise TryAgainError(f"the TrainJob's time is up ({told or 'not started'})", source="compile --timeout", remedy=remedy)
             time.sleep(POLL_S)
 
     def _refused(self, verb: str, status: int, answer: Json) -> MotionEnhancerError:

@@ -171,7 +171,7 @@ def _plot(rows: list[Json], name: str, title: str, width: int = 640, height: int
 
 STEP = Step(
     name="sft",
-    version="1",
+    version="2",
     title="6 · Fine-tuning with alignment",
     unit="step",
     device="gpu",

@@ -8,6 +8,7 @@ from components.benchmark_eval.parse import official_correct, parse_reply
 from components.benchmark_eval.protocols import PROTOCOLS, get_protocol, viewing_for
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
+from components.media.viewing import Viewing
 
 OPTIONS = [Option(letter="A", text="It's up"), Option(letter="B", text="Down")]
 
@@ -81,9 +82,13 @@ def test_item() -> None:
 
 
 def test_frame_presets() -> None:
-    assert viewing_for("paper", "favor", "qwen2_5_vl", 12.0).fps == 1
-    assert viewing_for("paper", "favor", "internvl", 12.0).num_frames == 8
-    assert viewing_for("supplement", "favor", "internvl", 12.0).num_frames == 12
-    assert viewing_for("supplement", "favor", "internvl", 0.3).num_frames == 1
-    assert viewing_for("supplement", "motionbench", "internvl", 12.0).num_frames == 8
-    assert viewing_for("supplement", "favor", "qwen2_5_vl", 12.0) == viewing_for("paper", "favor", "qwen2_5_vl", 12.0)
+    paper = Viewing()
+    assert (paper.fps, paper.num_frames) == (1, 8)
+    assert viewing_for(paper, "paper", "favor", "internvl", 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", "internvl", 12.0).num_frames == 12
+    assert viewing_for(paper, "supplement", "favor", "internvl", 0.3).num_frames == 1
+    assert viewing_for(paper, "supplement", "motionbench", "internvl", 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", "qwen2_5_vl", 12.0) is paper
+    other = paper.model_copy(update={"num_frames": 16})  # a run's own number gives way on FAVOR-Bench, at every length
+    found = [viewing_for(other, "supplement", "favor", "internvl", duration).num_frames for duration in (7.0, 8.0, 9.0)]
+    assert found == [7, 8, 9]

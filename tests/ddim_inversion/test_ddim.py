@@ -50,6 +50,14 @@ def test_levels_are_diffusers_trailing_time_steps(num_steps):
     assert bool((alpha_bar.diff() < 0).all())
 
 
+def test_every_number_of_steps_has_as_many_levels():
+    """Also where diffusers' own expression ends in a step too many (61, 103, 121 …)."""
+    for num_steps in range(1, 1001):
+        timesteps, alpha_bar = levels(ALPHAS, num_steps)
+        assert (len(timesteps), int(timesteps.min()) >= 0) == (num_steps, True)
+        assert bool((alpha_bar.diff() < 0).all())
+
+
 @pytest.mark.parametrize("bad", [0, -1, 1001])
 def test_impossible_step_counts(bad):
     with pytest.raises(ParameterError, match="num_steps"):

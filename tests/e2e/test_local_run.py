@@ -87,10 +87,17 @@ def test_plan_says_that_all_of_it_is_remembered(base):
 
 
 def test_token_ratio_executes_token_selection_and_what_follows(base):
-    tmp, settings, _ = base
+    """And its report is this run's, also where an earlier one comes back from the cache."""
+    tmp, settings, (_, printed) = base
+    page = tmp / "out" / "report.html"
+    first = page.read_bytes()
     tasks, _ = run("motion_enhancer", tmp / "out", *settings, "token_ratio=0.25")
     wanted = ["plan", "prior_set", "report", "sft", "token_selection", "token_selection", "tuned_attention", "tuned_eval"]
     assert tasks == sorted([*wanted, "vlm_attention", "vlm_attention"])
+    assert page.read_bytes() != first
+    tasks, again = run("motion_enhancer", tmp / "out", *settings)
+    assert (tasks, page.read_bytes() == first) == (["plan"], True)
+    assert again[again.index("\nmodel ") :] == printed[printed.index("\nmodel ") :]
 
 
 def test_a_misspelt_key_is_found_by_plan(base):

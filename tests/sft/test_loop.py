@@ -18,7 +18,7 @@ from components.models.registry import ensure_tiny
 from components.models.tensors import unpack
 from components.models.tuned import materialize, original_name
 from components.models.vlm import Conversation, collate, load_vlm
-from components.sft.data import order, partner, split
+from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.engine import rate
 from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
@@ -242,10 +242,60 @@ def test_controls_take_the_priors_place(job):
     losses = {kind: train(job(max_steps=1, prior_control=kind))[0] for kind in ("none", "shuffled", "uniform", "frame_difference")}
     assert losses["uniform"]["prior_variance"] == 0
     assert len({row["val_align"] for row in losses.values()}) == 4
-    for count in (2, 5):
-        partners = [partner(k, count, seed=3) for k in range(count)]
-        assert sorted(partners) == list(range(count))
-        assert all(k != other for k, other in enumerate(partners))
+
+
+def test_a_shuffled_map_is_another_videos(job):
+    lines = job().lines
+    twice = [line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})}) for line in lines for uid in ("a", "b")]
+    found = partners(twice, twice, seed=3)
+    assert all(one.video.id != other.video.id for one, other in zip(twice, found, strict=True))
+    assert sorted(line.sample.id for line in found) == sorted(line.sample.id for line in twice)  # each one's map is used once
+    assert found != partners(twice, twice, seed=4)
+    train_on, held = twice[:-2], twice[-2:]
+    assert {line.video.id for line in partners(held, train_on, seed=3)} < {line.video.id for line in train_on}
+    with pytest.raises(ParameterError, match="no other video"):
+        partners(held, held, seed=3)
+
+
+def test_one_held_out_sample_has_a_shuffled_map(job):
+    rows = train(job(max_steps=1, held_out=0.17, prior_control="shuffled"))
+    assert (rows[0]["held_out"], math.isfinite(rows[0]["val_align"])) == (1, True)
+
+
+def test_a_workers_error_keeps_its_kind_and_remedy():
+    class Damaged(Samples):
+        def __init__(self):
+            pass
+
+        def __getitem__(self, index):
+            raise DataError(f"sample {index} has other content", source="the store", remedy="set rerun_token_selection")
+
+    for workers in (0, 1):
+        with pytest.raises(DataError, match="sample 7 has other content") as raised:
+            next(loaded(Damaged(), [7], workers))
+        assert raised.value.remedy == "set rerun_token_selection"
+
+
+def test_clips_are_dropped_when_they_were_read(job, monkeypatch):
+    samples, dropped = Training(job(prior_control="frame_difference")).samples, []
+    monkeypatch.setattr(samples.store.backend, "release", dropped.append)
+    samples[0]
+    assert dropped == [samples.lines[0].video.file.path] * 2
+
+
+def test_a_gpu_without_room_says_what_helps(job, monkeypatch):
+    def full(training):
+        raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Training, "run", full)
+    with pytest.raises(ParameterError, match="2.00 GiB") as raised:
+        train(job())
+    assert "lora" in raised.value.remedy
+
+
+def test_a_loss_that_is_no_number_stops_the_training(job):
+    with pytest.raises(ParameterError, match="loss of step 2 is (nan|inf)"):
+        train(job(lr_llm=1e30, held_out=0.0, max_steps=6))
 
 
 def test_order_and_rates():
@@ -258,6 +308,11 @@ def test_order_and_rates():
     assert rate(1, 1, 0.03) == 1.0
 
 
+def numbered(ref):
+    """A hundred files."""
+    return [ref.model_copy(update={"sha256": f"{k:064x}", "path": f"videos/{k:064x}.mp4"}) for k in range(100)]
+
+
 def test_held_out_is_by_video(job):
     lines = job().lines
     doubled = [*lines, *(line.model_copy(update={"sample": line.sample.model_copy(update={"uid": "again"})}) for line in lines)]
@@ -265,6 +320,8 @@ def test_held_out_is_by_video(job):
     assert not {line.video.id for line in kept} & {line.video.id for line in out}
     assert len({line.video.id for line in out}) == 3
     assert len(out) == 6
+    many = [lines[0].model_copy(update={"video": lines[0].video.model_copy(update={"file": ref})}) for ref in numbered(lines[0].video.file)]
+    assert len(split(many, 0.29, seed=4)[1]) == 29
     with pytest.raises(ParameterError):
         split([], 0.1, 1)
 

@@ -10,7 +10,7 @@ from components.sft.nodes import TrainJobs, named, train_on_nodes
 from tests.sft.trainer import Cluster, serving
 
 PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team-video/trainjobs"
-MANIFEST = {"metadata": {}, "spec": {"trainer": {"numNodes": 2, "args": ["-m", "components.sft.loop"]}}}
+MANIFEST = {"metadata": {}, "spec": {"activeDeadlineSeconds": 3600, "trainer": {"numNodes": 2, "args": ["-m", "components.sft.loop"]}}}
 COMPLETE = {"type": "Complete", "reason": "JobsCompleted", "message": ""}
 JOB = Path("/scratch/sft-1/job.json")
 
@@ -23,9 +23,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def launch(tmp_path):
-    def run(cluster):
+    def run(cluster, deadline=3600):
         with serving(cluster, tmp_path) as api:
-            return train_on_nodes(MANIFEST, JOB, "sft-1", api)
+            return train_on_nodes({**MANIFEST, "spec": {**MANIFEST["spec"], "activeDeadlineSeconds": deadline}}, JOB, "sft-1", api)
 
     return run
 
@@ -51,9 +51,12 @@ def test_a_failed_one_stays_for_its_logs(launch):
     assert list(cluster.jobs) == ["sft-1"]
 
 
-def test_its_deadline_is_worth_another_try(launch):
-    with pytest.raises(TryAgainError, match="--timeout"):
-        launch(Cluster({"type": "Failed", "reason": "DeadlineExceeded", "message": ""}))
+def test_time_that_is_up_is_worth_another_try_and_holds_no_nodes(launch):
+    """Before the launcher's own deadline: nobody would remove the TrainJob after it."""
+    cluster = Cluster({"type": "Suspended"})
+    with pytest.raises(TryAgainError, match="suspended.*\n.*--timeout"):
+        launch(cluster, deadline=0.1)
+    assert not cluster.jobs
 
 
 @pytest.mark.parametrize(
