@@ -41,7 +41,7 @@ def scripted_server(*answers):
             status, body = answers[min(len(seen), len(answers) - 1)]
             seen.append(self.requestline)
             self.send_response(status)
-            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Type", "application/xml" if body.startswith(b"<?xml") else "text/html")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

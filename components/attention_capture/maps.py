@@ -71,8 +71,7 @@ class HeadReductions:
 
     Attributes:
         sum_m: Σ A² over pairs of the same location, f = f′ included.
-        sum_m_without_self: the same without f = f′.
-        sum_not_m: Σ A² over all other pairs; add `sum_m − sum_m_without_self` where f = f′ counts as "other".
+        sum_not_m: Σ A² over all other pairs.
         sum_not_m_error: its standard error; 0 where all rows were kept.
         tau_map: mean of A_v2v over all S × S.
         tau_mask: mean over the same-location pairs.
@@ -83,7 +82,6 @@ class HeadReductions:
     """
 
     sum_m: Float[Tensor, " h"]
-    sum_m_without_self: Float[Tensor, " h"]
     sum_not_m: Float[Tensor, " h"]
     sum_not_m_error: Float[Tensor, " h"]
     tau_map: Float[Tensor, " h"]
@@ -216,16 +214,12 @@ class CapturedMaps:
             places: locations whose exact F × F block is kept, evenly spread.
         """
         diag = self.diag
-        squares = diag.double().square()
-        total = squares.sum((1, 2, 3))
-        itself = squares.diagonal(dim1=2, dim2=3).sum((1, 2))
         rest, error = self._rest()
         number = min(places, diag.shape[1])
         chosen = tuple(diag.shape[1] * (2 * i + 1) // (2 * number) for i in range(number))
         size = self.spec.num_video_tokens
         return HeadReductions(
-            sum_m=total.cpu(),
-            sum_m_without_self=(total - itself).cpu(),
+            sum_m=diag.double().square().sum((1, 2, 3)).cpu(),
             sum_not_m=rest.cpu(),
             sum_not_m_error=error.cpu(),
             tau_map=self.tau("map").cpu(),

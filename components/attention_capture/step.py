@@ -156,7 +156,7 @@ class Capture:
 
 STEP = Step(
     name="attention_capture",
-    version="1",
+    version="2",
     title="2 · Attention capture",
     unit="sample",
     device="gpu",

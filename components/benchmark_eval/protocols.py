@@ -20,18 +20,6 @@ FramePreset = Literal["paper", "supplement"]
 
 
 @dataclass(frozen=True)
-class Item:
-    """A multiple-choice question about a video; `gold` is the right option's letter, `task_type` the protocol's abbreviation."""
-
-    uid: str
-    video_id: str
-    question: str
-    options: tuple[tuple[str, str], ...]
-    gold: str
-    task_type: str
-
-
-@dataclass(frozen=True)
 class Metric:
     """A printed number over some task types (all if None): `micro` right / all questions, `macro` mean of the types' accuracies."""
 
@@ -64,8 +52,8 @@ class Protocol:
         remedy = f"name one of {', '.join(self.types)}, or import under another protocol"
         raise DataError(f"{self.title} has no task type {given!r}", source=source, remedy=remedy)
 
-    def item(self, sample: Sample, video_id: str) -> Item:
-        """A sample as this benchmark's item.
+    def check(self, sample: Sample) -> None:
+        """Whether a sample can be asked and scored as an item of this benchmark.
 
         Raises:
             DataError: no options, an answer that is none of them (held out: leave it out before), or an unknown task type.
@@ -74,10 +62,7 @@ class Protocol:
         if sample.answer not in letters:
             problem = f"answer {sample.answer!r} among the options {', '.join(letters) or '(none)'}"
             raise DataError(problem, source=f"item {sample.uid}", remedy="import the benchmark again; held-out items are not scored")
-        options = tuple((option.letter, option.text) for option in sample.options)
-        return Item(
-            sample.uid, video_id, sample.question, options, sample.answer, self.task_type(sample.question_type, f"item {sample.uid}")
-        )
+        self.task_type(sample.question_type, f"item {sample.uid}")
 
 
 def _motionbench(question: str, options: Sequence[Option]) -> str:

@@ -71,7 +71,7 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
     """
     units = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == protocol.name and sample.answer]
     for unit in units:
-        protocol.item(unit.sample, unit.line.video.id)
+        protocol.check(unit.sample)
     if not units:
         problem = f"no items of {protocol.title} with a known answer"
         raise DataError(problem, source="benchmarks", remedy="check the benchmark's folder and protocol")

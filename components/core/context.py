@@ -58,7 +58,14 @@ class Context(Generic[P]):
         return manifest
 
     def collected(self, name: str, kind: type[M]) -> list[M]:
-        """All manifests of a collected input, in the loop's order; their provenance and left-out units are carried on."""
+        """All manifests of a collected input, in the loop's order; their provenance and left-out units are carried on.
+
+        Raises:
+            ParameterError: the task was given no such input.
+            DataError: an artifact's folder holds no manifest of this kind.
+        """
+        if name not in self._inputs:
+            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=f"wire it (`step`: --in {name}=FOLDER)")
         manifests = [load_manifest(folder, kind) for folder in self._inputs[name]]
         for manifest in manifests:
             self.provenance.update(manifest.provenance)
@@ -76,10 +83,14 @@ class Context(Generic[P]):
         return WorkFolder(self.store, step or self.step.name, self.step.version, key)
 
     def remembered(self, key: str, step: str = "") -> Entry | None:
-        """The entry of this work, or None if it has to be computed (again), as `rerun` asks."""
+        """The entry of this work, or None if it has to be computed (again), as `rerun` asks.
+
+        Raises:
+            DataError: the entry is damaged and no rerun was asked for.
+        """
         if self.rerun.startswith("force"):
             return None
-        entry = self.store.entry(step or self.step.name, key)
+        entry = self.store.entry(step or self.step.name, key, task=self.task, miss_if_damaged=self.rerun != "0")
         if entry is not None and self.rerun != "0" and (bad := self.store.damaged(entry)):
             log.warning("%s: computing again, damaged or missing: %s", entry.unit, ", ".join(bad))
             return None
@@ -113,24 +124,30 @@ class Context(Generic[P]):
         failures: list[Failure] = []
         todo: list[tuple[U, str]] = []
         for unit in units:
-            key = self.key(reads(unit))
+            try:
+                key = self.key(reads(unit))
+            except DataError as error:
+                failures.append(self._left_out(name(unit), error))
+                continue
             if (entry := self.remembered(key, work)) is not None:
                 entries[name(unit)] = entry
             else:
                 todo.append((unit, key))
-        self.counts["remembered"] += len(entries)
+        remembered = len(entries)
+        self.counts["remembered"] += remembered
         for unit, key in track(todo, self.step.title):
             folder = self.work(key, work)
             try:
-                numbers = compute(unit, folder)
+                entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
             except DataError as error:
-                log.error("%s left out: %s", name(unit), error)
-                failures.append(Failure(unit=name(unit), task=self.task, reason=error.problem))
-                continue
-            entries[name(unit)] = folder.finish(name(unit), reads(unit), numbers)
-        self.counts["computed"] += len(todo) - len(failures)
+                failures.append(self._left_out(name(unit), error))
+        self.counts["computed"] += len(entries) - remembered
         self.fail(failures, len(units))
         return entries
+
+    def _left_out(self, unit: str, error: DataError) -> Failure:
+        log.error("%s left out: %s", unit, error)
+        return Failure(unit=unit, task=self.task, reason=error.problem)
 
     def fail(self, failures: list[Failure], total: int) -> None:
         """Record left-out units, and stop when they are more than `max_failed` allows."""

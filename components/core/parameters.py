@@ -37,21 +37,21 @@ class StepParams(BaseModel):
 
 
 class Scalars(BaseModel):
-    """The parameters that people change most or that several steps share. A step sees only those it declares."""
+    """What people change most or several steps share, with the pipelines' defaults. A step sees only those it declares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: str = Field("./data", min_length=1, description="folder or minio:// prefix with videos and questions")
     source_digest: str = Field("-", description="digest of the source's listing, from `plan`")
     benchmarks: list[str] = Field(
-        ["motionbench=./data"], min_length=1, description='benchmarks, each "<protocol>=<folder or minio:// prefix>"'
+        ["motionbench=./benchmarks"], min_length=1, description='benchmarks, each "<protocol>=<folder or minio:// prefix>"'
     )
     benchmark_digest: str = Field("-", description="digest of the benchmarks' listings, from `plan`")
     benchmark: str = Field("-", description="the one benchmark of a loop")
     priors: str = Field("./priors", min_length=1, description="a prior set: sha256:… of its manifest, or an exported folder")
     prior_digest: str = Field("-", description="digest of the prior set's manifest, from `plan`")
     store: str = Field(
-        "file:///tmp/motion-enhancer", min_length=1, description="where all work is kept: file:///folder or minio://bucket/prefix"
+        "minio://motion-enhancer/store", min_length=1, description="where all work is kept: file:///folder or minio://bucket/prefix"
     )
     vdm: str = Field("cogvideox-5b", min_length=1, description="video diffusion model: a registry name or a diffusers folder")
     vlm: str = Field("qwen2.5-vl-7b", min_length=1, description="vision-language model: a registry name or a transformers folder")
@@ -61,7 +61,9 @@ class Scalars(BaseModel):
     text: Literal["question", "response", "both"] = Field("both", description="which text conditions the video model")
     align_weight: float = Field(1.0, ge=0, description="λ, weight of the alignment loss")
     seed: int = Field(1, ge=0, description="seed of every random draw")
-    shards: list[str] = Field(["0/1"], min_length=1, max_length=100, description='the parts that run side by side, each "k/n"')
+    shards: list[str] = Field(
+        [f"{k}/8" for k in range(8)], min_length=1, max_length=100, description='the parts that run side by side, each "k/n"'
+    )
     shard: str = Field("0/1", pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')
 
 

@@ -1,7 +1,8 @@
 """Any S3 endpoint through the `minio` client. Endpoint and keys come from the environment, never from a parameter.
 
 `S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Errors that heal (connection, 5xx, slow
-down) are retried inside the process; what does not heal is `TryAgainError`, wrong credentials or a missing bucket `ParameterError`.
+down) are retried inside the process; what does not heal is `TryAgainError`; wrong credentials, a missing bucket or an endpoint that is
+no S3 server `ParameterError`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import hashlib
 import io
 import os
 import re
+import shutil
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
+from xml.etree.ElementTree import ParseError
 
 import tenacity
 import urllib3
@@ -26,7 +32,7 @@ from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from components.core.errors import ParameterError, TryAgainError
-from components.core.store import Backend, Listed
+from components.core.store import Backend, Listed, disk_error
 
 T = TypeVar("T")
 
@@ -34,7 +40,9 @@ _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchLifecycleConfiguration"}
 _DENIED = {"AccessDenied", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "UserSuspended"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
+_LATER_STATUS = {408, 429}
 _ATTEMPTS = 5
+_NO_S3 = "check S3_ENDPOINT (http or https, host, port) and any proxy before it"
 
 
 class _Heals(Exception):  # noqa: N818 - private signal to the retry loop, never seen outside
@@ -46,13 +54,54 @@ def _seconds(moment: datetime | None) -> float:
     return time.time() if moment is None else moment.timestamp()
 
 
+def _connection() -> Callable[[], Minio]:
+    """How to make a client for the endpoint and keys of the environment; tried once."""
+    scheme, _, place = os.environ["S3_ENDPOINT"].partition("://")
+    example = "e.g. https://minio.example:9000"
+    if scheme.lower() not in ("http", "https") or not place:
+        raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy=example)
+    if "@" in place:  # not shown: it holds a password
+        raise ParameterError("S3_ENDPOINT holds a user", source="environment", remedy=f"{example}; keys: S3_ACCESS_KEY, S3_SECRET_KEY")
+    keys, region = (os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"]), os.environ.get("S3_REGION", "us-east-1")
+    connect = partial(_client, place, *keys, region, secure=scheme.lower() == "https")
+    try:
+        connect()
+    except ValueError as error:  # a path, a bad port, a bad region
+        problem = f"S3_ENDPOINT={scheme}://{place}, region {region}: {error}"
+        raise ParameterError(problem, source="environment", remedy=f"{example} (S3_REGION: as the server calls it)") from error
+    return connect
+
+
+def _client(place: str, access_key: str, secret_key: str, region: str, *, secure: bool) -> Minio:
+    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), maxsize=16, retries=False)
+    return Minio(place, access_key=access_key, secret_key=secret_key, secure=secure, region=region, http_client=pool)
+
+
 class MinioBackend:
     """One prefix of one bucket."""
 
-    def __init__(self, client: Minio, bucket: str, prefix: str) -> None:
-        self.client, self.bucket, self.prefix = client, bucket, prefix
+    def __init__(self, connect: Callable[[], Minio], bucket: str, prefix: str) -> None:
+        self._connect, self.bucket, self.prefix = connect, bucket, prefix
         self.uri = f"minio://{bucket}" + (f"/{prefix}" if prefix else "")
-        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._client, self._client_of = connect(), os.getpid()
+        self._folder: Path | None = None
+        self._folder_of = 0
+
+    @property
+    def client(self) -> Minio:
+        """This process's own: a forked one that shared its parent's connections would read answers meant for the parent."""
+        if self._client_of != os.getpid():
+            self._client, self._client_of = self._connect(), os.getpid()
+        return self._client
+
+    @property
+    def _downloads(self) -> Path:
+        """This process's own folder for downloads. A forked one's lies in its parent's, which goes even if the child is killed."""
+        if self._folder is None or self._folder_of != os.getpid():
+            self._folder, self._folder_of = Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder)), os.getpid()
+            # unlike TemporaryDirectory it leaves the folder alone in a forked copy, and runs at the end of a multiprocessing worker
+            Finalize(self, shutil.rmtree, (self._folder, True), exitpriority=0)
+        return self._folder
 
     @classmethod
     def from_environment(cls, uri: str) -> MinioBackend:
@@ -67,18 +116,7 @@ class MinioBackend:
             raise ParameterError("no bucket in the address", source=f"store={uri}", remedy="use minio://bucket/prefix")
         if not _BUCKET.fullmatch(parsed.netloc):
             raise ParameterError(f"no bucket can be called {parsed.netloc!r}", source=f"store={uri}", remedy="3 to 63 of a-z, 0-9, . and -")
-        endpoint = urlparse(os.environ["S3_ENDPOINT"])
-        if endpoint.scheme not in ("http", "https") or not endpoint.netloc:
-            raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy="e.g. https://minio.example:9000")
-        client = Minio(
-            endpoint.netloc,
-            access_key=os.environ["S3_ACCESS_KEY"],
-            secret_key=os.environ["S3_SECRET_KEY"],
-            secure=endpoint.scheme == "https",
-            region=os.environ.get("S3_REGION", "us-east-1"),
-            http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), maxsize=16, retries=False),
-        )
-        return cls(client, parsed.netloc, parsed.path.strip("/"))
+        return cls(_connection(), parsed.netloc, parsed.path.strip("/"))
 
     def _name(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path
@@ -104,6 +142,8 @@ class MinioBackend:
         except S3Error as error:
             if error.code in _MISSING:
                 return None
+            if error.code is None:  # a page that happens to be XML
+                raise self._bare(what, error.response.status) from error
             if error.code in _DENIED:
                 raise ParameterError(f"{what}: {error.code}", source=self.uri, remedy="check S3_ACCESS_KEY and S3_SECRET_KEY") from error
             if error.code == "NoSuchBucket":
@@ -114,8 +154,26 @@ class MinioBackend:
                     f"{what}: {error.code}", source=self.uri, remedy="check S3_ENDPOINT, S3_REGION and the bucket"
                 ) from error
             raise _Heals(f"{error.code}") from error
-        except (InvalidResponseError, ServerError, urllib3.exceptions.HTTPError, ConnectionError) as error:
+        except InvalidResponseError as error:
+            raise self._bare(what, error._code) from error
+        except ServerError as error:
+            raise self._bare(what, error.status_code) from error
+        except (ParseError, UnicodeDecodeError) as error:
+            raise ParameterError(f"{what}: the answer is none of an S3 server", source=self.uri, remedy=_NO_S3) from error
+        except urllib3.exceptions.SSLError as error:
+            if error.args and isinstance(error.args[0], (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # hung up
+                raise _Heals(type(error).__name__) from error
+            raise ParameterError(
+                f"{what}: {error}", source=self.uri, remedy=f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
+            ) from error
+        except (urllib3.exceptions.HTTPError, ConnectionError) as error:
             raise _Heals(type(error).__name__) from error
+
+    def _bare(self, what: str, status: int) -> Exception:
+        """What an answer without S3's error document is: of a proxy or another kind of server, unless it means "later"."""
+        if status >= 500 or status in _LATER_STATUS:
+            return _Heals(f"HTTP {status}")
+        return ParameterError(f"{what}: HTTP {status} without an S3 error", source=self.uri, remedy=_NO_S3)
 
     def get(self, path: str) -> bytes | None:
         """The object's bytes, or None."""
@@ -140,11 +198,12 @@ class MinioBackend:
 
     def local(self, path: str) -> Path | None:
         """Download to a folder that lives as long as this process."""
-        if self._downloads is None:
-            self._downloads = tempfile.TemporaryDirectory(prefix="motion-enhancer-")
-        target = Path(self._downloads.name) / path
-        if not target.is_file() and not self._call(f"get {path}", lambda: bool(self._download(path, target))):
-            return None
+        try:
+            target = self._downloads / path
+            if not target.is_file() and not self._call(f"get {path}", lambda: bool(self._download(path, target))):
+                return None
+        except OSError as error:
+            raise disk_error(error, Path(path), "downloads (TMPDIR)", "set TMPDIR to a folder with space") from error
         return target
 
     def _download(self, path: str, target: Path) -> Path:
@@ -154,8 +213,8 @@ class MinioBackend:
 
     def release(self, path: str) -> None:
         """Remove the download that `local` made, so that reading a whole data set does not fill the disk."""
-        if self._downloads is not None:
-            (Path(self._downloads.name) / path).unlink(missing_ok=True)
+        if self._folder_of == os.getpid():
+            (self._downloads / path).unlink(missing_ok=True)
 
     def size(self, path: str) -> int | None:
         """Size in bytes, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,11 +21,15 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `"k/n"`."""
-        index, count = (int(part) for part in text.split("/"))
-        if not 0 <= index < count:
+        """Read `"k/n"`.
+
+        Raises:
+            ParameterError: another form, or k not below n.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or int(found[1]) >= int(found[2]):
             raise ParameterError(f"shard {text!r} is not k/n with 0 ≤ k < n", source="shards", remedy='e.g. ["0/2", "1/2"]')
-        return cls(index, count)
+        return cls(int(found[1]), int(found[2]))
 
     def holds(self, video_sha256: str) -> bool:
         """Whether the video belongs to this shard."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 from components.core.artifacts import Manifest
 from components.core.context import Context
@@ -54,7 +54,7 @@ class Step(Generic[P]):
     pages: Mapping[str, Ui] = field(default_factory=dict)
     values: tuple[str, ...] = ()
     forms: Mapping[str, Form] = field(default_factory=dict)
-    always_scalars: tuple[str, ...] = ("store",)
+    always_scalars: ClassVar[tuple[str, ...]] = ("store",)
 
     def form(self, name: str = "") -> Form:
         """The named form; a step without forms has one, with everything."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ from pydantic import Field, ValidationError
 from components.core.artifacts import M, Manifest, parse_manifest
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.core.records import Record, Ref, canonical_json, sha256
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,18 @@ class FileBackend:
             return None
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """All files below `prefix`, sorted."""
-        base = self.root / prefix
-        for file in sorted(base.rglob("*")) if base.is_dir() else []:
-            if file.is_file() and not file.name.startswith(".tmp-"):
-                try:
-                    stat = file.stat()
-                except FileNotFoundError:  # deleted by another process since
-                    continue
-                yield Listed(file.relative_to(self.root).as_posix(), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
+        """All files below `prefix`, sorted; links to folders are followed."""
+        for file in sorted(_files(self.root / prefix)):
+            path = file.relative_to(self.root).as_posix()
+            try:
+                path.encode()
+                stat = file.stat()
+            except UnicodeEncodeError:  # no annotation and no manifest can name it
+                log.warning("%s: %r left out, the name is not UTF-8", self.uri, path)
+                continue
+            except FileNotFoundError:  # deleted by another process since
+                continue
+            yield Listed(path, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""
@@ -117,6 +123,22 @@ class FileBackend:
     def copy_from(self, source: Backend, path: str, target: str) -> bool:
         """Nothing is faster than an ordinary copy here."""
         return False
+
+
+def _files(base: Path) -> Iterator[Path]:
+    """Files below a folder, through links as well, but for a link that leads back to a folder that it lies in."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {}
+    for top, folders, names in os.walk(base, followlinks=True):
+        try:
+            stat = os.stat(top)
+        except FileNotFoundError:  # deleted by another process since
+            continue
+        here, chain = (stat.st_dev, stat.st_ino), above.get(os.path.dirname(top), ())
+        if here in chain:
+            folders.clear()
+            continue
+        above[top] = (*chain, here)
+        yield from (file for name in names if not name.startswith(".tmp-") and (file := Path(top, name)).is_file())
 
 
 class _AtomicFile:
@@ -130,7 +152,7 @@ class _AtomicFile:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
         except OSError as error:
-            raise _disk_error(error, self.target, self.uri) from error
+            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error
         self.temporary = Path(name)
         self.handle = os.fdopen(descriptor, "wb")
         return self.handle, self.temporary
@@ -146,13 +168,14 @@ class _AtomicFile:
             return
         self.temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _disk_error(error, self.target, self.uri) from error
+            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error
 
 
-def _disk_error(error: OSError, target: Path, uri: str) -> Exception:
+def disk_error(error: OSError, target: Path, source: str, room: str) -> ParameterError | TryAgainError:
+    """What a failed write means: there may be space again (`room` says how to make some), anything else is a wrong folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TryAgainError(f"no space left while writing {target.name}", source=uri, remedy="free space (`store gc`), then run again")
-    return ParameterError(f"cannot write {target}: {error.strerror}", source=f"store={uri}", remedy="give a folder this user may write")
+        return TryAgainError(f"no space left while writing {target.name}", source=source, remedy=f"{room}, then run again")
+    return ParameterError(f"cannot write {target}: {error.strerror}", source=source, remedy="give a folder this user may write")
 
 
 def open_backend(uri: str) -> Backend:
@@ -207,8 +230,18 @@ class Store:
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
-    def entry(self, step: str, key: str) -> Entry | None:
-        """The remembered work, or None. A damaged entry is an error, not a miss."""
+    def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:
+        """The remembered work, or None.
+
+        Args:
+            step: the work's folder.
+            key: the work's name.
+            task: whose rerun mends it, where that is not called as the folder.
+            miss_if_damaged: a damaged entry is None, with a warning: for one who would write it again, or only counts.
+
+        Raises:
+            DataError: the entry is damaged.
+        """
         path = f"{step}/{key}/entry.json"
         data = self.backend.get(path)
         if data is None:
@@ -216,7 +249,11 @@ class Store:
         try:
             return Entry.model_validate_json(data)
         except ValidationError as error:
-            raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=f"set rerun_{step} to force1") from error
+            if miss_if_damaged:
+                log.warning("%s/%s is damaged: computing again", self.uri, path)
+                return None
+            remedy = f"set rerun_{task or step} to a new value (it computes what is damaged or missing, nothing else)"
+            raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=remedy) from error
 
     def damaged(self, entry: Entry) -> list[str]:
         """Paths of the entry's files that are missing or whose content is not what was written (scratch may be gone)."""

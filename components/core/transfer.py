@@ -8,6 +8,7 @@ Names of files and their sha256 come from the manifest alone, so its digest is t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ from components.core.store import Store, hash_file
 INNER = "motion_enhancer"  # beside a model's own files
 _MANIFEST = "manifest.json"
 _AGAIN = "export it again from a store that holds it"
+# as the import names videos and a work folder its files; the group is the (beginning of the) content's sha256
+_OWN = re.compile(r"videos/([0-9a-f]{64})\.[^/\0]+|[a-z][a-z0-9_]*/[0-9a-f]{32}/[^/\0]+-([0-9a-f]{16})\.[^/\0]+")
 
 
 def references(value: Any) -> Iterator[Ref]:
@@ -43,6 +46,19 @@ def original_name(ref: Ref) -> str:
     """A file's name before its work folder put 16 hex of its sha256 in: `model-<16 hex>.safetensors` was `model.safetensors`."""
     path = PurePosixPath(ref.path)
     return path.stem.removesuffix(f"-{ref.sha256[:16]}") + path.suffix
+
+
+def own_path(ref: Ref, source: str) -> str:
+    """A reference's path, where it is one that a store gives to this content: a manifest may come from anywhere.
+
+    Raises:
+        DataError: any other path: it may lead out of the folder, or to what a store keeps for another content.
+    """
+    match = _OWN.fullmatch(ref.path)
+    if match is None or not ref.sha256.startswith(match[1] or match[2]):
+        problem = f"the manifest names {ref.path!r}, which is no place in a store for sha256 {ref.sha256[:16]}…"
+        raise DataError(problem, source=source, remedy=_AGAIN)
+    return ref.path
 
 
 def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
@@ -97,12 +113,9 @@ def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
     """Every file by its place in the folder: under its path in the store, but a model's own files under the names they had.
 
     Raises:
-        DataError: a path that leaves the folder or the store (a manifest may come from anywhere).
+        DataError: a path that no store gives to this content.
     """
-    refs = {ref.path: ref for ref in references(manifest)}
-    for path in refs:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-            raise DataError(f"the manifest names {path!r}, outside the store", source=manifest.kind, remedy=_AGAIN)
+    refs = {own_path(ref, manifest.kind): ref for ref in references(manifest)}
     if isinstance(manifest, PriorSet):
         return refs
     named = {ref.path: original_name(ref) for ref in manifest.files}
@@ -167,7 +180,7 @@ def _require(ref: Ref, store: Store) -> None:
 
 
 def _copy_in(file: Path, ref: Ref, store: Store) -> None:
-    if not file.is_file() or hash_file(file) != ref.sha256:
+    if not file.is_file() or file.stat().st_size != ref.bytes or hash_file(file) != ref.sha256:
         raise DataError(f"{ref.path} is {'damaged' if file.is_file() else 'missing'}", source=str(file), remedy=_AGAIN)
     if not _holds(store, ref):
         store.backend.put_file(ref.path, file)

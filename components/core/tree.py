@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
+from components.core.errors import ParameterError
 from components.core.records import canonical_json, sha256
 
 
@@ -20,10 +22,20 @@ def tree_digest(root: Path) -> str:
 
 
 def tree_is_dirty(root: Path) -> bool:
-    """Whether git sees uncommitted changes in the code that steps run; False where there is no checkout."""
+    """Whether git sees uncommitted changes in the code that steps run; False where there is no checkout (an image) or no git.
+
+    Raises:
+        ParameterError: there is a checkout, but git does not look at it.
+    """
     command = ["git", "-C", str(root), "status", "--porcelain", "--", "components", "pipeline.py"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         return False
-    return answer.returncode == 0 and bool(answer.stdout.strip())
+    if answer.returncode and "not a git repository" not in answer.stderr:
+        raise ParameterError(
+            f"git does not say whether the code was edited: {answer.stderr.strip()}",
+            source=str(root),
+            remedy=f"run as the owner of the checkout, or `git config --global --add safe.directory {root}`",
+        )
+    return bool(answer.stdout.strip())

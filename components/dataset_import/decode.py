@@ -1,14 +1,15 @@
 """The work on one source video: fetch, hash, decode once from end to end, copy into the store; in a pool of processes.
 
 Files are tried side by side and answers come as they are ready. A file that kills its process is found by trying what was under way
-again, one process each.
+again, one at a time; the others go on in a new pool.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -56,30 +57,31 @@ def decode_all(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer
     if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
-    broken = []
-    for job, answer in _pool(jobs, min(processes, len(jobs)), work):
-        if answer is None:
-            broken.append(job)
-        else:
-            yield job, answer
-    for job in broken:
-        for _, answer in _pool([job], 1, work):
-            crashed = DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it")
-            yield job, answer or crashed
+    waiting = deque(jobs)
+    while waiting:
+        suspects = deque((yield from _pool(waiting, processes, 2 * processes, work)))  # twice: no process waits for its next job
+        while suspects:
+            for job in (yield from _pool(suspects, 1, 1, work)):
+                yield job, DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it")
 
 
-def _pool(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer]) -> Iterator[tuple[Job, Answer | None]]:
-    """Answers in order of completion; None for jobs whose pool broke."""
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+def _pool(waiting: deque[Job], processes: int, most: int, work: Callable[[Job], Answer]) -> Generator[tuple[Job, Answer], None, list[Job]]:
+    """Answers in order of completion, at most `most` jobs under way; when a process dies, the jobs that were under way are returned."""
+    pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
+    under_way: dict[Future[Answer], Job] = {}
     try:
-        futures = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], None
+        while waiting or under_way:
+            while waiting and len(under_way) < most:
+                under_way[pool.submit(work, waiting[0])] = waiting[0]
+                waiting.popleft()
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                answer = future.result()
+                yield under_way.pop(future), answer
+    except BrokenProcessPool:
+        pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    return list(under_way.values())
 
 
 def _decode(job: Job, source: Backend, store: Backend) -> Decoded:

@@ -79,11 +79,12 @@ class Rows:
 
     @contextmanager
     def attempt(self, where: str, uid: str = "") -> Iterator[None]:
-        """A bad row inside this block is recorded by its name and place, and the caller goes on."""
+        """A bad row inside this block is recorded by its name and place (a name that cannot be written: by its place alone)."""
         try:
             yield
         except DataError as error:
-            self.rejected.append(Rejected(where if uid in ("", where) else f"{uid} ({where})", error.problem))
+            named = uid not in ("", where) and uid.isprintable()
+            self.rejected.append(Rejected(f"{uid} ({where})" if named else where, error.problem))
 
     def add(
         self,
@@ -102,10 +103,12 @@ class Rows:
         """Check one row and keep it. `path` is the row's own name of its video, which lies in one of the layout's `folders`.
 
         Raises:
-            DataError: text that a model would read as control tokens, nothing to ask or to learn, an answer that is no option's letter,
-                a path that leaves the source.
+            DataError: text that a model would read as control tokens or that cannot be written, nothing to ask or to learn, an answer
+                that is no option's letter, a path that leaves the source.
         """
         source = f"{uid} ({where})"
+        for text in (uid, path, question_type):
+            clean(text, source)  # looked at only: a path stays what the listing calls it
         video = self._locate(path, folders, source)
         cleaned = _options(options, source)
         question, response = clean(question, source), clean(response, source)

@@ -23,8 +23,8 @@ from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.rows import Row
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source
 from components.dataset_import.summary import summarize
+from components.media.sampling import MIN_FRAMES
 
-MIN_FRAMES = 9  # the fewest that the video model's VAE encodes and decodes; a benchmark's items need one
 MOTIONBENCH_INSTRUCTION = "Describe the motion in this video in detail."
 
 
@@ -141,7 +141,7 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
 
 
 def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
-    count, needed = len(entry.numbers["times"]), 1 if unit.source.protocol else MIN_FRAMES
+    count, needed = len(entry.numbers["times"]), 1 if unit.source.protocol else MIN_FRAMES  # a benchmark's items go to the VLM alone
     if count < needed:
         failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))
     return count < needed

@@ -80,7 +80,7 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="ddim_inversion",
-    version="1",
+    version="2",
     title="1 · DDIM inversion",
     unit="video",
     device="gpu",

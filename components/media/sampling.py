@@ -15,6 +15,8 @@ from jaxtyping import Float
 
 from components.core.errors import DataError, ParameterError
 
+MIN_FRAMES = 9  # the fewest that the video model's VAE encodes and decodes
+
 
 def spread(n_available: int, n: int) -> list[int]:
     """`n` indices evenly over `n_available` frames, first and last included (linspace, halves rounded up); repeats where n is larger."""
@@ -23,16 +25,21 @@ def spread(n_available: int, n: int) -> list[int]:
     return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]
 
 
+def encodable(frames: int) -> int:
+    """The largest 8k+1 ≤ `frames`, 0 below `MIN_FRAMES`: the VAE encodes 4 frames a latent and decodes latents in pairs."""
+    return (frames - 1) // 8 * 8 + 1 if frames >= MIN_FRAMES else 0
+
+
 def usable_frames(wanted: int, available: int, source: str = "the clip") -> int:
-    """The largest 8k+1 ≤ min(wanted, available): the VAE encodes 4 frames a latent and decodes latents in pairs.
+    """The largest 8k+1 ≤ min(wanted, available).
 
     Raises:
-        DataError: fewer than 9.
+        DataError: fewer than `MIN_FRAMES`.
     """
-    count = (min(wanted, available) - 1) // 8 * 8 + 1
-    if count < 9:
-        frames = min(wanted, available)
-        raise DataError(f"{frames} usable frames, at least 9 are needed", source=source, remedy="leave the clip out, or raise num_frames")
+    frames = min(wanted, available)
+    if not (count := encodable(frames)):
+        problem = f"{frames} usable frames, at least {MIN_FRAMES} are needed"
+        raise DataError(problem, source=source, remedy="leave the clip out, or raise num_frames")
     return count
 
 
@@ -47,12 +54,12 @@ def choose_frames(
 ) -> list[int]:
     """Indices of the frames the video model sees (decision `sampling`), 8k+1 of them.
 
-    `whole` spreads them over the clip. `native_fps` takes a window at the model's own rate; where the clip is slower than that, its own
+    `whole` spreads them over the clip. `native_fps` takes a window at that many frames a second; where the clip is slower, its own
     frames are taken as they come, as repeating a frame would show a movement that stops and goes. `motion` (change of each frame from
     the one before, `video.motion_profile`) places the window where most changes.
 
     Raises:
-        DataError: fewer than 9 frames.
+        DataError: fewer than `MIN_FRAMES` frames.
         ParameterError: `window="motion"` without one value of `motion` a frame.
     """
     if sampling == "whole":

@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from components.core.errors import DataError, ParameterError
 
 _REMEDY = "replace the file by one that plays, or remove its rows from the annotations"
+_CUT_SHARE, _CUT_FRAMES = 0.1, 3  # what may be missing of what the header declares
 _MOTION_SIDE = 64  # pixels; enough for "how much changes", and a 1080p clip costs little beyond its decoding
 
 
@@ -63,7 +64,7 @@ def probe(path: Path | str) -> VideoInfo:
     """Decode the whole file and say what is in it.
 
     Raises:
-        DataError: the file does not decode, has no frames, or its time stamps or frame sizes are unusable.
+        DataError: the file does not decode, has no frames, ends early, or its time stamps or frame sizes are unusable.
     """
     times: list[float] = []
     tail = 0.0
@@ -83,6 +84,7 @@ def probe(path: Path | str) -> VideoInfo:
     duration = times[-1] - times[0] + tail
     if duration <= 0:
         raise DataError("zero-length video", source=str(path), remedy=_REMEDY)
+    _refuse_cut(path, times, tail)
     return VideoInfo(shape[0], shape[1], shape[2], tuple(time - times[0] for time in times), duration)
 
 
@@ -90,9 +92,11 @@ def header(path: Path | str) -> Header:
     """Size, approximate frame count and duration without decoding (packets are counted where the header is silent).
 
     Raises:
-        DataError: not a video file, or an empty one.
+        DataError: not a video file, an empty one, or one of a codec without a decoder.
     """
     with _open(path) as (container, stream):
+        if stream.codec_context is None:
+            raise DataError("the video does not decode: no decoder for its codec", source=str(path), remedy=_REMEDY)
         rate = float(stream.average_rate or 0)
         duration = _header_duration(container, stream)
         count = int(stream.frames or round(duration * rate))
@@ -126,6 +130,16 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
     if count <= last:
         raise DataError(f"frame {last} was asked for, the video has {count}", source=str(path), remedy="run the import again for this file")
     return np.ascontiguousarray(np.stack([found[index] for index in indices]))
+
+
+def iterate_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Every frame in turn, RGB, upright: for what looks at a whole clip and keeps little of it.
+
+    Raises:
+        DataError: the file does not decode.
+    """
+    for frame in _decode(path):
+        yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90))
 
 
 def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
@@ -179,6 +193,42 @@ def _open(path: Path | str) -> Iterator[tuple[Any, Any]]:
 def _decode(path: Path | str) -> Iterator[Any]:
     with _open(path) as (container, stream):
         yield from container.decode(stream)
+
+
+def _refuse_cut(path: Path | str, times: Sequence[float], tail: float) -> None:
+    """A file that was cut between two packets decodes without an error: its header tells. `times` as the container counts them."""
+    with _open(path) as (container, stream):
+        if container.format.name.startswith("mov"):  # an edit list hides frames and shifts durations: only the samples' places tell
+            size = Path(path).stat().st_size
+            missing = sum(entry.pos + entry.size > size for entry in stream.index_entries)
+        else:
+            missing = _missing_frames(container, stream, times, tail)
+    about = len(times) + missing
+    if missing > max(_CUT_FRAMES, _CUT_SHARE * about):
+        raise DataError(f"the file ends early: {len(times)} of about {about} frames decode", source=str(path), remedy=_REMEDY)
+
+
+def _missing_frames(container: Any, stream: Any, times: Sequence[float], tail: float) -> int:
+    """Frames between the last one and the end that the header declares, at the clip's mean rate."""
+    declared = _declared_end(container, stream)
+    end = max(times[-1], times[-1] - times[0]) + tail
+    slack = _CUT_FRAMES * max((later - earlier for earlier, later in pairwise(times)), default=declared)  # a last frame may stay long
+    if end + slack < declared and not stream.duration:
+        end = max(end, _last_packet(container))  # the duration is the file's, and its sound may be longer
+    return round((declared - end) / (times[-1] - times[0] + tail) * len(times)) if end + slack < declared else 0
+
+
+def _declared_end(container: Any, stream: Any) -> float:
+    """Seconds at which the file ends by its header; 0 where that says nothing (for other containers libav estimates a duration)."""
+    if container.format.name == "avi":  # its count: libav fits an AVI's durations to the size of the file
+        return float(stream.frames * stream.time_base)
+    return float(container.duration or 0) / float(av.time_base) if container.format.name.startswith("matroska") else 0.0
+
+
+def _last_packet(container: Any) -> float:
+    """Seconds at which the last packet of all streams ends."""
+    ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in container.demux() if packet.pts is not None]
+    return float(max(ends, default=0))
 
 
 def _time(frame: Any, path: Path | str) -> float:

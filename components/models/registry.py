@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -159,12 +160,23 @@ def ensure_tiny(name: str) -> Path:
 
 
 def _folder_digest(path: Path, store: Store) -> str:
-    # hidden folders (.cache, .git) are a downloader's notes of its own
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts))
+    files = sorted(_files(path, frozenset()))
     seen = [[file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = hashlib.sha256(canonical_json([str(path.absolute()), seen])).hexdigest()[:32]
-    if (entry := store.entry("model_digests", key)) is not None:
+    if (entry := store.entry("model_digests", key, miss_if_damaged=True)) is not None:
         return str(entry.numbers["digest"])
     digest = sha256(canonical_json([[file.relative_to(path).as_posix(), hash_file(file)] for file in files]))
     WorkFolder(store, "model_digests", "1", key).finish(path.name, {}, {"digest": digest})
     return digest
+
+
+def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """What `from_pretrained` can open: links to folders are followed, as links to files are."""
+    above |= {folder.resolve()}
+    for item in folder.iterdir():
+        if item.name.startswith("."):  # .cache, .git: a downloader's notes of its own
+            continue
+        if item.is_file():
+            yield item
+        elif item.is_dir() and item.resolve() not in above:  # a link back up adds no file
+            yield from _files(item, above)

@@ -9,7 +9,6 @@ Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, colu
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,11 +19,11 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from components.core.errors import DataError, ParameterError
+from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,11 +60,6 @@ class Vdm:
         """Latent frames of a patch; None where the model has no temporal patches (CogVideoX-5B)."""
         value = self.transformer.config.patch_size_t
         return None if value is None else int(value)
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads of each layer."""
-        return int(self.transformer.config.num_attention_heads)
 
     @property
     def text_length(self) -> int:
@@ -143,13 +137,7 @@ class Vdm:
         return torch.cat([latents[:, :1].expand(-1, missing, -1, -1, -1), latents], dim=1) if missing else latents
 
     @torch.no_grad()
-    def velocity(
-        self,
-        latents: Float[Tensor, "B F C h w"],
-        timestep: int,
-        embeds: Float[Tensor, "B T D"],
-        attention_kwargs: dict[str, Any] | None = None,
-    ) -> Float[Tensor, "B F C h w"]:
+    def velocity(self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]) -> Float[Tensor, "B F C h w"]:
         """One forward pass of the transformer: v of the latents at a training time step, float32."""
         grid = self.patch_grid((latents.shape[1], latents.shape[3], latents.shape[4]))
         padded = self.pad_latents(latents.to(self.device, self.dtype))
@@ -158,7 +146,6 @@ class Vdm:
             encoder_hidden_states=embeds.to(self.device, self.dtype),
             timestep=torch.full((len(latents),), timestep, dtype=torch.int64, device=self.device),
             image_rotary_emb=self.rotary(grid),
-            attention_kwargs=attention_kwargs,
             return_dict=False,
         )[0]
         return output[:, padded.shape[1] - latents.shape[1] :].float()
@@ -211,7 +198,7 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
 
     Raises:
         ParameterError: no such pipeline, another prediction type than v, or an unknown dtype.
-        DataError: a part that cannot be read, or has no safetensors.
+        DataError: a part that cannot be read, has no safetensors, or lacks tensors or the vocabulary.
     """
     folder = Path(folder)
     number_format = _dtype(dtype)
@@ -219,11 +206,11 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
     _check_pipeline(folder)
     if number_format == torch.float32 and where.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is True, unlike that of matrix products
-    scheduler = _part(CogVideoXDDIMScheduler, folder, "scheduler")
-    tokenizer = _part(T5Tokenizer, folder, "tokenizer")
-    encoder = _part(T5EncoderModel, folder, "text_encoder", dtype=number_format, use_safetensors=True)
-    vae = _part(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=number_format, use_safetensors=True)
-    transformer = _part(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=number_format, use_safetensors=True)
+    scheduler = load_part(CogVideoXDDIMScheduler, folder, "scheduler")
+    tokenizer = load_tokenizer(T5Tokenizer, folder, "tokenizer")
+    encoder = load_weights(T5EncoderModel, folder, "text_encoder", dtype=number_format, ignore_mismatched_sizes=True)
+    vae = load_weights(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=number_format)
+    transformer = load_weights(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=number_format)
     if scheduler.config.prediction_type != "v_prediction":
         problem = f"prediction type {scheduler.config.prediction_type!r}"
         raise ParameterError(problem, source=f"{folder}/scheduler", remedy="use a CogVideoX that predicts v")
@@ -233,14 +220,6 @@ def load_vdm(folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: 
     for module in (transformer, vae, encoder):
         module.eval().requires_grad_(False).to(where)
     return Vdm(transformer, vae, encoder, tokenizer, scheduler, number_format, where)
-
-
-def _part(kind: Any, folder: Path, name: str, **options: Any) -> Any:
-    """One part by its class's `from_pretrained`; weights that only exist as a pickle are refused by the options."""
-    try:
-        return kind.from_pretrained(folder, subfolder=name, local_files_only=True, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"the {name} cannot be loaded: {error}", source=f"{folder}/{name}", remedy="fetch the checkpoint again") from error
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:
@@ -254,23 +233,13 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
 def _check_pipeline(folder: Path) -> None:
     """Refuse what does not say that it is a CogVideoX pipeline, before any weight is read."""
     remedy = "give a CogVideoX text-to-video repository in the diffusers layout"
-    index, config = _json(folder / "model_index.json"), _json(folder / "transformer" / "config.json")
+    index, config = read_json(folder / "model_index.json"), read_json(folder / "transformer" / "config.json")
     if index is None or config is None:
         problem = "no diffusers pipeline: model_index.json or transformer/config.json is missing"
         raise ParameterError(problem, source=str(folder), remedy=remedy)
     found = (index.get("_class_name"), config.get("_class_name"))
     if not str(found[0]).startswith("CogVideoX") or found[1] != "CogVideoXTransformer3DModel":
         raise ParameterError(f"a pipeline of {found[0]} with {found[1]}", source=str(folder), remedy=remedy)
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"no JSON: {error}", source=str(file), remedy="fetch the checkpoint again") from error
-    return content
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, length: int | None) -> list[TextPiece]:

@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
 from components.media.grids import sampled_grid
+from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
 from components.models.vlm_family import MAX_PIXELS, Family, InternVL, Qwen, Seen
 
 IGNORED = -100
@@ -269,22 +270,35 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
 
     Raises:
         ParameterError: not a folder of a supported model.
+        DataError: a file is missing, cannot be read or has no safetensors, or tensors, the vocabulary or the chat template are missing.
     """
+    folder = Path(folder)
     if rows and ROWS_ATTENTION not in ALL_ATTENTION_FUNCTIONS:
         raise RuntimeError("import components.vlm_attention.rows before load_vlm(rows=True), or load with rows=False")
-    if not (Path(folder) / "config.json").is_file():
-        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy="give a folder that transformers' from_pretrained opens")
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in _FAMILIES:
-        remedy = f"use one of {', '.join(_FAMILIES)} (InternVL3: the repository whose name ends in -hf)"
-        raise ParameterError(f"model_type {config.model_type!r}", source=str(folder), remedy=remedy)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    inputs: Family = _FAMILIES[config.model_type].load(config, tokenizer, Path(folder))
-    attention = ROWS_ATTENTION if rows else "sdpa"
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    family = _family(folder)
+    config = load_part(AutoConfig, folder)
+    tokenizer = load_tokenizer(AutoTokenizer, folder)
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template", source=str(folder), remedy="fetch the checkpoint again")
+    inputs: Family = family.load(config, tokenizer, folder)
+    read_json(folder / "generation_config.json")  # transformers passes over one that it cannot read
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ROWS_ATTENTION if rows else "sdpa", "ignore_mismatched_sizes": True}
+    model = load_weights(AutoModelForImageTextToText, folder, **options)
     stops = model.generation_config.eos_token_id
     named = stops if isinstance(stops, list) else [] if stops is None else [stops]
     return Vlm(model.to(device).eval(), tokenizer, inputs, frozenset([*named, tokenizer.convert_tokens_to_ids(END_OF_TURN)]))
+
+
+def _family(folder: Path) -> type[Qwen] | type[InternVL]:
+    """By the configuration's own word, before transformers would offer to run a checkpoint's code: these it never takes from there."""
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy="give a folder that transformers' from_pretrained opens")
+    family = _FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        remedy = f"use one of {', '.join(_FAMILIES)} (InternVL3: the repository whose name ends in -hf)"
+        raise ParameterError(f"model_type {config.get('model_type')!r}", source=str(folder), remedy=remedy)
+    return family
 
 
 def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] = "right") -> Batch:

@@ -11,7 +11,6 @@ positions (Qwen 3, InternVL 1). Cells are (t, y, x), frame-major.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
+from components.models.pretrained import read_json
 
 MAX_PIXELS = 360 * 420  # the fine-tuning recipe's bound of a frame
 _BICUBIC = 3
@@ -44,11 +44,11 @@ class ImageSettings:
 
         Raises:
             ParameterError: no file names mean and deviation, or the resampling is not bicubic.
+            DataError: a file cannot be read.
         """
         for name in _PROCESSOR_FILES:
-            if not (folder / name).is_file():
+            if (found := read_json(folder / name)) is None:
                 continue
-            found = json.loads((folder / name).read_text())
             if name == _PROCESSOR_FILES[0]:
                 found = found.get("video_processor", {})
             if "image_mean" not in found:

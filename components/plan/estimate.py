@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.store import Entry
+from components.media.sampling import encodable
 from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
 
 
@@ -27,12 +28,6 @@ class Unit:
     frames: int
     words: list[int]
     known: Known | None
-
-
-def usable(available: int, wanted: int) -> int:
-    """The largest 8k+1 frames of a clip; 0 below 9."""
-    count = (min(available, wanted) - 1) // 8 * 8 + 1
-    return count if count >= 9 else 0
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -66,7 +61,7 @@ def estimate(
     model = VideoModel.read(folder)
     size = (inversion.height, inversion.width)
     item = 2 if inversion.dtype == "bfloat16" else 4
-    rows = [(unit, usable(unit.frames, inversion.num_frames)) for unit in units]
+    rows = [(unit, encodable(min(unit.frames, inversion.num_frames))) for unit in units]
     rows = [(unit, frames) for unit, frames in rows if frames]
     invert = [(unit, frames) for unit, frames in rows if not (unit.known and unit.known.inverted)]
     todo = [

@@ -2,7 +2,8 @@
 
 Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered is exact through
 attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps are there to choose heads from;
-else the number of samples is an upper bound.
+else the number of samples is an upper bound. The first look at a source takes longer: a header lies anywhere in its file, so each new
+video of an S3 source is downloaded, some at a time, and dropped again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 from components.core.artifacts import PriorSet
 from components.core.context import Context
-from components.core.errors import DataError, MotionEnhancerError, ParameterError
+from components.core.errors import DataError, ParameterError
 from components.core.parameters import StepParams
+from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.shards import Shard
 from components.core.step import Form, Step, validate_step
@@ -24,12 +26,14 @@ from components.core.store import Entry, open_backend
 from components.core.text import conditioning
 from components.core.transfer import exported_manifest, import_folder
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest
+from components.media.sampling import MIN_FRAMES, encodable
 from components.models.registry import ResolvedModel, resolve
-from components.plan.estimate import Known, Unit, estimate, table, usable
+from components.plan.estimate import Known, Unit, estimate, table
 
 EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
 TUNING = ("dataset_import", "prior_set", "vlm_attention", "sft", "benchmark_eval", "report")
 CHOICES = ("vdm", "num_steps", "head_ratio", "token_ratio", "text")
+LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
 class Params(StepParams):
@@ -94,15 +98,19 @@ def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
 
 
 def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> list[str]:
-    units = [unit for video in source.videos if (unit := _unit(context, steps, model, source, video)) is not None]
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        looked = pool.map(lambda video: _unit(context, steps, model, source, video), source.videos)
+        units = [unit for unit in track(looked, STEP.title, len(source.videos)) if unit is not None]
     absent = [video.path for video in source.videos if video.file is None]
     params = {name: steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")}
     lines = [f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.", ""]
     settings, scalars = (params["ddim_inversion"], params["attention_capture"]), context.scalars
-    held = [unit for unit in units if usable(unit.frames, settings[0].num_frames)]
+    held = [unit for unit in units if encodable(min(unit.frames, settings[0].num_frames))]
     lines += estimate(model.path, units, *settings, scalars.num_steps, scalars.token_ratio, _selected(context, steps, held))
     unusable = [*(f"{path}: not in the source" for path in absent), *(f"{row.unit}: {row.reason}" for row in source.rejected)]
-    unusable += [f"{unit.name}: {unit.frames} frames by its header, 9 are needed" for unit in units if unit.frames < 9]
+    unusable += [
+        f"{unit.name}: {unit.frames} frames by its header, {MIN_FRAMES} are needed" for unit in units if not encodable(unit.frames)
+    ]
     lines += ["", "## Unusable", ""] + ([f"* {line}" for line in unusable] or ["Nothing, by the headers."])
     return lines + _shared_questions(source, steps)
 
@@ -114,7 +122,7 @@ def _unit(context: Context[Params], steps: dict[str, Step[Any]], model: Resolved
     if video.file is None:
         return None
     reads = video.reads(source.root)
-    entry = context.store.entry("dataset_import", file_key(reads))
+    entry = _entry(context, "dataset_import", file_key(reads))
     if entry is None:
         frames = _header_frames(context, source, video, reads)
         return Unit(video.path, frames, [len(f"{row.question} {row.response}".split()) for row in video.rows], None)
@@ -125,7 +133,7 @@ def _unit(context: Context[Params], steps: dict[str, Step[Any]], model: Resolved
 
 def _known(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, video: SourceVideo, digest: str) -> Known:
     """Which of the keys that follow from the sources are remembered."""
-    models, given, store = {"vdm": model.id}, context.given, context.store
+    models, given = {"vdm": model.id}, context.given
     inversion, capture = steps["ddim_inversion"], steps["attention_capture"]
     settings = {step.name: step.params.model_validate(context.step_params[step.name]) for step in (inversion, capture)}
     trajectory = inversion.key(settings["ddim_inversion"], given, models, {"video": digest})
@@ -138,8 +146,13 @@ def _known(context: Context[Params], steps: dict[str, Step[Any]], model: Resolve
             captured.append(None)
             continue
         key = capture.key(settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text))
-        captured.append(store.entry("attention_capture", key))
-    return Known(store.entry("ddim_inversion", trajectory) is not None, captured)
+        captured.append(_entry(context, "attention_capture", key))
+    return Known(_entry(context, "ddim_inversion", trajectory) is not None, captured)
+
+
+def _entry(context: Context[Params], step: str, key: str) -> Entry | None:
+    """What is remembered. Damage counts as work to do: the rerun that mends it begins with this step."""
+    return context.store.entry(step, key, miss_if_damaged=True)
 
 
 def _selected(context: Context[Params], steps: dict[str, Step[Any]], units: list[Unit]) -> int | None:
@@ -155,7 +168,9 @@ def _selected(context: Context[Params], steps: dict[str, Step[Any]], units: list
     select = steps["token_selection"]
     params = select.params.model_validate(context.step_params["token_selection"])
     reads = [{"attention": entry.key, "heads": chosen} for entry, chosen in zip(captured, heads, strict=True)]
-    return sum(context.store.entry("token_selection", select.key(params, context.given, {}, item)) is not None for item in reads)
+    keys = [select.key(params, context.given, {}, item) for item in reads]
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        return sum(pool.map(lambda key: _entry(context, "token_selection", key) is not None, keys))
 
 
 def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> list[list[int]]:
@@ -175,18 +190,20 @@ def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> 
 
 
 def _header_frames(context: Context[Params], source: Source, video: SourceVideo, reads: Json) -> int:
-    """Frames by the container's header, remembered; 0 where the header cannot be read (the import says why)."""
+    """Frames by the container's header, remembered; 0 where there is none to read (the import says why), which the next look may change."""
     from components.media.video import header
 
     key = sha256(canonical_json(reads))[:32]
-    if (entry := context.store.entry("plan", key)) is not None:
+    if (entry := _entry(context, "plan", key)) is not None:
         return int(entry.numbers["frames"])
-    backend = open_backend(source.root)
+    backend = open_backend(source.root)  # one of its own: threads cannot share the folder of its downloads
     try:
         path = backend.local(video.path)
-        frames = header(path).num_frames if path is not None else 0
-    except MotionEnhancerError:  # an unreadable header is a number here and an error in the import
-        frames = 0
+        if path is None:
+            return 0
+        frames = header(path).num_frames
+    except DataError:
+        return 0
     finally:
         backend.release(video.path)
     context.work(key).finish(video.path, reads, {"frames": frames})

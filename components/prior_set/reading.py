@@ -12,7 +12,7 @@ from torch import Tensor
 from components.core.artifacts import PriorLine, PriorSet
 from components.core.errors import DataError
 from components.core.records import Grid, Sample, ScoredPiece, sha256
-from components.core.transfer import exported_manifest
+from components.core.transfer import exported_manifest, own_path
 from components.models.tensors import unpack
 
 
@@ -32,7 +32,7 @@ def read_priors(folder: Path | str) -> Iterator[Prior]:
     """Iterate over an exported prior set: each sample's words, scores and maps, verified.
 
     Raises:
-        DataError: the folder is no exported prior set, or a file is damaged.
+        DataError: the folder is no exported prior set, names files outside of it, or a file is damaged.
     """
     folder = Path(folder)
     for line in exported_manifest(folder, PriorSet).lines:
@@ -40,9 +40,9 @@ def read_priors(folder: Path | str) -> Iterator[Prior]:
 
 
 def _prior(folder: Path, line: PriorLine) -> Prior:
-    file = folder / line.prior.path
+    file, video = (folder / own_path(ref, str(folder)) for ref in (line.prior, line.video.file))
     data = file.read_bytes() if file.is_file() else b""
     if sha256(data) != line.prior.sha256:
         raise DataError(f"{line.prior.path} is damaged or missing", source=str(folder), remedy="export it again")
     tensors = unpack(data)
-    return Prior(line.sample, line.pieces, line.grid, line.confidence.value, tensors["prior"], folder / line.video.file.path)
+    return Prior(line.sample, line.pieces, line.grid, line.confidence.value, tensors["prior"], video)

@@ -108,21 +108,9 @@ def map_distance(
     raise ParameterError(f"distance={distance!r}", source="params_sft", remedy="choose mse, sse or l2")
 
 
-def alignment_loss(distances: Sequence[Float[Tensor, ""]], weights: Sequence[float] | None = None) -> Float[Tensor, ""]:
-    """L_align: mean over samples of weight · distance (`gate: confidence` gives weights in [0, 1]).
-
-    Divided by the number of samples, not by the sum of the weights: a gate that closes lowers the loss.
-    """
-    if weights is None:
-        return torch.stack(list(distances)).mean()
-    return torch.stack([weight * value for weight, value in zip(weights, distances, strict=True)]).mean()
-
-
-def prior_variance(
-    prior_TFHW: Float[Tensor, "T F H W"], row_norm: RowNorm = "mean1", valid_FHW: Bool[Tensor, "F H W"] | None = None
-) -> float:
+def prior_variance(prior_TFHW: Float[Tensor, "T F H W"], row_norm: RowNorm = "mean1") -> float:
     """Mean over the words of their normalized row's population variance: λ times it says how strong the alignment is."""
-    return float(normalize_rows(prior_TFHW.double(), valid_FHW, row_norm).var(-1, correction=0).mean())
+    return float(normalize_rows(prior_TFHW.double(), None, row_norm).var(-1, correction=0).mean())
 
 
 def effective_weight(align_weight: float, align_scale: AlignScale, variance: float) -> float:

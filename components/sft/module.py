@@ -58,7 +58,7 @@ class MotionSFT(nn.Module):
         return {"loss": ar + self.weight * align, "ar": ar, "align": align}
 
     def align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
-        """L_align of one sample, times its gate."""
+        """L_align of one sample, times its gate: the mean is over samples, not over gates, so that one that closes lowers the loss."""
         with torch.autocast(rows_RS.device.type, enabled=False):  # bf16 products would blur the maps by half a percent
             values_TS = target.words.map_TR.to(rows_RS) @ rows_RS
             map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)

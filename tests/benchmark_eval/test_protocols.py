@@ -73,12 +73,12 @@ def test_metric_groups_part_the_types() -> None:
     assert [(m.name, m.kind) for m in get_protocol("favor").metrics] == [("Overall", "micro"), ("Average", "macro")]
 
 
-def test_item() -> None:
-    item = get_protocol("motionbench").item(sample(), "v" * 64)
-    assert (item.uid, item.gold, item.task_type, item.options) == ("u1", "B", "CM", (("A", "It's up"), ("B", "Down")))
-    for change in ({"answer": ""}, {"answer": "C"}, {"options": []}):
+def test_what_cannot_be_an_item() -> None:
+    protocol = get_protocol("motionbench")
+    protocol.check(sample())
+    for change in ({"answer": ""}, {"answer": "C"}, {"options": []}, {"question_type": "Colour"}):
         with pytest.raises(DataError, match="u1"):
-            get_protocol("motionbench").item(sample(**change), "v")
+            protocol.check(sample(**change))
 
 
 def test_frame_presets() -> None:

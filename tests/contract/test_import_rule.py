@@ -38,6 +38,7 @@ def test_rule(file):
         assert ours <= {"core", "media", "models"}
     if room(file) != "orchestration":
         assert not outside & {"kfp", "docker"}
+        assert not outside & {"matplotlib", "scipy", "yaml"}  # of the extras: in no image
         assert "orchestration" not in ours
     if room(file) not in SUBMITTING and file.name != "__main__.py":
         steps = {name for name in names if name.startswith("components.") and name.split(".")[2:3] == ["step"]}

@@ -57,6 +57,7 @@ def test_the_help_is_the_declarations_own(spec):
         text = Scalars.model_fields[name].description
         assert f"- {name} – {text}" in lines_of(spec)
         assert parameters(spec)[name]["description"] == text
+        assert parameters(spec)[name]["defaultValue"] == getattr(Scalars(), name)
 
 
 def test_every_field_of_a_steps_parameters_has_its_line(spec):

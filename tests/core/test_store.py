@@ -1,9 +1,12 @@
 """Both backends of the store (a folder, an S3 server), and what reading, writing and failing must look like on each."""
 
 import errno
+import gc
 import hashlib
 import io
+import multiprocessing
 import os
+import sys
 
 import pytest
 
@@ -73,6 +76,28 @@ def test_a_prefix_is_not_a_name_beginning(uri):
     backend.put("step/x", b"1")
     backend.put("step_pictures/x", b"2")
     assert [item.path for item in backend.walk("step")] == ["step/x"]
+
+
+def test_a_folder_behind_a_link_is_listed_once_for_each_way_to_it(tmp_path):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    for folder in (source / "own", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+    (elsewhere / "deep" / "v.mp4").write_bytes(b"v")
+    for name, target in {"a": elsewhere, "b": elsewhere, "own/v.mp4": elsewhere / "deep" / "v.mp4"}.items():
+        (source / name).symlink_to(target)
+    (source / "gone").symlink_to(tmp_path / "no such")
+    for name, target in {"self": source / "self", "own/up": source, "a/deep/back": source}.items():  # nothing of this may go on for ever
+        (source / name).symlink_to(target)
+    listed = list(open_backend(str(source)).walk())
+    assert [(item.path, item.size) for item in listed] == [("a/deep/v.mp4", 1), ("b/deep/v.mp4", 1), ("own/v.mp4", 1)]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_name_that_is_not_utf8_is_left_out_and_said(tmp_path, caplog):
+    for name in (b"caf\xe9.mp4", "café.mp4".encode()):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"v")
+    assert [item.path for item in open_backend(str(tmp_path)).walk()] == ["café.mp4"]
+    assert "'caf\\udce9.mp4' left out" in caplog.text
 
 
 def test_a_stamp_changes_with_the_content(uri):
@@ -155,11 +180,14 @@ def test_damaged_names_missing_and_changed_files_but_not_cleaned_scratch(store):
     assert sorted(store.damaged(entry)) == sorted(entry.files[role].path for role in ("gone", "changed", "spoilt"))
 
 
-def test_a_damaged_entry_is_an_error_not_a_miss(store):
+def test_a_damaged_entry_is_an_error_and_a_miss_only_where_that_is_asked(store, caplog):
     store.backend.put(f"step/{KEY}/entry.json", b'{"step": "step", "ver')
-    with pytest.raises(DataError, match="rerun_step to force") as caught:
-        store.entry("step", KEY)
-    assert f"step/{KEY}/entry.json" in caught.value.source
+    for task, named in (("", "rerun_step "), ("the_task", "rerun_the_task ")):
+        with pytest.raises(DataError, match=named) as caught:
+            store.entry("step", KEY, task=task)
+        assert f"step/{KEY}/entry.json" in caught.value.source
+    assert store.entry("step", KEY, miss_if_damaged=True) is None
+    assert f"step/{KEY}/entry.json is damaged" in caplog.text
 
 
 def test_nan_never_becomes_an_entry(store):
@@ -274,11 +302,23 @@ def test_bad_addresses(monkeypatch, uri, said):
         open_backend(uri)
 
 
-def test_an_endpoint_that_is_no_url(monkeypatch):
-    for name, value in {"S3_ENDPOINT": "localhost:9000", **KEYS}.items():
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("localhost:9000", "no http"),
+        ("http://host:abc", "invalid port"),
+        ("http://host:9000/s3", "path"),
+        ("http://[host", "IPv6"),
+        ("http://me:secret@host:9000", "holds a user"),
+    ],
+)
+def test_an_endpoint_that_is_none(monkeypatch, endpoint, said):
+    for name, value in {"S3_ENDPOINT": endpoint, **KEYS}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ParameterError, match="S3_ENDPOINT"):
+    with pytest.raises(ParameterError, match=f"S3_ENDPOINT.*{said}") as caught:
         open_backend("minio://bucket/x")
+    assert "secret@" not in str(caught.value)
+    assert KEYS["S3_SECRET_KEY"] not in str(caught.value)
 
 
 @pytest.mark.parametrize("call", [lambda b: b.get("x"), lambda b: b.put("x", b"1"), lambda b: list(b.walk())])
@@ -321,3 +361,70 @@ def test_wrong_keys_are_not_retried(monkeypatch, code):
             speak_to(monkeypatch, url).get("x")
         assert len(seen) == 1
         assert "S3_SECRET_KEY" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("answer", "call", "said"),
+    [
+        ((403, b"<html>no</p></html>"), lambda b: b.get("x"), "get x: HTTP 403"),
+        ((403, b'<?xml version="1.0"?><html/>'), lambda b: b.get("x"), "get x: HTTP 403"),
+        ((407, b""), lambda b: b.size("x"), "stat x: HTTP 407"),
+        ((200, b"<!doctype html><html></html>"), lambda b: list(b.walk()), "none of an S3 server"),
+        ((403, b"d\xe9fendu"), lambda b: b.get("x"), "none of an S3 server"),
+    ],
+)
+def test_a_proxy_or_another_server_is_no_store_that_heals(monkeypatch, answer, call, said):
+    with scripted_server(answer) as (url, seen):
+        with pytest.raises(ParameterError, match=said) as caught:
+            call(speak_to(monkeypatch, url))
+        assert len(seen) == 1
+        assert "check S3_ENDPOINT" in caught.value.remedy
+
+
+def test_a_proxy_may_ask_for_time(monkeypatch):
+    with scripted_server((429, b"slower"), (502, b"bad gateway"), (200, b"data")) as (url, _):
+        assert speak_to(monkeypatch, url).get("x") == b"data"
+
+
+def test_https_where_http_is_spoken(monkeypatch):
+    with scripted_server((200, b"data")) as (url, _), pytest.raises(ParameterError, match=r"SSL.*\n.*\n.*S3_ENDPOINT"):
+        speak_to(monkeypatch, url.replace("http:", "https:")).get("x")
+
+
+@pytest.mark.parametrize(("number", "error", "code"), [(errno.ENOSPC, TryAgainError, 75), (errno.EROFS, ParameterError, 2)])
+def test_a_download_that_cannot_be_written(server, monkeypatch, number, error, code):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    backend = open_backend("minio://main/full")
+    backend.put("x", b"1")
+    monkeypatch.setattr(backend.client, "fget_object", refuse)
+    with pytest.raises(error, match="TMPDIR") as caught:
+        backend.local("x")
+    assert caught.value.exit_code == code
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+@pytest.mark.parametrize("first", [True, False], ids=["parent has downloads", "parent has none"])
+def test_a_forked_process_has_connections_and_downloads_of_its_own(server, first):
+    backend = open_backend("minio://main/fork")
+    backend.put("x", b"1")
+    ours, client, (receiver, sender) = backend.local("x") if first else None, backend.client, multiprocessing.Pipe(duplex=False)
+
+    def child():
+        backend.release("x")  # nothing of its own yet
+        path = backend.local("x")
+        sender.send((backend.client is client, path, path.read_bytes()))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    shared, theirs, data = receiver.recv()
+    process.join()
+    assert (shared, data, backend.client is client) == (False, b"1", True)
+    assert not theirs.exists()
+    if first:
+        assert ours.read_bytes() == b"1"
+        assert theirs.is_relative_to(ours.parent)
+        del backend
+        gc.collect()
+        assert not ours.parent.exists()

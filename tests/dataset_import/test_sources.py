@@ -284,6 +284,9 @@ GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
         ({"id": "b", "video": "/etc/passwd", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "..\\a.mp4", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "", "response": "r"}, "b", "leaves the source"),
+        ('{"id": "b\\ud800", "video": "a.mp4", "response": "r"}', "x.jsonl:2", "U+D800"),  # a name that no file could hold
+        ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "b", "U+D800"),
+        ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "b", "U+D800"),
     ],
 )
 def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, bad, unit, said):

@@ -27,15 +27,15 @@ def number(frame):
     return sum(int(frame[H // 4, bit * 16 + 8].mean() > 127) << bit for bit in range(BITS))
 
 
-def write(path, times, codec="libx264", fmt=None, **options):
-    """Frames at `times` (milliseconds)."""
-    with av.open(str(path), "w", format=fmt) as container:
+def write(path, times, codec="libx264", fmt=None, tick=1, mux=None, **options):
+    """Frames at `times` (milliseconds), on a clock of `tick` milliseconds; `mux` are options of the container."""
+    with av.open(str(path), "w", format=fmt, options=mux) as container:
         stream = container.add_stream(codec, rate=25, options={k: str(v) for k, v in options.items()})
         stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        stream.codec_context.time_base = stream.time_base = Fraction(tick, 1000)
         for picture, time in zip(numbered(len(times)), times, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            frame.pts, frame.time_base = time // tick, Fraction(tick, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -175,6 +175,65 @@ def test_missing_truncated_and_audio_only(tmp_path):
         probe(tmp_path / "sound.mkv")
 
 
+def cut_at_a_packet(path, kept):
+    """The file without its packets from number `kept` on, in the order of the file; a header or an index behind them goes as well."""
+    with av.open(str(path)) as container:
+        places = sorted(packet.pos for packet in container.demux(container.streams.video[0]) if packet.size)
+    path.write_bytes(path.read_bytes()[: places[kept]])
+
+
+CUT = {
+    "faststart.mp4": {"mux": {"movflags": "faststart"}, "g": 6, "bf": 2},
+    "clip.mkv": {"g": 6, "bf": 2},
+    "clip.webm": {"codec": "libvpx-vp9"},
+    "clip.avi": {"codec": "mpeg4", "tick": 40, "g": 6},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_ends_early_is_refused(name, tmp_path):
+    path = write(tmp_path / name, CONSTANT, **CUT[name])
+    assert probe(path).num_frames == 40
+    cut_at_a_packet(path, 20)
+    with pytest.raises(DataError, match=r"the file ends early: \d+ of about (3[89]|40) frames decode") as caught:
+        probe(path)
+    assert caught.value.source == str(path)
+
+
+def with_sound(path, seconds):
+    """40 frames at 25 fps and `seconds` of sound."""
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream("libx264", rate=25, options={"bf": "0"}), container.add_stream("pcm_s16le", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = W, H, "yuv420p"
+        for picture in numbered(40):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(pictures.encode(None))
+        for start in range(0, int(seconds * 8000), 800):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+            silence.rate, silence.pts = 8000, start
+            container.mux(sound.encode(silence))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("name", ["long.mkv", "long.mov", "long.avi"])
+def test_longer_sound_is_no_cut(name, tmp_path):
+    assert probe(with_sound(tmp_path / name, 6)).num_frames == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "options"),
+    [
+        ("stays.mkv", [*VARIABLE[:-1], VARIABLE[-1] + 200], {}),  # the last frame comes late
+        ("live.mkv", CONSTANT, {"mux": {"live": "1"}}),  # a recorder's: no duration declared
+        ("pieces.mp4", CONSTANT, {"mux": {"movflags": "frag_keyframe+empty_moov"}, "g": 6}),
+        ("one.mkv", [0], {}),
+    ],
+)
+def test_good_files_of_odd_length_are_taken(name, times, options, tmp_path):
+    assert probe(write(tmp_path / name, times, **options)).num_frames == len(times)
+
+
 def test_zero_length_clip(tmp_path):
     """A container with a video stream and no frame in it."""
     with av.open(str(tmp_path / "none.mp4"), "w") as container:
@@ -184,6 +243,14 @@ def test_zero_length_clip(tmp_path):
     for function in (probe, header):
         with pytest.raises(DataError, match=r"none\.mp4"):
             function(tmp_path / "none.mp4")
+
+
+def test_a_codec_without_a_decoder(tmp_path):
+    path = write(tmp_path / "strange.avi", CONSTANT, codec="mpeg4", tick=40)
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    for function in (probe, header):
+        with pytest.raises(DataError, match=r"does not decode(.|\n)*strange\.avi"):
+            function(path)
 
 
 def test_bad_requests(tmp_path):

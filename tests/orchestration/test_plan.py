@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.store import Store
+from components.core.errors import ParameterError
+from components.core.store import FileBackend, Store
 from components.core.transfer import export_folder, import_folder
 from components.media.scenes import write_set
 from components.plan.step import STEP
 from tests.chain import SMALL, Chain
+from tests.dataset_import.data import own
 from tests.orchestration.command import motion_enhancer
 from tests.runner import run_step
 
@@ -105,6 +108,56 @@ def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
     assert counts(capsys.readouterr().out)["token_selection"] == ("–", f"≤ {COUNT}")
 
 
+@pytest.mark.parametrize(
+    ("step", "remembered"),
+    [
+        ("dataset_import", (2, 2, 2, None)),
+        ("ddim_inversion", (3, 2, 3, 3)),
+        ("attention_capture", (3, 3, 2, None)),
+        ("token_selection", (3, 3, 3, 2)),
+    ],
+)
+def test_a_damaged_entry_is_work_to_do(world, tmp_path, capsys, step, remembered):
+    """The rerun that heals it begins with `plan`, which must not stop it."""
+    _, source, store, _ = world
+    shutil.copytree(store, tmp_path / "store")
+    entries = (tmp_path / "store" / step).glob("*/entry.json")
+    next(path for path in entries if "mask of" not in path.read_text()).write_bytes(b'{"step": "')
+    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
+    said = [("–", f"≤ {COUNT}") if count is None else (str(count), str(COUNT - count)) for count in remembered]
+    assert counts(capsys.readouterr().out) == dict(zip(STEPS, said, strict=True))
+
+
+def test_headers_are_read_side_by_side_and_a_failure_is_not_remembered(world, tmp_path, capsys, monkeypatch):
+    _, source, _, _ = world
+    together = threading.Barrier(COUNT)
+
+    def refused(backend, path):
+        if path.endswith(".mp4"):
+            together.wait(10)
+            raise ParameterError("AccessDenied", source=backend.uri, remedy="check the keys")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileBackend, "local", refused)
+        assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 2
+    assert "AccessDenied" in capsys.readouterr().err
+    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
+    assert counts(capsys.readouterr().out)["dataset_import"] == ("0", str(COUNT))
+
+
+def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, capsys):
+    rows = [{"id": name, "video": f"{name}.mp4", "response": "It goes."} for name in ("good", "strange")]
+    root = own(tmp_path / "data", rows)
+    content = (root / "strange.mp4").read_bytes()
+    (root / "strange.mp4").write_bytes(content.replace(b"avc1", b"zzzz"))
+    for _ in range(2):
+        assert motion_enhancer("plan", "motion_priors", *settings(root, tmp_path / "store")) == 0
+        printed = capsys.readouterr().out
+        assert "* strange.mp4: 0 frames by its header, 9 are needed" in printed
+        assert counts(printed)["dataset_import"] == ("0", "1")
+    assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
+
+
 def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
     _, source, store, _ = world
     assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
@@ -136,6 +189,7 @@ def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsy
         ("num_steps=0", "num_steps"),
         ("vlm=no-such-model", "no-such-model"),
         ('shards=["0/2"]', "shards"),
+        ('shards=["x"]', "'x' is not k/n"),
     ],
 )
 def test_a_mistake_ends_with_2_and_names_it(world, tmp_path, capsys, setting, word):
@@ -186,7 +240,9 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
 
 def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):
     _, _, store, _ = world
-    for priors in (tmp_path / "here", "sha256:" + "0" * 64):
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "manifest.json").write_text("[]")
+    for priors in (tmp_path / "here", tmp_path / "list", "sha256:" + "0" * 64):
         given = ["--set", f"priors={priors}", "--set", f"store={store.as_uri()}", "--set", "vlm=tiny-qwen2.5-vl"]
         assert motion_enhancer("plan", "fine_tune", *given) == 3
         assert str(priors).removeprefix("sha256:") in capsys.readouterr().err

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from components.core.artifacts import PriorSet, TunedModel, load_manifest
+from components.core.errors import DataError
 from components.core.store import Store
 from components.core.transfer import original_name, references
+from components.prior_set.reading import read_priors
 from components.sft.step import STEP
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.orchestration.command import motion_enhancer
@@ -168,14 +170,39 @@ def test_a_target_that_holds_all_is_not_written_again(exported, tmp_path):
     assert [item for item in other.backend.walk() if not item.path.startswith("manifests/")] == before
 
 
-def test_a_path_outside_the_store_is_refused(copied, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "path",
+    ["../../videos/{}.mp4", "/videos/{}.mp4", "videos/0000{}.mp4", "benchmark_eval/{:.32}/entry.json", "sft/{:.32}/a-0000000000000000.b"],
+)
+def test_a_path_that_is_no_place_for_the_content_is_refused(copied, tmp_path, capsys, path):
+    folder, _, manifest = copied
+    file, other = inner(folder, manifest) / "manifest.json", Store((tmp_path / "other").as_uri())
+    (ref, *_) = (ref for ref in references(manifest) if ref.path.startswith("videos/"))
+    placed = path.format(ref.sha256)
+    place = file.parent / placed
+    text = file.read_text().replace(f'"path":"{ref.path}"', f'"path":"{placed}"')
+    file.unlink()
+    file.write_text(text)
+    if not placed.startswith(("/", "..")):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((file.parent / ref.path).read_bytes())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 3
+    assert f"{placed!r}, which is no place" in capsys.readouterr().err
+    assert not list(other.backend.walk())
+    if isinstance(manifest, PriorSet):
+        with pytest.raises(DataError, match="which is no place"):
+            list(read_priors(folder))
+
+
+def test_a_manifest_that_is_wrong_about_a_size_is_refused(copied, tmp_path, capsys):
     folder, _, manifest = copied
     file = inner(folder, manifest) / "manifest.json"
-    text = file.read_text()
+    ref = next(references(manifest))
+    text = file.read_text().replace(f'"bytes":{ref.bytes},"path":"{ref.path}"', f'"bytes":{ref.bytes + 1},"path":"{ref.path}"')
     file.unlink()
-    file.write_text(text.replace('"path":"videos/', '"path":"../../videos/'))
+    file.write_text(text)
     assert motion_enhancer("import", folder, "--store", (tmp_path / "other").as_uri()) == 3
-    assert "outside the store" in capsys.readouterr().err
+    assert f"{ref.path} is damaged" in capsys.readouterr().err
 
 
 def test_other_folders_and_kinds_are_refused(world, tmp_path, capsys):

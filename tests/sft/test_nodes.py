@@ -54,7 +54,7 @@ def test_a_failed_one_stays_for_its_logs(launch):
 def test_time_that_is_up_is_worth_another_try_and_holds_no_nodes(launch):
     """Before the launcher's own deadline: nobody would remove the TrainJob after it."""
     cluster = Cluster({"type": "Suspended"})
-    with pytest.raises(TryAgainError, match="suspended.*\n.*--timeout"):
+    with pytest.raises(TryAgainError, match=r"suspended.*\n.*--timeout"):
         launch(cluster, deadline=0.1)
     assert not cluster.jobs
 

@@ -28,6 +28,12 @@ def put(store, path, data):
     return a.Ref(path=path, sha256=a.sha256(data), bytes=len(data), task="fixture")
 
 
+def put_work(store, key, role, **tensors):
+    """As a work folder names its files."""
+    data = pack(tensors)
+    return put(store, f"fixture/{key}/{role}-{a.sha256(data)[:16]}.safetensors", data)
+
+
 def video(store, file):
     info, data = probe(file), file.read_bytes()
     ref = put(store, f"videos/{a.sha256(data)}.mp4", data)
@@ -64,17 +70,18 @@ def line(store, file, mask, text, k):
     density = np.maximum(pool_mask(mask, clip.times, cells)[None] + 0.05 * rng.random((kept, 5, 4, 4)), 0)
     prior = (density / density.mean((1, 2, 3), keepdims=True)).astype(np.float32)
     name = sample_id(clip.id, QUESTION, [], text, [])
+    key = a.sha256(name.encode())[:32]
     return a.PriorLine(
         video=clip,
         sample=a.Sample(id=name, uid=file.stem, question=QUESTION, is_instruction=True, response=text, answer=""),
-        key=a.sha256(name.encode())[:32],
+        key=key,
         grid=cells,
         pieces=pieces,
         truncated=0,
         heads=[0],
-        statistics=put(store, f"fixture/{name}-statistics.safetensors", pack({"dfc": torch.zeros(1)})),
-        prior=put(store, f"fixture/{name}-prior.safetensors", pack({"prior": torch.from_numpy(prior)})),
-        per_frame=put(store, f"fixture/{name}-per_frame.safetensors", pack({"per_frame": torch.zeros(len(pieces), 5)})),
+        statistics=put_work(store, key, "statistics", dfc=torch.zeros(1)),
+        prior=put_work(store, key, "prior", prior=torch.from_numpy(prior)),
+        per_frame=put_work(store, key, "per_frame", per_frame=torch.zeros(len(pieces), 5)),
         confidence=a.Confidence(concentration=0.5, dynamics=0.5, value=0.5),
     )
 

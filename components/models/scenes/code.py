@@ -50,20 +50,6 @@ def closed_form(frames: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "F C 
     return np.ascontiguousarray(code.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def exact_inverse(codes: Float[np.ndarray, "F C y x"]) -> Float[np.ndarray, "n H W 3"]:
-    """The clip in [0, 255] that the code tells of, float32: m ± h ± v in a block's quarters, four equal frames a latent."""
-    mean, horizontal, vertical = np.split(codes.transpose(0, 2, 3, 1) / _gains(), 3, axis=-1)
-    rows = []
-    for sign_y in (1, -1):
-        cells = [mean + sign_x * horizontal + sign_y * vertical for sign_x in (1, -1)]
-        rows.append(np.stack(cells, axis=3))  # F y x 2 3
-    quarters = np.stack(rows, axis=2)  # F y 2 x 2 3
-    frames, height, _, width = quarters.shape[:4]
-    pixels = quarters.reshape(frames, 2 * height, 2 * width, 3).repeat(2, axis=1).repeat(2, axis=2)
-    video: np.ndarray = np.concatenate([pixels[:1], pixels[1:].repeat(TEMPORAL, axis=0)])
-    return ((video + 1) * 127.5).astype(np.float32)
-
-
 def make_vae(sample_size: int) -> AutoencoderKLCogVideoX:
     """The VAE, float32, for square clips of `sample_size` pixels; any other size works as well."""
     vae = AutoencoderKLCogVideoX(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from components.core.records import Record
+from components.media.sampling import MIN_FRAMES
 
 
 class Architecture(Record):
@@ -13,7 +14,7 @@ class Architecture(Record):
     layers: int = Field(default=4, ge=1, description="blocks of the transformer")
     heads: int = Field(default=8, ge=1, description="attention heads of a block")
     head_width: int = Field(default=16, ge=16, multiple_of=16, description="width of a head")
-    num_frames: int = Field(default=17, ge=9, description="frames of a clip: 8k+1, so that latents are odd in number")
+    num_frames: int = Field(default=17, ge=MIN_FRAMES, description="frames of a clip: 8k+1, so that latents are odd in number")
 
     @field_validator("num_frames")
     @classmethod

@@ -11,7 +11,7 @@ from components.core.errors import DataError, ParameterError
 from components.ddim_inversion.ddim import invert, levels
 from components.media.scenes import draw, make_clip
 from components.models.scenes.card import read_card, write_card
-from components.models.scenes.code import closed_form, exact_inverse
+from components.models.scenes.code import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
 from components.models.scenes.data import TRAINING_SEEDS, TrainingScenes
 from components.models.scenes.network import SIZE, latent_grid, make_denoiser, save_pipeline
 from components.models.scenes.settings import Architecture, Recipe
@@ -48,6 +48,21 @@ def test_the_code_is_what_it_says():
     expected = [*5 * block.mean((0, 1, 2)), *10 * (block[:, :, :2].mean((0, 1, 2)) - block[:, :, 2:].mean((0, 1, 2))) / 2]
     expected += [*10 * (block[:, :2].mean((0, 1, 2)) - block[:, 2:].mean((0, 1, 2))) / 2]
     np.testing.assert_allclose(closed_form(frames)[1, :, 2, 4], expected, atol=1e-5)
+
+
+def exact_inverse(codes):
+    """The clip in [0, 255] that a code [F, C, y, x] tells of: m ± h ± v in a block's quarters, four equal frames a latent."""
+    gains = np.repeat([MEAN_GAIN, DIFFERENCE_GAIN, DIFFERENCE_GAIN], 3)
+    mean, horizontal, vertical = np.split(codes.transpose(0, 2, 3, 1) / gains, 3, axis=-1)
+    rows = []
+    for sign_y in (1, -1):
+        cells = [mean + sign_x * horizontal + sign_y * vertical for sign_x in (1, -1)]
+        rows.append(np.stack(cells, axis=3))  # F y x 2 3
+    quarters = np.stack(rows, axis=2)  # F y 2 x 2 3
+    frames, height, _, width = quarters.shape[:4]
+    pixels = quarters.reshape(frames, 2 * height, 2 * width, 3).repeat(2, axis=1).repeat(2, axis=2)
+    video = np.concatenate([pixels[:1], pixels[1:].repeat(TEMPORAL, axis=0)])
+    return (video + 1) * 127.5
 
 
 def test_the_inverse_gives_back_what_the_code_can_tell():
@@ -104,7 +119,8 @@ def test_another_architecture(tmp_path):
     assert velocity.shape == noisy.shape
     made = save_pipeline(model, tmp_path / "model", torch.float32)
     loaded = load_vdm(made, "float32", "cpu")
-    assert (loaded.num_heads, len(loaded.transformer.transformer_blocks), loaded.transformer.config.sample_frames) == (3, 1, 9)
+    config = loaded.transformer.config
+    assert (config.num_attention_heads, len(loaded.transformer.transformer_blocks), config.sample_frames) == (3, 1, 9)
     torch.testing.assert_close(loaded.velocity(noisy, 500, loaded.text_encoder(ids)[0]), velocity, atol=1e-5, rtol=1e-5)
     recipe = Recipe(**sizes.model_dump(), steps=1)
     assert write_card(made, recipe, LOSSES).num_frames == 9

@@ -1,0 +1,91 @@
+"""Parts of a checkpoint by plain `from_pretrained`: safetensors of a folder, never a pickle, the checkpoint's own code or the network.
+
+Where a tensor or the vocabulary is missing, the libraries warn and go on with random weights or with `<unk>` for every word, and the
+results would be remembered: here that is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from components.core.errors import DataError
+
+_REMEDY = "fetch the checkpoint again"
+_NAMED = 3  # tensors in a message
+_VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a configuration file; None where there is no such file.
+
+    Raises:
+        DataError: it holds no JSON object.
+    """
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"no JSON: {error}", source=str(file), remedy=_REMEDY) from error
+    if not isinstance(content, dict):
+        raise DataError(f"no JSON object, but {type(content).__name__}", source=str(file), remedy=_REMEDY)
+    return content
+
+
+def load_part(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
+    """A part without weights, by its class's `from_pretrained`.
+
+    Args:
+        kind: a class of diffusers or transformers.
+        folder: the checkpoint.
+        subfolder: the part's own folder in there; none where the checkpoint has no parts.
+        options: for `from_pretrained`.
+
+    Raises:
+        DataError: a file of the part is missing or cannot be read.
+    """
+    try:
+        return kind.from_pretrained(folder, subfolder=subfolder, local_files_only=True, **options)
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise _broken(folder / subfolder, f"cannot be loaded: {error}") from error
+
+
+def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
+    """A part with weights; the arguments are those of `load_part`.
+
+    Raises:
+        DataError: a file of the part is missing or cannot be read, there are no safetensors, or not every tensor of the model is in them
+            with its shape (one that is tied to another need not be).
+    """
+    model, found = load_part(kind, folder, subfolder, use_safetensors=True, output_loading_info=True, **options)
+    # diffusers takes an index of shards at its word: what a shard then lacks stays without data
+    empty = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
+    if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])} | empty):
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        raise _broken(folder / subfolder, f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}")
+    return model
+
+
+def load_tokenizer(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
+    """A tokenizer; the arguments are those of `load_part`.
+
+    Raises:
+        DataError: its files are missing or cannot be read, or its vocabulary is empty.
+    """
+    where = folder / subfolder
+    if not any((where / name).is_file() and (where / name).stat().st_size for name in _VOCABULARIES):
+        raise _broken(where, f"has no vocabulary: {', '.join(_VOCABULARIES)} are missing or empty")
+    tokenizer = load_part(kind, folder, subfolder, **options)
+    control = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    if not set(tokenizer.get_vocab()) - control - {"▁"}:
+        raise _broken(where, "has an empty vocabulary")
+    return tokenizer
+
+
+def _broken(part: Path, problem: str) -> DataError:
+    return DataError(f"the {part.absolute().name} {problem}", source=str(part), remedy=_REMEDY)

@@ -1,0 +1,130 @@
+"""A checkpoint that is not whole, or not safe to open, is refused by its folder's name before anything is computed with it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.core.errors import DataError, ParameterError
+from components.models.registry import ensure_tiny
+from components.models.vdm import load_vdm
+from components.models.vlm import load_vlm
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def vdm_copy(tmp_path):
+    return shutil.copytree(ensure_tiny("tiny-cogvideox"), tmp_path / "copy")
+
+
+@pytest.fixture
+def vlm_copy(tmp_path):
+    return shutil.copytree(ensure_tiny("tiny-qwen2.5-vl"), tmp_path / "copy")
+
+
+# What may have happened to a file ---------------------------------------------------------------------------------------
+
+
+def gone(file):
+    if file.is_dir():
+        shutil.rmtree(file)
+    else:
+        file.unlink()
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def pickled(file):
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+
+
+def configured(**changes):
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def tensor(name, value=None):
+    """Another in its place, or none."""
+
+    def damage(file):
+        tensors = load_file(file) | {name: value}
+        save_file({key: found for key, found in tensors.items() if found is not None}, file, metadata={"format": "pt"})
+
+    return damage
+
+
+def one_shard(file):
+    """Its index names a tensor that it lacks."""
+    names = list(load_file(file))
+    file.with_name(f"{file.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file.name)}))
+    tensor(names[-1])(file)
+
+
+LACKS = "is not whole, missing or of another shape: "
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "said"),
+    [
+        ("tokenizer", gone, "tokenizer has no vocabulary"),
+        ("tokenizer/tokenizer.json", gone, "tokenizer has no vocabulary"),
+        ("tokenizer/tokenizer.json", empty, "tokenizer has no vocabulary"),
+        ("tokenizer/tokenizer.json", lambda file: file.rename(file.with_name("vocab.json")), "tokenizer has an empty vocabulary"),
+        ("text_encoder/model.safetensors", tensor("shared.weight"), rf"{LACKS}encoder\.embed_tokens\.weight, shared\.weight"),
+        ("text_encoder/model.safetensors", tensor("shared.weight", torch.ones(3, 32)), rf"text_encoder {LACKS}.*shared\.weight"),
+        ("text_encoder/config.json", configured(d_model=16), rf"text_encoder {LACKS}.* and \d+ more"),
+        (f"vae/{WEIGHTS}", tensor("encoder.conv_in.conv.bias"), rf"vae {LACKS}encoder\.conv_in\.conv\.bias"),
+        (f"transformer/{WEIGHTS}", tensor("proj_out.bias"), rf"transformer {LACKS}proj_out\.bias"),
+        (f"transformer/{WEIGHTS}", one_shard, f"transformer {LACKS}"),
+        ("model_index.json", lambda file: file.write_text("[]"), "no JSON object, but list"),
+    ],
+)
+def test_a_video_model_that_is_not_whole_is_refused(vdm_copy, path, damage, said):
+    damage(vdm_copy / path)
+    with pytest.raises(DataError, match=rf"{said}(.|\n)*where:  {vdm_copy}.*\n  remedy: fetch the checkpoint again"):
+        load_vdm(vdm_copy, "float32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "said"),
+    [
+        ("model.safetensors", pickled, r"no file named model\.safetensors"),
+        ("model.safetensors", gone, r"no file named model\.safetensors"),
+        ("model.safetensors", cut, "copy cannot be loaded"),
+        ("model.safetensors", tensor("model.norm.weight"), rf"copy {LACKS}model\.language_model\.norm\.weight"),
+        ("model.safetensors", tensor("model.norm.weight", torch.ones(3)), rf"copy {LACKS}model\.language_model\.norm\.weight"),
+        ("config.json", cut, "no JSON"),
+        ("config.json", configured(vision_config=3), "copy cannot be loaded"),
+        ("generation_config.json", cut, "no JSON"),
+        ("preprocessor_config.json", cut, "no JSON"),
+        ("tokenizer.json", gone, "copy has no vocabulary"),
+        ("tokenizer.json", cut, "copy cannot be loaded"),
+        ("chat_template.jinja", gone, "no chat template"),
+    ],
+)
+def test_a_language_model_that_is_not_whole_is_refused(vlm_copy, path, damage, said):
+    damage(vlm_copy / path)
+    with pytest.raises(DataError, match=rf"{said}(.|\n)*where:  {vlm_copy}.*\n  remedy: fetch the checkpoint again"):
+        load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+
+
+def test_a_checkpoints_own_code_is_never_offered(vlm_copy, monkeypatch):
+    """The original InternVL3 layout names its code; a supported one may, and is read by transformers' own classes."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    (vlm_copy / "own.py").write_text("raise SystemExit")
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        configured(auto_map=auto_map)(vlm_copy / name)
+    assert load_vlm(vlm_copy, torch.float32, "cpu", rows=False).family == "qwen"
+    configured(model_type="internvl_chat")(vlm_copy / "config.json")
+    with pytest.raises(ParameterError, match=r"model_type 'internvl_chat'(.|\n)*ends in -hf"):
+        load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
