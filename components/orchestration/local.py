@@ -263,7 +263,7 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
     with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
         made = pipeline(**arguments)
-    journal.outputs = {name: Path(artifact.uri) for name, artifact in made.outputs.items()}
+    journal.outputs = {name: Path(made.outputs[name].uri) for name in sorted(made.outputs)}  # KFP's own order changes
     return journal
 
 
