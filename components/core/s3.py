@@ -31,8 +31,8 @@ from minio import Minio
 from minio.commonconfig import CopySource
 from minio.error import InvalidResponseError, S3Error, ServerError
 
+from components.core.backend import Backend, Listed, disk_error
 from components.core.errors import ParameterError, TryAgainError
-from components.core.store import Backend, Listed, disk_error
 
 T = TypeVar("T")
 

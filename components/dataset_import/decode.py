@@ -14,8 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from components.core.backend import Backend, open_backend
 from components.core.errors import DataError, MotionEnhancerError
-from components.core.store import Backend, File, hash_file, open_backend
+from components.core.store import File, hash_file
 from components.media.video import VideoInfo, probe
 
 

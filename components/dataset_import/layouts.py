@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from components.core.backend import Backend
 from components.core.errors import DataError
 from components.core.records import Turn
-from components.core.store import Backend
 from components.dataset_import.rows import LETTERS, REMEDY, Rejected, Rows, list_of, name_of, text_of
 
 MOTIONBENCH = "MotionBench/video_info.meta.jsonl"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from components.core.backend import Listed
 from components.core.errors import DataError
 from components.core.records import Option, Sample, Turn
-from components.core.store import Listed
 from components.core.text import clean, sample_id
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

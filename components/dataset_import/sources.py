@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
+from components.core.backend import Backend, Listed, open_backend
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
-from components.core.store import Backend, Listed, open_backend
 from components.core.text import clean
 from components.dataset_import.layouts import CAPTIONS, FAVOR, LAYOUTS, MOTIONBENCH, is_llava, load_json, root_files
 from components.dataset_import.rows import Rejected, Row, Rows

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from components.core.artifacts import VideoDataset, VideoLine
+from components.core.backend import open_backend
 from components.core.context import Context
 from components.core.errors import DataError, ParameterError
 from components.core.parameters import StepParams, operational
 from components.core.progress import track
 from components.core.records import Failure, Json, Ref, Sample, Video, sha256
 from components.core.step import Form, Step
-from components.core.store import Entry, File, open_backend
+from components.core.store import Entry, File
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.rows import Row
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source

@@ -123,7 +123,7 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
     count = 0
     for count, frame in enumerate(_decode(path), start=1):
         if count - 1 in wanted:
-            found[count - 1] = np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90)
+            found[count - 1] = _upright(frame, path)
             _same_shape(next(iter(found.values())).shape, found[count - 1].shape, path)
         if count > last:
             break
@@ -139,7 +139,7 @@ def iterate_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         DataError: the file does not decode.
     """
     for frame in _decode(path):
-        yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90))
+        yield np.ascontiguousarray(_upright(frame, path))
 
 
 def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
@@ -242,6 +242,10 @@ def _rotation(frame: Any, path: Path | str) -> int:
     if rotation % 90:
         raise DataError(f"rotation by {rotation} degrees", source=str(path), remedy="re-encode the clip upright")
     return rotation
+
+
+def _upright(frame: Any, path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
+    return np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90)
 
 
 def _upright_size(frame: Any, path: Path | str) -> tuple[int, int]:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import PriorSet
+from components.core.backend import open_backend
 from components.core.context import Context
 from components.core.errors import DataError, ParameterError
 from components.core.parameters import StepParams
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.shards import Shard
-from components.core.step import Form, Step, validate_step
-from components.core.store import Entry, open_backend
+from components.core.step import Form, Step, declared, validate_step
+from components.core.store import Entry
 from components.core.text import conditioning
 from components.core.transfer import exported_manifest, import_folder
 from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest
@@ -50,7 +51,7 @@ def run(context: Context[Params]) -> None:
 def look(context: Context[Params]) -> None:
     """Validate, list, count, predict; writes only what was read of headers and models, into the store."""
     given = context.given
-    steps = {name: _declaration(name) for name in context.step_params}
+    steps = {name: declared(name, f"params_{name}") for name in context.step_params}
     for name, step in steps.items():
         validate_step(step, context.step_params[name], {key: given[key] for key in step.scalars if key in given})
     _check_shards(context.scalars.shards)
@@ -73,14 +74,6 @@ def look(context: Context[Params]) -> None:
     context.page("plan", "\n".join(text) + "\n")
 
 
-def _declaration(name: str) -> Step[Any]:
-    try:
-        step: Step[Any] = import_module(f"components.{name}.step").STEP
-    except ModuleNotFoundError as error:
-        raise ParameterError(f"no step {name!r}", source=f"params_{name}", remedy="correct the name") from error
-    return step
-
-
 def _check_shards(shards: list[str]) -> None:
     parsed = [Shard.parse(text) for text in shards]
     if {shard.count for shard in parsed} != {len(parsed)} or len({shard.index for shard in parsed}) != len(parsed):
@@ -89,7 +82,7 @@ def _check_shards(shards: list[str]) -> None:
 
 def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
     params = context.step_params["dataset_import"]
-    defaults: Any = _declaration("dataset_import").params.model_validate(params)
+    defaults: Any = declared("dataset_import", "plan").params.model_validate(params)
     layout: Layout = "auto" if protocol else defaults.layout
     return read_source(open_backend(uri), list_source(uri), layout, defaults.template_instructions, protocol)
 

@@ -10,8 +10,8 @@ import logging
 import re
 from pathlib import Path, PurePosixPath
 
+from components.core.backend import Backend
 from components.core.records import canonical_json
-from components.core.store import Backend
 
 log = logging.getLogger(__name__)
 _DONE = "complete.json"

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from components.core.backend import open_backend
 from components.core.bootstrap import bootstrap, with_expiry
 from components.core.errors import ParameterError, TryAgainError
 from components.core.s3 import MinioBackend
-from components.core.store import open_backend
 from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,11 +10,12 @@ import sys
 
 import pytest
 
-from components.core import store as store_module
+from components.core import backend as backend_module
 from components.core.artifacts import VideoDataset
+from components.core.backend import Listed, open_backend
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.core.records import Failure, Ref
-from components.core.store import File, Listed, Store, WorkFolder, hash_file, open_backend
+from components.core.store import File, Store, WorkFolder, hash_file
 from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
 
 KEY = "0" * 32
@@ -253,7 +254,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, size):
     backend = open_backend(str(tmp_path / "store"))
     backend.put("a/x", b"old")
     (tmp_path / "local").write_bytes(b"n" * size)
-    monkeypatch.setattr(store_module.os, "fdopen", lambda descriptor, mode: io.BufferedWriter(Full(descriptor, mode)))
+    monkeypatch.setattr(backend_module.os, "fdopen", lambda descriptor, mode: io.BufferedWriter(Full(descriptor, mode)))
     for write in (lambda: backend.put("a/x", b"n" * size), lambda: backend.put_file("a/x", tmp_path / "local")):
         with pytest.raises(TryAgainError, match="no space left") as caught:
             write()

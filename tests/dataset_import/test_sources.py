@@ -6,9 +6,9 @@ import json
 import pytest
 
 from components.benchmark_eval.protocols import PROTOCOLS
+from components.core.backend import Listed, open_backend
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Turn
-from components.core.store import Listed, open_backend
 from components.dataset_import.layouts import split_options
 from components.dataset_import.sources import PROTOCOL_LAYOUTS, list_source, parse_benchmark, read_source, source_digest
 from components.media.scenes import write_set

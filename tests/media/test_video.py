@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import DataError, ParameterError
-from components.media.video import header, motion_profile, probe, read_frames, write_mp4
+from components.media.video import header, iterate_frames, motion_profile, probe, read_frames, write_mp4
 
 H, W, BITS = 48, 96, 6
 
@@ -104,6 +104,10 @@ def test_rotation(matrix, turn, tmp_path):
     assert found.shape == upright.shape
     assert np.abs(found.astype(int) - upright).mean() < 4
     assert found[0].flags.c_contiguous
+    every = list(iterate_frames(path))
+    assert len(every) == 12
+    assert np.array_equal(np.stack([every[7], every[2]]), found)
+    assert every[0].flags.c_contiguous
 
 
 def test_edit_list_hides_frames(tmp_path):

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
+from components.core.backend import FileBackend
 from components.core.errors import ParameterError
-from components.core.store import FileBackend, Store
+from components.core.store import Store
 from components.core.transfer import export_folder, import_folder
 from components.media.scenes import write_set
 from components.plan.step import STEP

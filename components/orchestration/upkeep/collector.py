@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from components.core.backend import Listed
 from components.core.errors import ParameterError
 from components.core.progress import track
-from components.core.store import Listed, Store
+from components.core.store import Store
 from components.orchestration.upkeep.inventory import PRODUCTS, Inventory, Reached, Snapshot, Work, reach
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.core.artifacts import PriorSet, Report, TunedModel
+from components.core.backend import Listed
 from components.core.errors import DataError
 from components.core.progress import track
 from components.core.records import sha256
-from components.core.store import Listed, Store
+from components.core.store import Store
 
 log = logging.getLogger(__name__)
 PRODUCTS = (PriorSet.KIND, TunedModel.KIND, Report.KIND)
