@@ -23,7 +23,7 @@ runs/data/bench/set.json: | .venv/.ready
 	.venv/bin/motion-enhancer synthesize runs/data/bench --preset bench --count 12 --seed 2
 
 smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
-	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/orchestration/smoke.json \
+	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/cli/smoke.json \
 		--set vdm=$(VDM:tiny-random=tiny-cogvideox) --set vlm=$(VLM) --set source=$(CURDIR)/runs/data/scenes --set 'benchmarks=["motionbench=$(CURDIR)/runs/data/bench"]'
 
 test: .venv/.ready

@@ -1,7 +1,8 @@
 """Three Kubeflow pipelines: `motion_priors` (videos → prior set), `fine_tune` (prior set → tuned model, report), `motion_enhancer` (both).
 
-Wiring and scheduling, nothing else. A parameter reaches only the tasks that use it, so KFP's cache reruns only what a change touches;
-`params_<step>` goes by step, `rerun_<task>` by task: give it a new value and that task and what follows run again.
+Wiring and scheduling, nothing else. A parameter reaches only the tasks that use it, so KFP's cache reruns only what a
+change touches; `params_<step>` goes by step, `rerun_<task>` by task: give it a new value and that task and what follows
+run again.
 """
 
 from typing import Any, NamedTuple
@@ -13,10 +14,10 @@ from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.dataset_import.step import STEP as DATASET_IMPORT
 from components.ddim_inversion.step import STEP as DDIM_INVERSION
 from components.head_selection.step import STEP as HEAD_SELECTION
-from components.orchestration.component import component, pipeline_outputs
-from components.orchestration.descriptions import described
-from components.orchestration.scheduling import each, on_a100, on_cpu, run_limits
-from components.orchestration.trainjob import on_a100_nodes
+from components.kubeflow.component import component, pipeline_outputs
+from components.kubeflow.descriptions import described
+from components.kubeflow.scheduling import each, on_a100, on_cpu, run_limits
+from components.kubeflow.trainjob import on_a100_nodes
 from components.plan.step import STEP as PLAN
 from components.prior_set.step import STEP as PRIOR_SET
 from components.report.step import STEP as REPORT
@@ -50,9 +51,20 @@ class Shared(NamedTuple):
         return {"store": self.store, "params": self.params[step.name], "rerun": self.rerun.get(task or step.name, NONE)}
 
 
-def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps: Any, head_ratio: Any, token_ratio: Any, text: Any) -> Any:
+def extract(
+    shared: Shared,
+    source: Any,
+    source_digest: Any,
+    vdm: Any,
+    num_steps: Any,
+    head_ratio: Any,
+    token_ratio: Any,
+    text: Any,
+) -> Any:
     """Videos → prior set (steps 0 to 4)."""
-    videos = component(DATASET_IMPORT, form="training")(source=source, source_digest=source_digest, **shared.of(DATASET_IMPORT))
+    videos = component(DATASET_IMPORT, form="training")(
+        source=source, source_digest=source_digest, **shared.of(DATASET_IMPORT)
+    )
     on_cpu(videos, "0 · Import videos")
     with each(shared.shards, "Shards: read the video model") as shard:
         inverted = component(DDIM_INVERSION)(
@@ -60,26 +72,43 @@ def extract(shared: Shared, source: Any, source_digest: Any, vdm: Any, num_steps
         )
         on_a100(inverted, "1 · DDIM inversion")
         captured = component(ATTENTION_CAPTURE)(
-            trajectories=inverted.outputs["trajectories"], shard=shard, vdm=vdm, num_steps=num_steps, text=text, seed=shared.seed,
+            trajectories=inverted.outputs["trajectories"],
+            shard=shard,
+            vdm=vdm,
+            num_steps=num_steps,
+            text=text,
+            seed=shared.seed,
             **shared.of(ATTENTION_CAPTURE),
-        )  # fmt: skip
+        )
         on_a100(captured, "2 · Attention capture")
-    heads = component(HEAD_SELECTION)(maps=dsl.Collected(captured.outputs["maps"]), head_ratio=head_ratio, **shared.of(HEAD_SELECTION))
+    heads = component(HEAD_SELECTION)(
+        maps=dsl.Collected(captured.outputs["maps"]), head_ratio=head_ratio, **shared.of(HEAD_SELECTION)
+    )
     on_cpu(heads, "3 · Head selection (MHS)")
     with each(shared.shards, "Shards: select words") as shard:
-        words = component(TOKEN_SELECTION)(heads=heads.outputs["heads"], shard=shard, token_ratio=token_ratio, **shared.of(TOKEN_SELECTION))
+        words = component(TOKEN_SELECTION)(
+            heads=heads.outputs["heads"], shard=shard, token_ratio=token_ratio, **shared.of(TOKEN_SELECTION)
+        )
         on_cpu(words, "4 · Token selection (MTTI)")
-    joined = component(PRIOR_SET, form="collected")(shards=dsl.Collected(words.outputs["prior"]), **shared.of(PRIOR_SET))
+    joined = component(PRIOR_SET, form="collected")(
+        shards=dsl.Collected(words.outputs["prior"]), **shared.of(PRIOR_SET)
+    )
     return on_cpu(joined, "Prior set").outputs["priors"]
 
 
 def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: Any, benchmark_digest: Any) -> Any:
     """Prior set → tuned model, benchmarks, report (steps 5 to 8)."""
     with each(shared.shards, "Shards: read the VLM") as shard:
-        frozen = component(VLM_ATTENTION, form="frozen")(priors=priors, shard=shard, vlm=vlm, **shared.of(VLM_ATTENTION))
+        frozen = component(VLM_ATTENTION, form="frozen")(
+            priors=priors, shard=shard, vlm=vlm, **shared.of(VLM_ATTENTION)
+        )
         on_a100(frozen, "5 · VLM attention")
     model = component(SFT)(
-        maps=dsl.Collected(frozen.outputs["maps"]), vlm=vlm, align_weight=align_weight, seed=shared.seed, **shared.of(SFT)
+        maps=dsl.Collected(frozen.outputs["maps"]),
+        vlm=vlm,
+        align_weight=align_weight,
+        seed=shared.seed,
+        **shared.of(SFT),
     )
     on_a100_nodes(model, "6 · Fine-tuning with alignment", gpus=8)
     items = component(DATASET_IMPORT, "benchmark_import", "benchmark")(
@@ -93,7 +122,10 @@ def tune(shared: Shared, priors: Any, vlm: Any, align_weight: Any, benchmarks: A
         on_a100(before, "7 · Evaluate the untouched model")
     with each(benchmarks, "Benchmarks: tuned model") as benchmark:
         after = component(BENCHMARK_EVAL, "tuned_eval", "tuned")(
-            videos=items.outputs["videos"], model=model.outputs["model"], benchmark=benchmark, **shared.of(BENCHMARK_EVAL, "tuned_eval")
+            videos=items.outputs["videos"],
+            model=model.outputs["model"],
+            benchmark=benchmark,
+            **shared.of(BENCHMARK_EVAL, "tuned_eval"),
         )
         on_a100(after, "7 · Evaluate the tuned model")
     seen = component(VLM_ATTENTION, "tuned_attention", "tuned")(
@@ -116,7 +148,13 @@ def plan_first(form: str, shared: Shared, **scalars: Any) -> Any:
     """`plan` validates everything before anything is computed; it is never cached, its digests feed the importers."""
     params = {f"params_{name}": value for name, value in shared.params.items()}
     task = component(PLAN, form=form)(
-        store=shared.store, shards=shared.shards, seed=shared.seed, params=defaults(PLAN), rerun=NONE, **params, **scalars
+        store=shared.store,
+        shards=shared.shards,
+        seed=shared.seed,
+        params=defaults(PLAN),
+        rerun=NONE,
+        **params,
+        **scalars,
     )
     task.set_caching_options(False)
     return on_cpu(task, "Plan", models=True)
@@ -149,13 +187,21 @@ def motion_priors(
 ) -> Priors:  # type: ignore[valid-type]
     """Read a video diffusion model's attention while it reconstructs videos, and publish it as a motion-prior data set."""
     rerun = {
-        "dataset_import": rerun_dataset_import, "ddim_inversion": rerun_ddim_inversion, "attention_capture": rerun_attention_capture,
-        "head_selection": rerun_head_selection, "token_selection": rerun_token_selection, "prior_set": rerun_prior_set,
-    }  # fmt: skip
+        "dataset_import": rerun_dataset_import,
+        "ddim_inversion": rerun_ddim_inversion,
+        "attention_capture": rerun_attention_capture,
+        "head_selection": rerun_head_selection,
+        "token_selection": rerun_token_selection,
+        "prior_set": rerun_prior_set,
+    }
     params = {
-        "dataset_import": params_dataset_import, "ddim_inversion": params_ddim_inversion, "attention_capture": params_attention_capture,
-        "head_selection": params_head_selection, "token_selection": params_token_selection, "prior_set": params_prior_set,
-    }  # fmt: skip
+        "dataset_import": params_dataset_import,
+        "ddim_inversion": params_ddim_inversion,
+        "attention_capture": params_attention_capture,
+        "head_selection": params_head_selection,
+        "token_selection": params_token_selection,
+        "prior_set": params_prior_set,
+    }
     shared = Shared(store, shards, seed, rerun, params)
     choices = {"vdm": vdm, "num_steps": num_steps, "head_ratio": head_ratio, "token_ratio": token_ratio, "text": text}
     planned = plan_first("motion_priors", shared, source=source, **choices)
@@ -166,7 +212,7 @@ def motion_priors(
 @described
 def fine_tune(
     priors: str = "./priors",
-    benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]  # noqa: B006 - KFP reads the default, nobody mutates it
+    benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]
     store: str = "minio://motion-enhancer/store",
     vlm: str = "qwen2.5-vl-7b",
     align_weight: float = 1.0,
@@ -189,14 +235,23 @@ def fine_tune(
 ) -> Tuned:  # type: ignore[valid-type]
     """Fine-tune a vision-language model with an existing motion-prior data set, evaluate it before and after, and report."""
     rerun = {
-        "prior_set": rerun_prior_set, "vlm_attention": rerun_vlm_attention, "sft": rerun_sft, "benchmark_import": rerun_benchmark_import,
-        "baseline_eval": rerun_baseline_eval, "tuned_eval": rerun_tuned_eval, "tuned_attention": rerun_tuned_attention,
+        "prior_set": rerun_prior_set,
+        "vlm_attention": rerun_vlm_attention,
+        "sft": rerun_sft,
+        "benchmark_import": rerun_benchmark_import,
+        "baseline_eval": rerun_baseline_eval,
+        "tuned_eval": rerun_tuned_eval,
+        "tuned_attention": rerun_tuned_attention,
         "report": rerun_report,
-    }  # fmt: skip
+    }
     params = {
-        "dataset_import": params_dataset_import, "prior_set": params_prior_set, "vlm_attention": params_vlm_attention, "sft": params_sft,
-        "benchmark_eval": params_benchmark_eval, "report": params_report,
-    }  # fmt: skip
+        "dataset_import": params_dataset_import,
+        "prior_set": params_prior_set,
+        "vlm_attention": params_vlm_attention,
+        "sft": params_sft,
+        "benchmark_eval": params_benchmark_eval,
+        "report": params_report,
+    }
     shared = Shared(store, shards, seed, rerun, params)
     planned = plan_first("fine_tune", shared, priors=priors, benchmarks=benchmarks, vlm=vlm, align_weight=align_weight)
     opened = component(PRIOR_SET, form="opened")(prior_digest=planned.outputs["prior_digest"], **shared.of(PRIOR_SET))
@@ -208,7 +263,7 @@ def fine_tune(
 @described
 def motion_enhancer(
     source: str = "./data",
-    benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]  # noqa: B006 - KFP reads the default, nobody mutates it
+    benchmarks: list = ["motionbench=./benchmarks"],  # type: ignore[type-arg]
     store: str = "minio://motion-enhancer/store",
     vdm: str = "cogvideox-5b",
     vlm: str = "qwen2.5-vl-7b",
@@ -245,19 +300,36 @@ def motion_enhancer(
 ) -> Tuned:  # type: ignore[valid-type]
     """From a folder of videos with captions or questions to a fine-tuned vision-language model with its benchmark table."""
     rerun = {
-        "dataset_import": rerun_dataset_import, "ddim_inversion": rerun_ddim_inversion, "attention_capture": rerun_attention_capture,
-        "head_selection": rerun_head_selection, "token_selection": rerun_token_selection, "prior_set": rerun_prior_set,
-        "vlm_attention": rerun_vlm_attention, "sft": rerun_sft, "benchmark_import": rerun_benchmark_import,
-        "baseline_eval": rerun_baseline_eval, "tuned_eval": rerun_tuned_eval, "tuned_attention": rerun_tuned_attention,
+        "dataset_import": rerun_dataset_import,
+        "ddim_inversion": rerun_ddim_inversion,
+        "attention_capture": rerun_attention_capture,
+        "head_selection": rerun_head_selection,
+        "token_selection": rerun_token_selection,
+        "prior_set": rerun_prior_set,
+        "vlm_attention": rerun_vlm_attention,
+        "sft": rerun_sft,
+        "benchmark_import": rerun_benchmark_import,
+        "baseline_eval": rerun_baseline_eval,
+        "tuned_eval": rerun_tuned_eval,
+        "tuned_attention": rerun_tuned_attention,
         "report": rerun_report,
-    }  # fmt: skip
+    }
     params = {
-        "dataset_import": params_dataset_import, "ddim_inversion": params_ddim_inversion, "attention_capture": params_attention_capture,
-        "head_selection": params_head_selection, "token_selection": params_token_selection, "prior_set": params_prior_set,
-        "vlm_attention": params_vlm_attention, "sft": params_sft, "benchmark_eval": params_benchmark_eval, "report": params_report,
-    }  # fmt: skip
+        "dataset_import": params_dataset_import,
+        "ddim_inversion": params_ddim_inversion,
+        "attention_capture": params_attention_capture,
+        "head_selection": params_head_selection,
+        "token_selection": params_token_selection,
+        "prior_set": params_prior_set,
+        "vlm_attention": params_vlm_attention,
+        "sft": params_sft,
+        "benchmark_eval": params_benchmark_eval,
+        "report": params_report,
+    }
     shared = Shared(store, shards, seed, rerun, params)
     choices = {"vdm": vdm, "num_steps": num_steps, "head_ratio": head_ratio, "token_ratio": token_ratio, "text": text}
-    planned = plan_first("motion_enhancer", shared, source=source, benchmarks=benchmarks, vlm=vlm, align_weight=align_weight, **choices)
+    planned = plan_first(
+        "motion_enhancer", shared, source=source, benchmarks=benchmarks, vlm=vlm, align_weight=align_weight, **choices
+    )
     priors = extract(shared, source, planned.outputs["source_digest"], **choices)
     return tune(shared, priors, vlm, align_weight, benchmarks, planned.outputs["benchmark_digest"])  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """`python -m bench [--only PART …]`: measures what the README claims of the VLM, the video model and the orchestrator.
 
-Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not hold. About ten
-minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are those of a GPU.
+Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not
+hold. About ten minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are
+those of a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ PARTS = {"language": language.rows, "video": video.rows, "overhead": overhead.ro
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what the project claims about its cost.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure what the project claims about its cost."
+    )
     parser.add_argument("--only", action="append", choices=list(PARTS), help="a part to measure; may be given again")
     parts = parser.parse_args(arguments).only or list(PARTS)
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")

@@ -1,11 +1,13 @@
 """`python -m bench.align` asks whether a VLM sees motion better when its attention is aligned with a map of motion.
 
-A tiny Qwen2.5-VL learns "which object moves" from 300 clips in 400 updates: without alignment (plain), with the frame difference, with
-another clip's frame difference (shuffled), and with the mover's own mask. Eight seeds; within a seed the initialization, the clips, their
-order and the test clips are the same in all arms, so differences are paired. `--full` adds the prior of a video model on two seeds or
-more, reported and not held to anything. Two processes of one thread each; about ten minutes on two cores. Only the video model uses a GPU.
+A tiny Qwen2.5-VL learns "which object moves" from 300 clips in 400 updates: without alignment (plain), with the frame
+difference, with another clip's frame difference (shuffled), and with the mover's own mask. Eight seeds; within a seed
+the initialization, the clips, their order and the test clips are the same in all arms, so differences are paired.
+`--full` adds the prior of a video model on two seeds or more, reported and not held to anything. Two processes of one
+thread each; about ten minutes on two cores. Only the video model uses a GPU.
 
-Prints a table, writes `runs/bench-align.json` and `.png` (`bench-align-full` with `--full`), ends with code 1 where a bound does not hold.
+Prints a table, writes `runs/bench-align.json` and `.png` (`bench-align-full` with `--full`), ends with code 1 where a
+bound does not hold.
 """
 
 from __future__ import annotations
@@ -45,11 +47,11 @@ from bench.align_model import STEPS, evaluate, make_model, object_auc, train
 from bench.measure import QUIET
 from bench.table import ROOT, Row, finish
 from components.core.progress import track
-from components.core.store import Store
-from components.media.scenes import draw
 from components.models.registry import resolve
-from components.models.vdm import load_vdm
+from components.models.video.cogvideox import load_vdm
 from components.sft.loss import effective_weight, prior_variance
+from components.store.entries import Store
+from components.synthetic.scenes import draw
 
 log = logging.getLogger("bench")
 
@@ -124,7 +126,9 @@ def run_seed(seed: int, arms: Sequence[str], video: VideoModel | None = None, st
     )
 
 
-def run_arm(seed: int, arm: str, clips: Scenes, tests: Scenes, video: VideoModel | None = None, steps: int = STEPS) -> Run:
+def run_arm(
+    seed: int, arm: str, clips: Scenes, tests: Scenes, video: VideoModel | None = None, steps: int = STEPS
+) -> Run:
     """One training with its evaluations."""
     prior_NFhw = prior_of(arm, clips, video)
     weight = variance = 0.0
@@ -154,7 +158,9 @@ def prior_of(arm: str, clips: Scenes, video: VideoModel | None = None) -> Float[
     if arm == VIDEO:
         assert video is not None
         model = load_vdm(video.path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
-        return torch.stack([video_prior(model, clip, video.num_steps) for clip in track(clips.clips, "the video model's priors")])
+        return torch.stack(
+            [video_prior(model, clip, video.num_steps) for clip in track(clips.clips, "the video model's priors")]
+        )
     maps: dict[str, Callable[[], Tensor]] = {
         CHANGE: lambda: frame_differences(clips),
         SHUFFLED: lambda: shuffled(frame_differences(clips)),
@@ -163,7 +169,7 @@ def prior_of(arm: str, clips: Scenes, video: VideoModel | None = None) -> Float[
     return None if arm == PLAIN else maps[arm]()
 
 
-# Running ------------------------------------------------------------------------------------------------------------------
+# Running --------------------------------------------------------------------------------------------------------------
 
 
 def run_all(
@@ -192,7 +198,7 @@ def _quiet() -> None:
     torch.set_flush_denormal(True)  # a tenth of the time goes into numbers below 1e-38
 
 
-# Table --------------------------------------------------------------------------------------------------------------------
+# Table ----------------------------------------------------------------------------------------------------------------
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -226,13 +232,20 @@ def rows(results: Sequence[SeedResult], digest: str | None = None) -> Iterator[R
     for where in ("question", "last"):
         name = {"question": "the question's rows", "last": "the row that predicts the answer"}[where]
         yield _row(
-            f"AUC_obj of {name}, before", [getattr(result, f"before_{where}") for result in results], "test clips; shared by all arms"
+            f"AUC_obj of {name}, before",
+            [getattr(result, f"before_{where}") for result in results],
+            "test clips; shared by all arms",
         )
         for arm, found in runs.items():
             values = [getattr(run, f"auc_{where}") for run in found.values()]
             yield _row(f"AUC_obj of {name}, after, {arm}", values, "test clips", digest if arm == VIDEO else None)
     ahead = [result.aligned_before for result in results]
-    yield Row("aligned rows before the response", float(np.mean(ahead)), None, f"of {results[0].aligned} a sample, in every aligned arm")
+    yield Row(
+        "aligned rows before the response",
+        float(np.mean(ahead)),
+        None,
+        f"of {results[0].aligned} a sample, in every aligned arm",
+    )
 
 
 def by_arm(results: Sequence[SeedResult]) -> dict[str, dict[int, Run]]:
@@ -243,7 +256,9 @@ def by_arm(results: Sequence[SeedResult]) -> dict[str, dict[int, Run]]:
 
 def _row(name: str, values: Sequence[float], detail: str, model: str | None = None) -> Row:
     mean, low, high = t_interval(values)
-    return Row(name, mean, None, detail, low=low, high=high, n=len(values) * TEST_COUNT, clusters=len(values), model=model)
+    return Row(
+        name, mean, None, detail, low=low, high=high, n=len(values) * TEST_COUNT, clusters=len(values), model=model
+    )
 
 
 def _strength(arm: str, found: Sequence[Run], model: str | None) -> Row:
@@ -252,7 +267,9 @@ def _strength(arm: str, found: Sequence[Run], model: str | None) -> Row:
     auc = np.mean([run.auc_prior for run in found if run.auc_prior is not None])
     detail = f"λ = {weight:.3g}, Var = {variance:.3g}; AUC_obj of the prior on training clips {auc:.3f}"
     value = float(np.mean([run.weight * run.variance for run in found]))
-    return Row(f"λ · Var(prior), {arm}", value, None, detail, n=len(found) * TRAIN_COUNT, clusters=len(found), model=model)
+    return Row(
+        f"λ · Var(prior), {arm}", value, None, detail, n=len(found) * TRAIN_COUNT, clusters=len(found), model=model
+    )
 
 
 def picture(results: Sequence[SeedResult], target: Path) -> Path:
@@ -273,8 +290,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, print, write, draw."""
     parser = argparse.ArgumentParser(prog="python -m bench.align", description="does attention alignment help?")
     parser.add_argument("--full", action="store_true", help="add the prior of a video model")
-    parser.add_argument("--vdm", default="scenes-cogvideox", help="the video model of --full: a registry name or a folder (%(default)s)")
-    parser.add_argument("--num-steps", type=int, default=VDM_STEPS, help="of its inversion and reconstruction (%(default)s)")
+    parser.add_argument(
+        "--vdm", default="scenes-cogvideox", help="the video model of --full: a registry name or a folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--num-steps", type=int, default=VDM_STEPS, help="of its inversion and reconstruction (%(default)s)"
+    )
     parser.add_argument("--video-seeds", type=int, default=VIDEO_SEEDS, help="seeds with its arm (%(default)s)")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds that run side by side (%(default)s)")
     chosen = parser.parse_args(arguments)

@@ -1,8 +1,9 @@
 """Data of `bench.align`: scenes in which one of three objects moves, "which object moves", and the maps to align attention with.
 
-A clip has 6 frames of 40 × 40 pixels; the tiny model sees 3 × 5 × 5 cells, each 8 × 8 pixels of two frames. The generator draws without
-noise: pixel noise of deviation 6 (of 255) is added here, seeded by the scene. The video model's prior comes from the same scene drawn
-without noise at that model's own number of frames, brought onto the VLM's cells by time stamps.
+A clip has 6 frames of 40 × 40 pixels; the tiny model sees 3 × 5 × 5 cells, each 8 × 8 pixels of two frames. The
+generator draws without
+noise: pixel noise of deviation 6 (of 255) is added here, seeded by the scene. The video model's prior comes from the
+same scene drawn without noise at that model's own number of frames, brought onto the VLM's cells by time stamps.
 
 Legend: N scenes, n frames, F h w the VLM's grid of cells, R rows.
 """
@@ -21,13 +22,14 @@ from torch import Tensor
 from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import invert, levels
-from components.media.drawing import COLOURS, Scene, still_camera
 from components.media.grids import cogvideox_grid, pool_mask, resample, sampled_grid
-from components.media.scenes import Clip, draw, make_clip
-from components.models.vdm import Vdm
-from components.models.vlm import IGNORED, Batch, Example, collate
-from components.models.vlm_family import ImageSettings, Qwen
-from components.sft.loss import frame_difference_prior, shuffled_prior
+from components.media.map_algebra import frame_difference_prior
+from components.models.video.cogvideox import Vdm
+from components.models.vlm.families import ImageSettings, Qwen
+from components.models.vlm.interface import IGNORED, Batch, Example, collate
+from components.sft.loss import shuffled_prior
+from components.synthetic.drawing import COLOURS, Scene, still_camera
+from components.synthetic.scenes import Clip, draw, make_clip
 
 SIZE, NUM_FRAMES, FPS = (40, 40), 6, 2.0
 NOISE = 6.0  # deviation, of 255
@@ -35,13 +37,28 @@ TRAIN_SEEDS, TEST_SEEDS = 1000, 900_000  # a run's seed is added
 TRAIN_COUNT, TEST_COUNT = 300, 512
 
 QUESTION = ("which", "object", "moves")
-ROLES = {"pad": "<pad>", "eos": "<eos>", "image": "<image>", "video": "<video>", "vision_start": "<vs>", "vision_end": "<ve>"}
+ROLES = {
+    "pad": "<pad>",
+    "eos": "<eos>",
+    "image": "<image>",
+    "video": "<video>",
+    "vision_start": "<vs>",
+    "vision_end": "<ve>",
+}
 ASK, REPLY = "<q>", "<a>"
 IDS = {word: index for index, word in enumerate((*ROLES.values(), ASK, REPLY, *COLOURS, *QUESTION))}
 ANSWERS = [IDS[colour] for colour in COLOURS]
 
 _GREY = ImageSettings(mean=(0.5, 0.5, 0.5), std=(70 / 255,) * 3, scale=1 / 255)
-INPUTS = Qwen(image=_GREY, placeholder=ROLES["video"], visual_id=IDS[ROLES["video"]], patch=4, merge=2, group=2, tokens_per_second=2)
+INPUTS = Qwen(
+    image=_GREY,
+    placeholder=ROLES["video"],
+    visual_id=IDS[ROLES["video"]],
+    patch=4,
+    merge=2,
+    group=2,
+    tokens_per_second=2,
+)
 TIMES = [k / FPS for k in range(NUM_FRAMES)]
 CELL = INPUTS.patch * INPUTS.merge  # pixels of its side
 GRID = sampled_grid(TIMES, INPUTS.group, SIZE[0] // CELL, SIZE[1] // CELL, NUM_FRAMES / FPS)
@@ -124,13 +141,15 @@ def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Exam
     )
 
 
-# Maps to align with -------------------------------------------------------------------------------------------------------
+# Maps to align with ---------------------------------------------------------------------------------------------------
 
 
 def frame_differences(scenes: Scenes) -> Float[Tensor, "N F h w"]:
     """Each clip's mean |frame difference|, mean 1: no label, no model."""
     shape_1Fhw = torch.empty(1, *GRID.shape)
-    return torch.cat([frame_difference_prior(shape_1Fhw, frames_nHW3, TIMES, GRID) for frames_nHW3 in scenes.frames_NnHW3])
+    return torch.cat(
+        [frame_difference_prior(shape_1Fhw, frames_nHW3, TIMES, GRID) for frames_nHW3 in scenes.frames_NnHW3]
+    )
 
 
 def shuffled(maps_NFhw: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F h w"]:
@@ -142,14 +161,21 @@ def shuffled(maps_NFhw: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F h w"]:
 def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tensor, "F h w"]:
     """The video model's attention from the caption's words to the clip, averaged over words, heads, layers and steps, on `GRID`.
 
-    Inversion without text, then reconstruction with cross-stream memory under the caption, as in the pipeline's first two steps.
+    Inversion without text, then reconstruction with cross-stream memory under the caption, as in the pipeline's first
+    two steps.
     """
     config = vdm.transformer.config
     side, count = int(config.sample_height) * vdm.spatial_scale, int(config.sample_frames)
     frames_nHW3, _, _ = draw(at_frames(clip.scene, count), (side, side))
     duration = TIMES[-1] / (count - 1)
     seen = cogvideox_grid(
-        [k * duration for k in range(count)], side, side, (0.0, 1.0, 0.0, 1.0), vdm.patch_size, vdm.patch_size_t, vdm.spatial_scale
+        [k * duration for k in range(count)],
+        side,
+        side,
+        (0.0, 1.0, 0.0, 1.0),
+        vdm.patch_size,
+        vdm.patch_size_t,
+        vdm.spatial_scale,
     )
     schedule, empty = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames_nHW3), schedule).trajectory

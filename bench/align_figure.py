@@ -1,7 +1,8 @@
 """The picture of `bench.align`: accuracy over updates with intervals, and one test clip with the VLM's maps, plain and aligned.
 
-The clip is the first test clip of the first seed, not picked. A map is the mean over the question's words, as density relative to
-uniform, cells at their size and unsmoothed, on one scale for all; the mover is outlined as it is in the first frame of a cell.
+The clip is the first test clip of the first seed, not picked. A map is the mean over the question's words, as density
+relative to uniform, cells at their size and unsmoothed, on one scale for all; the mover is outlined as it is in the
+first frame of a cell.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
-from components.report.figures import TABLE
+from components.pages.figures import TABLE
 
 DPI = 100
 _HEAT = ListedColormap(TABLE / 255)
@@ -33,7 +34,11 @@ Masks = Bool[np.ndarray, "n H W"]
 
 
 def draw_figure(
-    curves: Mapping[str, Mapping[int, Interval]], frames: Frames, mover: Masks, maps: Mapping[str, Float[np.ndarray, "F h w"]], target: Path
+    curves: Mapping[str, Mapping[int, Interval]],
+    frames: Frames,
+    mover: Masks,
+    maps: Mapping[str, Float[np.ndarray, "F h w"]],
+    target: Path,
 ) -> Path:
     """Write the figure.
 
@@ -45,7 +50,9 @@ def draw_figure(
         target: the file.
     """
     figure = pyplot.figure(figsize=(10.4, 4.7), dpi=DPI, facecolor="white")
-    left, right = figure.add_gridspec(1, 2, width_ratios=(1.0, 1.0), left=0.04, right=0.995, top=0.9, bottom=0.11, wspace=0.16)
+    left, right = figure.add_gridspec(
+        1, 2, width_ratios=(1.0, 1.0), left=0.04, right=0.995, top=0.9, bottom=0.11, wspace=0.16
+    )
     _curves(figure.add_subplot(left), curves)
     _clip(figure, right, frames, mover, maps)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,11 +91,15 @@ def _apart(heights: Sequence[float], least: float = 0.055) -> list[float]:
     return [placed[index] for index in range(len(heights))]
 
 
-def _clip(figure: Figure, place: SubplotSpec, frames: Frames, mover: Masks, maps: Mapping[str, Float[np.ndarray, "F h w"]]) -> None:
+def _clip(
+    figure: Figure, place: SubplotSpec, frames: Frames, mover: Masks, maps: Mapping[str, Float[np.ndarray, "F h w"]]
+) -> None:
     """A row of frames and a row a map; a column a cell in time, which is two frames."""
     cells = len(next(iter(maps.values())))
     group = len(frames) // cells
-    block = place.subgridspec(1 + len(maps), cells, height_ratios=(1 / group, *[1] * len(maps)), hspace=0.06, wspace=0.06)
+    block = place.subgridspec(
+        1 + len(maps), cells, height_ratios=(1 / group, *[1] * len(maps)), hspace=0.06, wspace=0.06
+    )
     densities = {name: map_Fhw / map_Fhw.mean() for name, map_Fhw in maps.items()}
     top = max(float(density.max()) for density in densities.values())
     for f in range(cells):
@@ -103,7 +114,13 @@ def _clip(figure: Figure, place: SubplotSpec, frames: Frames, mover: Masks, maps
             axes.contour(mover[f * group], levels=[0.5], colors="white", linewidths=1.2, extent=(0, width, 0, height))
             _bare(axes, name if f == 0 else "")
     box = place.get_position(figure)
-    figure.text(box.x0, box.y1 + 0.013, "The first test clip (not picked), and where the question's words look", fontsize=9.5, color=_INK)
+    figure.text(
+        box.x0,
+        box.y1 + 0.013,
+        "The first test clip (not picked), and where the question's words look",
+        fontsize=9.5,
+        color=_INK,
+    )
     note = f"Unsmoothed cells, 0 (dark) to {top:.1f} times uniform; outlined: what moves."
     figure.text(box.x0, 0.035, note, fontsize=8.5, color=_SOFT)
 

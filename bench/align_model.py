@@ -1,8 +1,9 @@
 """The tiny Qwen2.5-VL of `bench.align`, its training with and without alignment, and its evaluation.
 
-The real class with random weights: 3 layers, width 64, 4 query and 2 key-value heads, a vision tower without blocks (patch embedding and
-merger), 143 000 parameters. Its initialization has deviation 0.1: at the usual 0.02 so narrow a model waits on a saddle for most of the
-training, and one seed says nothing. The losses are the fine-tuning's own, the rows those of `vlm_attention`.
+The real class with random weights: 3 layers, width 64, 4 query and 2 key-value heads, a vision tower without blocks
+(patch embedding and merger), 143 000 parameters. Its initialization has deviation 0.1: at the usual 0.02 so narrow a
+model waits on a saddle for most of the training, and one seed says nothing. The losses are the fine-tuning's own, the
+rows those of `vlm_attention`.
 
 Legend: N scenes, B samples, R rows, F h w the grid of cells.
 """
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from bench.align_data import ANSWERS, GRID, IDS, INPUTS, ROLES, SIZE, Scenes
-from components.models.vlm import ROWS_ATTENTION, Batch, Vlm
-from components.report.quality import weighted_auc
-from components.sft.loss import map_distance, response_loss
+from components.media.map_algebra import map_distance
+from components.models.vlm.interface import ROWS_ATTENTION, Batch, Vlm
+from components.quality.measures import weighted_auc
+from components.sft.loss import response_loss
 from components.vlm_attention.rows import request_rows
 
 STEPS, BATCH, LEARNING_RATE, WARMUP = 400, 16, 2e-3, 0.1
@@ -89,7 +91,12 @@ def make_model(seed: int) -> Vlm:
 
 
 def train(
-    vlm: Vlm, scenes: Scenes, seed: int, prior_NFhw: Float[Tensor, "N F h w"] | None = None, weight: float = 0.0, steps: int = STEPS
+    vlm: Vlm,
+    scenes: Scenes,
+    seed: int,
+    prior_NFhw: Float[Tensor, "N F h w"] | None = None,
+    weight: float = 0.0,
+    steps: int = STEPS,
 ) -> Iterator[Losses]:
     """Train and give each update's losses, L_AR + λ · L_align with λ = `weight` where there is a prior; nothing happens unless iterated.
 
@@ -130,13 +137,16 @@ def learning_rate(step: int, steps: int) -> float:
 def batch_distance(rows_BRS: Float[Tensor, "B R S"], prior_BFhw: Float[Tensor, "B F h w"]) -> Float[Tensor, ""]:
     """L_align of a batch, each sample's rows against its one map; all have equally many rows, so one call is the mean over samples."""
     count, rows, _ = rows_BRS.shape
-    return map_distance(rows_BRS.reshape(count * rows, *prior_BFhw.shape[1:]), prior_BFhw.repeat_interleave(rows, dim=0))
+    return map_distance(
+        rows_BRS.reshape(count * rows, *prior_BFhw.shape[1:]), prior_BFhw.repeat_interleave(rows, dim=0)
+    )
 
 
 def pick(batch: Batch, index_B: Tensor) -> Batch:
     """Some scenes of a whole set's batch, their clips joined in time.
 
-    Without blocks the vision tower sees every patch alone, so that many clips are to it what one long clip is, and quicker.
+    Without blocks the vision tower sees every patch alone, so that many clips are to it what one long clip is, and
+    quicker.
     """
     count, (frames, height, width) = len(batch["input_ids"]), GRID.shape
     pixels_NPc = batch["pixel_values_videos"].unflatten(0, (count, -1))

@@ -1,10 +1,11 @@
 """Rows of the VLM's attention: what they add to a training step over plain SDPA, and what they save against `output_attentions`.
 
-The model is a Qwen2.5-VL of the real class with random weights that sees 16 frames; 40 words' rows are asked for. On a CPU it has 4 layers
-with 8 query and 2 key-value heads of 64 (float32), on a GPU 8 layers of the 3B's language model (bfloat16). A step is forward, both
-losses of the fine-tuning (plain SDPA: L_AR alone) and backward. The eager side reads the same rows out of full maps, in the language model
-only: its vision tower stays on SDPA. All three sides are checked to give the same logits, and the two with rows the same rows, before
-anything is measured.
+The model is a Qwen2.5-VL of the real class with random weights that sees 16 frames; 40 words' rows are asked for. On a
+CPU it has 4 layers with 8 query and 2 key-value heads of 64 (float32), on a GPU 8 layers of the 3B's language model
+(bfloat16). A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward. The eager side
+reads the same rows out of full maps, in the language model
+only: its vision tower stays on SDPA. All three sides are checked to give the same logits, and the two with rows the
+same rows, before anything is measured.
 
 Legend: B samples, H heads, N tokens, R rows, S visual cells.
 """
@@ -26,9 +27,10 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from bench.measure import memory_ratio, time_ratio
 from bench.table import Row
-from components.models.tiny_vlm import make_tiny_qwen2_5_vl
-from components.models.vlm import Batch, Conversation, Vlm, VlmOutput, collate, load_vlm
-from components.sft.loss import map_distance, response_loss
+from components.media.map_algebra import map_distance
+from components.models.vlm.interface import Batch, Conversation, Vlm, VlmOutput, collate, load_vlm
+from components.models.vlm.tiny import make_tiny_qwen2_5_vl
+from components.sft.loss import response_loss
 from components.vlm_attention.rows import request_rows
 
 SIDES = ("rows", "sdpa", "eager")
@@ -85,7 +87,9 @@ def rows(pairs: int = 5) -> Iterator[Row]:
     end = f"forward + backward, N={length}"
     yield time_ratio(f"VLM rows / plain SDPA, time, {end}", 1.25, work("rows", "any"), work("sdpa", "any"), pairs)
     yield memory_ratio(f"VLM rows / plain SDPA, peak memory, {end}", 1.25, "language:rows:any", "language:sdpa:any")
-    yield memory_ratio(f"VLM rows / eager output_attentions, peak memory, {end}", 0.5, "language:rows:any", "language:eager:any")
+    yield memory_ratio(
+        f"VLM rows / eager output_attentions, peak memory, {end}", 0.5, "language:rows:any", "language:eager:any"
+    )
 
 
 def work(side: str, size: str) -> Callable[[], object]:
@@ -120,7 +124,9 @@ def _eager(made: Setting) -> Answer:
     kept: list[tuple[Tensor, ...]] = []
     model = made.vlm.model
     hooks = [
-        model.register_forward_pre_hook(lambda module, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True),
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "output_attentions": True}), with_kwargs=True
+        ),
         model.register_forward_hook(lambda module, args, output: kept.append(output.attentions)),
     ]
     try:
@@ -160,7 +166,9 @@ def setting(side: str) -> Setting:
         vlm.model.set_attn_implementation({"text_config": "eager"})
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (NUM_FRAMES, SETUP.height, SETUP.width, 3), dtype=np.uint8)
-    example = vlm.prepare(Conversation([], QUESTION, RESPONSE), frames, [k / 2 for k in range(NUM_FRAMES)], NUM_FRAMES / 2)
+    example = vlm.prepare(
+        Conversation([], QUESTION, RESPONSE), frames, [k / 2 for k in range(NUM_FRAMES)], NUM_FRAMES / 2
+    )
     behind = torch.arange(int(example.video_columns[-1]) + 1, len(example.input_ids))
     rows_R = behind[torch.linspace(0, len(behind) - 1, NUM_ROWS).long()]
     prior = torch.rand(NUM_ROWS, *example.grid.shape, generator=torch.Generator().manual_seed(0)).to(SETUP.device)

@@ -1,10 +1,11 @@
 """How the bench measures: ratios of times in interleaved pairs, peaks of memory in processes of their own.
 
-Time: both sides run once unmeasured where nothing has warmed them before, then in pairs whose order alternates; the value is the median
-of the pairs' ratios, so that a machine that slows down slows both. Memory: a child process (`bench.probe`) runs a case once, resets the
-kernel's high-water mark (VmHWM), runs it again, and reports the mark minus what was resident before: weights and gradient buffers are in
-the baseline, a peak is what one more run needs. glibc returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory
-follows the tensors. On a GPU the clock waits for it, and memory is what torch's allocator has handed out.
+Time: both sides run once unmeasured where nothing has warmed them before, then in pairs whose order alternates; the
+value is the median of the pairs' ratios, so that a machine that slows down slows both. Memory: a child process
+(`bench.probe`) runs a case once, resets the kernel's high-water mark (VmHWM), runs it again, and reports the mark minus
+what was resident before: weights and gradient buffers are in the baseline, a peak is what one more run needs. glibc
+returns freed tensors at once there (`MALLOC_MMAP_THRESHOLD_`), so resident memory follows the tensors. On a GPU the
+clock waits for it, and memory is what torch's allocator has handed out.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ def _wait() -> None:
 
 
 def time_ratio(
-    name: str, bound: float | None, one: Callable[[], object], other: Callable[[], object], pairs: int, *, warm_up: bool = True
+    name: str,
+    bound: float | None,
+    one: Callable[[], object],
+    other: Callable[[], object],
+    pairs: int,
+    *,
+    warm_up: bool = True,
 ) -> Row:
     """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after an unmeasured run of each with `warm_up`."""
     if warm_up:
@@ -79,7 +86,9 @@ def peak_bytes(case: str) -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the child needs what this process keeps for later
     command = [sys.executable, "-m", "bench.probe", case]
-    answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **QUIET, **_RETURN_FREED}, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **QUIET, **_RETURN_FREED}, capture_output=True, text=True, check=False
+    )
     if answer.returncode:
         raise RuntimeError(f"the memory probe of {case} ended with code {answer.returncode}:\n{answer.stderr[-3000:]}")
     return int(answer.stdout.split()[-1])

@@ -1,9 +1,10 @@
 """What KFP's local orchestrator costs: `motion-enhancer run motion_priors` against the same steps called one after another in one process.
 
-Both sides start as a process of their own, on an empty store, with the same videos (4 synthetic clips), tiny models, two shards and the
-same parameters, so both pay their imports. The pipeline starts a process a task and runs the two shards side by side; the other side is
-`python -m bench.overhead SOURCE FOLDER`, which gives each step the executor input that KFP would give it. Nothing is bounded: the ratio
-is large where the work is tiny, and says nothing of a real run.
+Both sides start as a process of their own, on an empty store, with the same videos (4 synthetic clips), tiny models,
+two shards and the same parameters, so both pay their imports. The pipeline starts a process a task and runs the two
+shards side by side; the other side is `python -m bench.overhead SOURCE FOLDER`, which gives each step the executor
+input that KFP would give it. Nothing is bounded: the ratio is large where the work is tiny, and says nothing of a real
+run.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ import torch
 
 from bench.measure import QUIET, time_ratio
 from bench.table import ROOT, Row
+from components.cli.main import executor_input
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.parameters import Scalars
-from components.core.step import Step, execute
-from components.media.scenes import write_set
 from components.models.registry import ensure_tiny
-from components.orchestration.cli import executor_input
+from components.runtime.declaration import Step
+from components.runtime.parameters import Scalars
+from components.runtime.runner import execute
+from components.synthetic.scenes import write_set
 
 SHARDS = ["0/2", "1/2"]
 CHOICES: dict[str, Any] = {"vdm": "tiny-cogvideox", "num_steps": 2}
-PARAMS: dict[str, dict[str, Any]] = {"ddim_inversion": {"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}}
+PARAMS: dict[str, dict[str, Any]] = {
+    "ddim_inversion": {"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}
+}
 VIDEOS = 4
 
 
@@ -46,7 +50,7 @@ def rows(pairs: int = 2) -> Iterator[Row]:
 
         def pipeline() -> None:
             out = folder / f"pipeline-{next(number)}"
-            _start(["components.orchestration.cli", "run", "motion_priors", "--out", str(out), *settings])
+            _start(["components.cli.main", "run", "motion_priors", "--out", str(out), *settings])
             _check(next(out.glob("artifacts/*/prior-set/priors")))
 
         def steps() -> None:
@@ -65,10 +69,17 @@ def _settings(source: Path) -> dict[str, Any]:
 
 def _start(arguments: list[str]) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode:
-        raise RuntimeError(f"{arguments[0]} ended with code {answer.returncode}:\n{answer.stdout[-2000:]}{answer.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{arguments[0]} ended with code {answer.returncode}:\n{answer.stdout[-2000:]}{answer.stderr[-3000:]}"
+        )
 
 
 def _check(folder: Path) -> None:

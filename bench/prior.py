@@ -1,10 +1,11 @@
 """`python -m bench.prior [--full]`: does the motion prior of a video model find what moves? On unseen synthetic clips with masks.
 
-Gated: trained weights against a random twin of the same architecture, all heads and words, in AUC_obj, raw and debiased, with a
-permutation test and the balance of the clips (a centre prior must tell nothing). Beside them, whatever they say: frame difference,
-pointing game, track, and what MHS and MTTI make of it. `--full` adds ablations as paired differences. Writes `runs/bench-prior.json`
-(`runs/bench-prior-full.json`) and `runs/bench-prior.png`; ends with code 1 where a bound does not hold.
-Plain AUC (mover against everything) and NSS are left out: a random twin gets .82 of the one, and both follow contrast.
+Gated: trained weights against a random twin of the same architecture, all heads and words, in AUC_obj, raw and
+debiased, with a permutation test and the balance of the clips (a centre prior must tell nothing). Beside them, whatever
+they say: frame difference, pointing game, track, and what MHS and MTTI make of it. `--full` adds ablations as paired
+differences. Writes `runs/bench-prior.json` (`runs/bench-prior-full.json`) and `runs/bench-prior.png`; ends with code 1
+where a bound does not hold. Plain AUC (mover against everything) and NSS are left out: a random twin gets .82 of the
+one, and both follow contrast.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from bench.measure import QUIET
 from bench.prior_figure import draw
 from bench.prior_heads import DRAWS, bottom_heads, head_maps, most_chosen, over_draws, random_halves
 from bench.table import ROOT, Row, Test, finish
-from components.report.material import Stored, scenes
-from components.report.prior_quality import LEVEL
-from components.report.quality import (
+from components.pages.stored import Stored
+from components.quality.measures import (
     Estimate,
     Map,
     Measure,
@@ -45,6 +45,8 @@ from components.report.quality import (
     values_of,
     with_objects,
 )
+from components.report.material import scenes
+from components.report.prior_quality import LEVEL
 
 log = logging.getLogger("bench.prior")
 VIDEOS = 64
@@ -61,11 +63,15 @@ class Sheet:
         self.rows: list[Row] = []
         self._videos, self._model = {scene.sample: scene.video for scene in measured}, model
 
-    def level(self, name: str, values: Values, detail: str = "", bound: float | None = None, test: Test = "value <=") -> Estimate:
+    def level(
+        self, name: str, values: Values, detail: str = "", bound: float | None = None, test: Test = "value <="
+    ) -> Estimate:
         """A row of the mean over samples."""
         return self._add(name, mean_interval(values, self._videos), detail, bound, test)
 
-    def difference(self, name: str, one: Values, other: Values, bound: float | None = None, test: Test = "value <=") -> Estimate:
+    def difference(
+        self, name: str, one: Values, other: Values, bound: float | None = None, test: Test = "value <="
+    ) -> Estimate:
         """A row of the mean difference one − other over the same samples."""
         return self._add(name, paired_interval(one, other, self._videos), "paired over videos", bound, test)
 
@@ -75,7 +81,9 @@ class Sheet:
         self._add(name, Estimate(value, None, None, many, len(set(self._videos.values()))), detail, bound, "value <=")
 
     def _add(self, name: str, e: Estimate, detail: str, bound: float | None, test: Test) -> Estimate:
-        row = Row(name, e.value, bound, detail, test, low=e.low, high=e.high, n=e.n, clusters=e.clusters, model=self._model)
+        row = Row(
+            name, e.value, bound, detail, test, low=e.low, high=e.high, n=e.n, clusters=e.clusters, model=self._model
+        )
         self.rows.append(row)
         return e
 
@@ -164,7 +172,9 @@ def gates(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
     own, twin = maps[c.ALL], maps[c.TWIN]
     sheet.difference("difference in AUC_obj: trained − random twin", own.auc, twin.auc, 0.0, "low >")
     trained = sheet.level(_DEBIASED + c.ALL.name, own.debiased_auc, "minus the other videos' mean map", 0.5, "low >")
-    sheet.level(_DEBIASED + c.TWIN.name, twin.debiased_auc, "below the trained model's lower end", trained.low, "high <")
+    sheet.level(
+        _DEBIASED + c.TWIN.name, twin.debiased_auc, "below the trained model's lower end", trained.low, "high <"
+    )
     test = permutation_test(own.scenes)
     told = f"observed {test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {test.draws} draws"
     sheet.number("permutation p of AUC_obj", test.p, told, _P)
@@ -203,7 +213,9 @@ def selection(sheet: Sheet, found: c.Extracted, name: str) -> None:
     told = f"1 = the same heads in all {rows[0].samples} samples; chosen by head {counts}"
     sheet.number(f"{name}: constancy of the choice", most_chosen(rows), told)
     for key, what in {"tcs": "TCS = F", "dsr": "DSR = 1", "both": "both"}.items():
-        sheet.number(f"{name}: saturation, {what}", found.priors.saturation[key], "share of the chosen (sample, head) pairs")
+        sheet.number(
+            f"{name}: saturation, {what}", found.priors.saturation[key], "share of the chosen (sample, head) pairs"
+        )
 
 
 def ablations(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
@@ -230,7 +242,8 @@ def heads(sheet: Sheet, base: c.Extracted, maps: Mapping[c.Configuration, Measur
     ordered = [lines[scene.sample] for scene in mhs.scenes]
     every, ratio = head_maps(base, ordered), base.priors.provenance["head_selection"].scalars["head_ratio"]
     bottom = Measured.of(
-        mhs.scenes, [map_hFHW[chosen].mean(0) for map_hFHW, chosen in zip(every, bottom_heads(base, ordered, ratio), strict=True)]
+        mhs.scenes,
+        [map_hFHW[chosen].mean(0) for map_hFHW, chosen in zip(every, bottom_heads(base, ordered, ratio), strict=True)],
     )
     draws = [Measured.of(mhs.scenes, list(every[:, half].mean(1))) for half in random_halves(every.shape[1], ratio)]
     raw = over_draws(auc_obj, mhs.scenes, [draw.raw for draw in draws])

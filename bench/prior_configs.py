@@ -1,7 +1,7 @@
 """The video models and configurations of `bench.prior`, and their priors: the pipeline's own steps on one store, in two processes.
 
-A configuration is what differs from all heads and words under the pipeline's defaults. Those that share a capture run one after another
-and read the same maps from the store, so that only captures cost time.
+A configuration is what differs from all heads and words under the pipeline's defaults. Those that share a capture run
+one after another and read the same maps from the store, so that only captures cost time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
+from components.cli.look import extract_priors, model_size
 from components.core.artifacts import HeadSelection, PriorSet, load_manifest
 from components.core.progress import track
-from components.core.store import Store
-from components.media.scenes import write_set
+from components.kubeflow.arguments import pipeline, pipeline_defaults
 from components.models.registry import resolve
-from components.orchestration.arguments import pipeline, pipeline_defaults
-from components.orchestration.look import extract_priors, model_size
+from components.store.entries import Store
+from components.synthetic.scenes import write_set
 
 SEED = 9_100_001  # of the videos: no training, validation, smoke or example uses it
 TWIN_SEED = 9_100_002  # of the random twin's weights
@@ -86,7 +86,12 @@ def random_twin(model: Path, folder: Path, seed: int = TWIN_SEED) -> Path:
 
 
 def extract(
-    vdm: str, configurations: Sequence[Configuration], folder: Path, videos: int, num_steps: int | None = None, processes: int = 2
+    vdm: str,
+    configurations: Sequence[Configuration],
+    folder: Path,
+    videos: int,
+    num_steps: int | None = None,
+    processes: int = 2,
 ) -> dict[Configuration, Extracted]:
     """The priors of every configuration on the same unseen clips of the `scenes` preset.
 
@@ -102,15 +107,28 @@ def extract(
     size = model_size(vdm)
     write_set(source, "scenes", videos, SEED, num_frames=size["num_frames"])
     values: dict[str, Any] = deepcopy(pipeline_defaults(pipeline("motion_priors")))
-    values |= {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response", "vdm": vdm}
+    values |= {
+        "source": str(source),
+        "source_digest": "-",
+        "store": store,
+        "shard": "0/1",
+        "text": "response",
+        "vdm": vdm,
+    }
     values["params_dataset_import"]["processes"] = 1
     values["params_ddim_inversion"] |= {**size, "dtype": "float32", "pictures": 0}
     values["params_attention_capture"]["pictures"] = 0
     values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = "off"
     if num_steps is not None:
         values["num_steps"] = num_steps
-    twin = random_twin(resolve(vdm, Store(store)).path, folder / "twin") if any(one.twin for one in configurations) else None
-    groups = {one.capture: [other for other in configurations if other.capture == one.capture] for one in configurations}
+    twin = (
+        random_twin(resolve(vdm, Store(store)).path, folder / "twin")
+        if any(one.twin for one in configurations)
+        else None
+    )
+    groups = {
+        one.capture: [other for other in configurations if other.capture == one.capture] for one in configurations
+    }
     jobs = [[(folder / one.name, _changed(values, one, twin)) for one in group] for group in groups.values()]
     if processes == 1:
         for job in track(jobs, "captures"):

@@ -1,6 +1,7 @@
 """The picture of `bench.prior`: the first three clips, not hand-picked; frames, mask, and the map of the trained and the random model.
 
-Cells at their size, unsmoothed, all heads and words; each map on a scale of its own from 0 to its maximum over the clip.
+Cells at their size, unsmoothed, all heads and words; each map on a scale of its own from 0 to its maximum over the
+clip.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from matplotlib.gridspec import SubplotSpec
 
 from bench.prior_configs import ALL, TWIN, Extracted
 from components.core.artifacts import PriorLine
-from components.report.figures import TABLE
-from components.report.material import Stored, nearest_frame
+from components.pages.figures import TABLE
+from components.pages.stored import Stored, nearest_frame
 
 CLIPS, DPI = 3, 100
 _MASK = ListedColormap([(0.93, 0.93, 0.91), (0.65, 0.68, 0.72), (0.04, 0.48, 0.46)])
@@ -42,10 +43,18 @@ def draw(trained: Extracted, twin: Extracted, auc: Mapping[str, Mapping[str, flo
     for column, line in enumerate(lines):
         indices = [nearest_frame(line.video, *cell) for cell in line.grid.times]
         maps = [stored.prior(one).mean(0) for one in (line, random[line.sample.id])]
-        rows = [_Row("frames", stored.frames(line.video, indices)), _Row("mask", _mask(stored, line)[indices], _MASK, 2)]
-        rows += [_Row(name, map_FHW, _HEAT, map_FHW.max()) for name, map_FHW in zip(("trained", "random twin"), maps, strict=True)]
+        rows = [
+            _Row("frames", stored.frames(line.video, indices)),
+            _Row("mask", _mask(stored, line)[indices], _MASK, 2),
+        ]
+        rows += [
+            _Row(name, map_FHW, _HEAT, map_FHW.max())
+            for name, map_FHW in zip(("trained", "random twin"), maps, strict=True)
+        ]
         _clip(figure, outer[column], rows, named=column == 0)
-        told = ", ".join(f"{name} {auc[one.name][line.sample.id]:.2f}" for name, one in (("trained", ALL), ("random twin", TWIN)))
+        told = ", ".join(
+            f"{name} {auc[one.name][line.sample.id]:.2f}" for name, one in (("trained", ALL), ("random twin", TWIN))
+        )
         place = outer[column].get_position(figure)
         figure.text(place.x0, place.y1 + 0.025, _wrapped(line.sample.response), fontsize=9, color=_INK, va="bottom")
         figure.text(place.x0, place.y0 - 0.025, f"AUC_obj: {told}", fontsize=9, color=_INK, va="top")
@@ -77,7 +86,9 @@ def _clip(figure: Figure, place: SubplotSpec, rows: Sequence[_Row], *, named: bo
             axes.spines[:].set_visible(False)
             axes.imshow(picture, cmap=row.colours, vmin=0, vmax=row.top, interpolation="nearest")
             if named and f == 0:
-                axes.text(-0.12, 0.5, row.name, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=_INK)
+                axes.text(
+                    -0.12, 0.5, row.name, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=_INK
+                )
 
 
 def _mask(stored: Stored, line: PriorLine) -> np.ndarray:

@@ -13,8 +13,8 @@ from bench.prior_configs import Extracted
 from components.core.artifacts import HeadLine
 from components.core.records import HeadRow
 from components.head_selection.scores import HeadStatistics, choose, select_heads, share_count
-from components.models.tensors import unpack
-from components.report.quality import Measure, Scene, values_of
+from components.quality.measures import Measure, Scene, values_of
+from components.store.tensors import unpack
 
 DRAWS, DRAW_SEED = 20, 9_100_003
 

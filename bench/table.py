@@ -1,6 +1,7 @@
 """A bench's table: its rows, how they are printed, and the JSON file under `runs/` that says the same.
 
-The file is a list of {name, value, bound, holds} and, where a row has them, test, low, high, n, clusters, model and detail.
+The file is a list of {name, value, bound, holds} and, where a row has them, test, low, high, n, clusters, model and
+detail.
 """
 
 from __future__ import annotations
@@ -58,7 +59,12 @@ def write(rows: Sequence[Row], target: Path) -> Path:
     lines = []
     for row in rows:
         fields = asdict(row) | {"test": None if row.bound is None else row.test}
-        first = {"name": fields.pop("name"), "value": fields.pop("value"), "bound": fields.pop("bound"), "holds": row.holds}
+        first = {
+            "name": fields.pop("name"),
+            "value": fields.pop("value"),
+            "bound": fields.pop("bound"),
+            "holds": row.holds,
+        }
         lines.append(first | {key: value for key, value in fields.items() if value is not None})
     target.write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
     return target

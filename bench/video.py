@@ -1,9 +1,9 @@
 """Rows of the attention capture: what it adds to the reconstruction it rides on, and what it saves against full maps.
 
-The model is a CogVideoX of the real class with random weights: on a CPU of real proportions (4 layers, 8 heads of 64, float32) with
-R = S / 16 rows, on a GPU CogVideoX-5B's own layers in bfloat16 with R = S / 34, the pipeline's default at its size; 40 words on both. The
-full-map side is what one would write first: softmax(QKᵀ/√d) of the captured stream as an h × L × L tensor, summed over layers. Both sides
-are checked to give the same numbers before anything is measured.
+The model is a CogVideoX of the real class with random weights: on a CPU of real proportions (4 layers, 8 heads of 64,
+float32) with R = S / 16 rows, on a GPU CogVideoX-5B's own layers in bfloat16 with R = S / 34, the pipeline's default at
+its size; 40 words on both. The full-map side is what one would write first: softmax(QKᵀ/√d) of the captured stream as
+an h × L × L tensor, summed over layers. Both sides are checked to give the same numbers before anything is measured.
 
 Legend: N1 levels, h heads, L = text + S, T words, S = F·H·W video tokens, P = H·W places, d head width.
 """
@@ -27,8 +27,8 @@ from bench.table import Row
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, HeadReductions, UnionAttention
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import Levels, levels
-from components.models.tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
-from components.models.vdm import Vdm, load_vdm
+from components.models.video.cogvideox import Vdm, load_vdm
+from components.models.video.cogvideox_tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
 
 
 class Setup(NamedTuple):
@@ -89,7 +89,9 @@ class FullMaps:
         self.sum_hLL: Tensor | None = None
 
     @torch.no_grad()
-    def add(self, q_hLd: Tensor, k_hLd: Tensor, own_lse_hL: Tensor, reference: tuple[Tensor, Tensor] | None = None) -> None:
+    def add(
+        self, q_hLd: Tensor, k_hLd: Tensor, own_lse_hL: Tensor, reference: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         """Add one attention call; the log-sum-exps are not needed, as whole rows are there."""
         map_hLL = (q_hLd.float() @ k_hLd.float().mT * q_hLd.shape[-1] ** -0.5).softmax(-1)
         self.sum_hLL = map_hLL if self.sum_hLL is None else self.sum_hLL.add_(map_hLL)
@@ -106,20 +108,25 @@ class FullMaps:
         same_hFFP = mean_hLL[:, text:, text:].reshape(-1, frames, places, frames, places).diagonal(dim1=2, dim2=4)
         sum_m = same_hFFP.square().sum((1, 2, 3))
         everything = torch.stack([map_SS.square().sum() for map_SS in v2v_hSS])
-        return FullStatistics(mean_hLL[:, list(self.spec.text_indices), text:], sum_m, everything - sum_m, v2v_hSS.mean((1, 2)))
+        return FullStatistics(
+            mean_hLL[:, list(self.spec.text_indices), text:], sum_m, everything - sum_m, v2v_hSS.mean((1, 2))
+        )
 
 
 def rows(pairs: int = 3) -> Iterator[Row]:
     """The capture's rows of the table.
 
-    The maps alone are held to both bounds at every size. A whole step is held to them at `bound_sizes`: below, the activations of the
-    model, which no capture can save, outweigh the maps; those rows are printed as measured, without a bound.
+    The maps alone are held to both bounds at every size. A whole step is held to them at `bound_sizes`: below, the
+    activations of the model, which no capture can save, outweigh the maps; those rows are printed as measured, without
+    a bound.
     """
     yield from _against_no_capture(pairs)
     for name in SETUP.full_maps:
         check_agreement(scene(name))
         yield from _against_full_maps("maps", name, True, pairs)
-        yield from _against_full_maps("step", name, name in SETUP.bound_sizes, 2)  # pairs of 20 s and more scatter by a few percent
+        yield from _against_full_maps(
+            "step", name, name in SETUP.bound_sizes, 2
+        )  # pairs of 20 s and more scatter by a few percent
 
 
 def _against_full_maps(what: str, size: str, held: bool, pairs: int) -> Iterator[Row]:
@@ -128,9 +135,19 @@ def _against_full_maps(what: str, size: str, held: bool, pairs: int) -> Iterator
     time_bound, memory_bound = (1.0, 0.5) if held else (None, None)
     # of a whole step, the check has already run both sides
     yield time_ratio(
-        f"capture / full maps, time, {label}, {size}", time_bound, work(one, size), work(other, size), pairs, warm_up=what == "maps"
+        f"capture / full maps, time, {label}, {size}",
+        time_bound,
+        work(one, size),
+        work(other, size),
+        pairs,
+        warm_up=what == "maps",
     )
-    yield memory_ratio(f"capture / full maps, peak memory, {label}, {size}", memory_bound, f"video:{one}:{size}", f"video:{other}:{size}")
+    yield memory_ratio(
+        f"capture / full maps, peak memory, {label}, {size}",
+        memory_bound,
+        f"video:{one}:{size}",
+        f"video:{other}:{size}",
+    )
 
 
 def _against_no_capture(pairs: int) -> Iterator[Row]:
@@ -152,8 +169,9 @@ def _against_no_capture(pairs: int) -> Iterator[Row]:
 def work(what: str, size: str) -> Callable[[], object]:
     """A case by name.
 
-    `step-capture`, `step-full`, `step-none`: one denoising step of [uncond, cond, reference, reference] with its statistics;
-    `maps-capture`, `maps-full`: the maps of one attention call whose q, k and log-sum-exp are there, with their statistics.
+    `step-capture`, `step-full`, `step-none`: one denoising step of [uncond, cond, reference, reference] with its
+    statistics; `maps-capture`, `maps-full`: the maps of one attention call whose q, k and log-sum-exp are there, with
+    their statistics.
     """
     made = scene(size)
     part, side = what.split("-")
@@ -200,7 +218,9 @@ def _one_step(made: Scene, maps: Any) -> None:
     """The transformer's pass as `reconstruct_with_memory` calls it, with any accumulator or none."""
     made.vdm.transformer.set_attn_processor(UnionAttention(memory=True, maps=maps))
     latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
-    made.vdm.velocity(latents, made.schedule.timestep(NUM_STEPS), torch.cat([made.negative, made.embeds]).repeat(2, 1, 1))
+    made.vdm.velocity(
+        latents, made.schedule.timestep(NUM_STEPS), torch.cat([made.negative, made.embeds]).repeat(2, 1, 1)
+    )
 
 
 def _one_call(made: Scene) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -218,7 +238,14 @@ def _one_call(made: Scene) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor
 
 def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
     return reconstruct_with_memory(
-        made.vdm, made.trajectory, made.schedule, made.embeds, GUIDANCE, capture=spec, memory=True, negative_embeds=made.negative
+        made.vdm,
+        made.trajectory,
+        made.schedule,
+        made.embeds,
+        GUIDANCE,
+        capture=spec,
+        memory=True,
+        negative_embeds=made.negative,
     ).maps
 
 
@@ -229,7 +256,9 @@ def scene(size: str) -> Scene:
     vdm = _model(height, width)
     schedule = levels(vdm.alphas_cumprod, NUM_STEPS)
     generator = torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn(1, frames, LATENT_CHANNELS, 2 * height, 2 * width, generator=generator) for _ in range(2))
+    clean, noise = (
+        torch.randn(1, frames, LATENT_CHANNELS, 2 * height, 2 * width, generator=generator) for _ in range(2)
+    )
     alpha_bar = schedule.alpha_bar.float()
     trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar]).to(vdm.device, vdm.dtype)
     spec = CaptureSpec(

@@ -18,18 +18,31 @@ class Chain:
     """Runs the steps one after another on one store and keeps every task's outputs and counts."""
 
     def __init__(self, tmp_path, store, source, shards=2, rerun=None, **scalars):
-        self.tmp, self.store, self.shards, self.rerun = tmp_path, store, [f"{k}/{shards}" for k in range(shards)], rerun or {}
+        self.tmp, self.store, self.shards, self.rerun = (
+            tmp_path,
+            store,
+            [f"{k}/{shards}" for k in range(shards)],
+            rerun or {},
+        )
         self.scalars = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2, **scalars}
         self.counts, self.outputs = {}, {}
 
     def task(self, name, inputs=None, form="", shard=None, **params):
         declared = step(name)
         wanted = declared.form(form).scalars
-        scalars = {key: value for key, value in self.scalars.items() if key in wanted} | ({"shard": shard} if shard else {})
+        scalars = {key: value for key, value in self.scalars.items() if key in wanted} | (
+            {"shard": shard} if shard else {}
+        )
         outputs = run_step(
-            declared, self.tmp, self.store, params={**SMALL.get(name, {}), **params}, scalars=scalars, inputs=inputs, form=form,
+            declared,
+            self.tmp,
+            self.store,
+            params={**SMALL.get(name, {}), **params},
+            scalars=scalars,
+            inputs=inputs,
+            form=form,
             rerun=self.rerun.get(name, "0"),
-        )  # fmt: skip
+        )
         if "metrics" in outputs:
             found = metrics(outputs)
             computed = round(found["units"] * (1 - found["share_remembered"])) - int(found["failed"])

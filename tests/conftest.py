@@ -1,7 +1,8 @@
 """What all tests share: annotated shapes are checked as the code runs, and twins have one home.
 
-The hook stands before any import of `components`: jaxtyping rewrites a module as it is imported, so that beartype checks each call
-against its annotations (`Float[Tensor, "h P F F"]`), for tests alone. It covers the modules that annotate shapes.
+The hook stands before any import of `components`: jaxtyping rewrites a module as it is imported, so that beartype
+checks each call against its annotations (`Float[Tensor, "h P F F"]`), for tests alone. It covers the modules that
+annotate shapes.
 """
 
 import gc
@@ -57,13 +58,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-# Twins and data; a module has its own, so that nothing it does reaches another -------------------------------------------
+# Twins and data; a module has its own, so that nothing it does reaches another ----------------------------------------
 
 
 @pytest.fixture(scope="module", params=["5b", "1.5"])
 def vdm_folder(request, tmp_path_factory):
     """A tiny video model of either patch layout."""
-    from components.models.tiny import make_tiny_cogvideox
+    from components.models.video.cogvideox_tiny import make_tiny_cogvideox
 
     return make_tiny_cogvideox(tmp_path_factory.mktemp("tiny") / request.param, request.param)
 
@@ -71,7 +72,7 @@ def vdm_folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def vdm(vdm_folder):
     """The same, loaded."""
-    from components.models.vdm import load_vdm
+    from components.models.video.cogvideox import load_vdm
 
     return load_vdm(vdm_folder, "float32", "cpu")
 
@@ -79,7 +80,7 @@ def vdm(vdm_folder):
 @pytest.fixture(scope="module", params=["tiny-qwen2.5-vl", "tiny-internvl3"])
 def vlm(request):
     """A tiny vision-language model of either family, loaded."""
-    from tests.models.vlm_cases import load
+    from tests.models.vlm.cases import load
 
     return load(request.param)
 

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Hub:
     """One repository at one commit. Files of `large` suffixes are listed by sha256, as on the hub, the others by Git's hash.
 
-    `requests` are (method, path, authorization) in order; `fault(method, path)` may return a status, or a number of bytes
-    (negative) after which the connection breaks.
+    `requests` are (method, path, authorization) in order; `fault(method, path)` may return a status, or a number of
+    bytes (negative) after which the connection breaks.
     """
 
     def __init__(self, folder, repository, revision, large=(".safetensors",)):
@@ -35,7 +35,11 @@ class Hub:
         return json.dumps([self.entry(file) for file in self.files()]).encode()
 
     def downloads(self):
-        return [path.split(f"/resolve/{self.revision}/")[1] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+        return [
+            path.split(f"/resolve/{self.revision}/")[1]
+            for method, path, _ in self.requests
+            if method == "GET" and "/resolve/" in path
+        ]
 
 
 class _Handler(BaseHTTPRequestHandler):

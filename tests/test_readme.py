@@ -1,7 +1,7 @@
 """The READMEs say what is so: generated parts are in sync, every block runs as it is written, links and names exist.
 
-A block's first line holds what a reader changes; the tests put tiny models in there and change nothing else. `make smoke` and `make test`
-are what CI runs.
+A block's first line holds what a reader changes; the tests put tiny models in there and change nothing else. `make
+smoke` and `make test` are what CI runs.
 """
 
 import os
@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 import pipeline
+from components.cli.main import app
 from components.core.errors import ParameterError
-from components.core.parameters import Scalars
-from components.media.scenes import write_set
+from components.kubeflow.dag import followers, usual_order
 from components.models.registry import ensure_tiny
-from components.orchestration import docs
-from components.orchestration.cli import app
-from components.orchestration.dag import followers, usual_order
 from components.plan.cost import VideoModel
+from components.runtime.parameters import Scalars
+from components.synthetic.scenes import write_set
+from docs import generate as docs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("components/*/README.md"))]
@@ -42,7 +42,13 @@ def run(language, text, folder, first_line):
     command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # without a checkout the store has no prefix for uncommitted work, as in a clean tree
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "GIT_DIR": "/nonexistent",
+        "OMP_NUM_THREADS": "1",
+    }
     answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, f"{text}\n{answer.stdout[-2000:]}\n{answer.stderr[-3000:]}"
     return answer.stdout
@@ -50,12 +56,16 @@ def run(language, text, folder, first_line):
 
 def test_generated_parts_are_in_sync():
     text = docs.README.read_text()
-    assert docs.refresh(text) == text, "run `python -m components.orchestration.docs`"
+    assert docs.refresh(text) == text, "run `python -m docs.generate`"
 
 
 @pytest.mark.parametrize(
     "change",
-    [("<!-- generated: costs -->", "<!-- generated: prices -->"), ("<!-- end: costs -->", ""), ("<!-- generated: costs -->", "")],
+    [
+        ("<!-- generated: costs -->", "<!-- generated: prices -->"),
+        ("<!-- end: costs -->", ""),
+        ("<!-- generated: costs -->", ""),
+    ],
     ids=["unknown", "no end", "missing"],
 )
 def test_broken_markers_are_refused(change):
@@ -111,7 +121,11 @@ def test_the_capture_example(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_links_lead_somewhere(page):
     text = page.read_text()
-    headings = [re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")]
+    headings = [
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    ]
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     assert targets
     for target in targets:
@@ -142,7 +156,7 @@ def test_commands_and_parameters_that_the_text_names_exist():
         assert not field or field in docs.declaration(name.removeprefix("params_")).params.model_fields, (name, field)
 
 
-# The generator against what it describes ----------------------------------------------------------------------------------
+# The generator against what it describes ------------------------------------------------------------------------------
 
 
 def test_published_sizes_are_read_as_the_config_says(tmp_path):

@@ -1,8 +1,8 @@
 """Reading CogVideoX's attention while it runs: A_mm = softmax(QKᵀ/√d) of one stream, per head (method step 2).
 
-`capture_attention` puts a processor into every attention layer and takes it out again. The processor computes the layer's own output
-(with `memory`, exact attention to the union of the stream's own and the reference stream's keys and values), and hands q, k and the
-log-sum-exp to `CapturedMaps`. A stock pipeline call works as it is:
+`capture_attention` puts a processor into every attention layer and takes it out again. The processor computes the
+layer's own output (with `memory`, exact attention to the union of the stream's own and the reference stream's keys and
+values), and hands q, k and the log-sum-exp to `CapturedMaps`. A stock pipeline call works as it is:
 
     spec = CaptureSpec(text_indices=(0, 1, 2), grid=(13, 30, 45))
     with capture_attention(pipeline.transformer, spec) as maps:
@@ -62,8 +62,8 @@ def _processor(transformer: CogVideoXTransformer3DModel, processor: UnionAttenti
 class UnionAttention:
     """CogVideoX's joint attention, with the reference stream's keys in the softmax and the maps read on the way.
 
-    With `memory` a batch is [main…, reference…]: main row i attends to its own keys and to those of reference row i, at the same
-    rotary positions; reference rows attend to themselves.
+    With `memory` a batch is [main…, reference…]: main row i attends to its own keys and to those of reference row i, at
+    the same rotary positions; reference rows attend to themselves.
     """
 
     def __init__(self, memory: bool, maps: CapturedMaps | None) -> None:
@@ -79,7 +79,9 @@ class UnionAttention:
     ) -> tuple[Tensor, Tensor]:
         """The layer's output for video and text tokens, each [b, tokens, width]."""
         if attention_mask is not None:
-            raise ParameterError("an attention mask", source="attention_kwargs", remedy="capture without a mask: CogVideoX uses none")
+            raise ParameterError(
+                "an attention mask", source="attention_kwargs", remedy="capture without a mask: CogVideoX uses none"
+            )
         text = encoder_hidden_states.shape[1]
         joint = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         q, k, v = _heads(attn, joint, text, image_rotary_emb)
@@ -99,20 +101,30 @@ class UnionAttention:
 
     def _main_rows(self, batch: int) -> int:
         if self.memory and batch % 2:
-            raise ParameterError(f"a batch of {batch} has no second half", source="CaptureSpec.memory", remedy="run [main…, reference…]")
+            raise ParameterError(
+                f"a batch of {batch} has no second half", source="CaptureSpec.memory", remedy="run [main…, reference…]"
+            )
         return batch // 2 if self.memory else batch
 
     @staticmethod
     def _captured_row(stream: int | None, main: int) -> int:
         row = main - 1 if stream is None else stream
         if not 0 <= row < main:
-            raise ParameterError(f"stream {row} of {main} main rows", source="CaptureSpec.stream", remedy="choose a main row of the batch")
+            raise ParameterError(
+                f"stream {row} of {main} main rows",
+                source="CaptureSpec.stream",
+                remedy="choose a main row of the batch",
+            )
         return row
 
 
-def _heads(attn: Attention, joint: Tensor, text: int, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(
+    attn: Attention, joint: Tensor, text: int, rotary: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [b, h, L, d] after the head norms; video tokens of q and k are rotated, text tokens are not."""
-    q, k, v = (layer(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v))
+    q, k, v = (
+        layer(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
     q = q if attn.norm_q is None else attn.norm_q(q)
     k = k if attn.norm_k is None else attn.norm_k(k)
     if rotary is not None:

@@ -1,12 +1,13 @@
 """Attention maps accumulated while a video model runs, and their reductions (main text eqs. 11–13), never S × S.
 
-A is the softmax over [text; video] keys averaged over layers and steps, per head; logits are recomputed in float32 from q and k, and
-divided by the row's log-sum-exp. Kept exactly: A_t2v of the chosen text rows, A_v2v at the same location for all frame pairs, each video
-row's mass on text, and R sampled rows of A_v2v. The v2v mean over all S × S follows exactly: τ = (Σ row mass − Σ text mass) / S².
-Σ A² off the same-location pairs is estimated from the sampled rows without bias (exactly at R = S).
+A is the softmax over [text; video] keys averaged over layers and steps, per head; logits are recomputed in float32 from
+q and k, and divided by the row's log-sum-exp. Kept exactly: A_t2v of the chosen text rows, A_v2v at the same location
+for all frame pairs, each video row's mass on text, and R sampled rows of A_v2v. The v2v mean over all S × S follows
+exactly: τ = (Σ row mass − Σ text mass) / S². Σ A² off the same-location pairs is estimated from the sampled rows
+without bias (exactly at R = S).
 
-Legend: h heads, L = text length + S sequence, T chosen text tokens, S = F·H·W video tokens (frame-major), P = H·W places, F frames,
-R sampled rows, d head width, n picture side, B pictured places.
+Legend: h heads, L = text length + S sequence, T chosen text tokens, S = F·H·W video tokens (frame-major), P = H·W
+places, F frames, R sampled rows, d head width, n picture side, B pictured places.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ class CaptureSpec:
     Attributes:
         text_indices: positions in the text sequence whose rows are kept (real tokens, no pads).
         grid: the transformer's (F, H, W).
-        norm: with reference keys, softmax over the stream's `own` keys, its own part of the softmax over both (`joint`), or the mass of
-            both copies of a position (`fold`); without reference keys all three are the same.
+        norm: with reference keys, softmax over the stream's `own` keys, its own part of the softmax over both
+            (`joint`), or the mass of both copies of a position (`fold`); without reference keys all three are the same.
         rows: R sampled video rows; R ≥ S keeps all.
         seed: of the row sample.
-        stream: the batch row that is captured; None is the last main row, which is the conditional one of [uncond, cond].
+        stream: the batch row that is captured; None is the last main row, which is the conditional one of [uncond,
+            cond].
         memory: the batch's second half is the reference, and the first half attends to its keys and values as well.
     """
 
@@ -52,11 +54,17 @@ class CaptureSpec:
         if self.norm not in ("own", "joint", "fold"):
             raise ParameterError(f"norm = {self.norm!r}", source="CaptureSpec.norm", remedy="choose own, joint or fold")
         if len(self.grid) != 3 or min(self.grid) < 1:
-            raise ParameterError(f"grid = {self.grid}", source="CaptureSpec.grid", remedy="give the transformer's (F, H, W)")
+            raise ParameterError(
+                f"grid = {self.grid}", source="CaptureSpec.grid", remedy="give the transformer's (F, H, W)"
+            )
         if self.rows < 2:
             raise ParameterError(f"rows = {self.rows}", source="CaptureSpec.rows", remedy="sample at least 2 rows")
         if not self.text_indices or min(self.text_indices) < 0 or len(set(self.text_indices)) < len(self.text_indices):
-            raise ParameterError(f"text_indices = {self.text_indices}", source="CaptureSpec.text_indices", remedy="give distinct positions")
+            raise ParameterError(
+                f"text_indices = {self.text_indices}",
+                source="CaptureSpec.text_indices",
+                remedy="give distinct positions",
+            )
 
     @property
     def num_video_tokens(self) -> int:
@@ -125,7 +133,9 @@ class CapturedMaps:
         text = q_hLd.shape[1] - self.spec.num_video_tokens
         if text <= max(self.spec.text_indices):
             problem = f"{q_hLd.shape[1]} tokens do not hold a grid of {self.spec.grid} behind text rows up to {max(self.spec.text_indices)}"
-            raise ParameterError(problem, source="CaptureSpec.grid, text_indices", remedy="give the grid and tokens of this very call")
+            raise ParameterError(
+                problem, source="CaptureSpec.grid, text_indices", remedy="give the grid and tokens of this very call"
+            )
         q = q_hLd.float() * q_hLd.shape[-1] ** -0.5
         lse, keys = own_lse_hL, [k_hLd.float()]
         if reference is not None and self.spec.norm != "own":
@@ -171,7 +181,9 @@ class CapturedMaps:
 
     def _mean(self, name: str) -> Tensor:
         if not self.count:
-            raise ParameterError("nothing was captured", source="CapturedMaps", remedy="run the transformer inside capture_attention")
+            raise ParameterError(
+                "nothing was captured", source="CapturedMaps", remedy="run the transformer inside capture_attention"
+            )
         return self._sums[name] / self.count
 
     @property

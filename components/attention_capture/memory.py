@@ -1,8 +1,8 @@
 """Two-stream reconstruction (method step 2, Algorithm 1): DDIM from the inverted noise under text, with cross-stream memory.
 
-At each step the batch is [uncond, cond, reference, reference]: the reference rows are the inverted latent of the same noise level under
-the same two texts, and the main rows attend to the union of their own and the reference's keys and values. Guidance is
-v = v_uncond + g·(v_cond − v_uncond); at g = 1 the unconditional rows are left out.
+At each step the batch is [uncond, cond, reference, reference]: the reference rows are the inverted latent of the same
+noise level under the same two texts, and the main rows attend to the union of their own and the reference's keys and
+values. Guidance is v = v_uncond + g·(v_cond − v_uncond); at g = 1 the unconditional rows are left out.
 
 Legend: N1 = N + 1 noise levels, F C h w latent frames, channels, rows, columns, L text tokens, D text width.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, capture_attention, cross_stream_memory
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, reconstruct
-from components.models.vdm import Vdm
+from components.models.video.cogvideox import Vdm
 
 
 class Reconstruction(NamedTuple):
@@ -64,7 +64,9 @@ def reconstruct_with_memory(
         raise ParameterError(problem, source="trajectory, num_steps", remedy="use the num_steps of the inversion")
     if start not in ("inverted", "noise") or guidance_scale < 1:
         problem = f"start = {start!r}, guidance_scale = {guidance_scale}"
-        raise ParameterError(problem, source="start, guidance_scale", remedy="choose inverted or noise, and a scale ≥ 1")
+        raise ParameterError(
+            problem, source="start, guidance_scale", remedy="choose inverted or noise, and a scale ≥ 1"
+        )
     if capture is not None and capture.memory != memory:
         problem = f"capture.memory = {capture.memory}, memory = {memory}"
         raise ParameterError(problem, source="CaptureSpec.memory", remedy="give both the same value")
@@ -81,7 +83,11 @@ def reconstruct_with_memory(
         v = vdm.velocity(torch.cat(rows), timestep, texts.repeat(len(rows), 1, 1))[: len(texts)]
         return v[:1] + guidance_scale * (v[1:] - v[:1]) if guided else v
 
-    noise = trajectory[-1] if start == "inverted" else torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(seed))
+    noise = (
+        trajectory[-1]
+        if start == "inverted"
+        else torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(seed))
+    )
     with ExitStack() as stack:
         maps = None
         if capture is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.attention_capture.sample import Captured
 from components.head_selection.scores import choose
-from components.models.vdm import Vdm
+from components.models.video.cogvideox import Vdm
 
 _FRAMES = 6
 _TILE = 96
@@ -34,7 +34,10 @@ def reconstruction_strip(
 def _row(frames: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     chosen = np.linspace(0, len(frames) - 1, min(_FRAMES, len(frames))).round().astype(int)
     scale = max(1, _TILE // frames.shape[1]) if frames.shape[1] < _TILE else 1
-    tiles = [np.pad(frames[index].repeat(scale, 0).repeat(scale, 1), ((1, 1), (1, 1), (0, 0)), constant_values=255) for index in chosen]
+    tiles = [
+        np.pad(frames[index].repeat(scale, 0).repeat(scale, 1), ((1, 1), (1, 1), (0, 0)), constant_values=255)
+        for index in chosen
+    ]
     return np.concatenate(tiles, axis=1)
 
 
@@ -47,7 +50,8 @@ def _labelled(text: str, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarra
 def head_thumbnails(captured: Captured) -> bytes:
     """PNG: the first and the last three heads by score, each picture on its own scale.
 
-    Above, the pooled v2v map, frame-major; below, the exact F × F blocks of some places (row: the frame that looks, column: looked at).
+    Above, the pooled v2v map, frame-major; below, the exact F × F blocks of some places (row: the frame that looks,
+    column: looked at).
     """
     choice = choose(captured.statistics)
     order = torch.argsort(choice.score, descending=True, stable=True).tolist()
@@ -57,7 +61,9 @@ def head_thumbnails(captured: Captured) -> bytes:
         pooled = _grey(captured.reductions.thumbnail_hnn[head], 2 * _TILE)
         blocks = _grey(torch.cat(list(captured.reductions.block_hBFF[head]), dim=1), pooled.shape[1])
         width = max(pooled.shape[1], blocks.shape[1])
-        tile = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=255) for part in (pooled, blocks)])
+        tile = np.concatenate(
+            [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=255) for part in (pooled, blocks)]
+        )
         tiles.append(_labelled(f"head {head}  {float(choice.score[head]):+.2f}", np.repeat(tile[..., None], 3, axis=2)))
     return _png(np.concatenate(tiles, axis=1))
 

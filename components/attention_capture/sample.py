@@ -20,8 +20,8 @@ from components.core.records import Piece, sha256
 from components.core.text import Part
 from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
-from components.models.tensors import pack
-from components.models.vdm import Vdm
+from components.models.video.cogvideox import Vdm
+from components.store.tensors import pack
 
 
 @runtime_checkable
@@ -64,13 +64,21 @@ def text_pieces(vdm: Vdm, text: str, parts: Sequence[Part], source: str) -> list
         DataError: no token carries text.
     """
     pieces = [
-        Piece(index=piece.index, token=piece.token, field=part.field, start=piece.start - part.start, end=piece.end - part.start)
+        Piece(
+            index=piece.index,
+            token=piece.token,
+            field=part.field,
+            start=piece.start - part.start,
+            end=piece.end - part.start,
+        )
         for piece in vdm.tokenize(text)
         for part in parts
         if part.start <= piece.start and piece.end <= part.start + len(part.text)
     ]
     if not pieces:
-        raise DataError("the text encoder finds no token in the text", source=f"sample {source}", remedy="check the text")
+        raise DataError(
+            "the text encoder finds no token in the text", source=f"sample {source}", remedy="check the text"
+        )
     return pieces
 
 

@@ -1,8 +1,8 @@
 """Attention whose softmax is over a union of key sets, and its log-sum-exp, without an L × L map.
 
-A softmax over own and reference keys is the two softmaxes merged by their log-sum-exps l_o, l_r: with w = σ(l_o − l_r) the output is
-w·out_o + (1 − w)·out_r, exactly. The log-sum-exp comes from the device's fused kernel where a check against plain torch passes once per
-device, number format and head width; elsewhere rows are computed in blocks.
+A softmax over own and reference keys is the two softmaxes merged by their log-sum-exps l_o, l_r: with w = σ(l_o − l_r)
+the output is w·out_o + (1 − w)·out_r, exactly. The log-sum-exp comes from the device's fused kernel where a check
+against plain torch passes once per device, number format and head width; elsewhere rows are computed in blocks.
 
 Legend: b batch, h heads, Q queries, K keys, d head width.
 """
@@ -47,7 +47,9 @@ def blockwise_attention(
     return torch.cat(outputs, dim=2), torch.cat(lses, dim=2)
 
 
-def merge(own: Float[Tensor, "b h Q d"], other: Float[Tensor, "b h Q d"], own_share: Float[Tensor, "b h Q"]) -> Float[Tensor, "b h Q d"]:
+def merge(
+    own: Float[Tensor, "b h Q d"], other: Float[Tensor, "b h Q d"], own_share: Float[Tensor, "b h Q"]
+) -> Float[Tensor, "b h Q d"]:
     """The output over the union of two key sets, from those over each and the first set's share of the attention."""
     return torch.lerp(other.float(), own.float(), own_share[..., None]).to(own.dtype)
 
@@ -81,10 +83,18 @@ def _kernel(device: torch.device, dtype: torch.dtype, width: int) -> _Kernel:
     try:
         answer = kernel(q, k, v)
     except (RuntimeError, NotImplementedError, AttributeError) as error:
-        log.warning("fused attention is not usable on %s for %s, width %d (%s): rows are computed in blocks", device, dtype, width, error)
+        log.warning(
+            "fused attention is not usable on %s for %s, width %d (%s): rows are computed in blocks",
+            device,
+            dtype,
+            width,
+            error,
+        )
         return blockwise_attention
     tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
-    wrong = max(float((a.float() - b.float()).abs().max()) for a, b in zip(answer, blockwise_attention(q, k, v), strict=True))
+    wrong = max(
+        float((a.float() - b.float()).abs().max()) for a, b in zip(answer, blockwise_attention(q, k, v), strict=True)
+    )
     if not wrong < tolerance:
         log.warning("fused attention on %s for %s is off by %.1e: rows are computed in blocks", device, dtype, wrong)
         return blockwise_attention

@@ -1,7 +1,7 @@
 """Step 2 · attention_capture: reconstruct each video under its text and read the attention while it happens. A unit is one sample.
 
-Stored per sample: t2v of all heads in fp16 (density relative to uniform) and the head statistics. A trajectory that scratch no longer
-holds is computed again here.
+Stored per sample: t2v of all heads in fp16 (density relative to uniform) and the head statistics. A trajectory that
+scratch no longer holds is computed again here.
 """
 
 from __future__ import annotations
@@ -9,33 +9,18 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
+from components.attention_capture.settings import Params, reads
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
-from components.core.context import Context
-from components.core.pages import draw, picture_page, pictured
-from components.core.parameters import StepParams, operational
 from components.core.records import Json, Piece, Sample
-from components.core.step import Step
-from components.core.store import WorkFolder
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
-
-
-class Params(StepParams):
-    """Parameters of the reconstruction and the capture (method step 2)."""
-
-    guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")
-    start: Literal["inverted", "noise"] = Field("inverted", description="where the reconstruction starts")
-    memory: bool = Field(True, description="cross-stream memory: the main stream also attends to the inverted latent of its noise level")
-    norm: Literal["own", "joint", "fold"] = Field("own", description="softmax over own keys, over both, or both folded by position")
-    rows: int = Field(512, ge=2, description="sampled rows R of the v2v map for the DFC denominator; R ≥ S is exact")
-    keep: Literal["all"] = Field("all", description="maps of all heads are stored")
-    granularity: Literal["head"] = Field("head", description="heads averaged over layers first")
-    pictures: int = operational(8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)")
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.pictures import draw, picture_page, pictured
+from components.store.entries import WorkFolder
 
 
 @dataclass(frozen=True)
@@ -44,12 +29,6 @@ class Unit:
 
     line: TrajectoryLine
     sample: Sample
-
-
-def reads(trajectory_key: str, sample: Sample, text: Literal["question", "response", "both"]) -> Json:
-    """What a unit reads: its video's trajectory by key, and its text."""
-    words, parts = conditioning(sample, text)
-    return {"trajectory": trajectory_key, "text": words, "parts": [[part.field, part.start] for part in parts], "sample": sample.id}
 
 
 def run(context: Context[Params]) -> None:
@@ -81,18 +60,28 @@ def run(context: Context[Params]) -> None:
             truncated=entry.numbers["truncated"],
             maps=entry.ref("maps", context.task),
             statistics=entry.ref("statistics", context.task),
-            pictures={role: drawing.ref(role, context.task) for role in drawing.files} if (drawing := pictures.get(_name(unit))) else {},
+            pictures={role: drawing.ref(role, context.task) for role in drawing.files}
+            if (drawing := pictures.get(_name(unit)))
+            else {},
         )
         for unit in units
         if (entry := entries.get(unit.sample.id)) is not None
     ]
-    context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=sorted(lines, key=lambda line: line.sample.id)))
+    context.publish(
+        "maps", context.manifest(AttentionMaps, shard=data.shard, lines=sorted(lines, key=lambda line: line.sample.id))
+    )
     shown_pictures = [
-        (f"sample {name} · latent error {entry.numbers['latent_error']:.2f}", context.store.read(entry.ref(role, context.task)))
+        (
+            f"sample {name} · latent error {entry.numbers['latent_error']:.2f}",
+            context.store.read(entry.ref(role, context.task)),
+        )
         for name, entry in sorted(pictures.items())[:2]
         for role in ("reconstruction", "heads")
     ]
-    context.page("preview", picture_page("Original, inverted noise, reconstruction; vision-to-vision maps of heads", shown_pictures))
+    context.page(
+        "preview",
+        picture_page("Original, inverted noise, reconstruction; vision-to-vision maps of heads", shown_pictures),
+    )
     context.metrics()
 
 
@@ -103,14 +92,16 @@ def _name(unit: Unit) -> str:
 class Capture:
     """The work on one sample. torch is imported and the model loaded with the first sample that is not remembered."""
 
-    def __init__(self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: Container[str]) -> None:
+    def __init__(
+        self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: Container[str]
+    ) -> None:
         self.context, self.model, self.settings, self.shown = context, model, settings, shown
         self._kept: dict[str, Any] = {}  # captures of this process that are still to be pictured
 
     @cached_property
     def vdm(self) -> Any:
         """The video model."""
-        from components.models.vdm import load_vdm
+        from components.models.video.cogvideox import load_vdm
 
         return load_vdm(self.model.path, self.settings.dtype)
 
@@ -144,14 +135,18 @@ class Capture:
 
         scalars = self.context.scalars
         text, parts = conditioning(unit.sample, scalars.text)
-        return capture_sample(self.vdm, trajectory, text, parts, self.context.params, scalars.num_steps, scalars.seed, _name(unit))
+        return capture_sample(
+            self.vdm, trajectory, text, parts, self.context.params, scalars.num_steps, scalars.seed, _name(unit)
+        )
 
     def trajectory(self, line: TrajectoryLine) -> Any:
         """The latents of all levels; inverted again where scratch was emptied."""
         from components.ddim_inversion.video import read_trajectory
 
         context = self.context
-        return read_trajectory(context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.scalars.num_steps)
+        return read_trajectory(
+            context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.scalars.num_steps
+        )
 
 
 STEP = Step(

@@ -1,7 +1,8 @@
 """Step 7 · benchmark_eval: a benchmark's questions answered by one model, greedily, and scored. A unit is one item.
 
-A reply is remembered by (model, item, viewing, protocol); it is parsed and scored anew each time, from the remembered words. Intervals:
-Wilson's for a task type, a bootstrap over videos for Overall and Average, since questions of one video are not independent.
+A reply is remembered by (model, item, viewing, protocol); it is parsed and scored anew each time, from the remembered
+words. Intervals: Wilson's for a task type, a bootstrap over videos for Overall and Average, since questions of one
+video are not independent.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.benchmark_eval.examples import page
-from components.benchmark_eval.parse import official_correct, parse_reply
-from components.benchmark_eval.protocols import Metric, Protocol, get_protocol, viewing_for
-from components.benchmark_eval.statistics import Interval, bootstrap, wilson
+from components.benchmark_eval.page import page
+from components.benchmarks.parse import official_correct, parse_reply
+from components.benchmarks.protocols import Metric, Protocol, get_protocol, viewing_for
 from components.core.artifacts import EvalResult, ItemResult, Score, TunedModel, VideoDataset, VideoLine
-from components.core.context import Context
 from components.core.errors import DataError
-from components.core.parameters import StepParams
 from components.core.records import Json, Sample
-from components.core.step import Form, Step
-from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
-from components.models.chosen import chosen_vlm
+from components.quality.statistics import Interval, bootstrap, wilson
+from components.runtime.chosen_vlm import chosen_vlm
+from components.runtime.context import Context
+from components.runtime.declaration import Form, Step
+from components.runtime.parameters import StepParams
+from components.store.entries import Entry, WorkFolder
 
 
 class Params(StepParams):
     """Parameters of the evaluation (method step 7)."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    preset: Literal["paper", "supplement"] = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
+    preset: Literal["paper", "supplement"] = Field(
+        "paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)"
+    )
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ def run(context: Context[Params]) -> None:
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, protocol)
-    context.publish("result", context.manifest(EvalResult, protocol=protocol.name, model=vlm.name, scores=found, lines=lines))
+    context.publish(
+        "result", context.manifest(EvalResult, protocol=protocol.name, model=vlm.name, scores=found, lines=lines)
+    )
     context.page("table", table(protocol, vlm.name, found))
     context.page("examples", page(context, f"{protocol.title} · {vlm.name}", lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
     totals = {metric.name for metric in protocol.metrics if metric.types is None}  # groups of types stand in the table
-    context.metrics("metrics", unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in totals})
+    context.metrics(
+        "metrics", unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in totals}
+    )
 
 
 def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
@@ -69,7 +76,12 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
     Raises:
         DataError: there are none, or an item does not fit the protocol.
     """
-    units = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == protocol.name and sample.answer]
+    units = [
+        Unit(line, sample)
+        for line in data.lines
+        for sample in line.samples
+        if sample.protocol == protocol.name and sample.answer
+    ]
     for unit in units:
         protocol.check(unit.sample)
     if not units:
@@ -79,19 +91,21 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
 
 
 def _load(folder: Path) -> Any:
-    from components.vlm_attention.maps import open_vlm
+    from components.models.vlm.input import open_vlm
 
     return open_vlm(folder, rows=False)
 
 
-def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]) -> dict[str, Entry]:
+def _answers(
+    context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]
+) -> dict[str, Entry]:
     params = context.params
 
     def reads(unit: Unit) -> Json:
         return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name, **origin}
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
-        from components.vlm_attention.maps import conversation, example
+        from components.models.vlm.input import conversation, example
 
         vlm, video = tools(), unit.line.video
         prompt = protocol.prompt(unit.sample.question, unit.sample.options)
@@ -163,9 +177,12 @@ def table(protocol: Protocol, model: str, found: list[Score]) -> str:
     """The scores in Markdown."""
     rows = [f"# {protocol.title} · {model}", "", "| | n | accuracy | 95 % | unparsed |", "|---|---|---|---|---|"]
     rows += [
-        f"| {score.name} | {score.n} | {score.accuracy:.1f} % | {score.low:.1f} – {score.high:.1f} | {score.unparsed} |" for score in found
+        f"| {score.name} | {score.n} | {score.accuracy:.1f} % | {score.low:.1f} – {score.high:.1f} | {score.unparsed} |"
+        for score in found
     ]
-    return "\n".join([*rows, "", "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos.", ""])
+    return "\n".join(
+        [*rows, "", "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos.", ""]
+    )
 
 
 STEP = Step(

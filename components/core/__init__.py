@@ -1,1 +1,1 @@
-"""Contracts shared by all steps: declaration, artifacts, store, errors. No torch, no kfp."""
+"""What everything is written in: records, artifacts, errors, text, progress. No torch, no kfp."""

@@ -1,7 +1,7 @@
 """Typed artifacts: what one step hands to the next, as pydantic models.
 
-An artifact is a small folder with one `manifest.json`; bulk data stays in the store and is named by `Ref`s. A line carries every
-reference its consumers need, so nobody follows a chain of manifests.
+An artifact is a small folder with one `manifest.json`; bulk data stays in the store and is named by `Ref`s. A line
+carries every reference its consumers need, so nobody follows a chain of manifests.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Score(Record):
     unparsed: int
 
 
-# Manifests -------------------------------------------------------------------------------------------------------------
+# Manifests ------------------------------------------------------------------------------------------------------------
 
 
 class Manifest(Record):
@@ -250,18 +250,30 @@ def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
         raise DataError("not a manifest: no JSON object", source=source, remedy="run the step that makes it again")
     kind, version = raw.get("kind"), raw.get("schema_version")
     if kind != expected.KIND:
-        raise DataError(f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}", source=source, remedy=f"wire a {expected.KIND} here")
+        raise DataError(
+            f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}",
+            source=source,
+            remedy=f"wire a {expected.KIND} here",
+        )
     if version != "1":
-        raise DataError(f"schema version {version!r} of {kind}, this code reads '1'", source=source, remedy="rerun the step that made it")
+        raise DataError(
+            f"schema version {version!r} of {kind}, this code reads '1'",
+            source=source,
+            remedy="rerun the step that made it",
+        )
     try:
         return expected.model_validate(raw)
     except ValidationError as error:
-        raise DataError(f"{kind} manifest does not validate:\n{error}", source=source, remedy="rerun the step that made it") from error
+        raise DataError(
+            f"{kind} manifest does not validate:\n{error}", source=source, remedy="rerun the step that made it"
+        ) from error
 
 
 def load_manifest(folder: Path, expected: type[M]) -> M:
     """Read `manifest.json` of an artifact folder; errors as `parse_manifest`."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise DataError(f"no manifest.json for a {expected.KIND}", source=str(folder), remedy="rerun the step that makes it")
+        raise DataError(
+            f"no manifest.json for a {expected.KIND}", source=str(folder), remedy="rerun the step that makes it"
+        )
     return parse_manifest(path.read_bytes(), expected, str(path))

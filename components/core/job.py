@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 def start_logging() -> None:
     """Log lines of a container: to stderr, `LOG_LEVEL` of them."""
     logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=os.environ.get("LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     logging.getLogger("httpx").setLevel("WARNING")  # its lines hold signed addresses
 

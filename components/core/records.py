@@ -1,6 +1,7 @@
 """What manifests and their lines are built of: references, videos, samples, grids, pieces of text; and the one spelling of JSON.
 
-Nothing here depends on when or where it was made: no dates, hosts, run ids or timings, so equal inputs give equal bytes.
+Nothing here depends on when or where it was made: no dates, hosts, run ids or timings, so equal inputs give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Sample(Record):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     uid: str = Field(description="the source's own name for it")
     question: str
-    is_instruction: bool = Field(description="the question is a declared template instruction and says nothing of the video")
+    is_instruction: bool = Field(
+        description="the question is a declared template instruction and says nothing of the video"
+    )
     options: list[Option] = []
     response: str = Field(description="the target response; for a held-out item empty")
     answer: str = Field(description="letter of the right option; empty where there are no options or it is held out")
@@ -115,7 +118,9 @@ class Grid(Record):
     times: list[tuple[float, float]] = Field(description="start and end of each frame's cell, seconds of the clip")
     rows: int
     cols: int
-    box: tuple[float, float, float, float] = Field(description="top, bottom, left, right of the cells, fractions of the frame")
+    box: tuple[float, float, float, float] = Field(
+        description="top, bottom, left, right of the cells, fractions of the frame"
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,7 +16,9 @@ from components.core.records import Option, Sample, Turn, canonical_json, sha256
 
 Field = Literal["question", "response"]
 
-_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>")
+_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>"
+)
 
 
 def clean(text: str, source: str) -> str:
@@ -30,13 +32,23 @@ def clean(text: str, source: str) -> str:
         raise DataError(f"control token {found.group()!r} in the text", source=source, remedy="remove it from the text")
     for character in text:
         if unicodedata.category(character) in ("Co", "Cc", "Cs") and character not in "\n\t":
-            raise DataError(f"character U+{ord(character):04X} in the text", source=source, remedy="remove it from the text")
+            raise DataError(
+                f"character U+{ord(character):04X} in the text", source=source, remedy="remove it from the text"
+            )
     return text
 
 
-def sample_id(video_sha256: str, question: str, options: Sequence[Option], response: str, earlier: Sequence[Turn]) -> str:
+def sample_id(
+    video_sha256: str, question: str, options: Sequence[Option], response: str, earlier: Sequence[Turn]
+) -> str:
     """16 hex of a sample's sha256 over its video and cleaned text."""
-    parts = [video_sha256, question, [[o.letter, o.text] for o in options], response, [[t.question, t.response] for t in earlier]]
+    parts = [
+        video_sha256,
+        question,
+        [[o.letter, o.text] for o in options],
+        response,
+        [[t.question, t.response] for t in earlier],
+    ]
     return sha256(canonical_json(parts))[:16]
 
 
@@ -52,12 +64,16 @@ class Part:
 def conditioning(sample: Sample, choice: Literal["question", "response", "both"]) -> tuple[str, list[Part]]:
     """The text that conditions the video model (decision `text`), and where its fields lie.
 
-    `both` is the response, then the question, so that truncation cuts the question; a declared template instruction is left out.
+    `both` is the response, then the question, so that truncation cuts the question; a declared template instruction is
+    left out.
 
     Raises:
         DataError: nothing is left to condition on.
     """
-    fields: list[tuple[Field, str]] = [("response", sample.response), ("question", "" if sample.is_instruction else sample.question)]
+    fields: list[tuple[Field, str]] = [
+        ("response", sample.response),
+        ("question", "" if sample.is_instruction else sample.question),
+    ]
     if choice != "both":
         fields = [item for item in fields if item[0] == choice]
     parts: list[Part] = []
@@ -69,7 +85,9 @@ def conditioning(sample: Sample, choice: Literal["question", "response", "both"]
         parts.append(Part(name, len(text), value))
         text += value
     if not parts:
-        raise DataError(f"no text left with text={choice!r}", source=f"sample {sample.id}", remedy="choose text=both or response")
+        raise DataError(
+            f"no text left with text={choice!r}", source=f"sample {sample.id}", remedy="choose text=both or response"
+        )
     return text, parts
 
 

@@ -1,7 +1,7 @@
 """The work on one source video: fetch, hash, decode once from end to end, copy into the store; in a pool of processes.
 
-Files are tried side by side and answers come as they are ready. A file that kills its process is found by trying what was under way
-again, one at a time; the others go on in a new pool.
+Files are tried side by side and answers come as they are ready. A file that kills its process is found by trying what
+was under way again, one at a time; the others go on in a new pool.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from components.core.backend import Backend, open_backend
 from components.core.errors import DataError, MotionEnhancerError
-from components.core.store import File, hash_file
 from components.media.video import VideoInfo, probe
+from components.store.address import open_backend
+from components.store.backend import Backend
+from components.store.entries import File, hash_file
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,29 @@ def decode(job: Job) -> Answer:
         source.release(job.path)
 
 
-def decode_all(jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode) -> Iterator[tuple[Job, Answer]]:
+def decode_all(
+    jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode
+) -> Iterator[tuple[Job, Answer]]:
     """Answers to all jobs, as they come. One job, or one process at a time, needs no pool."""
     if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
     waiting = deque(jobs)
     while waiting:
-        suspects = deque((yield from _pool(waiting, processes, 2 * processes, work)))  # twice: no process waits for its next job
+        suspects = deque(
+            (yield from _pool(waiting, processes, 2 * processes, work))
+        )  # twice: no process waits for its next job
         while suspects:
             for job in (yield from _pool(suspects, 1, 1, work)):
-                yield job, DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it")
+                yield (
+                    job,
+                    DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it"),
+                )
 
 
-def _pool(waiting: deque[Job], processes: int, most: int, work: Callable[[Job], Answer]) -> Generator[tuple[Job, Answer], None, list[Job]]:
+def _pool(
+    waiting: deque[Job], processes: int, most: int, work: Callable[[Job], Answer]
+) -> Generator[tuple[Job, Answer], None, list[Job]]:
     """Answers in order of completion, at most `most` jobs under way; when a process dies, the jobs that were under way are returned."""
     pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
     under_way: dict[Future[Answer], Job] = {}
@@ -88,12 +98,16 @@ def _pool(waiting: deque[Job], processes: int, most: int, work: Callable[[Job], 
 def _decode(job: Job, source: Backend, store: Backend) -> Decoded:
     local = source.local(job.path)
     if local is None:
-        raise DataError("the file is gone since the source was listed", source=f"{job.root}/{job.path}", remedy="run again")
+        raise DataError(
+            "the file is gone since the source was listed", source=f"{job.root}/{job.path}", remedy="run again"
+        )
     try:
         info = probe(local)
     except DataError as error:
         # the reason goes into the manifest, where a path of this machine has no place
-        raise DataError(error.problem.replace(str(local), job.path), source=f"{job.root}/{job.path}", remedy=error.remedy) from error
+        raise DataError(
+            error.problem.replace(str(local), job.path), source=f"{job.root}/{job.path}", remedy=error.remedy
+        ) from error
     digest, size = hash_file(local), local.stat().st_size
     target = f"videos/{digest}{_extension(job.path)}"
     _copy(job, source, store, local, target, size)

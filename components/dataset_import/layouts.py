@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from components.core.backend import Backend
+from components.benchmarks.rows import LETTERS, REMEDY, Rejected, Rows, list_of, name_of, text_of
 from components.core.errors import DataError
 from components.core.records import Turn
-from components.dataset_import.rows import LETTERS, REMEDY, Rejected, Rows, list_of, name_of, text_of
+from components.store.backend import Backend
 
 MOTIONBENCH = "MotionBench/video_info.meta.jsonl"
 CAPTIONS = "MotionBenchCaption-train/train.jsonl"
@@ -53,7 +53,8 @@ def split_options(text: str, source: str) -> tuple[str, list[tuple[str, str]]]:
 def motionbench(rows: Rows, backend: Backend) -> None:
     """`MotionBench/video_info.meta.jsonl`: a line a video, its questions in `qa`.
 
-    `start` and `end` of a question are not read: the clips are already cut, and the benchmark's own scoring does not use them.
+    `start` and `end` of a question are not read: the clips are already cut, and the benchmark's own scoring does not
+    use them.
     """
     for where, line in _lines(rows, backend, MOTIONBENCH):
         with rows.attempt(where):
@@ -83,7 +84,13 @@ def motionbench_caption(rows: Rows, backend: Backend) -> None:
             path = text_of(line, "video_path", where)
             uid = path.removesuffix(".mp4")
             with rows.attempt(where, uid):
-                rows.add(uid, where, path, ("MotionBenchCaption-train/videos",), response=text_of(line, "motion_caption", where))
+                rows.add(
+                    uid,
+                    where,
+                    path,
+                    ("MotionBenchCaption-train/videos",),
+                    response=text_of(line, "motion_caption", where),
+                )
 
 
 def own_jsonl(rows: Rows, backend: Backend) -> None:
@@ -102,7 +109,10 @@ def own_jsonl(rows: Rows, backend: Backend) -> None:
                     OWN_FOLDERS,
                     question=text_of(line, "question", where, ""),
                     response=text_of(line, "response", where, ""),
-                    options=[_own_option(index, option, where) for index, option in enumerate(list_of(line, "options", where, []))],
+                    options=[
+                        _own_option(index, option, where)
+                        for index, option in enumerate(list_of(line, "options", where, []))
+                    ],
                     answer=text_of(line, "answer", where, ""),
                     question_type=text_of(line, "type", where, ""),
                 )
@@ -166,13 +176,17 @@ def is_llava(items: Any) -> bool:
     return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and "conversations" in items[0]
 
 
-# Parts ------------------------------------------------------------------------------------------------------------------
+# Parts ----------------------------------------------------------------------------------------------------------------
 
 
 def _text(backend: Backend, path: str) -> str:
     data = backend.get(path)
     if data is None:
-        raise DataError("the annotation file is missing", source=f"{backend.uri}/{path}", remedy="complete the source, or name its layout")
+        raise DataError(
+            "the annotation file is missing",
+            source=f"{backend.uri}/{path}",
+            remedy="complete the source, or name its layout",
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -196,7 +210,9 @@ def _lines(rows: Rows, backend: Backend, path: str) -> Iterator[tuple[str, Any]]
 
 def _list(value: Any, source: str) -> list[Any]:
     if not isinstance(value, list):
-        raise DataError(f"the file holds {type(value).__name__}, wanted a list", source=source, remedy="correct the file")
+        raise DataError(
+            f"the file holds {type(value).__name__}, wanted a list", source=source, remedy="correct the file"
+        )
     return value
 
 
@@ -231,7 +247,9 @@ def _pairs(turns: list[Any], where: str) -> list[tuple[str, str]]:
 def _said(turn: Any, speakers: set[str], where: str) -> str:
     speaker = text_of(turn, "from", where)
     if speaker not in speakers:
-        raise DataError(f"a turn from {speaker!r} where one from {sorted(speakers)} was due", source=where, remedy=REMEDY)
+        raise DataError(
+            f"a turn from {speaker!r} where one from {sorted(speakers)} was due", source=where, remedy=REMEDY
+        )
     return text_of(turn, "value", where)
 
 
@@ -239,7 +257,9 @@ def _favor_item(rows: Rows, item: Any, uid: str, name: str, where: str) -> None:
     texts = list_of(item, "options", where)
     right = text_of(item, "correct_answer", where)
     if texts.count(right) != 1:
-        raise DataError(f"answer {right!r} is {texts.count(right)} times among the options", source=where, remedy=REMEDY)
+        raise DataError(
+            f"answer {right!r} is {texts.count(right)} times among the options", source=where, remedy=REMEDY
+        )
     options = [_own_option(index, text, where) for index, text in enumerate(texts)]
     rows.add(
         uid,

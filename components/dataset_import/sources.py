@@ -1,7 +1,7 @@
 """What lies at a source: its listing and digest, its layout, and its rows grouped by video file.
 
-`list_source` and `source_digest` are what `plan` compares to notice a changed folder; `read_source` reads annotations only, never a
-video. Layouts themselves are in `layouts.py`.
+`list_source` and `source_digest` are what `plan` compares to notice a changed folder; `read_source` reads annotations
+only, never a video. Layouts themselves are in `layouts.py`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from components.core.backend import Backend, Listed, open_backend
+from components.benchmarks.rows import Rejected, Row, Rows
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import clean
 from components.dataset_import.layouts import CAPTIONS, FAVOR, LAYOUTS, MOTIONBENCH, is_llava, load_json, root_files
-from components.dataset_import.rows import Rejected, Row, Rows
+from components.runtime.declaration import Step
+from components.runtime.parameters import StepParams
+from components.store.address import open_backend
+from components.store.backend import Backend, Listed
 
 Layout = Literal["auto", "motionbench", "motionbench_caption", "jsonl", "llava", "favor"]
 
-# What a benchmark's questions may be written in. SEED-Bench ships pre-sampled frames and Video-MME a parquet table: both come as JSONL.
+# What a benchmark's questions may be written in. SEED-Bench ships pre-sampled frames and Video-MME a parquet table:
+# both come as JSONL.
 PROTOCOL_LAYOUTS: dict[str, tuple[str, ...]] = {
     "motionbench": ("motionbench", "jsonl"),
     "favor": ("favor", "jsonl"),
@@ -68,13 +72,20 @@ def list_source(uri: str) -> list[Listed]:
     """
     listed = list(open_backend(uri).walk())
     if not listed:
-        raise ParameterError("no files there", source=f"source {uri}", remedy="give a folder or minio:// prefix that holds a data set")
+        raise ParameterError(
+            "no files there", source=f"source {uri}", remedy="give a folder or minio:// prefix that holds a data set"
+        )
     return listed
 
 
 def source_digest(listed: Sequence[Listed]) -> str:
     """64 hex over name, size and stamp of every file, whatever the order of the listing."""
     return sha256(canonical_json(sorted([item.path, item.size, item.stamp] for item in listed)))
+
+
+def file_key(step: Step[Any], reads: Json) -> str:
+    """Key of a file's import, from `SourceVideo.reads`: the step's own parameters do not change what a file holds."""
+    return step.key(StepParams(), {}, {}, reads)
 
 
 def parse_benchmark(item: str) -> tuple[str, str]:
@@ -85,13 +96,21 @@ def parse_benchmark(item: str) -> tuple[str, str]:
     """
     protocol, separator, uri = item.partition("=")
     if not separator or not uri:
-        raise ParameterError(f"{item!r} is not <protocol>=<address>", source="benchmarks", remedy="e.g. motionbench=./data")
+        raise ParameterError(
+            f"{item!r} is not <protocol>=<address>", source="benchmarks", remedy="e.g. motionbench=./data"
+        )
     if protocol not in PROTOCOL_LAYOUTS:
-        raise ParameterError(f"unknown protocol {protocol!r}", source=f"benchmarks: {item}", remedy=f"one of {', '.join(PROTOCOL_LAYOUTS)}")
+        raise ParameterError(
+            f"unknown protocol {protocol!r}",
+            source=f"benchmarks: {item}",
+            remedy=f"one of {', '.join(PROTOCOL_LAYOUTS)}",
+        )
     return protocol, uri
 
 
-def read_source(backend: Backend, listed: Sequence[Listed], layout: Layout, instructions: Sequence[str], protocol: str = "") -> Source:
+def read_source(
+    backend: Backend, listed: Sequence[Listed], layout: Layout, instructions: Sequence[str], protocol: str = ""
+) -> Source:
     """All rows of a source, grouped by video file.
 
     Args:
@@ -108,7 +127,10 @@ def read_source(backend: Backend, listed: Sequence[Listed], layout: Layout, inst
     rows = Rows({item.path: item for item in listed}, _cleaned(instructions), protocol)
     chosen = layout if layout != "auto" else _detect(rows, backend)
     LAYOUTS[chosen](rows, backend)
-    videos = tuple(SourceVideo(path, rows.files.get(path), tuple(rows.by_video[path]), _mask(rows, path)) for path in sorted(rows.by_video))
+    videos = tuple(
+        SourceVideo(path, rows.files.get(path), tuple(rows.by_video[path]), _mask(rows, path))
+        for path in sorted(rows.by_video)
+    )
     if not videos and not rows.rejected:
         raise DataError("the annotations hold no rows", source=backend.uri, remedy="complete the source")
     return Source(backend.uri, chosen, protocol, videos, tuple(rows.rejected))
@@ -123,14 +145,22 @@ def _detect(rows: Rows, backend: Backend) -> str:
         there = [name for name in there if name != "motionbench"]
     wanted = ", ".join(PROTOCOL_LAYOUTS[rows.protocol] if rows.protocol else LAYOUTS)
     if not there:
-        raise ParameterError("no annotations in a known layout", source=backend.uri, remedy=f"give a source in one of: {wanted}")
+        raise ParameterError(
+            "no annotations in a known layout", source=backend.uri, remedy=f"give a source in one of: {wanted}"
+        )
     if len(there) > 1:
-        raise ParameterError(f"ambiguous layout: {' or '.join(there)}", source=backend.uri, remedy=_apart(rows.protocol))
+        raise ParameterError(
+            f"ambiguous layout: {' or '.join(there)}", source=backend.uri, remedy=_apart(rows.protocol)
+        )
     return there[0]
 
 
 def _apart(protocol: str) -> str:
-    return "keep them in folders of their own" if protocol else "set params_dataset_import.layout, or keep them in folders of their own"
+    return (
+        "keep them in folders of their own"
+        if protocol
+        else "set params_dataset_import.layout, or keep them in folders of their own"
+    )
 
 
 def _has(layout: str, rows: Rows, backend: Backend) -> bool:

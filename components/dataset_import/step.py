@@ -1,7 +1,7 @@
 """Step 0 · dataset_import: videos and questions in, checked samples out. A unit is one source file.
 
-Every video is copied to the store under its sha256 and decoded once. What is remembered of a file follows from its address, size and
-stamp alone, so that other text, another layout or another benchmark list decodes nothing again.
+Every video is copied to the store under its sha256 and decoded once. What is remembered of a file follows from its
+address, size and stamp alone, so that other text, another layout or another benchmark list decodes nothing again.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from components.benchmarks.rows import Row
 from components.core.artifacts import VideoDataset, VideoLine
-from components.core.backend import open_backend
-from components.core.context import Context
 from components.core.errors import DataError, ParameterError
-from components.core.parameters import StepParams, operational
 from components.core.progress import track
-from components.core.records import Failure, Json, Ref, Sample, Video, sha256
-from components.core.step import Form, Step
-from components.core.store import Entry, File
+from components.core.records import Failure, Ref, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
-from components.dataset_import.rows import Row
-from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source
+from components.dataset_import.sources import (
+    Layout,
+    Source,
+    SourceVideo,
+    file_key,
+    list_source,
+    parse_benchmark,
+    read_source,
+)
 from components.dataset_import.summary import summarize
 from components.media.sampling import MIN_FRAMES
+from components.runtime.context import Context
+from components.runtime.declaration import Form, Step
+from components.runtime.parameters import StepParams, operational
+from components.store.address import open_backend
+from components.store.entries import Entry, File
 
 MOTIONBENCH_INSTRUCTION = "Describe the motion in this video in detail."
 
@@ -55,11 +63,6 @@ class Unit:
         return self.source.unit(self.video.path)
 
 
-def file_key(reads: Json) -> str:
-    """Key of a file's import, from `SourceVideo.reads`: the step's own parameters do not change what a file holds."""
-    return STEP.key(StepParams(), {}, {}, reads)
-
-
 def run(context: Context[Params]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
@@ -67,21 +70,33 @@ def run(context: Context[Params]) -> None:
     units: list[Unit] = []
     for source, video in [(origin, video) for origin in sources for video in origin.videos]:
         if video.file is None:
-            failures.append(_failure(context, source.unit(video.path), f"not in the source, named by {_named_by(video.rows)}"))
+            failures.append(
+                _failure(context, source.unit(video.path), f"not in the source, named by {_named_by(video.rows)}")
+            )
         else:
-            units.append(Unit(source, video, file_key(video.reads(source.root))))
+            units.append(Unit(source, video, file_key(STEP, video.reads(source.root))))
     entries, computed = _import(context, units, failures)
-    usable = [(unit, entry) for unit in units if (entry := entries.get(unit.key)) and not _too_short(context, unit, entry, failures)]
+    usable = [
+        (unit, entry)
+        for unit in units
+        if (entry := entries.get(unit.key)) and not _too_short(context, unit, entry, failures)
+    ]
     remembered = {unit.key: unit.key not in computed for unit, _ in usable}
     context.counts |= {"remembered": sum(remembered.values()), "computed": len(remembered) - sum(remembered.values())}
     lines = _lines(context, usable)
     context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
     if not lines:
-        raise DataError("no usable video", source=", ".join(source.root for source in sources), remedy="mend the videos and rows listed")
+        raise DataError(
+            "no usable video",
+            source=", ".join(source.root for source in sources),
+            remedy="mend the videos and rows listed",
+        )
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
     context.page("summary", summarize(sources, lines, context.left_out))
     context.metrics(
-        videos=len(lines), samples=sum(len(line.samples) for line in lines), gigabytes=sum(line.video.file.bytes for line in lines) / 1e9
+        videos=len(lines),
+        samples=sum(len(line.samples) for line in lines),
+        gigabytes=sum(line.video.file.bytes for line in lines) / 1e9,
     )
 
 
@@ -94,16 +109,27 @@ def _sources(context: Context[Params]) -> list[Source]:
     parsed = [parse_benchmark(item) for item in context.scalars.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
-        raise ParameterError(f"protocol named twice: {sorted(repeated)}", source="benchmarks", remedy="one source a protocol")
-    return [read_source(open_backend(uri), list_source(uri), "auto", params.template_instructions, protocol) for protocol, uri in parsed]
+        raise ParameterError(
+            f"protocol named twice: {sorted(repeated)}", source="benchmarks", remedy="one source a protocol"
+        )
+    return [
+        read_source(open_backend(uri), list_source(uri), "auto", params.template_instructions, protocol)
+        for protocol, uri in parsed
+    ]
 
 
-def _import(context: Context[Params], units: Sequence[Unit], failures: list[Failure]) -> tuple[dict[str, Entry], set[str]]:
+def _import(
+    context: Context[Params], units: Sequence[Unit], failures: list[Failure]
+) -> tuple[dict[str, Entry], set[str]]:
     """Entries by key, and the keys that were computed now. A file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
     entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
     rewrite = context.rerun != "0"  # asked for because something is damaged: its size may be right
-    jobs = [Job(key, unit.source.root, unit.video.path, context.store.uri, rewrite) for key, unit in by_key.items() if key not in entries]
+    jobs = [
+        Job(key, unit.source.root, unit.video.path, context.store.uri, rewrite)
+        for key, unit in by_key.items()
+        if key not in entries
+    ]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
@@ -136,13 +162,16 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
     if data is None:
         raise DataError("the mask is gone since the source was listed", source=f"{root}/{path}", remedy="run again")
     reads = {"video": video_sha256, "mask": sha256(data)}
-    folder = context.work(file_key(reads))
+    folder = context.work(file_key(STEP, reads))
     folder.put("mask", "safetensors", data)
     return folder.finish(f"mask of {video_sha256}", reads, {}).files["mask"]
 
 
 def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
-    count, needed = len(entry.numbers["times"]), 1 if unit.source.protocol else MIN_FRAMES  # a benchmark's items go to the VLM alone
+    count, needed = (
+        len(entry.numbers["times"]),
+        1 if unit.source.protocol else MIN_FRAMES,
+    )  # a benchmark's items go to the VLM alone
     if count < needed:
         failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))
     return count < needed

@@ -25,10 +25,16 @@ def summarize(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: S
         _table(("", "count"), _sample_rows(lines, samples)),
     ]
     if kinds := Counter(sample.question_type or "(none)" for sample in samples if sample.options):
-        sections += ["## Question types", _table(("type", "items"), ((kind, str(count)) for kind, count in sorted(kinds.items())))]
+        sections += [
+            "## Question types",
+            _table(("type", "items"), ((kind, str(count)) for kind, count in sorted(kinds.items()))),
+        ]
     if left_out:
         more = [f"… and {len(left_out) - _LISTED} more, in the manifest"] if len(left_out) > _LISTED else []
-        sections += ["## Left out", "\n".join([*(f"* {_plain(item.unit)}: {_plain(item.reason)}" for item in left_out[:_LISTED]), *more])]
+        sections += [
+            "## Left out",
+            "\n".join([*(f"* {_plain(item.unit)}: {_plain(item.reason)}" for item in left_out[:_LISTED]), *more]),
+        ]
     return "\n\n".join(sections) + "\n"
 
 
@@ -45,7 +51,9 @@ def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
         "height, px": [line.video.height for line in lines],
         "MB": [line.video.file.bytes / 1e6 for line in lines],
     }
-    return [(name, *(f"{value:.4g}" for value in (min(found), median(found), max(found)))) for name, found in facts.items()]
+    return [
+        (name, *(f"{value:.4g}" for value in (min(found), median(found), max(found)))) for name, found in facts.items()
+    ]
 
 
 def _sample_rows(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> list[tuple[str, str]]:

@@ -1,9 +1,10 @@
 """Deterministic DDIM on explicit noise levels, both ways, for a network that predicts v.
 
-Levels k = 0…N are the clean video (ᾱ_0 = 1) and the time steps t_1 < … < t_N; the supplement's α is ᾱ. From v at level k (eqs. 1–4):
+Levels k = 0…N are the clean video (ᾱ_0 = 1) and the time steps t_1 < … < t_N; the supplement's α is ᾱ. From v at level
+k (eqs. 1–4):
     x̂₀ = √ᾱ_k·x − √(1−ᾱ_k)·v,   ε = √ᾱ_k·v + √(1−ᾱ_k)·x,   x_j = √ᾱ_j·x̂₀ + √(1−ᾱ_j)·ε,
-which stays finite at ᾱ = 0, where eq. 3 divides by zero. `ddim_step` is this; inversion walks it up, reconstruction down. States are
-carried in float32 at least; a trajectory has the clean latents' dtype. Tensors are of any shape `...`.
+which stays finite at ᾱ = 0, where eq. 3 divides by zero. `ddim_step` is this; inversion walks it up, reconstruction
+down. States are carried in float32 at least; a trajectory has the clean latents' dtype. Tensors are of any shape `...`.
 """
 
 from __future__ import annotations
@@ -53,15 +54,17 @@ def levels(alphas_cumprod: Float[Tensor, " steps"], num_steps: int) -> Levels:
     total = len(alphas_cumprod)
     if not 1 <= num_steps <= total:
         raise ParameterError(f"num_steps = {num_steps}", source="num_steps", remedy=f"choose 1 to {total}")
-    # the very expression of diffusers' schedulers: where k·1000/N is a tie, its last bit decides the rounding. For some N its end is
-    # rounded to just above 0, which gives a step too many, at time step -1
+    # the very expression of diffusers' schedulers: where k·1000/N is a tie, its last bit decides the rounding. For some
+    # N its end is rounded to just above 0, which gives a step too many, at time step -1
     falling = np.round(np.arange(total, 0, -total / num_steps)[:num_steps]).astype(np.int64) - 1
     timesteps = torch.from_numpy(falling[::-1].copy())
     alpha_bar = alphas_cumprod.double().cpu()[timesteps]
     return Levels(timesteps, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 
 
-def ddim_step(x: Float[Tensor, " ..."], v: Float[Tensor, " ..."], alpha_bar: float, alpha_bar_to: float) -> Float[Tensor, " ..."]:
+def ddim_step(
+    x: Float[Tensor, " ..."], v: Float[Tensor, " ..."], alpha_bar: float, alpha_bar_to: float
+) -> Float[Tensor, " ..."]:
     """Move latents from the level with `alpha_bar` to the one with `alpha_bar_to`, up or down, along v."""
     signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     clean = signal * x - noise * v
@@ -79,17 +82,23 @@ def invert(
     """From the clean latents to noise, one step a level.
 
     Args:
-        velocity: v of latents at a time step; called N times, N·(fixed_point_iters + 2) times with fixed-point iterations.
+        velocity: v of latents at a time step; called N times, N·(fixed_point_iters + 2) times with fixed-point
+            iterations.
         clean: latents of level 0.
         schedule: the levels.
-        inversion_eval: the network is asked at (x_{k−1}, t_k), the public script's way, or at (x_{k−1}, t_{k−1}), eq. 4's letter.
-        fixed_point_iters: most corrections a step towards the x_k whose reconstruction step gives x_{k−1}; 0 is the paper.
+        inversion_eval: the network is asked at (x_{k−1}, t_k), the public script's way, or at (x_{k−1}, t_{k−1}), eq.
+            4's letter.
+        fixed_point_iters: most corrections a step towards the x_k whose reconstruction step gives x_{k−1}; 0 is the
+            paper.
 
     Raises:
-        ParameterError: an unknown `inversion_eval`, or fixed-point iterations of a step from the clean level straight to pure noise.
+        ParameterError: an unknown `inversion_eval`, or fixed-point iterations of a step from the clean level straight
+            to pure noise.
     """
     if inversion_eval not in ("next", "current"):
-        raise ParameterError(f"inversion_eval = {inversion_eval!r}", source="inversion_eval", remedy="choose next or current")
+        raise ParameterError(
+            f"inversion_eval = {inversion_eval!r}", source="inversion_eval", remedy="choose next or current"
+        )
     alpha_bar = schedule.alpha_bar.tolist()
     x = clean.to(torch.promote_types(clean.dtype, torch.float32))
     trajectory, residuals = [x], []
@@ -97,7 +106,9 @@ def invert(
         asked = schedule.timestep(k if inversion_eval == "next" else k - 1)
         guess = ddim_step(x, velocity(x, asked), alpha_bar[k - 1], alpha_bar[k])
         if fixed_point_iters:
-            guess, residual = _solve_step(velocity, x, guess, schedule.timestep(k), alpha_bar[k - 1], alpha_bar[k], fixed_point_iters)
+            guess, residual = _solve_step(
+                velocity, x, guess, schedule.timestep(k), alpha_bar[k - 1], alpha_bar[k], fixed_point_iters
+            )
             residuals.append(residual)
         x = guess
         trajectory.append(x)
@@ -105,23 +116,39 @@ def invert(
 
 
 def _solve_step(
-    velocity: Velocity, below: Tensor, guess: Tensor, timestep: int, alpha_bar_below: float, alpha_bar: float, iterations: int
+    velocity: Velocity,
+    below: Tensor,
+    guess: Tensor,
+    timestep: int,
+    alpha_bar_below: float,
+    alpha_bar: float,
+    iterations: int,
 ) -> tuple[Tensor, float]:
     """The x whose DDIM step down gives `below`, by fixed-point iteration; returns the best x and its residual ‖step(x) − below‖ / ‖below‖.
 
-    With √ᾱ = cos φ the step down is cos(Δφ)·x − sin(Δφ)·v, so that the residual divided by cos(Δφ) is the correction of x.
+    With √ᾱ = cos φ the step down is cos(Δφ)·x − sin(Δφ)·v, so that the residual divided by cos(Δφ) is the correction of
+    x.
     """
     cosine = math.sqrt(alpha_bar_below * alpha_bar) + math.sqrt((1 - alpha_bar_below) * (1 - alpha_bar))
     if cosine < 1e-6:
-        problem = f"one step from ᾱ = {alpha_bar_below:.3g} to {alpha_bar:.3g} keeps nothing of the video and has no inverse"
-        raise ParameterError(problem, source="num_steps, fixed_point_iters", remedy="choose num_steps ≥ 2 or fixed_point_iters = 0")
+        problem = (
+            f"one step from ᾱ = {alpha_bar_below:.3g} to {alpha_bar:.3g} keeps nothing of the video and has no inverse"
+        )
+        raise ParameterError(
+            problem, source="num_steps, fixed_point_iters", remedy="choose num_steps ≥ 2 or fixed_point_iters = 0"
+        )
     scale = float(below.norm()) or 1.0
     best, best_residual = guess, math.inf
     for _ in range(iterations + 1):
         difference = below - ddim_step(guess, velocity(guess, timestep), alpha_bar, alpha_bar_below)
         residual = float(difference.norm()) / scale
         if not residual < best_residual:  # also where it is not a number
-            log.info("fixed point at time step %d: residual grew from %.2e to %.2e, stopped", timestep, best_residual, residual)
+            log.info(
+                "fixed point at time step %d: residual grew from %.2e to %.2e, stopped",
+                timestep,
+                best_residual,
+                residual,
+            )
             break
         best, best_residual = guess, residual
         guess = guess + difference / cosine

@@ -1,6 +1,7 @@
 """A video's inversion as a figure: original frames, the VAE's decoding of the clean and of the noisiest latents, and two curves.
 
-The root mean square is read against independent noise: E[(√ᾱ·x₀ + √(1−ᾱ)·ε)²] = ᾱ·E[x₀²] + 1 − ᾱ. Legend: N1 noise levels, F C h w latents.
+The root mean square is read against independent noise: E[(√ᾱ·x₀ + √(1−ᾱ)·ε)²] = ᾱ·E[x₀²] + 1 − ᾱ. Legend: N1 noise
+levels, F C h w latents.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from components.core.artifacts import TrajectoryLine
 from components.core.records import Json
-from components.core.store import Store
 from components.ddim_inversion.ddim import Levels, levels, step_residuals
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.video import read_trajectory, sample_grid
-from components.models.vdm import Vdm
-from components.report.charts import Line, line_chart
-from components.report.figures import Cell, StripRow, photo, raw, strip
+from components.models.video.cogvideox import Vdm
+from components.pages.charts import Line, line_chart
+from components.pages.figures import Cell, StripRow, photo, raw, strip
+from components.store.entries import Store
 
 _COLUMNS = 6
 _WIDTH = 128  # pixels of a frame: noise compresses badly, and four videos must fit into what the UI shows
@@ -39,7 +40,9 @@ def psnr(one: UInt8[np.ndarray, "n H W 3"], other: UInt8[np.ndarray, "n H W 3"])
     return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
 
 
-def inversion_picture(vdm: Vdm, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int) -> tuple[Markup, Json]:
+def inversion_picture(
+    vdm: Vdm, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int
+) -> tuple[Markup, Json]:
     """The figure, and the numbers of its caption."""
     trajectory = read_trajectory(store, line.latents, line.video, lambda: vdm, settings, num_steps)
     with store.borrowed(line.video.file) as path:
@@ -58,7 +61,10 @@ def _strip(rows: list[tuple[str, np.ndarray]], times: list[float]) -> Markup:
     height, width = rows[0][1].shape[1:3]
     shown = np.unique(np.linspace(0, len(times) - 1, min(_COLUMNS, len(times))).round().astype(int)).tolist()
     pictures = [
-        StripRow(name, [Cell(photo(frames[i], _WIDTH), smooth=width > _WIDTH, label=f"{name}, {times[i]:.2f} s") for i in shown])
+        StripRow(
+            name,
+            [Cell(photo(frames[i], _WIDTH), smooth=width > _WIDTH, label=f"{name}, {times[i]:.2f} s") for i in shown],
+        )
         for name, frames in rows
     ]
     return strip(pictures, [f"{times[i]:.2f} s" for i in shown], width, height)

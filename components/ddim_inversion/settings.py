@@ -6,22 +6,28 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.parameters import StepParams
 from components.media.sampling import MIN_FRAMES
+from components.runtime.parameters import StepParams
 
 
 class InversionSettings(StepParams):
     """How a video is sampled, fitted and inverted (method step 1)."""
 
-    sampling: Literal["whole", "native_fps"] = Field("whole", description="frames spread over the clip, or `native_fps` of them a second")
+    sampling: Literal["whole", "native_fps"] = Field(
+        "whole", description="frames spread over the clip, or `native_fps` of them a second"
+    )
     native_fps: float = Field(
         8.0, gt=0, description="frames a second of `native_fps` sampling; CogVideoX's own rate is 8, CogVideoX1.5's 16"
     )
     window: Literal["first", "middle", "motion"] = Field("first", description="which part `native_fps` takes")
     fit: Literal["squash", "crop"] = Field("squash", description="how a frame is brought to height × width")
-    num_frames: int = Field(49, ge=MIN_FRAMES, description="most frames read; the largest 8k+1 that the clip has is taken")
+    num_frames: int = Field(
+        49, ge=MIN_FRAMES, description="most frames read; the largest 8k+1 that the clip has is taken"
+    )
     height: int = Field(480, ge=16, description="pixels of the video model's frames, a multiple of 16")
     width: int = Field(720, ge=16, description="pixels of the video model's frames, a multiple of 16")
-    inversion_eval: Literal["next", "current"] = Field("next", description="noise level at which the model is asked (eq. 4: `current`)")
+    inversion_eval: Literal["next", "current"] = Field(
+        "next", description="noise level at which the model is asked (eq. 4: `current`)"
+    )
     fixed_point_iters: int = Field(0, ge=0, le=50, description="implicit corrections a step; 0 is the paper")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="the video model's number format")

@@ -5,21 +5,23 @@ from __future__ import annotations
 from functools import cache
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
-from components.core.context import Context
-from components.core.pages import draw, pictured
-from components.core.parameters import operational
 from components.core.records import Grid, Json
-from components.core.step import Step
-from components.core.store import WorkFolder
-from components.ddim_inversion.preview import page, picture_reads
+from components.ddim_inversion.page import page, picture_reads
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.parameters import operational
+from components.runtime.pictures import draw, pictured
+from components.store.entries import WorkFolder
 
 
 class Params(InversionSettings):
     """Parameters of the inversion."""
 
-    pictures: int = operational(2, ge=0, le=4, description="videos that are pictured: those with the smallest sha256(video id)")
+    pictures: int = operational(
+        2, ge=0, le=4, description="videos that are pictured: those with the smallest sha256(video id)"
+    )
 
 
 def reads(line: VideoLine) -> Json:
@@ -35,14 +37,14 @@ def run(context: Context[Params]) -> None:
     units = [line for line in data.lines if context.shard.holds(line.video.id)]
 
     @cache
-    def vdm():  # type: ignore[no-untyped-def] # noqa: ANN202 - torch is imported with the first video that is not remembered
-        from components.models.vdm import load_vdm
+    def vdm():  # type: ignore[no-untyped-def]
+        from components.models.video.cogvideox import load_vdm
 
         return load_vdm(model.path, context.params.dtype)
 
     def compute(line: VideoLine, folder: WorkFolder) -> Json:
         from components.ddim_inversion.video import invert_video
-        from components.models.tensors import pack
+        from components.store.tensors import pack
 
         with context.store.borrowed(line.video.file) as path:
             done = invert_video(vdm(), path, line.video, context.params, context.scalars.num_steps)
@@ -73,7 +75,9 @@ def run(context: Context[Params]) -> None:
 
     chosen = pictured([line.video.id for line in lines], context.params.pictures)
     by_id = {line.video.id: line for line in lines}
-    drawn = draw(context, [by_id[name] for name in chosen], name=lambda line: line.video.id, reads=picture_reads, paint=paint)
+    drawn = draw(
+        context, [by_id[name] for name in chosen], name=lambda line: line.video.id, reads=picture_reads, paint=paint
+    )
     context.page("preview", page(context, drawn))
     context.metrics()
 

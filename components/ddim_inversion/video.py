@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.core.records import Grid, Ref, Video
-from components.core.store import Store
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import choose_frames, cogvideox_grid, fit_frames
 from components.media.video import motion_profile, read_frames
-from components.models.tensors import unpack
-from components.models.vdm import Vdm
+from components.models.video.cogvideox import Vdm
+from components.store.entries import Store
+from components.store.tensors import unpack
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,13 @@ def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path)
     pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
     times = [video.times[index] for index in frames]
     grid = cogvideox_grid(
-        times, settings.height, settings.width, box, patch=vdm.patch_size, patch_t=vdm.patch_size_t, spatial=vdm.spatial_scale
+        times,
+        settings.height,
+        settings.width,
+        box,
+        patch=vdm.patch_size,
+        patch_t=vdm.patch_size_t,
+        spatial=vdm.spatial_scale,
     )
     return pixels, grid, frames
 

@@ -1,8 +1,9 @@
 """Step 3 · MHS: how motion-sensitive each head of the video model is, and which heads are chosen.
 
-Main text eqs. 11–13 on A = A_v2v of one head: DFC = Σ_M A² / Σ_{not M} A² with M = pairs of the same place (all frame pairs), TCS = mean
-length of the runs A > τ in a place's F × F block, DSR = share of M with A ≥ τ; each z-scored over the heads, summed, the top share kept.
-Comparisons with τ have a relative tolerance, as a uniform map would flip between TCS = 0 and F by rounding.
+Main text eqs. 11–13 on A = A_v2v of one head: DFC = Σ_M A² / Σ_{not M} A² with M = pairs of the same place (all frame
+pairs), TCS = mean length of the runs A > τ in a place's F × F block, DSR = share of M with A ≥ τ; each z-scored over
+the heads, summed, the top share kept. Comparisons with τ have a relative tolerance, as a uniform map would flip between
+TCS = 0 and F by rounding.
 
 Legend: h heads, P places (H·W), F frames, S = F·H·W vision tokens, n samples. `_noself`: pairs f = f′ left out of M.
 """
@@ -31,7 +32,7 @@ _SLACK = 1e-9  # 0.07 · 100 is a little more than 7 in floating point
 PerHead = Float[Tensor, " h"]
 
 
-# The three measures -----------------------------------------------------------------------------------------------------
+# The three measures ---------------------------------------------------------------------------------------------------
 
 
 def dfc(on2: PerHead, off2: PerHead) -> PerHead:
@@ -73,7 +74,7 @@ def _pairs(frames: int, *, include_self: bool) -> Tensor:
     return ones if include_self else ones ^ torch.eye(frames, dtype=torch.bool)
 
 
-# What is stored of a sample ---------------------------------------------------------------------------------------------
+# What is stored of a sample -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,11 @@ class HeadStatistics:
 
 
 def head_statistics(
-    diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead, off2_h: PerHead, off2_stderr_h: PerHead, source: str = "attention maps"
+    diag_hPFF: Float[Tensor, "h P F F"],
+    tau_h: PerHead,
+    off2_h: PerHead,
+    off2_stderr_h: PerHead,
+    source: str = "attention maps",
 ) -> HeadStatistics:
     """Reduce a sample's averaged maps to head statistics.
 
@@ -132,10 +137,21 @@ def head_statistics(
     """
     frames = diag_hPFF.shape[-1]
     if frames < 2:
-        raise DataError(f"{frames} frame in the grid: motion needs at least 2", source=source, remedy="give more frames")
-    for name, value in {"same-place entries": diag_hPFF, "τ": tau_h, "off-M energy": off2_h, "its standard error": off2_stderr_h}.items():
+        raise DataError(
+            f"{frames} frame in the grid: motion needs at least 2", source=source, remedy="give more frames"
+        )
+    for name, value in {
+        "same-place entries": diag_hPFF,
+        "τ": tau_h,
+        "off-M energy": off2_h,
+        "its standard error": off2_stderr_h,
+    }.items():
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
-            raise DataError(f"{name} negative or not finite", source=source, remedy="check the model's dtype, run attention_capture again")
+            raise DataError(
+                f"{name} negative or not finite",
+                source=source,
+                remedy="check the model's dtype, run attention_capture again",
+            )
     diag_hPFF, tau_map = diag_hPFF.double(), tau_h.double()
     off_self = _pairs(frames, include_self=False).to(diag_hPFF.device)
     moved_hPm = diag_hPFF[:, :, off_self]
@@ -159,7 +175,7 @@ def head_statistics(
     )
 
 
-# Choosing ---------------------------------------------------------------------------------------------------------------
+# Choosing -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,13 +218,16 @@ def select_heads(scores: PerHead, head_ratio: float) -> list[int]:
     return sorted(ranked[: share_count(head_ratio, len(scores))].tolist())
 
 
-def choose(stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True, head_ratio: float = 0.5, mhs: bool = True) -> Choice:
+def choose(
+    stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True, head_ratio: float = 0.5, mhs: bool = True
+) -> Choice:
     """One sample's motion-sensitive heads (Algorithm 1, step 2).
 
     Args:
         stats: the sample's statistics.
         tau: threshold of TCS and DSR: mean over the whole map, or over M.
-        include_self: pairs f = f′ belong to M; else they join DFC's denominator and DSR leaves them out, TCS keeps them.
+        include_self: pairs f = f′ belong to M; else they join DFC's denominator and DSR leaves them out, TCS keeps
+            them.
         head_ratio: share of the heads that is kept.
         mhs: False keeps all heads; measures and scores are still told.
     """
@@ -221,7 +240,9 @@ def choose(stats: HeadStatistics, *, tau: Tau = "map", include_self: bool = True
     z_3h = torch.stack([z_score(focus), z_score(continuity), z_score(saturation)])
     score = z_3h.sum(0)
     heads = select_heads(score, head_ratio) if mhs else list(range(len(score)))
-    return Choice(focus, dfc_stderr(on2, off2, stats.off2_stderr), continuity, saturation, z_3h, score, heads, stats.frames)
+    return Choice(
+        focus, dfc_stderr(on2, off2, stats.off2_stderr), continuity, saturation, z_3h, score, heads, stats.frames
+    )
 
 
 def choose_all(
@@ -241,7 +262,9 @@ def choose_all(
         DataError: no samples, or samples with different numbers of heads.
     """
     if len({len(stats.on2) for stats in samples}) != 1:
-        raise DataError("no samples, or several numbers of heads", source="head statistics", remedy="use maps of one video model")
+        raise DataError(
+            "no samples, or several numbers of heads", source="head statistics", remedy="use maps of one video model"
+        )
     choices = [choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs) for stats in samples]
     if scope == "sample" or not mhs:
         return choices
@@ -249,7 +272,7 @@ def choose_all(
     return [Choice(c.dfc, c.dfc_stderr, c.tcs, c.dsr, c.z_3h, c.score, heads, c.frames) for c in choices]
 
 
-# Reporting --------------------------------------------------------------------------------------------------------------
+# Reporting ------------------------------------------------------------------------------------------------------------
 
 
 def head_table(choices: Sequence[Choice]) -> list[HeadRow]:

@@ -8,19 +8,23 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
-from components.core.context import Context
 from components.core.errors import DataError
-from components.core.parameters import StepParams, operational
-from components.core.shards import all_shards
-from components.core.step import Step
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.parameters import StepParams, operational
+from components.runtime.shards import all_shards
 
 
 class Params(StepParams):
     """Parameters of the head selection (method step 3)."""
 
-    tau: Literal["map", "mask"] = Field("map", description="threshold of TCS and DSR: mean over the whole map, or over M")
+    tau: Literal["map", "mask"] = Field(
+        "map", description="threshold of TCS and DSR: mean over the whole map, or over M"
+    )
     include_self: bool = Field(True, description="pairs of a frame with itself belong to M")
-    scope: Literal["sample", "dataset"] = Field("sample", description="heads per sample (Algorithm 1), or one set for the data set")
+    scope: Literal["sample", "dataset"] = Field(
+        "sample", description="heads per sample (Algorithm 1), or one set for the data set"
+    )
     mhs: Literal["on", "off"] = Field("on", description="off keeps all heads")
     readers: int = operational(16, ge=1, le=64, description="statistics read at once")
 
@@ -28,18 +32,22 @@ class Params(StepParams):
 def run(context: Context[Params]) -> None:
     """Choose heads for every sample."""
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
-    from components.models.tensors import unpack
-    from components.report.pictures import head_figure
-    from components.report.section import Section
-    from components.report.template import render
+    from components.pages.heads import head_figure
+    from components.pages.section import Section
+    from components.pages.template import render
+    from components.store.tensors import unpack
 
     parts = all_shards(context.collected("maps", AttentionMaps), context.task)
     lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
     if not lines:
-        raise DataError("no sample was captured", source=context.task, remedy="see what was left out and why in the steps' logs")
+        raise DataError(
+            "no sample was captured", source=context.task, remedy="see what was left out and why in the steps' logs"
+        )
     with ThreadPoolExecutor(context.params.readers) as pool:
         data = list(pool.map(lambda line: context.store.read(line.statistics), lines))
-    statistics = [HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True)]
+    statistics = [
+        HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True)
+    ]
     params = context.params
     choices = choose_all(
         statistics,
@@ -54,7 +62,10 @@ def run(context: Context[Params]) -> None:
     selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
     context.publish("heads", selection)
     title = f"{len(rows)} heads scored on {len(lines)} samples"
-    context.page("figure", render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))], name="3 · head selection"))
+    context.page(
+        "figure",
+        render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))], name="3 · head selection"),
+    )
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
 
 

@@ -1,10 +1,11 @@
 """Time and geometry of attention grids: which pixels a model saw, what each token covers, and maps moved between grids.
 
-A grid is described by cell intervals in the source's own coordinates (seconds; fractions of the upright frame), so a prior over one
-window of a clip can be compared with a VLM's map over another. Resampling (decision `grid: aligned`) is one row-stochastic matrix W
-per axis, A_dst = W_t ⊗ W_y ⊗ W_x · A_src: values are interpolated, not masses, as attention is per token and latent 0 is short.
-`interpolate` is Algorithm 1's letter (trilinear, blind).
-Legend: n sampled frames, F frames of the source; t,h,w source grid, T,H,W destination grid; s source cells, d destination cells.
+A grid is described by cell intervals in the source's own coordinates (seconds; fractions of the upright frame), so a
+prior over one window of a clip can be compared with a VLM's map over another. Resampling (decision `grid: aligned`) is
+one row-stochastic matrix W per axis, A_dst = W_t ⊗ W_y ⊗ W_x · A_src: values are interpolated, not masses, as attention
+is per token and latent 0 is short. `interpolate` is Algorithm 1's letter (trilinear, blind).
+Legend: n sampled frames, F frames of the source; t,h,w source grid, T,H,W destination grid; s source cells, d
+destination cells.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Interval = tuple[float, float]
 _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border
 
 
-# Which pixels -----------------------------------------------------------------------------------------------------------
+# Which pixels ---------------------------------------------------------------------------------------------------------
 
 
 def fit_frames(
@@ -53,7 +54,8 @@ def fit_frames(
 ) -> tuple[UInt8[Tensor, "n h w 3"], tuple[float, float, float, float]]:
     """Frames at the model's size (antialiased bicubic), and the part of the source they show: (top, bottom, left, right) as fractions.
 
-    `squash` keeps every pixel of the clip, `crop` the largest centred part of the target's aspect ratio (decision `fit`).
+    `squash` keeps every pixel of the clip, `crop` the largest centred part of the target's aspect ratio (decision
+    `fit`).
     """
     rows, cols = frames.shape[1:3]
     top, bottom, left, right = 0, rows, 0, cols
@@ -75,20 +77,22 @@ def _resize(picture_HW3: UInt8[Tensor, "H W 3"], height: int, width: int) -> UIn
     return resized[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
 
 
-# What a token covers ----------------------------------------------------------------------------------------------------
+# What a token covers --------------------------------------------------------------------------------------------------
 
 
 def frame_intervals(frame_times: Sequence[float], duration: float | None = None) -> list[Interval]:
     """The time each sampled frame stands for: half-way to its neighbours, as far outwards at both ends as inwards.
 
-    A frame's time is the middle of its interval (at equal spacing), because that is where interpolation puts its value; the outer
-    intervals may therefore begin before 0 or end after the clip, where nothing is compared. A repeated frame shares its interval
-    with its repetitions. A single frame stands for the whole `duration` (seconds; 1 if not given).
+    A frame's time is the middle of its interval (at equal spacing), because that is where interpolation puts its value;
+    the outer intervals may therefore begin before 0 or end after the clip, where nothing is compared. A repeated frame
+    shares its interval with its repetitions. A single frame stands for the whole `duration` (seconds; 1 if not given).
     """
     repeats = Counter(frame_times)
     distinct = sorted(repeats)
     if list(frame_times) != sorted(frame_times):
-        raise ParameterError(f"frame times out of order: {list(frame_times)[:8]}", source="frame times", remedy="sort the frames by time")
+        raise ParameterError(
+            f"frame times out of order: {list(frame_times)[:8]}", source="frame times", remedy="sort the frames by time"
+        )
     if len(distinct) == 1:
         borders = [distinct[0] - (duration or 1.0) / 2, distinct[0] + (duration or 1.0) / 2]
     else:
@@ -113,8 +117,8 @@ def cogvideox_grid(
 ) -> Grid:
     """The transformer's patch grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
 
-    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in front by the
-    first one; the mixed token covers its real latents only.
+    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in
+    front by the first one; the mixed token covers its real latents only.
 
     Raises:
         ParameterError: frames that are not 4k+1, or a size that the patches do not divide.
@@ -148,7 +152,11 @@ def sampled_grid(frame_times: Sequence[float], group: int, rows: int, cols: int,
 def axes(grid: Grid) -> tuple[Float64[Tensor, "T 2"], Float64[Tensor, "H 2"], Float64[Tensor, "W 2"]]:
     """Cell intervals of the three axes: seconds, fractions of the height, fractions of the width."""
     top, bottom, left, right = grid.box
-    return torch.tensor(grid.times, dtype=torch.float64), _uniform(grid.rows, top, bottom), _uniform(grid.cols, left, right)
+    return (
+        torch.tensor(grid.times, dtype=torch.float64),
+        _uniform(grid.rows, top, bottom),
+        _uniform(grid.cols, left, right),
+    )
 
 
 def _uniform(n: int, low: float, high: float) -> Float64[Tensor, "n 2"]:
@@ -156,15 +164,18 @@ def _uniform(n: int, low: float, high: float) -> Float64[Tensor, "n 2"]:
     return torch.stack([edges[:-1], edges[1:]], dim=1)
 
 
-# Moving maps between grids ----------------------------------------------------------------------------------------------
+# Moving maps between grids --------------------------------------------------------------------------------------------
 
 
-def axis_weights(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tuple[Float64[Tensor, "d s"], Bool[Tensor, " d"]]:
+def axis_weights(
+    src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]
+) -> tuple[Float64[Tensor, "d s"], Bool[Tensor, " d"]]:
     """One axis of the resampling: the mean over each destination cell of the linear interpolant through the source cells' centres.
 
-    The mean is taken over evenly placed points, as many as the cell spans source cells: one where destination cells are the smaller
-    ones (then this is `F.interpolate`), and one where both are the same (then nothing changes). Points outside the source's cells do
-    not count; a destination cell with less than half of its points inside is invalid. Rows sum to 1, or are 0 where no point is inside.
+    The mean is taken over evenly placed points, as many as the cell spans source cells: one where destination cells are
+    the smaller ones (then this is `F.interpolate`), and one where both are the same (then nothing changes). Points
+    outside the source's cells do not count; a destination cell with less than half of its points inside is invalid.
+    Rows sum to 1, or are 0 where no point is inside.
     """
     points_dp, used_dp = _points(src, dst)
     reach = _EPS * (src[:, 1] - src[:, 0]).min()
@@ -174,7 +185,9 @@ def axis_weights(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tu
     return weights_dps.sum(dim=1) / counts_d.clamp_min(1)[:, None], 2 * counts_d >= used_dp.sum(dim=1)
 
 
-def _points(src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]) -> tuple[Float64[Tensor, "d p"], Bool[Tensor, "d p"]]:
+def _points(
+    src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]
+) -> tuple[Float64[Tensor, "d p"], Bool[Tensor, "d p"]]:
     """Points of every destination cell, and which of the columns are used: cells differ in how many they need."""
     shared_ds = torch.minimum(dst[:, 1:], src[:, 1]) - torch.maximum(dst[:, :1], src[:, 0])
     spanned_d = (shared_ds.clamp_min(0) / (src[:, 1] - src[:, 0])).sum(dim=1)
@@ -195,7 +208,9 @@ def _interpolation(centres: Float64[Tensor, " s"], points_dp: Float64[Tensor, "d
     return weights.scatter_(2, right[..., None], share[..., None])
 
 
-def resample(values: Float[Tensor, "*batch t h w"], src: Grid, dst: Grid) -> tuple[Float[Tensor, "*batch T H W"], Bool[Tensor, "T H W"]]:
+def resample(
+    values: Float[Tensor, "*batch t h w"], src: Grid, dst: Grid
+) -> tuple[Float[Tensor, "*batch T H W"], Bool[Tensor, "T H W"]]:
     """Values of one grid at the cells of another, by time stamp and geometry; differentiable in `values`.
 
     Returns:
@@ -205,7 +220,9 @@ def resample(values: Float[Tensor, "*batch t h w"], src: Grid, dst: Grid) -> tup
         ParameterError: the values do not have the source grid's shape.
     """
     if tuple(values.shape[-3:]) != src.shape:
-        raise ParameterError(f"a map of shape {tuple(values.shape)}", source="resample", remedy=f"its last axes must be {src.shape}")
+        raise ParameterError(
+            f"a map of shape {tuple(values.shape)}", source="resample", remedy=f"its last axes must be {src.shape}"
+        )
     out, valid = values, torch.ones(dst.shape, dtype=torch.bool, device=values.device)
     for axis, (cells_src, cells_dst) in enumerate(zip(axes(src), axes(dst), strict=True)):
         weights, inside = axis_weights(cells_src, cells_dst)
@@ -217,21 +234,27 @@ def resample(values: Float[Tensor, "*batch t h w"], src: Grid, dst: Grid) -> tup
 def interpolate(values: Float[Tensor, "*batch t h w"], shape: tuple[int, int, int]) -> Float[Tensor, "*batch T H W"]:
     """Trilinear interpolation of the whole map, blind to what the grids cover (Algorithm 1's letter)."""
     flat = values.reshape(1, -1, *values.shape[-3:])
-    return functional.interpolate(flat, shape, mode="trilinear", align_corners=False).reshape(*values.shape[:-3], *shape)
+    return functional.interpolate(flat, shape, mode="trilinear", align_corners=False).reshape(
+        *values.shape[:-3], *shape
+    )
 
 
 def pool_mask(mask: UInt8[np.ndarray, "F H W"], frame_times: Sequence[float], grid: Grid) -> Float[np.ndarray, "T h w"]:
     """Share of each cell of `grid` that a mask over the source's frames (non-zero is set) covers, float32 in [0, 1].
 
-    In time the mean over the frames that the cell spans, weighted by overlap; in space by area, where a part of a cell beyond the
-    frame counts as not covered.
+    In time the mean over the frames that the cell spans, weighted by overlap; in space by area, where a part of a cell
+    beyond the frame counts as not covered.
 
     Raises:
         ParameterError: not one time a frame.
         DataError: a cell of the grid lies outside the mask's time.
     """
     if len(mask) != len(frame_times):
-        raise ParameterError(f"{len(mask)} mask frames, {len(frame_times)} times", source="pool_mask", remedy="give the video's own times")
+        raise ParameterError(
+            f"{len(mask)} mask frames, {len(frame_times)} times",
+            source="pool_mask",
+            remedy="give the video's own times",
+        )
     time_TF, rows_hH, cols_wW = (
         _overlap(cells.numpy(), edges)
         for cells, edges in zip(
@@ -246,7 +269,11 @@ def pool_mask(mask: UInt8[np.ndarray, "F H W"], frame_times: Sequence[float], gr
     )
     seen_T = time_TF.sum(axis=1, keepdims=True)
     if (seen_T <= 0).any():
-        raise DataError("a cell of the grid lies outside the mask's time", source="pool_mask", remedy="use the mask of the same video")
+        raise DataError(
+            "a cell of the grid lies outside the mask's time",
+            source="pool_mask",
+            remedy="use the mask of the same video",
+        )
     pooled = np.einsum("TF,FHW->THW", time_TF / seen_T, (mask > 0).astype(np.float64))
     covered: np.ndarray = rows_hH @ pooled @ cols_wW.T
     return covered.astype(np.float32)

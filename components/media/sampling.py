@@ -1,6 +1,7 @@
 """Which frames of a clip a model sees: the video model's rule (decision `sampling`), Qwen2.5-VL's and InternVL3's.
 
-Indices count frames in presentation order; times are seconds from the first frame. No torch here: declarations of steps import this.
+Indices count frames in presentation order; times are seconds from the first frame. No torch here: declarations of steps
+import this.
 Legend: F frames of the clip.
 """
 
@@ -54,9 +55,9 @@ def choose_frames(
 ) -> list[int]:
     """Indices of the frames the video model sees (decision `sampling`), 8k+1 of them.
 
-    `whole` spreads them over the clip. `native_fps` takes a window at that many frames a second; where the clip is slower, its own
-    frames are taken as they come, as repeating a frame would show a movement that stops and goes. `motion` (change of each frame from
-    the one before, `video.motion_profile`) places the window where most changes.
+    `whole` spreads them over the clip. `native_fps` takes a window at that many frames a second; where the clip is
+    slower, its own frames are taken as they come, as repeating a frame would show a movement that stops and goes.
+    `motion` (change of each frame from the one before, `video.motion_profile`) places the window where most changes.
 
     Raises:
         DataError: fewer than `MIN_FRAMES` frames.
@@ -70,13 +71,17 @@ def choose_frames(
     start = {"first": 0, "middle": spare // 2}.get(window)
     if start is None:
         if motion is None or len(motion) != len(times):
-            raise ParameterError("window 'motion' needs a value for every frame", source=source, remedy="give motion_profile(…)")
+            raise ParameterError(
+                "window 'motion' needs a value for every frame", source=source, remedy="give motion_profile(…)"
+            )
         change = np.cumsum(np.asarray(motion, dtype=np.float64))[track]
         start = int(np.argmax(change[count - 1 :] - change[: spare + 1]))
     return track[start : start + count]
 
 
-def qwen_fps_indices(duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768) -> list[int]:
+def qwen_fps_indices(
+    duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768
+) -> list[int]:
     """Qwen2.5-VL's rule: `duration · fps` frames, at least `min_frames`, at most `max_frames` or all, an even number, spread evenly.
 
     A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.

@@ -1,7 +1,8 @@
 """Decoding and writing video with PyAV: one clock and one rotation for the video model and for the VLM.
 
-Container headers are not trusted: frame counts, edit lists, variable rates and clips that start late are all settled by decoding.
-Times are presentation times in seconds from the first shown frame; a frame's index is its place in presentation order.
+Container headers are not trusted: frame counts, edit lists, variable rates and clips that start late are all settled by
+decoding. Times are presentation times in seconds from the first shown frame; a frame's index is its place in
+presentation order.
 Legend: n frames, H height and W width in pixels after rotation.
 """
 
@@ -79,7 +80,9 @@ def probe(path: Path | str) -> VideoInfo:
         raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
     if any(later < earlier for earlier, later in pairwise(times)):
         raise DataError("presentation times go backwards", source=str(path), remedy=_REMEDY)
-    if tail <= 0 and len(times) > 1:  # some containers keep no duration of the last frame: it lasts as long as the others do
+    if (
+        tail <= 0 and len(times) > 1
+    ):  # some containers keep no duration of the last frame: it lasts as long as the others do
         tail = (times[-1] - times[0]) / (len(times) - 1)
     duration = times[-1] - times[0] + tail
     if duration <= 0:
@@ -104,7 +107,9 @@ def header(path: Path | str) -> Header:
             count = sum(1 for packet in container.demux(stream) if packet.size)
         if not count:
             raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
-        return Header(stream.codec_context.width, stream.codec_context.height, count, duration or count / (rate or 25.0))
+        return Header(
+            stream.codec_context.width, stream.codec_context.height, count, duration or count / (rate or 25.0)
+        )
 
 
 def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
@@ -117,7 +122,9 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
         DataError: the file does not decode, or has fewer frames than asked for.
     """
     if not len(indices) or min(indices) < 0:
-        raise ParameterError(f"frame indices {list(indices)[:8]}", source=str(path), remedy="give at least one index, none negative")
+        raise ParameterError(
+            f"frame indices {list(indices)[:8]}", source=str(path), remedy="give at least one index, none negative"
+        )
     wanted, last = set(indices), max(indices)
     found: dict[int, np.ndarray] = {}
     count = 0
@@ -128,7 +135,11 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
         if count > last:
             break
     if count <= last:
-        raise DataError(f"frame {last} was asked for, the video has {count}", source=str(path), remedy="run the import again for this file")
+        raise DataError(
+            f"frame {last} was asked for, the video has {count}",
+            source=str(path),
+            remedy="run the import again for this file",
+        )
     return np.ascontiguousarray(np.stack([found[index] for index in indices]))
 
 
@@ -165,7 +176,9 @@ def write_mp4(path: Path | str, frames: UInt8[np.ndarray, "n H W 3"], fps: float
     """
     if frames.ndim != 4 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2 or fps <= 0:
         raise ParameterError(
-            f"cannot write frames of shape {frames.shape} at {fps} fps", source=str(path), remedy="give [n,H,W,3] frames with even sides"
+            f"cannot write frames of shape {frames.shape} at {fps} fps",
+            source=str(path),
+            remedy="give [n,H,W,3] frames with even sides",
         )
     rate = Fraction(fps).limit_denominator(60000)
     with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
@@ -198,21 +211,27 @@ def _decode(path: Path | str) -> Iterator[Any]:
 def _refuse_cut(path: Path | str, times: Sequence[float], tail: float) -> None:
     """A file that was cut between two packets decodes without an error: its header tells. `times` as the container counts them."""
     with _open(path) as (container, stream):
-        if container.format.name.startswith("mov"):  # an edit list hides frames and shifts durations: only the samples' places tell
+        if container.format.name.startswith(
+            "mov"
+        ):  # an edit list hides frames and shifts durations: only the samples' places tell
             size = Path(path).stat().st_size
             missing = sum(entry.pos + entry.size > size for entry in stream.index_entries)
         else:
             missing = _missing_frames(container, stream, times, tail)
     about = len(times) + missing
     if missing > max(_CUT_FRAMES, _CUT_SHARE * about):
-        raise DataError(f"the file ends early: {len(times)} of about {about} frames decode", source=str(path), remedy=_REMEDY)
+        raise DataError(
+            f"the file ends early: {len(times)} of about {about} frames decode", source=str(path), remedy=_REMEDY
+        )
 
 
 def _missing_frames(container: Any, stream: Any, times: Sequence[float], tail: float) -> int:
     """Frames between the last one and the end that the header declares, at the clip's mean rate."""
     declared = _declared_end(container, stream)
     end = max(times[-1], times[-1] - times[0]) + tail
-    slack = _CUT_FRAMES * max((later - earlier for earlier, later in pairwise(times)), default=declared)  # a last frame may stay long
+    slack = _CUT_FRAMES * max(
+        (later - earlier for earlier, later in pairwise(times)), default=declared
+    )  # a last frame may stay long
     if end + slack < declared and not stream.duration:
         end = max(end, _last_packet(container))  # the duration is the file's, and its sound may be longer
     return round((declared - end) / (times[-1] - times[0] + tail) * len(times)) if end + slack < declared else 0
@@ -227,13 +246,21 @@ def _declared_end(container: Any, stream: Any) -> float:
 
 def _last_packet(container: Any) -> float:
     """Seconds at which the last packet of all streams ends."""
-    ends = [(packet.pts + (packet.duration or 0)) * packet.time_base for packet in container.demux() if packet.pts is not None]
+    ends = [
+        (packet.pts + (packet.duration or 0)) * packet.time_base
+        for packet in container.demux()
+        if packet.pts is not None
+    ]
     return float(max(ends, default=0))
 
 
 def _time(frame: Any, path: Path | str) -> float:
     if frame.pts is None:
-        raise DataError("a frame without a presentation time", source=str(path), remedy="put the stream into a container (mp4, mkv, webm)")
+        raise DataError(
+            "a frame without a presentation time",
+            source=str(path),
+            remedy="put the stream into a container (mp4, mkv, webm)",
+        )
     return float(frame.pts * frame.time_base)
 
 
@@ -255,7 +282,11 @@ def _upright_size(frame: Any, path: Path | str) -> tuple[int, int]:
 
 def _same_shape(expected: tuple[int, ...] | None, found: tuple[int, ...], path: Path | str) -> None:
     if expected is not None and expected != found:
-        raise DataError(f"the frame size changes from {expected} to {found}", source=str(path), remedy="re-encode the clip at one size")
+        raise DataError(
+            f"the frame size changes from {expected} to {found}",
+            source=str(path),
+            remedy="re-encode the clip at one size",
+        )
 
 
 def _header_duration(container: Any, stream: Any) -> float:

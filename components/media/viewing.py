@@ -1,6 +1,7 @@
 """What a VLM sees of a video: which frames, at which size. One setting for attention, training and evaluation.
 
-Qwen2.5-VL samples by time (`fps`), InternVL3 takes a fixed number of frames (`num_frames`), as the paper's main text does.
+Qwen2.5-VL samples by time (`fps`), InternVL3 takes a fixed number of frames (`num_frames`), as the paper's main text
+does.
 """
 
 from __future__ import annotations

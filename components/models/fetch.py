@@ -1,9 +1,9 @@
 """Published checkpoints at their pinned commits, from the hub into the models' folder: whole, verified and recorded, or not there at all.
 
-`python -m components.models.fetch`, a Kubernetes Job, takes `MODELS` (names of the registry, blanks between), `MODELS_DIR` and
-optionally `HF_TOKEN` and `HF_ENDPOINT` from the environment. Files come into `.partial-<name>`, where the next try goes on; each
-is compared with the hash that the hub lists; then the folder is renamed and `.revision.json` says what it is. No pickle and no code
-is ever downloaded. Several at once take turns.
+`python -m components.models.fetch`, a Kubernetes Job, takes `MODELS` (names of the registry, blanks between),
+`MODELS_DIR` and optionally `HF_TOKEN` and `HF_ENDPOINT` from the environment. Files come into `.partial-<name>`, where
+the next try goes on; each is compared with the hash that the hub lists; then the folder is renamed and `.revision.json`
+says what it is. No pickle and no code is ever downloaded. Several at once take turns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 from components.core.errors import MotionEnhancerError, ParameterError, TryAgainError
 from components.core.job import run_job
 from components.core.records import canonical_json
-from components.core.store import hash_file
 from components.models.registry import CHECKPOINTS, RECORD, Checkpoint, Fetched, recorded
+from components.store.entries import hash_file
 
 log = logging.getLogger(__name__)
 _SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
@@ -59,7 +59,8 @@ def fetch(name: str, root: Path) -> Path:
     A folder that is whole and of the pinned commit stays as it is, and so does one that was put there by hand.
 
     Raises:
-        ParameterError: no such checkpoint, the hub wants a licence accepted or knows no such commit, or the folder cannot be written.
+        ParameterError: no such checkpoint, the hub wants a licence accepted or knows no such commit, or the folder
+            cannot be written.
         TryAgainError: the hub does not answer, the disk is full, or a file arrived damaged.
     """
     if name not in CHECKPOINTS:
@@ -86,7 +87,10 @@ def _settled(name: str, target: Path) -> bool:
         return False
     found, known = recorded(target), CHECKPOINTS[name]
     if found is None:
-        log.warning("%s was put there by hand: it is left alone, and known by its content instead of the registry's commit", target)
+        log.warning(
+            "%s was put there by hand: it is left alone, and known by its content instead of the registry's commit",
+            target,
+        )
         return True
     if (found.repository, found.revision) == (known.repository, known.revision) and not found.wrong(target):
         log.info("%s is there", name)
@@ -94,7 +98,7 @@ def _settled(name: str, target: Path) -> bool:
     return False
 
 
-# The hub -----------------------------------------------------------------------------------------------------------------
+# The hub --------------------------------------------------------------------------------------------------------------
 
 
 def _prepare() -> None:
@@ -114,7 +118,9 @@ def _listing(known: Checkpoint) -> list[HubFile]:
             found.append(HubFile(item.path, item.size, item.lfs.sha256 if item.lfs else None, item.blob_id))
     if not any(file.path.endswith(".safetensors") for file in found):
         raise ParameterError(
-            f"no safetensors in {known.repository} at {known.revision}", source="model hub", remedy="pin a commit that has them"
+            f"no safetensors in {known.repository} at {known.revision}",
+            source="model hub",
+            remedy="pin a commit that has them",
         )
     return found
 
@@ -151,7 +157,9 @@ def _told(known: Checkpoint, root: Path) -> Iterator[None]:
     except MotionEnhancerError:
         raise
     except errors.OfflineModeIsEnabled as error:
-        raise ParameterError("HF_HUB_OFFLINE forbids downloads", source="environment", remedy="set HF_HUB_OFFLINE=0") from error
+        raise ParameterError(
+            "HF_HUB_OFFLINE forbids downloads", source="environment", remedy="set HF_HUB_OFFLINE=0"
+        ) from error
     except errors.RevisionNotFoundError as error:
         problem = f"the hub has no commit {known.revision} of {known.repository}"
         raise ParameterError(
@@ -168,7 +176,9 @@ def _told(known: Checkpoint, root: Path) -> Iterator[None]:
 def _refused(known: Checkpoint, page: str, again: str, status: int) -> MotionEnhancerError:
     if status in (401, 403, 404):  # a private or unknown repository is a 401 for who shows no token
         remedy = f"accept the licence at {page} and give the token of that account as HF_TOKEN"
-        return ParameterError(f"the hub does not give out {known.repository} (status {status})", source=page, remedy=remedy)
+        return ParameterError(
+            f"the hub does not give out {known.repository} (status {status})", source=page, remedy=remedy
+        )
     if status == 429 or status >= 500:
         return TryAgainError(f"the hub answered {status}", source=page, remedy=again)
     return ParameterError(f"the hub answered {status}", source=page, remedy="check HF_ENDPOINT")
@@ -188,10 +198,12 @@ def _disk(error: OSError, root: Path, again: str) -> MotionEnhancerError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         problem = f"cannot write {error.filename or root}: {error.strerror}"
         return ParameterError(problem, source="MODELS_DIR", remedy="give a folder that this user may write")
-    return TryAgainError(f"{type(error).__name__}: {error.strerror or 'the connection broke'}", source=str(root), remedy=again)
+    return TryAgainError(
+        f"{type(error).__name__}: {error.strerror or 'the connection broke'}", source=str(root), remedy=again
+    )
 
 
-# The disk ----------------------------------------------------------------------------------------------------------------
+# The disk -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -245,7 +257,14 @@ def _heartbeat(name: str, partial: Path, total: int) -> Iterator[None]:
         while not ended.wait(_LOG_SECONDS):
             done = _size(partial)
             rate = max(1.0, (done - before) / (time.monotonic() - start))
-            log.info("%s: %.1f/%.1f GB, %.0f MB/s, %.0f s left", name, done / 1e9, total / 1e9, rate / 1e6, (total - done) / rate)
+            log.info(
+                "%s: %.1f/%.1f GB, %.0f MB/s, %.0f s left",
+                name,
+                done / 1e9,
+                total / 1e9,
+                rate / 1e6,
+                (total - done) / rate,
+            )
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -266,7 +285,9 @@ def _seal(known: Checkpoint, files: list[HubFile], partial: Path) -> None:
         raise TryAgainError(problem, source=str(partial), remedy="run again: only they come anew")
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     wanted = {file.path for file in files}
-    for file in [item for item in partial.rglob("*") if item.is_file() and item.relative_to(partial).as_posix() not in wanted]:
+    for file in [
+        item for item in partial.rglob("*") if item.is_file() and item.relative_to(partial).as_posix() not in wanted
+    ]:
         file.unlink()  # of an earlier commit
     hashes = {file.path: (file.size, file.sha256 or hash_file(partial / file.path)) for file in files}
     record = Fetched(repository=known.repository, revision=known.revision, files=dict(sorted(hashes.items())))

@@ -1,6 +1,7 @@
 """Parts of a checkpoint by plain `from_pretrained`: safetensors of a folder, never a pickle, the checkpoint's own code or the network.
 
-Where a tensor or the vocabulary is missing, the libraries warn and go on with random weights or with `<unk>` for every word, and the
+Where a tensor or the vocabulary is missing, the libraries warn and go on with random weights or with `<unk>` for every
+word, and the
 results would be remembered: here that is an error.
 """
 
@@ -59,15 +60,17 @@ def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -
     """A part with weights; the arguments are those of `load_part`.
 
     Raises:
-        DataError: a file of the part is missing or cannot be read, there are no safetensors, or not every tensor of the model is in them
-            with its shape (one that is tied to another need not be).
+        DataError: a file of the part is missing or cannot be read, there are no safetensors, or not every tensor of the
+            model is in them with its shape (one that is tied to another need not be).
     """
     model, found = load_part(kind, folder, subfolder, use_safetensors=True, output_loading_info=True, **options)
     # diffusers takes an index of shards at its word: what a shard then lacks stays without data
     empty = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
     if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])} | empty):
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-        raise _broken(folder / subfolder, f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}")
+        raise _broken(
+            folder / subfolder, f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}"
+        )
     return model
 
 

@@ -1,9 +1,9 @@
 """Which models there are, where their files lie, and what names them: a pinned commit or the digest of a folder's files.
 
-Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package), a registry name
-whose files lie under `MODELS_DIR`, or any folder.
-A registry's model that `models fetch` put there is named by its commit; every other folder by its files' content, which is remembered by
-sizes and times, so that no pod hashes 20 GB twice. Imports no torch until a twin is made.
+Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package),
+a registry name whose files lie under `MODELS_DIR`, or any folder. A registry's model that `models fetch` put there is
+named by its commit; every other folder by its files' content, which is remembered by sizes and times, so that no pod
+hashes 20 GB twice. Imports no torch until a twin is made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from components.core.errors import ParameterError
 from components.core.records import Digest, ModelId, Record, canonical_json, sha256
-from components.core.store import Store, WorkFolder, hash_file
+from components.store.entries import Store, WorkFolder, hash_file
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,16 @@ CHECKPOINTS = {
 
 # Name: module of this room, function, and its arguments after the folder.
 TINY: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "tiny-cogvideox": ("tiny", "make_tiny_cogvideox", ("5b",)),
-    "tiny-cogvideox1.5": ("tiny", "make_tiny_cogvideox", ("1.5",)),
-    "tiny-qwen2.5-vl": ("tiny_vlm", "make_tiny_qwen2_5_vl", ()),
-    "tiny-internvl3": ("tiny_vlm", "make_tiny_internvl3", ()),
+    "tiny-cogvideox": ("video.cogvideox_tiny", "make_tiny_cogvideox", ("5b",)),
+    "tiny-cogvideox1.5": ("video.cogvideox_tiny", "make_tiny_cogvideox", ("1.5",)),
+    "tiny-qwen2.5-vl": ("vlm.tiny", "make_tiny_qwen2_5_vl", ()),
+    "tiny-internvl3": ("vlm.tiny", "make_tiny_internvl3", ()),
 }
 
 
-SHIPPED = {"scenes-cogvideox": Path(__file__).with_name("scenes") / "checkpoint"}  # small trained models that travel with the code
+SHIPPED = {
+    "scenes-cogvideox": Path(__file__).parents[1] / "synthetic" / "checkpoint"
+}  # small trained models that travel with the code
 
 RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
 
@@ -66,7 +68,11 @@ class Fetched(Record):
 
     def wrong(self, folder: Path) -> list[str]:
         """Files that are not there with their size."""
-        return [path for path, (size, _) in self.files.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
+        return [
+            path
+            for path, (size, _) in self.files.items()
+            if not (folder / path).is_file() or (folder / path).stat().st_size != size
+        ]
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,13 @@ class ResolvedModel:
 def resolve(name: str, store: Store) -> ResolvedModel:
     """Find the folder of a model and its digest.
 
-    A registry name whose folder holds `models fetch`'s record has the pinned commit for its digest, once every recorded file is seen with
-    its size. A folder of that name that somebody put there by hand has none and may hold anything: it runs, named by its content.
+    A registry name whose folder holds `models fetch`'s record has the pinned commit for its digest, once every recorded
+    file is seen with its size. A folder of that name that somebody put there by hand has none and may hold anything: it
+    runs, named by its content.
 
     Raises:
-        ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR, of another commit, or
-            incomplete.
+        ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR, of
+            another commit, or incomplete.
     """
     path = _folder(name)
     fetched = recorded(path) if name in CHECKPOINTS else None
@@ -113,11 +120,15 @@ def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
     """The registry's commit, if the folder is of that commit and whole."""
     known, problem = CHECKPOINTS[name], ""
     if (fetched.repository, fetched.revision) != (known.repository, known.revision):
-        problem = f"{fetched.repository} at {fetched.revision}, the registry pins {known.repository} at {known.revision}"
+        problem = (
+            f"{fetched.repository} at {fetched.revision}, the registry pins {known.repository} at {known.revision}"
+        )
     elif wrong := fetched.wrong(folder):
         problem = f"{len(wrong)} of {len(fetched.files)} files are missing or cut off, {wrong[0]} among them"
     if problem:
-        raise ParameterError(f"{name}: {problem}", source=str(folder), remedy=f"run `motion-enhancer models fetch {name}`")
+        raise ParameterError(
+            f"{name}: {problem}", source=str(folder), remedy=f"run `motion-enhancer models fetch {name}`"
+        )
     return known.revision
 
 
@@ -133,7 +144,9 @@ def _folder(name: str) -> Path:
         return SHIPPED[name]
     if name in CHECKPOINTS:
         path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
-        remedy = f"run `motion-enhancer models fetch {name}` ({known.repository} at {known.revision}), or set MODELS_DIR"
+        remedy = (
+            f"run `motion-enhancer models fetch {name}` ({known.repository} at {known.revision}), or set MODELS_DIR"
+        )
     else:
         path, remedy = Path(name), f"use a folder or one of: {', '.join([*SHIPPED, *TINY, *CHECKPOINTS])}"
     if not path.is_dir():
@@ -144,7 +157,7 @@ def _folder(name: str) -> Path:
 def ensure_tiny(name: str) -> Path:
     """Make a tiny twin unless it is there; concurrent makers are safe, the last rename wins."""
     module, function, arguments = TINY[name]
-    recipe = sha256(Path(__file__).with_name(f"{module}.py").read_bytes())[:12]
+    recipe = sha256((Path(__file__).parent / f"{module.replace('.', '/')}.py").read_bytes())[:12]
     root = Path(os.environ.get("TINY_MODELS_DIR", Path(tempfile.gettempdir()) / f"motion-enhancer-{os.getuid()}"))
     target = root / f"{name}-{recipe}"
     if target.is_dir():

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.core.records import Ref
-from components.core.store import Store, WorkFolder
-from components.core.transfer import original_name as original_name
+from components.store.entries import Store, WorkFolder
+from components.store.transfer import original_name as original_name
 
 
 def stow(folder: Path, work: WorkFolder) -> list[str]:
@@ -25,7 +25,11 @@ def stow(folder: Path, work: WorkFolder) -> list[str]:
     roles = [file.stem for file in files]
     if len(set(roles)) != len(roles) or any(not file.suffix for file in files):
         names = [file.name for file in files]
-        raise DataError(f"file names that a role cannot tell apart: {names}", source=folder.name, remedy="rename or remove the extra file")
+        raise DataError(
+            f"file names that a role cannot tell apart: {names}",
+            source=folder.name,
+            remedy="rename or remove the extra file",
+        )
     for file in files:
         work.put(file.stem, file.suffix[1:], file.read_bytes())
     return roles

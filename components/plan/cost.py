@@ -1,7 +1,8 @@
 """What the video model's part of a run will cost: FLOPs, GPU-hours, bytes and peak memory, from the model's config and the data.
 
-Linear layers of one forward: 2·L·layers·12·d²; attention: 4·L²·d·layers, L = T + S (checked against a FLOP counter on the real shapes).
-A reconstruction step with cross-stream memory runs four samples; two of them attend to twice the keys.
+Linear layers of one forward: 2·L·layers·12·d²; attention: 4·L²·d·layers, L = T + S (checked against a FLOP counter on
+the real shapes). A reconstruction step with cross-stream memory runs four samples; two of them attend to twice the
+keys.
 """
 
 from __future__ import annotations
@@ -72,20 +73,33 @@ class VideoModel:
     def inversion(self, frames: int, height: int, width: int, steps: int, fixed_point_iters: int) -> float:
         """FLOPs of one video's inversion."""
         tokens = self.tokens(frames, height, width)
-        forwards = fixed_point_iters + 2 if fixed_point_iters else 1  # the last candidate of an iteration is checked as well
+        forwards = (
+            fixed_point_iters + 2 if fixed_point_iters else 1
+        )  # the last candidate of an iteration is checked as well
         return steps * forwards * self._forward(tokens, tokens + self.text_tokens)
 
     def capture(self, frames: int, height: int, width: int, steps: int, rows: int, *, memory: bool) -> float:
         """FLOPs of one sample's reconstruction and of the captured rows."""
         tokens = self.tokens(frames, height, width)
         keys = tokens + self.text_tokens
-        step = 2 * self._forward(tokens, 2 * keys) + 2 * self._forward(tokens, keys) if memory else 2 * self._forward(tokens, keys)
+        step = (
+            2 * self._forward(tokens, 2 * keys) + 2 * self._forward(tokens, keys)
+            if memory
+            else 2 * self._forward(tokens, keys)
+        )
         captured = 2 * (min(rows, tokens) + self.text_tokens) * keys * self.width * self.layers
         return steps * (step + captured)
 
     def trajectory_bytes(self, frames: int, height: int, width: int, steps: int, item: int) -> int:
         """Bytes of a stored trajectory."""
-        return (steps + 1) * self.channels * self.latent_frames(frames) * (height // self.spatial) * (width // self.spatial) * item
+        return (
+            (steps + 1)
+            * self.channels
+            * self.latent_frames(frames)
+            * (height // self.spatial)
+            * (width // self.spatial)
+            * item
+        )
 
     def map_bytes(self, frames: int, height: int, width: int, words: float) -> int:
         """Bytes of a sample's stored t2v maps, fp16."""

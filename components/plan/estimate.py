@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.store import Entry
 from components.media.sampling import encodable
 from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
+from components.store.entries import Entry
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,15 @@ def estimate(
         if not (unit.known and unit.known.captured[index])
     ]
     samples = sum(len(unit.words) for unit, _ in rows)
-    hours_invert = sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for _, frames in invert) / A100_FLOPS / 3600
+    hours_invert = (
+        sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for _, frames in invert)
+        / A100_FLOPS
+        / 3600
+    )
     hours_capture = (
-        sum(model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for _, frames in todo) / A100_FLOPS / 3600
+        sum(model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for _, frames in todo)
+        / A100_FLOPS
+        / 3600
     )
     trajectories = sum(model.trajectory_bytes(frames, *size, num_steps, item) for _, frames in rows)
     maps = sum(model.map_bytes(frames, *size, words) for unit, frames in rows for words in unit.words)
@@ -83,7 +89,13 @@ def estimate(
     rest: tuple[object, object] = ("–", f"≤ {samples}") if selected is None else (selected, samples - selected)
     lines = [
         ("dataset_import", imported, len(rows) - imported, "–", "the videos"),
-        ("ddim_inversion", len(rows) - len(invert), len(invert), f"{hours_invert:.3g}", f"{readable_bytes(trajectories)} (scratch)"),
+        (
+            "ddim_inversion",
+            len(rows) - len(invert),
+            len(invert),
+            f"{hours_invert:.3g}",
+            f"{readable_bytes(trajectories)} (scratch)",
+        ),
         ("attention_capture", samples - len(todo), len(todo), f"{hours_capture:.3g}", readable_bytes(maps)),
         ("token_selection", *rest, "–", readable_bytes(priors)),
     ]

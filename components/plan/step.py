@@ -1,35 +1,44 @@
 """plan: validates everything before anything is computed, and says what this run will compute and what it will cost. Never cached.
 
-Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered is exact through
-attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps are there to choose heads from;
-else the number of samples is an upper bound. The first look at a source takes longer: a header lies anywhere in its file, so each new
-video of an S3 source is downloaded, some at a time, and dropped again.
+Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered
+is exact through attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps
+are there to choose heads from; else the number of samples is an upper bound. The first look at a source takes longer: a
+header lies anywhere in its file, so each new video of an S3 source is downloaded, some at a time, and dropped again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from components.attention_capture.settings import reads
 from components.core.artifacts import PriorSet
-from components.core.backend import open_backend
-from components.core.context import Context
 from components.core.errors import DataError, ParameterError
-from components.core.parameters import StepParams
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
-from components.core.shards import Shard
-from components.core.step import Form, Step, declared, validate_step
-from components.core.store import Entry
 from components.core.text import conditioning
-from components.core.transfer import exported_manifest, import_folder
-from components.dataset_import.sources import Layout, Source, SourceVideo, list_source, parse_benchmark, read_source, source_digest
+from components.dataset_import.sources import (
+    Layout,
+    Source,
+    SourceVideo,
+    file_key,
+    list_source,
+    parse_benchmark,
+    read_source,
+    source_digest,
+)
 from components.media.sampling import MIN_FRAMES, encodable
 from components.models.registry import ResolvedModel, resolve
 from components.plan.estimate import Known, Unit, estimate, table
+from components.runtime.context import Context
+from components.runtime.declaration import Form, Step, declared, validate_step
+from components.runtime.parameters import StepParams
+from components.runtime.shards import Shard
+from components.store.address import open_backend
+from components.store.entries import Entry
+from components.store.transfer import exported_manifest, import_folder
 
 EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
 TUNING = ("dataset_import", "prior_set", "vlm_attention", "sft", "benchmark_eval", "report")
@@ -68,8 +77,14 @@ def look(context: Context[Params]) -> None:
     if "benchmarks" in given:
         benchmark_value, lines = _benchmarks(context)
         text += lines
-    text += ["", "## Models", ""] + [f"* {role}: {model.id.name} `{model.id.digest[:16]}`" for role, model in sorted(models.items())]
-    for name, value in (("source_digest", source_value), ("benchmark_digest", benchmark_value), ("prior_digest", prior_value)):
+    text += ["", "## Models", ""] + [
+        f"* {role}: {model.id.name} `{model.id.digest[:16]}`" for role, model in sorted(models.items())
+    ]
+    for name, value in (
+        ("source_digest", source_value),
+        ("benchmark_digest", benchmark_value),
+        ("prior_digest", prior_value),
+    ):
         context.value(name, value)
     context.page("plan", "\n".join(text) + "\n")
 
@@ -87,50 +102,66 @@ def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
     return read_source(open_backend(uri), list_source(uri), layout, defaults.template_instructions, protocol)
 
 
-# Extraction --------------------------------------------------------------------------------------------------------------
+# Extraction -----------------------------------------------------------------------------------------------------------
 
 
-def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> list[str]:
+def _extraction(
+    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source
+) -> list[str]:
     with ThreadPoolExecutor(LOOKUPS) as pool:
         looked = pool.map(lambda video: _unit(context, steps, model, source, video), source.videos)
         units = [unit for unit in track(looked, STEP.title, len(source.videos)) if unit is not None]
     absent = [video.path for video in source.videos if video.file is None]
-    params = {name: steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")}
-    lines = [f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.", ""]
+    params = {
+        name: steps[name].params.model_validate(context.step_params[name])
+        for name in ("ddim_inversion", "attention_capture")
+    }
+    lines = [
+        f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.",
+        "",
+    ]
     settings, scalars = (params["ddim_inversion"], params["attention_capture"]), context.scalars
     held = [unit for unit in units if encodable(min(unit.frames, settings[0].num_frames))]
-    lines += estimate(model.path, units, *settings, scalars.num_steps, scalars.token_ratio, _selected(context, steps, held))
-    unusable = [*(f"{path}: not in the source" for path in absent), *(f"{row.unit}: {row.reason}" for row in source.rejected)]
+    lines += estimate(
+        model.path, units, *settings, scalars.num_steps, scalars.token_ratio, _selected(context, steps, held)
+    )
+    unusable = [
+        *(f"{path}: not in the source" for path in absent),
+        *(f"{row.unit}: {row.reason}" for row in source.rejected),
+    ]
     unusable += [
-        f"{unit.name}: {unit.frames} frames by its header, {MIN_FRAMES} are needed" for unit in units if not encodable(unit.frames)
+        f"{unit.name}: {unit.frames} frames by its header, {MIN_FRAMES} are needed"
+        for unit in units
+        if not encodable(unit.frames)
     ]
     lines += ["", "## Unusable", ""] + ([f"* {line}" for line in unusable] or ["Nothing, by the headers."])
     return lines + _shared_questions(source, steps)
 
 
-def _unit(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source, video: SourceVideo) -> Unit | None:
+def _unit(
+    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source, video: SourceVideo
+) -> Unit | None:
     """What is known of a video without decoding it: from its import if that is remembered, else from its header."""
-    from components.dataset_import.step import file_key
-
     if video.file is None:
         return None
-    reads = video.reads(source.root)
-    entry = _entry(context, "dataset_import", file_key(reads))
+    address = video.reads(source.root)
+    entry = _entry(context, "dataset_import", file_key(steps["dataset_import"], address))
     if entry is None:
-        frames = _header_frames(context, source, video, reads)
+        frames = _header_frames(context, source, video, address)
         return Unit(video.path, frames, [len(f"{row.question} {row.response}".split()) for row in video.rows], None)
     known = _known(context, steps, model, video, entry.files["video"].sha256)
     words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
     return Unit(video.path, len(entry.numbers["times"]), words, known)
 
 
-def _known(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, video: SourceVideo, digest: str) -> Known:
+def _known(
+    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, video: SourceVideo, digest: str
+) -> Known:
     """Which of the keys that follow from the sources are remembered."""
     models, given = {"vdm": model.id}, context.given
     inversion, capture = steps["ddim_inversion"], steps["attention_capture"]
     settings = {step.name: step.params.model_validate(context.step_params[step.name]) for step in (inversion, capture)}
     trajectory = inversion.key(settings["ddim_inversion"], given, models, {"video": digest})
-    reads = import_module("components.attention_capture.step").reads
     captured: list[Entry | None] = []
     for row in video.rows:
         try:
@@ -138,7 +169,9 @@ def _known(context: Context[Params], steps: dict[str, Step[Any]], model: Resolve
         except DataError:  # said by the step itself, with the sample's name
             captured.append(None)
             continue
-        key = capture.key(settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text))
+        key = capture.key(
+            settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text)
+        )
         captured.append(_entry(context, "attention_capture", key))
     return Known(_entry(context, "ddim_inversion", trajectory) is not None, captured)
 
@@ -169,16 +202,22 @@ def _selected(context: Context[Params], steps: dict[str, Step[Any]], units: list
 def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> list[list[int]]:
     """Each sample's heads as head_selection will choose them."""
     from components.head_selection.scores import HeadStatistics, choose_all
-    from components.models.tensors import unpack
+    from components.store.tensors import unpack
 
     params: Any = step.params.model_validate(context.step_params["head_selection"])
     with ThreadPoolExecutor(params.readers) as pool:
         data = list(pool.map(lambda entry: context.store.read(entry.ref("statistics", "attention_capture")), captured))
-    statistics = [HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in zip(data, captured, strict=True)]
+    statistics = [
+        HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in zip(data, captured, strict=True)
+    ]
     choices = choose_all(
-        statistics, scope=params.scope, tau=params.tau, include_self=params.include_self, head_ratio=context.scalars.head_ratio,
+        statistics,
+        scope=params.scope,
+        tau=params.tau,
+        include_self=params.include_self,
+        head_ratio=context.scalars.head_ratio,
         mhs=params.mhs == "on",
-    )  # fmt: skip
+    )
     return [choice.heads for choice in choices]
 
 
@@ -207,7 +246,11 @@ def _shared_questions(source: Source, steps: dict[str, Step[Any]]) -> list[str]:
     """A question that most videos share says nothing of the video: it should be declared."""
     if len(source.videos) < 20:
         return []
-    counts = Counter(question for video in source.videos for question in {row.question for row in video.rows if not row.is_instruction})
+    counts = Counter(
+        question
+        for video in source.videos
+        for question in {row.question for row in video.rows if not row.is_instruction}
+    )
     return [
         f"\n**Warning:** {count} of {len(source.videos)} videos share the question {question!r}; if it is an instruction, declare it in "
         "`params_dataset_import.template_instructions`."
@@ -216,7 +259,7 @@ def _shared_questions(source: Source, steps: dict[str, Step[Any]]) -> list[str]:
     ]
 
 
-# The other sources -------------------------------------------------------------------------------------------------------
+# The other sources ----------------------------------------------------------------------------------------------------
 
 
 def _priors(context: Context[Params], priors: str) -> tuple[str, list[str]]:
@@ -224,7 +267,9 @@ def _priors(context: Context[Params], priors: str) -> tuple[str, list[str]]:
     stored = priors.startswith("sha256:")
     found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
     priors = f"sha256:{found.digest}"
-    return priors, [f"Prior set `{priors}`: {len(found.lines)} samples of {len({line.video.id for line in found.lines})} videos."]
+    return priors, [
+        f"Prior set `{priors}`: {len(found.lines)} samples of {len({line.video.id for line in found.lines})} videos."
+    ]
 
 
 def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
@@ -235,7 +280,12 @@ def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
         rows = [row for video in source.videos for row in video.rows]
         digests.append([protocol, source_digest(list_source(uri))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
-    return sha256(canonical_json(digests)), ["", "## Benchmarks", "", *table(("protocol", "videos", "items", "held out"), lines)]
+    return sha256(canonical_json(digests)), [
+        "",
+        "## Benchmarks",
+        "",
+        *table(("protocol", "videos", "items", "held out"), lines),
+    ]
 
 
 def _params(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -257,7 +307,8 @@ STEP = Step(
         "motion_priors": Form(scalars=("source", *CHOICES), step_params=_params(EXTRACTION)),
         "fine_tune": Form(scalars=("priors", "benchmarks", "vlm", "align_weight"), step_params=_params(TUNING)),
         "motion_enhancer": Form(
-            scalars=("source", "benchmarks", "vlm", "align_weight", *CHOICES), step_params=_params((*EXTRACTION, *TUNING[2:]))
+            scalars=("source", "benchmarks", "vlm", "align_weight", *CHOICES),
+            step_params=_params((*EXTRACTION, *TUNING[2:])),
         ),
     },
 )

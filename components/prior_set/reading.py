@@ -12,8 +12,8 @@ from torch import Tensor
 from components.core.artifacts import PriorLine, PriorSet
 from components.core.errors import DataError
 from components.core.records import Grid, Sample, ScoredPiece, sha256
-from components.core.transfer import exported_manifest, own_path
-from components.models.tensors import unpack
+from components.store.tensors import unpack
+from components.store.transfer import exported_manifest, own_path
 
 
 @dataclass(frozen=True)

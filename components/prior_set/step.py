@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from components.core.artifacts import MotionPrior, PriorSet
-from components.core.context import Context
 from components.core.errors import DataError
-from components.core.parameters import StepParams
-from components.core.shards import all_shards
-from components.core.step import Form, Step
 from components.prior_set.card import card
+from components.runtime.context import Context
+from components.runtime.declaration import Form, Step
+from components.runtime.parameters import StepParams
+from components.runtime.shards import all_shards
 
 
 class Params(StepParams):
@@ -24,7 +24,9 @@ def run(context: Context[Params]) -> None:
     else:
         joined = context.store.manifest(context.scalars.prior_digest, PriorSet)
     if not joined.lines:
-        raise DataError("the prior set is empty", source=context.task, remedy="see what was left out and why in the steps' logs")
+        raise DataError(
+            "the prior set is empty", source=context.task, remedy="see what was left out and why in the steps' logs"
+        )
     context.publish("priors", joined)
     context.page("card", card(joined))
     context.metrics(samples=len(joined.lines), videos=len({line.video.id for line in joined.lines}))

@@ -1,7 +1,7 @@
 """Section 9 of the report: both models on the same items, paired.
 
-Differences carry a 95 % interval from a bootstrap over videos (questions of one video are not independent) and an exact McNemar p;
-the paper's row stands beside them in grey, with the cells that its own tables put in doubt marked.
+Differences carry a 95 % interval from a bootstrap over videos (questions of one video are not independent) and an exact
+McNemar p; the paper's row stands beside them in grey, with the cells that its own tables put in doubt marked.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.benchmark_eval.statistics import Interval, bootstrap, holm, mcnemar, minimal_detectable_difference, paired_bootstrap
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
-from components.report.charts import Dot, dot_plot
-from components.report.figures import NOTHING, probability, raw, signed
+from components.pages.charts import Dot, dot_plot
+from components.pages.figures import NOTHING, probability, raw, signed
+from components.pages.section import Section, film, question_card, shortened
+from components.quality.measures import Estimate
+from components.quality.statistics import (
+    Interval,
+    bootstrap,
+    holm,
+    mcnemar,
+    minimal_detectable_difference,
+    paired_bootstrap,
+)
 from components.report.material import Material, paper
-from components.report.quality import Estimate
-from components.report.section import Section, film, question_card, shortened
 
 Pair = tuple[ItemResult, ItemResult]
 
@@ -68,14 +75,20 @@ def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
     if not pairs:
         return None
     alone = len(untouched.lines) + len(tuned.lines) - 2 * len(pairs)
-    return Comparison(tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, _rows(pairs))
+    return Comparison(
+        tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, _rows(pairs)
+    )
 
 
 def _rows(pairs: Sequence[Pair]) -> list[Row]:
     """Overall, and where there are several task types their Average and each of them, with Holm-corrected p."""
     videos, types = [one.video.id for one, _ in pairs], [one.sample.question_type or "untyped" for one, _ in pairs]
     before, after = ([pair[side].correct for pair in pairs] for side in (0, 1))
-    found = [bootstrap(before, videos, types), bootstrap(after, videos, types), paired_bootstrap(before, after, videos, types)]
+    found = [
+        bootstrap(before, videos, types),
+        bootstrap(after, videos, types),
+        paired_bootstrap(before, after, videos, types),
+    ]
     names = sorted(set(types)) if len(set(types)) > 1 else []
     members = {name: [i for i, kind in enumerate(types) if kind == name] for name in names}
     adjusted = holm([mcnemar([before[i] for i in own], [after[i] for i in own]).p for own in members.values()])
@@ -125,7 +138,9 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     ]
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    alone = raw(f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>')
+    alone = raw(
+        f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>'
+    )
     power = raw(f'<p class="caption">{escape(detectable(one))}</p>')
     body = chart + _table(one, paper_row) + power + (alone if one.alone else NOTHING)
     return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
@@ -135,7 +150,9 @@ def detectable(one: Comparison) -> str:
     """What this many questions can show: the difference that the paired test finds four times in five, with the design effect of videos."""
     n, e = len(one.pairs), one.overall
     discordant = sum(before.correct != after.correct for before, after in one.pairs) / n
-    independent = (discordant - (e.value / 100) ** 2) / n  # variance of the difference if every question had its own video
+    independent = (
+        discordant - (e.value / 100) ** 2
+    ) / n  # variance of the difference if every question had its own video
     if e.low is None or e.high is None or independent <= 0:
         return f"{n} questions are too few to say which difference they could show."
     clustered = ((e.high - e.low) / 100 / (2 * NormalDist().inv_cdf(0.975))) ** 2
@@ -153,11 +170,17 @@ def interval(e: Estimate) -> str:
 def _around(row: Row) -> tuple[float | None, float | None]:
     """The difference's interval, drawn where the tuned model's dot is: it holds the untouched dot where it holds 0."""
     e = row.difference
-    return (None, None) if e.low is None or e.high is None else (row.untouched.value + e.low, row.untouched.value + e.high)
+    return (
+        (None, None) if e.low is None or e.high is None else (row.untouched.value + e.low, row.untouched.value + e.high)
+    )
 
 
 def _cell(e: Estimate) -> str:
-    return f"{e.value:.1f}" if e.low is None or e.high is None else f"{e.value:.1f} <small>[{e.low:.1f}, {e.high:.1f}]</small>"
+    return (
+        f"{e.value:.1f}"
+        if e.low is None or e.high is None
+        else f"{e.value:.1f} <small>[{e.low:.1f}, {e.high:.1f}]</small>"
+    )
 
 
 def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
@@ -167,16 +190,31 @@ def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
     for row in one.rows:
         p = "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p ")
         cells = [
-            escape(row.name), str(row.difference.n), _cell(row.untouched), _cell(row.tuned),
-            f"{signed(row.difference.value)} <small>{interval(row.difference)}</small>", escape(p),
-            f"{row.unparsed[0]} → {row.unparsed[1]}", _paper_cell(one.protocol, row.name, paper_row, notes),
-        ]  # fmt: skip
+            escape(row.name),
+            str(row.difference.n),
+            _cell(row.untouched),
+            _cell(row.tuned),
+            f"{signed(row.difference.value)} <small>{interval(row.difference)}</small>",
+            escape(p),
+            f"{row.unparsed[0]} → {row.unparsed[1]}",
+            _paper_cell(one.protocol, row.name, paper_row, notes),
+        ]
         strong = " class=strong" if row.name in ("Overall", "Average") else ""
-        body += f"<tr{strong}>" + "".join(f"<td{' class=paper' if i == 7 else ''}>{cell}</td>" for i, cell in enumerate(cells)) + "</tr>"
-    said = "The paper has no row for this model and benchmark." if paper_row is None else f"Paper: {paper_row['label']}, untouched → tuned."
+        body += (
+            f"<tr{strong}>"
+            + "".join(f"<td{' class=paper' if i == 7 else ''}>{cell}</td>" for i, cell in enumerate(cells))
+            + "</tr>"
+        )
+    said = (
+        "The paper has no row for this model and benchmark."
+        if paper_row is None
+        else f"Paper: {paper_row['label']}, untouched → tuned."
+    )
     marks = "".join(f"<br>{'*' * (i + 1)} {escape(note)}." for i, note in enumerate(notes))
     head = "".join(f"<th>{text}</th>" for text in heads)
-    return raw(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><p class="caption">{escape(said)}{marks}</p>')
+    return raw(
+        f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><p class="caption">{escape(said)}{marks}</p>'
+    )
 
 
 def _paper_cell(protocol: str, name: str, row: dict[str, Any] | None, notes: list[str]) -> str:
@@ -196,7 +234,7 @@ def _paper_cell(protocol: str, name: str, row: dict[str, Any] | None, notes: lis
     return f"{row['untouched'][key]:.1f} → {row['tuned'][key]:.1f}{stars}"
 
 
-# wins and losses ----------------------------------------------------------------------------------------------------------
+# wins and losses ------------------------------------------------------------------------------------------------------
 
 
 def _examples(material: Material, one: Comparison, shown: int) -> Markup:
@@ -206,7 +244,9 @@ def _examples(material: Material, one: Comparison, shown: int) -> Markup:
     count = min(len(wins), len(losses), shown)
     head = f"<h4>{len(wins)} won, {len(losses)} lost of {len(one.pairs)} items</h4>"
     if not count:
-        return raw(f'{head}<p class="absent">No examples: as many losses as wins are shown, and here one side has none.</p>')
+        return raw(
+            f'{head}<p class="absent">No examples: as many losses as wins are shown, and here one side has none.</p>'
+        )
     cards = ""
     for i in range(count):
         for kind, pairs in (("won", wins), ("lost", losses)):
@@ -217,7 +257,10 @@ def _examples(material: Material, one: Comparison, shown: int) -> Markup:
 def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
     sample, video = after.sample, after.video
-    chosen = [after.frames[i] for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))]
+    chosen = [
+        after.frames[i]
+        for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))
+    ]
     replies = "".join(
         f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))

@@ -7,51 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load
 
 from components.core.artifacts import EvalResult, PriorLine, PriorSet, TunedModel, VlmLine
-from components.core.records import Failure, ModelId, Ref, StepRecord, Video, sha256
-from components.core.store import Store
+from components.core.records import Failure, ModelId, StepRecord, sha256
 from components.media.grids import pool_mask
-from components.media.video import read_frames
-from components.report.quality import Scene, centre_map
-from components.sft.loss import frame_difference_prior
+from components.media.map_algebra import frame_difference_prior
+from components.pages.stored import Stored
+from components.quality.measures import Scene, centre_map
 
 _MOST_FRAMES = 64  # read of one clip for its frame difference
 _MOST_PIXELS = 128  # side of a frame that a frame difference needs
 _MOST_BYTES = 400_000_000  # decoded frames held at once
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Readers for what lines of a manifest name."""
-
-    store: Store
-
-    @cached_property
-    def _fetched(self) -> dict[str, Path]:
-        """Local copies of videos, each fetched and verified once."""
-        return {}
-
-    def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
-        """The arrays of a stored safetensors file."""
-        found: dict[str, np.ndarray] = load(self.store.read(ref))
-        return found
-
-    def prior(self, line: PriorLine) -> np.ndarray:
-        """A_VDM [T', F, H, W] of a sample."""
-        return self.tensors(line.prior)["prior"]
-
-    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
-        """Frames uint8 [n, h, w, 3] of a stored video."""
-        if video.id not in self._fetched:
-            self._fetched[video.id] = self.store.fetch(video.file)
-        return read_frames(self._fetched[video.id], list(indices))
 
 
 @dataclass(frozen=True)
@@ -116,19 +86,6 @@ def prior_table() -> list[dict[str, Any]]:
     return found
 
 
-def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
-    """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
-    chosen = [piece for piece in line.pieces if piece.selected]
-    if len(chosen) == rows:
-        return [(str(getattr(line.sample, piece.field))[piece.start : piece.end] or piece.token, piece.score) for piece in chosen]
-    return [("all words" if rows == 1 else f"row {index}", 0.0) for index in range(rows)]
-
-
-def nearest_frame(video: Video, start: float, end: float) -> int:
-    """Index of the frame nearest to the middle of a cell's time."""
-    return int(np.abs(np.asarray(video.times) - (start + end) / 2).argmin())
-
-
 def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
     """The samples with a mask, as `quality` measures them, with the label-free references on the same grid."""
     found = []
@@ -137,7 +94,10 @@ def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
             continue
         mask = material.tensors(line.mask)
         mover, objects = mask["mover"] > 0, mask["objects"] > 0
-        areas = [np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid)) for area in (mover, objects & ~mover)]
+        areas = [
+            np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid))
+            for area in (mover, objects & ~mover)
+        ]
         references = {"centre prior": centre_map(line.grid), "frame difference": clip_difference(material, line)}
         found.append(Scene(line.sample.id, line.video.id, material.prior(line).mean(0), areas[0], areas[1], references))
     return found
@@ -148,7 +108,9 @@ def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
     times = line.video.times
     indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
     part = max(2, _MOST_BYTES // (3 * line.video.width * line.video.height))  # every part decodes the clip once
-    small = [_reduced(material.frames(line.video, indices[start : start + part])) for start in range(0, len(indices), part)]
+    small = [
+        _reduced(material.frames(line.video, indices[start : start + part])) for start in range(0, len(indices), part)
+    ]
     frames, shape = torch.from_numpy(np.concatenate(small)), torch.ones(1, *line.grid.shape)
     found: np.ndarray = frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
     return found

@@ -9,12 +9,12 @@ from typing import Any
 
 from components.core.artifacts import PriorLine, Report
 from components.core.errors import DataError
+from components.pages.section import Section
+from components.quality.measures import Quality
 from components.report import pictures, sections
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
 from components.report.material import Material
 from components.report.prior_quality import pointing_game, prior_quality, quality_table
-from components.report.quality import Quality
-from components.report.section import Section
 from components.report.tokens import token_map
 from components.report.training import training
 
@@ -74,7 +74,12 @@ def summary(material: Material, findings: Findings) -> str:
     """The verdict and every benchmark's table in Markdown."""
     rows = ["# Report", "", sections.sentence(material, findings.comparisons), ""]
     for one in findings.comparisons:
-        rows += [f"## {one.title}", "", "| | n | untouched | tuned | difference | unparsed |", "|---|---|---|---|---|---|"]
+        rows += [
+            f"## {one.title}",
+            "",
+            "| | n | untouched | tuned | difference | unparsed |",
+            "|---|---|---|---|---|---|",
+        ]
         rows += [
             f"| {row.name} | {row.difference.n} | {row.untouched.value:.1f} | {row.tuned.value:.1f} "
             f"| {row.difference.value:+.1f} {interval(row.difference)} | {row.unparsed[0]} → {row.unparsed[1]} |"

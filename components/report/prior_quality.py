@@ -12,17 +12,20 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
-from components.report.charts import Dot, dot_plot, histogram
-from components.report.figures import NOTHING, Cell, StripRow, photo, probability, raw, strip
-from components.report.material import Material, nearest_frame
-from components.report.pictures import COLUMNS, map_row
-from components.report.quality import Estimate, Quality
-from components.report.section import Section, quoted
+from components.pages.charts import Dot, dot_plot, histogram
+from components.pages.figures import NOTHING, Cell, StripRow, photo, probability, raw, strip
+from components.pages.section import Section, quoted
+from components.pages.stored import nearest_frame
+from components.pages.strips import COLUMNS, map_row
+from components.quality.measures import Estimate, Quality
+from components.report.material import Material
 
 LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 
 
-def prior_quality(material: Material, quality: Quality, bench: Sequence[dict[str, Any]], pictured: Sequence[str]) -> Section:
+def prior_quality(
+    material: Material, quality: Quality, bench: Sequence[dict[str, Any]], pictured: Sequence[str]
+) -> Section:
     """AUC_obj, pointing game and track with intervals against their references where masks are known, else the confidence histogram."""
     name, title = "quality", "Quality of the prior"
     confidence = [line.confidence.value for line in material.priors.lines]
@@ -30,7 +33,10 @@ def prior_quality(material: Material, quality: Quality, bench: Sequence[dict[str
     if not quality.rows:
         lead = "No ground-truth masks with a mover and static objects, so the confidence √(concentration · dynamics) instead."
         ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
-        extremes = [("highest confidence", ranked[-1], ranked[-1].confidence.value), ("lowest", ranked[0], ranked[0].confidence.value)]
+        extremes = [
+            ("highest confidence", ranked[-1], ranked[-1].confidence.value),
+            ("lowest", ranked[0], ranked[0].confidence.value),
+        ]
         body = raw(f'<div class="charts">{bars}</div>') + _head_choice(material) + _bench(material, bench)
         return Section(name, title, lead, body + _extremes(material, extremes))
     by_id = {line.sample.id: line for line in material.priors.lines}
@@ -77,7 +83,7 @@ def _estimate(e: Estimate) -> str:
     return f"{_interval(e)}, n = {e.n}" if e.low is not None else f"{e.value:.3f} (1 video, n = {e.n})"
 
 
-# The run's own maps -------------------------------------------------------------------------------------------------------
+# The run's own maps ---------------------------------------------------------------------------------------------------
 
 
 def _charts(quality: Quality) -> Markup:
@@ -96,7 +102,12 @@ def _charts(quality: Quality) -> Markup:
 
 def _dots(rows: Mapping[str, Estimate]) -> list[Dot]:
     return [
-        Dot(name, [(e.value, e.low, e.high, "c1" if name.startswith("prior") else "grey")], _estimate(e), name == "prior")
+        Dot(
+            name,
+            [(e.value, e.low, e.high, "c1" if name.startswith("prior") else "grey")],
+            _estimate(e),
+            name == "prior",
+        )
         for name, e in rows.items()
     ]
 
@@ -132,7 +143,7 @@ def _head_choice(material: Material) -> Markup:
     )
 
 
-# The bench's rows ---------------------------------------------------------------------------------------------------------
+# The bench's rows -----------------------------------------------------------------------------------------------------
 
 
 def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
@@ -141,7 +152,9 @@ def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
     rows = [row for row in bench if model is not None and row.get("model") == model.digest]
     if not rows:
         name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
-        return raw(f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>')
+        return raw(
+            f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>'
+        )
     shown = [(row["name"].removeprefix(LEVEL), _of_row(row)) for row in rows if row["name"].startswith(LEVEL)]
     dots = [Dot(name, [(e.value, e.low, e.high, "c4")], _estimate(e)) for name, e in shown]
     title = "AUC_obj of this video model on unseen synthetic clips (make bench-prior)"
@@ -152,7 +165,9 @@ def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
         for row in rows
     )
     head = "<tr><th>row</th><th>value</th><th>bound</th><th>measured</th></tr>"
-    return chart + raw(f"<details><summary>All {len(rows)} rows of the bench</summary><table>{head}{body}</table></details>")
+    return chart + raw(
+        f"<details><summary>All {len(rows)} rows of the bench</summary><table>{head}{body}</table></details>"
+    )
 
 
 def _of_row(row: Mapping[str, Any]) -> Estimate:
@@ -166,7 +181,7 @@ def _bound(row: Mapping[str, Any]) -> str:
     return str(escape(f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"))
 
 
-# The best and the worst sample --------------------------------------------------------------------------------------------
+# The best and the worst sample ----------------------------------------------------------------------------------------
 
 
 def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:
@@ -178,5 +193,7 @@ def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]
         frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
         rows = [StripRow("frames", frames), map_row("prior", "its words", map_FHW, line, cells)]
         drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
-        blocks.append(f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>')
+        blocks.append(
+            f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>'
+        )
     return raw("".join(blocks))

@@ -14,13 +14,13 @@ from markupsafe import Markup, escape
 
 from components.core.records import ModelId, Ref, StepRecord
 from components.models.registry import TINY
+from components.pages.charts import Dot, dot_plot
+from components.pages.figures import NOTHING, number, probability, raw, signed
+from components.pages.section import Section
 from components.report.benchmarks import Comparison, interval
-from components.report.charts import Dot, dot_plot
-from components.report.figures import NOTHING, number, probability, raw, signed
 from components.report.material import Material, paper
-from components.report.section import Section
 
-# 1 · verdict ------------------------------------------------------------------------------------------------------------
+# 1 · verdict ----------------------------------------------------------------------------------------------------------
 
 
 def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
@@ -28,7 +28,9 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
     parts = []
     for one in comparisons:
         e = one.overall
-        parts.append(f"{one.title}: tuned − untouched: {signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items")
+        parts.append(
+            f"{one.title}: tuned − untouched: {signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
+        )
     said = "; ".join(parts) or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)
@@ -43,7 +45,11 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         e = one.overall
         note = f"{signed(e.value)} {interval(e)}, n = {e.n}"
         dots.append(Dot(one.title, [(e.value, e.low, e.high, "c1")], note, True))
-    forest = dot_plot("tuned − untouched, points, 95 % interval over videos", dots, reference=0.0, label=140) if dots else NOTHING
+    forest = (
+        dot_plot("tuned − untouched, points, 95 % interval over videos", dots, reference=0.0, label=140)
+        if dots
+        else NOTHING
+    )
     models = "".join(
         f"<dt>{escape({'vdm': 'video model', 'vlm': 'vision-language model'}.get(role, role))}</dt><dd>{escape(model.name)} "
         f"<code>{escape(model.digest[:12])}</code></dd>"
@@ -76,7 +82,7 @@ def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) ->
     return found
 
 
-# 10 · left out, 11 · provenance -------------------------------------------------------------------------------------------
+# 10 · left out, 11 · provenance ---------------------------------------------------------------------------------------
 
 
 def left_out(material: Material) -> Section:
@@ -90,7 +96,9 @@ def left_out(material: Material) -> Section:
     )
     lead = f"{len(material.left_out)} units: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
     table = raw(f"<table class='wrap'><tr><th>task</th><th>unit</th><th>reason</th></tr>{rows}</table>")
-    return Section("left-out", "Left out", lead + (" The first 200 are listed." if len(material.left_out) > 200 else ""), table)
+    return Section(
+        "left-out", "Left out", lead + (" The first 200 are listed." if len(material.left_out) > 200 else ""), table
+    )
 
 
 def provenance(material: Material) -> Section:
@@ -98,8 +106,12 @@ def provenance(material: Material) -> Section:
     digests = {"prior set": material.priors.digest, "tuned model": material.model.digest}
     for kind, results in (("untouched", material.untouched), ("tuned", material.tuned)):
         digests |= {f"{protocol}, {kind}": result.digest for protocol, result in sorted(results.items())}
-    rows = "".join(f"<tr><td>{escape(name)}</td><td><code>sha256:{digest}</code></td></tr>" for name, digest in digests.items())
-    sizes = "".join(f"<tr><td>{name}</td><td>{files}</td><td>{_size(total)}</td></tr>" for name, files, total in _bytes(material))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td><code>sha256:{digest}</code></td></tr>" for name, digest in digests.items()
+    )
+    sizes = "".join(
+        f"<tr><td>{name}</td><td>{files}</td><td>{_size(total)}</td></tr>" for name, files, total in _bytes(material)
+    )
     tasks = "".join(_task(task, record) for task, record in sorted(material.provenance.items()))
     arguments = json.dumps(_arguments(material), indent=1, sort_keys=True)
     sources = ", ".join(f'"{name}=…"' for name in sorted(material.tuned))
@@ -137,7 +149,8 @@ def _bytes(material: Material) -> list[tuple[str, int, int]]:
 def _task(task: str, record: StepRecord) -> str:
     values = {**record.scalars, **record.params}
     rows = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td>{escape(json.dumps(value))}</td></tr>" for name, value in sorted(values.items())
+        f"<tr><td><code>{escape(name)}</code></td><td>{escape(json.dumps(value))}</td></tr>"
+        for name, value in sorted(values.items())
     )
     models = ", ".join(f"{model.name} {model.digest[:12]}" for model in record.models.values())
     return (

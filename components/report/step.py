@@ -1,6 +1,7 @@
 """Step 8 · report: one self-contained page of what a run found, made from manifests, maps, masks and the store's videos, on a CPU.
 
-One piece of work: its key reads the digests of everything that is shown. Equal inputs give equal bytes: no dates and no timings.
+One piece of work: its key reads the digests of everything that is shown. Equal inputs give equal bytes: no dates and no
+timings.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from components.core.artifacts import EvalResult, PriorSet, Report, TunedModel, VlmMaps
-from components.core.context import Context
 from components.core.errors import DataError
-from components.core.parameters import StepParams
 from components.core.records import Json
-from components.core.step import Step
-from components.core.store import WorkFolder
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.parameters import StepParams
+from components.store.entries import WorkFolder
 
 _FULL, _CUT = 8_000_000, 1_000_000  # bytes: the report, and what the KFP UI shows
 
@@ -22,7 +23,9 @@ class Params(StepParams):
     """What the report shows."""
 
     pictures: int = Field(8, ge=0, le=64, description="pictured samples: those with the smallest sha256(sample id)")
-    masked: int = Field(256, ge=1, description="most samples that the prior is measured on against ground-truth masks, same order")
+    masked: int = Field(
+        256, ge=1, description="most samples that the prior is measured on against ground-truth masks, same order"
+    )
     seed: int = Field(1, ge=0, description="seed of bootstraps and permutations")
 
 
@@ -41,16 +44,22 @@ def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]
 
 def run(context: Context[Params]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
+    from components.pages.template import render
+    from components.quality.measures import assess
     from components.report.material import Material, prior_table, scenes
     from components.report.page import Findings, build, comparisons, fit, summary
-    from components.report.quality import assess
-    from components.report.template import render
 
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")
-    after, priors, model = context.input("maps", VlmMaps), context.input("priors", PriorSet), context.input("model", TunedModel)
+    after, priors, model = (
+        context.input("maps", VlmMaps),
+        context.input("priors", PriorSet),
+        context.input("model", TunedModel),
+    )
     lines = {line.sample.id: line for line in after.lines}
-    material = Material(context.store, priors, model, untouched, tuned, dict(context.provenance), list(context.left_out), after=lines)
+    material = Material(
+        context.store, priors, model, untouched, tuned, dict(context.provenance), list(context.left_out), after=lines
+    )
     masked = [line for line in material.order if line.mask is not None][: context.params.masked]
     quality = assess(scenes(material, masked), seed=context.params.seed)
     shown = min(context.params.pictures, len(material.order))
@@ -65,8 +74,17 @@ def run(context: Context[Params]) -> None:
         return {"sections": 11}
 
     def reads(unit: str) -> Json:
-        results = {name: {k: v.digest for k, v in found.items()} for name, found in (("untouched", untouched), ("tuned", tuned))}
-        return {**results, "maps": after.digest, "priors": priors.digest, "model": model.digest, "bench": findings.bench}
+        results = {
+            name: {k: v.digest for k, v in found.items()}
+            for name, found in (("untouched", untouched), ("tuned", tuned))
+        }
+        return {
+            **results,
+            "maps": after.digest,
+            "priors": priors.digest,
+            "model": model.digest,
+            "bench": findings.bench,
+        }
 
     entries = context.each(["report"], name=str, reads=reads, compute=compute)
     page = entries["report"].ref("page", context.task)

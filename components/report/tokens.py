@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 
 from components.core.artifacts import VlmLine
 from components.models.tuned import original_name
-from components.report.charts import histogram
-from components.report.figures import NOTHING, raw
+from components.pages.charts import histogram
+from components.pages.figures import NOTHING, raw
+from components.pages.section import Section, quoted
 from components.report.material import Material
-from components.report.section import Section, quoted
 
 
 def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
@@ -76,8 +76,12 @@ def _block(names: Sequence[str], below: Sequence[str], map_TR: np.ndarray, block
         for key in keys:
             w = _wide(texts[key])
             lost = y == 4 and not map_TR[key].any()
-            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{w - 6:.1f}" height="24" rx="5" class="token{" lost" if lost else ""}"/>')
-            parts.append(f'<text x="{x + (w - 6) / 2:.1f}" y="{y + 16}" text-anchor="middle" class="mono">{escape(texts[key])}</text>')
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{w - 6:.1f}" height="24" rx="5" class="token{" lost" if lost else ""}"/>'
+            )
+            parts.append(
+                f'<text x="{x + (w - 6) / 2:.1f}" y="{y + 16}" text-anchor="middle" class="mono">{escape(texts[key])}</text>'
+            )
             centres[key] = x + (w - 6) / 2
             x += w
     for t in block:
@@ -88,7 +92,9 @@ def _block(names: Sequence[str], below: Sequence[str], map_TR: np.ndarray, block
             )
     width = max(_wide(names[t]) + tops[t] - _wide(names[t]) / 2 for t in block)
     width = max([width, *(bottoms[r] + _wide(below[r]) / 2 for r in rows)]) + 4
-    return raw(f'<svg class="links" style="max-width:{width:.0f}px" viewBox="0 0 {width:.0f} 112" role="img">{"".join(parts)}</svg>')
+    return raw(
+        f'<svg class="links" style="max-width:{width:.0f}px" viewBox="0 0 {width:.0f} 112" role="img">{"".join(parts)}</svg>'
+    )
 
 
 def _vlm_tokens(material: Material, line: VlmLine, rows: Sequence[int]) -> list[str]:
@@ -101,5 +107,7 @@ def _vlm_tokens(material: Material, line: VlmLine, rows: Sequence[int]) -> list[
         kept = [piece for piece in line.pieces if piece.selected and piece.field == name]
         text = str(getattr(line.sample, name))
         spans = tokenizer.encode(text, add_special_tokens=False).offsets if text else []
-        texts += [text[a:b].strip() or "␣" for a, b in spans if any(a < piece.end and piece.start < b for piece in kept)]
+        texts += [
+            text[a:b].strip() or "␣" for a, b in spans if any(a < piece.end and piece.start < b for piece in kept)
+        ]
     return texts if len(texts) == len(rows) else [f"#{row}" for row in rows]

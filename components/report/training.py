@@ -13,14 +13,14 @@ import torch
 from markupsafe import Markup, escape
 
 from components.core.artifacts import VlmLine
-from components.models.tensors import unpack
-from components.report.charts import Dot, Line, dot_plot, line_chart
-from components.report.figures import NOTHING, number, raw, signed
+from components.media.map_algebra import map_distance
+from components.pages.charts import Dot, Line, dot_plot, line_chart
+from components.pages.figures import NOTHING, number, raw, signed
+from components.pages.section import Section
+from components.quality.measures import Scene, cluster_interval, weighted_auc
 from components.report.material import Material, scenes
-from components.report.quality import Scene, cluster_interval, weighted_auc
-from components.report.section import Section
 from components.sft.aligner import Aligner
-from components.sft.loss import map_distance
+from components.store.tensors import unpack
 
 
 def training(material: Material) -> Section:
@@ -35,13 +35,26 @@ def training(material: Material) -> Section:
     logarithmic = ("Gradient norms", "Learning rates")
     drawn = {
         title: line_chart(
-            title, [s for s in lines if s.x], x_name="step", log=title in logarithmic, show=_power if title == "Learning rates" else None
+            title,
+            [s for s in lines if s.x],
+            x_name="step",
+            log=title in logarithmic,
+            show=_power if title == "Learning rates" else None,
         )
         for title, lines in charts.items()
     }
     absent = [title for title, chart in drawn.items() if not chart]
-    missing = raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>') if absent else NOTHING
-    body = raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + missing + _distances(material) + _attention(material)
+    missing = (
+        raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>')
+        if absent
+        else NOTHING
+    )
+    body = (
+        raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>')
+        + missing
+        + _distances(material)
+        + _attention(material)
+    )
     return Section("training", "Training", _training_lead(rows), body)
 
 
@@ -60,7 +73,11 @@ def _training_lead(rows: Sequence[dict[str, Any]]) -> str:
     parts = [f"{steps} steps"]
     parts += [f"{about['samples']} samples, {about.get('held_out', 0)} held out by video"] if "samples" in about else []
     parts += [f"λ = {number(about['align_weight'])}"] if "align_weight" in about else []
-    parts += [f"λ·Var(normalized prior) = {number(about['lambda_variance'])}, where 1 to 10 works"] if "lambda_variance" in about else []
+    parts += (
+        [f"λ·Var(normalized prior) = {number(about['lambda_variance'])}, where 1 to 10 works"]
+        if "lambda_variance" in about
+        else []
+    )
     total, before = (int(sum(row.get(key, 0) for row in rows)) for key in ("rows", "rows_before_response"))
     parts += [f"{before / total:.0%} of {total} aligned rows precede the response"] if total else []
     return ". ".join(parts) + "."
@@ -71,17 +88,33 @@ def _distances(material: Material) -> Markup:
     pairs = [
         (name, before.distance, after.distance, after.video.id)
         for name, after in sorted(material.after.items())
-        if (before := material.before.get(name)) is not None and before.distance is not None and after.distance is not None
+        if (before := material.before.get(name)) is not None
+        and before.distance is not None
+        and after.distance is not None
     ]
     if not pairs:
-        return raw('<p class="absent">No distance to the prior before and after: no sample has a map of both models.</p>')
-    dots = [Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}") for name, a, b, _ in pairs[:16]]
+        return raw(
+            '<p class="absent">No distance to the prior before and after: no sample has a map of both models.</p>'
+        )
+    dots = [
+        Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}")
+        for name, a, b, _ in pairs[:16]
+    ]
     change = cluster_interval([b - a for _, a, b, _ in pairs], [video for *_, video in pairs])
-    between = "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
-    chart = dot_plot(
-        "Distance of the VLM's map to the prior", dots, legend=[("before", "grey"), ("after", "c1")], join=True, label=150, note=170
+    between = (
+        "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
     )
-    said = f"Mean change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos."
+    chart = dot_plot(
+        "Distance of the VLM's map to the prior",
+        dots,
+        legend=[("before", "grey"), ("after", "c1")],
+        join=True,
+        label=150,
+        note=170,
+    )
+    said = (
+        f"Mean change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos."
+    )
     return chart + raw(f'<p class="caption">{said} {_absorbed(material, [name for name, *_ in pairs])}</p>')
 
 
@@ -90,7 +123,9 @@ def _attention(material: Material) -> Markup:
     shown = [
         after
         for name, after in sorted(material.after.items())
-        if after.vlm_map is not None and (before := material.before.get(name)) is not None and before.vlm_map is not None
+        if after.vlm_map is not None
+        and (before := material.before.get(name)) is not None
+        and before.vlm_map is not None
     ]
     pairs = []
     for scene in scenes(material, shown):
@@ -103,9 +138,12 @@ def _attention(material: Material) -> Markup:
         )
     videos = [video for *_, video in pairs]
     untouched, tuned, change = (
-        cluster_interval(values, videos) for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
+        cluster_interval(values, videos)
+        for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
     )
-    between = "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
+    between = (
+        "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
+    )
     return raw(
         f'<p class="caption">AUC_obj of the VLM\'s own map, mover against static objects: {untouched.value:.3f} → {tuned.value:.3f}, '
         f"change {signed(change.value, 3)}{between}, n = {change.n} pictured samples of {change.clusters} videos; .5 is chance.</p>"
@@ -150,7 +188,9 @@ def _gaps(material: Material, name: str, aligner: Aligner) -> list[float] | None
         prior_TFHW = unpack(material.store.read(line.prior))["prior"].float()
         if map_TFHW.shape != prior_TFHW.shape or not bool(valid_FHW.any()):
             return None
-        covered_T = stored.get("covered", torch.ones(len(map_TFHW), dtype=torch.bool))  # words without a counterpart are in no loss
+        covered_T = stored.get(
+            "covered", torch.ones(len(map_TFHW), dtype=torch.bool)
+        )  # words without a counterpart are in no loss
         map_TFHW, prior_TFHW = map_TFHW[covered_T], prior_TFHW[covered_T]
         for seen in (map_TFHW, aligner(map_TFHW, valid_FHW)):
             found.append(float(map_distance(seen, prior_TFHW, valid_FHW)))

@@ -1,8 +1,9 @@
 """Step 6: the aligner, a 3-layer MLP between the VLM's map and the alignment loss ("rescaling or slight warping", main text §3.4).
 
-`local` reads each place's 3 × 3 × 3 neighbourhood (27 → 64 → 64 → 1), `pointwise` the place alone (1 → 64 → 64 → 1). Both are residual
-with a zero last layer, so training starts at the identity. A map-wide MLP could absorb the whole difference to the prior, of which
-§3.4 warns; a local one can sharpen or shift by a cell. It is saved beside the checkpoint and never used at inference.
+`local` reads each place's 3 × 3 × 3 neighbourhood (27 → 64 → 64 → 1), `pointwise` the place alone (1 → 64 → 64 → 1).
+Both are residual with a zero last layer, so training starts at the identity. A map-wide MLP could absorb the whole
+difference to the prior, of which §3.4 warns; a local one can sharpen or shift by a cell. It is saved beside the
+checkpoint and never used at inference.
 
 Legend: R rows (words), F H W the prior's grid.
 """
@@ -40,7 +41,9 @@ class Aligner(nn.Module):
         nn.init.zeros_(self.write.weight)
         nn.init.zeros_(self.write.bias)  # type: ignore[arg-type]  # Conv3d has one unless told otherwise
 
-    def forward(self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None) -> Float[Tensor, "R F H W"]:
+    def forward(
+        self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
+    ) -> Float[Tensor, "R F H W"]:
         """The warped maps. Cells outside `valid_FHW` hold no information: they count as the row's mean to their neighbours."""
         if not len(maps_RFHW):
             return maps_RFHW
@@ -56,7 +59,9 @@ class Aligner(nn.Module):
 class NoAligner(nn.Module):
     """The identity with the aligner's interface (decision `aligner: none`)."""
 
-    def forward(self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None) -> Float[Tensor, "R F H W"]:
+    def forward(
+        self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
+    ) -> Float[Tensor, "R F H W"]:
         """The maps as they are."""
         return maps_RFHW
 

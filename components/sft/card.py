@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.core.artifacts import TunedModel
-from components.prior_set.card import decisions, left_out
+from components.pages.cards import decisions, left_out
 
 
 def card(model: TunedModel) -> str:

@@ -1,7 +1,7 @@
 """Training samples: which are held out, in which order they come, and each one as tensors (input, words, prior).
 
-Order and split are pure functions of the seed, so the step number alone says where a resumed run continues. A sample's alignment
-target is its prior, or with `prior_control` another map in its place.
+Order and split are pure functions of the seed, so the step number alone says where a resumed run continues. A sample's
+alignment target is its prior, or with `prior_control` another map in its place.
 
 Legend: T words, F H W the prior's grid.
 """
@@ -22,13 +22,15 @@ from torch.utils.data import DataLoader, Dataset
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
-from components.core.store import Store
+from components.media.map_algebra import frame_difference_prior
 from components.media.video import iterate_frames
-from components.models.tensors import unpack
-from components.models.vlm import Example, Vlm
-from components.sft.loss import frame_difference_prior, shuffled_prior, uniform_prior
+from components.models.vlm.input import conversation, example
+from components.models.vlm.interface import Example, Vlm
+from components.sft.loss import shuffled_prior, uniform_prior
 from components.sft.settings import SftSettings
-from components.vlm_attention.maps import WordRows, conversation, example
+from components.store.entries import Store
+from components.store.tensors import unpack
+from components.vlm_attention.maps import WordRows
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLi
     kept_out = set(videos[: floor(share * len(videos) + 1e-9)])  # .29 of 100 is 28.999…
     train = [line for line in lines if line.video.id not in kept_out]
     if not train:
-        raise ParameterError(f"no training samples: {len(lines)} samples", source=f"held_out={share:g}", remedy="import more videos")
+        raise ParameterError(
+            f"no training samples: {len(lines)} samples", source=f"held_out={share:g}", remedy="import more videos"
+        )
     return train, [line for line in lines if line.video.id in kept_out]
 
 
@@ -75,8 +79,8 @@ def order(count: int, seed: int, positions: range) -> list[int]:
 def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
     """For each line one of `pool` that shows another video (`prior_control: shuffled`); samples of one video have one map's motion.
 
-    The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same place. A video that
-    is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
+    The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same
+    place. A video that is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
 
     Raises:
         ParameterError: the pool shows no other video.
@@ -91,7 +95,9 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
     for line in lines:
         own = line.video.id
         if names in ([], [own]):
-            raise ParameterError("no other video's map", source="prior_control=shuffled", remedy="train on samples of more videos")
+            raise ParameterError(
+                "no other video's map", source="prior_control=shuffled", remedy="train on samples of more videos"
+            )
         place = places[own] + 1 if own in places else int(sha256(own.encode()), 16)
         others = by_video[cycle[place % len(cycle)]]
         found.append(others[seen.get(own, 0) % len(others)])
@@ -103,9 +109,23 @@ class Samples(Dataset[Item]):
     """The lines as samples; reads prior, token map and video from the store. `partners` are those of `prior_control: shuffled`."""
 
     def __init__(
-        self, lines: Sequence[VlmLine], vlm: Vlm, store: Store, settings: SftSettings, *, aligned: bool, partners: Sequence[VlmLine] = ()
+        self,
+        lines: Sequence[VlmLine],
+        vlm: Vlm,
+        store: Store,
+        settings: SftSettings,
+        *,
+        aligned: bool,
+        partners: Sequence[VlmLine] = (),
     ) -> None:
-        self.lines, self.vlm, self.store, self.settings, self.aligned, self.partners = lines, vlm, store, settings, aligned, partners
+        self.lines, self.vlm, self.store, self.settings, self.aligned, self.partners = (
+            lines,
+            vlm,
+            store,
+            settings,
+            aligned,
+            partners,
+        )
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -142,7 +162,9 @@ class Samples(Dataset[Item]):
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
             with self.store.borrowed(line.video.file) as path:
-                return frame_difference_prior(prior_TFHW, map(torch.from_numpy, iterate_frames(path)), line.video.times, line.grid)
+                return frame_difference_prior(
+                    prior_TFHW, map(torch.from_numpy, iterate_frames(path)), line.video.times, line.grid
+                )
         return prior_TFHW
 
 

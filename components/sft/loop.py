@@ -1,8 +1,11 @@
 """The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process a device).
 
-A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row is captured
-and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The log has one JSON line a
-step: both losses, their gradient norms where measured, learning rates, validation losses, and where the aligned rows lie.
+A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row
+is captured
+and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The log has one
+JSON line a
+step: both losses, their gradient norms where measured, learning rates, validation losses, and where the aligned rows
+lie.
 """
 
 from __future__ import annotations
@@ -26,15 +29,15 @@ from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
-from components.core.store import Store
-from components.models.tensors import pack
-from components.models.vlm import Vlm, load_vlm
+from components.models.vlm.interface import Vlm, load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import make_accelerator, number, rate
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
 from components.sft.resume import ResumeStates
 from components.sft.settings import SftSettings
+from components.store.entries import Store
+from components.store.tensors import pack
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -57,8 +60,8 @@ def train(job: Job) -> list[Row]:
     """Train and write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`. Returns the log.
 
     Raises:
-        ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, the loss is no number
-            any more, or a GPU has too little memory.
+        ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, the loss is
+            no number any more, or a GPU has too little memory.
         DataError: a sample's files are damaged, or its words do not fit its prior.
     """
     if not torch.cuda.is_available():
@@ -66,9 +69,7 @@ def train(job: Job) -> list[Row]:
     try:
         return Training(job).run()
     except torch.OutOfMemoryError as error:
-        remedy = (
-            "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, viewing.max_pixels), or a larger GPU"
-        )
+        remedy = "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, viewing.max_pixels), or a larger GPU"
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
 
 
@@ -113,7 +114,11 @@ class Training:
         return Samples(lines, vlm, self.store, self.settings, aligned=aligned, partners=others)
 
     def _model(self, vlm: Vlm) -> None:
-        weight = effective_weight(self.job.align_weight, self.settings.align_scale, self.variance) if self.variance is not None else 0.0
+        weight = (
+            effective_weight(self.job.align_weight, self.settings.align_scale, self.variance)
+            if self.variance is not None
+            else 0.0
+        )
         self.module = MotionSFT(vlm, self.settings, weight)
         groups = parameter_groups(self.module, self.settings)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
@@ -145,7 +150,12 @@ class Training:
         return self.rows
 
     def _about(self) -> Row:
-        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total, "align_weight": self.job.align_weight}
+        row: Row = {
+            "samples": len(self.samples),
+            "held_out": len(self.held),
+            "steps": self.total,
+            "align_weight": self.job.align_weight,
+        }
         if self.variance is not None:
             row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
             log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
@@ -155,7 +165,9 @@ class Training:
         """This process's samples from step `start` + 1 on."""
         batch = self.settings.global_batch
         positions = range(start * batch, self.total * batch)
-        mine = order(len(self.samples), self.job.seed, positions)[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = order(len(self.samples), self.job.seed, positions)[
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]
         workers = self.settings.workers if torch.cuda.is_available() else 0
         return loaded(self.samples, mine, workers)
 
@@ -185,7 +197,9 @@ class Training:
         return row
 
     def _means(self, sums: Tensor, count: int) -> Row:
-        ar, align, rows, before = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum").tolist()
+        ar, align, rows, before = self.accelerator.reduce(
+            sums.to(self.accelerator.device, torch.float32), "sum"
+        ).tolist()
         row: Row = {"ar": ar / count, "loss": (ar + self.module.weight * align) / count}
         if self.module.weight:
             row |= {"align": align / count, "rows": int(rows), "rows_before_response": int(before)}
@@ -237,7 +251,11 @@ class Training:
                 if name != "step":
                     self.board.add_scalar(name, value, row["step"])
         if any(name.startswith("val_") for name in row):
-            log.info("step %d: %s", row["step"], ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
+            log.info(
+                "step %d: %s",
+                row["step"],
+                ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"),
+            )
             self._show()
 
     def _show(self) -> None:

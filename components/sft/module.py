@@ -1,7 +1,7 @@
 """One module for training, MotionSFT(VLM, aligner), whose forward gives L = L_AR + λ · L_align, so that one engine can wrap it.
 
-L_align: the words' rows of all layers and heads, averaged, on the prior's grid, through the aligner, against the prior. Also the
-parameter groups of the paper's recipe, low-rank updates, and the folder that plain `from_pretrained` opens.
+L_align: the words' rows of all layers and heads, averaged, on the prior's grid, through the aligner, against the prior.
+Also the parameter groups of the paper's recipe, low-rank updates, and the folder that plain `from_pretrained` opens.
 
 Legend: B samples (1), T words, R rows of the sequence, S visual tokens, F H W the prior's grid.
 """
@@ -17,10 +17,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from components.core.records import Grid
-from components.models.vlm import Vlm, collate
+from components.media.map_algebra import map_distance
+from components.models.vlm.interface import Vlm, collate
 from components.sft.aligner import make_aligner
 from components.sft.data import Item, Target
-from components.sft.loss import map_distance, response_loss
+from components.sft.loss import response_loss
 from components.sft.settings import SftSettings
 from components.vlm_attention.maps import on_grid
 from components.vlm_attention.rows import request_rows
@@ -65,7 +66,9 @@ class MotionSFT(nn.Module):
         if self.aligner is not None:
             map_TFHW = self.aligner(map_TFHW, valid_FHW)
         prior_TFHW = target.prior_TFHW.to(map_TFHW.device)
-        return target.weight * map_distance(map_TFHW, prior_TFHW, valid_FHW, self.settings.row_norm, self.settings.distance)
+        return target.weight * map_distance(
+            map_TFHW, prior_TFHW, valid_FHW, self.settings.row_norm, self.settings.distance
+        )
 
 
 def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str, Any]]:
@@ -80,18 +83,23 @@ def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str,
             chosen = [parameter for parameter in found if (parameter.dim() > 1) == decays]
             if chosen:
                 decay = settings.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "lr": rates[role], "base_lr": rates[role], "role": role, "weight_decay": decay})
+                groups.append(
+                    {"params": chosen, "lr": rates[role], "base_lr": rates[role], "role": role, "weight_decay": decay}
+                )
     return groups
 
 
 def add_lora(vlm: Vlm, rank: int) -> None:
     """Train low-rank updates of the LLM's attention only; everything else is frozen."""
-    # the vision tower's projections have other names or lie under `visual` / `vision_tower`, which the pattern leaves out
+    # the vision tower's projections have other names or lie under `visual` / `vision_tower`, which the pattern leaves
+    # out
     targets = r"^(?!.*(visual|vision_tower)).*\.(q_proj|k_proj|v_proj|o_proj)$"
     vlm.model = get_peft_model(vlm.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
 
 
-def save_vlm(module: MotionSFT, state: dict[str, Tensor] | None, source: Path, folder: Path, dtype: torch.dtype) -> None:
+def save_vlm(
+    module: MotionSFT, state: dict[str, Tensor] | None, source: Path, folder: Path, dtype: torch.dtype
+) -> None:
     """Write a folder that `AutoModelForImageTextToText.from_pretrained` opens: weights, and tokenizer and processor files of `source`.
 
     Args:
@@ -111,6 +119,8 @@ def save_vlm(module: MotionSFT, state: dict[str, Tensor] | None, source: Path, f
     if state is None:
         model.to(dtype).save_pretrained(folder, max_shard_size=_SHARD)
         return
-    weights = {name.removeprefix("model."): value.to(dtype) for name, value in state.items() if name.startswith("model.")}
+    weights = {
+        name.removeprefix("model."): value.to(dtype) for name, value in state.items() if name.startswith("model.")
+    }
     model.config.dtype = dtype
     model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)

@@ -1,7 +1,8 @@
 """Fine-tuning on several nodes: create a Kubeflow Trainer TrainJob, wait for it, remove it.
 
-The compiled pipeline puts the manifest into `SFT_TRAINJOB`; here it gets its name, its owner (this pod, so that it goes with the pod) and
-the job file, which lies on a volume that all nodes mount. The Kubernetes API is spoken plainly: images carry no client of it.
+The compiled pipeline puts the manifest into `SFT_TRAINJOB`; here it gets its name, its owner (this pod, so that it goes
+with the pod) and the job file, which lies on a volume that all nodes mount. The Kubernetes API is spoken plainly:
+images carry no client of it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = 
 
     Raises:
         ParameterError: the API server refuses it: no rights, no Trainer, or a manifest that this Trainer does not know.
-        TryAgainError: no API server for 10 minutes, or the try's time is up, waiting in a queue included; the TrainJob is removed,
-            saved states stay.
+        TryAgainError: no API server for 10 minutes, or the try's time is up, waiting in a queue included; the TrainJob
+            is removed, saved states stay.
     """
     deadline = float(manifest["spec"]["activeDeadlineSeconds"])
     until = time.monotonic() + max(deadline - SLACK_S, deadline / 2)
@@ -83,7 +84,9 @@ class Api:
             return cls(os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"]), ACCOUNT)
         except (KeyError, OSError) as error:
             problem = f"no Kubernetes API here ({error})"
-            raise ParameterError(problem, source=MANIFEST, remedy="this pipeline was compiled for several nodes of a cluster") from error
+            raise ParameterError(
+                problem, source=MANIFEST, remedy="this pipeline was compiled for several nodes of a cluster"
+            ) from error
 
     def call(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
         """Status and answer of a request.
@@ -99,7 +102,9 @@ class Api:
             answer = connection.getresponse()
             status, data = answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise TryAgainError(f"no Kubernetes API: {error}", source=f"{self.host}:{self.port}", remedy="run again") from error
+            raise TryAgainError(
+                f"no Kubernetes API: {error}", source=f"{self.host}:{self.port}", remedy="run again"
+            ) from error
         finally:
             connection.close()
         if status >= 500 or status == 429:
@@ -160,14 +165,18 @@ class TrainJobs:
                 log.info("TrainJob %s: %s", name, told)
             if time.monotonic() > until:
                 remedy = "run again: it resumes; or allow more"
-                raise TryAgainError(f"the TrainJob's time is up ({told or 'not started'})", source="compile --timeout", remedy=remedy)
+                raise TryAgainError(
+                    f"the TrainJob's time is up ({told or 'not started'})", source="compile --timeout", remedy=remedy
+                )
             time.sleep(POLL_S)
 
     def _refused(self, verb: str, status: int, answer: Json) -> MotionEnhancerError:
         remedy = {
             401: "give the run a service account with a valid token",
             403: f"give the run's service account the role of {PAGE}",
-            404: "somebody deleted the TrainJob: run again, it resumes" if verb == "read" else "install Kubeflow Trainer 2.2 or newer",
+            404: "somebody deleted the TrainJob: run again, it resumes"
+            if verb == "read"
+            else "install Kubeflow Trainer 2.2 or newer",
         }.get(status, f"see {PAGE} for the versions that know this manifest")
         problem = f"cannot {verb} a TrainJob: {status} {answer.get('message', '')}"
         return ParameterError(problem, source=f"namespace {self.api.namespace}", remedy=remedy)
@@ -176,6 +185,9 @@ class TrainJobs:
 def _progress(answer: Json) -> str:
     """Where a TrainJob stands, in words."""
     status = answer.get("status", {})
-    jobs = ", ".join(f"{job['name']}: {job.get('active', 0)} active, {job.get('ready', 0)} ready" for job in status.get("jobsStatus", []))
+    jobs = ", ".join(
+        f"{job['name']}: {job.get('active', 0)} active, {job.get('ready', 0)} ready"
+        for job in status.get("jobsStatus", [])
+    )
     suspended = any(item["type"] == "Suspended" and item["status"] == "True" for item in status.get("conditions", []))
     return jobs + (" (suspended: waiting for its queue)" if suspended else "") or "created"

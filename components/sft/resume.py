@@ -1,7 +1,7 @@
 """Resume states of a training at `<store>/sft/<key>/resume/step-<n>/`: accelerate's own files, private scratch of one piece of work.
 
-A state counts once its `complete.json` is there, written last. The step number alone says which samples come next, so a resumed run
-continues in mid-epoch exactly.
+A state counts once its `complete.json` is there, written last. The step number alone says which samples come next, so a
+resumed run continues in mid-epoch exactly.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import logging
 import re
 from pathlib import Path, PurePosixPath
 
-from components.core.backend import Backend
 from components.core.records import canonical_json
+from components.store.backend import Backend
 
 log = logging.getLogger(__name__)
 _DONE = "complete.json"
@@ -26,7 +26,9 @@ class ResumeStates:
     def steps(self) -> list[int]:
         """Steps of the complete states, ascending."""
         pattern = re.compile(re.escape(self.prefix) + rf"/step-(\d+)/{re.escape(_DONE)}$")
-        return sorted(int(match.group(1)) for item in self.backend.walk(self.prefix) if (match := pattern.search(item.path)))
+        return sorted(
+            int(match.group(1)) for item in self.backend.walk(self.prefix) if (match := pattern.search(item.path))
+        )
 
     def save(self, folder: Path, step: int, keep_last: int) -> None:
         """Upload a state's folder, then forget older ones beyond `keep_last`."""

@@ -9,25 +9,44 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.parameters import StepParams, operational
 from components.media.viewing import Viewing
+from components.runtime.parameters import StepParams, operational
 
 
 class SftSettings(StepParams):
     """Parameters of the fine-tuning."""
 
     viewing: Viewing = Field(
-        default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM; the same as in vlm_attention"
+        default_factory=lambda: Viewing.model_validate({}),
+        description="frames of the VLM; the same as in vlm_attention",
     )
-    grid: Literal["aligned", "interpolate"] = Field("aligned", description="how A_VLM comes onto the prior's grid; as in vlm_attention")
-    row_norm: Literal["mean1", "sum1", "max", "zscore", "none"] = Field("mean1", description="normalization of both sides' rows")
-    distance: Literal["mse", "sse", "l2"] = Field("mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)")
-    align_scale: Literal["none", "contrast"] = Field("none", description="`contrast`: λ divided by the variance of the normalized priors")
-    contrast_samples: int = Field(512, ge=1, description="samples that the priors' variance is taken over, smallest sha256(id) first")
-    gate: Literal["none", "confidence"] = Field("none", description="weight of a sample's alignment loss (supplement §4.1)")
-    prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field("none", description="map in the prior's place")
-    aligner: Literal["local", "pointwise", "none"] = Field("local", description="3-layer MLP between the VLM's map and the loss (§3.4)")
-    tuning: Literal["full", "lora"] = Field("full", description="all weights, or low-rank updates of the LLM's attention")
+    grid: Literal["aligned", "interpolate"] = Field(
+        "aligned", description="how A_VLM comes onto the prior's grid; as in vlm_attention"
+    )
+    row_norm: Literal["mean1", "sum1", "max", "zscore", "none"] = Field(
+        "mean1", description="normalization of both sides' rows"
+    )
+    distance: Literal["mse", "sse", "l2"] = Field(
+        "mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)"
+    )
+    align_scale: Literal["none", "contrast"] = Field(
+        "none", description="`contrast`: λ divided by the variance of the normalized priors"
+    )
+    contrast_samples: int = Field(
+        512, ge=1, description="samples that the priors' variance is taken over, smallest sha256(id) first"
+    )
+    gate: Literal["none", "confidence"] = Field(
+        "none", description="weight of a sample's alignment loss (supplement §4.1)"
+    )
+    prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field(
+        "none", description="map in the prior's place"
+    )
+    aligner: Literal["local", "pointwise", "none"] = Field(
+        "local", description="3-layer MLP between the VLM's map and the loss (§3.4)"
+    )
+    tuning: Literal["full", "lora"] = Field(
+        "full", description="all weights, or low-rank updates of the LLM's attention"
+    )
     lora_rank: int = Field(16, ge=1, le=1024, description="rank of the low-rank updates")
 
     lr_vision: float = Field(2e-6, ge=0, description="learning rate of the vision tower")
@@ -43,7 +62,11 @@ class SftSettings(StepParams):
     eval_every: int = Field(100, ge=1, description="steps between validation losses")
     norms_every: int = Field(50, ge=1, description="steps between measurements of both losses' gradient norms")
 
-    gradient_checkpointing: bool = operational(True, description="recompute activations in the backward pass: less memory, more time")
+    gradient_checkpointing: bool = operational(
+        True, description="recompute activations in the backward pass: less memory, more time"
+    )
     save_every: int = operational(200, ge=1, description="steps between resume states (133 GB each for a 7B model)")
     keep_last: int = operational(1, ge=1, description="resume states kept while training")
-    workers: int = operational(2, ge=0, description="processes that decode videos ahead on a GPU; a CPU run decodes in place")
+    workers: int = operational(
+        2, ge=0, description="processes that decode videos ahead on a GPU; a CPU run decodes in place"
+    )

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
-from components.core.context import Context
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
 from components.core.records import Json, canonical_json
-from components.core.shards import all_shards
-from components.core.step import Step
-from components.core.store import Entry
 from components.models.registry import resolve
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.shards import all_shards
 from components.sft.settings import SftSettings
+from components.store.entries import Entry
 
 
 class Params(SftSettings):
@@ -77,7 +77,9 @@ def _same_view(context: Context[Params], digest: str) -> None:
     for name in ("viewing", "grid"):
         if record.params[name] != mine[name]:
             problem = f"{name}={mine[name]!r}, but the token maps were made with {record.params[name]!r}"
-            raise ParameterError(problem, source="params_sft", remedy=f"give params_sft and params_vlm_attention the same {name}")
+            raise ParameterError(
+                problem, source="params_sft", remedy=f"give params_sft and params_vlm_attention the same {name}"
+            )
     if (seen := record.models["vlm"]).digest != digest:
         problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
@@ -95,9 +97,17 @@ def _train(context: Context[Params], key: str, lines: list[VlmLine], folder: Pat
         out, scalars = Path(scratch), context.scalars
         settings = SftSettings.model_validate(context.params.model_dump())
         _launch(
-            Job(settings=settings, align_weight=scalars.align_weight, seed=scalars.seed, vlm=str(folder), store=context.store.uri,
-                key=key, lines=lines, out=str(out))
-        )  # fmt: skip
+            Job(
+                settings=settings,
+                align_weight=scalars.align_weight,
+                seed=scalars.seed,
+                vlm=str(folder),
+                store=context.store.uri,
+                key=key,
+                lines=lines,
+                out=str(out),
+            )
+        )
         work = context.work(key)
         roles = stow(out / "model", work)
         if (aligner := out / "aligner.safetensors").is_file():
@@ -129,11 +139,15 @@ def _launch(job: Any) -> None:
     if (told := Path(job.out) / "error.json").is_file():
         raise _retold(json.loads(told.read_bytes()))
     if code:
-        raise RuntimeError(f"a training process ended with code {code}; its traceback is {'above' if manifest is None else 'in its pod'}")
+        raise RuntimeError(
+            f"a training process ended with code {code}; its traceback is {'above' if manifest is None else 'in its pod'}"
+        )
 
 
 def _retold(told: Json) -> MotionEnhancerError:
-    kinds: dict[int, type[MotionEnhancerError]] = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}
+    kinds: dict[int, type[MotionEnhancerError]] = {
+        kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)
+    }
     return kinds[told["code"]](told["problem"], source=told["source"], remedy=told["remedy"])
 
 
@@ -144,8 +158,12 @@ def read_log(data: bytes) -> list[Json]:
 
 def curve(rows: list[Json]) -> str:
     """Both losses over the steps, training and held-out, as a small page."""
-    plots = [_plot(rows, name, title) for name, title in (("ar", "L_AR, response tokens"), ("align", "L_align, attention"))]
-    style = "body{font:14px system-ui;margin:16px;color-scheme:light dark}svg{display:block;max-width:640px}path{fill:none}"
+    plots = [
+        _plot(rows, name, title) for name, title in (("ar", "L_AR, response tokens"), ("align", "L_align, attention"))
+    ]
+    style = (
+        "body{font:14px system-ui;margin:16px;color-scheme:light dark}svg{display:block;max-width:640px}path{fill:none}"
+    )
     return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(plots)
 
 
@@ -161,7 +179,9 @@ def _plot(rows: list[Json], name: str, title: str, width: int = 640, height: int
         spots = [(40 + (width - 60) * step / last, height - 20 - (height - 50) * value / top) for step, value in line]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots) if spots else ""
         drawn += f"<path d='{path}' stroke='{colour}' stroke-width='1.5'><title>{label}</title></path>"
-        drawn += "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in spots if label == "held out")
+        drawn += "".join(
+            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in spots if label == "held out"
+        )
     axis = f"<path d='M40 30V{height - 20}H{width - 20}' stroke='currentColor' opacity='.4'/>"
     labels = f"<g font-size='11' fill='currentColor'><text x='0' y='38'>{top:.3g}</text><text x='22' y='{height - 18}'>0</text>"
     labels += f"<text x='{width - 80}' y='{height - 4}'>step {last}</text></g>"

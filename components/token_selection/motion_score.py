@@ -1,9 +1,10 @@
 """Step 4 · MTTI: which words of the text carry motion, and the motion prior A_VDM that they make.
 
-Algorithm 1, step 3: A_t2v = mean over the chosen heads; A_t2f[t, f] = its spatial mean; m_t = mean over frames,
-d_t = mean |A_t2f[t, f+1] − A_t2f[t, f]|; MS(t) = m_t + d_t; the top share of the pieces by MS is kept and their rows are the prior.
-Everything is linear in A: maps in density relative to uniform (row mean 1 over all tokens of the video) give MS in that unit.
-Confidence (supplement §4.1): √(concentration · dynamics).
+Algorithm 1, step 3: A_t2v = mean over the chosen heads; A_t2f[t, f] = its spatial mean; m_t = mean over frames, d_t =
+mean |A_t2f[t, f+1] − A_t2f[t, f]|; MS(t) = m_t + d_t; the top share of the pieces by MS is kept and their rows are the
+prior.
+Everything is linear in A: maps in density relative to uniform (row mean 1 over all tokens of the video) give MS in that
+unit. Confidence (supplement §4.1): √(concentration · dynamics).
 
 Legend: h heads, T text pieces, K selected pieces, S = F·H·W vision tokens, frame-major.
 """
@@ -46,7 +47,9 @@ class Prior:
     confidence: Confidence
 
 
-def aggregate_heads(t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid: tuple[int, int, int]) -> Float[Tensor, "T F H W"]:
+def aggregate_heads(
+    t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid: tuple[int, int, int]
+) -> Float[Tensor, "T F H W"]:
     """A_t2v: mean over the chosen heads, on the grid (F, H, W); fp32 even where maps are stored in fp16.
 
     Raises:
@@ -78,10 +81,13 @@ def select_tokens(score_T: Float[Tensor, " T"], token_ratio: float) -> list[int]
     return sorted(ranked[: share_count(token_ratio, len(score_T), "token_ratio")].tolist())
 
 
-def merge_words(t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]) -> tuple[Float[Tensor, "words F H W"], list[Piece]]:
+def merge_words(
+    t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]
+) -> tuple[Float[Tensor, "words F H W"], list[Piece]]:
     """Pieces of a word as one (decision `unit: word`): its map is their mean, its span and token run from the first to the last.
 
-    A word is a run of pieces that touch in the text; punctuation at its ends stays apart, so that "jumps." and "jumps" are one word.
+    A word is a run of pieces that touch in the text; punctuation at its ends stays apart, so that "jumps." and "jumps"
+    are one word.
     """
     groups: list[list[int]] = []
     for run in _touching(pieces):
@@ -91,7 +97,9 @@ def merge_words(t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]) -> 
         groups += [list(core)] if worded else []
         groups += [[i] for i in run if worded and i > core[-1]]
     merged = [
-        pieces[group[0]].model_copy(update={"token": "".join(pieces[i].token for i in group), "end": pieces[group[-1]].end})
+        pieces[group[0]].model_copy(
+            update={"token": "".join(pieces[i].token for i in group), "end": pieces[group[-1]].end}
+        )
         for group in groups
     ]
     return torch.stack([t2v_TFHW[group].mean(0) for group in groups]), merged
@@ -117,14 +125,18 @@ def concentration(maps_TFHW: Float[Tensor, "T F H W"], source: str = "prior") ->
     rows_TS = maps_TFHW.double().flatten(1)
     total_T = rows_TS.sum(-1)
     if not bool(torch.isfinite(rows_TS).all()) or bool((rows_TS < 0).any()) or bool((total_T <= 0).any()):
-        raise DataError("a row of the map is negative, empty or not finite", source=source, remedy="rerun attention_capture")
+        raise DataError(
+            "a row of the map is negative, empty or not finite", source=source, remedy="rerun attention_capture"
+        )
     if rows_TS.shape[-1] == 1:
         return 0.0
     entropy_T = torch.special.entr(rows_TS / total_T[:, None]).sum(-1)
     return min(1.0, max(0.0, 1 - float(entropy_T.mean()) / math.log(rows_TS.shape[-1])))
 
 
-def confidence(maps_KFHW: Float[Tensor, "K F H W"], scores: MotionScores, selected: Sequence[int], source: str = "prior") -> Confidence:
+def confidence(
+    maps_KFHW: Float[Tensor, "K F H W"], scores: MotionScores, selected: Sequence[int], source: str = "prior"
+) -> Confidence:
     """√(concentration · dynamics) in [0, 1]; dynamics = mean of d_t / MS(t) over the selected pieces."""
     focus = concentration(maps_KFHW, source)
     chosen = list(selected)
@@ -157,7 +169,9 @@ def motion_prior(
         ParameterError: a ratio outside [0, 1], or an unknown unit.
     """
     if len(pieces) != len(t2v_TFHW) or not pieces:
-        raise DataError(f"{len(pieces)} pieces, {len(t2v_TFHW)} rows of A_t2v", source=source, remedy="rerun attention_capture")
+        raise DataError(
+            f"{len(pieces)} pieces, {len(t2v_TFHW)} rows of A_t2v", source=source, remedy="rerun attention_capture"
+        )
     if unit not in ("token", "word"):
         raise ParameterError(f"unit={unit!r}", source="params_token_selection", remedy="choose token or word")
     maps, named = merge_words(t2v_TFHW, pieces) if unit == "word" else (t2v_TFHW, list(pieces))
@@ -166,5 +180,8 @@ def motion_prior(
     selected = select_tokens(scores.score_T, token_ratio) if mtti else list(range(len(named)))
     prior = maps[selected] if mtti else maps.mean(0, keepdim=True)
     kept, raw, standardized = set(selected), scores.score_T.tolist(), scores.standardized_T.tolist()
-    scored = [ScoredPiece(**dict(piece), score=raw[i], standardized=standardized[i], selected=i in kept) for i, piece in enumerate(named)]
+    scored = [
+        ScoredPiece(**dict(piece), score=raw[i], standardized=standardized[i], selected=i in kept)
+        for i, piece in enumerate(named)
+    ]
     return Prior(prior, scored, t2f_TF, confidence(prior, scores, selected, source))

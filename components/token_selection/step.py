@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
-from components.core.context import Context
-from components.core.parameters import StepParams
 from components.core.records import Confidence, Json, ScoredPiece
-from components.core.step import Step
-from components.core.store import WorkFolder
+from components.runtime.context import Context
+from components.runtime.declaration import Step
+from components.runtime.parameters import StepParams
+from components.store.entries import WorkFolder
 
 
 class Params(StepParams):
@@ -32,7 +32,7 @@ def run(context: Context[Params]) -> None:
     units = [line for line in data.lines if context.shard.holds(line.video.id)]
 
     def compute(line: HeadLine, folder: WorkFolder) -> Json:
-        from components.models.tensors import pack, unpack
+        from components.store.tensors import pack, unpack
         from components.token_selection.motion_score import aggregate_heads, motion_prior
 
         maps = unpack(context.store.read(line.maps))["t2v"]
@@ -46,12 +46,18 @@ def run(context: Context[Params]) -> None:
         )
         folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.float()}, line.sample.id))
         folder.put("per_frame", "safetensors", pack({"per_frame": found.per_frame_TF.float()}, line.sample.id))
-        return {"pieces": [piece.model_dump(mode="json") for piece in found.pieces], "confidence": found.confidence.model_dump(mode="json")}
+        return {
+            "pieces": [piece.model_dump(mode="json") for piece in found.pieces],
+            "confidence": found.confidence.model_dump(mode="json"),
+        }
 
     entries = context.each(units, name=lambda line: line.sample.id, reads=reads, compute=compute)
     lines = [
         PriorLine(
-            **{name: getattr(line, name) for name in ("video", "mask", "sample", "grid", "truncated", "heads", "statistics", "pictures")},
+            **{
+                name: getattr(line, name)
+                for name in ("video", "mask", "sample", "grid", "truncated", "heads", "statistics", "pictures")
+            },
             key=entry.key,
             pieces=[ScoredPiece.model_validate(piece) for piece in entry.numbers["pieces"]],
             prior=entry.ref("prior", context.task),
@@ -61,7 +67,9 @@ def run(context: Context[Params]) -> None:
         for line in units
         if (entry := entries.get(line.sample.id)) is not None
     ]
-    found = context.manifest(MotionPrior, shard=context.scalars.shard, lines=lines, heads=data.heads, saturation=data.saturation)
+    found = context.manifest(
+        MotionPrior, shard=context.scalars.shard, lines=lines, heads=data.heads, saturation=data.saturation
+    )
     context.publish("prior", found)
     context.metrics()
 

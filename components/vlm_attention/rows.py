@@ -1,9 +1,11 @@
 """Text-to-vision attention rows of a VLM as a side output of fused attention: A_VLM [B, R, S], averaged over heads and layers.
 
-A_r = mean over heads of softmax(q_r Kᵀ / √d) for the requested rows r only, never the N × N map. Importing this module registers the
-attention function `sdpa_rows`: stock SDPA gives the output, the rows travel as attention weights, and transformers' own hooks collect
-them layer by layer (`output_attentions=True`). The request is an argument of the forward call, so a checkpoint's recomputation sees the
-same one. Logits are computed from q, k upcast to fp32, as bf16 logits are off by about 1 %.
+A_r = mean over heads of softmax(q_r Kᵀ / √d) for the requested rows r only, never the N × N map. Importing this module
+registers the
+attention function `sdpa_rows`: stock SDPA gives the output, the rows travel as attention weights, and transformers' own
+hooks collect them layer by layer (`output_attentions=True`). The request is an argument of the forward call, so a
+checkpoint's recomputation sees the same one. Logits are computed from q, k upcast to fp32, as bf16 logits are off by
+about 1 %.
 
 Legend: B samples, H heads, K key-value heads, G = H / K, D head size, N tokens, R rows, S visual cells.
 """
@@ -22,7 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.core.errors import DataError
-from components.models.vlm import ROWS_ATTENTION, Batch, Vlm
+from components.models.vlm.interface import ROWS_ATTENTION, Batch, Vlm
 
 _BASE = "sdpa"
 
@@ -50,21 +52,28 @@ def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: i
     """The request for a batch: each sample's rows (indices in its own, unpadded sequence) towards its visual cells.
 
     Raises:
-        DataError: a row does not stand behind the video, so the causal mask leaves it no cell to attend to; or beyond the sequence.
+        DataError: a row does not stand behind the video, so the causal mask leaves it no cell to attend to; or beyond
+            the sequence.
     """
     most = max(len(one) for one in rows)
     starts = batch["start"].tolist()
-    ids_BR = torch.stack([nn.functional.pad(one.cpu() + start, (0, most - len(one))) for one, start in zip(rows, starts, strict=True)])
+    ids_BR = torch.stack(
+        [nn.functional.pad(one.cpu() + start, (0, most - len(one))) for one, start in zip(rows, starts, strict=True)]
+    )
     mask_BR = torch.stack([torch.arange(most) < len(one) for one in rows])
     last_B1 = (batch["video_columns"] * batch["video_mask"]).amax(-1, keepdim=True).cpu()
     end_B1 = (batch["start"] + batch["attention_mask"].sum(-1)).cpu()[:, None]
     if bool((mask_BR & ((ids_BR <= last_B1) | (ids_BR >= end_B1))).any()):
         problem = f"rows {[one.tolist() for one in rows]}: not all between the video's last token and the end"
-        raise DataError(problem, source="attention rows", remedy="map words of the same conversation, with the video first")
+        raise DataError(
+            problem, source="attention rows", remedy="map words of the same conversation, with the video first"
+        )
     return RowRequest(ids_BR, mask_BR, batch["video_columns"], heads_chunk, batch["video_mask"])
 
 
-def vision_rows(vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None) -> Float[Tensor, "B R S"]:
+def vision_rows(
+    vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None
+) -> Float[Tensor, "B R S"]:
     """A_VLM of each sample's rows, averaged over heads and layers, fp32, differentiable; 0 where a shorter sample has no row or cell.
 
     Raises:
@@ -108,7 +117,9 @@ def attention_rows(
     with torch.autocast(device_type=query_BHND.device.type, enabled=False):
         for start in range(0, groups, step):
             part = slice(start, start + step)
-            logits = torch.einsum("bkgrd,bknd->bkgrn", query_BKGRD[:, part].float(), key_BKND[:, part].float()) * scaling
+            logits = (
+                torch.einsum("bkgrd,bknd->bkgrn", query_BKGRD[:, part].float(), key_BKND[:, part].float()) * scaling
+            )
             total_BRN = total_BRN + (logits + bias_BRN[:, None, None]).softmax(-1).sum((1, 2))
     rows_BRN = total_BRN / heads * request.row_mask.to(query_BHND.device)[..., None]
     if request.cols is None:
@@ -143,7 +154,8 @@ def _sdpa_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention function for transformers: SDPA's output, and the rows where they are requested.
 
-    The vision tower gets the request as well, since one call carries it to all; its attention is not causal and gives no rows.
+    The vision tower gets the request as well, since one call carries it to all; its attention is not causal and gives
+    no rows.
     """
     kwargs.pop("output_attentions", None)  # SDPA would warn that it has no weights to give
     out, _ = ALL_ATTENTION_FUNCTIONS[_BASE](module, query, key, value, attention_mask, scaling=scaling, **kwargs)

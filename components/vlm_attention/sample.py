@@ -14,11 +14,12 @@ import torch
 
 from components.core.artifacts import PriorLine
 from components.core.errors import DataError
+from components.media.map_algebra import map_distance
 from components.media.viewing import Viewing
-from components.models.tensors import pack, unpack
-from components.models.vlm import Vlm
-from components.sft.loss import map_distance
-from components.vlm_attention.maps import GridChoice, WordRows, conversation, example, on_grid, open_vlm, word_attention
+from components.models.vlm.input import conversation, example, open_vlm
+from components.models.vlm.interface import Vlm
+from components.store.tensors import pack, unpack
+from components.vlm_attention.maps import GridChoice, WordRows, on_grid, word_attention
 from components.vlm_attention.token_map import coverage, token_map
 
 
@@ -61,11 +62,17 @@ class SampleReader:
         words = WordRows(*token_map(pieces, made))
         if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
             problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
-            raise DataError(problem, source=f"sample {line.sample.id}", remedy="this is a bug of the conversation's layout: report it")
+            raise DataError(
+                problem,
+                source=f"sample {line.sample.id}",
+                remedy="this is a bug of the conversation's layout: report it",
+            )
         return TokenMap(words.pack(line.sample.id), coverage(words.covered_T), frames)
 
     @torch.no_grad()
-    def attention(self, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice) -> Attention:
+    def attention(
+        self, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
+    ) -> Attention:
         """A_VLM of the sample's words and how far it is from the prior."""
         made, _ = example(self.vlm, viewing, line.video, path, conversation(line.sample))
         prior_TFHW = unpack(prior)["prior"].float()

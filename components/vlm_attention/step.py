@@ -1,7 +1,8 @@
 """Step 5 · vlm_attention: the prior's words in the VLM, and the VLM's own attention for them. A unit is one sample.
 
-Two works a sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its distance to the
-prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` says for whom the second is done.
+Two works a sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its
+distance to the prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` says for whom the second is
+done.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
-from components.core.context import Context
 from components.core.errors import DataError
-from components.core.pages import pictured
-from components.core.parameters import StepParams, operational
 from components.core.records import Json
-from components.core.step import Form, Step
-from components.core.store import Entry, WorkFolder
 from components.media.viewing import Viewing
-from components.models.chosen import chosen_vlm
-from components.vlm_attention.preview import page
+from components.runtime.chosen_vlm import chosen_vlm
+from components.runtime.context import Context
+from components.runtime.declaration import Form, Step
+from components.runtime.parameters import StepParams, operational
+from components.runtime.pictures import pictured
+from components.store.entries import Entry, WorkFolder
+from components.vlm_attention.page import page
 
 MAPS = "vlm_attention_maps"
 
@@ -31,10 +32,18 @@ class Params(StepParams):
     """Parameters of the VLM's attention (method step 5)."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    grid: Literal["aligned", "interpolate"] = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")
-    min_coverage: float = Field(0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM")
-    maps_for: Literal["all", "pictures"] = operational("all", description="samples whose map is computed; token maps are, for all")
-    pictures: int = operational(8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)")
+    grid: Literal["aligned", "interpolate"] = Field(
+        "aligned", description="by time stamps and geometry, or blind (Algorithm 1)"
+    )
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM"
+    )
+    maps_for: Literal["all", "pictures"] = operational(
+        "all", description="samples whose map is computed; token maps are, for all"
+    )
+    pictures: int = operational(
+        8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"
+    )
 
 
 def _name(line: PriorLine) -> str:
@@ -62,7 +71,9 @@ def _load(folder: Path) -> Any:
     return SampleReader.load(folder)
 
 
-def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]) -> list[VlmLine]:
+def _lines(
+    context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]
+) -> list[VlmLine]:
     """Both works of all units, and their lines."""
     params, store = context.params, context.store
 
@@ -86,7 +97,9 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], or
         return {"distance": found.distance}
 
     wanted = [line for line in units if _name(line) in tokens and (params.maps_for == "all" or _name(line) in shown)]
-    maps = context.each(wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=map_attention, work=MAPS)
+    maps = context.each(
+        wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=map_attention, work=MAPS
+    )
     failed = {_name(line) for line in wanted} - set(maps)
     done = [line for line in units if _name(line) in tokens and _name(line) not in failed]
     return [_line(context, line, tokens[_name(line)], maps.get(_name(line))) for line in done]

@@ -1,8 +1,8 @@
 """The video model's words in the VLM's sequence, by character offsets: M [T, R] row-stochastic, A_words = M · A_rows.
 
-Both models read the same string. A piece is a span of one field (question or response), the field has a place in the rendered
-conversation, and a piece stands for the tokens that share characters with it, in proportion to how many (white space left out). Tokens
-that are bytes of one character share its span, so they get equal parts.
+Both models read the same string. A piece is a span of one field (question or response), the field has a place in the
+rendered conversation, and a piece stands for the tokens that share characters with it, in proportion to how many (white
+space left out). Tokens that are bytes of one character share its span, so they get equal parts.
 
 Legend: T pieces, N tokens of the sequence, R tokens that any piece touches.
 """
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.core.errors import DataError
-from components.models.vlm import Example, Field
+from components.models.vlm.interface import Example, Field
 
 
 @runtime_checkable
@@ -34,19 +34,27 @@ class TextPiece(Protocol):
     def end(self) -> int: ...
 
 
-def token_map(pieces: Sequence[TextPiece], example: Example) -> tuple[Float[Tensor, "T R"], Int[Tensor, " R"], Bool[Tensor, " T"]]:
+def token_map(
+    pieces: Sequence[TextPiece], example: Example
+) -> tuple[Float[Tensor, "T R"], Int[Tensor, " R"], Bool[Tensor, " T"]]:
     """Which tokens of the sequence stand for each piece.
 
     Returns:
-        M, whose rows sum to 1 (0 where a piece has no counterpart); the sequence indices of its columns, ascending; which pieces are
-        covered.
+        M, whose rows sum to 1 (0 where a piece has no counterpart); the sequence indices of its columns, ascending;
+        which pieces are covered.
 
     Raises:
         DataError: a piece's span is not in its field, so the two models did not read the same text.
     """
-    spans_T2 = torch.tensor([_trimmed(example.text, *_placed(piece, example)) for piece in pieces], dtype=torch.long).reshape(-1, 2)
-    tokens_N2 = torch.tensor([_trimmed(example.text, start, end) for start, end in example.offsets.tolist()], dtype=torch.long)
-    shared_TN = torch.minimum(spans_T2[:, None, 1], tokens_N2[None, :, 1]) - torch.maximum(spans_T2[:, None, 0], tokens_N2[None, :, 0])
+    spans_T2 = torch.tensor(
+        [_trimmed(example.text, *_placed(piece, example)) for piece in pieces], dtype=torch.long
+    ).reshape(-1, 2)
+    tokens_N2 = torch.tensor(
+        [_trimmed(example.text, start, end) for start, end in example.offsets.tolist()], dtype=torch.long
+    )
+    shared_TN = torch.minimum(spans_T2[:, None, 1], tokens_N2[None, :, 1]) - torch.maximum(
+        spans_T2[:, None, 0], tokens_N2[None, :, 0]
+    )
     shared_TN = shared_TN.clamp_min(0)
     rows_R = torch.nonzero(shared_TN.any(0)).flatten()
     shared_TR = shared_TN[:, rows_R].float()
@@ -67,7 +75,9 @@ def _placed(piece: TextPiece, example: Example) -> tuple[int, int]:
     start, end = example.spans[piece.field]
     if not 0 <= piece.start <= piece.end <= end - start:
         problem = f"piece {piece.token!r} at {piece.start}…{piece.end} of a {piece.field} of {end - start} characters"
-        raise DataError(problem, source="token map", remedy="compute the prior again: its text is not the conversation's")
+        raise DataError(
+            problem, source="token map", remedy="compute the prior again: its text is not the conversation's"
+        )
     return start + piece.start, start + piece.end
 
 

@@ -20,7 +20,9 @@ class FullMaps:
         text = encoder_hidden_states.size(1)
         x = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         batch, length, _ = x.shape
-        q, k, v = (f(x).view(batch, length, attn.heads, -1).transpose(1, 2).clone() for f in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (
+            f(x).view(batch, length, attn.heads, -1).transpose(1, 2).clone() for f in (attn.to_q, attn.to_k, attn.to_v)
+        )
         q, k = attn.norm_q(q), attn.norm_k(k)
         for side in (q, k):
             side[:, :, text:] = apply_rotary_emb(side[:, :, text:], image_rotary_emb)

@@ -12,8 +12,8 @@ from components.attention_capture import maps as maps_module
 from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention, cross_stream_memory
 from components.core.errors import ParameterError
-from components.models.tiny import make_tiny_cogvideox
-from components.models.vdm import load_vdm
+from components.models.video.cogvideox import load_vdm
+from components.models.video.cogvideox_tiny import make_tiny_cogvideox
 from tests.attention_capture.oracle import naive_attention, parts
 
 WORDS = (0, 2, 5)
@@ -27,7 +27,9 @@ def five_b(tmp_path_factory):
 def inputs(vdm, batch, frames=3, rows=6, cols=8):
     """Latents that differ between the rows of a batch, texts likewise; sharp enough attention that an error shows."""
     x = torch.randn(batch, frames, 4, rows, cols, generator=torch.Generator().manual_seed(3))
-    texts = [vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "another ball rolls")]
+    texts = [
+        vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "another ball rolls")
+    ]
     return x, torch.cat(texts[:batch]), vdm.patch_grid((frames, rows, cols))
 
 
@@ -174,7 +176,9 @@ def test_processors_come_back_also_after_an_exception(five_b):
     x, embeds, grid = inputs(five_b, 2)
     before = dict(five_b.transformer.attn_processors)
     with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)):
-        assert all(a is not b for a, b in zip(before.values(), five_b.transformer.attn_processors.values(), strict=True))
+        assert all(
+            a is not b for a, b in zip(before.values(), five_b.transformer.attn_processors.values(), strict=True)
+        )
     assert all(five_b.transformer.attn_processors[name] is processor for name, processor in before.items())
     with pytest.raises(ParameterError), capture_attention(five_b.transformer, CaptureSpec(WORDS, (99, 1, 1))):
         forward(five_b, x, embeds)
@@ -225,7 +229,10 @@ class Spy(TorchDispatchMode):
 def largest_allocation(vdm, side, rows):
     """Of a two-stream capture on 4 × side × side tokens, reductions included."""
     x, embeds, grid = inputs(vdm, 4, frames=4, rows=2 * side, cols=2 * side)
-    with Spy() as spy, capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, norm="fold", rows=rows, memory=True)) as maps:
+    with (
+        Spy() as spy,
+        capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, norm="fold", rows=rows, memory=True)) as maps,
+    ):
         vdm.velocity(x, 199, embeds)
         maps.reduce()
         maps.tau()
@@ -281,5 +288,8 @@ def test_a_call_that_does_not_fit_the_spec_is_refused(five_b):
     ]:
         with pytest.raises(ParameterError, match=match), capture_attention(five_b.transformer, spec):
             five_b.velocity(x, 199, embeds)
-    with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)) as maps, pytest.raises(ParameterError, match="nothing"):
+    with (
+        capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)) as maps,
+        pytest.raises(ParameterError, match="nothing"),
+    ):
         _ = maps.t2v

@@ -8,8 +8,8 @@ from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.memory import reconstruct_with_memory
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import invert, levels, reconstruct
-from components.models.tiny import SCHEDULER, make_tiny_cogvideox
-from components.models.vdm import load_vdm
+from components.models.video.cogvideox import load_vdm
+from components.models.video.cogvideox_tiny import SCHEDULER, make_tiny_cogvideox
 from tests.attention_capture.oracle import naive_attention, parts
 
 WORDS = (0, 1, 3)
@@ -67,7 +67,10 @@ def test_capture_does_not_change_the_reconstruction(case):
 
 def test_start_from_noise_follows_the_seed(case):
     vdm, trajectory, schedule, text = case
-    runs = [reconstruct_with_memory(vdm, trajectory, schedule, text, start="noise", seed=seed).trajectory for seed in (0, 0, 1)]
+    runs = [
+        reconstruct_with_memory(vdm, trajectory, schedule, text, start="noise", seed=seed).trajectory
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     noise = torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(1))
@@ -88,7 +91,9 @@ def test_guidance_one_with_memory_captures_the_only_main_row(case):
     vdm, trajectory, schedule, text = case
     spec = CaptureSpec(WORDS, vdm.patch_grid((5, 6, 8)), memory=True)
     one = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.0, capture=spec)
-    same = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.7, capture=spec, negative_embeds=text)
+    same = reconstruct_with_memory(
+        vdm, trajectory, schedule, text, guidance_scale=1.7, capture=spec, negative_embeds=text
+    )
     torch.testing.assert_close(one.trajectory, same.trajectory, atol=1e-4, rtol=0)
     torch.testing.assert_close(one.maps.t2v, same.maps.t2v, atol=1e-5, rtol=0)
 
@@ -117,4 +122,6 @@ def test_half_precision_stays_half_precision(tmp_path):
 def test_what_does_not_fit_is_refused(case, change, match):
     vdm, trajectory, schedule, text = case
     with pytest.raises(ParameterError, match=match):
-        reconstruct_with_memory(**{"vdm": vdm, "trajectory": trajectory, "schedule": schedule, "embeds": text, **change})
+        reconstruct_with_memory(
+            **{"vdm": vdm, "trajectory": trajectory, "schedule": schedule, "embeds": text, **change}
+        )

@@ -19,9 +19,16 @@ def captured(blocks):
     diag = torch.rand(HEADS, PLACES, frames, frames, generator=torch.Generator().manual_seed(0))
     ones, tau = torch.ones(HEADS, dtype=torch.float64), torch.full((HEADS,), 0.5, dtype=torch.float64)
     reductions = HeadReductions(
-        sum_m=diag.double().square().sum((1, 2, 3)), sum_not_m=ones, sum_not_m_error=0 * ones, tau_map=tau, tau_mask=tau, diag_hPFF=diag,
-        thumbnail_hnn=torch.ones(HEADS, SIDE, SIDE), places=(0, 3), block_hBFF=blocks,
-    )  # fmt: skip
+        sum_m=diag.double().square().sum((1, 2, 3)),
+        sum_not_m=ones,
+        sum_not_m_error=0 * ones,
+        tau_map=tau,
+        tau_mask=tau,
+        diag_hPFF=diag,
+        thumbnail_hnn=torch.ones(HEADS, SIDE, SIDE),
+        places=(0, 3),
+        block_hBFF=blocks,
+    )
     statistics = head_statistics(diag, tau, ones, 0 * ones, "test")
     density = torch.ones(HEADS, 1, PLACES * frames)
     return Captured([], 0, density, statistics, reductions, torch.zeros(1, frames, 4, 2, 3))
@@ -40,7 +47,9 @@ def test_blocks_stand_below_the_map_and_show_which_frame_is_looked_at():
     cells = below[scale // 2 : FRAMES * scale : scale, scale // 2 :: scale]
     expected = np.concatenate([np.eye(FRAMES)[[1] * FRAMES] * 255, np.eye(FRAMES) * 128], axis=1)
     np.testing.assert_array_equal(cells, expected)
-    assert (picture[_BAR + 1 : _BAR + width - 1, 1 : width - 1] == 255).all()  # a flat map is white: each picture has its own scale
+    assert (
+        picture[_BAR + 1 : _BAR + width - 1, 1 : width - 1] == 255
+    ).all()  # a flat map is white: each picture has its own scale
 
 
 def test_blocks_wider_than_the_map_fit():

@@ -45,7 +45,10 @@ def test_blocks_of_any_size_agree(monkeypatch):
 
 def test_merge_is_the_softmax_over_both_key_sets():
     q, k, v = tensors(torch.float32)
-    first, second = softmax.attention_with_lse(q, k[:, :, :20], v[:, :, :20]), softmax.attention_with_lse(q, k[:, :, 20:], v[:, :, 20:])
+    first, second = (
+        softmax.attention_with_lse(q, k[:, :, :20], v[:, :, :20]),
+        softmax.attention_with_lse(q, k[:, :, 20:], v[:, :, 20:]),
+    )
     union = softmax.merge(first[0], second[0], torch.sigmoid(first[1] - second[1]))
     torch.testing.assert_close(union.double(), naive(q, k, v)[0], atol=1e-5, rtol=0)
 

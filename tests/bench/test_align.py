@@ -30,15 +30,15 @@ from bench.align_data import (
 from bench.align_model import batch_distance, evaluate, learning_rate, make_model, object_auc, pick, train
 from components.attention_capture.sample import capture_sample
 from components.attention_capture.step import Params as CaptureParams
-from components.core.parameters import Scalars
 from components.core.text import Part
 from components.ddim_inversion.ddim import invert, levels
-from components.media.scenes import draw, make_clip
+from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
-from components.models.scenes.data import TRAINING_SEEDS
-from components.models.vdm import load_vdm
-from components.models.vlm import collate
-from components.sft.loss import map_distance
+from components.models.video.cogvideox import load_vdm
+from components.models.vlm.interface import collate
+from components.runtime.parameters import Scalars
+from components.synthetic.data import TRAINING_SEEDS
+from components.synthetic.scenes import draw, make_clip
 from components.vlm_attention.rows import request_rows
 
 WORDS = {index: word for word, index in IDS.items()}
@@ -49,13 +49,15 @@ def scenes():
     return make_scenes(5, 32)
 
 
-# The model ----------------------------------------------------------------------------------------------------------------
+# The model ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_model_is_the_recipes():
     model = make_model(3).model
     assert sum(weight.numel() for weight in model.parameters()) == 143_392
-    assert all(part.initializer_range == 0.1 for part in (model.config, model.config.text_config, model.config.vision_config))
+    assert all(
+        part.initializer_range == 0.1 for part in (model.config, model.config.text_config, model.config.vision_config)
+    )
     matrix = model.model.language_model.layers[1].mlp.down_proj.weight.detach()
     assert float(matrix.std()) == pytest.approx(0.1, rel=0.03)
     assert torch.equal(matrix, make_model(3).model.model.language_model.layers[1].mlp.down_proj.weight)
@@ -106,7 +108,7 @@ def test_right_answers_are_counted_one_by_one(scenes):
     assert found.question_NFhw.shape == found.last_NFhw.shape == (8, 3, 5, 5)
 
 
-# Maps ---------------------------------------------------------------------------------------------------------------------
+# Maps -----------------------------------------------------------------------------------------------------------------
 
 
 def test_frame_difference_of_a_clip_cell_by_cell(scenes):
@@ -152,7 +154,9 @@ def test_more_frames_show_the_same_courses():
     for index in range(4):
         scene = make_clip("scenes", 5, index, SIZE, 6).scene
         finer = at_frames(scene, 16)  # every third frame is one of the six
-        assert np.allclose([body.centres[::3] for body in finer.bodies], [body.centres for body in scene.bodies], atol=1e-12)
+        assert np.allclose(
+            [body.centres[::3] for body in finer.bodies], [body.centres for body in scene.bodies], atol=1e-12
+        )
         assert np.array_equal(draw(at_frames(scene, 6), SIZE)[0], draw(scene, SIZE)[0])
         assert len(draw(finer, (48, 48))[0]) == 16
 
@@ -165,7 +169,9 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     assert Scalars().num_steps == VDM_STEPS
     frames, _, _ = draw(at_frames(clip.scene, 17), (64, 64))
     empty = vdm.encode_text("")
-    latents = invert(lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames), levels(vdm.alphas_cumprod, VDM_STEPS)).trajectory
+    latents = invert(
+        lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames), levels(vdm.alphas_cumprod, VDM_STEPS)
+    ).trajectory
     parts = [Part("response", 0, clip.caption)]
     captured = capture_sample(vdm, latents[:, 0], clip.caption, parts, CaptureParams(), VDM_STEPS, 0, "a clip")
     map_FHW = captured.density_hTS.mean((0, 1)).view(5, 4, 4).double().numpy()
@@ -174,7 +180,9 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     expected = np.zeros((3, 5, 5))
     for f, y, x in product(range(3), range(5), range(5)):
         # a cell of the VLM is 1 s from -0.25 s on; points outside the clip do not count
-        spans = np.clip(np.minimum(f + 0.75, _edges()[1:]) - np.maximum(f - 0.25, _edges()[:-1]), 0, None) / np.diff(_edges())
+        spans = np.clip(np.minimum(f + 0.75, _edges()[1:]) - np.maximum(f - 0.25, _edges()[:-1]), 0, None) / np.diff(
+            _edges()
+        )
         count = math.ceil(spans.sum() - 1e-6)
         times = f - 0.25 + (np.arange(count) + 0.5) / count
         times = times[(times >= _edges()[0]) & (times <= _edges()[-1])]
@@ -191,13 +199,15 @@ def _edges():
     return np.array([-0.5, 0.5, 4.5, 8.5, 12.5, 16.5]) * 2.5 / 16
 
 
-# Training -----------------------------------------------------------------------------------------------------------------
+# Training -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_batchs_distance_is_the_mean_over_samples():
     generator = torch.Generator().manual_seed(0)
     rows, prior = torch.rand(16, 3, 75, generator=generator), torch.rand(16, 3, 5, 5, generator=generator)
-    one_by_one = [map_distance(row.view(3, 3, 5, 5), map_Fhw.expand(3, 3, 5, 5)) for row, map_Fhw in zip(rows, prior, strict=True)]
+    one_by_one = [
+        map_distance(row.view(3, 3, 5, 5), map_Fhw.expand(3, 3, 5, 5)) for row, map_Fhw in zip(rows, prior, strict=True)
+    ]
     assert torch.allclose(batch_distance(rows, prior), torch.stack(one_by_one).mean(), rtol=1e-5)
 
 
@@ -227,7 +237,7 @@ def test_learning_rate():
     assert 0 < rates[-1] < 1e-7
 
 
-# The bench ----------------------------------------------------------------------------------------------------------------
+# The bench ------------------------------------------------------------------------------------------------------------
 
 
 def test_seeds_are_the_recipes_and_nobody_elses(monkeypatch):
@@ -280,7 +290,16 @@ def results(gain, seeds=4):
         for arm in (*a.ARMS, a.VIDEO)[: 5 if seed < 2 else 4]:
             value = 0.5 + rng.uniform(0, 0.02) + (gain if arm == a.CHANGE else 0)
             maps = rng.uniform(size=(3, 5, 5))
-            runs[arm] = a.Run(value, {50: 0.3, 400: value}, 0.6, 0.7, maps, a.WEIGHTS.get(arm, 0), 0.5, None if arm == a.PLAIN else 0.9)
+            runs[arm] = a.Run(
+                value,
+                {50: 0.3, 400: value},
+                0.6,
+                0.7,
+                maps,
+                a.WEIGHTS.get(arm, 0),
+                0.5,
+                None if arm == a.PLAIN else 0.9,
+            )
         made.append(a.SeedResult(seed, runs, 0.5, 0.51, 3, 2))
     return made
 
@@ -296,7 +315,9 @@ def test_table_holds_both_differences_to_the_bound():
             if row.bound is not None:
                 assert (row.test, row.bound, row.clusters, row.holds) == ("low >", 0.1, 4, holds)
     found = results(0.3)
-    expected = stats.ttest_rel([r.runs[a.CHANGE].accuracy for r in found], [r.runs[a.PLAIN].accuracy for r in found]).confidence_interval()
+    expected = stats.ttest_rel(
+        [r.runs[a.CHANGE].accuracy for r in found], [r.runs[a.PLAIN].accuracy for r in found]
+    ).confidence_interval()
     assert table.keys() == {row.name for row in a.rows(found)}
     gained = {row.name: row for row in a.rows(found, "digest")}["accuracy, frame difference − plain"]
     assert (gained.low, gained.high) == pytest.approx((expected.low, expected.high))

@@ -14,11 +14,11 @@ from bench import prior_configs as c
 from bench.prior import Measured, Sheet, assessed, gates
 from bench.prior_figure import draw
 from components.core.records import HeadRow
-from components.core.store import Store
 from components.models.registry import resolve
-from components.models.scenes.data import TRAINING_SEEDS
-from components.models.scenes.network import make_denoiser, save_pipeline
-from components.report.quality import Scene
+from components.quality.measures import Scene
+from components.store.entries import Store
+from components.synthetic.data import TRAINING_SEEDS
+from components.synthetic.network import make_denoiser, save_pipeline
 
 VDM, VIDEOS = "tiny-cogvideox", 4
 
@@ -96,7 +96,10 @@ def test_configurations_are_what_they_are_called(found):
 
 def test_the_number_of_steps_is_of_all_without_their_own(tmp_path):
     found = c.extract(VDM, [c.ALL, c.TWO_STEPS], tmp_path, 1, num_steps=3, processes=1)
-    steps = {one.name: extracted.priors.provenance["attention_capture"].scalars["num_steps"] for one, extracted in found.items()}
+    steps = {
+        one.name: extracted.priors.provenance["attention_capture"].scalars["num_steps"]
+        for one, extracted in found.items()
+    }
     assert steps == {"all heads and words": 3, "2 steps": 2}
 
 
@@ -133,7 +136,9 @@ def test_head_rows_against_a_loop(found, table):
         order = np.argsort(score)
 
         def auc(chosen, by_head=by_head, one=one):
-            return naive_auc(((by_head[chosen[0]] + by_head[chosen[1]]) / 2).reshape(one.mover.shape), one.mover, one.static)
+            return naive_auc(
+                ((by_head[chosen[0]] + by_head[chosen[1]]) / 2).reshape(one.mover.shape), one.mover, one.static
+            )
 
         random.append(np.mean([auc(half) for half in halves]))
         bottom.append(auc(order[:2]))
@@ -141,14 +146,19 @@ def test_head_rows_against_a_loop(found, table):
     assert by_name["AUC_obj: random half of the heads"].value == pytest.approx(np.mean(random), abs=1e-4)
     assert by_name["AUC_obj: bottom half of the heads"].value == pytest.approx(np.mean(bottom), abs=1e-4)
     assert by_name["AUC_obj: MHS"].value == pytest.approx(np.mean(top), abs=1e-4)
-    assert by_name["difference in AUC_obj: MHS − random half"].value == pytest.approx(np.mean(top) - np.mean(random), abs=2e-4)
-    assert by_name["difference in AUC_obj: MHS − bottom half"].value == pytest.approx(np.mean(top) - np.mean(bottom), abs=2e-4)
+    assert by_name["difference in AUC_obj: MHS − random half"].value == pytest.approx(
+        np.mean(top) - np.mean(random), abs=2e-4
+    )
+    assert by_name["difference in AUC_obj: MHS − bottom half"].value == pytest.approx(
+        np.mean(top) - np.mean(bottom), abs=2e-4
+    )
 
 
 def test_the_constancy_of_a_choice():
     def rows(*chosen):
         return [
-            HeadRow(head=h, dfc=0, dfc_stderr=0, tcs=0, dsr=0, z=(0, 0, 0), score=0, chosen=n, samples=10) for h, n in enumerate(chosen)
+            HeadRow(head=h, dfc=0, dfc_stderr=0, tcs=0, dsr=0, z=(0, 0, 0), score=0, chosen=n, samples=10)
+            for h, n in enumerate(chosen)
         ]
 
     assert prior_heads.most_chosen(rows(0, 10, 10, 0)) == 1
@@ -169,7 +179,9 @@ def test_the_twin_has_the_same_shapes_and_other_weights(tmp_path):
     weights = sorted(path.relative_to(trained) for path in trained.rglob("*.safetensors"))
     for path in weights:
         one, other = load_file(trained / path), load_file(twin / path)
-        assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in other.items()}
+        assert {name: value.shape for name, value in one.items()} == {
+            name: value.shape for name, value in other.items()
+        }
         same = [name for name, value in one.items() if value.ndim > 1 and np.array_equal(value, other[name])]
         assert same == ([] if path.parts[0] in c.PARTS else [name for name, value in one.items() if value.ndim > 1])
     for path in (path.relative_to(trained) for path in (trained / "tokenizer").rglob("*")):
@@ -187,11 +199,13 @@ def test_the_twin_of_the_small_model_is_its_untrained_self(tmp_path):
         for name, value in found.items():
             np.testing.assert_array_equal(value, state[name].numpy(), err_msg=name)
             assert value.dtype == np.float32
-    assert torch.equal(torch.from_numpy(load_file(next((folder / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]),
-                       torch.from_numpy(load_file(next((twin / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]))  # fmt: skip
+    assert torch.equal(
+        torch.from_numpy(load_file(next((folder / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]),
+        torch.from_numpy(load_file(next((twin / "vae").glob("*.safetensors")))["encoder.conv_in.conv.weight"]),
+    )
 
 
-# Gates ------------------------------------------------------------------------------------------------------------------
+# Gates ----------------------------------------------------------------------------------------------------------------
 
 
 def made(count=48, seed=4):
@@ -225,7 +239,14 @@ def test_a_shared_position_bias_does_not_pass():
     measured, _, blind = made()
     left = np.arange(6) < 3
     sided = [
-        Scene(one.sample, one.video, one.prior, (blind[k] > 0.8) * left * 1.0, (blind[k] > 0.8) * ~left * 1.0, one.references)
+        Scene(
+            one.sample,
+            one.video,
+            one.prior,
+            (blind[k] > 0.8) * left * 1.0,
+            (blind[k] > 0.8) * ~left * 1.0,
+            one.references,
+        )
         for k, one in enumerate(measured)
     ]
     _, other, noise = made(seed=5)
@@ -242,7 +263,10 @@ def test_a_shared_position_bias_does_not_pass():
 def test_gates_notice_clips_that_a_centre_prior_solves():
     measured, knows, blind = made()
     central = [one for one in measured if one.references["centre prior"][one.mover > 0].mean() > -3]
-    assert held(central, [knows[int(one.sample)] for one in central], [blind[int(one.sample)] for one in central])[4] is False
+    assert (
+        held(central, [knows[int(one.sample)] for one in central], [blind[int(one.sample)] for one in central])[4]
+        is False
+    )
 
 
 def test_the_figure_shows_the_first_clips(found, table, tmp_path):

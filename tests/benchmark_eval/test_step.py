@@ -8,19 +8,19 @@ import torch
 from markupsafe import escape
 
 from components.benchmark_eval import step as module
-from components.benchmark_eval.examples import choose
-from components.benchmark_eval.protocols import get_protocol
+from components.benchmark_eval.page import choose
 from components.benchmark_eval.step import STEP, items, scores
+from components.benchmarks.protocols import get_protocol
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, sha256
-from components.core.store import Entry, Store
 from components.core.text import sample_id
-from components.media.scenes import write_set
 from components.media.video import read_frames
 from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
-from components.models.vlm import Conversation, collate, load_vlm
+from components.models.vlm.interface import Conversation, collate, load_vlm
+from components.store.entries import Entry, Store
+from components.synthetic.scenes import write_set
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
@@ -29,13 +29,23 @@ TYPES = list(get_protocol("motionbench").types)
 
 
 def sample(clip, k, answer="A", protocol="motionbench"):
-    options = [Option(letter=letter, text=f"{text} {k}") for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)]
+    options = [
+        Option(letter=letter, text=f"{text} {k}")
+        for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)
+    ]
     question = f"Where does it move, {k}?"
     name = sample_id(clip.id, question, options, "", [])
     return a.Sample(
-        id=name, uid=f"q{k}", question=question, is_instruction=False, options=options, response="", answer=answer,
-        question_type=TYPES[k % 6], protocol=protocol,
-    )  # fmt: skip
+        id=name,
+        uid=f"q{k}",
+        question=question,
+        is_instruction=False,
+        options=options,
+        response="",
+        answer=answer,
+        question_type=TYPES[k % 6],
+        protocol=protocol,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +69,16 @@ def dataset(folder, lines):
 
 def run(world, tmp_path, benchmark="motionbench=./data", rerun="0", videos=None, **params):
     return run_step(
-        STEP, tmp_path, world[0] / "store", {"viewing": made.VIEWING, **params}, {"vlm": QWEN, "benchmark": benchmark},
-        {"videos": videos or world[1]}, form="untouched", task="baseline_eval", rerun=rerun,
-    )  # fmt: skip
+        STEP,
+        tmp_path,
+        world[0] / "store",
+        {"viewing": made.VIEWING, **params},
+        {"vlm": QWEN, "benchmark": benchmark},
+        {"videos": videos or world[1]},
+        form="untouched",
+        task="baseline_eval",
+        rerun=rerun,
+    )
 
 
 def result(outputs):
@@ -74,7 +91,9 @@ def greedy(vlm, example, count):
     reply = []
     while len(reply) < count:
         grown = torch.tensor([ids + reply])
-        positions = torch.cat([example.position_ids, example.position_ids.max() + 1 + torch.arange(len(reply)).expand(3, -1)], dim=-1)
+        positions = torch.cat(
+            [example.position_ids, example.position_ids.max() + 1 + torch.arange(len(reply)).expand(3, -1)], dim=-1
+        )
         batch = {
             **vlm._arguments(collate([example])),
             "input_ids": grown,
@@ -96,11 +115,19 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
     for line in found.lines[:3]:
         one = line.sample
         prompt = "\n".join(
-            [one.question, *(f"{option.letter}. {option.text}" for option in one.options), "Answer with only the option letter."]
+            [
+                one.question,
+                *(f"{option.letter}. {option.text}" for option in one.options),
+                "Answer with only the option letter.",
+            ]
         )
         frames = read_frames(store.fetch(line.video.file), line.frames)
         example = vlm.prepare(
-            Conversation([], prompt, None), frames, [line.video.times[k] for k in line.frames], line.video.duration, 84 * 84
+            Conversation([], prompt, None),
+            frames,
+            [line.video.times[k] for k in line.frames],
+            line.video.duration,
+            84 * 84,
         )
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
@@ -118,7 +145,10 @@ def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):
 
 def test_a_new_item_computes_one(world, tmp_path):
     run(world, tmp_path)
-    lines = [world[2][0].model_copy(update={"samples": [*world[2][0].samples, sample(world[2][0].video, 99)]}), *world[2][1:]]
+    lines = [
+        world[2][0].model_copy(update={"samples": [*world[2][0].samples, sample(world[2][0].video, 99)]}),
+        *world[2][1:],
+    ]
     outputs = run(world, tmp_path, videos=dataset(tmp_path / "more", lines))
     assert metrics(outputs)["share_remembered"] == pytest.approx(8 / 9, abs=1e-4)
 
@@ -126,10 +156,14 @@ def test_a_new_item_computes_one(world, tmp_path):
 def answered(world, replies):
     units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), get_protocol("motionbench"))
     entries = [
-        Entry(step="benchmark_eval", version="1", key=str(k), unit="", reads={}, numbers={"reply": reply, "frames": [0]})
+        Entry(
+            step="benchmark_eval", version="1", key=str(k), unit="", reads={}, numbers={"reply": reply, "frames": [0]}
+        )
         for k, reply in enumerate(replies)
     ]
-    return [module._result(unit, get_protocol("motionbench"), found) for unit, found in zip(units, entries, strict=True)]
+    return [
+        module._result(unit, get_protocol("motionbench"), found) for unit, found in zip(units, entries, strict=True)
+    ]
 
 
 def test_scores_by_hand(world):
@@ -138,7 +172,12 @@ def test_scores_by_hand(world):
     assert [line.correct for line in lines] == [True, True, True, False, True, False, True, True]
     assert [line.parsed for line in lines] == ["A", "B", "A", "A", "A", "", "A", "B"]
     found = {score.name: score for score in scores(lines, get_protocol("motionbench"))}
-    assert (found["Overall"].n, found["Overall"].correct, found["Overall"].accuracy, found["Overall"].unparsed) == (8, 6, 75.0, 1)
+    assert (found["Overall"].n, found["Overall"].correct, found["Overall"].accuracy, found["Overall"].unparsed) == (
+        8,
+        6,
+        75.0,
+        1,
+    )
     by_type = {}
     for line in lines:
         by_type.setdefault(line.sample.question_type, []).append(line.correct)
@@ -195,17 +234,32 @@ def test_tuned_form_has_keys_of_its_own(world, tmp_path):
     work.put("log", "jsonl", json.dumps({"step": 0}).encode())
     entry = work.finish("model", {}, {"roles": roles})
     model = a.TunedModel(
-        kind="TunedModel", provenance={}, key=entry.key, files=[entry.ref(role, "sft") for role in roles], aligner=[],
-        log=entry.ref("log", "sft"), lines=[],
-    )  # fmt: skip
+        kind="TunedModel",
+        provenance={},
+        key=entry.key,
+        files=[entry.ref(role, "sft") for role in roles],
+        aligner=[],
+        log=entry.ref("log", "sft"),
+        lines=[],
+    )
     inputs = {"videos": artifact, "model": made.write(tmp_path / "model", model)}
-    outputs = run_step(STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, inputs, form="tuned")
+    outputs = run_step(
+        STEP,
+        tmp_path,
+        folder / "store",
+        {"viewing": made.VIEWING},
+        {"benchmark": "motionbench=x"},
+        inputs,
+        form="tuned",
+    )
     after = result(outputs)
     assert [line.reply for line in after.lines] == [line.reply for line in before.lines]
     assert not {line.key for line in after.lines} & {line.key for line in before.lines}
     other = made.write(tmp_path / "other", model.model_copy(update={"key": "d" * 32}))
     again = {**inputs, "model": other}
-    twin = run_step(STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, again, form="tuned")
+    twin = run_step(
+        STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, again, form="tuned"
+    )
     assert metrics(twin)["share_remembered"] == 0
     assert after.model == "tuned-" + "e" * 12
     assert "| Overall | 8 |" in outputs["table"].read_text()

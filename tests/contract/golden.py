@@ -1,7 +1,9 @@
 """The numbers of each step on a tiny synthetic set, beside its version: `python -m tests.contract.golden` writes them anew.
 
-Every numeric step runs once in this process, on tiny models whose weights follow from a seed. Nothing here hangs on the order of sample
-ids, which another build of the video encoder would change: all rows are captured, a training step takes all samples, lines go by uid.
+Every numeric step runs once in this process, on tiny models whose weights follow from a seed. Nothing here hangs on the
+order of sample
+ids, which another build of the video encoder would change: all rows are captured, a training step takes all samples,
+lines go by uid.
 """
 
 import json
@@ -12,10 +14,10 @@ import numpy as np
 import torch
 
 from components.core import artifacts as a
-from components.core.store import Store
-from components.media.scenes import write_set
-from components.models.tensors import unpack
 from components.sft.step import read_log
+from components.store.entries import Store
+from components.store.tensors import unpack
+from components.synthetic.scenes import write_set
 from tests.chain import Chain, step
 from tests.runner import published
 from tests.vlm_attention.made import VIEWING
@@ -35,9 +37,16 @@ BEFORE = {
 }
 SAMPLES = 2
 SFT = {
-    "viewing": VIEWING, "global_batch": SAMPLES, "max_steps": 3, "held_out": 0.0, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0,
-    "norms_every": 2, "gradient_checkpointing": False,
-}  # fmt: skip
+    "viewing": VIEWING,
+    "global_batch": SAMPLES,
+    "max_steps": 3,
+    "held_out": 0.0,
+    "lr_vision": 1e-3,
+    "lr_llm": 1e-3,
+    "warmup": 0.0,
+    "norms_every": 2,
+    "gradient_checkpointing": False,
+}
 
 
 def measure(folder):
@@ -47,7 +56,9 @@ def measure(folder):
     write_set(folder / "scenes", "scenes", SAMPLES, seed=11)
     write_set(folder / "bench", "bench", 1, seed=12, num_frames=9)
     store = Store((folder / "store").as_uri())
-    chain = Chain(folder, store.uri, folder / "scenes", shards=1, vlm="tiny-qwen2.5-vl", benchmark="motionbench=./bench")
+    chain = Chain(
+        folder, store.uri, folder / "scenes", shards=1, vlm="tiny-qwen2.5-vl", benchmark="motionbench=./bench"
+    )
     videos = chain.task("dataset_import", form="training")["videos"]
     trajectories = chain.task("ddim_inversion", {"videos": videos}, shard="0/1")["trajectories"]
     maps = chain.task("attention_capture", {"trajectories": trajectories}, shard="0/1", rows=512)["maps"]
@@ -56,9 +67,14 @@ def measure(folder):
     priors = chain.task("prior_set", {"shards": [prior]}, form="collected")["priors"]
     seen = chain.task("vlm_attention", {"priors": priors}, form="frozen", shard="0/1", viewing=VIEWING)["maps"]
     chain.task("sft", {"maps": [seen]}, **SFT)
-    asked = Chain(folder, store.uri, "", benchmarks=[f"motionbench={folder / 'bench'}"]).task("dataset_import", form="benchmark")["videos"]
+    asked = Chain(folder, store.uri, "", benchmarks=[f"motionbench={folder / 'bench'}"]).task(
+        "dataset_import", form="benchmark"
+    )["videos"]
     chain.task("benchmark_eval", {"videos": asked}, form="untouched", viewing=VIEWING)
-    return {name: {"version": step(name).version, "numbers": NUMBERS[name](store, chain.outputs[name][0])} for name in BEFORE}
+    return {
+        name: {"version": step(name).version, "numbers": NUMBERS[name](store, chain.outputs[name][0])}
+        for name in BEFORE
+    }
 
 
 def summary(values):
@@ -98,7 +114,11 @@ def ddim_inversion(store, outputs):
 
 def attention_capture(store, outputs):
     line = first(outputs, "maps", a.AttentionMaps)
-    return {"pieces": [piece.token for piece in line.pieces], **tensors(store, line.maps), **tensors(store, line.statistics)}
+    return {
+        "pieces": [piece.token for piece in line.pieces],
+        **tensors(store, line.maps),
+        **tensors(store, line.statistics),
+    }
 
 
 def head_selection(store, outputs):
@@ -115,25 +135,40 @@ def token_selection(store, outputs):
 
 def vlm_attention(store, outputs):
     line = first(outputs, "maps", a.VlmMaps)
-    return {"distance": line.distance, "token_map": tensors(store, line.token_map), "vlm_map": tensors(store, line.vlm_map)}
+    return {
+        "distance": line.distance,
+        "token_map": tensors(store, line.token_map),
+        "vlm_map": tensors(store, line.vlm_map),
+    }
 
 
 def sft(store, outputs):
     rows = read_log(store.read(published(outputs, "model", a.TunedModel).log))
-    return {name: [row[name] for row in rows if name in row] for name in ("ar", "align", "grad_ar", "grad_align", "lr_llm")}
+    return {
+        name: [row[name] for row in rows if name in row] for name in ("ar", "align", "grad_ar", "grad_align", "lr_llm")
+    }
 
 
 def benchmark_eval(store, outputs):
     found = published(outputs, "result", a.EvalResult)
-    return {"replies": {line.sample.uid: [line.reply, line.parsed, line.frames] for line in sorted(found.lines, key=uid)}}
+    return {
+        "replies": {line.sample.uid: [line.reply, line.parsed, line.frames] for line in sorted(found.lines, key=uid)}
+    }
 
 
 NUMBERS = {
     found.__name__: found
     for found in (
-        dataset_import, ddim_inversion, attention_capture, head_selection, token_selection, vlm_attention, sft, benchmark_eval,
+        dataset_import,
+        ddim_inversion,
+        attention_capture,
+        head_selection,
+        token_selection,
+        vlm_attention,
+        sft,
+        benchmark_eval,
     )
-}  # fmt: skip
+}
 
 
 def rounded(value):
@@ -149,8 +184,15 @@ def written(measured):
     """The file's text: a line for each of a step's numbers."""
     steps = []
     for name, found in measured.items():
-        numbers = [f"   {json.dumps(key)}: {json.dumps(rounded(value), ensure_ascii=False)}" for key, value in found["numbers"].items()]
-        steps.append(f' {json.dumps(name)}: {{"version": {json.dumps(found["version"])}, "numbers": {{\n' + ",\n".join(numbers) + "\n }}")
+        numbers = [
+            f"   {json.dumps(key)}: {json.dumps(rounded(value), ensure_ascii=False)}"
+            for key, value in found["numbers"].items()
+        ]
+        steps.append(
+            f' {json.dumps(name)}: {{"version": {json.dumps(found["version"])}, "numbers": {{\n'
+            + ",\n".join(numbers)
+            + "\n }}"
+        )
     return "{\n" + ",\n".join(steps) + "\n}\n"
 
 

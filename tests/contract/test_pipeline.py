@@ -11,7 +11,7 @@ from kfp.dsl.types.type_utils import InconsistentTypeException
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
-from components.orchestration.component import component
+from components.kubeflow.component import component
 
 GOLDEN = Path(__file__).with_name("parameters.json")
 NAMES = ("motion_priors", "fine_tune", "motion_enhancer")
@@ -34,7 +34,11 @@ def tasks(spec):
 
 
 def leaves(spec):
-    return [(name, task) for name, task in tasks(spec) if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
+    return [
+        (name, task)
+        for name, task in tasks(spec)
+        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
+    ]
 
 
 def reached(spec):
@@ -90,9 +94,16 @@ def test_a_wrong_wire_fails_at_compile_time():
             source="x", source_digest="y", store="z", params={"max_failed": 0.5}, rerun="0"
         )
         component(pipeline.ATTENTION_CAPTURE)(
-            trajectories=videos.outputs["videos"], shard="0/1", vdm="x", num_steps=1, text="both", seed=1, store="z",
-            params={"rows": 2}, rerun="0",
-        )  # fmt: skip
+            trajectories=videos.outputs["videos"],
+            shard="0/1",
+            vdm="x",
+            num_steps=1,
+            text="both",
+            seed=1,
+            store="z",
+            params={"rows": 2},
+            rerun="0",
+        )
 
     with pytest.raises(InconsistentTypeException, match="VideoDataset"):
         dsl.pipeline(wrong, name="wrong")

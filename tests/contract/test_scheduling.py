@@ -17,13 +17,22 @@ import yaml
 from kfp import compiler, dsl
 
 import pipeline
-from components.orchestration import cli, component
-from components.orchestration.scheduling import PROFILE, Profile, run_limits
+from components.cli import main as cli
+from components.kubeflow import component
+from components.kubeflow.scheduling import PROFILE, Profile, run_limits
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("scheduling.json")
 IMAGES = {variant: f"registry.example/{variant}@sha256:{'0' * 64}" for variant in ("gpu", "cpu")}
-ON_GPU = {"ddim-inversion", "attention-capture", "vlm-attention", "sft", "baseline-eval", "tuned-eval", "tuned-attention"}
+ON_GPU = {
+    "ddim-inversion",
+    "attention-capture",
+    "vlm-attention",
+    "sft",
+    "baseline-eval",
+    "tuned-eval",
+    "tuned-attention",
+}
 
 
 def documents(profile, name="motion_enhancer"):
@@ -32,7 +41,9 @@ def documents(profile, name="motion_enhancer"):
 
     def built():
         PROFILE.set(profile)
-        made = dsl.pipeline(known.pipeline_func, name=known.name, description=known.description, pipeline_config=run_limits())
+        made = dsl.pipeline(
+            known.pipeline_func, name=known.name, description=known.description, pipeline_config=run_limits()
+        )
         with tempfile.TemporaryDirectory() as folder:
             compiler.Compiler().compile(made, f"{folder}/pipeline.yaml")
             return list(yaml.load_all(Path(folder, "pipeline.yaml").read_text(), Loader=yaml.CSafeLoader))
@@ -45,7 +56,11 @@ def leaves(spec):
     """Container tasks by name, from all loops."""
     dags = [spec["root"]["dag"], *(item["dag"] for item in spec["components"].values() if "dag" in item)]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
-    return {name: task for name, task in tasks.items() if "executorLabel" in spec["components"][task["componentRef"]["name"]]}
+    return {
+        name: task
+        for name, task in tasks.items()
+        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
+    }
 
 
 def table(documents):
@@ -75,13 +90,15 @@ def row(task, container, pod):
         "toleration": [" ".join(item[part] for part in sorted(item)) for item in pod.pop("tolerations", [])],
         "timeout": pod.pop("activeDeadlineSeconds"),
         "retry": " ".join(f"{part}={value}" for part, value in sorted(retry.items())),
-        "secrets": {item["secretName"]: sorted(pair["envVar"] for pair in item["keyToEnv"]) for item in pod.pop("secretAsEnv")},
+        "secrets": {
+            item["secretName"]: sorted(pair["envVar"] for pair in item["keyToEnv"]) for item in pod.pop("secretAsEnv")
+        },
         "mounts": [f"{item['mountPath']} claim {item['constant']}" for item in pod.pop("pvcMount", [])]
         + [f"{item['mountPath']} {item['medium']} {item['sizeLimit']}" for item in pod.pop("emptyDirMounts", [])],
         "user": " ".join(f"{part}={value}" for part, value in sorted(user.items())),
         "pull": pod.pop("imagePullPolicy"),
         "labels": pod.pop("podMetadata", {}).get("labels", {}),
-    }  # fmt: skip
+    }
     # older spellings of the same, that KFP writes along
     left = {key for key in resources if key not in ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit")}
     assert not left | set(pod), "the row leaves something out"
@@ -106,7 +123,9 @@ def test_every_task_has_its_row(kind, request):
         assert found[task] == expected, task
 
 
-@pytest.mark.parametrize(("kind", "name"), [("a100", "motion_enhancer"), ("cpu", "motion_enhancer"), ("a100", "fine_tune")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("a100", "motion_enhancer"), ("cpu", "motion_enhancer"), ("a100", "fine_tune")]
+)
 def test_gpus_are_asked_by_gpu_tasks_alone_and_nobody_is_root(kind, name):
     for task, found in table(documents(Profile(kind), name)).items():
         on_gpu = kind == "a100" and task in ON_GPU
@@ -127,10 +146,12 @@ def test_requests_do_not_exceed_limits(a100, cpu):
 def test_fine_tuning_is_one_pod_with_all_gpus_of_a_node(a100):
     found = table(a100)["sft"]
     assert found["accelerator"] == "nvidia.com/gpu=8"
-    assert int(re.search(r"cpuRequest=(\d+)", found["resources"])[1]) < 96  # what a node of 8 A100s has; it keeps some for itself
+    assert (
+        int(re.search(r"cpuRequest=(\d+)", found["resources"])[1]) < 96
+    )  # what a node of 8 A100s has; it keeps some for itself
 
 
-# Options: the fields that they change, in which tasks, and none of them in a cache key -----------------------------------
+# Options: the fields that they change, in which tasks, and none of them in a cache key --------------------------------
 
 EVERY = "every task"
 OPTIONS = {
@@ -138,11 +159,15 @@ OPTIONS = {
     "timeout": (60, {"activeDeadlineSeconds"}, EVERY),
     "deadline": (86400, {"pipelineConfig.activeDeadlineSeconds"}, "the run"),
     "retries": (5, {"retryPolicy.maxRetryCount"}, EVERY),
-    "node_selector": ({"pool": "a100"}, {"nodeSelector.labels.pool", "nodeSelector.labels.nvidia.com/gpu.product"}, "GPU tasks"),
+    "node_selector": (
+        {"pool": "a100"},
+        {"nodeSelector.labels.pool", "nodeSelector.labels.nvidia.com/gpu.product"},
+        "GPU tasks",
+    ),
     "queue": ("gpus", {"podMetadata.labels.kueue.x-k8s.io/queue-name"}, "GPU tasks"),
     "store_secret": ("other", {"secretName", "constant"}, EVERY),
     "model_claim": ("other", {"constant"}, "GPU tasks and plan"),
-}  # fmt: skip
+}
 
 
 def flat(value, path=""):
@@ -171,15 +196,22 @@ def test_an_option_changes_its_fields_and_nothing_else(option, a100, with_option
     # a claim and a secret are written twice, the second time as a constant of a parameter that nobody uses
     ends = {field for field in fields for path in paths if path.replace("/", ".").endswith(field.replace("/", "."))}
     assert ends == fields
-    stray = [path for path in paths if not any(path.replace("/", ".").endswith(field.replace("/", ".")) for field in fields)]
+    stray = [
+        path for path in paths if not any(path.replace("/", ".").endswith(field.replace("/", ".")) for field in fields)
+    ]
     assert not stray
 
 
-@pytest.mark.parametrize("option", [name for name, (_, _, where) in OPTIONS.items() if where not in ("loops", "the run")])
+@pytest.mark.parametrize(
+    "option", [name for name, (_, _, where) in OPTIONS.items() if where not in ("loops", "the run")]
+)
 def test_an_option_reaches_the_tasks_that_it_is_for(option, a100, with_option):
     before, after = table(a100), table(with_option[option])
     reached = {task for task in before if before[task] != after[task]}
-    assert reached == {EVERY: set(before), "GPU tasks": ON_GPU, "GPU tasks and plan": ON_GPU | {"plan"}}[OPTIONS[option][2]]
+    assert (
+        reached
+        == {EVERY: set(before), "GPU tasks": ON_GPU, "GPU tasks and plan": ON_GPU | {"plan"}}[OPTIONS[option][2]]
+    )
 
 
 def test_parallelism_bounds_every_loop(with_option):
@@ -215,29 +247,78 @@ def test_local_runs_are_told_nothing_of_clusters():
     assert not any("retryPolicy" in task for task in leaves(spec).values())
 
 
-# The command line --------------------------------------------------------------------------------------------------------
+# The command line -----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_compiles_what_its_options_say(tmp_path):
-    words = ["--parallelism", "4", "--timeout", "600", "--deadline", "7200", "--retries", "3", "--queue", "gpus", "--store-secret", "mine",
-             "--model-claim", "models", "--node-selector", "a=b", "--node-selector", "c.example/d=E",
-             "--sft-nodes", "2", "--scratch-claim", "shared", "--image", IMAGES["gpu"]]  # fmt: skip
-    command = [sys.executable, "-m", "components.orchestration.cli", "compile", "fine_tune", "-o", str(tmp_path / "made.yaml"), *words]
+    words = [
+        "--parallelism",
+        "4",
+        "--timeout",
+        "600",
+        "--deadline",
+        "7200",
+        "--retries",
+        "3",
+        "--queue",
+        "gpus",
+        "--store-secret",
+        "mine",
+        "--model-claim",
+        "models",
+        "--node-selector",
+        "a=b",
+        "--node-selector",
+        "c.example/d=E",
+        "--sft-nodes",
+        "2",
+        "--scratch-claim",
+        "shared",
+        "--image",
+        IMAGES["gpu"],
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "components.cli.main",
+        "compile",
+        "fine_tune",
+        "-o",
+        str(tmp_path / "made.yaml"),
+        *words,
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     profile = Profile("a100", 4, 600, 7200, 3, {"a": "b", "c.example/d": "E"}, "gpus", "mine", "models", 2, "shared")
-    expected = json.loads(json.dumps(documents(profile, "fine_tune")).replace("registry.example/cpu@", "registry.example/gpu@"))
+    expected = json.loads(
+        json.dumps(documents(profile, "fine_tune")).replace("registry.example/cpu@", "registry.example/gpu@")
+    )
     assert list(yaml.load_all((tmp_path / "made.yaml").read_text(), Loader=yaml.CSafeLoader)) == expected
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("--profile", "h100"), ("--profile", "local"), ("--parallelism", "0"), ("--parallelism", "many"), ("--timeout", "0"),
-        ("--timeout", "1h"), ("--deadline", "0"), ("--retries", "-1"), ("--retries", str(2**31)), ("--node-selector", "pool"),
-        ("--node-selector", "=a100"), ("--node-selector", "pool=two words"), ("--queue", "My Queue"), ("--queue", "q" * 64),
-        ("--store-secret", ""), ("--store-secret", "under_score"), ("--model-claim", "-x"), ("--sft-nodes", "0"), ("--scratch-claim", "A"),
+        ("--profile", "h100"),
+        ("--profile", "local"),
+        ("--parallelism", "0"),
+        ("--parallelism", "many"),
+        ("--timeout", "0"),
+        ("--timeout", "1h"),
+        ("--deadline", "0"),
+        ("--retries", "-1"),
+        ("--retries", str(2**31)),
+        ("--node-selector", "pool"),
+        ("--node-selector", "=a100"),
+        ("--node-selector", "pool=two words"),
+        ("--queue", "My Queue"),
+        ("--queue", "q" * 64),
+        ("--store-secret", ""),
+        ("--store-secret", "under_score"),
+        ("--model-claim", "-x"),
+        ("--sft-nodes", "0"),
+        ("--scratch-claim", "A"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_value_ends_with_2_and_names_its_option(option, value, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         cli.main(["compile", "--image", IMAGES["gpu"], "-o", str(tmp_path / "made.yaml"), f"{option}={value}"])
@@ -248,14 +329,30 @@ def test_a_bad_value_ends_with_2_and_names_its_option(option, value, capsys, tmp
 
 def test_profile_cpu_has_no_gpu_nodes_to_select(capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["compile", "--profile", "cpu", "--node-selector", "a=b", "--image", IMAGES["gpu"], "-o", str(tmp_path / "made.yaml")])
+        cli.main(
+            [
+                "compile",
+                "--profile",
+                "cpu",
+                "--node-selector",
+                "a=b",
+                "--image",
+                IMAGES["gpu"],
+                "-o",
+                str(tmp_path / "made.yaml"),
+            ]
+        )
     assert ended.value.code == 2
     assert "--node-selector" in capsys.readouterr().err
 
 
 if __name__ == "__main__":
-    lines = {kind: {task: json.dumps(row) for task, row in table(documents(Profile(kind))).items()} for kind in ("a100", "cpu")}
+    lines = {
+        kind: {task: json.dumps(row) for task, row in table(documents(Profile(kind))).items()}
+        for kind in ("a100", "cpu")
+    }
     body = ",\n".join(
-        f'"{kind}": {{\n' + ",\n".join(f'  "{task}": {text}' for task, text in rows.items()) + "\n}" for kind, rows in lines.items()
+        f'"{kind}": {{\n' + ",\n".join(f'  "{task}": {text}' for task, text in rows.items()) + "\n}"
+        for kind, rows in lines.items()
     )
     sys.stdout.write("{\n" + body + "\n}\n")

@@ -8,9 +8,9 @@ import yaml
 from kfp import compiler
 
 import pipeline
-from components.core.parameters import Scalars
-from components.orchestration.descriptions import help_of
-from components.orchestration.docs import STEPS, declaration
+from components.kubeflow.descriptions import help_of
+from components.runtime.parameters import Scalars
+from docs.generate import STEPS, declaration
 
 NAMES = ("motion_priors", "fine_tune", "motion_enhancer")
 RENDERED = {"system.Metrics", "system.Markdown", "system.HTML"}
@@ -36,7 +36,7 @@ def lines_of(spec):
     return spec["pipelineInfo"]["description"].splitlines()
 
 
-# Descriptions -------------------------------------------------------------------------------------------------------------
+# Descriptions ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_description_begins_with_what_the_pipeline_does(spec):
@@ -66,11 +66,15 @@ def test_every_field_of_a_steps_parameters_has_its_line(spec):
             lines = lines_of(spec)
             start = next(number for number, line in enumerate(lines) if line.startswith(f"- {name} "))
             block = [line.strip() for line in lines[start + 1 :]]
-            block = block[: next((number for number, line in enumerate(lines[start + 1 :]) if line.startswith("- ")), len(block))]
+            block = block[
+                : next((number for number, line in enumerate(lines[start + 1 :]) if line.startswith("- ")), len(block))
+            ]
             for field, info in declaration(name.removeprefix("params_")).params.model_fields.items():
                 assert field in parameters(spec)[name]["description"]
                 inner = getattr(info.annotation, "model_fields", None)
-                for key, item in {f"{field}.{key}": item for key, item in inner.items()}.items() if inner else [(field, info)]:
+                for key, item in (
+                    {f"{field}.{key}": item for key, item in inner.items()}.items() if inner else [(field, info)]
+                ):
                     assert f"- {key} – {item.description}" in block
 
 
@@ -83,7 +87,9 @@ def test_every_input_has_a_description_in_the_file(spec):
 def test_a_nonce_says_which_task_it_is_for(spec):
     for name in parameters(spec):
         if name.startswith("rerun_"):
-            assert name.removeprefix("rerun_").replace("_", "-") in {task for dag in dags(spec) for task in dag["tasks"]}
+            assert name.removeprefix("rerun_").replace("_", "-") in {
+                task for dag in dags(spec) for task in dag["tasks"]
+            }
             assert name.removeprefix("rerun_").replace("_", "-") in parameters(spec)[name]["description"]
 
 
@@ -105,7 +111,7 @@ def test_every_field_is_described(name):
     check(declaration(name).params)
 
 
-# The graph ----------------------------------------------------------------------------------------------------------------
+# The graph ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_task_and_loop_has_a_title(spec):
@@ -138,13 +144,18 @@ def test_outputs_have_names_that_speak(spec):
         if title not in RENDERED:
             titles.setdefault(title, set()).add(name)
     assert all(len(names) == 1 for names in titles.values()), titles  # a kind has one name wherever it is made
-    assert len({name for names in titles.values() for name in names}) >= len(titles) - 1  # AttentionMaps and VlmMaps are both maps
+    assert (
+        len({name for names in titles.values() for name in names}) >= len(titles) - 1
+    )  # AttentionMaps and VlmMaps are both maps
 
 
 def test_a_person_finds_something_to_look_at_at_every_step(spec):
     for name, component in spec["components"].items():
         if "executorLabel" in component:
-            kinds = {item["artifactType"]["schemaTitle"] for item in component["outputDefinitions"].get("artifacts", {}).values()}
+            kinds = {
+                item["artifactType"]["schemaTitle"]
+                for item in component["outputDefinitions"].get("artifacts", {}).values()
+            }
             assert kinds & RENDERED, name
 
 

@@ -23,7 +23,19 @@ def test_clean_composes_and_strips():
 
 
 @pytest.mark.parametrize(
-    "token", ["<|im_start|>", "<|vision_pad|>", "<image>", "<video>", "<img>", "</img>", "<IMG_CONTEXT>", "</s>", "<pad>", "<box>"]
+    "token",
+    [
+        "<|im_start|>",
+        "<|vision_pad|>",
+        "<image>",
+        "<video>",
+        "<img>",
+        "</img>",
+        "<IMG_CONTEXT>",
+        "</s>",
+        "<pad>",
+        "<box>",
+    ],
 )
 def test_clean_refuses_control_tokens(token):
     with pytest.raises(DataError, match="control token") as caught:
@@ -63,7 +75,9 @@ def test_sample_id_sees_every_part():
     assert len(ids) == 6
 
 
-@pytest.mark.parametrize(("choice", "fields"), [("both", ["response", "question"]), ("question", ["question"]), ("response", ["response"])])
+@pytest.mark.parametrize(
+    ("choice", "fields"), [("both", ["response", "question"]), ("question", ["question"]), ("response", ["response"])]
+)
 def test_conditioning_parts_are_spans_of_the_text(choice, fields):
     row = sample()
     text, parts = conditioning(row, choice)

@@ -18,7 +18,8 @@ def clip(path, num_frames=12, seed=0, fps=8, size=(32, 48)):
 def lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows), encoding="utf-8"
+        "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows),
+        encoding="utf-8",
     )
 
 

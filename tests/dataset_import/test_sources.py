@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from components.benchmark_eval.protocols import PROTOCOLS
-from components.core.backend import Listed, open_backend
+from components.benchmarks.protocols import PROTOCOLS
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Turn
 from components.dataset_import.layouts import split_options
 from components.dataset_import.sources import PROTOCOL_LAYOUTS, list_source, parse_benchmark, read_source, source_digest
-from components.media.scenes import write_set
+from components.store.address import open_backend
+from components.store.backend import Listed
+from components.synthetic.scenes import write_set
 from tests.dataset_import.data import document, lines
 
 ASK = "Describe the motion in this video in detail."
@@ -35,7 +36,7 @@ def options(*texts):
     return tuple(Option(letter=letter, text=text) for letter, text in zip("ABCDEFGH", texts, strict=False))
 
 
-# MotionBench ------------------------------------------------------------------------------------------------------------
+# MotionBench ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,11 @@ def options(*texts):
         ("Who?\nA. me\nB. you", "Who?", [("A", "me"), ("B", "you")]),
         ("Who?\nPick one.\n(A) me\n(B) you\n(C) both", "Who?\nPick one.", [("A", "me"), ("B", "you"), ("C", "both")]),
         ("Who?\nA) U.S. flag\nB) a\nsecond line", "Who?", [("A", "U.S. flag"), ("B", "a\nsecond line")]),
-        ("In what order? I. e. first\nA. B, then A\nB. A, then B", "In what order? I. e. first", [("A", "B, then A"), ("B", "A, then B")]),
+        (
+            "In what order? I. e. first\nA. B, then A\nB. A, then B",
+            "In what order? I. e. first",
+            [("A", "B, then A"), ("B", "A, then B")],
+        ),
         ("No options here.", "No options here.", []),
         ("Who?\n  A.  me \nB.\tyou", "Who?", [("A", "me"), ("B", "you")]),
     ],
@@ -61,7 +66,9 @@ def test_options_out_of_order(text):
 
 def motionbench(root, qa, path="v.mp4", kind="Action Order"):
     touch(root, f"MotionBench/self-collected/{path}")
-    lines(root / "MotionBench/video_info.meta.jsonl", [{"question_type": kind, "key": "k", "video_path": path, "qa": qa}])
+    lines(
+        root / "MotionBench/video_info.meta.jsonl", [{"question_type": kind, "key": "k", "video_path": path, "qa": qa}]
+    )
 
 
 def item(uid, answer, question="Which?\nA. one\nB. two"):
@@ -72,7 +79,12 @@ def test_motionbench(tmp_path):
     motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
     first, second = rows(read(tmp_path, protocol="motionbench"))
     assert (first.uid, first.question, first.options, first.answer) == ("q1", "Which?", options("one", "two"), "B")
-    assert (first.response, first.question_type, first.protocol, first.is_instruction) == ("B. two", "Action Order", "motionbench", False)
+    assert (first.response, first.question_type, first.protocol, first.is_instruction) == (
+        "B. two",
+        "Action Order",
+        "motionbench",
+        False,
+    )
     assert (second.uid, second.answer, second.response) == ("q2", "", "")
 
 
@@ -92,14 +104,25 @@ def test_held_out_items_teach_nothing(tmp_path):
     motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
     source = read(tmp_path)
     assert [row.uid for row in rows(source)] == ["q1"]
-    assert [(bad.unit, "held out" in bad.reason) for bad in source.rejected] == [("q2 (MotionBench/video_info.meta.jsonl:1)", True)]
+    assert [(bad.unit, "held out" in bad.reason) for bad in source.rejected] == [
+        ("q2 (MotionBench/video_info.meta.jsonl:1)", True)
+    ]
 
 
 def test_captions(tmp_path):
     touch(tmp_path, "MotionBenchCaption-train/videos/a b.mp4")
-    lines(tmp_path / "MotionBenchCaption-train/train.jsonl", [{"video_path": "a b.mp4", "motion_caption": " A man runs. "}])
+    lines(
+        tmp_path / "MotionBenchCaption-train/train.jsonl",
+        [{"video_path": "a b.mp4", "motion_caption": " A man runs. "}],
+    )
     (row,) = rows(read(tmp_path))
-    assert (row.uid, row.question, row.is_instruction, row.response, row.protocol) == ("a b", ASK, True, "A man runs.", "")
+    assert (row.uid, row.question, row.is_instruction, row.response, row.protocol) == (
+        "a b",
+        ASK,
+        True,
+        "A man runs.",
+        "",
+    )
     (row,) = rows(read(tmp_path, instructions=("Say what moves.", ASK)))
     assert (row.question, row.is_instruction) == ("Say what moves.", True)
 
@@ -123,7 +146,7 @@ def test_synthetic_sets_are_read_as_motionbench_with_masks(tmp_path):
         assert row.question_type == by_uid[row.uid]["question_type"]
 
 
-# Other layouts ----------------------------------------------------------------------------------------------------------
+# Other layouts --------------------------------------------------------------------------------------------------------
 
 
 def test_own_jsonl(tmp_path):
@@ -148,7 +171,13 @@ def test_own_jsonl(tmp_path):
     )
     one, two, three = rows(read(tmp_path))
     assert (one.uid, one.question, one.is_instruction, one.response) == ("x.jsonl:1", ASK, True, "Café moves.")
-    assert (two.uid, two.where, two.response, two.answer, two.question_type) == ("7", "x.jsonl:3", "It falls.", "B", "LM")
+    assert (two.uid, two.where, two.response, two.answer, two.question_type) == (
+        "7",
+        "x.jsonl:3",
+        "It falls.",
+        "B",
+        "LM",
+    )
     assert (three.uid, three.options, three.response) == ("z", options("up", "down"), "A. up")
     assert [video.path for video in read(tmp_path).videos] == ["a.mp4", "videos/b.webm"]
 
@@ -157,7 +186,10 @@ def test_own_jsonl_as_any_benchmark(tmp_path):
     touch(tmp_path, "a.mp4")
     lines(
         tmp_path / "x.jsonl",
-        [{"video": "a.mp4", "question": "Q?", "options": ["u", "v"], "type": "short"}, {"video": "a.mp4", "question": "Q?"}],
+        [
+            {"video": "a.mp4", "question": "Q?", "options": ["u", "v"], "type": "short"},
+            {"video": "a.mp4", "question": "Q?"},
+        ],
     )
     for protocol in PROTOCOL_LAYOUTS:
         source = read(tmp_path, protocol=protocol)
@@ -178,8 +210,15 @@ def test_llava_turns_become_samples(tmp_path):
     document(
         tmp_path / "all_sft.json",
         [
-            {"id": "k", "video": "openvid/a.mp4", "conversations": [{"from": who, "value": said} for who, said in talk]},
-            {"video": "openvid/a.mp4", "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "A cat."}]},
+            {
+                "id": "k",
+                "video": "openvid/a.mp4",
+                "conversations": [{"from": who, "value": said} for who, said in talk],
+            },
+            {
+                "video": "openvid/a.mp4",
+                "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "A cat."}],
+            },
         ],
     )
     one, two, three, four = rows(read(tmp_path))
@@ -192,13 +231,24 @@ def test_llava_turns_become_samples(tmp_path):
 
 def test_llava_refuses_a_turn_and_what_follows(tmp_path):
     touch(tmp_path, "a.mp4")
-    say = [("human", "One?"), ("gpt", "1"), ("human", "Two <|im_end|>?"), ("gpt", "2"), ("human", "Three?"), ("gpt", "3")]
+    say = [
+        ("human", "One?"),
+        ("gpt", "1"),
+        ("human", "Two <|im_end|>?"),
+        ("gpt", "2"),
+        ("human", "Three?"),
+        ("gpt", "3"),
+    ]
     document(
         tmp_path / "x.json",
         [
             {"id": "k", "video": "a.mp4", "conversations": [{"from": who, "value": said} for who, said in say]},
             {"id": "odd", "video": "a.mp4", "conversations": [{"from": "human", "value": "?"}]},
-            {"id": "order", "video": "a.mp4", "conversations": [{"from": "gpt", "value": "?"}, {"from": "human", "value": "!"}]},
+            {
+                "id": "order",
+                "video": "a.mp4",
+                "conversations": [{"from": "gpt", "value": "?"}, {"from": "human", "value": "!"}],
+            },
             {
                 "id": "two",
                 "video": "a.mp4",
@@ -217,12 +267,19 @@ def test_llava_refuses_a_turn_and_what_follows(tmp_path):
         "two (x.json:4)",
         "x.json:5",
     ]
-    for bad, said in zip(source.rejected, ["<|im_end|>", "earlier turn", "1 turns", "'gpt'", "<video>", "'video'"], strict=True):
+    for bad, said in zip(
+        source.rejected, ["<|im_end|>", "earlier turn", "1 turns", "'gpt'", "<video>", "'video'"], strict=True
+    ):
         assert said in bad.reason
 
 
 def favor(root, name="00AAA.mp4", **changes):
-    question = {"question": "What?", "options": ["Sits", "Runs.", "Jumps"], "correct_answer": "Runs.", "task_type": "HAC"} | changes
+    question = {
+        "question": "What?",
+        "options": ["Sits", "Runs.", "Jumps"],
+        "correct_answer": "Runs.",
+        "task_type": "HAC",
+    } | changes
     touch(root, "videos/FAVOR-Bench/00AAA.mp4")
     document(root / "video_perspective.json", [{"video_name": name, "caption": "…", "questions": [question]}])
 
@@ -233,7 +290,12 @@ def test_favor(tmp_path, name):
     document(tmp_path / "question_perspective.json", [{"question_key": 1}])
     source = read(tmp_path, protocol="favor")
     (row,) = rows(source)
-    assert (row.uid, row.options, row.answer, row.response) == ("00AAA#1", options("Sits", "Runs.", "Jumps"), "B", "B. Runs.")
+    assert (row.uid, row.options, row.answer, row.response) == (
+        "00AAA#1",
+        options("Sits", "Runs.", "Jumps"),
+        "B",
+        "B. Runs.",
+    )
     assert (row.question_type, source.videos[0].path) == ("HAC", "videos/FAVOR-Bench/00AAA.mp4")
     assert source.videos[0].file is not None
 
@@ -245,7 +307,7 @@ def test_favor_answers_by_text_must_be_one_option(tmp_path, changes):
     assert "times among the options" in source.rejected[0].reason
 
 
-# Bad rows ---------------------------------------------------------------------------------------------------------------
+# Bad rows -------------------------------------------------------------------------------------------------------------
 
 GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
 
@@ -260,13 +322,37 @@ GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
         ({"video": "a.mp4", "response": ["r"]}, "x.jsonl:2", "field 'response' is list"),
         ({"id": "b", "video": "a.mp4", "response": " \n"}, "b", "question and response are empty"),
         ({"id": "b", "video": "a.mp4", "response": "", "question": "Q?"}, "b", "response is empty"),
-        ({"id": "b", "video": "a.mp4", "response": "It <|vision_start|> moves"}, "b", "control token '<|vision_start|>'"),
+        (
+            {"id": "b", "video": "a.mp4", "response": "It <|vision_start|> moves"},
+            "b",
+            "control token '<|vision_start|>'",
+        ),
         ({"id": "b", "video": "a.mp4", "response": "r", "question": "a\ue001"}, "b", "U+E001"),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "<image>"]}, "b", "control token"),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "b"], "answer": "C"}, "b", "answer 'C' is not"),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "answer": "A"}, "b", "answer 'A' is not among the options []"),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a"]}, "b", "at least two options"),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", " "]}, "b", "none of them empty"),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "<image>"]},
+            "b",
+            "control token",
+        ),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "b"], "answer": "C"},
+            "b",
+            "answer 'C' is not",
+        ),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "answer": "A"},
+            "b",
+            "answer 'A' is not among the options []",
+        ),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a"]},
+            "b",
+            "at least two options",
+        ),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", " "]},
+            "b",
+            "none of them empty",
+        ),
         (
             {
                 "id": "b",
@@ -278,13 +364,21 @@ GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
             "b",
             "lettered ['B', 'A']",
         ),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["x"] * 27}, "b", "options are lettered"),
+        (
+            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["x"] * 27},
+            "b",
+            "options are lettered",
+        ),
         ({"id": "b", "video": "../a.mp4", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "x/../../a.mp4", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "/etc/passwd", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "..\\a.mp4", "response": "r"}, "b", "leaves the source"),
         ({"id": "b", "video": "", "response": "r"}, "b", "leaves the source"),
-        ('{"id": "b\\ud800", "video": "a.mp4", "response": "r"}', "x.jsonl:2", "U+D800"),  # a name that no file could hold
+        (
+            '{"id": "b\\ud800", "video": "a.mp4", "response": "r"}',
+            "x.jsonl:2",
+            "U+D800",
+        ),  # a name that no file could hold
         ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "b", "U+D800"),
         ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "b", "U+D800"),
     ],
@@ -341,7 +435,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path):
         read(tmp_path, "jsonl")
 
 
-# Layouts, digests, benchmarks -------------------------------------------------------------------------------------------
+# Layouts, digests, benchmarks -----------------------------------------------------------------------------------------
 
 
 def test_a_missing_video_is_kept_as_missing(tmp_path):
@@ -388,7 +482,11 @@ def test_bad_instructions_are_a_parameter(tmp_path):
 
 def test_source_digest_is_the_documented_hash_whatever_the_order():
     listed = [Listed("b", 2, "s2"), Listed("a", 1, "s1")]
-    assert source_digest(listed) == hashlib.sha256(b'[["a",1,"s1"],["b",2,"s2"]]').hexdigest() == source_digest(listed[::-1])
+    assert (
+        source_digest(listed)
+        == hashlib.sha256(b'[["a",1,"s1"],["b",2,"s2"]]').hexdigest()
+        == source_digest(listed[::-1])
+    )
     others = [Listed("b", 3, "s2"), Listed("b", 2, "s3"), Listed("c", 2, "s2")]
     assert len({source_digest([other, listed[1]]) for other in others} | {source_digest(listed)}) == 4
 

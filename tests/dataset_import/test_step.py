@@ -12,12 +12,12 @@ import pytest
 
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
-from components.core.store import Store
 from components.dataset_import import decode as decode_module
 from components.dataset_import.decode import Decoded, Job, decode, decode_all
 from components.dataset_import.sources import list_source, read_source
 from components.dataset_import.step import STEP, file_key
-from components.media.scenes import write_set
+from components.store.entries import Store
+from components.synthetic.scenes import write_set
 from tests.dataset_import.data import clip, lines, own
 from tests.runner import metrics, published, run_step
 from tests.s3_server import KEYS, closed_port, s3_server
@@ -27,12 +27,22 @@ ONE = {"processes": 1}
 
 def train(tmp_path, source, store=None, params=None, rerun="0"):
     store = store or tmp_path / "store"
-    return run_step(STEP, tmp_path, store, params=ONE | (params or {}), scalars={"source": str(source)}, rerun=rerun, form="training")
+    return run_step(
+        STEP,
+        tmp_path,
+        store,
+        params=ONE | (params or {}),
+        scalars={"source": str(source)},
+        rerun=rerun,
+        form="training",
+    )
 
 
 def bench(tmp_path, *benchmarks, params=None):
     scalars = {"benchmarks": list(benchmarks)}
-    return run_step(STEP, tmp_path, tmp_path / "store", ONE | (params or {}), scalars, form="benchmark", task="benchmark_import")
+    return run_step(
+        STEP, tmp_path, tmp_path / "store", ONE | (params or {}), scalars, form="benchmark", task="benchmark_import"
+    )
 
 
 def data(outputs):
@@ -44,10 +54,16 @@ def digest(path):
 
 
 def two(root):
-    return own(root, [{"id": "u1", "video": "a.mp4", "response": "It goes."}, {"id": "u2", "video": "b.mp4", "response": "It comes."}])
+    return own(
+        root,
+        [
+            {"id": "u1", "video": "a.mp4", "response": "It goes."},
+            {"id": "u2", "video": "b.mp4", "response": "It comes."},
+        ],
+    )
 
 
-# What comes in ----------------------------------------------------------------------------------------------------------
+# What comes in --------------------------------------------------------------------------------------------------------
 
 
 def test_synthetic_set_end_to_end(tmp_path):
@@ -56,7 +72,9 @@ def test_synthetic_set_end_to_end(tmp_path):
     manifest, store = data(outputs), Store(str(tmp_path / "store"))
     files = {digest(path): path for path in (tmp_path / "set/MotionBenchCaption-train/videos").iterdir()}
     assert [line.video.id for line in manifest.lines] == sorted(files)
-    captions = [json.loads(row) for row in (tmp_path / "set/MotionBenchCaption-train/train.jsonl").read_text().splitlines()]
+    captions = [
+        json.loads(row) for row in (tmp_path / "set/MotionBenchCaption-train/train.jsonl").read_text().splitlines()
+    ]
     for line in manifest.lines:
         path = files[line.video.id]
         assert store.read(line.video.file) == path.read_bytes()
@@ -69,12 +87,16 @@ def test_synthetic_set_end_to_end(tmp_path):
         (sample,) = line.samples
         assert sample.response == next(row["motion_caption"] for row in captions if row["video_path"] == path.name)
         assert sample.is_instruction
-    assert metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4}.items()
+    assert (
+        metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4}.items()
+    )
     assert "| videos with a ground-truth mask | 4 |" in outputs["summary"].read_text()
 
 
 def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
-    root = own(tmp_path / "data", [{"id": str(n), "video": "a.mp4", "question": f"Q{n}?", "response": "r"} for n in range(3)])
+    root = own(
+        tmp_path / "data", [{"id": str(n), "video": "a.mp4", "question": f"Q{n}?", "response": "r"} for n in range(3)]
+    )
     shutil.copy(root / "a.mp4", root / "copy.MP4")
     lines(root / "more.jsonl", [{"id": "other", "video": "copy.MP4", "response": "It goes."}])
     (line,) = data(train(tmp_path, root)).lines
@@ -83,7 +105,10 @@ def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
 
 
 def test_two_rows_with_one_sample_id_name_both(tmp_path):
-    rows = [{"id": "first", "video": "a.mp4", "response": "It goes."}, {"id": "second", "video": "a.mp4", "response": " It goes. "}]
+    rows = [
+        {"id": "first", "video": "a.mp4", "response": "It goes."},
+        {"id": "second", "video": "a.mp4", "response": " It goes. "},
+    ]
     with pytest.raises(DataError, match=r"'first' \(data.jsonl:1\) and 'second' \(data.jsonl:2\)"):
         train(tmp_path, own(tmp_path / "data", rows))
 
@@ -103,12 +128,15 @@ def test_two_masks_of_one_video(tmp_path):
 
 
 def test_text_is_composed_once_here(tmp_path):
-    root = own(tmp_path / "data", [{"id": "u", "video": "a.mp4", "question": "Cafe\u0301?", "response": "A\u030angstro\u0308m"}])
+    root = own(
+        tmp_path / "data",
+        [{"id": "u", "video": "a.mp4", "question": "Cafe\u0301?", "response": "A\u030angstro\u0308m"}],
+    )
     (line,) = data(train(tmp_path, root)).lines
     assert (line.samples[0].question, line.samples[0].response) == ("Café?", "Ångström")
 
 
-# Memory -----------------------------------------------------------------------------------------------------------------
+# Memory ---------------------------------------------------------------------------------------------------------------
 
 
 def test_second_run_computes_none_and_publishes_the_same(tmp_path, monkeypatch):
@@ -129,7 +157,10 @@ def test_other_text_instructions_or_layout_decode_nothing_again(tmp_path, monkey
     assert metrics(outputs)["share_remembered"] == 1
     (line,) = data(outputs).lines
     assert line.samples[0].is_instruction
-    assert data(outputs).provenance["dataset_import"].params == {"layout": "jsonl", "template_instructions": ["What moves?"]}
+    assert data(outputs).provenance["dataset_import"].params == {
+        "layout": "jsonl",
+        "template_instructions": ["What moves?"],
+    }
 
 
 def test_a_changed_and_a_new_file_are_noticed(tmp_path):
@@ -186,7 +217,7 @@ def test_rerun_heals_what_is_damaged_and_only_that(tmp_path):
     assert metrics(train(tmp_path, root, rerun="force1"))["share_remembered"] == 0
 
 
-# What is left out -------------------------------------------------------------------------------------------------------
+# What is left out -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -280,7 +311,9 @@ def test_a_file_that_kills_its_process_is_named_and_the_others_are_done_in_few_p
     answers = {job.path: answer for job, answer in decode_all(jobs, 2, crash_on_a)}
     said = {name: f"tried {name}" for name in "abcdefghijkl"} | {"a": "the decoder crashed on this file"}
     assert {name: answer.problem for name, answer in answers.items()} == said
-    assert len({answer.source for answer in answers.values() if answer.source != "a"}) <= 4  # one before, one for what was under way, two
+    assert (
+        len({answer.source for answer in answers.values() if answer.source != "a"}) <= 4
+    )  # one before, one for what was under way, two
 
 
 def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
@@ -294,12 +327,15 @@ def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
         train(tmp_path, root, store="minio://main/x")
 
 
-# Benchmarks -------------------------------------------------------------------------------------------------------------
+# Benchmarks -----------------------------------------------------------------------------------------------------------
 
 
 def test_benchmarks_come_as_one_list(tmp_path):
     write_set(tmp_path / "mb", "bench", 24, seed=3, size=(32, 32), num_frames=5)
-    seed = own(tmp_path / "seed", [{"id": "s1", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "B", "type": "AR"}])
+    seed = own(
+        tmp_path / "seed",
+        [{"id": "s1", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "B", "type": "AR"}],
+    )
     clip(seed / "a.mp4", num_frames=1)
     outputs = bench(tmp_path, f"motionbench={tmp_path / 'mb'}", f"seed={seed}", params={"layout": "llava"})
     samples = [sample for line in data(outputs).lines for sample in line.samples]
@@ -340,7 +376,7 @@ def test_bad_benchmark_lists(tmp_path, benchmarks, said):
         bench(tmp_path, *benchmarks)
 
 
-# Places -----------------------------------------------------------------------------------------------------------------
+# Places ---------------------------------------------------------------------------------------------------------------
 
 
 def test_stores_and_sources_on_s3_give_the_same_manifest(tmp_path):
@@ -364,7 +400,9 @@ def test_stores_and_sources_on_s3_give_the_same_manifest(tmp_path):
         again = train(tmp_path, "minio://source/some/set", store="minio://store/two")
         assert metrics(again)["share_remembered"] == 1
         clip(Path(tmp_path / "new.mp4"), seed=50)
-        client.fput_object("source", "some/set/MotionBenchCaption-train/videos/scenes-5-00001.mp4", str(tmp_path / "new.mp4"))
+        client.fput_object(
+            "source", "some/set/MotionBenchCaption-train/videos/scenes-5-00001.mp4", str(tmp_path / "new.mp4")
+        )
         changed = train(tmp_path, "minio://source/some/set", store="minio://store/two")
         assert digest(tmp_path / "new.mp4") in [line.video.id for line in data(changed).lines]
         assert metrics(changed)["share_remembered"] == pytest.approx(2 / 3, abs=1e-4)
@@ -372,7 +410,9 @@ def test_stores_and_sources_on_s3_give_the_same_manifest(tmp_path):
 
 def test_answers_of_a_pool_are_those_of_one_process(tmp_path):
     root = two(tmp_path / "data")
-    jobs = [Job(name, root.as_uri(), f"{name}.mp4", (tmp_path / "store").as_uri(), False) for name in ("a", "b", "none")]
+    jobs = [
+        Job(name, root.as_uri(), f"{name}.mp4", (tmp_path / "store").as_uri(), False) for name in ("a", "b", "none")
+    ]
     alone, pooled = (dict(decode_all(jobs, processes)) for processes in (1, 2))
     assert {job: str(answer) for job, answer in alone.items()} == {job: str(answer) for job, answer in pooled.items()}
     assert [type(pooled[job]) for job in jobs] == [Decoded, Decoded, DataError]

@@ -9,7 +9,7 @@ from diffusers import CogVideoXDDIMScheduler, DDIMInverseScheduler
 
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, ddim_step, invert, levels, reconstruct
-from components.models.tiny import SCHEDULER
+from components.models.video.cogvideox_tiny import SCHEDULER
 
 ALPHAS = CogVideoXDDIMScheduler(**SCHEDULER).alphas_cumprod.double()
 
@@ -18,7 +18,9 @@ ALPHAS = CogVideoXDDIMScheduler(**SCHEDULER).alphas_cumprod.double()
 def tiny(vdm):
     """Velocity of a random twin under the empty prompt, and unit-variance latents."""
     embeds = vdm.encode_text("")
-    return lambda x, t: vdm.velocity(x, t, embeds), torch.randn(1, 5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return lambda x, t: vdm.velocity(x, t, embeds), torch.randn(
+        1, 5, 4, 8, 8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def gaussian(spread):

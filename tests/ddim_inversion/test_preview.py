@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from components.core.artifacts import Trajectories
-from components.core.pages import pictured
 from components.core.records import Ref, Video, sha256
-from components.core.store import Store
 from components.ddim_inversion import video
 from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
-from components.media.scenes import write_set
-from components.models.tensors import unpack
+from components.runtime.pictures import pictured
+from components.store.entries import Store
+from components.store.tensors import unpack
+from components.synthetic.scenes import write_set
 from tests.chain import SMALL, step
 from tests.runner import metrics, published, run_step
 
@@ -40,7 +40,9 @@ def test_independent_noise_has_the_expected_size():
     generator = torch.Generator().manual_seed(0)
     clean = 2.0 + 0.5 * torch.randn(40, 4, 20, 20, generator=generator)
     schedule = Levels(torch.tensor([1, 2, 3]), torch.tensor([1.0, 0.7, 0.2, 0.0], dtype=torch.float64))
-    noised = [a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape, generator=generator) for a in schedule.alpha_bar]
+    noised = [
+        a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape, generator=generator) for a in schedule.alpha_bar
+    ]
     measured, expected = root_mean_squares(torch.stack(noised), schedule)
     assert measured == pytest.approx(expected, rel=0.01)
     assert expected == pytest.approx([(4.25 * a + 1 - a) ** 0.5 for a in (1.0, 0.7, 0.2, 0.0)], rel=0.01)
@@ -65,7 +67,9 @@ def world(tmp_path_factory):
 def run(world, tmp_path, **params):
     folder, videos = world
     scalars = {"vdm": "tiny-cogvideox", "num_steps": 2, "shard": "0/1"}
-    return run_step(STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, scalars, {"videos": videos})
+    return run_step(
+        STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, scalars, {"videos": videos}
+    )
 
 
 def works(world):
@@ -88,14 +92,18 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
     assert page.count("<section") == 2
     assert page.count("what the VAE keeps, ") == 12
     assert len(page) < 1_000_000
-    monkeypatch.setattr("components.models.vdm.load_vdm", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.video.cogvideox.load_vdm", lambda *_: pytest.fail("a model was loaded"))
     assert run(world, tmp_path, pictures=2)["preview"].read_text() == page
 
 
 def test_numbers_are_those_of_the_stored_trajectory(world, tmp_path):
-    lines = {line.video.id: line for line in published(run(world, tmp_path, pictures=1), "trajectories", Trajectories).lines}
+    lines = {
+        line.video.id: line for line in published(run(world, tmp_path, pictures=1), "trajectories", Trajectories).lines
+    }
     (name,) = pictured(list(lines), 1)
-    entries = [json.loads(file.read_text()) for file in (world[0] / "store" / "ddim_inversion_pictures").glob("*/entry.json")]
+    entries = [
+        json.loads(file.read_text()) for file in (world[0] / "store" / "ddim_inversion_pictures").glob("*/entry.json")
+    ]
     (found,) = [entry["numbers"] for entry in entries if entry["unit"] == name]
     noise = unpack(Store(str(world[0] / "store")).read(lines[name].latents))["latents"][-1]
     assert found["rms"] == pytest.approx(float(noise.double().square().mean().sqrt()))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
-from components.core.store import Store
-from components.core.transfer import import_folder, references
-from components.media.scenes import write_set
+from components.store.entries import Store
+from components.store.transfer import import_folder, references
+from components.synthetic.scenes import write_set
 from tests.s3_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
-SMOKE = ROOT / "components/orchestration/smoke.json"
-CLI = [sys.executable, "-m", "components.orchestration.cli"]
+SMOKE = ROOT / "components/cli/smoke.json"
+CLI = [sys.executable, "-m", "components.cli.main"]
 
 
 def run(pipeline, out, *settings, expect=0, command="run"):
@@ -26,7 +26,9 @@ def run(pipeline, out, *settings, expect=0, command="run"):
     command += ["--arguments", str(SMOKE)] if pipeline == "motion_enhancer" else []
     for setting in settings:
         command += ["--set", setting]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    answer = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert answer.returncode == expect, answer.stdout[-3000:] + answer.stderr[-3000:]
     return sorted(re.findall(r"▸ (\w+)", answer.stderr)), answer.stdout
 
@@ -37,9 +39,14 @@ def base(tmp_path_factory):
     write_set(tmp / "scenes", preset="scenes", count=4, seed=5)
     write_set(tmp / "bench", preset="bench", count=6, seed=6)
     settings = [
-        f"source={tmp / 'scenes'}", f'benchmarks=["motionbench={tmp / "bench"}"]', "vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl",
-        "num_steps=2", "params_sft.max_steps=2", "params_attention_capture.pictures=2",
-    ]  # fmt: skip
+        f"source={tmp / 'scenes'}",
+        f'benchmarks=["motionbench={tmp / "bench"}"]',
+        "vdm=tiny-cogvideox",
+        "vlm=tiny-qwen2.5-vl",
+        "num_steps=2",
+        "params_sft.max_steps=2",
+        "params_attention_capture.pictures=2",
+    ]
     first = run("motion_enhancer", tmp / "out", *settings)
     return tmp, settings, first
 
@@ -87,7 +94,16 @@ def test_token_ratio_executes_token_selection_and_what_follows_and_unchanged_exe
     page = tmp / "out" / "report.html"
     first = page.read_bytes()
     tasks, _ = run("motion_enhancer", tmp / "out", *settings, "token_ratio=0.25")
-    wanted = ["plan", "prior_set", "report", "sft", "token_selection", "token_selection", "tuned_attention", "tuned_eval"]
+    wanted = [
+        "plan",
+        "prior_set",
+        "report",
+        "sft",
+        "token_selection",
+        "token_selection",
+        "tuned_attention",
+        "tuned_eval",
+    ]
     assert tasks == sorted([*wanted, "vlm_attention", "vlm_attention"])
     assert page.read_bytes() != first
     tasks, again = run("motion_enhancer", tmp / "out", *settings)
@@ -142,8 +158,15 @@ def test_an_s3_store_gives_the_same_manifests(base):
     with s3_server("motion"):
         tasks, _ = run("motion_enhancer", tmp / "s3", *settings, "store=minio://motion/store")
     assert len(tasks) == 18
-    for task, name, kind in (("prior_set", "priors", PriorSet), ("sft", "model", TunedModel), ("report", "report", Report)):
-        assert artifact(tmp / "s3", task, name, kind)[0].to_bytes() == artifact(tmp / "out", task, name, kind)[0].to_bytes()
+    for task, name, kind in (
+        ("prior_set", "priors", PriorSet),
+        ("sft", "model", TunedModel),
+        ("report", "report", Report),
+    ):
+        assert (
+            artifact(tmp / "s3", task, name, kind)[0].to_bytes()
+            == artifact(tmp / "out", task, name, kind)[0].to_bytes()
+        )
 
 
 def test_a_changed_video_file_is_noticed(base):

@@ -13,7 +13,7 @@ import pytest
 
 from components.core.artifacts import AttentionMaps, PriorSet, load_manifest
 from components.core.errors import DataError
-from components.media.scenes import write_set
+from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain, step
 from tests.runner import run_step
 
@@ -30,7 +30,9 @@ def all_videos(tmp_path_factory):
 def source_of(all_videos, folder, count):
     """The first `count` videos of the set, as one's own JSONL."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in (all_videos / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()][:count]
+    rows = [
+        json.loads(line) for line in (all_videos / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()
+    ][:count]
     for row in rows:
         if not (folder / row["video_path"]).exists():
             shutil.copy2(all_videos / "MotionBenchCaption-train/videos" / row["video_path"], folder / row["video_path"])
@@ -140,13 +142,31 @@ def test_a_killed_extraction_goes_on_where_it_was(base, tmp_path):
     """SIGKILL in the middle of inversion; the second run computes only what is missing and gives the uninterrupted run's bytes."""
     _, source, _, uninterrupted = base
     store = tmp_path / "store"
-    videos = run_step(step("dataset_import"), tmp_path, store, scalars={"source": str(source)}, form="training")["videos"]
+    videos = run_step(step("dataset_import"), tmp_path, store, scalars={"source": str(source)}, form="training")[
+        "videos"
+    ]
     out = tmp_path / "killed"
     command = [
-        sys.executable, "-m", "components.orchestration.cli", "step", "ddim_inversion", "--store", store.as_uri(), "--out", str(out),
-        "--in", f"videos={videos}", "--set", "vdm=tiny-cogvideox", "--set", "num_steps=2", "--set", "shard=0/1",
-        "--params", json.dumps(SMALL["ddim_inversion"]),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "components.cli.main",
+        "step",
+        "ddim_inversion",
+        "--store",
+        store.as_uri(),
+        "--out",
+        str(out),
+        "--in",
+        f"videos={videos}",
+        "--set",
+        "vdm=tiny-cogvideox",
+        "--set",
+        "num_steps=2",
+        "--set",
+        "shard=0/1",
+        "--params",
+        json.dumps(SMALL["ddim_inversion"]),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((store / "ddim_inversion").glob("*/entry.json")) and time.monotonic() < deadline:

@@ -9,11 +9,11 @@ import torch
 from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.models.registry import ensure_tiny
-from components.models.vdm import load_vdm
-from components.models.vlm import collate, load_vlm
+from components.models.video.cogvideox import load_vdm
+from components.models.vlm.interface import collate, load_vlm
 from components.vlm_attention.rows import vision_rows
 from tests.attention_capture.oracle import naive_attention, parts
-from tests.models.vlm_cases import NAMES, TALK, clip
+from tests.models.vlm.cases import NAMES, TALK, clip
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -32,7 +32,9 @@ def test_the_fused_kernel_answers_and_is_right(dtype, width, caplog):
         output, lse = softmax.attention_with_lse(*(x.to(DEVICE) for x in (q, k, v)))
     assert not caplog.records  # no fall back to blocks
     assert (output.dtype, lse.dtype, output.device.type) == (dtype, torch.float32, torch.device(DEVICE).type)
-    torch.testing.assert_close(output.cpu().double(), torch.softmax(logits, -1) @ v.double(), atol=FORMATS[dtype], rtol=0.01)
+    torch.testing.assert_close(
+        output.cpu().double(), torch.softmax(logits, -1) @ v.double(), atol=FORMATS[dtype], rtol=0.01
+    )
     torch.testing.assert_close(lse.cpu().double(), torch.logsumexp(logits, -1), atol=1e-4, rtol=0)
 
 
@@ -45,7 +47,11 @@ def test_maps_are_those_of_the_whole_softmax(variant, norm, memory, dtype, atol,
     reference.transformer.to(vdm.dtype).float()  # the same rounded weights
     batch = 4 if memory else 2
     x = torch.randn(batch, 3, 4, 6, 8, generator=torch.Generator().manual_seed(3)).to(vdm.dtype)
-    embeds = torch.cat([vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "a ball rolls")][:batch])
+    embeds = torch.cat(
+        [vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "a ball rolls")][
+            :batch
+        ]
+    )
     grid = vdm.patch_grid((3, 6, 8))
     size = grid[0] * grid[1] * grid[2]
     with naive_attention(reference.transformer, stream=1, memory=memory) as oracle:

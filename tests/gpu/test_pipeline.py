@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.store import Store
-from components.media.scenes import draw, make_clip, write_set
 from components.models.registry import SHIPPED
-from components.models.scenes.code import closed_form
-from components.models.vdm import load_vdm
-from components.report.material import Stored
+from components.models.video.cogvideox import load_vdm
+from components.pages.stored import Stored
+from components.store.entries import Store
+from components.synthetic.code import closed_form
+from components.synthetic.scenes import draw, make_clip, write_set
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def call(*arguments, hidden=False):
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if hidden else {})
-    answer = subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert answer.returncode == 0, f"{answer.stdout[-3000:]}\n{answer.stderr[-6000:]}"
     return answer.stdout
 
@@ -60,9 +62,9 @@ def test_a_whole_run(tmp_path):
     write_set(tmp_path / "scenes", "scenes", 8, seed=1)
     write_set(tmp_path / "bench", "bench", 12, seed=2)
     benchmark = json.dumps([f"motionbench={tmp_path / 'bench'}"])
-    command = ["components.orchestration.cli", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
+    command = ["components.cli.main", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
     settings = {"source": tmp_path / "scenes", "benchmarks": benchmark, "vlm": "tiny-qwen2.5-vl"}
-    example = ROOT / "components" / "orchestration" / "smoke.json"
+    example = ROOT / "components" / "cli" / "smoke.json"
     print(call(*command, example, *(f"--set={key}={value}" for key, value in settings.items())))
     assert (tmp_path / "out" / "report.html").is_file()
     (log,) = (tmp_path / "out").glob("store/*/sft/*/log-*.jsonl")

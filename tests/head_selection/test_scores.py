@@ -41,7 +41,7 @@ def build(rule: Any) -> Array:
 
 
 def maps() -> dict[str, Array]:
-    same = lambda f, y, x, g, v, u: (y, x) == (v, u)  # noqa: E731
+    same = lambda f, y, x, g, v, u: (y, x) == (v, u)
     diagonal, uniform = build(same), np.full((S, S), 1 / S)
     rng = np.random.default_rng(3)
     return {
@@ -101,7 +101,10 @@ def statistics_of(full: Array, dtype: torch.dtype = torch.float64) -> HeadStatis
     blocks = diagonal_blocks(full)
     off2 = (full**2).sum() - (blocks**2).sum()
     return head_statistics(
-        torch.tensor(blocks, dtype=dtype)[None], torch.tensor([full.mean()]), torch.tensor([max(off2, 0.0)]), torch.zeros(1)
+        torch.tensor(blocks, dtype=dtype)[None],
+        torch.tensor([full.mean()]),
+        torch.tensor([max(off2, 0.0)]),
+        torch.zeros(1),
     )
 
 
@@ -237,7 +240,17 @@ def test_z_score() -> None:
 
 @pytest.mark.parametrize(
     ("count", "ratio", "kept"),
-    [(10, 0.7, 7), (10, 0.25, 3), (48, 0.5, 24), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100, 0.29, 29), (100, 0.07, 7), (25, 0.28, 7)],
+    [
+        (10, 0.7, 7),
+        (10, 0.25, 3),
+        (48, 0.5, 24),
+        (5, 0.5, 3),
+        (4, 0.0, 1),
+        (3, 1.0, 3),
+        (100, 0.29, 29),
+        (100, 0.07, 7),
+        (25, 0.28, 7),
+    ],
 )
 def test_how_many_heads_are_kept(count: int, ratio: float, kept: int) -> None:
     assert len(select_heads(torch.arange(count).float(), ratio)) == kept
@@ -262,7 +275,9 @@ def test_score_is_the_sum_of_z_scores() -> None:
 def varied(seed: int) -> HeadStatistics:
     gen = torch.Generator().manual_seed(seed)
     blocks = torch.rand(5, 4, 3, 3, generator=gen) * torch.rand(5, 1, 1, 1, generator=gen)
-    return head_statistics(blocks, blocks.mean((1, 2, 3)) * 0.8, torch.rand(5, generator=gen) + 1, torch.full((5,), 0.1))
+    return head_statistics(
+        blocks, blocks.mean((1, 2, 3)) * 0.8, torch.rand(5, generator=gen) + 1, torch.full((5,), 0.1)
+    )
 
 
 def test_dataset_scope_averages_the_sums_and_ignores_the_order() -> None:
@@ -295,9 +310,17 @@ def test_saturation() -> None:
     names = list(MAPS)
     chosen = choose(ALL, head_ratio=3 / 7)
     assert [names[head] for head in chosen.heads] == ["diagonal", "half", "neighbours"]
-    assert saturation([chosen]) == {"tcs": pytest.approx(2 / 3), "dsr": pytest.approx(2 / 3), "both": pytest.approx(2 / 3)}
+    assert saturation([chosen]) == {
+        "tcs": pytest.approx(2 / 3),
+        "dsr": pytest.approx(2 / 3),
+        "both": pytest.approx(2 / 3),
+    }
     everyone = choose(ALL, mhs=False)  # the uniform head has DSR 1, TCS 0
-    assert saturation([everyone]) == {"tcs": pytest.approx(2 / 7), "dsr": pytest.approx(3 / 7), "both": pytest.approx(2 / 7)}
+    assert saturation([everyone]) == {
+        "tcs": pytest.approx(2 / 7),
+        "dsr": pytest.approx(3 / 7),
+        "both": pytest.approx(2 / 7),
+    }
     assert saturation([chosen, everyone])["both"] == pytest.approx(4 / 10)
 
 

@@ -33,9 +33,13 @@ def services():
 
 def motion_enhancer(*arguments, check=True, **environment):
     """The command line in a process of its own, with the canary in its environment."""
-    command = [sys.executable, "-m", "components.orchestration.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "components.cli.main", *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1", **environment}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1", **environment},
     )
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

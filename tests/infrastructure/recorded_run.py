@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from components.orchestration import cli, local
+from components.cli import main as cli
+from components.kubeflow import local
 
 
 def main(record, arguments):

@@ -22,7 +22,16 @@ SESSION = uuid.uuid4().hex[:8]  # a server that outlives these tests remembers t
 
 def arguments(data, store, out):
     store = f"{SESSION}/{store}"
-    return ("step", "dataset_import", "--store", f"minio://{BUCKET}/{store}", "--out", out, "--set", f"source={data}/scenes")
+    return (
+        "step",
+        "dataset_import",
+        "--store",
+        f"minio://{BUCKET}/{store}",
+        "--out",
+        out,
+        "--set",
+        f"source={data}/scenes",
+    )
 
 
 def imported(data, store, out, **environment):
@@ -112,10 +121,22 @@ def test_a_server_that_stays_away_ends_with_75_and_nothing_is_lost(clean, data, 
 
 
 def test_credentials_revoked_end_with_2_and_nothing_is_lost(clean, data, proxy, tmp_path):
-    access, secret = secrets.token_hex(10), secrets.token_hex(20)  # a second key of the user, so that no other test loses its own
+    access, secret = (
+        secrets.token_hex(10),
+        secrets.token_hex(20),
+    )  # a second key of the user, so that no other test loses its own
 
     def key(what, *given):
-        command = ["radosgw-admin", "--name=client.rgw", "key", what, "--uid=ci", "--key-type=s3", f"--access-key={access}", *given]
+        command = [
+            "radosgw-admin",
+            "--name=client.rgw",
+            "key",
+            what,
+            "--uid=ci",
+            "--key-type=s3",
+            f"--access-key={access}",
+            *given,
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     key("create", f"--secret-key={secret}")
@@ -150,11 +171,24 @@ def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean,
 
     def invert():
         return motion_enhancer(
-            "step", "ddim_inversion", "--store", f"minio://{BUCKET}/{SESSION}/{store}", "--out", tmp_path / "invert",
-            "--in", f"videos={out / 'videos'}",
-            "--set", "vdm=tiny-cogvideox", "--set", "num_steps=1", "--set", "shard=0/1", "--params",
-            json.dumps({"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}), check=False,
-        )  # fmt: skip
+            "step",
+            "ddim_inversion",
+            "--store",
+            f"minio://{BUCKET}/{SESSION}/{store}",
+            "--out",
+            tmp_path / "invert",
+            "--in",
+            f"videos={out / 'videos'}",
+            "--set",
+            "vdm=tiny-cogvideox",
+            "--set",
+            "num_steps=1",
+            "--set",
+            "shard=0/1",
+            "--params",
+            json.dumps({"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}),
+            check=False,
+        )
 
     stopped = invert()
     assert stopped.returncode == 3, stopped.stderr
@@ -170,7 +204,7 @@ def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean,
 
 def test_two_runs_that_write_the_same_work_at_once_are_both_right(clean, data, tmp_path):
     outs = [tmp_path / "one", tmp_path / "other"]
-    command = [sys.executable, "-m", "components.orchestration.cli"]
+    command = [sys.executable, "-m", "components.cli.main"]
     started = [subprocess.Popen([*command, *map(str, arguments(data, "twice", out))], cwd=ROOT) for out in outs]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     assert [manifest(out) for out in outs] == [clean, clean]

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.media.scenes import write_set
-from components.orchestration.local import ENVIRONMENT
+from components.kubeflow.local import ENVIRONMENT
+from components.synthetic.scenes import write_set
 from tests.infrastructure.conftest import ROOT
 
 SHARDS = 100
@@ -35,11 +35,25 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hundred")
     write_set(folder / "scenes", preset="scenes", count=VIDEOS, seed=1)
     write_set(folder / "bench", preset="bench", count=12, seed=2)
-    settings = ["vdm=tiny-cogvideox", "vlm=tiny-qwen2.5-vl", f"source={folder / 'scenes'}",
-                f'benchmarks=["motionbench={folder / "bench"}"]',
-                f"shards={json.dumps([f'{k}/{SHARDS}' for k in range(SHARDS)])}"]  # fmt: skip
-    command = [sys.executable, "-m", "tests.infrastructure.recorded_run", str(folder / "record.jsonl"), "run", "motion_enhancer",
-               "--out", str(folder / "out"), "--arguments", str(ROOT / "components/orchestration/smoke.json")]  # fmt: skip
+    settings = [
+        "vdm=tiny-cogvideox",
+        "vlm=tiny-qwen2.5-vl",
+        f"source={folder / 'scenes'}",
+        f'benchmarks=["motionbench={folder / "bench"}"]',
+        f"shards={json.dumps([f'{k}/{SHARDS}' for k in range(SHARDS)])}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.infrastructure.recorded_run",
+        str(folder / "record.jsonl"),
+        "run",
+        "motion_enhancer",
+        "--out",
+        str(folder / "out"),
+        "--arguments",
+        str(ROOT / "components/cli/smoke.json"),
+    ]
     command += [word for setting in settings for word in ("--set", setting)]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -101,7 +115,9 @@ def imports(task, request, folder):
             text = text.replace(entry["uri"], str(folder / entry["name"]))
     text = text.replace(request["outputs"]["outputFile"], str(folder / "answer.json"))
     command = [sys.executable, "-X", "importtime", "-m", f"components.{task}", task, text]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **ENVIRONMENT})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **ENVIRONMENT}
+    )
     return set(HEAVY.findall(done.stderr))
 
 
@@ -124,12 +140,16 @@ def as_backend(text):
 
 
 def test_collected_shards_fit_one_argument(run, capsys):
-    sizes = {item["task"]: len(as_backend(item["input"]).encode()) + 1 for item in run.record if item["task"] in COLLECTING}
+    sizes = {
+        item["task"]: len(as_backend(item["input"]).encode()) + 1 for item in run.record if item["task"] in COLLECTING
+    }
     assert sizes.keys() == set(COLLECTING)
     task, size = max(sizes.items(), key=lambda pair: pair[1])
     assert size > SHARDS * ENTRY_BYTES
     with capsys.disabled():
-        print(f"\nlargest executor input: {task}, {size} of {ARGUMENT_LIMIT} bytes; margin {ARGUMENT_LIMIT - size} bytes")
+        print(
+            f"\nlargest executor input: {task}, {size} of {ARGUMENT_LIMIT} bytes; margin {ARGUMENT_LIMIT - size} bytes"
+        )
     assert size < ARGUMENT_LIMIT
 
 

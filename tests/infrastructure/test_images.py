@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from components.core.errors import ParameterError
-from components.orchestration.images import locked, pinned
+from components.kubeflow.images import locked, pinned
 from tests.infrastructure.conftest import ROOT
 
 STEPS = {path.parent.name for path in ROOT.glob("components/*/step.py")} - {"core"}
@@ -26,9 +26,16 @@ def inside(image, *command):
     """Output of a command in a container that is as confined as a step's."""
     client = docker.from_env(timeout=600)
     return client.containers.run(
-        image, list(command), remove=True, read_only=True, tmpfs={"/tmp": "mode=1777"}, cap_drop=["ALL"],
-        security_opt=["no-new-privileges"], network_mode="none", stderr=True,
-    ).decode()  # fmt: skip
+        image,
+        list(command),
+        remove=True,
+        read_only=True,
+        tmpfs={"/tmp": "mode=1777"},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        network_mode="none",
+        stderr=True,
+    ).decode()
 
 
 def test_the_steps_and_nothing_of_the_submitting_side(image):
@@ -40,16 +47,16 @@ def test_the_steps_and_nothing_of_the_submitting_side(image):
 
 
 def test_no_compiler_and_no_package_manager(image):
-    script = "for name in gcc cc g++ clang make apt apt-get dpkg pip pip3; do command -v $name && exit 1; done; echo none"
+    script = (
+        "for name in gcc cc g++ clang make apt apt-get dpkg pip pip3; do command -v $name && exit 1; done; echo none"
+    )
     assert inside(image[0], "sh", "-c", script).strip() == "none"
 
 
 def test_numeric_user_and_read_only_root(image):
     assert image[0].attrs["Config"]["User"] == "65532:65532"
     assert not image[0].attrs["Config"]["Entrypoint"]
-    code = (
-        "import os; print(os.getuid(), [p for p in ('/', '/opt/motion-enhancer', '/opt/venv', '/root', '/usr') if os.access(p, os.W_OK)])"
-    )
+    code = "import os; print(os.getuid(), [p for p in ('/', '/opt/motion-enhancer', '/opt/venv', '/root', '/usr') if os.access(p, os.W_OK)])"
     assert inside(image[0], "python", "-c", code).strip() == "65532 []"
 
 
@@ -64,7 +71,9 @@ def test_every_step_imports_with_its_torch(image, step):
 
 def test_labels_and_bill_of_materials(image, lock):
     labels = image[0].attrs["Config"]["Labels"]
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert labels["io.motion-enhancer.variant"] == image[1]
     assert labels["org.opencontainers.image.revision"] == head
     listed = json.loads((lock.parent / f"{image[1]}.cdx.json").read_text())
@@ -73,7 +82,9 @@ def test_labels_and_bill_of_materials(image, lock):
     lines = (ROOT / f"docker/requirements-{image[1]}.txt").read_text().splitlines()
     wanted = dict(line.split(" ")[0].split("==") for line in lines if line[:1].isalnum())
     others = {name for name in wanted if versions.get(name) != wanted[name]}
-    assert others <= ({"sympy"} if image[1] == "gpu" else set())  # torch pins sympy, and the torch here is not the lock's
+    assert others <= (
+        {"sympy"} if image[1] == "gpu" else set()
+    )  # torch pins sympy, and the torch here is not the lock's
     assert versions["torch"] == "2.13.0+cpu"
 
 

@@ -18,8 +18,10 @@ def run(engine, out, lock, data):
     settings = {"store": f"minio://{BUCKET}/{engine}", "source": f"{data}/scenes", "vlm": "tiny-qwen2.5-vl"}
     settings["benchmarks"] = f'["motionbench={data}/bench"]'
     given = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    arguments = ROOT / "components/orchestration/smoke.json"
-    return motion_enhancer("run", "motion_enhancer", "--engine", engine, "--lock", lock, "--out", out, "--arguments", arguments, *given)
+    arguments = ROOT / "components/cli/smoke.json"
+    return motion_enhancer(
+        "run", "motion_enhancer", "--engine", engine, "--lock", lock, "--out", out, "--arguments", arguments, *given
+    )
 
 
 def executed(said):
@@ -51,7 +53,9 @@ def test_every_task_ran_in_a_container_and_left_its_artifacts(runs):
 
 
 @pytest.mark.parametrize(
-    ("task", "name", "kind"), [("prior-set", "priors", PriorSet), ("sft", "model", TunedModel)], ids=["prior set", "model"]
+    ("task", "name", "kind"),
+    [("prior-set", "priors", PriorSet), ("sft", "model", TunedModel)],
+    ids=["prior set", "model"],
 )
 def test_containers_and_processes_give_the_same_bytes(runs, task, name, kind):
     one, other = (artifact(runs[engine][0], task, name, kind) for engine in ("docker", "process"))
@@ -65,9 +69,22 @@ def test_an_unchanged_run_executes_the_plan_alone(runs, lock, data):
 
 def test_a_failing_container_fails_the_run_with_its_own_code(lock, data, tmp_path):
     done = motion_enhancer(
-        "run", "motion_priors", "--engine", "docker", "--lock", lock, "--out", tmp_path, "--set", f"store=minio://{BUCKET}/failing",
-        "--set", f"source={data}/absent", "--set", "vdm=tiny-cogvideox", check=False,
-    )  # fmt: skip
+        "run",
+        "motion_priors",
+        "--engine",
+        "docker",
+        "--lock",
+        lock,
+        "--out",
+        tmp_path,
+        "--set",
+        f"store=minio://{BUCKET}/failing",
+        "--set",
+        f"source={data}/absent",
+        "--set",
+        "vdm=tiny-cogvideox",
+        check=False,
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "data/absent" in done.stdout
 
@@ -81,7 +98,11 @@ def test_no_secret_is_in_any_yaml_log_or_artifact(runs, services):
 
 
 def test_no_secret_is_in_any_object(runs, s3, services):
-    names = [item.object_name for prefix in ("data/", *(f"{engine}/" for engine in runs)) for item in s3.list_objects(BUCKET, prefix, True)]
+    names = [
+        item.object_name
+        for prefix in ("data/", *(f"{engine}/" for engine in runs))
+        for item in s3.list_objects(BUCKET, prefix, True)
+    ]
 
     def clean(name):
         content = s3.get_object(BUCKET, name).read()

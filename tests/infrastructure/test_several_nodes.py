@@ -1,6 +1,7 @@
 """SFT on two nodes as Kubeflow Trainer starts them: processes with its variables stand for the pods, the rest is real.
 
-The step creates the TrainJob over TLS, both nodes train one tiny model (gloo), the step keeps the result. It needs no service.
+The step creates the TrainJob over TLS, both nodes train one tiny model (gloo), the step keeps the result. It needs no
+service.
 """
 
 import json
@@ -12,26 +13,36 @@ from safetensors.torch import load_file
 
 from components.core.artifacts import TunedModel
 from components.core.errors import ParameterError
-from components.core.store import Store
+from components.kubeflow.scheduling import Profile
+from components.kubeflow.trainjob import train_job
 from components.models.tuned import materialize
-from components.orchestration.scheduling import Profile
-from components.orchestration.trainjob import train_job
 from components.sft import nodes
 from components.sft.step import STEP
+from components.store.entries import Store
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.runner import published, run_step
 from tests.sft.trainer import Cluster, serving
 from tests.vlm_attention import made
 
 VLM = "tiny-qwen2.5-vl"
-PARAMS = {"viewing": made.VIEWING, "global_batch": 2, "max_steps": 4, "held_out": 0.0, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
+PARAMS = {
+    "viewing": made.VIEWING,
+    "global_batch": 2,
+    "max_steps": 4,
+    "held_out": 0.0,
+    "lr_vision": 1e-3,
+    "lr_llm": 1e-3,
+    "warmup": 0.0,
+}
 
 
 @pytest.fixture(scope="module")
 def maps(made_priors):
     folder, _, artifact = made_priors
     scalars = {"vlm": VLM, "shard": "0/1"}
-    made_maps = run_step(VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, scalars, {"priors": artifact}, form="frozen")
+    made_maps = run_step(
+        VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, scalars, {"priors": artifact}, form="frozen"
+    )
     return folder / "store", made_maps["maps"]
 
 

@@ -21,7 +21,12 @@ def pods(objects):
     for item in objects:
         if item["kind"] in ("Job", "StatefulSet"):
             template = item["spec"]["template"]
-            yield Pod(item["metadata"]["name"], template["metadata"]["labels"], item["metadata"]["namespace"], template["spec"])
+            yield Pod(
+                item["metadata"]["name"],
+                template["metadata"]["labels"],
+                item["metadata"]["namespace"],
+                template["spec"],
+            )
         else:
             assert "containers" not in str(item), f"{item['kind']} is not known here to make pods"
 
@@ -39,7 +44,7 @@ def selects(selector, labels):
     )
 
 
-# Network ------------------------------------------------------------------------------------------------------------------
+# Network --------------------------------------------------------------------------------------------------------------
 
 
 def policies_for(pod, objects, direction):
@@ -57,18 +62,26 @@ def policies_for(pod, objects, direction):
 def rules(pod, objects, direction):
     """Pairs of peers and ports; None stands for any."""
     key, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
-    return [(rule.get(peers), rule.get("ports")) for spec in policies_for(pod, objects, direction) for rule in spec.get(key) or []]
+    return [
+        (rule.get(peers), rule.get("ports"))
+        for spec in policies_for(pod, objects, direction)
+        for rule in spec.get(key) or []
+    ]
 
 
 def _port(ports, port, protocol):
-    return not ports or any(item.get("port", port) == port and item.get("protocol", "TCP") == protocol for item in ports)
+    return not ports or any(
+        item.get("port", port) == port and item.get("protocol", "TCP") == protocol for item in ports
+    )
 
 
 def _peer(peer, pod, other):
     if "ipBlock" in peer:
         return False
     space = {"kubernetes.io/metadata.name": other.namespace}
-    near = selects(peer["namespaceSelector"], space) if "namespaceSelector" in peer else other.namespace == pod.namespace
+    near = (
+        selects(peer["namespaceSelector"], space) if "namespaceSelector" in peer else other.namespace == pod.namespace
+    )
     return near and selects(peer.get("podSelector", {}), other.labels)
 
 
@@ -82,20 +95,23 @@ def lets(pod, other, objects, direction, port, protocol="TCP"):
 
 def connects(source, target, objects, port, protocol="TCP"):
     """Whether both sides agree."""
-    return lets(source, target, objects, "Egress", port, protocol) and lets(target, source, objects, "Ingress", port, protocol)
+    return lets(source, target, objects, "Egress", port, protocol) and lets(
+        target, source, objects, "Ingress", port, protocol
+    )
 
 
 def reaches(pod, objects, address, port):
     """Whether `pod` may open a TCP connection to an address outside of the cluster."""
     ip = ipaddress.ip_address(address)
-    held = lambda cidr: ip in ipaddress.ip_network(cidr)  # noqa: E731
+    held = lambda cidr: ip in ipaddress.ip_network(cidr)
     blocks = [
         (peers is None) or [peer["ipBlock"] for peer in peers if "ipBlock" in peer]
         for peers, ports in rules(pod, objects, "Egress")
         if _port(ports, port, "TCP")
     ]
     return not policies_for(pod, objects, "Egress") or any(
-        block is True or any(held(one["cidr"]) and not any(map(held, one.get("except", []))) for one in block) for block in blocks
+        block is True or any(held(one["cidr"]) and not any(map(held, one.get("except", []))) for one in block)
+        for block in blocks
     )
 
 
@@ -107,14 +123,21 @@ def outside(pod, objects):
     return named | ({"0.0.0.0/0"} if open_ else set())
 
 
-# Pod Security Standards, profile "restricted" (with "baseline", which it contains) ------------------------------------------
+# Pod Security Standards, profile "restricted" (with "baseline", which it contains) ------------------------------------
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SYSCTLS = {
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
-}  # fmt: skip
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+}
 SELINUX = {None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 PROFILES = {"RuntimeDefault", "Localhost"}
 

@@ -70,7 +70,11 @@ def test_cogvideox_refuses(count, height, width):
 
 def test_sampled_borders():
     times = [0.0, 1.0, 2.0, 3.0, 4.0]
-    assert sampled_grid(times, 2, 3, 4, 5.0).times == [(-0.5, 1.5), (1.5, 3.5), (3.5, 4.5)]  # odd: the last frame is repeated
+    assert sampled_grid(times, 2, 3, 4, 5.0).times == [
+        (-0.5, 1.5),
+        (1.5, 3.5),
+        (3.5, 4.5),
+    ]  # odd: the last frame is repeated
     assert sampled_grid(times, 1, 16, 16, 5.0).shape == (5, 16, 16)
     assert sampled_grid([1.0], 2, 3, 4, 2.0).times == [(0.0, 2.0)]
     centres = [sum(cell) / 2 for cell in sampled_grid(times[:4], 2, 1, 1, 4.0).times]
@@ -82,7 +86,9 @@ def test_sampled_borders():
 
 @pytest.mark.parametrize("size", [(48, 48), (30, 90), (96, 160)])
 def test_squash_equals_pillow(size):
-    frames = np.random.default_rng(0).integers(90, 166, (2, 60, 90, 3), dtype=np.uint8)  # Pillow clips between its two passes
+    frames = np.random.default_rng(0).integers(
+        90, 166, (2, 60, 90, 3), dtype=np.uint8
+    )  # Pillow clips between its two passes
     found, box = fit_frames(frames, *size)
     assert box == FULL
     assert found.dtype == torch.uint8
@@ -91,7 +97,13 @@ def test_squash_equals_pillow(size):
         assert np.abs(found[i].numpy() - expected).max() <= 1  # Pillow rounds between them, too
 
 
-SIZES = [((90, 160), (48, 72)), ((160, 90), (48, 72)), ((90, 160), (64, 64)), ((64, 64), (48, 96)), ((63, 101), (32, 32))]
+SIZES = [
+    ((90, 160), (48, 72)),
+    ((160, 90), (48, 72)),
+    ((90, 160), (64, 64)),
+    ((64, 64), (48, 96)),
+    ((63, 101), (32, 32)),
+]
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
@@ -150,7 +162,9 @@ def test_same_window_equals_trilinear(shape):
 def test_halving_equals_trilinear():
     values = rng_map(2, 4, 6, 8)
     found, _ = resample(values, uniform(4, 6, 8), uniform(2, 3, 4))
-    assert (found - functional.interpolate(values[None], (2, 3, 4), mode="trilinear", align_corners=False)[0]).abs().max() <= 1e-6
+    assert (
+        found - functional.interpolate(values[None], (2, 3, 4), mode="trilinear", align_corners=False)[0]
+    ).abs().max() <= 1e-6
 
 
 GRIDS = {
@@ -295,7 +309,9 @@ def test_pooling_by_area_in_a_box():
         for row in range(5):
             for col in range(3):
                 top, left = 0.1 + 0.12 * row, 0.2 + 0.25 * col
-                area = shot[round(top * 300) : round((top + 0.12) * 300), round(left * 300) : round((left + 0.25) * 300)]
+                area = shot[
+                    round(top * 300) : round((top + 0.12) * 300), round(left * 300) : round((left + 0.25) * 300)
+                ]
                 assert found[t, row, col] == pytest.approx(area.mean(), abs=1e-6)
 
 

@@ -105,5 +105,5 @@ def test_internvl_segments(total, n):
 def test_needs_no_torch():
     import subprocess
 
-    code = "import sys, components.media.sampling, components.media.scenes, components.media.video; sys.exit('torch' in sys.modules)"
+    code = "import sys, components.media.sampling, components.synthetic.scenes, components.media.video; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

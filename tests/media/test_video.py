@@ -207,7 +207,10 @@ def test_a_file_that_ends_early_is_refused(name, tmp_path):
 def with_sound(path, seconds):
     """40 frames at 25 fps and `seconds` of sound."""
     with av.open(str(path), "w") as container:
-        pictures, sound = container.add_stream("libx264", rate=25, options={"bf": "0"}), container.add_stream("pcm_s16le", rate=8000)
+        pictures, sound = (
+            container.add_stream("libx264", rate=25, options={"bf": "0"}),
+            container.add_stream("pcm_s16le", rate=8000),
+        )
         pictures.width, pictures.height, pictures.pix_fmt = W, H, "yuv420p"
         for picture in numbered(40):
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
-from components.core.store import Store, hash_file
 from components.models import fetch as module
 from components.models.fetch import fetch
 from components.models.registry import CHECKPOINTS, RECORD, ensure_tiny, resolve
+from components.store.entries import Store, hash_file
+from tests.command import motion_enhancer
 from tests.hub_server import hub_server
-from tests.orchestration.command import motion_enhancer
 from tests.s3_server import closed_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +72,9 @@ def test_a_checkpoint_arrives_whole_recorded_and_without_pickle_or_code(hub, ups
     assert files(folder) == files(upstream) - set(UNWANTED) | {RECORD}
     record = json.loads((folder / RECORD).read_bytes())
     assert (record["repository"], record["revision"]) == (KNOWN.repository, KNOWN.revision)
-    assert record["files"] == {path: [(upstream / path).stat().st_size, hash_file(upstream / path)] for path in files(folder) - {RECORD}}
+    assert record["files"] == {
+        path: [(upstream / path).stat().st_size, hash_file(upstream / path)] for path in files(folder) - {RECORD}
+    }
     assert all(hash_file(folder / path) == digest for path, (_, digest) in record["files"].items())
     assert visible(root) == [NAME]
     found = resolve(NAME, store)
@@ -172,7 +174,7 @@ def test_a_volume_without_locks(hub, root, monkeypatch, caplog):
     assert "has no locks" in caplog.text
 
 
-# What is there already --------------------------------------------------------------------------------------------------
+# What is there already ------------------------------------------------------------------------------------------------
 
 
 def test_a_damaged_folder_is_refused_and_only_the_damage_comes_anew(hub, root, store):
@@ -229,7 +231,7 @@ def test_a_record_that_cannot_be_read(root, store):
             action()
 
 
-# Faults -----------------------------------------------------------------------------------------------------------------
+# Faults ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -247,7 +249,10 @@ def test_a_gated_repository_names_its_licence_page(hub, root, monkeypatch, caplo
 
 
 def test_a_commit_that_the_hub_does_not_know(upstream, root, monkeypatch):
-    with hub_server(upstream, KNOWN.repository, "f" * 40), pytest.raises(ParameterError, match=f"no commit {KNOWN.revision}"):
+    with (
+        hub_server(upstream, KNOWN.repository, "f" * 40),
+        pytest.raises(ParameterError, match=f"no commit {KNOWN.revision}"),
+    ):
         fetch(NAME, root)
 
 
@@ -302,12 +307,14 @@ def test_names_that_are_not_of_the_registry(root):
     assert NAME in caught.value.remedy
 
 
-# As it is run -----------------------------------------------------------------------------------------------------------
+# As it is run ---------------------------------------------------------------------------------------------------------
 
 
 def run(**more):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", **more}
-    return subprocess.run([sys.executable, "-m", "components.models.fetch"], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "components.models.fetch"], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_as_the_job_runs_it(hub, root, tmp_path):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from components.core.errors import DataError, ParameterError
 from components.models.registry import ensure_tiny
-from components.models.vdm import load_vdm
-from components.models.vlm import load_vlm
+from components.models.video.cogvideox import load_vdm
+from components.models.vlm.interface import load_vlm
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -25,7 +25,7 @@ def vlm_copy(tmp_path):
     return shutil.copytree(ensure_tiny("tiny-qwen2.5-vl"), tmp_path / "copy")
 
 
-# What may have happened to a file ---------------------------------------------------------------------------------------
+# What may have happened to a file -------------------------------------------------------------------------------------
 
 
 def gone(file):
@@ -65,7 +65,9 @@ def tensor(name, value=None):
 def one_shard(file):
     """Its index names a tensor that it lacks."""
     names = list(load_file(file))
-    file.with_name(f"{file.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file.name)}))
+    file.with_name(f"{file.name}.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file.name)})
+    )
     tensor(names[-1])(file)
 
 
@@ -78,9 +80,21 @@ LACKS = "is not whole, missing or of another shape: "
         ("tokenizer", gone, "tokenizer has no vocabulary"),
         ("tokenizer/tokenizer.json", gone, "tokenizer has no vocabulary"),
         ("tokenizer/tokenizer.json", empty, "tokenizer has no vocabulary"),
-        ("tokenizer/tokenizer.json", lambda file: file.rename(file.with_name("vocab.json")), "tokenizer has an empty vocabulary"),
-        ("text_encoder/model.safetensors", tensor("shared.weight"), rf"{LACKS}encoder\.embed_tokens\.weight, shared\.weight"),
-        ("text_encoder/model.safetensors", tensor("shared.weight", torch.ones(3, 32)), rf"text_encoder {LACKS}.*shared\.weight"),
+        (
+            "tokenizer/tokenizer.json",
+            lambda file: file.rename(file.with_name("vocab.json")),
+            "tokenizer has an empty vocabulary",
+        ),
+        (
+            "text_encoder/model.safetensors",
+            tensor("shared.weight"),
+            rf"{LACKS}encoder\.embed_tokens\.weight, shared\.weight",
+        ),
+        (
+            "text_encoder/model.safetensors",
+            tensor("shared.weight", torch.ones(3, 32)),
+            rf"text_encoder {LACKS}.*shared\.weight",
+        ),
         ("text_encoder/config.json", configured(d_model=16), rf"text_encoder {LACKS}.* and \d+ more"),
         (f"vae/{WEIGHTS}", tensor("encoder.conv_in.conv.bias"), rf"vae {LACKS}encoder\.conv_in\.conv\.bias"),
         (f"transformer/{WEIGHTS}", tensor("proj_out.bias"), rf"transformer {LACKS}proj_out\.bias"),
@@ -101,7 +115,11 @@ def test_a_video_model_that_is_not_whole_is_refused(vdm_copy, path, damage, said
         ("model.safetensors", gone, r"no file named model\.safetensors"),
         ("model.safetensors", cut, "copy cannot be loaded"),
         ("model.safetensors", tensor("model.norm.weight"), rf"copy {LACKS}model\.language_model\.norm\.weight"),
-        ("model.safetensors", tensor("model.norm.weight", torch.ones(3)), rf"copy {LACKS}model\.language_model\.norm\.weight"),
+        (
+            "model.safetensors",
+            tensor("model.norm.weight", torch.ones(3)),
+            rf"copy {LACKS}model\.language_model\.norm\.weight",
+        ),
         ("config.json", cut, "no JSON"),
         ("config.json", configured(vision_config=3), "copy cannot be loaded"),
         ("generation_config.json", cut, "no JSON"),
@@ -121,7 +139,11 @@ def test_a_checkpoints_own_code_is_never_offered(vlm_copy, monkeypatch):
     """The original InternVL3 layout names its code; a supported one may, and is read by transformers' own classes."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
     (vlm_copy / "own.py").write_text("raise SystemExit")
-    auto_map = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    auto_map = {
+        "AutoConfig": "own.Config",
+        "AutoModelForImageTextToText": "own.Model",
+        "AutoTokenizer": ["own.Tokenizer", None],
+    }
     for name in ("config.json", "tokenizer_config.json"):
         configured(auto_map=auto_map)(vlm_copy / name)
     assert load_vlm(vlm_copy, torch.float32, "cpu", rows=False).family == "qwen"

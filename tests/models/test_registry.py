@@ -5,8 +5,8 @@ import re
 import pytest
 
 from components.core.errors import ParameterError
-from components.core.store import Store
 from components.models.registry import CHECKPOINTS, resolve
+from components.store.entries import Store
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ def run(tmp_path_factory):
     """A finished run, its report made once."""
     import world
 
-    from components.core.step import execute
     from components.report.step import STEP
+    from components.runtime.runner import execute
 
     torch.set_num_threads(1)
     made = world.build(tmp_path_factory.mktemp("run"), tilt=0.35, questions=48)

@@ -14,10 +14,27 @@ from components.report.material import paper
 
 def item(name, video, kind, correct, parsed="A"):
     ref = Ref(path="v", sha256=f"{video:064x}", bytes=1, task="t")
-    sample = Sample(id=f"{name:016x}", uid=str(name), question="?", is_instruction=False, response="", answer="A", question_type=kind)
+    sample = Sample(
+        id=f"{name:016x}",
+        uid=str(name),
+        question="?",
+        is_instruction=False,
+        response="",
+        answer="A",
+        question_type=kind,
+    )
     found = Video(file=ref, width=2, height=2, rotation=0, duration=1, times=[0.0])
-    return ItemResult(video=found, sample=sample, key="0" * 32, reply="A", parsed=parsed, rule="letter", correct=correct,
-                      official_correct=correct, frames=[0])  # fmt: skip
+    return ItemResult(
+        video=found,
+        sample=sample,
+        key="0" * 32,
+        reply="A",
+        parsed=parsed,
+        rule="letter",
+        correct=correct,
+        official_correct=correct,
+        frames=[0],
+    )
 
 
 def result(lines):
@@ -25,7 +42,9 @@ def result(lines):
 
 
 ITEMS = [(0, 0, "Camera Motion"), (1, 0, "Camera Motion"), *((i, i - 1, "Action Order") for i in range(2, 6))]
-BEFORE = [item(*what, right, "" if what[0] == 3 else "A") for what, right in zip(ITEMS, (1, 0, 0, 0, 0, 1), strict=True)]
+BEFORE = [
+    item(*what, right, "" if what[0] == 3 else "A") for what, right in zip(ITEMS, (1, 0, 0, 0, 0, 1), strict=True)
+]
 AFTER = [item(*what, right) for what, right in zip(ITEMS, (1, 1, 1, 1, 1, 0), strict=True)]
 
 
@@ -74,7 +93,9 @@ def test_the_papers_row():
     assert _paper_cell("motionbench", "Repetition Count", row, notes) == "30.8 → 31.5"
     assert _paper_cell("motionbench", "unheard of", row, notes) == ""
     assert notes == []
-    doubted = next(row for row in paper()["rows"] if (row["protocol"], row["model"]) == ("motionbench", "qwen2.5-vl-3b"))
+    doubted = next(
+        row for row in paper()["rows"] if (row["protocol"], row["model"]) == ("motionbench", "qwen2.5-vl-3b")
+    )
     assert _paper_cell("motionbench", "Overall", doubted, notes).endswith("56.6*")
     assert len(notes) == 1
 

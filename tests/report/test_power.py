@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from components.benchmark_eval.statistics import minimal_detectable_difference
+from components.quality.statistics import minimal_detectable_difference
 from components.report.benchmarks import compare, detectable
 from tests.report.test_benchmarks import item, result
 
@@ -17,7 +17,10 @@ def both(n, videos):
 
 
 def told(n, videos):
-    found = re.search(r"(\d+)% judged differently, design effect ([\d.]+): a difference of ([\d.]+) points", detectable(both(n, videos)))
+    found = re.search(
+        r"(\d+)% judged differently, design effect ([\d.]+): a difference of ([\d.]+) points",
+        detectable(both(n, videos)),
+    )
     return [float(number) for number in found.groups()]
 
 

@@ -13,14 +13,26 @@ from bench.table import Row, write
 from components.core.artifacts import EvalResult, Report, VlmMaps, load_manifest
 from components.core.errors import DataError
 from components.core.records import ModelId
-from components.core.step import execute
+from components.pages.template import render
+from components.quality.measures import Quality, assess
 from components.report.material import Material, prior_table, scenes
 from components.report.page import Findings, build, comparisons, fit
-from components.report.quality import Quality, assess
 from components.report.step import STEP, by_protocol
-from components.report.template import render
+from components.runtime.runner import execute
 
-ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks", "left-out", "provenance"]
+ORDER = [
+    "verdict",
+    "idea",
+    "reconstruction",
+    "heads",
+    "words",
+    "quality",
+    "tokens",
+    "training",
+    "benchmarks",
+    "left-out",
+    "provenance",
+]
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
 
 
@@ -75,7 +87,9 @@ def material_of(run, **changed):
 
 
 def page_of(material, quality=None, shown=8, bench=()):
-    return render(build(material, Findings(quality or Quality({}, None, {}), comparisons(material), list(bench)), shown))
+    return render(
+        build(material, Findings(quality or Quality({}, None, {}), comparisons(material), list(bench)), shown)
+    )
 
 
 def test_sections_in_order_and_well_formed(page):
@@ -103,7 +117,8 @@ def test_verdict_and_numbers(run, page):
     gain = 100 * sum(int(b.correct) - int(a.correct) for a, b in pairs) / len(pairs)
     text = plain(page)
     assert re.search(
-        rf"MotionBench: tuned − untouched: \+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\.", text
+        rf"MotionBench: tuned − untouched: \+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\.",
+        text,
     )
     assert "Selection may be positional" in text
     assert "sft.max_steps = 60 (paper: null)" in text
@@ -135,7 +150,9 @@ def pointing_line(run):
         place = np.unravel_index(one.prior.argmax(), one.prior.shape)
         hits += bool(one.mover[place] > 0.1)
         chances.append((one.mover > 0.1).mean())
-    return f"Pointing game: hit by {hits} of 8 pictured samples (chance {np.mean(chances):.2f} each).".replace("0.", ".")
+    return f"Pointing game: hit by {hits} of 8 pictured samples (chance {np.mean(chances):.2f} each).".replace(
+        "0.", "."
+    )
 
 
 def test_the_pointing_game_is_printed(run, page):
@@ -149,7 +166,18 @@ def test_the_benchs_rows_of_this_model_are_shown(run, tmp_path):
     rows = [
         Row("AUC_obj: random twin", 0.421, None, "", low=0.362, high=0.485, n=64, clusters=64, model=own),
         Row("AUC_obj: MHS", 0.615, None, "", low=0.575, high=0.657, n=64, clusters=64, model=own),
-        Row("difference in AUC_obj: trained − random twin", 0.272, 0.0, "", "low >", low=0.203, high=0.338, n=64, clusters=64, model=own),
+        Row(
+            "difference in AUC_obj: trained − random twin",
+            0.272,
+            0.0,
+            "",
+            "low >",
+            low=0.203,
+            high=0.338,
+            n=64,
+            clusters=64,
+            model=own,
+        ),
         Row("AUC_obj: somebody else's", 0.5, None, "", low=0.4, high=0.6, n=64, clusters=64, model=other),
     ]
     bench = json.loads(write(rows, tmp_path / "bench-prior.json").read_text())
@@ -246,11 +274,20 @@ def run_prior(run, line):
 def test_random_weights_are_called_plumbing(run):
     tiny = ModelId(name="tiny-qwen2.5-vl", digest="e" * 40)
     provenance = {
-        task: record.model_copy(update={"models": {role: tiny if role == "vlm" else model for role, model in record.models.items()}})
+        task: record.model_copy(
+            update={"models": {role: tiny if role == "vlm" else model for role, model in record.models.items()}}
+        )
         for task, record in run.untouched[0].provenance.items()
     }
     text = plain(
-        page_of(material_of(run, provenance=provenance, untouched={"motionbench": run.untouched[0]}, tuned={"motionbench": run.tuned[0]}))
+        page_of(
+            material_of(
+                run,
+                provenance=provenance,
+                untouched={"motionbench": run.untouched[0]},
+                tuned={"motionbench": run.tuned[0]},
+            )
+        )
     )
     assert f"Plumbing only: random weights (tiny-qwen2.5-vl), {len(run.tuned[0].lines)} items." in text
 
@@ -259,12 +296,15 @@ def test_hostile_text_stays_text(run):
     line = run.tuned[0].lines[0]
     evil = "<script>alert(1)</script>\"'"
     tuned = [
-        item.model_copy(update={"reply": evil, "sample": item.sample.model_copy(update={"question": evil})}) for item in run.tuned[0].lines
+        item.model_copy(update={"reply": evil, "sample": item.sample.model_copy(update={"question": evil})})
+        for item in run.tuned[0].lines
     ]
     assert line.reply != evil
     page = page_of(
         material_of(
-            run, untouched={"motionbench": run.untouched[0]}, tuned={"motionbench": run.tuned[0].model_copy(update={"lines": tuned})}
+            run,
+            untouched={"motionbench": run.untouched[0]},
+            tuned={"motionbench": run.tuned[0].model_copy(update={"lines": tuned})},
         )
     )
     parse(page)
@@ -273,15 +313,18 @@ def test_hostile_text_stays_text(run):
 
 def test_what_the_aligner_absorbs_is_its_own_output(run, page):
     """The number on the page against the loss and the aligner called by hand."""
-    from components.models.tensors import unpack
     from components.sft.aligner import Aligner
+    from components.store.tensors import unpack
 
     aligner = Aligner("local")
     aligner.load_state_dict(unpack(run.store.read(run.model.aligner[0])))
     before = {line.sample.id: line for line in run.model.lines}
     plain_gap, aligned_gap = [], []
     for line in run.after.lines:
-        found, prior = unpack(run.store.read(before[line.sample.id].vlm_map)), unpack(run.store.read(line.prior))["prior"]
+        found, prior = (
+            unpack(run.store.read(before[line.sample.id].vlm_map)),
+            unpack(run.store.read(line.prior))["prior"],
+        )
         valid = found["valid"]
         for gaps, seen in ((plain_gap, found["map"]), (aligned_gap, aligner(found["map"], valid).detach())):
             a, b = seen[found["covered"]][:, valid], prior[found["covered"]][:, valid]

@@ -13,7 +13,9 @@ def counted(run, line):
     """AUC_obj of one VLM map: over pairs of a place of the mover and one of a static object, how often the mover's is higher."""
     stored, mask = load(run.store.read(line.vlm_map)), load(run.store.read(line.mask))
     mover, objects = mask["mover"] > 0, mask["objects"] > 0
-    areas = [np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid)) for area in (mover, objects & ~mover)]
+    areas = [
+        np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid)) for area in (mover, objects & ~mover)
+    ]
     valid = stored["valid"].astype(bool)
     values = stored["map"][stored["covered"].astype(bool)].mean(0)[valid]
     plus, minus = (area[valid] for area in areas)
@@ -25,7 +27,9 @@ def counted(run, line):
 def test_auc_of_the_vlm_before_and_after(run, page):
     before = {line.sample.id: line for line in run.model.lines}
     lines = [line for line in run.after.lines if line.mask is not None and line.sample.id in before]
-    wanted = [np.mean([counted(run, line) for line in side]) for side in ([before[line.sample.id] for line in lines], lines)]
+    wanted = [
+        np.mean([counted(run, line) for line in side]) for side in ([before[line.sample.id] for line in lines], lines)
+    ]
     said = re.search(r"VLM(?:'|&#39;)s own map, mover against static objects: ([\d.]+) → ([\d.]+)", page)
     assert tuple(map(float, said.groups())) == pytest.approx(wanted, abs=6e-4)
     assert wanted[1] > wanted[0] + 0.05  # the made-up tuned maps are nearer to priors that know the mover

@@ -16,18 +16,27 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from components.core import artifacts as a
 from components.core.records import ModelId, Option, canonical_json, sha256
-from components.core.store import Store
 from components.media.grids import cogvideox_grid, pool_mask
-from components.media.scenes import write_set
 from components.media.video import probe
-from components.models.tensors import pack
 from components.sft.aligner import Aligner
+from components.store.entries import Store
+from components.store.tensors import pack
+from components.synthetic.scenes import write_set
 
-TYPES = ("Motion Recognition", "Location-related Motion", "Action Order", "Repetition Count", "Motion-related Objects", "Camera Motion")
+TYPES = (
+    "Motion Recognition",
+    "Location-related Motion",
+    "Action Order",
+    "Repetition Count",
+    "Motion-related Objects",
+    "Camera Motion",
+)
 VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
 
 
-LOW_COVERAGE = a.Failure(unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5")
+LOW_COVERAGE = a.Failure(
+    unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5"
+)
 
 
 @dataclass
@@ -44,7 +53,13 @@ class World:
 
     def request(self, out: Path, **params):
         """KFP's executor input."""
-        named = {"priors": [self.priors], "model": [self.model], "maps": [self.after], "untouched": self.untouched, "tuned": self.tuned}
+        named = {
+            "priors": [self.priors],
+            "model": [self.model],
+            "maps": [self.after],
+            "untouched": self.untouched,
+            "tuned": self.tuned,
+        }
         inputs = {}
         for name, manifests in named.items():
             inputs[name] = {"artifacts": []}
@@ -53,7 +68,9 @@ class World:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "manifest.json").write_bytes(manifest.to_bytes())
                 inputs[name]["artifacts"].append({"uri": str(folder)})
-        outputs = {name: {"artifacts": [{"name": name, "uri": str(out / name)}]} for name in ("report", "page", "summary")}
+        outputs = {
+            name: {"artifacts": [{"name": name, "uri": str(out / name)}]} for name in ("report", "page", "summary")
+        }
         values = {"store": self.store.uri, "params": params, "rerun": "0"}
         return {
             "inputs": {"parameterValues": values, "artifacts": inputs},
@@ -67,7 +84,9 @@ def put(store, path, data, task="fixture"):
 
 
 def tensors(store, path, **arrays):
-    return put(store, path, pack({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}))
+    return put(
+        store, path, pack({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()})
+    )
 
 
 def png(array):
@@ -79,7 +98,14 @@ def png(array):
 def clip(store, file):
     info, data = probe(file), file.read_bytes()
     ref = put(store, f"videos/{sha256(data)}.mp4", data, "dataset_import")
-    return a.Video(file=ref, width=info.width, height=info.height, rotation=info.rotation, duration=info.duration, times=list(info.times))
+    return a.Video(
+        file=ref,
+        width=info.width,
+        height=info.height,
+        rotation=info.rotation,
+        duration=info.duration,
+        times=list(info.times),
+    )
 
 
 def pieces_of(text, rng):
@@ -92,9 +118,17 @@ def pieces_of(text, rng):
         start = text.index(word, at)
         at = start + len(word)
         found.append(
-            a.ScoredPiece(index=index, token=f"▁{word}", field="response", start=start, end=at, score=float(scores[index]),
-                          standardized=float(z[index]), selected=index in kept)
-        )  # fmt: skip
+            a.ScoredPiece(
+                index=index,
+                token=f"▁{word}",
+                field="response",
+                start=start,
+                end=at,
+                score=float(scores[index]),
+                standardized=float(z[index]),
+                selected=index in kept,
+            )
+        )
     return found
 
 
@@ -112,7 +146,9 @@ def smooth_noise(rng, shape):
 def tokenizer(texts):
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    )
     return made
 
 
@@ -120,19 +156,27 @@ def token_map(made, text, pieces):
     kept = [piece for piece in pieces if piece.selected]
     offsets = made.encode(text).offsets
     rows = [r for r, (x, y) in enumerate(offsets) if any(x < p.end and p.start < y for p in kept)]
-    table = np.array([[float(offsets[r][0] < p.end and p.start < offsets[r][1]) for r in rows] for p in kept], np.float32)
+    table = np.array(
+        [[float(offsets[r][0] < p.end and p.start < offsets[r][1]) for r in rows] for p in kept], np.float32
+    )
     return {"map": table / np.maximum(table.sum(1, keepdims=True), 1), "rows": np.array(rows), "covered": table.any(1)}
 
 
 def records(num_steps=5, align_weight=1.0):
-    step = lambda params=None, scalars=None, **models: a.StepRecord(version="1", params=params or {}, scalars=scalars or {}, models=models)  # noqa: E731
+    def step(params=None, scalars=None, **models):
+        return a.StepRecord(version="1", params=params or {}, scalars=scalars or {}, models=models)
+
     return {
         "dataset_import": step({"layout": "auto"}),
         "ddim_inversion": step({"num_frames": 17}, {"num_steps": num_steps}, vdm=VDM),
         "head_selection": step({"scope": "sample", "mhs": "on"}, {"head_ratio": 0.5}),
         "token_selection": step({"unit": "token", "mtti": "on"}, {"token_ratio": 0.5}),
         "vlm_attention": step({"min_coverage": 0.5}, {}, vlm=VLM),
-        "sft": step({"global_batch": 8, "lr_llm": 1e-5, "epochs": 1, "max_steps": 60}, {"align_weight": align_weight, "seed": 1}, vlm=VLM),
+        "sft": step(
+            {"global_batch": 8, "lr_llm": 1e-5, "epochs": 1, "max_steps": 60},
+            {"align_weight": align_weight, "seed": 1},
+            vlm=VLM,
+        ),
         "baseline_eval": step({}, {}, vlm=VLM),
     }
 
@@ -143,21 +187,50 @@ def head_table(rng, heads=8, samples=12):
     score = z.sum(1)
     order = np.argsort(-score)
     return [
-        a.HeadRow(head=i, dfc=raw[i, 0], dfc_stderr=raw[i, 0] * 0.12, tcs=raw[i, 1], dsr=raw[i, 2], z=tuple(z[i]), score=score[i],
-                  chosen=int(samples - (order.tolist().index(i))), samples=samples)
+        a.HeadRow(
+            head=i,
+            dfc=raw[i, 0],
+            dfc_stderr=raw[i, 0] * 0.12,
+            tcs=raw[i, 1],
+            dsr=raw[i, 2],
+            z=tuple(z[i]),
+            score=score[i],
+            chosen=int(samples - (order.tolist().index(i))),
+            samples=samples,
+        )
         for i in range(heads)
-    ], sorted(order[: heads // 2].tolist())  # fmt: skip
+    ], sorted(order[: heads // 2].tolist())
 
 
 def log_rows(steps=60):
-    yield {"step": 0, "samples": 11, "held_out": 1, "steps": steps, "align_weight": 1.0, "prior_variance": 2.1, "lambda_variance": 2.1,
-           "val_ar": 2.6, "val_align": 2.3, "val_loss": 4.9}  # fmt: skip
+    yield {
+        "step": 0,
+        "samples": 11,
+        "held_out": 1,
+        "steps": steps,
+        "align_weight": 1.0,
+        "prior_variance": 2.1,
+        "lambda_variance": 2.1,
+        "val_ar": 2.6,
+        "val_align": 2.3,
+        "val_loss": 4.9,
+    }
     rng = np.random.default_rng(5)
     for step in range(1, steps + 1):
         fade = np.exp(-step / 22)
-        row = {"step": step, "ar": 0.4 + 2.2 * fade + rng.normal(0, 0.06), "align": 0.7 + 1.6 * fade + rng.normal(0, 0.05)}
+        row = {
+            "step": step,
+            "ar": 0.4 + 2.2 * fade + rng.normal(0, 0.06),
+            "align": 0.7 + 1.6 * fade + rng.normal(0, 0.05),
+        }
         rate = min(step / 3, 0.5 * (1 + np.cos(np.pi * step / steps))) + 1e-4
-        row |= {"lr_vision": 2e-6 * rate, "lr_llm": 1e-5 * rate, "lr_aligner": 1e-4 * rate, "rows": 40, "rows_before_response": 12}
+        row |= {
+            "lr_vision": 2e-6 * rate,
+            "lr_llm": 1e-5 * rate,
+            "lr_aligner": 1e-4 * rate,
+            "rows": 40,
+            "rows_before_response": 12,
+        }
         if step % 5 == 0:
             row |= {"grad_ar": 3 * fade + 0.3, "grad_align": 0.5 * fade + 0.05}
         if step % 15 == 0:
@@ -171,17 +244,31 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
     grid = cogvideox_grid(video.times, 96, 144, (0.0, 1.0, 0.0, 1.0), 1, 1)
     mask = load_file(root / "gt" / f"{file.stem}.safetensors")
     name = sha256(f"clip {index}".encode())[:16]
-    mover, objects = (np.asarray(pool_mask(m.astype(np.uint8), video.times, grid)) for m in (mask["mover"], mask["objects"]))
+    mover, objects = (
+        np.asarray(pool_mask(m.astype(np.uint8), video.times, grid)) for m in (mask["mover"], mask["objects"])
+    )
     pieces = pieces_of(text, rng)
     kept, base = sum(piece.selected for piece in pieces), 0.4 + 0.6 * objects
-    prior = density(np.stack([smooth_noise(rng, grid.shape) * base + tilt * (1 + 0.5 * rng.random()) * mover for _ in range(kept)]))
+    prior = density(
+        np.stack([smooth_noise(rng, grid.shape) * base + tilt * (1 + 0.5 * rng.random()) * mover for _ in range(kept)])
+    )
     per_frame = (1 + 0.2 * rng.random((len(pieces), grid.shape[0]))) * np.array([[piece.score] for piece in pieces])
     frames = np.stack([np.asarray(Image.new("RGB", (96, 64), colour)) for colour in ("#446688", "#888888", "#557799")])
     shared = {
-        "video": video, "mask": tensors(store, f"fixture/{name}/mask.safetensors", **mask) if with_mask else None,
-        "sample": a.Sample(id=name, uid=f"clip {index}", question="Describe the motion in this video in detail.", is_instruction=True,
-                           response=text, answer=""),
-        "grid": grid, "pieces": pieces, "truncated": 0, "heads": chosen,
+        "video": video,
+        "mask": tensors(store, f"fixture/{name}/mask.safetensors", **mask) if with_mask else None,
+        "sample": a.Sample(
+            id=name,
+            uid=f"clip {index}",
+            question="Describe the motion in this video in detail.",
+            is_instruction=True,
+            response=text,
+            answer="",
+        ),
+        "grid": grid,
+        "pieces": pieces,
+        "truncated": 0,
+        "heads": chosen,
         "statistics": tensors(store, f"fixture/{name}/statistics.safetensors", dfc=rng.random(8).astype(np.float32)),
         "prior": tensors(store, f"fixture/{name}/prior.safetensors", prior=prior),
         "per_frame": tensors(store, f"fixture/{name}/frames.safetensors", per_frame=per_frame.astype(np.float32)),
@@ -190,7 +277,7 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
             "reconstruction": put(store, f"fixture/{name}/reconstruction.png", png(np.concatenate(frames, 1))),
             "heads": put(store, f"fixture/{name}/heads.png", png((rng.random((64, 400)) * 255).astype(np.uint8))),
         },
-    }  # fmt: skip
+    }
     line = a.PriorLine(key=f"{index:032x}", **shared)
     words = tensors(store, f"fixture/{name}/token_map.safetensors", **token_map(made, text, pieces))
     valid = np.ones(grid.shape, bool)
@@ -201,11 +288,21 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
 
     def seen(task, pull):
         values = (1 - pull) * density(np.stack([smooth_noise(rng, grid.shape) for _ in range(kept)])) + pull * prior
-        ref = tensors(store, f"fixture/{name}/{task}.safetensors", map=(values * valid * covered[:, None, None, None]).astype(np.float32),
-                      valid=valid, covered=covered)  # fmt: skip
+        ref = tensors(
+            store,
+            f"fixture/{name}/{task}.safetensors",
+            map=(values * valid * covered[:, None, None, None]).astype(np.float32),
+            valid=valid,
+            covered=covered,
+        )
         distance = float(((values - prior) ** 2)[covered][:, valid].mean())
-        return a.VlmLine(**{**dict(line), "key": f"{index:032x}"}, token_map=words, coverage=float(0.7 + 0.3 * rng.random()), vlm_map=ref,
-                         distance=distance)  # fmt: skip
+        return a.VlmLine(
+            **{**dict(line), "key": f"{index:032x}"},
+            token_map=words,
+            coverage=float(0.7 + 0.3 * rng.random()),
+            vlm_map=ref,
+            distance=distance,
+        )
 
     return line, seen("vlm_attention", 0.05), seen("tuned_attention", 0.55)
 
@@ -220,20 +317,39 @@ def item_lines(store, root, rng, gain):
                 continue
             question, *options = qa["question"].split("\n")
             sample = a.Sample(
-                id=sha256(qa["uid"].encode())[:16], uid=qa["uid"], question=question, is_instruction=False, response="",
+                id=sha256(qa["uid"].encode())[:16],
+                uid=qa["uid"],
+                question=question,
+                is_instruction=False,
+                response="",
                 answer=qa["answer"],
-                options=[Option(letter=o[0], text=o[3:]) for o in options], question_type=row["question_type"], protocol="motionbench",
-            )  # fmt: skip
+                options=[Option(letter=o[0], text=o[3:]) for o in options],
+                question_type=row["question_type"],
+                protocol="motionbench",
+            )
             first = rng.random() < 0.42
             second = first if rng.random() > gain else rng.random() < 0.75
             for target, right, how in ((untouched, first, "letter"), (tuned, second, "phrase")):
                 other = next(o.letter for o in sample.options if o.letter != sample.answer)
                 parsed = sample.answer if right else ("" if rng.random() < 0.1 else other)
-                reply = "I cannot tell from the video." if not parsed else (parsed if how == "letter" else f"The answer is {parsed}.")
+                reply = (
+                    "I cannot tell from the video."
+                    if not parsed
+                    else (parsed if how == "letter" else f"The answer is {parsed}.")
+                )
                 target.append(
-                    a.ItemResult(video=video, sample=sample, key=sha256(sample.id.encode())[:32], reply=reply, parsed=parsed, rule=how,
-                                 correct=bool(right), official_correct=bool(right), frames=list(range(0, len(video.times), 4)))
-                )  # fmt: skip
+                    a.ItemResult(
+                        video=video,
+                        sample=sample,
+                        key=sha256(sample.id.encode())[:32],
+                        reply=reply,
+                        parsed=parsed,
+                        rule=how,
+                        correct=bool(right),
+                        official_correct=bool(right),
+                        frames=list(range(0, len(video.times), 4)),
+                    )
+                )
     return untouched, tuned
 
 
@@ -242,31 +358,47 @@ def build(folder, *, tilt=2.5, clips=12, questions=24, with_mask=True, seed=3):
     store, rng = Store(str(folder / "store")), np.random.default_rng(seed)
     write_set(folder / "scenes", "scenes", clips, seed, size=(96, 144))
     write_set(folder / "bench", "bench", questions, seed, size=(96, 144))
-    captions = [json.loads(row) for row in (folder / "scenes/MotionBenchCaption-train/train.jsonl").read_text().splitlines()]
+    captions = [
+        json.loads(row) for row in (folder / "scenes/MotionBenchCaption-train/train.jsonl").read_text().splitlines()
+    ]
     made, (heads, chosen) = tokenizer([row["motion_caption"] for row in captions] * 3), head_table(rng)
-    found = [sample_line(store, folder / "scenes", row, i, made, chosen, tilt, rng, with_mask) for i, row in enumerate(captions)]
+    found = [
+        sample_line(store, folder / "scenes", row, i, made, chosen, tilt, rng, with_mask)
+        for i, row in enumerate(captions)
+    ]
     found.sort(key=lambda lines: lines[0].sample.id)
     provenance = records()
     saturation = {"tcs": 1.0, "dsr": 0.5}
-    priors = a.PriorSet(kind="PriorSet", provenance={k: provenance[k] for k in list(provenance)[:4]}, heads=heads, saturation=saturation,
-                        lines=[line for line, _, _ in found],
-                        left_out=[a.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")])  # fmt: skip
+    priors = a.PriorSet(
+        kind="PriorSet",
+        provenance={k: provenance[k] for k in list(provenance)[:4]},
+        heads=heads,
+        saturation=saturation,
+        lines=[line for line, _, _ in found],
+        left_out=[a.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")],
+    )
     torch.manual_seed(1)
     aligner = Aligner("local")
     torch.nn.init.normal_(aligner.write.weight, std=0.4)
     weights = {name: value.detach() for name, value in aligner.state_dict().items()}
     model = a.TunedModel(
-        kind="TunedModel", provenance={k: provenance[k] for k in list(provenance)[:6]}, key="f" * 32,
+        kind="TunedModel",
+        provenance={k: provenance[k] for k in list(provenance)[:6]},
+        key="f" * 32,
         files=[put(store, f"fixture/model/tokenizer-{'0' * 16}.json", made.to_str().encode())],
         aligner=[put(store, "fixture/model/aligner.safetensors", pack(weights))],
         log=put(store, "fixture/model/log.jsonl", b"".join(canonical_json(row) + b"\n" for row in log_rows())),
         lines=[before for _, before, _ in found],
         left_out=[*priors.left_out, LOW_COVERAGE],
-    )  # fmt: skip
-    after = a.VlmMaps(kind="VlmMaps", provenance=model.provenance, shard="0/1", lines=[line for _, _, line in found][:8])
+    )
+    after = a.VlmMaps(
+        kind="VlmMaps", provenance=model.provenance, shard="0/1", lines=[line for _, _, line in found][:8]
+    )
     before, tuned = item_lines(store, folder / "bench", rng, 0.5)
 
     def result(name, lines):
-        return a.EvalResult(kind="EvalResult", provenance=provenance, protocol="motionbench", model=name, scores=[], lines=lines)
+        return a.EvalResult(
+            kind="EvalResult", provenance=provenance, protocol="motionbench", model=name, scores=[], lines=lines
+        )
 
     return World(store, folder, priors, model, after, [result("untouched", before)], [result("tuned", tuned)])

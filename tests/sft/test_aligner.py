@@ -10,8 +10,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 from components.core.errors import ParameterError
+from components.media.map_algebra import map_distance
 from components.sft.aligner import Aligner, make_aligner
-from components.sft.loss import map_distance
 
 REFUSED = (ParameterError, TypeCheckError)  # the latter where annotations are checked
 
@@ -43,7 +43,8 @@ def test_identity_at_initialization(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("local", 27 * 64 + 64 + 64 * 64 + 64 + 64 + 1), ("pointwise", 128 + 64 * 64 + 64 + 65), ("none", 0)]
+    ("kind", "count"),
+    [("local", 27 * 64 + 64 + 64 * 64 + 64 + 64 + 1), ("pointwise", 128 + 64 * 64 + 64 + 65), ("none", 0)],
 )
 def test_layer_sizes(kind: str, count: int) -> None:
     aligner = make_aligner(kind)  # type: ignore[arg-type]
@@ -58,7 +59,10 @@ def gelu(x: np.ndarray) -> np.ndarray:
 def test_forward_equals_an_mlp_on_each_neighbourhood(kind: str, reach: int) -> None:
     aligner, a = stirred(kind), maps(2, 3, 4, 5).double() * 1e-4
     valid = maps(3, 4, 5, seed=5) > 0.2
-    w1, w2, w3 = (layer.weight.detach().numpy().reshape(layer.out_channels, -1) for layer in (aligner.read, aligner.mix, aligner.write))
+    w1, w2, w3 = (
+        layer.weight.detach().numpy().reshape(layer.out_channels, -1)
+        for layer in (aligner.read, aligner.mix, aligner.write)
+    )
     b1, b2, b3 = (layer.bias.detach().numpy() for layer in (aligner.read, aligner.mix, aligner.write))
     out = aligner(a, valid).detach().numpy()
     for r in range(2):
@@ -128,7 +132,9 @@ def test_learns_a_shift_by_a_cell_but_not_a_permutation() -> None:
             map_distance(aligner(a), warp(a), inner).backward()
             optimizer.step()
         with torch.no_grad():
-            left[name] = float(map_distance(aligner(unseen), warp(unseen), inner) / map_distance(unseen, warp(unseen), inner))
+            left[name] = float(
+                map_distance(aligner(unseen), warp(unseen), inner) / map_distance(unseen, warp(unseen), inner)
+            )
     assert left["shifted"] < 0.05, left
     assert left["scrambled"] > 0.4, left
 

@@ -12,12 +12,10 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError, ParameterError
-from components.core.store import Store
 from components.media.video import read_frames
 from components.models.registry import ensure_tiny
-from components.models.tensors import unpack
 from components.models.tuned import materialize, original_name
-from components.models.vlm import Conversation, collate, load_vlm
+from components.models.vlm.interface import Conversation, collate, load_vlm
 from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.engine import rate
 from components.sft.loop import Job, Training, train
@@ -25,15 +23,26 @@ from components.sft.loss import response_loss
 from components.sft.resume import ResumeStates
 from components.sft.settings import SftSettings
 from components.sft.step import STEP
+from components.store.entries import Store
+from components.store.tensors import unpack
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
 QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 FAST = {
-    "viewing": made.VIEWING, "global_batch": 2, "max_steps": 6, "held_out": 0.34, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0,
-    "norms_every": 3, "eval_every": 3, "save_every": 100, "gradient_checkpointing": False,
-}  # fmt: skip
+    "viewing": made.VIEWING,
+    "global_batch": 2,
+    "max_steps": 6,
+    "held_out": 0.34,
+    "lr_vision": 1e-3,
+    "lr_llm": 1e-3,
+    "warmup": 0.0,
+    "norms_every": 3,
+    "eval_every": 3,
+    "save_every": 100,
+    "gradient_checkpointing": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,9 @@ def world(made_priors):
         for k in range(2):
             scalars, params = {"vlm": name, "shard": f"{k}/2"}, {"viewing": made.VIEWING}
             found[name].append(
-                run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, {"priors": artifact}, form="frozen")["maps"]
+                run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, {"priors": artifact}, form="frozen")[
+                    "maps"
+                ]
             )
     return folder, found
 
@@ -62,9 +73,15 @@ def job(world, tmp_path):
         out = tmp_path / f"out-{next(count)}"
         out.mkdir()
         return Job(
-            settings=SftSettings.model_validate({**FAST, **settings}), align_weight=align_weight, seed=seed, vlm=str(ensure_tiny(name)),
-            store=str(folder / "store"), key=key or f"{tmp_path.name}-{out.name}", lines=lines, out=str(out),
-        )  # fmt: skip
+            settings=SftSettings.model_validate({**FAST, **settings}),
+            align_weight=align_weight,
+            seed=seed,
+            vlm=str(ensure_tiny(name)),
+            store=str(folder / "store"),
+            key=key or f"{tmp_path.name}-{out.name}",
+            lines=lines,
+            out=str(out),
+        )
 
     return make
 
@@ -80,7 +97,9 @@ def aligned(rows):
 
 @pytest.mark.parametrize("name", [QWEN, INTERN])
 def test_both_losses_fall(job, name):
-    one = job(name, max_steps=40, held_out=0.0, global_batch=3, gradient_checkpointing=True, lr_llm=5e-3, lr_vision=5e-3)
+    one = job(
+        name, max_steps=40, held_out=0.0, global_batch=3, gradient_checkpointing=True, lr_llm=5e-3, lr_vision=5e-3
+    )
     rows = train(one)
     losses = aligned(rows)
     assert losses[-1] < 0.8 * losses[0]
@@ -113,7 +132,7 @@ def plain_loop(one):
         }
         for tower, base in ((True, settings.lr_vision), (False, settings.lr_llm))
         for decays in (True, False)
-    ]  # fmt: skip
+    ]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     sequence = order(len(lines), one.seed, range(settings.max_steps * settings.global_batch))
     losses = []
@@ -206,7 +225,9 @@ def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name):
 
 
 def test_the_aligner_starts_as_the_identity(job):
-    kinds = {kind: train(job(max_steps=3, aligner=kind, aligner_lr=0.0, clip=1e9)) for kind in ("local", "pointwise", "none")}
+    kinds = {
+        kind: train(job(max_steps=3, aligner=kind, aligner_lr=0.0, clip=1e9)) for kind in ("local", "pointwise", "none")
+    }
     for rows in kinds.values():
         assert [row["align"] for row in rows[1:]] == [row["align"] for row in kinds["none"][1:]]
         assert [row["ar"] for row in rows[1:]] == [row["ar"] for row in kinds["none"][1:]]
@@ -219,7 +240,9 @@ def test_the_log_says_what_was_learned(job):
     assert rows[0]["held_out"] == 2
     assert rows[0]["steps"] == 2 == rows[-1]["step"]
     own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in split(one.lines, 0.34, 1)[0]]
-    variance = sum(float((p / p.mean((1, 2, 3), keepdim=True)).flatten(1).var(1, correction=0).mean()) for p in own) / len(own)
+    variance = sum(
+        float((p / p.mean((1, 2, 3), keepdim=True)).flatten(1).var(1, correction=0).mean()) for p in own
+    ) / len(own)
     assert rows[0]["lambda_variance"] == pytest.approx(variance, rel=1e-5)
     assert {"val_ar", "val_align", "val_loss"} <= rows[0].keys() & rows[-1].keys()
     assert {"grad_ar", "grad_align", "grad", "lr_vision", "lr_llm", "lr_aligner", "loss"} <= rows[1].keys()
@@ -239,17 +262,26 @@ def test_contrast_divides_by_the_variance_and_the_gate_multiplies(job):
 
 
 def test_controls_take_the_priors_place(job):
-    losses = {kind: train(job(max_steps=1, prior_control=kind))[0] for kind in ("none", "shuffled", "uniform", "frame_difference")}
+    losses = {
+        kind: train(job(max_steps=1, prior_control=kind))[0]
+        for kind in ("none", "shuffled", "uniform", "frame_difference")
+    }
     assert losses["uniform"]["prior_variance"] == 0
     assert len({row["val_align"] for row in losses.values()}) == 4
 
 
 def test_a_shuffled_map_is_another_videos(job):
     lines = job().lines
-    twice = [line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})}) for line in lines for uid in ("a", "b")]
+    twice = [
+        line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})})
+        for line in lines
+        for uid in ("a", "b")
+    ]
     found = partners(twice, twice, seed=3)
     assert all(one.video.id != other.video.id for one, other in zip(twice, found, strict=True))
-    assert sorted(line.sample.id for line in found) == sorted(line.sample.id for line in twice)  # each one's map is used once
+    assert sorted(line.sample.id for line in found) == sorted(
+        line.sample.id for line in twice
+    )  # each one's map is used once
     assert found != partners(twice, twice, seed=4)
     train_on, held = twice[:-2], twice[-2:]
     assert {line.video.id for line in partners(held, train_on, seed=3)} < {line.video.id for line in train_on}
@@ -315,12 +347,18 @@ def numbered(ref):
 
 def test_held_out_is_by_video(job):
     lines = job().lines
-    doubled = [*lines, *(line.model_copy(update={"sample": line.sample.model_copy(update={"uid": "again"})}) for line in lines)]
+    doubled = [
+        *lines,
+        *(line.model_copy(update={"sample": line.sample.model_copy(update={"uid": "again"})}) for line in lines),
+    ]
     kept, out = split(doubled, 0.5, seed=4)
     assert not {line.video.id for line in kept} & {line.video.id for line in out}
     assert len({line.video.id for line in out}) == 3
     assert len(out) == 6
-    many = [lines[0].model_copy(update={"video": lines[0].video.model_copy(update={"file": ref})}) for ref in numbered(lines[0].video.file)]
+    many = [
+        lines[0].model_copy(update={"video": lines[0].video.model_copy(update={"file": ref})})
+        for ref in numbered(lines[0].video.file)
+    ]
     assert len(split(many, 0.29, seed=4)[1]) == 29
     with pytest.raises(ParameterError):
         split([], 0.1, 1)
@@ -333,18 +371,25 @@ def test_lora_trains_the_llm_only_and_is_merged(job):
     before = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict()
     changed = {name for name, value in weights(one).items() if not torch.equal(value, before[name])}
     assert changed
-    assert all(name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj") and "visual" not in name for name in changed)
+    assert all(
+        name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj") and "visual" not in name for name in changed
+    )
 
 
-# The step ---------------------------------------------------------------------------------------------------------------
+# The step -------------------------------------------------------------------------------------------------------------
 
 
 def run(world, tmp_path, shards=(0, 1), rerun="0", align_weight=1.0, **params):
     folder, found = world
     return run_step(
-        STEP, tmp_path, folder / "store", params={**FAST, "max_steps": 2, **params},
-        scalars={"vlm": QWEN, "align_weight": align_weight, "seed": 5}, inputs={"maps": [found[QWEN][k] for k in shards]}, rerun=rerun,
-    )  # fmt: skip
+        STEP,
+        tmp_path,
+        folder / "store",
+        params={**FAST, "max_steps": 2, **params},
+        scalars={"vlm": QWEN, "align_weight": align_weight, "seed": 5},
+        inputs={"maps": [found[QWEN][k] for k in shards]},
+        rerun=rerun,
+    )
 
 
 def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monkeypatch, caplog):
@@ -353,18 +398,24 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     model, store = published(outputs, "model", TunedModel), Store(str(world[0] / "store"))
     folder = materialize(model.files, store, tmp_path / "opened")
     opened = AutoModelForImageTextToText.from_pretrained(folder)
-    assert AutoTokenizer.from_pretrained(folder).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False
+    )
     source = {file.name for file in ensure_tiny(QWEN).iterdir()}
     assert {original_name(ref) for ref in model.files} >= source
     again = load_vlm(folder, torch.float32, "cpu", rows=False)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in opened.state_dict().items())
-    assert unpack(store.read(model.aligner[0])).keys() == {f"{n}.{p}" for n in ("read", "mix", "write") for p in ("weight", "bias")}
+    assert unpack(store.read(model.aligner[0])).keys() == {
+        f"{n}.{p}" for n in ("read", "mix", "write") for p in ("weight", "bias")
+    }
     assert "<svg" in outputs["curve"].read_text()
     assert ResumeStates(store.backend, model.key).steps() == []
     assert [line.sample.id for line in model.lines] == sorted(line.sample.id for line in model.lines)
     assert len(model.lines) == 6
     monkeypatch.setattr("components.sft.loop.train", lambda job: pytest.fail("trained again"))
-    second = run(world, tmp_path, shards=(1, 0), save_every=7)  # neither the shards' order nor operational parameters make new work
+    second = run(
+        world, tmp_path, shards=(1, 0), save_every=7
+    )  # neither the shards' order nor operational parameters make new work
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
 

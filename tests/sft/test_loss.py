@@ -11,16 +11,8 @@ from jaxtyping import TypeCheckError
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
-from components.sft.loss import (
-    effective_weight,
-    frame_difference_prior,
-    map_distance,
-    normalize_rows,
-    prior_variance,
-    response_loss,
-    shuffled_prior,
-    uniform_prior,
-)
+from components.media.map_algebra import frame_difference_prior, map_distance, normalize_rows
+from components.sft.loss import effective_weight, prior_variance, response_loss, shuffled_prior, uniform_prior
 
 REFUSED = (ParameterError, TypeCheckError)  # the latter where annotations are checked
 NORMS = ["mean1", "sum1", "max", "zscore", "none"]
@@ -88,7 +80,9 @@ def test_mean1_mse_is_cells_times_sum1_sse_in_value_and_gradient() -> None:
 def test_raw_attention_and_density_are_the_same_row(norm: str) -> None:
     """Rows of 17 550 cells hold values of 1e-5; the loss does not see the unit."""
     a, b = maps(2, 3, 5, 6), maps(2, 3, 5, 6, seed=1)
-    assert float(map_distance(a * 1e-5, b, None, norm)) == pytest.approx(float(map_distance(a, b, None, norm)), rel=1e-4)  # type: ignore[arg-type]
+    assert float(map_distance(a * 1e-5, b, None, norm)) == pytest.approx(
+        float(map_distance(a, b, None, norm)), rel=1e-4
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -157,7 +151,11 @@ def clip() -> tuple[torch.Tensor, list[float], Grid]:
     frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
     frames[6:, 5, 2] = 160
     times = [float(k) for k in range(8)]
-    return frames, times, Grid(times=[(-0.5, 1.5), (1.5, 3.5), (3.5, 5.5), (5.5, 7.5)], rows=2, cols=4, box=(0.0, 1.0, 0.0, 1.0))
+    return (
+        frames,
+        times,
+        Grid(times=[(-0.5, 1.5), (1.5, 3.5), (3.5, 5.5), (5.5, 7.5)], rows=2, cols=4, box=(0.0, 1.0, 0.0, 1.0)),
+    )
 
 
 def test_frame_difference_finds_the_change() -> None:

@@ -10,7 +10,10 @@ from components.sft.nodes import TrainJobs, named, train_on_nodes
 from tests.sft.trainer import Cluster, serving
 
 PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team-video/trainjobs"
-MANIFEST = {"metadata": {}, "spec": {"activeDeadlineSeconds": 3600, "trainer": {"numNodes": 2, "args": ["-m", "components.sft.loop"]}}}
+MANIFEST = {
+    "metadata": {},
+    "spec": {"activeDeadlineSeconds": 3600, "trainer": {"numNodes": 2, "args": ["-m", "components.sft.loop"]}},
+}
 COMPLETE = {"type": "Complete", "reason": "JobsCompleted", "message": ""}
 JOB = Path("/scratch/sft-1/job.json")
 
@@ -25,7 +28,9 @@ def quick(monkeypatch):
 def launch(tmp_path):
     def run(cluster, deadline=3600):
         with serving(cluster, tmp_path) as api:
-            return train_on_nodes({**MANIFEST, "spec": {**MANIFEST["spec"], "activeDeadlineSeconds": deadline}}, JOB, "sft-1", api)
+            return train_on_nodes(
+                {**MANIFEST, "spec": {**MANIFEST["spec"], "activeDeadlineSeconds": deadline}}, JOB, "sft-1", api
+            )
 
     return run
 
@@ -34,8 +39,11 @@ def test_creates_waits_and_removes(launch):
     cluster = Cluster(COMPLETE)
     assert launch(cluster) == 0
     assert [cluster.requests[k] for k in (0, 1, 2, -1)] == [
-        ("DELETE", f"{PATH}/sft-1"), ("POST", PATH), ("GET", f"{PATH}/sft-1"), ("DELETE", f"{PATH}/sft-1"),
-    ]  # fmt: skip
+        ("DELETE", f"{PATH}/sft-1"),
+        ("POST", PATH),
+        ("GET", f"{PATH}/sft-1"),
+        ("DELETE", f"{PATH}/sft-1"),
+    ]
     assert not cluster.jobs
 
 
@@ -60,7 +68,9 @@ def test_time_that_is_up_is_worth_another_try_and_holds_no_nodes(launch):
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, "token"), (403, "role"), (404, "install Kubeflow Trainer"), (422, "several-nodes")], ids=str
+    ("status", "remedy"),
+    [(401, "token"), (403, "role"), (404, "install Kubeflow Trainer"), (422, "several-nodes")],
+    ids=str,
 )
 def test_a_refusal_says_what_to_do(launch, status, remedy):
     with pytest.raises(ParameterError, match=remedy):
@@ -98,7 +108,8 @@ def test_it_belongs_to_the_launchers_pod(monkeypatch):
     monkeypatch.setenv("POD_UID", "6c84fb90")
     made = named(MANIFEST, "sft-1", JOB)
     assert made["metadata"] == {
-        "name": "sft-1", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "run-sft-1", "uid": "6c84fb90"}]
-    }  # fmt: skip
+        "name": "sft-1",
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "run-sft-1", "uid": "6c84fb90"}],
+    }
     assert made["spec"]["trainer"]["args"] == ["-m", "components.sft.loop", str(JOB)]
     assert MANIFEST["metadata"] == {}

@@ -1,6 +1,7 @@
 """A Kubernetes API server by TLS, with Kubeflow Trainer behind it as far as a TrainJob's launcher sees either.
 
-A created TrainJob's nodes are processes here with the variables that Trainer's torch plugin sets; they run the manifest's own command.
+A created TrainJob's nodes are processes here with the variables that Trainer's torch plugin sets; they run the
+manifest's own command.
 """
 
 import contextlib
@@ -54,15 +55,26 @@ class Cluster:
             self.jobs[name]["status"] = {"conditions": [{"status": "True", **self.create}]}
             return
         trainer = manifest["spec"]["trainer"]
-        torch = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"], "PET_MASTER_ADDR": "127.0.0.1",
-                 "PET_MASTER_PORT": free_port(), "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}  # fmt: skip
+        torch = {
+            "PET_NNODES": trainer["numNodes"],
+            "PET_NPROC_PER_NODE": trainer["numProcPerNode"],
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": free_port(),
+            "OMP_NUM_THREADS": 1,
+            "PYTHONPATH": ROOT,
+        }
         command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
         nodes = [
-            subprocess.Popen(command, env={**os.environ, **{key: str(value) for key, value in {**torch, "PET_NODE_RANK": rank}.items()}})
+            subprocess.Popen(
+                command,
+                env={**os.environ, **{key: str(value) for key, value in {**torch, "PET_NODE_RANK": rank}.items()}},
+            )
             for rank in range(trainer["numNodes"])
         ]
         codes = [node.wait() for node in nodes]
-        condition = {"type": "Failed", "reason": "JobFailed"} if any(codes) else {"type": "Complete", "reason": "JobsCompleted"}
+        condition = (
+            {"type": "Failed", "reason": "JobFailed"} if any(codes) else {"type": "Complete", "reason": "JobsCompleted"}
+        )
         self.jobs[name]["status"] = {"conditions": [{"status": "True", "message": "", **condition}]}
 
 
@@ -117,11 +129,17 @@ def service_account(folder):
     now = datetime.datetime.now(datetime.timezone.utc)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     account = folder / "serviceaccount"
     account.mkdir()
     (account / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -107,12 +107,26 @@ def test_mtti_off_averages_all_rows_into_one() -> None:
 
 def test_selection_does_not_depend_on_the_unit_of_attention() -> None:
     maps = random_maps(9, 4, 2, 3)
-    pick = lambda found: [piece.selected for piece in found.pieces]  # noqa: E731
+    pick = lambda found: [piece.selected for piece in found.pieces]
     assert pick(motion_prior(maps, letters(9))) == pick(motion_prior(maps / maps[0].numel(), letters(9)))
 
 
 TEXT = "She jumps (un-easily), don't stop."
-SPANS = [(0, 3), (4, 8), (8, 9), (10, 11), (11, 13), (13, 14), (14, 20), (20, 22), (23, 26), (26, 27), (27, 28), (29, 33), (33, 34)]
+SPANS = [
+    (0, 3),
+    (4, 8),
+    (8, 9),
+    (10, 11),
+    (11, 13),
+    (13, 14),
+    (14, 20),
+    (20, 22),
+    (23, 26),
+    (26, 27),
+    (27, 28),
+    (29, 33),
+    (33, 34),
+]
 
 
 def test_words_merge_and_punctuation_at_their_ends_stays_apart() -> None:
@@ -126,14 +140,20 @@ def test_words_merge_and_punctuation_at_their_ends_stays_apart() -> None:
 
 
 def test_words_do_not_cross_fields() -> None:
-    ab = [Piece(index=0, token="a", field="response", start=0, end=1), Piece(index=1, token="b", field="question", start=1, end=2)]
+    ab = [
+        Piece(index=0, token="a", field="response", start=0, end=1),
+        Piece(index=1, token="b", field="question", start=1, end=2),
+    ]
     assert len(merge_words(random_maps(2, 2, 1, 1), ab)[1]) == 2
 
 
 def test_unit_word_ranks_words() -> None:
     pieces = pieces_of("jumps a", [(0, 4), (4, 5), (6, 7)])
     maps = torch.stack([torch.full((3, 2, 2), value) for value in (1.0, 5.0, 2.0)])
-    by_token, by_word = motion_prior(maps, pieces, token_ratio=0.3), motion_prior(maps, pieces, token_ratio=0.3, unit="word")
+    by_token, by_word = (
+        motion_prior(maps, pieces, token_ratio=0.3),
+        motion_prior(maps, pieces, token_ratio=0.3, unit="word"),
+    )
     assert [p.token for p in by_token.pieces if p.selected] == ["s"]
     assert [p.token for p in by_word.pieces if p.selected] == ["jumps"]
     assert torch.equal(by_word.maps_TFHW, torch.full((1, 3, 2, 2), 3.0))

@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file
 
 from components.core import artifacts as a
-from components.core.store import Store
 from components.core.text import sample_id
 from components.media.grids import pool_mask
-from components.media.scenes import write_set
 from components.media.video import probe
-from components.models.tensors import pack
+from components.store.entries import Store
+from components.store.tensors import pack
+from components.synthetic.scenes import write_set
 
 VIEWING = {"fps": 4.0, "num_frames": 4, "max_pixels": 84 * 84}
 QUESTION = "Describe the motion in the video."
@@ -37,14 +37,28 @@ def put_work(store, key, role, **tensors):
 def video(store, file):
     info, data = probe(file), file.read_bytes()
     ref = put(store, f"videos/{a.sha256(data)}.mp4", data)
-    return a.Video(file=ref, width=info.width, height=info.height, rotation=info.rotation, duration=info.duration, times=list(info.times))
+    return a.Video(
+        file=ref,
+        width=info.width,
+        height=info.height,
+        rotation=info.rotation,
+        duration=info.duration,
+        times=list(info.times),
+    )
 
 
 def words(text, field="response", offset=0):
     found = [match.span() for match in re.finditer(r"\w+", text)]
     return [
         a.ScoredPiece(
-            index=k, token=f"▁{text[x:y]}", field=field, start=x + offset, end=y + offset, score=1.0, standardized=0.0, selected=k % 2 == 0
+            index=k,
+            token=f"▁{text[x:y]}",
+            field=field,
+            start=x + offset,
+            end=y + offset,
+            score=1.0,
+            standardized=0.0,
+            selected=k % 2 == 0,
         )
         for k, (x, y) in enumerate(found)
     ]
@@ -94,7 +108,9 @@ def prior_lines(folder, store_folder, count=6):
     made = []
     for k, row in enumerate(rows):
         file = folder / "MotionBenchCaption-train/videos" / row["video_path"]
-        made.append(line(store, file, load_file(folder / "gt" / f"{file.stem}.safetensors")["mover"], row["motion_caption"], k))
+        made.append(
+            line(store, file, load_file(folder / "gt" / f"{file.stem}.safetensors")["mover"], row["motion_caption"], k)
+        )
     return sorted(made, key=lambda item: item.sample.id)
 
 

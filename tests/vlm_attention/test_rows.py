@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from components.core.errors import DataError, ParameterError
-from components.models.vlm import Conversation, collate
+from components.models.vlm.interface import Conversation, collate
 from components.vlm_attention.rows import RowRequest, attention_rows, request_rows, vision_rows
-from tests.models.vlm_cases import NAMES, TALK, clip, example, load
+from tests.models.vlm.cases import NAMES, TALK, clip, example, load
 
 OTHER = Conversation([], "Why?", "Because it is red and moves.")
 
@@ -47,7 +47,11 @@ def eager_rows(vlm, batch, examples, rows):
 
 def qk_gradients(model):
     named = model.named_parameters()
-    return {name: weight.grad.clone() for name, weight in named if "language_model" in name and ("q_proj" in name or "k_proj" in name)}
+    return {
+        name: weight.grad.clone()
+        for name, weight in named
+        if "language_model" in name and ("q_proj" in name or "k_proj" in name)
+    }
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, "right"), (2, "right"), (2, "left")])
@@ -55,7 +59,8 @@ def qk_gradients(model):
 def test_rows_and_gradients_equal_eager(vlm, count, side, mode):
     examples, batch, rows = batch_of(vlm, count, side)
     weights = [
-        torch.randn(len(r), len(e.video_columns), generator=torch.Generator().manual_seed(1)) for r, e in zip(rows, examples, strict=True)
+        torch.randn(len(r), len(e.video_columns), generator=torch.Generator().manual_seed(1))
+        for r, e in zip(rows, examples, strict=True)
     ]
 
     def loss(parts):
@@ -97,7 +102,9 @@ def test_gradient_reaches_the_vision_tower(vlm):
     vlm.model.zero_grad()
     vision_rows(vlm, batch, rows).square().sum().backward()
     assert all(
-        weight.grad is not None and float(weight.grad.abs().sum()) > 0 for weight in vlm.parameter_groups()["vision"] if weight.dim() > 1
+        weight.grad is not None and float(weight.grad.abs().sum()) > 0
+        for weight in vlm.parameter_groups()["vision"]
+        if weight.dim() > 1
     )
 
 
@@ -143,7 +150,7 @@ def test_a_model_without_rows_says_so(vlm):
         vision_rows(plain, collate([made]), [torch.tensor([len(made.input_ids) - 2])])
 
 
-# One layer --------------------------------------------------------------------------------------------------------------
+# One layer ------------------------------------------------------------------------------------------------------------
 
 B, H, K, N, D, R = 2, 6, 2, 40, 8, 5
 
@@ -180,7 +187,11 @@ def test_one_layer_against_naive(kind, chunk):
     query, key, rows = layer()
     causal, padded = masks()
     allowed = causal if kind == "none" else padded
-    mask = {"none": None, "boolean": padded[:, None], "additive": torch.zeros(B, 1, N, N).masked_fill(~padded[:, None], -1e30)}[kind]
+    mask = {
+        "none": None,
+        "boolean": padded[:, None],
+        "additive": torch.zeros(B, 1, N, N).masked_fill(~padded[:, None], -1e30),
+    }[kind]
     row_mask = torch.ones(B, R, dtype=torch.bool)
     row_mask[1, -1] = False
     cols = torch.tensor([[7, 3, 3, 20], [30, 6, 8, 0]])
@@ -188,7 +199,11 @@ def test_one_layer_against_naive(kind, chunk):
     full = attention_rows(query, key, D**-0.5, mask, RowRequest(rows, row_mask, heads_chunk=chunk))
     assert (full - expected).abs().max() < 1e-6
     some = attention_rows(
-        query, key, D**-0.5, mask, RowRequest(rows, row_mask, cols, chunk, torch.tensor([[True] * 4, [True] * 3 + [False]]))
+        query,
+        key,
+        D**-0.5,
+        mask,
+        RowRequest(rows, row_mask, cols, chunk, torch.tensor([[True] * 4, [True] * 3 + [False]])),
     )
     expected = torch.stack([expected[b][:, cols[b]] for b in range(B)])
     expected[1, :, 3] = 0

@@ -9,15 +9,15 @@ from torch.nn import functional
 
 from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError
-from components.core.pages import pictured
 from components.core.records import sha256
-from components.core.store import Store
 from components.media.video import read_frames
 from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
-from components.models.tensors import unpack
-from components.models.vlm import Conversation, collate, load_vlm
-from components.report.figures import number
+from components.models.vlm.interface import Conversation, collate, load_vlm
+from components.pages.figures import number
+from components.runtime.pictures import pictured
+from components.store.entries import Store
+from components.store.tensors import unpack
 from components.vlm_attention.step import MAPS, STEP
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
@@ -28,9 +28,15 @@ FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
     folder, _, artifact = made_priors
     return run_step(
-        STEP, tmp_path, folder / "store", params={"viewing": made.VIEWING, **params}, scalars={"vlm": vlm, "shard": shard},
-        inputs={"priors": priors or artifact}, form="frozen", rerun=rerun,
-    )  # fmt: skip
+        STEP,
+        tmp_path,
+        folder / "store",
+        params={"viewing": made.VIEWING, **params},
+        scalars={"vlm": vlm, "shard": shard},
+        inputs={"priors": priors or artifact},
+        form="frozen",
+        rerun=rerun,
+    )
 
 
 def maps(outputs):
@@ -71,11 +77,15 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(m
     store = Store(str(made_priors[0] / "store"))
     found = maps(run(made_priors, tmp_path, name, grid="interpolate")).lines[0]
     tensors = unpack(store.read(found.vlm_map))
-    wanted = functional.interpolate(eager_map(name, found, store)[None], found.grid.shape, mode="trilinear", align_corners=False)[0]
+    wanted = functional.interpolate(
+        eager_map(name, found, store)[None], found.grid.shape, mode="trilinear", align_corners=False
+    )[0]
     assert (tensors["map"].double() - wanted).abs().max() < 1e-6 * wanted.max() + 1e-8
     prior = unpack(store.read(found.prior))["prior"].double()
     density = wanted / wanted.mean((1, 2, 3), keepdim=True)
-    assert found.distance == pytest.approx(float((density - prior / prior.mean((1, 2, 3), keepdim=True)).square().mean()), rel=1e-4)
+    assert found.distance == pytest.approx(
+        float((density - prior / prior.mean((1, 2, 3), keepdim=True)).square().mean()), rel=1e-4
+    )
     assert found.coverage == 1.0
 
 
@@ -102,7 +112,9 @@ def test_preview_shows_four_pictured_samples_that_have_a_map(made_priors, tmp_pa
     assert len(page) < 1_000_000
     fewer = run(made_priors, tmp_path, pictures=1)["preview"].read_text()
     assert fewer.count("<section") == 1
-    assert before == {file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
+    assert before == {
+        file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")
+    }
     assert "No pictured sample" in run(made_priors, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
 
 
@@ -116,7 +128,11 @@ def test_shards_divide_the_videos(made_priors, tmp_path):
 def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
     lines = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
     ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == set(pictured([line.sample.id for line in lines], 2))
+    assert (
+        {line.sample.id for line in lines if line.vlm_map}
+        == set(ranked[:2])
+        == set(pictured([line.sample.id for line in lines], 2))
+    )
     assert all(line.coverage == 1.0 for line in lines)
     full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
@@ -153,7 +169,10 @@ def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_
     prior = unpack(store.read(plain.prior))["prior"].mean(0, keepdim=True)
     origin = next(line for line in made_priors[1] if line.sample.id == plain.sample.id)
     pooled = origin.model_copy(
-        update={"prior": made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior})), "key": sha256(b"pooled")[:32]}
+        update={
+            "prior": made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior})),
+            "key": sha256(b"pooled")[:32],
+        }
     )
     found = maps(run(made_priors, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
     mean = unpack(store.read(plain.vlm_map))["map"].mean(0, keepdim=True)
@@ -169,10 +188,17 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
     work.put("log", "jsonl", json.dumps({"step": 0}).encode())
     entry = work.finish("model", {}, {"roles": roles})
     model = TunedModel(
-        kind="TunedModel", provenance=frozen.provenance, key=entry.key, files=[entry.ref(role, "sft") for role in roles], aligner=[],
-        log=entry.ref("log", "sft"), lines=frozen.lines,
-    )  # fmt: skip
-    assert {tuned_model.original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
+        kind="TunedModel",
+        provenance=frozen.provenance,
+        key=entry.key,
+        files=[entry.ref(role, "sft") for role in roles],
+        aligner=[],
+        log=entry.ref("log", "sft"),
+        lines=frozen.lines,
+    )
+    assert {tuned_model.original_name(ref) for ref in model.files} == {
+        file.name for file in ensure_tiny(FAMILIES[0]).iterdir()
+    }
     other = made.write(tmp_path / "other", model.model_copy(update={"key": "e" * 32}))
     inputs = {"priors": artifact, "model": made.write(tmp_path / "model", model)}
     params = {"viewing": made.VIEWING, "pictures": 3}
@@ -184,5 +210,16 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
     for line in found.lines:  # the same weights: the same map, under a key of its own
         assert line.key != before[line.sample.id].key
         assert line.vlm_map.sha256 == before[line.sample.id].vlm_map.sha256
-    twin = maps(run_step(STEP, tmp_path, folder / "store", params, {}, {**inputs, "model": other}, form="tuned", task="tuned_attention"))
+    twin = maps(
+        run_step(
+            STEP,
+            tmp_path,
+            folder / "store",
+            params,
+            {},
+            {**inputs, "model": other},
+            form="tuned",
+            task="tuned_attention",
+        )
+    )
     assert not {line.key for line in twin.lines} & {line.key for line in found.lines}

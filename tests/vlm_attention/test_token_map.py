@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from components.core.errors import DataError
-from components.models.vlm import Conversation
+from components.models.vlm.interface import Conversation
 from components.vlm_attention.token_map import coverage, token_map
-from tests.models.vlm_cases import NAMES, TALK, example, load
+from tests.models.vlm.cases import NAMES, TALK, example, load
 
 LIMIT = 226
 LONG = " ".join(f"the ball number {k} rolls towards the green box" for k in range(60))
@@ -38,7 +38,9 @@ def t5():
     """A unigram tokenizer trained here, with T5's normalization (NFKC) and word-start pieces."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
     trainer = trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
     corpus = [
         TALK.question,
@@ -111,7 +113,9 @@ def test_known_map():
         SimpleNamespace(token="▁banana", field="question", start=2, end=8),
         SimpleNamespace(token="▁a", field="question", start=0, end=1),
     ]
-    pieces.append(SimpleNamespace(token="<unk>", field="question", start=0, end=8))  # the space between belongs to nobody
+    pieces.append(
+        SimpleNamespace(token="<unk>", field="question", start=0, end=8)
+    )  # the space between belongs to nobody
     map_TR, rows_R, covered_T = token_map(pieces, made)
     assert rows_R.tolist() == [1, 2, 3]
     assert torch.allclose(map_TR, torch.tensor([[0, 1 / 3, 2 / 3], [1, 0, 0], [1 / 7, 2 / 7, 4 / 7]]))

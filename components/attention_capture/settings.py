@@ -1,0 +1,41 @@
+"""Parameters of the capture, and what one unit of it reads. Apart from the algorithm, so that a step's declaration imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.core.records import Json, Sample
+from components.core.text import conditioning
+from components.runtime.parameters import StepParams, operational
+
+
+class Params(StepParams):
+    """Parameters of the reconstruction and the capture (method step 2)."""
+
+    guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")
+    start: Literal["inverted", "noise"] = Field("inverted", description="where the reconstruction starts")
+    memory: bool = Field(
+        True, description="cross-stream memory: the main stream also attends to the inverted latent of its noise level"
+    )
+    norm: Literal["own", "joint", "fold"] = Field(
+        "own", description="softmax over own keys, over both, or both folded by position"
+    )
+    rows: int = Field(512, ge=2, description="sampled rows R of the v2v map for the DFC denominator; R ≥ S is exact")
+    keep: Literal["all"] = Field("all", description="maps of all heads are stored")
+    granularity: Literal["head"] = Field("head", description="heads averaged over layers first")
+    pictures: int = operational(
+        8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"
+    )
+
+
+def reads(trajectory_key: str, sample: Sample, text: Literal["question", "response", "both"]) -> Json:
+    """What a unit reads: its video's trajectory by key, and its text."""
+    words, parts = conditioning(sample, text)
+    return {
+        "trajectory": trajectory_key,
+        "text": words,
+        "parts": [[part.field, part.start] for part in parts],
+        "sample": sample.id,
+    }

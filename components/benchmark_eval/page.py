@@ -1,0 +1,85 @@
+"""The step's page in the KFP UI: a few items answered right and as many answered wrong, with what the model said and how it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from components.core.artifacts import ItemResult
+from components.core.records import Json
+from components.pages.figures import NOTHING, raw
+from components.pages.section import Section, film, question_card, shortened
+from components.pages.template import DRAWING, preview
+from components.runtime.context import Context
+from components.runtime.parameters import P
+from components.runtime.pictures import draw, pictured
+from components.store.entries import WorkFolder
+
+_EACH = 2
+_FRAMES = 6
+_WIDTH = 150  # pixels of a frame
+
+
+def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
+    """At most two right and as many wrong answers, those with the smallest sha256(item id); where one kind is missing, two of the other."""
+    by_id = {line.sample.id: line for line in lines}
+    right, wrong = ([line.sample.id for line in lines if line.correct is kind] for kind in (True, False))
+    count = min(_EACH, len(right) or _EACH, len(wrong) or _EACH)
+    return [by_id[name] for pair in (pictured(right, count), pictured(wrong, count)) for name in pair]
+
+
+def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
+    """The chosen items as cards; their frames are pictures of their own, the words are read anew."""
+    chosen = choose(lines)
+    entries = draw(
+        context,
+        chosen,
+        name=lambda line: line.sample.id,
+        reads=_reads,
+        paint=lambda line, folder: _paint(context, line, folder),
+    )
+    films = [raw(context.store.read(entry.ref("film", context.task)).decode()) for entry in entries]
+    cards = [(line.correct, _card(line, frames)) for line, frames in zip(chosen, films, strict=True)]
+    right = sum(line.correct for line in lines)
+    said = "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by which rule."
+    head = Section(
+        "top", "Benchmark", f"{name}: {right} of {len(lines)} items right", raw(f'<p class="caption">{said}</p>')
+    )
+    kinds = (("right", True), ("wrong", False))
+    return preview(
+        "7 · benchmark",
+        head,
+        [_section(kind, [card for good, card in cards if good is value]) for kind, value in kinds],
+    )
+
+
+def _section(kind: str, cards: Sequence[str]) -> Section:
+    if not cards:
+        return Section(kind, f"Answered {kind}", "None.")
+    return Section(kind, f"Answered {kind}", NOTHING, raw(f'<div class="two">{"".join(cards)}</div>'))
+
+
+def _card(line: ItemResult, frames: Markup) -> str:
+    read = f"{line.parsed}, by the rule “{line.rule}”" if line.parsed else "unparsed, counted as wrong"
+    official = "right" if line.official_correct else "wrong"
+    reply = (
+        f"<p><b>reply</b> <q>{escape(shortened(line.reply, 300))}</q></p>"
+        f"<p><b>read as</b> {escape(read)} {'✓' if line.correct else '✗'} · {official} by the benchmark's own rule</p>"
+    )
+    return question_card("right" if line.correct else "wrong", line.sample, frames, raw(reply))
+
+
+def _reads(line: ItemResult) -> Json:
+    return {"drawing": DRAWING, "answer": line.key}
+
+
+def _paint(context: Context[P], line: ItemResult, folder: WorkFolder) -> Json:
+    from components.media.video import read_frames
+
+    shown = np.unique(np.linspace(0, len(line.frames) - 1, min(_FRAMES, len(line.frames))).round().astype(int))
+    indices = [line.frames[i] for i in shown]
+    with context.store.borrowed(line.video.file) as path:
+        folder.put("film", "html", film(read_frames(path, indices), indices, _WIDTH).encode())
+    return {}

@@ -1,0 +1,1 @@
+"""Benchmarks: how each is read, asked, parsed and scored, and what the paper printed."""

@@ -1,0 +1,219 @@
+"""Step 7: which option a reply names, and whether the benchmark's own rule would have counted it.
+
+The strict parser tries, in this order: a bare letter, a leading letter ("D. text"), a phrase ("the answer is D"), the
+text of exactly one option, a letter at the end. What none of them reads is unparsed and counts as wrong: nothing is
+guessed. The official rules are weaker (an answer that repeats every option is right for FAVOR; "Answer: D" is A for
+MotionBench) and are kept beside, for comparison with published numbers. Where the options were shown without letters,
+letters mean nothing and only texts are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.core.errors import ParameterError
+from components.core.records import Option
+
+Rule = Literal["letter", "leading", "phrase", "text", "trailing", "unparsed"]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The letter that was read (None: unparsed) and the rule that read it."""
+
+    letter: str | None
+    rule: Rule
+
+
+_MARKUP = re.compile(r"[*`_#]+|\\boxed|[{}$]")
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_END = r"(?![\w'’])"
+_LETTER = rf"[(\[\"'“]?([A-Z]){_END}[)\]\"'”]?"
+_BARE = re.compile(r"[(\[\"'“]?\s*([A-Za-z])\s*[)\]\"'”]?\s*[.:,;!]?")
+_LEADING = re.compile(
+    r"[(\[]([A-Za-z])[)\]]"  # (D) text
+    r"|([A-Za-z])[.)](?=\s|$)"  # D. text, d) text
+    r"|([A-Z])(?:\s*[:,;\n]|\s+[-–—]\s|\s+(?:because|since|as)\b)"  # D: text, D, because …
+)
+_ENUMERATION = re.compile(r"(?<![\w'’])\(?([A-Z])[.):]\s+(?=\S)")
+_PHRASES = (
+    re.compile(
+        r"\b(?:(?i:answer|option|choice)\s*(?:(?i:is|was|would be|should be|must be)\b\s*[:=]?|[:=])|(?i:answer))\s*"
+        rf"(?:(?i:most likely|likely|probably|definitely|clearly)\s+)?(?:(?i:the\s+)?(?i:option|choice|letter)\s+)?{_LETTER}"
+    ),
+    re.compile(rf"^(?i:option|choice)\s+{_LETTER}\s*(?:[.:,\n]|$)"),  # not "Option D is wrong"
+    re.compile(
+        rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?:(?i:option|choice|letter|answer)\s+)?{_LETTER}"
+    ),
+    re.compile(
+        rf"{_LETTER}\s+(?i:is|would be)\s+(?i:the\s+)?(?i:most\s+)?(?i:correct|right|best|accurate|appropriate|answer)\b"
+    ),
+)
+_TRAILING = re.compile(r"(?:^|(?<=[\s:(\[\"'“]))([A-Z])[)\]\"'”]?\s*[.!]?$")
+_NEGATED = re.compile(
+    r"(?:(?i:\b(?:not|never|cannot))|n['’]t)(?i:\s+(?:be|think|believe|say))?(?i:\s+that)?(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
+    r"|(?i:\b(?:except|exclude|eliminate|rule out|than))(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
+)
+_ARTICLE = re.compile(r"\s+(?!(?i:or|and|because|since|as|is|was|would|but|for|due|based|with|which)\b)[a-z]")
+
+
+def parse_reply(reply: str, options: Sequence[Option], *, letters: bool = True) -> Parsed:
+    """Read the option out of a reply.
+
+    Args:
+        reply: the model's words.
+        options: the item's options.
+        letters: whether the options were shown with letters; if not, only their texts are looked for.
+    """
+    if tagged := _ANSWER_TAG.findall(reply):
+        reply = tagged[-1]
+    text = _MARKUP.sub("", reply).strip()
+    known = {option.letter for option in options}
+    stages: list[tuple[Rule, Callable[[], str | None]]] = [
+        ("letter", lambda: _bare(text, known)),
+        ("leading", lambda: _leading(text, known)),
+        ("phrase", lambda: _phrase(text, known)),
+        ("text", lambda: _option_text(text, options)),
+        ("trailing", lambda: _trailing(text, known)),
+    ]
+    for rule, stage in stages:
+        if (letters or rule == "text") and (letter := stage()) is not None:
+            return Parsed(letter, rule)
+    return Parsed(None, "unparsed")
+
+
+def _bare(text: str, known: set[str]) -> str | None:
+    found = _BARE.fullmatch(text)
+    return found[1].upper() if found and found[1].upper() in known else None
+
+
+def _leading(text: str, known: set[str]) -> str | None:
+    found = _LEADING.match(text)
+    if not found:
+        return None
+    letter = next(group for group in found.groups() if group).upper()
+    listed = {name for name in _ENUMERATION.findall(text) if name in known} | {letter}
+    # a reply that repeats the list of options has not chosen yet; nor has "A, B and D"
+    if len(listed) > 1 or (found[3] and _standalone(text, known) - {letter}):
+        return None
+    return letter if letter in known else None
+
+
+def _phrase(text: str, known: set[str]) -> str | None:
+    """The last phrase that names an option: a reply that corrects itself ends with what it means."""
+    found: list[tuple[int, str]] = []
+    for match in (match for pattern in _PHRASES for match in pattern.finditer(text)):
+        denied = _is_article(text, match.start(1)) or _is_negated(text, match.start()) or _is_one_of(text, match.end())
+        if match[1] in known and not denied:
+            found.append((match.start(1), match[1]))
+    return max(found)[1] if found else None
+
+
+def _option_text(text: str, options: Sequence[Option]) -> str | None:
+    """The option whose words, and no other option's, are in the reply; an option within a longer one counts by itself only outside it."""
+    rest = f" {_words(text)} "
+    found: list[str] = []
+    for option in sorted(options, key=lambda option: -len(_words(option.text))):
+        wanted = f" {_words(option.text)} "
+        if wanted.strip() and wanted in rest:
+            found.append(option.letter)
+            rest = rest.replace(wanted, " | ")
+    same = [option.letter for option in options if found and _words(option.text) == _words(_text_of(found[0], options))]
+    return found[0] if len(found) == 1 and len(same) == 1 else None
+
+
+def _trailing(text: str, known: set[str]) -> str | None:
+    found = _TRAILING.search(text)
+    if not found or found[1] not in known or _is_negated(text, found.start(1)):
+        return None
+    return found[1] if _standalone(text, known) == {found[1]} else None
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _text_of(letter: str, options: Sequence[Option]) -> str:
+    return next(option.text for option in options if option.letter == letter)
+
+
+def _standalone(text: str, known: set[str]) -> set[str]:
+    """Option letters that stand alone as capitals and are no article."""
+    places = re.finditer(r"(?<![\w'’])([A-Z])(?![\w'’])", text)
+    return {place[1] for place in places if place[1] in known and not _is_article(text, place.start(1))}
+
+
+def _is_article(text: str, at: int) -> bool:
+    """Whether the capital at `at` is the article of "A person …" (or the pronoun I) and not an option."""
+    return text[at] in "AI" and _ARTICLE.match(text, at + 1) is not None
+
+
+def _is_negated(text: str, at: int) -> bool:
+    return _NEGATED.search(text[:at]) is not None
+
+
+def _is_one_of(text: str, end: int) -> bool:
+    """Whether another letter follows as an alternative: "the answer is A or B"."""
+    return (
+        re.match(rf"\s*(?:,|/|(?i:or|and)\b)\s*(?:(?i:or|and)\s+)?(?:(?i:option)\s+)?{_LETTER}", text[end:]) is not None
+    )
+
+
+# The benchmarks' own rules --------------------------------------------------------------------------------------------
+
+
+def motionbench_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """MotionBench's `polish_answer`: up to the first `)`, after `(`, first word, first character, compared exactly."""
+    words = reply.split(")")[0].split("(")[-1].split()
+    return bool(words) and words[0][0] == gold
+
+
+def favor_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """FAVOR-Bench: the right text is in the reply, and no other option that contains that text is."""
+    said = reply.lower()
+    right = _text_of(gold, options).lower()
+    longer = [option.text.lower() for option in options if option.letter != gold and right in option.text.lower()]
+    return right in said and not any(text in said for text in longer)
+
+
+def seed_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """SEED-Bench as lmms-eval scores it: the reply's first character. The benchmark's own script ranks likelihoods, not replies."""
+    return reply[:1] == gold
+
+
+def videomme_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """Video-MME's script: known phrases cut out, then the first capital A–D anywhere; long replies without one are wrong.
+
+    Two pairs of its phrases are fused by missing commas, so "Best answer: D" is not cut (and reads D only because it
+    has no capital A).
+    """
+    for phrase in (
+        "The best answer is",
+        "The correct answer is",
+        "The answer is",
+        "The answer",
+        "The best option isThe correct option is",
+        "Best answer:Best option:",
+    ):
+        reply = reply.replace(phrase, "")
+    found = re.search("[ABCD]", reply)
+    return found is not None and found[0] == gold
+
+
+_OFFICIAL = {"motionbench": motionbench_rule, "favor": favor_rule, "seed": seed_rule, "videomme": videomme_rule}
+
+
+def official_correct(protocol: str, reply: str, options: Sequence[Option], gold: str) -> bool:
+    """Whether the benchmark's own rule counts the reply as right.
+
+    Raises:
+        ParameterError: an unknown protocol.
+    """
+    if protocol not in _OFFICIAL:
+        raise ParameterError(
+            f"no protocol {protocol!r}", source="benchmarks", remedy=f"choose one of {', '.join(_OFFICIAL)}"
+        )
+    return _OFFICIAL[protocol](reply.strip(), options, gold)

@@ -1,0 +1,192 @@
+"""One row of an annotation file: its text normalized and checked once, its options and answer, the video it speaks of.
+
+What a model would read differently from a person (control tokens, empty text, a letter without its option) is refused
+here, row by row: a bad row is named with its file and line, the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from components.core.errors import DataError
+from components.core.records import Option, Sample, Turn
+from components.core.text import clean, sample_id
+from components.store.backend import Listed
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+REMEDY = "correct the row, or remove it"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample-to-be: everything but the video's sha256, which its id needs. `where` is its file and line."""
+
+    uid: str
+    where: str
+    question: str
+    is_instruction: bool
+    options: tuple[Option, ...]
+    response: str
+    answer: str
+    earlier: tuple[Turn, ...]
+    question_type: str
+    protocol: str
+
+    def sample(self, video_sha256: str) -> Sample:
+        """The sample, once its video is known by content."""
+        return Sample(
+            id=sample_id(video_sha256, self.question, self.options, self.response, self.earlier),
+            uid=self.uid,
+            question=self.question,
+            is_instruction=self.is_instruction,
+            options=list(self.options),
+            response=self.response,
+            answer=self.answer,
+            earlier=list(self.earlier),
+            question_type=self.question_type,
+            protocol=self.protocol,
+        )
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that cannot be used, and why."""
+
+    unit: str
+    reason: str
+
+
+@dataclass
+class Rows:
+    """Collects the rows of one source by video path.
+
+    Args:
+        files: the source's listing by path.
+        instructions: declared template instructions, cleaned; the first one stands where a training row has no
+            question.
+        protocol: the benchmark's protocol; empty for training.
+    """
+
+    files: Mapping[str, Listed]
+    instructions: Sequence[str]
+    protocol: str = ""
+    by_video: dict[str, list[Row]] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @contextmanager
+    def attempt(self, where: str, uid: str = "") -> Iterator[None]:
+        """A bad row inside this block is recorded by its name and place (a name that cannot be written: by its place alone)."""
+        try:
+            yield
+        except DataError as error:
+            named = uid not in ("", where) and uid.isprintable()
+            self.rejected.append(Rejected(f"{uid} ({where})" if named else where, error.problem))
+
+    def add(
+        self,
+        uid: str,
+        where: str,
+        path: str,
+        folders: Sequence[str] = ("",),
+        *,
+        question: str = "",
+        response: str = "",
+        options: Sequence[tuple[str, str]] = (),
+        answer: str = "",
+        earlier: Sequence[Turn] = (),
+        question_type: str = "",
+    ) -> Row:
+        """Check one row and keep it. `path` is the row's own name of its video, which lies in one of the layout's `folders`.
+
+        Raises:
+            DataError: text that a model would read as control tokens or that cannot be written, nothing to ask or to
+                learn, an answer that is no option's letter, a path that leaves the source.
+        """
+        source = f"{uid} ({where})"
+        for text in (uid, path, question_type):
+            clean(text, source)  # looked at only: a path stays what the listing calls it
+        video = self._locate(path, folders, source)
+        cleaned = _options(options, source)
+        question, response = clean(question, source), clean(response, source)
+        if answer and answer not in {option.letter for option in cleaned}:
+            raise _bad(f"answer {answer!r} is not among the options {[option.letter for option in cleaned]}", source)
+        if answer and not response:
+            response = next(f"{option.letter}. {option.text}" for option in cleaned if option.letter == answer)
+        self._check_complete(question, response, cleaned, source)
+        question = question or self.instructions[0]
+        is_instruction = question in self.instructions
+        kind = question_type.strip()
+        row = Row(uid, where, question, is_instruction, cleaned, response, answer, tuple(earlier), kind, self.protocol)
+        self.by_video.setdefault(video, []).append(row)
+        return row
+
+    def _check_complete(self, question: str, response: str, options: Sequence[Option], source: str) -> None:
+        if self.protocol:
+            if not question or not options:
+                raise _bad("a benchmark item needs a question and options", source)
+        elif not question and not response:
+            raise _bad("question and response are empty", source)
+        elif not response:
+            raise _bad("the response is empty (held out?): nothing to learn from", source)
+
+    def _locate(self, path: str, folders: Sequence[str], source: str) -> str:
+        """Where the video is; if it is nowhere, the first place, which is then reported as missing."""
+        pure = PurePosixPath(path)
+        if not pure.name or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+            raise _bad(f"video path {path!r} leaves the source", source)
+        places = [str(PurePosixPath(folder) / pure) for folder in folders]
+        found = [place for place in places if place in self.files]
+        if len(found) > 1:
+            raise _bad(f"two files for one video: {found[0]} and {found[1]}", source)
+        return found[0] if found else places[0]
+
+
+def text_of(row: Any, name: str, where: str, default: str | None = None) -> str:
+    """A text field of a JSON object.
+
+    Raises:
+        DataError: the field is missing (and has no default), or holds something else.
+    """
+    return _typed(row, name, str, where, default)
+
+
+def list_of(row: Any, name: str, where: str, default: list[Any] | None = None) -> list[Any]:
+    """A list field of a JSON object; errors as `text_of`."""
+    return _typed(row, name, list, where, default)
+
+
+def name_of(row: Any, where: str) -> str:
+    """The row's own `id` (text or a whole number), or where it stands."""
+    value = row.get("id") if isinstance(row, dict) else None
+    return str(value) if isinstance(value, (str, int)) and value != "" else where
+
+
+def _typed(row: Any, name: str, kind: type[T], where: str, default: T | None) -> T:
+    if not isinstance(row, dict):
+        raise _bad(f"not a JSON object but {type(row).__name__}", where)
+    value = row.get(name)
+    if value is None:
+        if default is None:
+            raise _bad(f"no field {name!r}", where)
+        return default
+    if not isinstance(value, kind):
+        raise _bad(f"field {name!r} is {type(value).__name__}, wanted {kind.__name__}", where)
+    return value
+
+
+def _options(options: Sequence[tuple[str, str]], source: str) -> tuple[Option, ...]:
+    cleaned = [(letter, clean(text, source)) for letter, text in options]
+    if [letter for letter, _ in cleaned] != list(LETTERS[: len(cleaned)]):
+        raise _bad(f"options are lettered {[letter for letter, _ in cleaned]}, wanted A, B, …", source)
+    if len(cleaned) == 1 or not all(text for _, text in cleaned):
+        raise _bad("a question needs at least two options, none of them empty", source)
+    return tuple(Option(letter=letter, text=text) for letter, text in cleaned)
+
+
+def _bad(problem: str, source: str) -> DataError:
+    return DataError(problem, source=source, remedy=REMEDY)

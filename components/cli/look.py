@@ -1,0 +1,151 @@
+"""`motion-enhancer look`: steps 0 to 4 on one clip in this process, and one page of what the video model attended to.
+
+The steps are the pipeline's own, with its parameters, on a store of their own that is gone afterwards: the page shows
+the numbers that `motion_priors` would publish for this clip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.core.artifacts import PriorLine, PriorSet, load_manifest
+from components.core.errors import ParameterError
+from components.core.progress import track
+from components.models.registry import TINY, resolve
+from components.runtime.declaration import declared
+from components.runtime.runner import run_step
+from components.store.entries import Store
+
+UNKNOWN = "<unk>"  # of every T5 tokenizer
+# step, its form, and which output of which step before it each of its inputs is
+CHAIN: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
+    ("dataset_import", "training", {}),
+    ("ddim_inversion", "", {"videos": ("dataset_import", "videos")}),
+    ("attention_capture", "", {"trajectories": ("ddim_inversion", "trajectories")}),
+    ("head_selection", "", {"maps": ("attention_capture", "maps")}),
+    ("token_selection", "", {"heads": ("head_selection", "heads")}),
+    ("prior_set", "collected", {"shards": ("token_selection", "prior")}),
+)
+
+
+def look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
+    """The page of one clip.
+
+    Args:
+        clip: a video file.
+        text: what happens in it; the video model reconstructs the clip under this text.
+        values: arguments of `motion_priors` by name, without source and store.
+
+    Raises:
+        ParameterError: no such file, an empty text, a parameter that a step refuses.
+        DataError: the clip cannot be decoded, or is too short for the video model.
+    """
+    if not clip.is_file():
+        raise ParameterError(f"no file {clip}", source="command line", remedy="give a video file")
+    if not text.strip():
+        raise ParameterError(
+            "the text is empty", source="command line", remedy='say what happens, e.g. "a man raises his arm"'
+        )
+    with tempfile.TemporaryDirectory(prefix="look-") as name:
+        folder = Path(name)
+        source = folder / "clip"
+        source.mkdir()
+        shutil.copyfile(clip, source / clip.name)
+        (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
+        store = (folder / "store").as_uri()
+        own = {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response"}
+        priors = extract_priors(folder, {**values, **own})
+        return _page(Store(store), priors, clip.name)
+
+
+def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
+    """Run the steps one after another in this process, their outputs side by side in `folder`.
+
+    Args:
+        folder: where each step's artifacts go, by its name.
+        values: `params_<step>` of every step, and the scalars that the steps' forms declare, among them `store` and the
+            one shard.
+    """
+    for name, form, inputs in track(CHAIN, "steps"):
+        step = declared(name, "look")
+        scalars = {key: values[key] for key in step.form(form).scalars}
+        given = {**scalars, "params": values[f"params_{name}"], "rerun": "0"}
+        run_step(step, folder / name, given, {key: [folder / made / output] for key, (made, output) in inputs.items()})
+    return load_manifest(folder / "prior_set" / "priors", PriorSet)
+
+
+def _page(store: Store, priors: PriorSet, name: str) -> str:
+    from components.pages.figures import NOTHING, raw
+    from components.pages.section import Section
+    from components.pages.template import render
+    from components.report.material import Pictured
+    from components.report.pictures import heads, idea, motion_words, reconstruction
+
+    material, (line,) = Pictured(store, priors), priors.lines
+    model, trust = priors.provenance["ddim_inversion"].models["vdm"], line.confidence
+    facts = {
+        "video model": raw("{} <code>{}</code>").format(model.name, model.digest[:12]),
+        "clip": f"{line.video.width} × {line.video.height}, {line.video.duration:.1f} s, {len(line.video.times)} frames",
+        "map": f"{' × '.join(map(str, line.grid.shape))} cells (time, rows, columns)",
+        "confidence": f"{trust.value:.2f} (concentration {trust.concentration:.2f}, dynamics {trust.dynamics:.2f})",
+    }
+    listed = NOTHING.join(raw("<dt>{}</dt><dd>{}</dd>").format(title, fact) for title, fact in facts.items())
+    lead = f"“{line.sample.response}”: what a video model attends to in {name}"
+    head = Section(
+        "verdict", "Look", lead, raw('<dl class="facts">{}</dl><p>{}</p>').format(listed, _warning(model.name, line))
+    )
+    parts = [section(material, [line]) for section in (idea, motion_words, reconstruction, heads)]
+    return render([head, *parts], name="look")
+
+
+def _warning(model: str, line: PriorLine) -> str:
+    """What a reader must know before looking: random weights, and words that the model's text encoder has no token for."""
+    said = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
+    unknown = dict.fromkeys(
+        line.sample.response[piece.start : piece.end].strip() for piece in line.pieces if piece.token == UNKNOWN
+    )
+    if unknown:
+        said.append(
+            f"The video model does not know {', '.join(f'“{word}”' for word in unknown)}: their rows mean nothing."
+        )
+    return " ".join(said)
+
+
+def model_size(vdm: str) -> dict[str, Any]:
+    """Frames, height and width that a video model was trained at, from its folder's own configuration; and a number format.
+
+    bfloat16 on a GPU; float32 for a model of `components/synthetic`, whose VAE needs the digits.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        path = resolve(vdm, Store(Path(name).as_uri())).path
+    from components.synthetic.card import RECORD
+
+    transformer = json.loads((path / "transformer" / "config.json").read_text())
+    blocks = json.loads((path / "vae" / "config.json").read_text())["block_out_channels"]
+    scale = 2 ** (len(blocks) - 1)
+    return {
+        "num_frames": transformer["sample_frames"],
+        "height": transformer["sample_height"] * scale,
+        "width": transformer["sample_width"] * scale,
+        "dtype": "bfloat16" if _has_gpu() and not (path / RECORD).is_file() else "float32",
+    }
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def write(page: str, target: Path) -> None:
+    """Write the page at once or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(page)
+    temporary.replace(target)

@@ -1,0 +1,1 @@
+"""Kubeflow: components, scheduling, compilation, local runs, clients. The only package that imports kfp and docker."""

@@ -1,0 +1,200 @@
+"""What the cluster itself says, through the kubernetes client: whether it has what a pipeline asks for, and the logs of pods.
+
+Everything that is asked for is read from the compiled pipeline, so no name stands here twice. Of a secret only the
+names of its keys are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+
+from components.core.errors import DataError, ParameterError, TryAgainError
+from components.kubeflow.client import Kubeflow, Spec, talking_to
+
+_ENDED = re.compile(r"exit (\d+) after [\d.]+ s")  # the last line of every step
+MEANINGS = {
+    0: "ok",
+    1: "a bug; its traceback is in the log",
+    2: "mend a parameter, credentials or the machine's size",
+    3: "mend or rerun the named data",
+    75: "nothing is wrong with the request; try again",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a pipeline needs: `ok`, `missing`, or `?` where these credentials may not look."""
+
+    what: str
+    name: str
+    state: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a compiled pipeline asks of a cluster: GPUs by node labels and resource, keys by secret, volume claims."""
+
+    gpus: dict[tuple[tuple[tuple[str, str], ...], str], int]
+    secrets: dict[str, set[str]]
+    claims: set[str]
+
+
+def core_api() -> Any:
+    """The Kubernetes API of the kubeconfig, or inside a pod of its own cluster; None where there is neither."""
+    try:
+        return client.CoreV1Api(config.new_client_from_config())
+    except ConfigException:
+        try:
+            settings = client.Configuration()
+            config.load_incluster_config(settings)
+        except ConfigException:
+            return None
+        return client.CoreV1Api(client.ApiClient(settings))
+
+
+def needs(documents: list[Spec]) -> Needs:
+    """What the compiled pipeline asks for; nothing where it was compiled for no cluster."""
+    platform = documents[1] if len(documents) > 1 else {}
+    executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    gpus: dict[tuple[tuple[tuple[str, str], ...], str], int] = {}
+    secrets: dict[str, set[str]] = {}
+    claims: set[str] = set()
+    for name, executor in executors.items():
+        container = documents[0]["deploymentSpec"]["executors"][name].get("container", {})
+        if (accelerator := container.get("resources", {}).get("accelerator")) is not None:
+            labels = executor.get("nodeSelector", {}).get("labels", {})
+            key = (tuple(sorted(labels.items())), str(accelerator["resourceType"]))
+            gpus[key] = max(gpus.get(key, 0), int(accelerator["resourceCount"]))
+        for item in executor.get("secretAsEnv", []):
+            if not item.get("optional"):
+                secrets.setdefault(item["secretName"], set()).update(key["secretKey"] for key in item["keyToEnv"])
+        claims |= {item["constant"] for item in executor.get("pvcMount", []) if "constant" in item}
+    return Needs(gpus, secrets, claims)
+
+
+def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
+    """Look for everything that a pipeline needs.
+
+    Raises:
+        ParameterError: the credentials of the kubeconfig are refused.
+        TryAgainError: the cluster cannot be reached.
+    """
+    found = [_nodes(api, labels, resource, count) for (labels, resource), count in sorted(wanted.gpus.items())]
+    found += [_secret(api, namespace, name, keys) for name, keys in sorted(wanted.secrets.items())]
+    return found + [_claim(api, namespace, name) for name in sorted(wanted.claims)]
+
+
+def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
+    """The API's answer; None where there is no such thing, the exception where it may not be looked at."""
+    try:
+        return question(*arguments, _request_timeout=30, **options)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        if error.status == 403:
+            return error
+        host = question.__self__.api_client.configuration.host
+        if error.status == 401:
+            raise ParameterError(
+                "the cluster refuses these credentials", source=host, remedy="log in, or set KUBECONFIG"
+            ) from error
+        raise TryAgainError(f"the cluster failed: HTTP {error.status}", source=host, remedy="run again") from error
+    except urllib3.exceptions.HTTPError as error:
+        host = question.__self__.api_client.configuration.host
+        remedy = "check KUBECONFIG and its current context"
+        raise TryAgainError(f"cannot reach the cluster ({type(error).__name__})", source=host, remedy=remedy) from error
+
+
+def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: int) -> Finding:
+    selector = ",".join(f"{key}={value}" for key, value in labels)
+    answer = _ask(api.list_node, label_selector=selector)
+    what, name = f"node with {count} {resource}", selector or "any"
+    if isinstance(answer, ApiException):
+        return Finding(what, name, "?", "these credentials may not list nodes; ask who may")
+    nodes = [node for node in answer.items if not node.spec.unschedulable]
+    most = max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0)
+    if not nodes:
+        return Finding(
+            what,
+            name,
+            "missing",
+            "no schedulable node has these labels: compile --node-selector KEY=VALUE names others",
+        )
+    if most < count:
+        said = f"the largest of {len(nodes)} nodes offers {most}: a larger node, or --node-selector for another pool"
+        return Finding(what, name, "missing", said)
+    return Finding(what, name, "ok", f"{len(nodes)} nodes, up to {most} each")
+
+
+def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
+    answer = _ask(api.read_namespaced_secret, name, namespace)
+    what = f"secret with {', '.join(sorted(keys))}"
+    if isinstance(answer, ApiException):
+        return Finding(what, name, "?", f"these credentials may not read secrets in {namespace}")
+    remedy = f"kubectl create secret generic {name} -n {namespace} with --from-literal for each key, or see manifests/"
+    if answer is None:
+        return Finding(what, name, "missing", remedy)
+    if lacking := sorted(keys - set(answer.data or {})):
+        return Finding(what, name, "missing", f"it has no {', '.join(lacking)}: {remedy}")
+    return Finding(what, name, "ok", "")
+
+
+def _claim(api: Any, namespace: str, name: str) -> Finding:
+    answer = _ask(api.read_namespaced_persistent_volume_claim, name, namespace)
+    what = "volume claim"
+    if isinstance(answer, ApiException):
+        return Finding(what, name, "?", f"these credentials may not read volume claims in {namespace}")
+    if answer is None:
+        return Finding(
+            what, name, "missing", f"make it in {namespace} (manifests/ holds one), or compile with --model-claim"
+        )
+    if answer.status.phase == "Lost":
+        return Finding(what, name, "missing", "its volume is lost: make claim and volume again")
+    return Finding(what, name, "ok", answer.status.phase or "")
+
+
+# Logs -----------------------------------------------------------------------------------------------------------------
+
+
+def pod_log(kubeflow: Kubeflow, run_id: str, pod: str, namespace: str) -> str:
+    """The log of a task's pod: from the Kubernetes API where a kubeconfig is, else by KFP's own log address.
+
+    Raises:
+        DataError: the pod is gone, and KFP keeps no copy of its log.
+        ParameterError: not allowed.
+        TryAgainError: unreachable.
+    """
+    if (api := core_api()) is not None:
+        answer = _ask(api.read_namespaced_pod_log, pod, namespace, container="main")
+        if isinstance(answer, str):
+            return answer
+    with talking_to(kubeflow.where, f"no log of pod {pod}"):
+        text = kubeflow.raw("GET", f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log")[0].decode(errors="replace")
+    if _is_refusal(text):
+        tried = "neither the cluster nor KFP has it" if api is not None else "KFP's API does not hand it out"
+        remedy = f"with a kubeconfig (KUBECONFIG): kubectl logs -n {namespace} {pod} -c main; a deleted pod has none unless logs are archived"
+        raise DataError(f"no log of pod {pod}: {tried}", source=kubeflow.where, remedy=remedy)
+    return text
+
+
+def _is_refusal(text: str) -> bool:
+    """KFP writes its errors into the log's place, under HTTP 200."""
+    try:
+        return "error_message" in json.loads(text)
+    except (TypeError, ValueError):
+        return False
+
+
+def exit_code(log: str) -> int | None:
+    """The code with which a step ended, from the last line of its log; KFP's launcher ends with 1 whatever it was."""
+    found = _ENDED.findall(log)
+    return int(found[-1]) if found else None

@@ -1,0 +1,40 @@
+"""From one of the three pipelines to the YAML that KFP takes: which images it names, and where it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.kubeflow import component
+from components.kubeflow.arguments import pipeline
+from components.kubeflow.images import both, locked
+from components.kubeflow.local import local_image
+from components.kubeflow.scheduling import PROFILE, Profile
+
+
+def chosen_images(image: str, local: bool, lock: Path) -> dict[str, str]:
+    """The images by variant: this tree's digest, one image for all steps, or the lock's.
+
+    Raises:
+        ParameterError: an image by tag, or neither an image nor a lock.
+    """
+    if local:
+        return both(local_image(), "--local")
+    return both(image, "--image") if image else locked(lock)
+
+
+def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: Profile | None = None) -> Any:
+    """Compile into `target` and return the pipeline. A pipeline is compiled as it is imported: once in a process, for one profile.
+
+    Raises:
+        ParameterError: no such pipeline, or an image by tag.
+    """
+    from kfp import compiler
+
+    if profile is not None:
+        PROFILE.set(profile)
+    component.use_images(images)
+    made = pipeline(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(made, str(target))
+    return made

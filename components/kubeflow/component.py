@@ -1,0 +1,85 @@
+"""From a step's declaration, its KFP container component.
+
+The component has the step's typed inputs and outputs, `params`, its shared scalars and `rerun`; the container's command
+is `python -m components <step>` with two arguments, the task's name and KFP's executor input. Wiring a wrong kind fails
+at compile time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any, List, NamedTuple
+
+from kfp import dsl
+
+from components.core.artifacts import Manifest
+from components.kubeflow import call_stack
+from components.kubeflow.images import VARIANTS, pinned
+from components.kubeflow.scheduling import PROFILE
+from components.runtime.declaration import Step
+from components.runtime.parameters import Scalars
+
+call_stack.install()
+_UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
+# what a pipeline is imported with where nobody compiles it for a run (its parameters, its docs)
+_IMAGES = dict.fromkeys(VARIANTS, "unnamed@sha256:" + "0" * 64)
+
+
+def use_images(images: dict[str, str]) -> None:
+    """The images, `cpu` and `gpu`, that components compiled from now on run in; only digests, since KFP's cache sees the string alone.
+
+    Raises:
+        ParameterError: an image is named by tag.
+    """
+    _IMAGES.update({variant: pinned(reference, f"the {variant} image") for variant, reference in images.items()})
+
+
+@cache
+def artifact_type(kind: str) -> type[dsl.Artifact]:
+    """KFP's type of one of our manifests."""
+    return type(kind, (dsl.Artifact,), {"schema_title": f"system.MotionEnhancer{kind}", "schema_version": "0.0.1"})
+
+
+def pipeline_outputs(name: str, **kinds: str) -> Any:
+    """What a pipeline returns, by name: one of our manifests or a page; KFP wants it as a named tuple of types."""
+    return NamedTuple(name, [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()])  # type: ignore[misc]
+
+
+def _scalar_type(name: str) -> type:
+    annotation = Scalars.model_fields[name].annotation
+    plain: dict[object, type] = {int: int, float: float}
+    return plain.get(annotation, list if str(annotation).startswith("list") else str)
+
+
+def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
+    if isinstance(kind, list):
+        return dsl.Input[List[artifact_type(kind[0].KIND)]]  # type: ignore[misc]
+    return dsl.Input[artifact_type(kind.KIND)]
+
+
+def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., dsl.PipelineTask]:
+    """The KFP component of a step's form, named after the task."""
+    task = task or step.name
+    chosen = step.form(form)
+    fields: dict[str, Any] = {name: _scalar_type(name) for name in chosen.scalars}
+    fields |= {"params": dict, "rerun": str, **dict.fromkeys(chosen.step_params, dict)}
+    fields |= {name: _input_type(step.inputs[name]) for name in (chosen.inputs if step.forms else step.inputs)}
+    fields |= {name: dsl.Output[artifact_type(kind.KIND)] for name, kind in step.outputs.items()}
+    fields |= {name: dsl.Output[_UI[page]] for name, page in step.pages.items()}
+    fields |= {name: dsl.OutputPath(str) for name in step.values}
+
+    def build(*_: Any) -> dsl.ContainerSpec:
+        image = _IMAGES["gpu" if step.device == "gpu" and PROFILE.get().gpu else "cpu"]
+        return dsl.ContainerSpec(image=image, command=["python", "-m", "components", step.name], args=[task, "{{$}}"])
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    build.__name__ = build.__qualname__ = task
+    build.__doc__ = f"{step.title}, a unit is one {step.unit}."
+    build.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, kind, annotation=value) for name, value in fields.items()]
+    )  # type: ignore[attr-defined]
+    build.__annotations__ = fields
+    made: Callable[..., dsl.PipelineTask] = dsl.container_component(build)
+    return made

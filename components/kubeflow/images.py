@@ -1,0 +1,221 @@
+"""Images of the steps: build both variants, push them, and lock what the registry holds by digest.
+
+`docker/images.json` names each variant's base image and torch; `docker/images.lock.json` names what compiled pipelines
+run in, as `name@sha256:…`: KFP's cache sees the image as a string, so a tag would hide a change. The lock lies outside
+the build's context.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from docker.errors import BuildError, DockerException, ImageNotFound
+
+from components.core.errors import DataError, ParameterError, TryAgainError
+from components.kubeflow.tree import ROOT
+
+log = logging.getLogger(__name__)
+LOCK = ROOT / "docker" / "images.lock.json"
+VARIANTS = ("gpu", "cpu")
+SBOM = "/opt/motion-enhancer/sbom.cdx.json"
+_PINNED = re.compile(r"[\w.\-/:]+@sha256:[0-9a-f]{64}")
+
+
+def pinned(reference: str, source: str) -> str:
+    """The reference, if it names one content.
+
+    Raises:
+        ParameterError: a tag, or nothing, where a digest is wanted.
+    """
+    if not _PINNED.fullmatch(reference):
+        raise ParameterError(
+            f"image {reference!r} is not pinned", source=source, remedy="give name@sha256:… (64 hex digits), not a tag"
+        )
+    return reference
+
+
+def both(reference: str, source: str) -> dict[str, str]:
+    """One image for every step."""
+    return dict.fromkeys(VARIANTS, pinned(reference, source))
+
+
+def locked(file: Path = LOCK) -> dict[str, str]:
+    """The images of a lock, by variant.
+
+    Raises:
+        ParameterError: there is no lock, or it lacks a variant or pins one by tag.
+    """
+    if not file.is_file():
+        raise ParameterError(
+            f"no image to run in: no {file}",
+            source="--lock",
+            remedy="motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local for a local run",
+        )
+    images: dict[str, str] = json.loads(file.read_text())
+    if missing := set(VARIANTS) - set(images):
+        raise ParameterError(
+            f"no {', '.join(sorted(missing))} image", source=str(file), remedy="motion-enhancer images lock"
+        )
+    return {variant: pinned(images[variant], str(file)) for variant in VARIANTS}
+
+
+def tag_of(repository: str, variant: str, tag: str) -> str:
+    """`repository:variant-tag`."""
+    return f"{repository}:{variant}-{tag}"
+
+
+@contextmanager
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker engine that the environment names (`DOCKER_HOST`).
+
+    Raises:
+        TryAgainError: no engine answers.
+    """
+    try:
+        client = docker.from_env(timeout=3600)
+        client.ping()
+    except DockerException as error:
+        raise TryAgainError(
+            f"no Docker engine: {error}", source="DOCKER_HOST", remedy="start it, or set DOCKER_HOST"
+        ) from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def build(
+    client: docker.DockerClient, variant: str, name: str, overrides: Mapping[str, str], network: str | None = None
+) -> str:
+    """Build a variant, name it, and return the image's id.
+
+    Args:
+        client: the engine.
+        variant: `gpu` or `cpu`.
+        name: `repository:tag` that the image gets.
+        overrides: build arguments in place of `docker/images.json`'s (BASE_IMAGE, TORCH, TORCH_INDEX).
+        network: the network of the build's commands, e.g. `host`.
+
+    Raises:
+        ParameterError: no such variant or build argument.
+        DataError: a command of the Dockerfile failed; the log's end is in the error.
+    """
+    arguments = _arguments(variant, overrides)
+    log.info("%s", f"{variant}: {', '.join(f'{key}={value}' for key, value in arguments.items())}")
+    try:
+        image, lines = client.images.build(
+            path=str(ROOT),
+            dockerfile="docker/Dockerfile",
+            target=variant,
+            tag=name,
+            buildargs={**arguments, "VARIANT": variant, "REVISION": _revision()},
+            network_mode=network,
+            rm=True,
+        )
+    except BuildError as error:
+        end = "".join(line.get("stream", "") for line in error.build_log)[-3000:]
+        raise DataError(
+            f"the image was not built: {error.msg}\n{end}", source="docker/Dockerfile", remedy="see the log above"
+        ) from error
+    for line in lines:
+        log.debug("%s", line.get("stream", "").rstrip())
+    return str(image.id)
+
+
+def _arguments(variant: str, overrides: Mapping[str, str]) -> dict[str, str]:
+    known: dict[str, dict[str, str]] = json.loads((ROOT / "docker" / "images.json").read_text())
+    if variant not in known:
+        raise ParameterError(
+            f"no image variant {variant!r}", source="command line", remedy=f"use one of {', '.join(VARIANTS)}"
+        )
+    if unknown := set(overrides) - set(known[variant]):
+        remedy = f"known: {', '.join(known[variant])}"
+        raise ParameterError(
+            f"unknown build argument {', '.join(sorted(unknown))}", source="--build-arg", remedy=remedy
+        )
+    return {**known[variant], **overrides}
+
+
+def _revision() -> str:
+    answer = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "unknown"
+
+
+def software(client: docker.DockerClient, name: str, target: Path) -> Path:
+    """Copy an image's bill of materials (CycloneDX JSON) to `target`."""
+    container = client.containers.create(name, ["true"])  # never started
+    try:
+        stream, _ = container.get_archive(SBOM)
+        with tempfile.TemporaryFile() as archive:
+            archive.writelines(stream)
+            archive.seek(0)
+            with tarfile.open(fileobj=archive) as tar:
+                member = tar.extractfile(Path(SBOM).name)
+                assert member is not None
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(member.read())
+    finally:
+        container.remove(force=True)
+    return target
+
+
+def push(client: docker.DockerClient, name: str) -> str:
+    """Push an image; returns `repository@sha256:…` as the registry answered.
+
+    Raises:
+        DataError: there is no such image here.
+        TryAgainError: the registry refused or could not be reached.
+    """
+    try:
+        client.images.get(name)
+    except ImageNotFound as error:
+        raise DataError(
+            f"no image {name}", source="the Docker engine", remedy="motion-enhancer images build"
+        ) from error
+    digest = ""
+    for line in client.images.push(name, stream=True, decode=True):
+        if "error" in line:
+            raise TryAgainError(
+                f"{name} was not pushed: {line['error']}",
+                source="the registry",
+                remedy="check its address and your login",
+            )
+        digest = line.get("aux", {}).get("Digest", digest)
+    return f"{name.rsplit(':', 1)[0]}@{digest}"
+
+
+def lock(client: docker.DockerClient, names: Mapping[str, str], file: Path = LOCK) -> dict[str, str]:
+    """Write the lock: for each variant, the digest under which the registry holds the image that is called `names[variant]` here.
+
+    Raises:
+        DataError: an image is not here, or was never pushed to its repository.
+    """
+    images = {variant: _digest(client, name) for variant, name in names.items()}
+    file.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n")
+    return images
+
+
+def _digest(client: docker.DockerClient, name: str) -> str:
+    try:
+        known: Iterable[str] = client.images.get(name).attrs["RepoDigests"]
+    except ImageNotFound as error:
+        raise DataError(
+            f"no image {name}", source="the Docker engine", remedy="motion-enhancer images build"
+        ) from error
+    repository = name.rsplit(":", 1)[0]
+    found = [reference for reference in known if reference.startswith(f"{repository}@")]
+    if len(found) != 1:
+        remedy = "motion-enhancer images push"
+        raise DataError(
+            f"{name} has no one digest in {repository}: {list(known)}", source="the Docker engine", remedy=remedy
+        )
+    return pinned(found[0], name)

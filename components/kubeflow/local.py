@@ -1,0 +1,292 @@
+"""A pipeline on this machine: KFP's own orchestrator and cache; each container's command runs as a process, or in a real Docker engine.
+
+kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Client` answers those calls, so no private
+API of kfp is touched.
+One pipeline run per process: kfp.local wraps `print` and never unwraps it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from unittest import mock
+
+from components.core.errors import ParameterError
+from components.kubeflow import images
+from components.kubeflow.tree import ROOT, tree_digest
+from components.kubeflow.warm import Task, WarmInterpreter
+
+if TYPE_CHECKING:
+    import docker
+
+# one thread a task: sums over several threads differ in the last bit
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+_STORE_VARIABLES = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "LOG_LEVEL")
+
+
+@dataclass
+class TaskRun:
+    """One executed task: its name, log, seconds and exit code."""
+
+    task: str
+    log: Path
+    started: float
+    seconds: float = 0.0
+    code: int = -1
+
+
+@dataclass
+class Journal:
+    """The tasks that ran, in the order they started (the cached ones are absent), and where the pipeline's outputs lie if it succeeded.
+
+    A cached task's outputs lie where an earlier run put them.
+    """
+
+    folder: Path
+    runs: list[TaskRun] = field(default_factory=list)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, task: str) -> TaskRun:
+        """Open a task's log."""
+        with self._lock:
+            count = sum(run.task == task for run in self.runs)
+            run = TaskRun(task, self.folder / f"{task}-{count}.log", time.monotonic())
+            self.runs.append(run)
+        sys.stderr.write(f"  ▸ {task}\n")
+        return run
+
+    def end(self, run: TaskRun, code: int) -> None:
+        """Note how a task ended."""
+        run.seconds, run.code = (
+            time.monotonic() - run.started,
+            code if code >= 0 else 128 - code,
+        )  # killed by a signal: as a shell says it
+        sys.stderr.write(f"  {'✓' if code == 0 else '✗'} {run.task} {run.seconds:.1f} s\n")
+
+    @property
+    def failed(self) -> TaskRun | None:
+        """The first task that failed."""
+        return next((run for run in self.runs if run.code != 0), None)
+
+
+class Engine(Protocol):
+    """What runs a task's container: a process of this Python, or a Docker engine."""
+
+    images: Any
+
+    def start(
+        self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
+    ) -> Running:
+        """Start the command; its output goes into `log`."""
+        ...
+
+
+class Running(Protocol):
+    """A started container."""
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code."""
+        ...
+
+
+class ProcessEngine:
+    """A container is a process of this Python with the same arguments: it runs the commands, not the images.
+
+    The first task of a run (`plan`) starts a fresh interpreter; where others follow, there is work, and they are forked
+    from one that has imported what they need. Not on macOS, whose frameworks do not survive a fork.
+    """
+
+    def __init__(self) -> None:
+        self.images = self  # no image is needed, and none is missing
+        self._lock, self._started = threading.Lock(), 0
+        self._warm: WarmInterpreter | None = None
+
+    def close(self) -> None:
+        """End what tasks are forked from."""
+        if self._warm is not None:
+            self._warm.close()
+
+    def list(self) -> list[Any]:
+        """No images."""
+        return []
+
+    def pull(self, image: str) -> None:
+        """Nothing to pull."""
+
+    @dataclass
+    class Process:
+        """A running process."""
+
+        process: subprocess.Popen[bytes]
+
+        def finish(self) -> int:
+            """Its exit code."""
+            return self.process.wait()
+
+    def start(
+        self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
+    ) -> Running:
+        """Start the command with this interpreter."""
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie elsewhere
+        environment = {**os.environ, **environment, "PYTHONPATH": path, "KFP_LOCAL_IMAGE": image}
+        with self._lock:
+            self._started += 1
+            if self._started > 1 and self._warm is None and sys.platform == "linux":
+                self._warm = WarmInterpreter(environment, ROOT)
+        if self._warm is not None:
+            _, _, module, *arguments = command  # python -m MODULE
+            return self._warm.start(Task(module, arguments, environment, str(ROOT), str(log)))
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, *command[1:]], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            )
+        return self.Process(process)
+
+
+class DockerEngine:
+    """The real thing: each task in its image, as a cluster would run it: non-root, read-only root, no capabilities."""
+
+    def __init__(self, client: docker.DockerClient, network: str) -> None:
+        self.client, self.network, self.images = client, network, client.images
+
+    @dataclass
+    class Container:
+        """A running container; removed only after its exit code was read (with `auto_remove` that is a race, and a failure may be lost)."""
+
+        container: Any
+        log: Path
+
+        def finish(self) -> int:
+            """Its exit code."""
+            with self.log.open("wb") as file:
+                for part in self.container.logs(stream=True):
+                    file.write(part)
+            code = int(self.container.wait()["StatusCode"])
+            self.container.remove()
+            return code
+
+    def start(
+        self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
+    ) -> Container:
+        """Start the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
+        passed = {name: os.environ[name] for name in _STORE_VARIABLES if name in os.environ}
+        container = self.client.containers.run(
+            image,
+            list(command),
+            detach=True,
+            volumes=volumes,
+            environment={**environment, **passed},
+            network_mode=self.network,
+            read_only=True,
+            tmpfs={"/tmp": "mode=1777"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+        )
+        return self.Container(container, log)
+
+
+@contextmanager
+def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
+    """`process`, or `docker` with the engine that `DOCKER_HOST` names.
+
+    Raises:
+        ParameterError: another kind.
+        TryAgainError: no Docker engine answers.
+    """
+    if kind == "process":
+        with closing(ProcessEngine()) as started:
+            yield started
+    elif kind == "docker":
+        with images.engine() as client:
+            yield DockerEngine(client, network)
+    else:
+        raise ParameterError(f"unknown engine {kind!r}", source="--engine", remedy="process or docker")
+
+
+class _Client:
+    """Stands where kfp.local looks for `docker.DockerClient`: hands each container to an engine and keeps the journal."""
+
+    def __init__(self, engine: Engine, journal: Journal) -> None:
+        self.engine, self.journal, self.images, self.containers = engine, journal, engine.images, self
+
+    def info(self) -> dict[str, Any]:
+        """The engine is there."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def run(
+        self,
+        image: str,
+        command: Sequence[str],
+        volumes: dict[str, Any],
+        environment: dict[str, str] | None = None,
+        **_: Any,
+    ) -> _Journaled:
+        """Start a task."""
+        run = self.journal.start(command[4])
+        return _Journaled(
+            self.engine.start(image, command, volumes, {**ENVIRONMENT, **(environment or {})}, run.log),
+            run,
+            self.journal,
+        )
+
+
+@dataclass
+class _Journaled:
+    """The part of docker's container that kfp.local uses."""
+
+    running: Running
+    run: TaskRun
+    journal: Journal
+
+    def logs(self, stream: bool = True) -> Iterator[bytes]:
+        """Nothing: the task writes into its log file itself."""
+        return iter(())
+
+    def wait(self) -> dict[str, int]:
+        """The exit code, as docker reports it."""
+        code = self.running.finish()
+        self.journal.end(self.run, code)
+        return {"StatusCode": code}
+
+
+def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine: Engine) -> Journal:
+    """Run a compiled pipeline under kfp.local; returns what was executed, also when a task failed."""
+    from kfp import components, local
+
+    journal, artifacts = Journal(folder / "logs"), folder / "artifacts"
+    journal.folder.mkdir(parents=True, exist_ok=True)
+    artifacts.mkdir(exist_ok=True)
+    artifacts.chmod(0o777)  # a container writes its outputs here as the image's own user
+    local.init(
+        runner=local.DockerRunner(),
+        pipeline_root=str(artifacts),
+        enable_caching=True,
+        cache_root=str(folder / "cache"),
+        raise_on_error=False,
+    )
+    pipeline = components.load_component_from_file(str(package))
+    # display names, resources and the like have no meaning here, and kfp.local says so for every task
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
+    with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
+        made = pipeline(**arguments)
+    journal.outputs = {name: Path(made.outputs[name].uri) for name in sorted(made.outputs)}  # KFP's own order changes
+    return journal
+
+
+def local_image() -> str:
+    """The image string of local runs: it changes with the code, so KFP's cache sees an edit."""
+    return f"local@sha256:{tree_digest(ROOT)}"

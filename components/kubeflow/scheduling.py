@@ -1,0 +1,176 @@
+"""Where tasks run: `on_a100` for every GPU step, `on_cpu` for the others.
+
+All of it is chosen when the pipeline is compiled. A pipeline parameter that reaches a task enters that task's cache key
+(an accelerator count or an image given so becomes a hidden input), and another node pool must not compute anything
+again. What is set here is in no key, but for the name of the models' volume claim: KFP hashes claims, so another one
+runs the tasks that mount it once more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from components.core.errors import ParameterError
+
+A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+USER = 65532  # the images' own user and group
+SECRET_KEYS = {"endpoint": "S3_ENDPOINT", "accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY"}
+MODELS = "/models"
+# Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
+# keeps for itself.
+GPU_CPU, GPU_MEMORY_GIB, GPU_SHM_GIB = 10, 100, 16
+
+
+_PART = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_NAME = re.compile(rf"(?=.{{1,253}}$){_DOMAIN}", re.ASCII)
+_QUEUE = re.compile(rf"(?=.{{1,63}}$){_DOMAIN}", re.ASCII)  # it becomes a label's value
+_KEY = re.compile(rf"((?=.{{1,253}}/){_DOMAIN}/)?{_PART}", re.ASCII)
+_VALUE = re.compile(rf"({_PART})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` everything but what belongs to GPUs.
+
+    `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `node_selector` holds labels of the GPU
+    nodes.
+
+    Raises:
+        ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
+    """
+
+    kind: str = "local"
+    parallelism: int | None = None
+    timeout: int = 12 * 3600
+    deadline: int | None = None
+    retries: int = 1
+    node_selector: Mapping[str, str] = field(default_factory=lambda: dict(A100))
+    queue: str | None = None
+    store_secret: str = "motion-enhancer-store"
+    model_claim: str = "motion-enhancer-models"
+    sft_nodes: int = 1
+    scratch_claim: str = "motion-enhancer-scratch"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether GPU steps get GPUs."""
+        return self.kind == "a100"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("local", "cpu", "a100"):
+            raise ParameterError(f"unknown profile {self.kind!r}", source="--profile", remedy="a100 or cpu")
+        for name, least in (("parallelism", 1), ("timeout", 1), ("deadline", 1), ("retries", 0), ("sft_nodes", 1)):
+            number = getattr(self, name)
+            if number is not None and not least <= number < 2**31:
+                raise ParameterError(
+                    f"cannot be {number}", source=option(name), remedy=f"give a whole number from {least} on"
+                )
+        if self.sft_nodes > 1 and not self.gpu:
+            raise ParameterError(
+                f"profile {self.kind} has no GPU nodes", source="--sft-nodes", remedy="leave it out, or --profile a100"
+            )
+        for name, pattern in (
+            ("queue", _QUEUE),
+            ("store_secret", _NAME),
+            ("model_claim", _NAME),
+            ("scratch_claim", _NAME),
+        ):
+            given = getattr(self, name)
+            if given is not None and not pattern.fullmatch(given):
+                remedy = "lower-case letters, digits, - and ."
+                raise ParameterError(f"{given!r} is no Kubernetes name", source=option(name), remedy=remedy)
+
+
+def option(name: str) -> str:
+    """The option of `compile` that sets a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+PROFILE: ContextVar[Profile] = ContextVar("profile", default=Profile())
+
+
+def node_labels(kind: str, given: Sequence[str]) -> dict[str, str]:
+    """Labels of the GPU nodes from KEY=VALUE each; those of A100-SXM4-80GB unless there are any.
+
+    Raises:
+        ParameterError: not a label, or a profile without GPU nodes.
+    """
+    if kind == "cpu" and given:
+        raise ParameterError(
+            "no step of profile cpu asks for a GPU node", source="--node-selector", remedy="leave it out"
+        )
+    return dict(map(_label, given)) or dict(A100)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not (sign and _KEY.fullmatch(key) and _VALUE.fullmatch(value)):
+        remedy = "KEY=VALUE, a node's label, e.g. nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB; repeat the option for another"
+        raise ParameterError(f"{text!r} is no label", source="--node-selector", remedy=remedy)
+    return key, value
+
+
+def each(items: Any, name: str) -> dsl.ParallelFor:
+    """A loop that the UI shows as `name`, with as many iterations at once as the profile allows."""
+    return dsl.ParallelFor(items, name=name, parallelism=PROFILE.get().parallelism)
+
+
+def run_limits() -> dsl.PipelineConfig:
+    """The deadline of a whole run, where the profile has one; servers before KFP 2.17 do not know the field."""
+    return dsl.PipelineConfig(active_deadline_seconds=PROFILE.get().deadline)
+
+
+def on_cpu(task: dsl.PipelineTask, title: str, *, models: bool = False) -> dsl.PipelineTask:
+    """A task without a GPU; `models` mounts the checkpoints."""
+    _everywhere(task, title, models=models)
+    return _cpu_size(task)
+
+
+def on_a100(task: dsl.PipelineTask, title: str, gpus: int = 1) -> dsl.PipelineTask:
+    """A task with the checkpoints on one node with `gpus` A100s: its processes share memory, and nothing is asked of a second pod."""
+    profile = PROFILE.get()
+    _everywhere(task, title, models=True)
+    if profile.kind != "local" and profile.queue is not None:
+        kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", profile.queue)
+    if not profile.gpu:
+        return _cpu_size(task)
+    task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(gpus)
+    memory = f"{GPU_MEMORY_GIB * gpus}Gi"  # shared memory counts against the limit
+    task.set_cpu_request(str(GPU_CPU * gpus)).set_memory_request(memory).set_memory_limit(memory)
+    for key, value in profile.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+    shm = f"{GPU_SHM_GIB * gpus}Gi"
+    return kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit=shm)
+
+
+def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
+    """Title, retries, store secret, non-root user, pull policy and timeout of any task."""
+    profile = PROFILE.get()
+    task.set_display_name(title)
+    if profile.kind == "local":
+        return
+    if profile.retries:
+        task.set_retry(
+            num_retries=profile.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s"
+        )
+    kubernetes.use_secret_as_env(task, profile.store_secret, SECRET_KEYS)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images are named by digest
+    kubernetes.set_timeout(task, profile.timeout)
+    if models:
+        kubernetes.mount_pvc(task, pvc_name=profile.model_claim, mount_path=MODELS)
+
+
+def _cpu_size(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Requests that fit a small node, limits for a manifest of 25k samples."""
+    if PROFILE.get().kind != "local":
+        task.set_cpu_request("1").set_cpu_limit("4").set_memory_request("2Gi").set_memory_limit("16Gi")
+    return task

@@ -1,0 +1,124 @@
+"""SFT on several nodes: the sft task becomes a launcher on a CPU node that creates a Kubeflow Trainer TrainJob and waits for it.
+
+A KFP task is one pod, so what exceeds a node needs another kind of object (Trainer 2.2 or newer, its runtime
+`torch-distributed`). Launcher and workers run the same image; they share a folder, the launcher's `TMPDIR`, on a volume
+that all of them mount.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from components.kubeflow.scheduling import (
+    GPU_CPU,
+    GPU_MEMORY_GIB,
+    GPU_SHM_GIB,
+    MODELS,
+    PROFILE,
+    SECRET_KEYS,
+    USER,
+    Profile,
+    on_a100,
+    on_cpu,
+)
+from components.sft.nodes import MANIFEST
+
+SCRATCH = "/scratch"
+RUNTIME = "torch-distributed"
+NAME = {"app.kubernetes.io/name": "motion-enhancer-sft"}
+# the network rules of `manifests/` know a run's pods, which may reach the store, by this label
+POD_LABELS = {**NAME, "pipelines.kubeflow.org/v2_component": "true"}
+
+
+def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
+    """A task on one node with `gpus` GPUs, or, where the profile has several, the launcher of a TrainJob on them."""
+    profile = PROFILE.get()
+    if profile.sft_nodes == 1:
+        return on_a100(task, title, gpus)
+    on_cpu(task, title, models=True)
+    kubernetes.mount_pvc(task, pvc_name=profile.scratch_claim, mount_path=SCRATCH)
+    kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
+    kubernetes.use_field_path_as_env(task, "POD_UID", "metadata.uid")
+    task.set_env_variable("TMPDIR", SCRATCH)
+    return task.set_env_variable(
+        MANIFEST, json.dumps(train_job(profile, task.container_spec.image, gpus), separators=(",", ":"))
+    )
+
+
+def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
+    """The TrainJob without its name and job file, which the launcher adds: `gpus` processes on each of the profile's nodes."""
+    memory = f"{GPU_MEMORY_GIB * gpus}Gi"
+    accelerators = {"nvidia.com/gpu": str(gpus)}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"labels": NAME | ({"kueue.x-k8s.io/queue-name": profile.queue} if profile.queue else {})},
+        "spec": {
+            "runtimeRef": {"name": RUNTIME},
+            "activeDeadlineSeconds": profile.timeout,
+            "trainer": {
+                "image": image,
+                "numNodes": profile.sft_nodes,
+                "numProcPerNode": gpus,
+                "command": [
+                    "python",
+                    "-m",
+                    "torch.distributed.run",
+                ],  # nodes, rank and rendezvous come from Trainer's PET_ variables
+                "args": ["-m", "components.sft.loop"],
+                "env": [_secret(profile.store_secret, key, name) for key, name in SECRET_KEYS.items()],
+                "resourcesPerNode": {
+                    "requests": {"cpu": str(GPU_CPU * gpus), "memory": memory, **accelerators},
+                    "limits": {"memory": memory, **accelerators},
+                },
+            },
+            "runtimePatches": [_patch(_pod(profile, gpus))],
+        },
+    }
+
+
+def _secret(secret: str, key: str, name: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _patch(pod: dict[str, Any]) -> dict[str, Any]:
+    """What the runtime's pods get beside it."""
+    template = {"metadata": {"labels": POD_LABELS}, "spec": pod}
+    jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
+    return {"manager": "motion-enhancer", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
+
+
+def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
+    """Node, volumes and rights of a worker's pod: those of a GPU step, and Pod Security's profile "restricted"."""
+    mounts = {"dshm": "/dev/shm", "models": MODELS, "scratch": SCRATCH}
+    return {
+        "nodeSelector": dict(profile.node_selector),
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "securityContext": {
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "runAsNonRoot": True,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [
+            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{GPU_SHM_GIB * gpus}Gi"}},
+            {"name": "models", "persistentVolumeClaim": {"claimName": profile.model_claim}},
+            {"name": "scratch", "persistentVolumeClaim": {"claimName": profile.scratch_claim}},
+        ],
+        "containers": [
+            {
+                "name": "node",
+                "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "runAsNonRoot": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    }

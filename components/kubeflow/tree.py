@@ -1,0 +1,48 @@
+"""The code that steps run, as one digest: it names the image of a local run and the store prefix of an edited checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from components.core.errors import ParameterError
+from components.core.records import canonical_json, sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tree_digest(root: Path) -> str:
+    """Digest of the code that steps run (`components/` and `pipeline.py`), 64 hex."""
+    names = sorted([*(root / "components").rglob("*"), root / "pipeline.py"])
+    parts = [
+        [path.relative_to(root).as_posix(), sha256(path.read_bytes())]
+        for path in names
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    return sha256(canonical_json(parts))
+
+
+def tree_is_dirty(root: Path) -> bool:
+    """Whether git sees uncommitted changes in the code that steps run; False where there is no checkout (an image) or no git.
+
+    Raises:
+        ParameterError: there is a checkout, but git does not look at it.
+    """
+    command = ["git", "-C", str(root), "status", "--porcelain", "--", "components", "pipeline.py"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        return False
+    if answer.returncode and "not a git repository" not in answer.stderr:
+        raise ParameterError(
+            f"git does not say whether the code was edited: {answer.stderr.strip()}",
+            source=str(root),
+            remedy=f"run as the owner of the checkout, or `git config --global --add safe.directory {root}`",
+        )
+    return bool(answer.stdout.strip())
+
+
+def run_store(uri: str) -> str:
+    """The store of this tree: uncommitted code works under a prefix of its own, so nothing stale is met and nothing mixes."""
+    return f"{uri}/dev-{tree_digest(ROOT)[:16]}" if tree_is_dirty(ROOT) else uri

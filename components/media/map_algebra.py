@@ -1,0 +1,131 @@
+"""Algebra of attention maps: rows normalized, the distance of two maps, the clip's own |frame difference| as a map.
+
+Decisions `row_norm` and `distance` (method step 6): `mse` is the supplement's eq. 20, `sse` eq. 24, `l2` Algorithm 1
+line 31 and main text eq. 15. With V valid cells, `mean1` + `mse` is V times `sum1` + `sse`, both in value and gradient.
+
+Legend: T words, F H W the prior's grid, V valid cells, n source frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
+from components.media.grids import axes, axis_weights, frame_intervals
+
+RowNorm = Literal["mean1", "sum1", "max", "zscore", "none"]
+Distance = Literal["mse", "sse", "l2"]
+
+
+def normalize_rows(
+    maps_TFHW: Float[Tensor, "T F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None, row_norm: RowNorm = "mean1"
+) -> Float[Tensor, "T V"]:
+    """Rows over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
+
+    `mean1` mean 1 (density relative to uniform), `sum1` a distribution, `max` largest 1, `zscore` mean 0 and population
+    deviation 1, `none` as they are.
+
+    Raises:
+        DataError: no rows or no valid cells.
+        ParameterError: an unknown normalization.
+    """
+    rows_TV = maps_TFHW.flatten(1) if valid_FHW is None else maps_TFHW[:, valid_FHW]
+    if not rows_TV.numel():
+        problem = f"{rows_TV.shape[0]} rows over {rows_TV.shape[1]} cells"
+        raise DataError(problem, source="L_align", remedy="leave the sample out: nothing is seen by both models")
+    tiny = torch.finfo(rows_TV.dtype).tiny
+    if row_norm == "none":
+        return rows_TV
+    if row_norm == "mean1":
+        return rows_TV / rows_TV.mean(-1, keepdim=True).clamp_min(tiny)
+    if row_norm == "sum1":
+        return rows_TV / rows_TV.sum(-1, keepdim=True).clamp_min(tiny)
+    if row_norm == "max":
+        return rows_TV / rows_TV.amax(-1, keepdim=True).clamp_min(tiny)
+    if row_norm == "zscore":
+        mean_T1 = rows_TV.mean(-1, keepdim=True)
+        centred = rows_TV - mean_T1
+        # a flat row's deviation is rounding: it is not blown up to 1, and √ is kept away from 0, where it has no
+        # gradient
+        least = (1e-5 * mean_T1.detach()).square().clamp_min(tiny)
+        return centred / torch.maximum(centred.square().mean(-1, keepdim=True), least).sqrt()
+    raise ParameterError(
+        f"row_norm={row_norm!r}", source="params_sft", remedy="choose mean1, sum1, max, zscore or none"
+    )
+
+
+def map_distance(
+    vlm_TFHW: Float[Tensor, "T F H W"],
+    prior_TFHW: Float[Tensor, "_ _ _ _"],
+    valid_FHW: Bool[Tensor, "F H W"] | None = None,
+    row_norm: RowNorm = "mean1",
+    distance: Distance = "mse",
+) -> Float[Tensor, ""]:
+    """Distance of one sample's two maps, in fp32 (decision `distance`).
+
+    `mse` mean over cells and words, `sse` sum over cells and mean over words, `l2` the unsquared norm of the whole
+    difference.
+
+    Raises:
+        DataError: maps of different shapes, no rows, or no valid cells.
+        ParameterError: an unknown distance or normalization.
+    """
+    if vlm_TFHW.shape != prior_TFHW.shape:
+        problem = f"A_VLM {tuple(vlm_TFHW.shape)}, prior {tuple(prior_TFHW.shape)}"
+        raise DataError(problem, source="L_align", remedy="compute both from the same prior set")
+    difference_TV = normalize_rows(vlm_TFHW.float(), valid_FHW, row_norm) - normalize_rows(
+        prior_TFHW.float(), valid_FHW, row_norm
+    )
+    if distance == "mse":
+        return difference_TV.square().mean()
+    if distance == "sse":
+        return difference_TV.square().sum(-1).mean()
+    if distance == "l2":
+        norm: Tensor = torch.linalg.vector_norm(difference_TV)
+        return norm
+    raise ParameterError(f"distance={distance!r}", source="params_sft", remedy="choose mse, sse or l2")
+
+
+def frame_difference_prior(
+    prior_TFHW: Float[Tensor, "T F H W"],
+    frames_nHW3: Iterable[UInt8[Tensor, "h w 3"]],
+    times: Sequence[float],
+    grid: Grid,
+) -> Float[Tensor, "T F H W"]:
+    """The clip's own mean |frame difference| on the prior's grid, mean 1, the same for every word; needs no label and no model.
+
+    Frame k stands for the change since frame k−1, the first for the change to the second. A clip without any change
+    gives a uniform map. Frames are taken one by one and pooled at once: a long clip never lies in memory as a whole.
+
+    Raises:
+        DataError: fewer than two frames, or not one time a frame.
+    """
+    pooled = list(_pooled_changes(frames_nHW3, grid))
+    if not pooled or len(times) != len(pooled) + 1:
+        problem = f"{len(pooled) + 1} frames, {len(times)} times"
+        raise DataError(
+            problem, source="prior_control=frame_difference", remedy="leave the clip out: a difference needs two frames"
+        )
+    time_Fn, _ = axis_weights(torch.tensor(frame_intervals(times), dtype=torch.float64), axes(grid)[0])
+    map_FHW = torch.tensordot(time_Fn.float(), torch.stack([pooled[0], *pooled]), dims=1)
+    mean = map_FHW.mean()
+    map_FHW = map_FHW / mean if mean > 0 else torch.ones_like(map_FHW)
+    return map_FHW.to(prior_TFHW).expand_as(prior_TFHW).clone()
+
+
+def _pooled_changes(frames_nHW3: Iterable[UInt8[Tensor, "h w 3"]], grid: Grid) -> Iterator[Float[Tensor, "H W"]]:
+    """|Change| from each frame to the next, mean over the colours and over each of the grid's cells."""
+    frames = iter(frames_nHW3)
+    for first_HW3 in frames:
+        height, width, _ = first_HW3.shape
+        whole = Grid(times=grid.times, rows=height, cols=width, box=(0.0, 1.0, 0.0, 1.0))
+        rows_HN, cols_WN = (axis_weights(a, b)[0].float() for a, b in zip(axes(whole)[1:], axes(grid)[1:], strict=True))
+        for earlier_HW3, later_HW3 in pairwise(chain([first_HW3], frames)):
+            yield rows_HN @ (later_HW3.float() - earlier_HW3.float()).abs().mean(-1) @ cols_WN.T

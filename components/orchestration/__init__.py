@@ -1,1 +1,0 @@
-"""The submitting side: components, scheduling, local runs, the command line."""

@@ -1,1 +1,0 @@
-"""What a store holds, what of it is damaged, and what nobody needs any more."""

@@ -1,0 +1,263 @@
+"""Charts as inline SVG that take their colours from the page's CSS variables: lines, dots with intervals, histograms, stacked bars.
+
+Colours are CSS classes (`c1` … `c4`, `grey`), so a chart follows the light and the dark theme. Text from data passes
+through `escape`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from components.pages.figures import NOTHING, raw
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that cover [low, high] from inside."""
+    span = (high - low) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / count))
+    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= count)
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high], with 2 and 5 between them where there are fewer than three; every other one where many."""
+    span = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [m * 10.0**e for e in span for m in factors if low <= m * 10.0**e <= high * 1.0001]
+        if len(found) >= 3:
+            break
+    return found[:: -(-len(found) // 6)] if found else [low, high]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series of a line chart: name, points, CSS colour class; `dots` draws points instead of a line."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    dots: bool = False
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_name: str,
+    log: bool = False,
+    zero: bool = True,
+    width: int = 440,
+    height: int = 196,
+    show: Callable[[float], str] | None = None,
+) -> Markup:
+    """A small line chart with a legend; `log` for a logarithmic y axis (values ≤ 0 are left out), `zero` starts a linear one at 0."""
+    keep = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
+    if not keep:
+        return NOTHING
+    turn: Callable[[float], float] = math.log10 if log else float
+    ys = [turn(y) for _, y in keep]
+    x0, x1 = min(x for x, _ in keep), max(x for x, _ in keep)
+    y0, y1 = (min(0.0, *ys) if zero and not log else min(ys)), max(ys)
+    if y1 - y0 < 1e-12:
+        y0, y1 = y0 - 0.5, y1 + 0.5
+    y1 += 0.06 * (y1 - y0)
+    left, top, right, bottom = 46, 12, width - 12, height - 30
+    at_x: Callable[[float], float] = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (right - left)
+    at_y: Callable[[float], float] = lambda y: bottom - (turn(y) - y0) / (y1 - y0) * (bottom - top)
+    marks = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
+    whole = all(x == int(x) for x, _ in keep)  # steps, frames and levels have no halves
+    parts = [
+        f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" y="{at_y(m) + 3.5:.1f}" '
+        f'text-anchor="end">{(show or _short)(m)}</text>'
+        for m in marks
+    ]
+    parts += [
+        f'<text class="tick" x="{at_x(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>'
+        for m in ticks(x0, x1, 5)
+        if not whole or m == int(m)
+    ]
+    parts.append(f'<text class="tick" x="{right}" y="{height - 2}" text-anchor="end">{escape(x_name)}</text>')
+    parts += [_series(line, at_x, at_y, log) for line in lines]
+    return _chart(title, [(line.name, line.colour) for line in lines], parts, width, height)
+
+
+def _series(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float], log: bool) -> str:
+    points = [(at_x(x), at_y(y)) for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
+    if line.dots or len(points) == 1:
+        return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="fill {line.colour}"/>' for x, y in points)
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path d="M{path}" class="stroke {line.colour}"/>'
+
+
+def _chart(title: str, legend: Sequence[tuple[str, str]], parts: Sequence[str], width: int, height: int) -> Markup:
+    keys = "".join(
+        f'<span class="key"><i class="swatch {colour}"></i>{escape(name)}</span>' for name, colour in legend if name
+    )
+    return raw(
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{keys}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One line of a dot plot: name, note at the right, and marks (value, low, high, colour class)."""
+
+    name: str
+    marks: Sequence[tuple[float, float | None, float | None, str]]
+    note: str = ""
+    strong: bool = False
+
+
+def dot_plot(
+    title: str,
+    dots: Sequence[Dot],
+    *,
+    reference: float | None = None,
+    legend: Sequence[tuple[str, str]] = (),
+    low: float | None = None,
+    high: float | None = None,
+    width: int = 940,
+    label: int = 190,
+    note: int = 230,
+    join: bool = False,
+) -> Markup:
+    """Values with intervals, one line each, and a vertical line at `reference`; `join` links the first two marks of a line."""
+    ends = [v for dot in dots for mark in dot.marks for v in mark[:3] if v is not None] + (
+        [] if reference is None else [reference]
+    )
+    x0, x1 = (min(ends) if low is None else low), (max(ends) if high is None else high)
+    pad = 0.04 * ((x1 - x0) or 1)
+    x0, x1 = x0 - pad, x1 + pad
+    left, right, row = label, width - note, 26
+    height = row * len(dots) + 30
+    at: Callable[[float], float] = lambda v: left + (v - x0) / (x1 - x0) * (right - left)
+    marks = ticks(x0, x1, 6)
+    parts = [
+        f'<path class="grid" d="M{at(m):.1f} 4V{height - 22}"/><text class="tick" x="{at(m):.1f}" y="{height - 7}" '
+        f'text-anchor="middle">{_short(m)}</text>'
+        for m in marks
+    ]
+    if reference is not None:
+        parts.append(f'<path class="reference" d="M{at(reference):.1f} 4V{height - 22}"/>')
+    for index, dot in enumerate(dots):
+        y = row * index + 17
+        weight = ' font-weight="650"' if dot.strong else ""
+        parts.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end"{weight}>{escape(dot.name)}</text>')
+        parts.append(f'<text class="note" x="{right + 14}" y="{y + 4}">{escape(dot.note)}</text>')
+        parts.append(_dot_marks(dot, at, y, join))
+    return _chart(title, legend, parts, width, height)
+
+
+def _dot_marks(dot: Dot, at: Callable[[float], float], y: float, join: bool) -> str:
+    parts = []
+    if join and len(dot.marks) > 1:
+        parts.append(f'<path class="joint" d="M{at(dot.marks[0][0]):.1f} {y}H{at(dot.marks[1][0]):.1f}"/>')
+    for value, low, high, colour in dot.marks:
+        if low is not None and high is not None:
+            parts.append(f'<path class="stroke thin {colour}" d="M{at(low):.1f} {y}H{at(high):.1f}"/>')
+        parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="4.5" class="fill {colour}"/>')
+    return "".join(parts)
+
+
+def _short(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def histogram(
+    title: str,
+    values: Sequence[float],
+    *,
+    bins: int = 20,
+    low: float = 0.0,
+    high: float = 1.0,
+    mark: float | None = None,
+) -> Markup:
+    """Counts in equal bins of [low, high]; `mark` draws a limit."""
+    counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
+    width, height, left, bottom = 440, 160, 34, 132
+    step, top = (width - left - 10) / bins, max(1, int(counts.max()))
+    parts = [
+        f'<path class="grid" d="M{left} {bottom - 112 * m / top:.1f}H{width - 10}"/><text class="tick" x="{left - 6}" '
+        f'y="{bottom - 112 * m / top + 3.5:.1f}" text-anchor="end">{m:g}</text>'
+        for m in ticks(0, top, 3)
+        if m == int(m)
+    ]
+    parts += [
+        f'<rect class="fill c1" x="{left + i * step + 1:.1f}" y="{bottom - 112 * n / top:.1f}" width="{step - 2:.1f}" '
+        f'height="{112 * n / top:.1f}" rx="1.5"/>'
+        for i, n in enumerate(counts.tolist())
+        if n
+    ]
+    at: Callable[[float], float] = lambda v: left + (v - low) / (high - low) * step * bins
+    parts += [
+        f'<text class="tick" x="{at(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>'
+        for m in ticks(low, high, 5)
+    ]
+    if mark is not None:
+        parts.append(f'<path class="reference" d="M{at(mark):.1f} 12V{bottom}"/>')
+    return _chart(title, (), parts, width, height)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One bar of signed parts: name below, (value, colour) parts, error of the first part, whether it is selected."""
+
+    name: str
+    parts: Sequence[tuple[float, str]]
+    error: float
+    selected: bool
+    note: str = ""
+
+
+def stacked_bars(
+    title: str, stacks: Sequence[Stack], legend: Sequence[tuple[str, str]], cut: int, cut_name: str
+) -> Markup:
+    """Bars in the given order: positive parts stack up, negative ones down; the first part's error bar; a line behind bar `cut`."""
+    rise = max(sum(max(v, 0) for v, _ in s.parts) + s.error for s in stacks)
+    fall = min(sum(min(v, 0) for v, _ in s.parts) - s.error for s in stacks)
+    width, height, left, top, bottom = 960, 250, 40, 18, 214
+    scale, step = (bottom - top) / ((rise - fall) or 1), min(96.0, (width - left - 10) / len(stacks))
+    zero = top + rise * scale
+    parts = [
+        f'<path class="grid" d="M{left} {zero - m * scale:.1f}H{left + step * len(stacks):.1f}"/><text class="tick" x="{left - 6}" '
+        f'y="{zero - m * scale + 3.5:.1f}" text-anchor="end">{_short(m)}</text>'
+        for m in ticks(fall, rise, 5)
+    ]
+    for index, stack in enumerate(stacks):
+        parts.append(_stack(stack, left + index * step, step, zero, scale, bottom, len(stacks) <= 60))
+    x = left + cut * step
+    parts.append(f'<path class="reference" d="M{x:.1f} 4V{bottom + 6}"/>')
+    parts.append(f'<text class="tick strong" x="{x - 6:.1f}" y="12" text-anchor="end">{escape(cut_name)}</text>')
+    return _chart(title, legend, parts, width, height)
+
+
+def _stack(stack: Stack, x: float, step: float, zero: float, scale: float, bottom: float, named: bool) -> str:
+    up = down = zero
+    pad, wide = max(0.5, step * 0.14), step - 2 * max(0.5, step * 0.14)
+    dim = "" if stack.selected else ' opacity=".45"'
+    parts = [f"<g{dim}><title>{escape(stack.note)}</title>"]
+    for index, (value, colour) in enumerate(stack.parts):
+        size = abs(value) * scale
+        up, down, y = (up - size, down, up - size) if value >= 0 else (up, down + size, down)
+        parts.append(
+            f'<rect class="fill {colour}" x="{x + pad:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{size:.1f}"/>'
+        )
+        if index == 0:
+            tip, e, middle = (y if value >= 0 else y + size), stack.error * scale, x + step / 2
+            parts.append(f'<path class="error" d="M{middle:.1f} {tip - e:.1f}V{tip + e:.1f}"/>')
+    parts.append("</g>")
+    if named:
+        bold = " strong" if stack.selected else ""
+        parts.append(
+            f'<text class="tick{bold}" x="{x + step / 2:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(stack.name)}</text>'
+        )
+    return "".join(parts)

@@ -1,0 +1,176 @@
+"""Pictures and numbers as HTML: maps and frames as small inlined images, strips of them, and how numbers are written.
+
+Maps are drawn one pixel a cell, unsmoothed, through one colour table (dark → bright, monotone in lightness, the same in
+both themes). Everything returns HTML; text that comes from data passes through `escape`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from markupsafe import Markup, escape
+from PIL import Image
+
+# anchors of the colour table, sRGB
+_ANCHORS = [
+    (13, 12, 34),
+    (58, 21, 92),
+    (122, 34, 112),
+    (182, 54, 97),
+    (226, 92, 66),
+    (246, 147, 52),
+    (251, 203, 98),
+    (254, 249, 208),
+]
+TABLE = np.stack(
+    [
+        np.interp(np.linspace(0, len(_ANCHORS) - 1, 256), range(len(_ANCHORS)), channel)
+        for channel in np.transpose(_ANCHORS)
+    ],
+    -1,
+)
+
+
+NOTHING = Markup("")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as a `data:` address."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def heat(map_HW: Float[np.ndarray, "H W"], top: float) -> str:
+    """A map as a PNG of one pixel a cell, 0 to `top`."""
+    index = np.clip(np.nan_to_num(map_HW) / (top or 1) * 255, 0, 255).astype(np.uint8)
+    picture = Image.fromarray(index)
+    picture.putpalette(np.round(TABLE).astype(np.uint8).ravel().tolist())
+    return _encode(picture, "PNG", optimize=True)
+
+
+def photo(frame: UInt8[np.ndarray, "h w 3"], width: int = 200) -> str:
+    """A frame as a JPEG of at most `width` pixels."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+    return _encode(picture, "JPEG", quality=82, optimize=True)
+
+
+def shrink(png: bytes, width: int = 960) -> str:
+    """A picture of an earlier step, at most `width` pixels wide, as it is where it is small enough."""
+    picture: Image.Image = Image.open(io.BytesIO(png))
+    if picture.width <= width:
+        return data_uri(png, "image/png")
+    picture = picture.convert("RGB")
+    picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+    return _encode(picture, "JPEG", quality=85, optimize=True)
+
+
+def _encode(picture: Image.Image, form: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)  # type: ignore[arg-type]
+    return data_uri(buffer.getvalue(), f"image/{form.lower()}")
+
+
+def scale_bar(top: float, unit: str) -> Markup:
+    """The colour scale of a row of maps, 0 to `top`, printed."""
+    stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in TABLE[::51])
+    return raw(
+        '<span class="scale"><i>0</i><b style="background:linear-gradient(90deg,{})"></b><i>{}</i></span><span class="unit">{}</span>'
+    ).format(raw(stops), number(top), unit)
+
+
+def raw(text: str) -> Markup:
+    """Text that is HTML already: whatever came from data was escaped when it was put in."""
+    return Markup(text)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without exponents where a person would write none; a true minus sign."""
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    text = f"{value:.{digits - 1}e}" if size < -4 or size > 6 else f"{value:.{max(0, digits - 1 - size)}f}"
+    return text.replace("-", "−")
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """`+1.2` or `−1.2`."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a strip: an image inside the video's frame (fractions top, bottom, left, right), and cells to outline."""
+
+    image: str
+    box: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+    unseen: Bool[np.ndarray, "H W"] | None = None
+    smooth: bool = False
+    label: str = ""
+
+
+def cell_svg(cell: Cell, width: int, height: int) -> Markup:
+    """The picture in the video's own proportions; cells that the VLM did not see are outlined and hatched."""
+    w, h = 160.0, 160.0 * height / width
+    top, bottom, left, right = cell.box
+    x, y, dx, dy = left * w, top * h, (right - left) * w, (bottom - top) * h
+    style = "" if cell.smooth else ' style="image-rendering:pixelated"'
+    outline = "" if cell.unseen is None else _outline(cell.unseen, x, y, dx, dy)
+    return raw(
+        f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}"><rect width="{w:.6g}" height="{h:.6g}" '
+        f'class="void"/><image href="{cell.image}" x="{x:.6g}" y="{y:.6g}" width="{dx:.6g}" height="{dy:.6g}" '
+        f'preserveAspectRatio="none"{style}/>{outline}</svg>'
+    )
+
+
+def _outline(unseen_HW: Bool[np.ndarray, "H W"], x: float, y: float, dx: float, dy: float) -> str:
+    """The border of the unseen cells, one closed line set along cell edges, and a veil over them."""
+    if not unseen_HW.any():
+        return ""
+    rows, cols = unseen_HW.shape
+    padded = np.pad(unseen_HW, 1)
+    sx, sy = dx / cols, dy / rows
+    edges, fill = [], []
+    for r, c in zip(*np.nonzero(unseen_HW), strict=True):
+        px, py = x + c * sx, y + r * sy
+        fill.append(f"M{px:.4g} {py:.4g}h{sx:.4g}v{sy:.4g}h{-sx:.4g}z")
+        for dr, dc, path in (
+            (0, 1, f"M{px:.4g} {py:.4g}h{sx:.4g}"),
+            (2, 1, f"M{px:.4g} {py + sy:.4g}h{sx:.4g}"),
+            (1, 0, f"M{px:.4g} {py:.4g}v{sy:.4g}"),
+            (1, 2, f"M{px + sx:.4g} {py:.4g}v{sy:.4g}"),
+        ):
+            if not padded[r + dr, c + dc]:
+                edges.append(path)
+    return f'<path d="{"".join(fill)}" class="unseen"/><path d="{"".join(edges)}" class="outline"/>'
+
+
+@dataclass(frozen=True)
+class StripRow:
+    """One row of a strip: name, its pictures, and its colour scale where it has one."""
+
+    name: str
+    cells: Sequence[Cell]
+    scale: Markup = NOTHING
+
+
+def strip(rows: Sequence[StripRow], columns: Sequence[str], width: int, height: int) -> Markup:
+    """Rows of pictures under common column heads (times)."""
+    head = "".join(f"<span>{escape(text)}</span>" for text in columns)
+    body = "".join(
+        f'<div class="label"><b>{escape(row.name)}</b>{row.scale}</div>'
+        + "".join(cell_svg(cell, width, height) for cell in row.cells)
+        for row in rows
+    )
+    wide = min(1.0, 3.2 * width / height / max(1, len(columns)))  # portrait clips must not fill the page
+    return raw(f'<div class="strip" style="--columns:{len(columns)};--wide:{wide:.3g}"><span></span>{head}{body}</div>')

@@ -1,0 +1,57 @@
+"""The figure of a head selection: stacked z-scores with the cut line, what saturates, and the table of all heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from components.core.artifacts import HeadSelection, PriorSet
+from components.pages.charts import Stack, stacked_bars
+from components.pages.figures import number, raw, signed
+
+
+def head_figure(selection: HeadSelection | PriorSet) -> Markup:
+    """Sorted stacked bars of the three z-scores with the cut line, what saturates, and the table of all heads (supplement Figs. 2, 4)."""
+    rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
+    spread = float(np.std([row.dfc for row in rows])) or 1.0
+    cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
+    stacks = [
+        Stack(
+            str(row.head),
+            [(row.z[0], "c1"), (row.z[1], "c2"), (row.z[2], "c3")],
+            row.dfc_stderr / spread,
+            index < cut,
+            f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
+            f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples",
+        )
+        for index, row in enumerate(rows)
+    ]
+    legend = [("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3")]
+    chart = stacked_bars("Heads by score", stacks, legend, cut, f"kept: {cut} of {len(rows)}")
+    return chart + _saturation(selection) + _head_table(rows, cut)
+
+
+def _saturation(selection: HeadSelection | PriorSet) -> Markup:
+    shares = {name.upper(): share for name, share in selection.saturation.items()}
+    text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
+    if not any(share >= 0.9 for share in shares.values()):
+        return raw(
+            f'<p class="caption">Chosen heads at the maximum of a measure: {escape(text or "not recorded")}.</p>'
+        )
+    return raw(
+        f'<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: {escape(text)}. '
+        "Such heads attend to the same place in every frame whatever the content.</p>"
+    )
+
+
+def _head_table(rows: Sequence[Any], cut: int) -> Markup:
+    body = "".join(
+        f"<tr{' class=strong' if index < cut else ''}><td>{row.head}</td><td>{number(row.dfc)} ± {number(row.dfc_stderr, 2)}</td>"
+        f"<td>{number(row.tcs)}</td><td>{number(row.dsr)}</td><td>{signed(row.score, 2)}</td><td>{row.chosen} of {row.samples}</td></tr>"
+        for index, row in enumerate(rows)
+    )
+    head = "<tr><th>head</th><th>DFC ± s.e.</th><th>TCS</th><th>DSR</th><th>score</th><th>chosen in</th></tr>"
+    return raw(f"<details><summary>Table of all {len(rows)} heads</summary><table>{head}{body}</table></details>")

@@ -1,0 +1,59 @@
+"""Readers for what the lines of a manifest name: tensors and frames of the store, a prior's words, the frame of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+from components.core.artifacts import PriorLine
+from components.core.records import Ref, Video
+from components.media.video import read_frames
+from components.store.entries import Store
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Readers for what lines of a manifest name."""
+
+    store: Store
+
+    @cached_property
+    def _fetched(self) -> dict[str, Path]:
+        """Local copies of videos, each fetched and verified once."""
+        return {}
+
+    def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
+        """The arrays of a stored safetensors file."""
+        found: dict[str, np.ndarray] = load(self.store.read(ref))
+        return found
+
+    def prior(self, line: PriorLine) -> np.ndarray:
+        """A_VDM [T', F, H, W] of a sample."""
+        return self.tensors(line.prior)["prior"]
+
+    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
+        """Frames uint8 [n, h, w, 3] of a stored video."""
+        if video.id not in self._fetched:
+            self._fetched[video.id] = self.store.fetch(video.file)
+        return read_frames(self._fetched[video.id], list(indices))
+
+
+def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
+    """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
+    chosen = [piece for piece in line.pieces if piece.selected]
+    if len(chosen) == rows:
+        return [
+            (str(getattr(line.sample, piece.field))[piece.start : piece.end] or piece.token, piece.score)
+            for piece in chosen
+        ]
+    return [("all words" if rows == 1 else f"row {index}", 0.0) for index in range(rows)]
+
+
+def nearest_frame(video: Video, start: float, end: float) -> int:
+    """Index of the frame nearest to the middle of a cell's time."""
+    return int(np.abs(np.asarray(video.times) - (start + end) / 2).argmin())

@@ -1,0 +1,1 @@
+"""Measures of a prior against ground truth, and the intervals and tests that go with them."""

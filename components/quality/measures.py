@@ -1,0 +1,323 @@
+"""How well a motion prior finds what moves, where the moving object's mask is known: AUC_obj, pointing game and track, and references.
+
+AUC_obj = P(a(mover) > a(static)) + P(=)/2 for a place drawn from the mover's area and one from the static objects'
+area: cells weigh with the covered area, so no threshold enters and objects smaller than a cell count. Background is
+left out: any map of contrast finds objects, the question is whether it finds the moving one. A position bias that all
+clips share is taken out by subtracting the mean map of the *other* videos (`debiased`), and told by a permutation null:
+the same maps against other clips' masks.
+Pointing game: the strongest cell of a frame (`pointing`) or of the whole map (`peak`) lies on the mover where the mover
+covers more than a tenth of it; chance is the share of such cells. Track: the path of the map's centre of mass against
+the mover's.
+
+Legend: F H W the prior's grid, n samples, v videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from components.core.errors import DataError
+from components.core.records import Grid
+
+Map = Float[np.ndarray, "F H W"]
+_BLOCK = 4_000_000  # random draws held at once
+_COVERED = 0.1  # share of a cell, from which on it lies on the mover
+_TIE = 1e-9  # relative to the map's largest magnitude: cells nearer than this to the strongest are as strong
+_STILL = 1e-6  # cells: a path that deviates less from its mean stands still
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` values of `clusters` videos with its 95 % interval; no interval where there are fewer than two videos."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One sample: its map and the areas of the mover and of the static objects, all on the prior's grid."""
+
+    sample: str
+    video: str
+    prior: Map
+    mover: Map
+    static: Map
+    references: dict[str, Map] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Observed mean AUC_obj against the same maps with other videos' masks; p is one-sided, (1 + #null ≥ observed) / (1 + draws)."""
+
+    observed: float
+    null_mean: float
+    null_std: float
+    p: float
+    draws: int
+    n: int
+    clusters: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What `assess` finds, by name of the map: prior, debiased, references.
+
+    Attributes:
+        rows: AUC_obj.
+        permutation: of the prior's AUC_obj.
+        by_sample: each sample's AUC_obj of the prior.
+        pointing: share of a sample's frames whose strongest cell lies on the mover; `chance` is that of a cell drawn
+            uniformly.
+        peaks: by sample, whether the strongest cell of the whole prior lies on the mover, and the chance of that.
+        track: correlation of the map's path with the mover's.
+    """
+
+    rows: dict[str, Estimate]
+    permutation: Permutation | None
+    by_sample: dict[str, float]
+    pointing: dict[str, Estimate] = field(default_factory=dict)
+    chance: float = 0.0
+    peaks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    track: dict[str, Estimate] = field(default_factory=dict)
+
+
+# Measures of one map --------------------------------------------------------------------------------------------------
+
+
+def weighted_auc(scores: Map, positive: Map, negative: Map) -> float | None:
+    """P(score of a place drawn by `positive` > one drawn by `negative`), ties half; None where one of them has no area."""
+    values, place = np.unique(scores.ravel(), return_inverse=True)
+    plus = np.bincount(place, positive.ravel().astype(np.float64), len(values))
+    minus = np.bincount(place, negative.ravel().astype(np.float64), len(values))
+    total = plus.sum() * minus.sum()
+    if total == 0:
+        return None
+    below = np.cumsum(minus) - minus
+    return float((plus * (below + minus / 2)).sum() / total)
+
+
+def auc_obj(scene: Scene, map_FHW: Map) -> float | None:
+    """AUC of the mover's area against the static objects'; None where one of them has no area."""
+    return weighted_auc(map_FHW, scene.mover, scene.static)
+
+
+def on_mover(scene: Scene) -> Bool[np.ndarray, "F H W"]:
+    """The cells that lie on the mover: it covers more than a tenth of their area and time."""
+    found: np.ndarray = scene.mover > _COVERED
+    return found
+
+
+def pointing(scene: Scene, map_FHW: Map) -> float | None:
+    """Share of the frames whose strongest cell lies on the mover; None where no frame has such a cell.
+
+    Frames without one are left out. Equally strong cells share a frame's hit, so a flat map gets chance.
+    """
+    hits = [_hit(map_HW, on_HW) for map_HW, on_HW in zip(map_FHW, on_mover(scene), strict=True) if on_HW.any()]
+    return float(np.mean(hits)) if hits else None
+
+
+def pointing_chance(scene: Scene) -> float | None:
+    """The pointing game's expected value for a cell drawn uniformly in each frame."""
+    on_FHW = on_mover(scene)
+    shares = [float(on_HW.mean()) for on_HW in on_FHW if on_HW.any()]
+    return float(np.mean(shares)) if shares else None
+
+
+def peak(scene: Scene, map_FHW: Map) -> float | None:
+    """1 where the strongest cell of the whole map lies on the mover, else 0; equally strong cells share it."""
+    on_FHW = on_mover(scene)
+    return _hit(map_FHW, on_FHW) if on_FHW.any() else None
+
+
+def _hit(values: np.ndarray, on: np.ndarray) -> float:
+    strongest = values >= values.max() - _TIE * np.abs(values).max()
+    return float(on[strongest].mean())
+
+
+def track(scene: Scene, map_FHW: Map) -> float | None:
+    """Correlation of the path of the map's centre of mass with that of the mover's, −1 to 1; chance is 0.
+
+    r = Σ p·m / √(Σ|p|² · Σ|m|²) over the frames with a mover, p and m the paths (row, column; in cells) minus their
+    means. A frame's centre of mass is that of the map above its minimum. 0 where the map's path stands still: it tells
+    nothing of the motion; None where the mover's does, or is seen in fewer than two frames.
+    """
+    seen = scene.mover.sum((1, 2)) > 0
+    if seen.sum() < 2:
+        return None
+    above = map_FHW - map_FHW.min((1, 2), keepdims=True)
+    moved, found = _path(scene.mover[seen]), _path(above[seen])
+    spread, spread_found = np.square(moved).sum(), np.square(found).sum()
+    limit = _STILL**2 * len(moved)
+    if spread <= limit:
+        return None
+    return float((moved * found).sum() / np.sqrt(spread * spread_found)) if spread_found > limit else 0.0
+
+
+def _path(weight_FHW: Map) -> Float[np.ndarray, "F 2"]:
+    """Centre of mass of each frame (row, column) minus its mean over frames; a frame without any mass has the middle."""
+    weight = weight_FHW.astype(np.float64)
+    weight = np.where(weight.sum((1, 2), keepdims=True) > 0, weight, 1.0)
+    weight /= weight.sum((1, 2), keepdims=True)
+    rows, cols = weight.sum(2) @ np.arange(weight.shape[1]), weight.sum(1) @ np.arange(weight.shape[2])
+    path = np.stack([rows, cols], axis=1)
+    centred: np.ndarray = path - path.mean(0)
+    return centred
+
+
+Measure = Callable[[Scene, Map], float | None]
+
+
+def values_of(measure: Measure, scenes: Sequence[Scene], maps: Sequence[Map]) -> dict[str, float]:
+    """A measure of each sample's map, by sample id; samples where it is not defined are left out."""
+    found = {scene.sample: measure(scene, map_FHW) for scene, map_FHW in zip(scenes, maps, strict=True)}
+    return {sample: value for sample, value in found.items() if value is not None}
+
+
+# Means over samples ---------------------------------------------------------------------------------------------------
+
+
+def cluster_interval(
+    values: Sequence[float], clusters: Sequence[str], *, seed: int = 1, draws: int = 10_000
+) -> Estimate:
+    """Mean of `values` and its 95 % percentile interval from a seeded bootstrap over clusters (videos).
+
+    Raises:
+        DataError: no values, or another number of clusters than of values.
+    """
+    if not values or len(values) != len(clusters):
+        raise DataError(
+            f"{len(values)} values of {len(clusters)} clusters", source="bootstrap", remedy="give one cluster a value"
+        )
+    names, place = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, counts = np.bincount(place, np.asarray(values, np.float64)), np.bincount(place).astype(np.float64)
+    mean, many = float(sums.sum() / counts.sum()), len(names)
+    if many < 2:
+        return Estimate(mean, None, None, len(values), many)
+    rng, block = np.random.default_rng(seed), max(1, _BLOCK // many)
+    drawn = []
+    for start in range(0, draws, block):
+        chosen = rng.integers(many, size=(min(block, draws - start), many))
+        drawn.append(sums[chosen].sum(1) / counts[chosen].sum(1))
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    return Estimate(mean, float(low), float(high), len(values), many)
+
+
+def mean_interval(values: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1) -> Estimate:
+    """`cluster_interval` of values by sample id, `videos` by sample id."""
+    return cluster_interval(list(values.values()), [videos[sample] for sample in values], seed=seed)
+
+
+def paired_interval(
+    one: Mapping[str, float], other: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1
+) -> Estimate:
+    """Mean difference one − other of two configurations on the same samples, with its interval over videos.
+
+    Raises:
+        DataError: the two are not of the same samples, or of none.
+    """
+    if one.keys() != other.keys():
+        problem = f"{len(one.keys() ^ other.keys())} of {len(one.keys() | other.keys())} samples have one value only"
+        raise DataError(problem, source="paired difference", remedy="compare values of the same samples")
+    return mean_interval({sample: value - other[sample] for sample, value in one.items()}, videos, seed=seed)
+
+
+def debiased(scenes: Sequence[Scene]) -> list[Map]:
+    """Each map minus the mean map of the other videos' samples; all of one grid shape.
+
+    Raises:
+        DataError: fewer than two videos, or maps of several shapes.
+    """
+    videos = [scene.video for scene in scenes]
+    if len(set(videos)) < 2 or len({scene.prior.shape for scene in scenes}) != 1:
+        raise DataError(
+            "the mean map of other videos needs two videos on one grid",
+            source="debiased AUC_obj",
+            remedy="leave it out",
+        )
+    maps = np.stack([scene.prior for scene in scenes]).astype(np.float64)
+    total = maps.sum(0)
+    result = []
+    for index, video in enumerate(videos):
+        own = [i for i, name in enumerate(videos) if name == video]
+        result.append(maps[index] - (total - maps[own].sum(0)) / (len(videos) - len(own)))
+    return result
+
+
+def permutation_test(scenes: Sequence[Scene], *, seed: int = 1, draws: int = 999) -> Permutation:
+    """Mean AUC_obj over samples against the null that a map knows nothing of its own clip: masks are permuted between videos."""
+    videos = sorted({scene.video for scene in scenes})
+    mask = {scene.video: scene for scene in scenes}
+    table = np.array(
+        [[weighted_auc(scene.prior, mask[v].mover, mask[v].static) or 0.0 for v in videos] for scene in scenes],
+        np.float64,
+    )
+    own, rows = np.array([videos.index(scene.video) for scene in scenes]), np.arange(len(scenes))
+    observed = float(table[rows, own].mean())
+    rng = np.random.default_rng(seed)
+    null = np.array([table[rows, rng.permutation(len(videos))[own]].mean() for _ in range(draws)])
+    p = float((1 + (null >= observed - 1e-12).sum()) / (1 + draws))
+    return Permutation(observed, float(null.mean()), float(null.std()), p, draws, len(scenes), len(videos))
+
+
+def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Quality:
+    """All measures of the prior, raw and debiased, and of each reference, with intervals over videos, and the permutation test.
+
+    Args:
+        scenes: samples whose masks hold both a mover and static objects; others are dropped.
+        seed: of the bootstrap and of the permutations.
+        permuted: most samples of the permutation test (its table is samples × videos); the first ones are taken.
+    """
+    usable = with_objects(scenes)
+    if not usable:
+        return Quality({}, None, {})
+    videos = {scene.sample: scene.video for scene in usable}
+    raw = [scene.prior for scene in usable]
+    maps: dict[str, tuple[Sequence[Scene], Sequence[Map]]] = {"prior": (usable, raw)}
+    alike = [scene for scene in usable if scene.prior.shape == usable[0].prior.shape]
+    test = None
+    if len({scene.video for scene in alike}) >= 2:
+        maps["prior, debiased"] = (alike, debiased(alike))
+        test = permutation_test(alike[:permuted], seed=seed)
+    maps |= {name: (usable, [scene.references[name] for scene in usable]) for name in usable[0].references}
+
+    def means(measure: Measure) -> dict[str, Estimate]:
+        found = {name: values_of(measure, *pair) for name, pair in maps.items()}
+        return {name: mean_interval(values, videos, seed=seed) for name, values in found.items() if values}
+
+    peaks = {
+        scene.sample: (hit, float(on_mover(scene).mean()))
+        for scene in usable
+        if (hit := peak(scene, scene.prior)) is not None
+    }
+    chances = [chance for scene in usable if (chance := pointing_chance(scene)) is not None]
+    return Quality(
+        rows=means(auc_obj),
+        permutation=test,
+        by_sample=values_of(auc_obj, usable, raw),
+        pointing=means(pointing),
+        chance=float(np.mean(chances)) if chances else 0.0,
+        peaks=peaks,
+        track=means(track),
+    )
+
+
+def with_objects(scenes: Sequence[Scene]) -> list[Scene]:
+    """Those with both a mover and static objects."""
+    return [scene for scene in scenes if scene.mover.sum() > 0 and scene.static.sum() > 0]
+
+
+def centre_map(grid: Grid) -> Map:
+    """The centre prior: minus the squared distance of a cell from the middle of the frame (fractions of the frame), every time alike."""
+    top, bottom, left, right = grid.box
+    y = top + (np.arange(grid.rows) + 0.5) * (bottom - top) / grid.rows - 0.5
+    x = left + (np.arange(grid.cols) + 0.5) * (right - left) / grid.cols - 0.5
+    plane = -(y[:, None] ** 2 + x[None, :] ** 2)
+    return np.broadcast_to(plane, grid.shape).copy()

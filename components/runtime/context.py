@@ -1,0 +1,213 @@
+"""What a running step sees: its parameters and inputs, the memory of its work, and where its outputs go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from components.core.artifacts import M, Manifest, load_manifest
+from components.core.errors import DataError, ParameterError
+from components.core.progress import track
+from components.core.records import Failure, Json, ModelId, StepRecord
+from components.runtime.declaration import Step
+from components.runtime.executor import Outputs, Request
+from components.runtime.parameters import P, scalars_of, validated
+from components.runtime.shards import Shard
+from components.store.entries import Entry, Store, WorkFolder
+
+U = TypeVar("U")
+log = logging.getLogger(__name__)
+
+
+class Context(Generic[P]):
+    """What a running step sees: its parameters, inputs and store, and where its outputs go."""
+
+    def __init__(self, step: Step[P], task: str, request: Request, folder: Outputs) -> None:
+        self.step, self.task, self._outputs = step, task, folder
+        self.params = validated(step.params, request.params, f"params_{step.name}")
+        self.scalars, self.given = scalars_of(request.scalars)
+        if missing := {*step.always_scalars, *step.scalars} - set(self.given):
+            raise ParameterError(
+                f"no {', '.join(sorted(missing))}", source=f"parameters of {task}", remedy="give a value"
+            )
+        self.rerun, self.step_params = request.rerun, request.step_params
+        self.store = Store(self.scalars.store)
+        self._inputs = request.inputs
+        self.models: dict[str, ModelId] = {}
+        self.provenance: dict[str, StepRecord] = {}
+        self.left_out: list[Failure] = []
+        self.counts = {"computed": 0, "remembered": 0, "failed": 0}
+        self._started = time.monotonic()
+
+    @property
+    def shard(self) -> Shard:
+        """The part of the videos that is this task's."""
+        return Shard.parse(self.scalars.shard)
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether this form has the input."""
+        return name in self._inputs
+
+    def input(self, name: str, kind: type[M]) -> M:
+        """The single manifest of an input."""
+        (manifest,) = self.collected(name, kind)
+        return manifest
+
+    def collected(self, name: str, kind: type[M]) -> list[M]:
+        """All manifests of a collected input, in the loop's order; their provenance and left-out units are carried on.
+
+        Raises:
+            ParameterError: the task was given no such input.
+            DataError: an artifact's folder holds no manifest of this kind.
+        """
+        if name not in self._inputs:
+            raise ParameterError(
+                f"no input {name!r}", source=f"inputs of {self.task}", remedy=f"wire it (`step`: --in {name}=FOLDER)"
+            )
+        manifests = [load_manifest(folder, kind) for folder in self._inputs[name]]
+        for manifest in manifests:
+            self.provenance.update(manifest.provenance)
+            self.left_out.extend(item for item in manifest.left_out if item not in self.left_out)
+        return manifests
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def key(self, reads: Json) -> str:
+        """Key of one piece of this step's work."""
+        return self.step.key(self.params, self.given, self.models, reads)
+
+    def work(self, key: str, step: str = "") -> WorkFolder:
+        """A folder to write one piece of work into."""
+        return WorkFolder(self.store, step or self.step.name, self.step.version, key)
+
+    def remembered(self, key: str, step: str = "") -> Entry | None:
+        """The entry of this work, or None if it has to be computed (again), as `rerun` asks.
+
+        Raises:
+            DataError: the entry is damaged and no rerun was asked for.
+        """
+        if self.rerun.startswith("force"):
+            return None
+        entry = self.store.entry(step or self.step.name, key, task=self.task, miss_if_damaged=self.rerun != "0")
+        if entry is not None and self.rerun != "0" and (bad := self.store.damaged(entry)):
+            log.warning("%s: computing again, damaged or missing: %s", entry.unit, ", ".join(bad))
+            return None
+        return entry
+
+    def each(
+        self,
+        units: Sequence[U],
+        *,
+        name: Callable[[U], str],
+        reads: Callable[[U], Json],
+        compute: Callable[[U, WorkFolder], Json],
+        work: str = "",
+    ) -> dict[str, Entry]:
+        """Do one piece of work per unit unless it is remembered; a bad unit never becomes an entry.
+
+        Args:
+            units: what to work on, batch size 1.
+            name: a unit's id.
+            reads: what the unit reads, by key or content hash (enters the key).
+            compute: writes files into the folder and returns small numbers for the entry.
+            work: folder of the store when it is not the step's own name (pictures and the like).
+
+        Returns:
+            Entries by unit id, without the failed ones, which are in `left_out`.
+
+        Raises:
+            DataError: more than `max_failed` of the units failed; the others are done and remembered.
+        """
+        entries: dict[str, Entry] = {}
+        failures: list[Failure] = []
+        todo: list[tuple[U, str]] = []
+        for unit in units:
+            try:
+                key = self.key(reads(unit))
+            except DataError as error:
+                failures.append(self._left_out(name(unit), error))
+                continue
+            if (entry := self.remembered(key, work)) is not None:
+                entries[name(unit)] = entry
+            else:
+                todo.append((unit, key))
+        remembered = len(entries)
+        self.counts["remembered"] += remembered
+        for unit, key in track(todo, self.step.title):
+            folder = self.work(key, work)
+            try:
+                entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
+            except DataError as error:
+                failures.append(self._left_out(name(unit), error))
+        self.counts["computed"] += len(entries) - remembered
+        self.fail(failures, len(units))
+        return entries
+
+    def _left_out(self, unit: str, error: DataError) -> Failure:
+        log.error("%s left out: %s", unit, error)
+        return Failure(unit=unit, task=self.task, reason=error.problem)
+
+    def fail(self, failures: list[Failure], total: int) -> None:
+        """Record left-out units, and stop when they are more than `max_failed` allows."""
+        self.counts["failed"] += len(failures)
+        self.left_out.extend(failures)
+        if failures and len(failures) > self.params.max_failed * total:
+            listed = "\n".join(f"    {item.unit}: {item.reason}" for item in failures)
+            raise DataError(
+                f"{len(failures)} of {total} {self.step.unit}s failed (max_failed={self.params.max_failed:g}), the others are done:"
+                f"\n{listed}",
+                source=self.task,
+                remedy="mend or remove them and run again (only they are tried), or raise max_failed",
+            )
+
+    # -- outputs ------------------------------------------------------------------------------------------------------
+
+    def manifest(self, kind: type[M], **fields: Any) -> M:
+        """A manifest of `kind` with this step's provenance and left-out units filled in."""
+        record = StepRecord(
+            version=self.step.version,
+            params=self.params.result(),
+            scalars=self.step.result_scalars(self.given),
+            models=dict(self.models),
+        )
+        # a task of a loop carries no shard: every shard's record is the same
+        provenance = {**self.provenance, self.task: record}
+        left_out = sorted(self.left_out, key=lambda item: (item.task, item.unit))
+        return kind(kind=kind.KIND, provenance=provenance, left_out=left_out, **fields)
+
+    def publish(self, name: str, manifest: Manifest) -> str:
+        """Write an output artifact: into the store under its digest, and as the artifact's folder."""
+        digest = self.store.publish(manifest)
+        lines = getattr(manifest, "lines", [])
+        self._outputs.artifact(
+            name, manifest.to_bytes(), {"digest": f"sha256:{digest}", "kind": manifest.kind, "lines": float(len(lines))}
+        )
+        return digest
+
+    def page(self, name: str, text: str) -> None:
+        """Write a Markdown or HTML output that the KFP UI shows."""
+        self._outputs.page(name, text)
+
+    def metrics(self, name: str = "metrics", **values: float) -> None:
+        """Write a Metrics output: counts of units, how many were computed an hour in this run, and what the step adds."""
+        total = sum(self.counts.values())
+        share = self.counts["remembered"] / total if total else 0.0
+        hours = max(1e-3, time.monotonic() - self._started) / 3600
+        numbers = {
+            "units": total,
+            "failed": self.counts["failed"],
+            "share_remembered": round(share, 4),
+            **(
+                {"units_per_hour": round(self.counts["computed"] / hours, 1)} if total else {}
+            ),  # a reduction has no units
+            **values,
+        }
+        self._outputs.metrics(name, {key: float(value) for key, value in numbers.items()})
+
+    def value(self, name: str, text: str) -> None:
+        """Write an output parameter."""
+        self._outputs.value(name, text)

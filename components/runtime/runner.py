@@ -1,0 +1,102 @@
+"""Running a step: what a container does. Read KFP's executor input, validate, run, check the declared outputs, write KFP's answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import MotionEnhancerError
+from components.core.job import start_logging
+from components.core.records import Json
+from components.runtime.context import Context
+from components.runtime.declaration import Step, declared
+from components.runtime.executor import Outputs, Request, executor_input, output_paths
+
+log = logging.getLogger(__name__)
+
+
+def execute(step: Step[Any], task: str, executor_input: Json) -> None:
+    """Run one task in this process.
+
+    Raises:
+        MotionEnhancerError: anything a person can fix; the subclass holds the exit code.
+        AssertionError: the step did not write an output that it declares.
+    """
+    outputs = Outputs(executor_input)
+    context = Context(step, task, Request.parse(step, executor_input), outputs)
+    step.run(context)
+    outputs.close(step)
+
+
+def run_step(
+    step: Step[Any],
+    out: Path,
+    values: Mapping[str, Any],
+    inputs: Mapping[str, Sequence[Path]] | None = None,
+    task: str = "",
+) -> dict[str, Path]:
+    """Run one step in this process with the same contract as its container.
+
+    Args:
+        step: the declaration.
+        out: folder of the outputs.
+        values: KFP's parameter values: `params`, `rerun` and the shared parameters of the step's form.
+        inputs: folders of the input artifacts by name, in order.
+        task: name of the task; the step's own unless given.
+
+    Returns:
+        The path of each output: a folder for an artifact, a file for a page or an output parameter.
+
+    Raises:
+        MotionEnhancerError: as the step raises it.
+    """
+    execute(step, task or step.name, executor_input(step, out, values, inputs or {}))
+    return output_paths(step, out)
+
+
+def run_task(step: Step[Any], task: str, given: str) -> int:
+    """Run one task as its container does and return the exit code; `given` is KFP's executor input as JSON."""
+    start = time.monotonic()
+    try:
+        execute(step, task, json.loads(given))
+        code = 0
+    except MotionEnhancerError as error:
+        log.error("%s: %s", task, error)
+        code = error.exit_code
+    except Exception as error:
+        code = 2 if _gpu_is_full(error) else 1
+        what = (
+            "the GPU has too little memory: lower num_frames, height or width, or take a larger one"
+            if code == 2
+            else "a bug in this project"
+        )
+        log.error("%s: %s\n%s", task, what, traceback.format_exc())
+    log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
+    return code
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The container's entry, `python -m components STEP TASK EXECUTOR_INPUT`; return the exit code."""
+    start_logging()
+    if len(arguments) != 3:
+        log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")
+        return 2
+    name, task, given = arguments
+    try:
+        step = declared(name, "command line")
+    except MotionEnhancerError as error:
+        log.error("%s: %s", task, error)
+        return error.exit_code
+    return run_task(step, task, given)
+
+
+def _gpu_is_full(error: Exception) -> bool:
+    """Whether torch found no room on a GPU; where no step has imported torch, nothing of it was raised."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -1,0 +1,17 @@
+"""The steps of the method in their order, by the name of their folder. Their declarations are loaded when one asks for them."""
+
+from __future__ import annotations
+
+STEPS = (
+    "plan",
+    "dataset_import",
+    "ddim_inversion",
+    "attention_capture",
+    "head_selection",
+    "token_selection",
+    "prior_set",
+    "vlm_attention",
+    "sft",
+    "benchmark_eval",
+    "report",
+)

@@ -1,0 +1,30 @@
+"""From an address to the backend that keeps what lies there: `file:///path`, a plain path, or `minio://bucket/prefix`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from components.core.errors import ParameterError
+from components.store.backend import Backend
+from components.store.file import FileBackend
+
+
+def open_backend(uri: str) -> Backend:
+    """A backend for `file:///path`, a plain path, or `minio://bucket/prefix`.
+
+    Raises:
+        ParameterError: another scheme, no bucket, or no credentials in the environment.
+    """
+    if "://" not in uri:  # a plain path may hold '#', '?' and '%'
+        return FileBackend(Path(uri).absolute())
+    parsed = urlparse(uri)
+    if parsed.scheme == "file":
+        return FileBackend(Path(unquote(parsed.path)).absolute())
+    if parsed.scheme == "minio":
+        from components.store.s3 import MinioBackend
+
+        return MinioBackend.from_environment(uri)
+    raise ParameterError(
+        f"unknown scheme {parsed.scheme!r}", source=f"store={uri}", remedy="use file:///folder or minio://bucket/prefix"
+    )

@@ -1,0 +1,52 @@
+"""What a place that keeps objects does: the protocol of all backends. Missing objects are `None`, writes are whole."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from components.core.errors import ParameterError, TryAgainError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One object of a listing: path below the root, bytes, a stamp that changes with its content (etag or mtime), its last write.
+
+    `modified` is in seconds since 1970, by the clock of the place that keeps the object.
+    """
+
+    path: str
+    size: int
+    stamp: str
+    modified: float = 0.0
+
+
+class Backend(Protocol):
+    """What a place to keep objects must do. Paths are POSIX, below the root. Missing objects are `None`, never an exception."""
+
+    uri: str
+
+    def get(self, path: str) -> bytes | None: ...
+    def put(self, path: str, data: bytes) -> None: ...
+    def put_file(self, path: str, local: Path) -> None: ...
+    def local(self, path: str) -> Path | None: ...
+    def release(self, path: str) -> None: ...
+    def size(self, path: str) -> int | None: ...
+    def modified(self, path: str) -> float | None: ...
+    def walk(self, prefix: str = "") -> Iterator[Listed]: ...
+    def delete(self, path: str) -> None: ...
+    def copy_from(self, source: Backend, path: str, target: str) -> bool: ...
+
+
+def disk_error(error: OSError, target: Path, source: str, room: str) -> ParameterError | TryAgainError:
+    """What a failed write means: there may be space again (`room` says how to make some), anything else is a wrong folder."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TryAgainError(
+            f"no space left while writing {target.name}", source=source, remedy=f"{room}, then run again"
+        )
+    return ParameterError(
+        f"cannot write {target}: {error.strerror}", source=source, remedy="give a folder this user may write"
+    )

@@ -1,0 +1,237 @@
+"""The store: a folder per piece of work, on a file system or any S3 endpoint, and that folder is the memory.
+
+`<store>/<step>/<key>/entry.json` is written last; its presence is the only record that the work is done. Files are
+named after their content and never overwritten. Reading verifies size and sha256; a reader never writes, moves or
+deletes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from components.core.artifacts import M, Manifest, parse_manifest
+from components.core.errors import DataError, ParameterError
+from components.core.records import Record, Ref, canonical_json, sha256
+from components.store.address import open_backend
+
+log = logging.getLogger(__name__)
+
+
+class File(Record):
+    """A file of one piece of work: its path in the store, hash and size."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Entry(Record):
+    """What is remembered of one piece of work: only what follows from its key."""
+
+    step: str
+    version: str
+    key: str
+    unit: str
+    reads: dict[str, Any] = Field(description="what it read, by key or content hash")
+    numbers: dict[str, Any] = {}
+    files: dict[str, File] = {}
+
+    def ref(self, role: str, task: str) -> Ref:
+        """The file `role` as a reference that names the task to rerun."""
+        file = self.files[role]
+        return Ref(path=file.path, sha256=file.sha256, bytes=file.bytes, task=task)
+
+
+class Store:
+    """Typed access to one store root."""
+
+    def __init__(self, uri: str) -> None:
+        self.backend = open_backend(uri)
+        self.uri = self.backend.uri
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:
+        """The remembered work, or None.
+
+        Args:
+            step: the work's folder.
+            key: the work's name.
+            task: whose rerun mends it, where that is not called as the folder.
+            miss_if_damaged: a damaged entry is None, with a warning: for one who would write it again, or only counts.
+
+        Raises:
+            DataError: the entry is damaged.
+        """
+        path = f"{step}/{key}/entry.json"
+        data = self.backend.get(path)
+        if data is None:
+            return None
+        try:
+            return Entry.model_validate_json(data)
+        except ValidationError as error:
+            if miss_if_damaged:
+                log.warning("%s/%s is damaged: computing again", self.uri, path)
+                return None
+            remedy = f"set rerun_{task or step} to a new value (it computes what is damaged or missing, nothing else)"
+            raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=remedy) from error
+
+    def damaged(self, entry: Entry) -> list[str]:
+        """Paths of the entry's files that are missing or whose content is not what was written (scratch may be gone)."""
+        bad = []
+        for file in entry.files.values():
+            data = self.backend.get(file.path)
+            if data is None and file.path.startswith("scratch/"):
+                continue
+            if data is None or sha256(data) != file.sha256:
+                bad.append(file.path)
+        return bad
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, ref: Ref) -> bytes:
+        """The referenced bytes, verified by size and sha256."""
+        data = self.backend.get(ref.path)
+        self._verify(ref, None if data is None else (len(data), sha256(data)))
+        assert data is not None
+        return data
+
+    def fetch(self, ref: Ref) -> Path:
+        """A local, verified copy of the referenced file (on a file system the file itself)."""
+        path = self.backend.local(ref.path)
+        self._verify(ref, None if path is None else (path.stat().st_size, hash_file(path)))
+        assert path is not None
+        return path
+
+    @contextmanager
+    def borrowed(self, ref: Ref) -> Iterator[Path]:
+        """`fetch` for as long as the block runs: a download is dropped after it, so that a shard's videos do not fill the disk."""
+        try:
+            yield self.fetch(ref)
+        finally:
+            self.backend.release(ref.path)
+
+    def present(self, ref: Ref) -> bool:
+        """Whether the object is there; content is checked when it is read."""
+        return self.backend.size(ref.path) is not None
+
+    def _verify(self, ref: Ref, seen: tuple[int, str] | None) -> None:
+        if seen == (ref.bytes, ref.sha256):
+            return
+        what = (
+            "is missing"
+            if seen is None
+            else f"has other content (sha256 {seen[1][:16]}…, {seen[0]} bytes, wanted {ref.bytes})"
+        )
+        raise DataError(
+            f"{ref.path} {what}",
+            source=f"{self.uri}/{ref.path}, made by {ref.task}",
+            remedy=f"set rerun_{ref.task} to a new value (it computes what is damaged or missing, nothing else)",
+        )
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    def publish(self, manifest: Manifest) -> str:
+        """Write a manifest under its digest; publishing it again writes the same bytes. Returns the digest."""
+        data = manifest.to_bytes()
+        digest = sha256(data)
+        self.backend.put(f"manifests/{digest}.json", data)
+        return digest
+
+    def manifest(self, digest: str, expected: type[M]) -> M:
+        """A published manifest by digest (`sha256:…` or bare hex)."""
+        digest = digest.removeprefix("sha256:")
+        path = f"manifests/{digest}.json"
+        data = self.backend.get(path)
+        if data is None:
+            raise DataError(
+                f"no manifest {digest}",
+                source=f"{self.uri}/{path}",
+                remedy="check the digest, or `motion-enhancer import` it",
+            )
+        if sha256(data) != digest:
+            raise DataError(
+                "manifest content differs from its name",
+                source=f"{self.uri}/{path}",
+                remedy="import or compute it again",
+            )
+        return parse_manifest(data, expected, f"{self.uri}/{path}")
+
+
+class WorkFolder:
+    """One piece of work being written: files first, `entry.json` last."""
+
+    def __init__(self, store: Store, step: str, version: str, key: str) -> None:
+        self.store, self.step, self.version, self.key = store, step, version, key
+        self._files: dict[str, File] = {}
+
+    def put(self, role: str, extension: str, data: bytes, *, scratch: bool = False) -> None:
+        """Write `data` under a name that holds 16 hex of its sha256; `scratch` may be emptied at any time."""
+        digest = sha256(data)
+        folder = f"scratch/{self.key}" if scratch else f"{self.step}/{self.key}"
+        path = f"{folder}/{role}-{digest[:16]}.{extension}"
+        self.store.backend.put(path, data)
+        self._files[role] = File(path=path, sha256=digest, bytes=len(data))
+
+    def adopt(self, role: str, file: File) -> None:
+        """Count a file that lies elsewhere in the store (a video) as part of this work."""
+        self._files[role] = file
+
+    def finish(self, unit: str, reads: dict[str, Any], numbers: dict[str, Any]) -> Entry:
+        """Write the entry: from here on the work is remembered.
+
+        Raises:
+            DataError: NaN or infinity among the numbers.
+        """
+        entry = Entry(
+            step=self.step,
+            version=self.version,
+            key=self.key,
+            unit=unit,
+            reads=reads,
+            numbers=numbers,
+            files=dict(sorted(self._files.items())),
+        )
+        try:
+            data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
+        except ValueError as error:
+            raise DataError(
+                f"NaN or infinity in {numbers}", source=f"{self.step}, {unit}", remedy="look into this unit"
+            ) from error
+        self.store.backend.put(f"{self.step}/{self.key}/entry.json", data)
+        return entry
+
+
+def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
+    """A manifest's bytes and where they lie, by its digest in the store (`sha256:…`) or from an artifact's folder.
+
+    Raises:
+        ParameterError: neither is there.
+        DataError: the store's copy is damaged.
+    """
+    file, digest = Path(what) / "manifest.json", what.removeprefix("sha256:")
+    if file.is_file():
+        return file.read_bytes(), str(file)
+    data, source = store.backend.get(f"manifests/{digest}.json"), f"{store.uri}/manifests/{digest}.json"
+    if data is None:
+        remedy = "give sha256:… of a manifest in the store, or an artifact folder"
+        raise ParameterError(f"no manifest {what!r}", source="command line", remedy=remedy)
+    if sha256(data) != digest:
+        raise DataError("manifest content differs from its name", source=source, remedy="import or compute it again")
+    return data, source
+
+
+def hash_file(path: Path) -> str:
+    """Hex sha256 of a local file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""A folder as a store or a source (`file:///…`). Writes are atomic: a temporary file, then a rename."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.store.backend import Backend, Listed, disk_error
+
+log = logging.getLogger(__name__)
+
+
+class FileBackend:
+    """A folder (`file:///…`). Writes are atomic: a temporary file, then a rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.uri = root, root.as_uri()
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, or None."""
+        file = self.root / path
+        return file.read_bytes() if file.is_file() else None
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write atomically; a full disk is `TryAgainError`."""
+        with self._target(path) as (handle, _):
+            handle.write(data)
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Copy a local file in."""
+        with self._target(path) as (handle, _), local.open("rb") as source:
+            shutil.copyfileobj(source, handle, 1 << 20)
+
+    def _target(self, path: str) -> _AtomicFile:
+        return _AtomicFile(self.root / path, self.uri)
+
+    def local(self, path: str) -> Path | None:
+        """The file itself."""
+        file = self.root / path
+        return file if file.is_file() else None
+
+    def release(self, path: str) -> None:
+        """Nothing to give back: `local` is the file itself."""
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, or None."""
+        file = self.root / path
+        return file.stat().st_size if file.is_file() else None
+
+    def modified(self, path: str) -> float | None:
+        """Seconds since 1970 of the last write, or None."""
+        try:
+            return (self.root / path).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def walk(self, prefix: str = "") -> Iterator[Listed]:
+        """All files below `prefix`, sorted; links to folders are followed."""
+        for file in sorted(_files(self.root / prefix)):
+            path = file.relative_to(self.root).as_posix()
+            try:
+                path.encode()
+                stat = file.stat()
+            except UnicodeEncodeError:  # no annotation and no manifest can name it
+                log.warning("%s: %r left out, the name is not UTF-8", self.uri, path)
+                continue
+            except FileNotFoundError:  # deleted by another process since
+                continue
+            yield Listed(path, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
+
+    def delete(self, path: str) -> None:
+        """Remove an object if it is there."""
+        (self.root / path).unlink(missing_ok=True)
+
+    def copy_from(self, source: Backend, path: str, target: str) -> bool:
+        """Nothing is faster than an ordinary copy here."""
+        return False
+
+
+def _files(base: Path) -> Iterator[Path]:
+    """Files below a folder, through links as well, but for a link that leads back to a folder that it lies in."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {}
+    for top, folders, names in os.walk(base, followlinks=True):
+        try:
+            stat = os.stat(top)
+        except FileNotFoundError:  # deleted by another process since
+            continue
+        here, chain = (stat.st_dev, stat.st_ino), above.get(os.path.dirname(top), ())
+        if here in chain:
+            folders.clear()
+            continue
+        above[top] = (*chain, here)
+        yield from (file for name in names if not name.startswith(".tmp-") and (file := Path(top, name)).is_file())
+
+
+class _AtomicFile:
+    """A file that appears whole or not at all."""
+
+    def __init__(self, target: Path, uri: str) -> None:
+        self.target, self.uri = target, uri
+
+    def __enter__(self) -> tuple[Any, Path]:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
+        except OSError as error:
+            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error
+        self.temporary = Path(name)
+        self.handle = os.fdopen(descriptor, "wb")
+        return self.handle, self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.handle.close()
+        except OSError as late:
+            error = error or late
+        if error is None:
+            self.temporary.chmod(0o644)
+            self.temporary.replace(self.target)
+            return
+        self.temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error

@@ -1,0 +1,320 @@
+"""Any S3 endpoint through the `minio` client. Endpoint and keys come from the environment, never from a parameter.
+
+`S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Errors that heal
+(connection, 5xx, slow down) are retried inside the process; what does not heal is `TryAgainError`; wrong credentials, a
+missing bucket or an endpoint that is no S3 server `ParameterError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+import shutil
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlparse
+from xml.etree.ElementTree import ParseError
+
+import tenacity
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from components.core.errors import ParameterError, TryAgainError
+from components.store.backend import Backend, Listed, disk_error
+
+T = TypeVar("T")
+
+_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchLifecycleConfiguration"}
+_DENIED = {
+    "AccessDenied",
+    "AccountProblem",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "UserSuspended",
+}
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
+_LATER_STATUS = {408, 429}
+_ATTEMPTS = 5
+_NO_S3 = "check S3_ENDPOINT (http or https, host, port) and any proxy before it"
+
+
+class _Heals(Exception):
+    """A fault that the same call may not meet again."""
+
+
+def _seconds(moment: datetime | None) -> float:
+    """Seconds since 1970; a server that says nothing is taken to mean now, so that nothing looks old."""
+    return time.time() if moment is None else moment.timestamp()
+
+
+def _connection() -> Callable[[], Minio]:
+    """How to make a client for the endpoint and keys of the environment; tried once."""
+    scheme, _, place = os.environ["S3_ENDPOINT"].partition("://")
+    example = "e.g. https://minio.example:9000"
+    if scheme.lower() not in ("http", "https") or not place:
+        raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy=example)
+    if "@" in place:  # not shown: it holds a password
+        raise ParameterError(
+            "S3_ENDPOINT holds a user", source="environment", remedy=f"{example}; keys: S3_ACCESS_KEY, S3_SECRET_KEY"
+        )
+    keys, region = (os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"]), os.environ.get("S3_REGION", "us-east-1")
+    connect = partial(_client, place, *keys, region, secure=scheme.lower() == "https")
+    try:
+        connect()
+    except ValueError as error:  # a path, a bad port, a bad region
+        problem = f"S3_ENDPOINT={scheme}://{place}, region {region}: {error}"
+        raise ParameterError(
+            problem, source="environment", remedy=f"{example} (S3_REGION: as the server calls it)"
+        ) from error
+    return connect
+
+
+def _client(place: str, access_key: str, secret_key: str, region: str, *, secure: bool) -> Minio:
+    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), maxsize=16, retries=False)
+    return Minio(place, access_key=access_key, secret_key=secret_key, secure=secure, region=region, http_client=pool)
+
+
+class MinioBackend:
+    """One prefix of one bucket."""
+
+    def __init__(self, connect: Callable[[], Minio], bucket: str, prefix: str) -> None:
+        self._connect, self.bucket, self.prefix = connect, bucket, prefix
+        self.uri = f"minio://{bucket}" + (f"/{prefix}" if prefix else "")
+        self._client, self._client_of = connect(), os.getpid()
+        self._folder: Path | None = None
+        self._folder_of = 0
+
+    @property
+    def client(self) -> Minio:
+        """This process's own: a forked one that shared its parent's connections would read answers meant for the parent."""
+        if self._client_of != os.getpid():
+            self._client, self._client_of = self._connect(), os.getpid()
+        return self._client
+
+    @property
+    def _downloads(self) -> Path:
+        """This process's own folder for downloads. A forked one's lies in its parent's, which goes even if the child is killed."""
+        if self._folder is None or self._folder_of != os.getpid():
+            self._folder, self._folder_of = (
+                Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder)),
+                os.getpid(),
+            )
+            # unlike TemporaryDirectory it leaves the folder alone in a forked copy, and runs at the end of a
+            # multiprocessing worker
+            Finalize(self, shutil.rmtree, (self._folder, True), exitpriority=0)
+        return self._folder
+
+    @classmethod
+    def from_environment(cls, uri: str) -> MinioBackend:
+        """Open `minio://bucket/prefix` with the endpoint and keys of the environment."""
+        parsed = urlparse(uri)
+        missing = [name for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY") if not os.environ.get(name)]
+        if missing:
+            raise ParameterError(
+                f"no {', '.join(missing)} in the environment",
+                source=f"store={uri}",
+                remedy="set them (a Kubernetes secret on a cluster)",
+            )
+        if not parsed.netloc:
+            raise ParameterError("no bucket in the address", source=f"store={uri}", remedy="use minio://bucket/prefix")
+        if not _BUCKET.fullmatch(parsed.netloc):
+            raise ParameterError(
+                f"no bucket can be called {parsed.netloc!r}",
+                source=f"store={uri}",
+                remedy="3 to 63 of a-z, 0-9, . and -",
+            )
+        return cls(_connection(), parsed.netloc, parsed.path.strip("/"))
+
+    def _name(self, path: str) -> str:
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def _call(self, what: str, action: Callable[[], T]) -> T | None:
+        """Run one request with retries; a missing object is None."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Heals),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+            reraise=True,
+        )
+        try:
+            return retrying(self._once, what, action)
+        except _Heals as error:
+            raise TryAgainError(
+                f"{what} failed {_ATTEMPTS} times: {error}", source=self.uri, remedy="run again when the store answers"
+            ) from error
+
+    def _once(self, what: str, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except S3Error as error:
+            if error.code in _MISSING:
+                return None
+            if error.code is None:  # a page that happens to be XML
+                raise self._bare(what, error.response.status) from error
+            if error.code in _DENIED:
+                raise ParameterError(
+                    f"{what}: {error.code}", source=self.uri, remedy="check S3_ACCESS_KEY and S3_SECRET_KEY"
+                ) from error
+            if error.code == "NoSuchBucket":
+                raise ParameterError(
+                    f"bucket {self.bucket!r} does not exist", source=self.uri, remedy="create it"
+                ) from error
+            # a client error stays one however often it is asked, but for the two that mean "later"
+            if 400 <= error.response.status < 500 and error.code not in _LATER:
+                raise ParameterError(
+                    f"{what}: {error.code}", source=self.uri, remedy="check S3_ENDPOINT, S3_REGION and the bucket"
+                ) from error
+            raise _Heals(f"{error.code}") from error
+        except InvalidResponseError as error:
+            raise self._bare(what, error._code) from error
+        except ServerError as error:
+            raise self._bare(what, error.status_code) from error
+        except (ParseError, UnicodeDecodeError) as error:
+            raise ParameterError(
+                f"{what}: the answer is none of an S3 server", source=self.uri, remedy=_NO_S3
+            ) from error
+        except urllib3.exceptions.SSLError as error:
+            if error.args and isinstance(error.args[0], (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # hung up
+                raise _Heals(type(error).__name__) from error
+            raise ParameterError(
+                f"{what}: {error}", source=self.uri, remedy=f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
+            ) from error
+        except (urllib3.exceptions.HTTPError, ConnectionError) as error:
+            raise _Heals(type(error).__name__) from error
+
+    def _bare(self, what: str, status: int) -> Exception:
+        """What an answer without S3's error document is: of a proxy or another kind of server, unless it means "later"."""
+        if status >= 500 or status in _LATER_STATUS:
+            return _Heals(f"HTTP {status}")
+        return ParameterError(f"{what}: HTTP {status} without an S3 error", source=self.uri, remedy=_NO_S3)
+
+    def get(self, path: str) -> bytes | None:
+        """The object's bytes, or None."""
+
+        def action() -> bytes:
+            response = self.client.get_object(self.bucket, self._name(path))
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return self._call(f"get {path}", action)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object; it appears whole."""
+        self._call(
+            f"put {path}", lambda: self.client.put_object(self.bucket, self._name(path), io.BytesIO(data), len(data))
+        )
+
+    def put_file(self, path: str, local: Path) -> None:
+        """Upload a local file (in parts when large)."""
+        self._call(f"put {path}", lambda: self.client.fput_object(self.bucket, self._name(path), str(local)))
+
+    def local(self, path: str) -> Path | None:
+        """Download to a folder that lives as long as this process."""
+        try:
+            target = self._downloads / path
+            if not target.is_file() and not self._call(f"get {path}", lambda: bool(self._download(path, target))):
+                return None
+        except OSError as error:
+            raise disk_error(error, Path(path), "downloads (TMPDIR)", "set TMPDIR to a folder with space") from error
+        return target
+
+    def _download(self, path: str, target: Path) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.client.fget_object(self.bucket, self._name(path), str(target))
+        return target
+
+    def release(self, path: str) -> None:
+        """Remove the download that `local` made, so that reading a whole data set does not fill the disk."""
+        if self._folder_of == os.getpid():
+            (self._downloads / path).unlink(missing_ok=True)
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, or None."""
+        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
+        return None if found is None else int(found.size or 0)
+
+    def modified(self, path: str) -> float | None:
+        """Seconds since 1970 of the last write, or None."""
+        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
+        return None if found is None else _seconds(found.last_modified)
+
+    def walk(self, prefix: str = "") -> Iterator[Listed]:
+        """All objects below `prefix`, sorted."""
+        start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
+        found = self._call(
+            f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True))
+        )
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        for item in sorted(found or [], key=lambda item: str(item.object_name)):
+            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), _seconds(item.last_modified))
+
+    def delete(self, path: str) -> None:
+        """Remove an object if it is there."""
+        self._call(f"delete {path}", lambda: self.client.remove_object(self.bucket, self._name(path)))
+
+    def copy_from(self, source: Backend, path: str, target: str) -> bool:
+        """Copy inside one endpoint without moving bytes through this process; False when that is not possible."""
+        if not isinstance(source, MinioBackend):
+            return False
+        origin = CopySource(source.bucket, source._name(path))
+        return (
+            self._call(f"copy {path}", lambda: bool(self.client.copy_object(self.bucket, self._name(target), origin)))
+            is True
+        )
+
+    # -- the bucket ---------------------------------------------------------------------------------------------------
+
+    def make_bucket(self) -> bool:
+        """Make the bucket unless it is there (or another process is quicker); whether this call made it."""
+        if self._call("look for the bucket", lambda: self.client.bucket_exists(self.bucket)):
+            return False
+
+        def action() -> bool:
+            try:
+                self.client.make_bucket(self.bucket)
+            except S3Error as error:
+                if error.code != "BucketAlreadyOwnedByYou":
+                    raise
+                return False
+            return True
+
+        return self._call("make the bucket", action) is True
+
+    def lifecycle(self) -> bytes | None:
+        """The bucket's lifecycle configuration as the server spells it (XML), or None.
+
+        The client's own reader knows only some fields of a rule, so that writing back what it read would lose the
+        others.
+        """
+        answer = self._call(
+            "get the lifecycle", lambda: self.client._execute("GET", self.bucket, query_params={"lifecycle": ""})
+        )
+        return None if answer is None else bytes(answer.data)
+
+    def set_lifecycle(self, document: bytes) -> None:
+        """Replace the bucket's lifecycle configuration."""
+        headers = {"Content-MD5": base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest()).decode()}
+        self._call(
+            "set the lifecycle",
+            lambda: self.client._execute(
+                "PUT", self.bucket, body=document, headers=headers, query_params={"lifecycle": ""}
+            ),
+        )

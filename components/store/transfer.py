@@ -1,0 +1,207 @@
+"""Prior sets and tuned models between stores: a folder with every file that the manifest names, written by export and read by import.
+
+An exported prior set holds `manifest.json`, `README.md` (the card), `samples.jsonl` (a line a sample) and each file
+under its path in the store. An exported model is what plain `from_pretrained` opens; everything else lies in its
+`motion_enhancer/`, laid out in the same way. Names of files and their sha256 come from the manifest alone, so its
+digest is the same in every store.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from components.core.artifacts import M, PriorSet, TunedModel, parse_manifest
+from components.core.errors import DataError, ParameterError
+from components.core.progress import track
+from components.core.records import Ref
+from components.store.entries import Store, hash_file
+
+INNER = "motion_enhancer"  # beside a model's own files
+_MANIFEST = "manifest.json"
+_AGAIN = "export it again from a store that holds it"
+# as the import names videos and a work folder its files; the group is the (beginning of the) content's sha256
+_OWN = re.compile(r"videos/([0-9a-f]{64})\.[^/\0]+|[a-z][a-z0-9_]*/[0-9a-f]{32}/[^/\0]+-([0-9a-f]{16})\.[^/\0]+")
+
+
+def references(value: Any) -> Iterator[Ref]:
+    """Every file that a manifest names, in order, with repeats."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from references(item)
+    elif hasattr(type(value), "model_fields"):
+        for name in type(value).model_fields:
+            yield from references(getattr(value, name))
+
+
+def original_name(ref: Ref) -> str:
+    """A file's name before its work folder put 16 hex of its sha256 in: `model-<16 hex>.safetensors` was `model.safetensors`."""
+    path = PurePosixPath(ref.path)
+    return path.stem.removesuffix(f"-{ref.sha256[:16]}") + path.suffix
+
+
+def own_path(ref: Ref, source: str) -> str:
+    """A reference's path, where it is one that a store gives to this content: a manifest may come from anywhere.
+
+    Raises:
+        DataError: any other path: it may lead out of the folder, or to what a store keeps for another content.
+    """
+    match = _OWN.fullmatch(ref.path)
+    if match is None or not ref.sha256.startswith(match[1] or match[2]):
+        problem = f"the manifest names {ref.path!r}, which is no place in a store for sha256 {ref.sha256[:16]}…"
+        raise DataError(problem, source=source, remedy=_AGAIN)
+    return ref.path
+
+
+def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
+    """A manifest of one of the two kinds that go between stores.
+
+    Raises:
+        DataError: another kind, or as `parse_manifest`.
+    """
+    try:
+        raw = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"not a manifest: {error}", source=source, remedy=_AGAIN) from error
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind == TunedModel.KIND:
+        return parse_manifest(data, TunedModel, source)
+    if kind == PriorSet.KIND:
+        return parse_manifest(data, PriorSet, source)
+    raise DataError(
+        f"a manifest of kind {kind!r}",
+        source=source,
+        remedy=f"only {PriorSet.KIND} and {TunedModel.KIND} go between stores",
+    )
+
+
+# Out ------------------------------------------------------------------------------------------------------------------
+
+
+def export_folder(
+    store: Store, manifest: PriorSet | TunedModel, folder: Path, card: str, *, videos: bool = True
+) -> None:
+    """Write a prior set or a model with all its files (and videos) into an empty folder; the manifest comes last.
+
+    Raises:
+        ParameterError: the folder is not empty.
+        DataError: the store lacks a file, or it is damaged.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParameterError(f"{folder} is not empty", source="export", remedy="give a new folder")
+    inner = folder / _inner(manifest)
+    inner.mkdir(parents=True, exist_ok=True)
+    for place, ref in track(list(_places(manifest).items()), "export"):
+        if videos or not _is_video(ref):
+            target = folder / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with store.borrowed(ref) as file:
+                shutil.copyfile(file, target)
+    (inner / "README.md").write_text(card)
+    lines = [json.dumps(line.model_dump(mode="json"), sort_keys=True, ensure_ascii=False) for line in manifest.lines]
+    (inner / "samples.jsonl").write_text("".join(line + "\n" for line in lines))
+    (inner / _MANIFEST).write_bytes(manifest.to_bytes())
+
+
+def _inner(manifest: PriorSet | TunedModel) -> str:
+    return INNER if isinstance(manifest, TunedModel) else ""
+
+
+def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
+    """Every file by its place in the folder: under its path in the store, but a model's own files under the names they had.
+
+    Raises:
+        DataError: a path that no store gives to this content.
+    """
+    refs = {own_path(ref, manifest.kind): ref for ref in references(manifest)}
+    if isinstance(manifest, PriorSet):
+        return refs
+    named = {ref.path: original_name(ref) for ref in manifest.files}
+    named |= {ref.path: f"{INNER}/{original_name(ref)}" for ref in [*manifest.aligner, manifest.log]}
+    return {named.get(path, f"{INNER}/{path}"): ref for path, ref in refs.items()}
+
+
+def _is_video(ref: Ref) -> bool:
+    return ref.path.startswith("videos/")
+
+
+# In -------------------------------------------------------------------------------------------------------------------
+
+
+def exported_manifest(folder: Path, kind: type[M]) -> M:
+    """The manifest of an exported folder that must be of one kind.
+
+    Raises:
+        DataError: no exported folder, or another kind.
+    """
+    file = _manifest_file(folder)
+    return parse_manifest(file.read_bytes(), kind, str(file))
+
+
+def _manifest_file(folder: Path) -> Path:
+    found = [file for file in (folder / _MANIFEST, folder / INNER / _MANIFEST) if file.is_file()]
+    if not found:
+        problem = f"no {_MANIFEST} and no {INNER}/{_MANIFEST}"
+        raise DataError(problem, source=str(folder), remedy="give a folder that `motion-enhancer export` finished")
+    return found[0]
+
+
+def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
+    """Bring an exported prior set or model into a store; returns its manifest's digest, which is the one it had before.
+
+    Every file is verified before it is copied, and one that the store holds already is kept if its content is right.
+    The manifest is published last.
+
+    Args:
+        folder: what `export` wrote.
+        store: where it goes.
+        videos: copy the folder's videos; without them, and where the folder was exported without, the store must hold
+            them.
+
+    Raises:
+        DataError: a file is missing or damaged, a video is in neither place, or the folder holds another kind.
+    """
+    file = _manifest_file(folder)
+    manifest = parse_transferable(file.read_bytes(), str(file))
+    if file.parent != folder / _inner(manifest):
+        raise DataError(
+            f"a {manifest.kind} where none belongs", source=str(file), remedy="give the folder that `export` wrote"
+        )
+    for place, ref in track(list(_places(manifest).items()), "import"):
+        if _is_video(ref) and not (videos and (folder / place).is_file()):
+            _require(ref, store)
+        else:
+            _copy_in(folder / place, ref, store)
+    return store.publish(manifest)
+
+
+def _require(ref: Ref, store: Store) -> None:
+    if store.backend.size(ref.path) != ref.bytes:
+        raise DataError(f"the store has no {ref.path}", source=store.uri, remedy="export and import with the videos")
+
+
+def _copy_in(file: Path, ref: Ref, store: Store) -> None:
+    if not file.is_file() or file.stat().st_size != ref.bytes or hash_file(file) != ref.sha256:
+        raise DataError(f"{ref.path} is {'damaged' if file.is_file() else 'missing'}", source=str(file), remedy=_AGAIN)
+    if not _holds(store, ref):
+        store.backend.put_file(ref.path, file)
+
+
+def _holds(store: Store, ref: Ref) -> bool:
+    """Whether the store has the file with the right content: names follow content, but a disk may have damaged it."""
+    if store.backend.size(ref.path) != ref.bytes:
+        return False
+    path = store.backend.local(ref.path)
+    try:
+        return path is not None and hash_file(path) == ref.sha256
+    finally:
+        store.backend.release(ref.path)

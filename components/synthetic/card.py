@@ -1,0 +1,147 @@
+"""The small model's card: `README.md` from the template `card.md`, and beside it `training.json`, the same facts for programs.
+
+The digest names the model's files (all but these two, which cannot name themselves); `read_card` recomputes it, so that
+a card is true or refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from pydantic import ValidationError
+
+from components.core.errors import DataError
+from components.core.records import Digest, Record, canonical_json, sha256
+from components.synthetic.data import TRAINING_SEEDS, VALIDATION_SEED
+from components.synthetic.network import SIZE, latent_grid
+from components.synthetic.settings import Recipe
+
+RECORD, PAGE = "training.json", "README.md"
+LICENCE = "Apache-2.0"
+
+
+class Card(Record):
+    """What a checkpoint is and how it was made. `files`: bytes and sha256 by path; losses by fifths of the noise, low noise first."""
+
+    licence: str
+    recipe: Recipe
+    scene_seed: int
+    reserved_seeds: tuple[int, int]
+    validation_seed: int
+    size: int
+    num_frames: int
+    losses: list[float]
+    parameters: dict[str, int]
+    files: dict[str, tuple[int, Digest]]
+    digest: Digest
+
+
+def write_card(folder: Path, recipe: Recipe, losses: list[float]) -> Card:
+    """Describe the pipeline in `folder`; writes both files."""
+    files = _files(folder)
+    card = Card(
+        licence=LICENCE,
+        recipe=recipe,
+        scene_seed=TRAINING_SEEDS[recipe.seed],
+        reserved_seeds=(TRAINING_SEEDS[0], TRAINING_SEEDS[-1]),
+        validation_seed=VALIDATION_SEED,
+        size=SIZE,
+        num_frames=recipe.num_frames,
+        losses=losses,
+        parameters=_parameters(folder),
+        files=files,
+        digest=_digest(files),
+    )
+    (folder / RECORD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / PAGE).write_text(page(card), encoding="utf-8")
+    return card
+
+
+def read_card(folder: Path | str) -> Card:
+    """The card of a checkpoint, checked against its files.
+
+    Raises:
+        DataError: no card, or one that is not true of the folder: names the first file that differs.
+    """
+    folder = Path(folder)
+    remedy = "train again, or take the checkpoint as it was published"
+    try:
+        card = Card.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"no card: {error}", source=str(folder / RECORD), remedy=remedy) from error
+    found = _files(folder)
+    for path in sorted({*found, *card.files}):
+        if found.get(path) != card.files.get(path):
+            problem = f"{path} is {found.get(path, 'missing')}, the card says {card.files.get(path, 'nothing of it')}"
+            raise DataError(problem, source=str(folder), remedy=remedy)
+    page_file = folder / PAGE
+    if card.digest != _digest(found) or not page_file.is_file() or page_file.read_text(encoding="utf-8") != page(card):
+        raise DataError("digest or page disagree with the record", source=str(folder), remedy=remedy)
+    return card
+
+
+def page(card: Card) -> str:
+    """The card as Markdown."""
+    recipe = card.recipe
+    defaults = Recipe()
+    changed = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in recipe.model_dump().items()
+        if value != getattr(defaults, name)
+    ]
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    files = [f"| `{path}` | {size} | `{digest}` |" for path, (size, digest) in sorted(card.files.items())]
+    return Template(template).substitute(
+        recipe.model_dump(),
+        licence=card.licence,
+        digest=card.digest,
+        command=" ".join(["python -m components.synthetic.train FOLDER", *changed]),
+        clips=recipe.steps * recipe.batch,
+        size=card.size,
+        num_frames=card.num_frames,
+        tokens=" × ".join(str(side) for side in latent_grid(card.num_frames)),
+        scene_seed=card.scene_seed,
+        validation_seed=card.validation_seed,
+        first_seed=card.reserved_seeds[0],
+        last_seed=card.reserved_seeds[1],
+        losses=" | ".join(f"{loss:.4f}" for loss in card.losses),
+        parameters=", ".join(f"{part} {count:,}" for part, count in card.parameters.items()),
+        all_parameters=f"{sum(card.parameters.values()):,}",
+        megabytes=f"{sum(size for size, _ in card.files.values()) / 1e6:.2f}",
+        files="\n".join(files),
+    )
+
+
+def _files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Bytes and sha256 of the model's files: all but the card and hidden ones."""
+    found: dict[str, tuple[int, str]] = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if name not in (RECORD, PAGE) and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            data = file.read_bytes()
+            found[name] = (len(data), sha256(data))
+    return found
+
+
+def _digest(files: dict[str, tuple[int, str]]) -> str:
+    return sha256(canonical_json([[path, digest] for path, (_, digest) in sorted(files.items())]))
+
+
+def _parameters(folder: Path) -> dict[str, int]:
+    """Parameters of each part, counted in its file."""
+    from safetensors import safe_open
+
+    counts: dict[str, int] = {}
+    for file in sorted(folder.glob("*/*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+        counts[file.parent.name] = sum(_product(shape) for shape in shapes)
+    return counts
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total

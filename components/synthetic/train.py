@@ -1,0 +1,275 @@
+"""Train the small model: `python -m components.synthetic.train FOLDER [--steps N] [--seed N] …`.
+
+Fresh scenes at every step, drawn and coded in a side process; Muon for the blocks' matrices and AdamW for the rest,
+warm-up, cosine to 0, averaged weights (EMA), under accelerate. A state (accelerate's own files) is written every
+`--save-every` updates to FOLDER's neighbour `FOLDER-states`; the same command goes on from the last complete one, to
+the same parameters bit for bit on one thread. FOLDER appears when it is complete, card included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.utils.data import DataLoader
+
+from components.core.errors import ParameterError
+from components.core.progress import track
+from components.synthetic.card import write_card
+from components.synthetic.data import TIMESTEPS, TRAINING_SEEDS, VALIDATION_SEED, Batch, TrainingScenes, joined
+from components.synthetic.muon import Muon
+from components.synthetic.network import Denoiser, make_denoiser, noise_levels, save_pipeline, velocity_loss
+from components.synthetic.settings import Recipe
+
+log = logging.getLogger(__name__)
+QUINTILES = 5
+_DONE, _RECIPE, _LOG = "complete.json", "recipe.json", "log.jsonl"
+_KEEP = 2
+Row = dict[str, Any]
+
+
+def train(
+    folder: Path,
+    recipe: Recipe | None = None,
+    *,
+    save_every: int = 500,
+    workers: int = 1,
+    stop_after: int | None = None,
+) -> Path | None:
+    """Train from the last saved state on and write the checkpoint into `folder`; returns it.
+
+    Args:
+        folder: must not exist yet. States and the log lie beside it in `<folder>-states`.
+        recipe: what decides the result.
+        save_every: updates between two states.
+        workers: side processes that draw clips (0: this one).
+        stop_after: save a state after this update and return None (a run in parts).
+
+    Raises:
+        ParameterError: the folder exists, states of another recipe lie beside it, or the batch cannot be shared among
+            the processes.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists():
+        raise ParameterError(f"{folder.name} exists", source=str(folder), remedy="remove it or name another folder")
+    return Training(folder, recipe or Recipe(), save_every, workers).run(stop_after)
+
+
+class Training:
+    """One training: model, optimizer, averaged weights and states."""
+
+    def __init__(self, folder: Path, recipe: Recipe, save_every: int, workers: int) -> None:
+        self.folder, self.recipe, self.save_every, self.workers = folder, recipe, save_every, workers
+        self.states = folder.with_name(f"{folder.name}-states")
+        cuda = torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
+        if recipe.batch % self.accelerator.num_processes:
+            problem = f"a batch of {recipe.batch} for {self.accelerator.num_processes} processes"
+            raise ParameterError(problem, source="--batch", remedy="choose a multiple of the number of processes")
+        model = make_denoiser(recipe.seed, recipe)
+        self.ema = EMAModel(model.parameters(), decay=recipe.ema)
+        self.ema.to(self.accelerator.device)
+        hidden, rest = hidden_matrices(model)
+        adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.model, *self.optimizers = self.accelerator.prepare(model, Muon(hidden, lr=recipe.muon_rate), adamw)
+        self.peaks = (recipe.muon_rate, recipe.learning_rate)
+        self.accelerator.register_for_checkpointing(self.ema)
+        self.alpha_bar = noise_levels().to(self.accelerator.device)
+
+    def run(self, stop_after: int | None = None) -> Path | None:
+        """All remaining updates, then the checkpoint; None where it stopped before."""
+        start, last = self._resume(), min(stop_after or self.recipe.steps, self.recipe.steps)
+        stream = self._stream(start, last)
+        self.model.train()
+        for step in track(range(start + 1, last + 1), "training the small video model", last - start):
+            row = self._step(step, next(stream))
+            if step % self.save_every == 0 or step == last < self.recipe.steps:
+                self._save_state(step)
+            if step % 100 == 0 or step == last:
+                log.info("step %d: loss %.3f by noise %s", step, row["loss"], row["by_noise"])
+        return self._finish() if last == self.recipe.steps else None
+
+    # -- one update ---------------------------------------------------------------------------------------------------
+
+    def _stream(self, start: int, last: int) -> Iterator[Batch]:
+        """This process's part of each batch from update `start` + 1 on."""
+        batch, many, mine = self.recipe.batch, self.accelerator.num_processes, self.accelerator.process_index
+        scenes = TrainingScenes(
+            TRAINING_SEEDS[self.recipe.seed], batch, self.recipe.caption_dropout, self.recipe.num_frames
+        )
+        parts = [list(range(step * batch, (step + 1) * batch))[mine::many] for step in range(start, last)]
+        options: Row = {"prefetch_factor": 8} if self.workers else {}
+        return iter(DataLoader(scenes, batch_sampler=parts, num_workers=self.workers, collate_fn=joined, **options))
+
+    def _step(self, step: int, batch: Batch) -> Row:
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate(step, self.recipe.steps, self.recipe.warmup)
+        batch = Batch(*(part.to(self.accelerator.device) for part in batch))
+        losses_B = velocity_loss(self.model, *batch, self.alpha_bar)
+        self.accelerator.backward(losses_B.mean())
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.ema.step(self.model.parameters())
+        row: Row = {
+            "step": step,
+            "loss": float(losses_B.detach().mean()),
+            "grad": float(norm),
+            "by_noise": by_noise(losses_B.detach(), batch.timesteps_B),
+        }
+        if not math.isfinite(row["loss"]):
+            raise ParameterError(
+                f"the loss is {row['loss']} at update {step}", source="train", remedy="choose a lower --learning-rate"
+            )
+        self._log(row)
+        return row
+
+    # -- states -------------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        """Load the last complete state; returns its update, 0 where there is none."""
+        own = self.recipe.model_dump_json()
+        self.states.mkdir(parents=True, exist_ok=True)
+        noted = self.states / _RECIPE
+        if noted.is_file() and noted.read_text(encoding="utf-8") != own:
+            raise ParameterError(
+                "states of another recipe", source=str(self.states), remedy="remove the folder or give its recipe"
+            )
+        noted.write_text(own, encoding="utf-8")
+        steps = [int(done.parent.name.removeprefix("step-")) for done in self.states.glob(f"step-*/{_DONE}")]
+        step = max(steps, default=0)
+        if step:
+            self.accelerator.load_state(str(self._state(step)))
+            log.info("going on after update %d", step)
+        self._cut_log(step)
+        return step
+
+    def _save_state(self, step: int) -> None:
+        target = self._state(step)
+        self.accelerator.save_state(str(target))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (target / _DONE).write_text("{}", encoding="utf-8")
+            for old in sorted(self.states.glob("step-*"))[:-_KEEP]:
+                (old / _DONE).unlink(missing_ok=True)  # a state half removed must not count
+                shutil.rmtree(old)
+
+    def _state(self, step: int) -> Path:
+        return self.states / f"step-{step:08d}"
+
+    def _log(self, row: Row) -> None:
+        if self.accelerator.is_main_process:
+            with (self.states / _LOG).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+    def _cut_log(self, step: int) -> None:
+        """What was logged after the state is computed again."""
+        file = self.states / _LOG
+        if self.accelerator.is_main_process and file.is_file():
+            kept = file.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
+            file.write_text("".join(kept), encoding="utf-8")
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Path:
+        """The averaged weights as a pipeline with its card; appears whole or not at all."""
+        model: Denoiser = self.accelerator.unwrap_model(self.model)
+        self.ema.copy_to(model.parameters())
+        if self.accelerator.is_main_process:
+            losses = validation_losses(model.eval(), self.recipe)
+            draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
+            save_pipeline(model.cpu(), draft)
+            write_card(draft, self.recipe, losses)
+            draft.chmod(0o755)  # mkdtemp's is private, and so are the files of safetensors
+            for file in draft.glob("*/*.safetensors"):
+                file.chmod(0o644)
+            draft.rename(self.folder)
+            log.info("losses on unseen clips by noise: %s; %s", losses, self.folder)
+        self.accelerator.wait_for_everyone()
+        return self.folder
+
+
+def hidden_matrices(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices of attention and feed-forward in the transformer's blocks, which Muon is for, and all other parameters."""
+    named = list(model.named_parameters())
+    hidden = {
+        name for name, weight in named if weight.dim() == 2 and "transformer_blocks" in name and ".norm" not in name
+    }
+    return [weight for name, weight in named if name in hidden], [
+        weight for name, weight in named if name not in hidden
+    ]
+
+
+def rate(step: int, total: int, warmup: int) -> float:
+    """Factor of the learning rate at update `step` (1 … total): linear over `warmup` updates, then a cosine that ends at 0."""
+    if step <= warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def by_noise(losses_B: torch.Tensor, timesteps_B: torch.Tensor) -> list[float | None]:
+    """Mean loss of each fifth of the time steps, low noise first; None where no clip fell into it."""
+    fifth = timesteps_B * QUINTILES // TIMESTEPS
+    means = [losses_B[fifth == q].mean().item() if bool((fifth == q).any()) else None for q in range(QUINTILES)]
+    return [None if mean is None else round(mean, 4) for mean in means]
+
+
+@torch.no_grad()
+def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
+    """Loss of clips that no training sees, by fifths of the noise; each clip is seen once in every fifth."""
+    device = next(model.parameters()).device
+    alpha_bar = noise_levels().to(device)
+    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0, recipe.num_frames)
+    sums = torch.zeros(QUINTILES, dtype=torch.float64)
+    for index in range(recipe.validation_clips):
+        clean, noise, timestep, ids = (part.to(device) for part in scenes[index])
+        for fifth in range(QUINTILES):
+            within = (timestep + fifth * TIMESTEPS) // QUINTILES
+            sums[fifth] += velocity_loss(model, clean, noise, within, ids, alpha_bar).double().cpu().item()
+    return [round(float(total) / recipe.validation_clips, 4) for total in sums]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: every field of the recipe is an option."""
+    parser = argparse.ArgumentParser(
+        prog="python -m components.synthetic.train", description="Train the small video model."
+    )
+    parser.add_argument("folder", type=Path, help="where the checkpoint goes; must not exist")
+    for name, field in Recipe.model_fields.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(field.default), default=field.default, help=field.description
+        )
+    parser.add_argument("--save-every", type=int, default=500, help="updates between two states")
+    parser.add_argument(
+        "--stop-after", type=int, help="save a state after this update and end; the same command goes on"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="side processes that draw clips")
+    parser.add_argument("--threads", type=int, default=2, help="of torch; the same number gives the same bits")
+    found = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(found["threads"])
+    recipe = Recipe(**{name: found[name] for name in Recipe.model_fields})
+    train(
+        found["folder"],
+        recipe,
+        save_every=found["save_every"],
+        workers=found["workers"],
+        stop_after=found["stop_after"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The step's page in the KFP UI: a clip's frames against the prior of its strongest words and the VLM's own map of them.
+
+Legend: F, H, W the prior's grid; cells are drawn at their true size, one colour scale a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from components.core.artifacts import VlmLine
+from components.core.records import Json
+from components.pages.figures import number, raw
+from components.pages.section import Section, shortened
+from components.pages.template import DRAWING, preview
+from components.runtime.context import Context
+from components.runtime.parameters import P
+from components.runtime.pictures import draw, pictured
+from components.store.entries import WorkFolder
+
+_MOST = 4
+
+
+def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: str) -> str:
+    """At most four of the pictured samples that have a map, with coverage and distance."""
+    mapped = {line.sample.id: line for line in lines if line.vlm_map is not None and line.sample.id in shown}
+    chosen = [mapped[name] for name in pictured(list(mapped), _MOST)]
+    entries = draw(
+        context,
+        chosen,
+        name=lambda line: line.sample.id,
+        reads=_reads,
+        paint=lambda line, folder: _paint(context, line, folder),
+    )
+    strips = [raw(context.store.read(entry.ref("strip", context.task)).decode()) for entry in entries]
+    figures = [
+        Section(line.sample.id, f"sample {line.sample.id}", _caption(line), _text(line) + drawn)
+        for line, drawn in zip(chosen, strips, strict=True)
+    ]
+    lead = (
+        f"Where {model} looks for the words that carry motion"
+        if figures
+        else "No pictured sample of this shard has a map of the VLM"
+    )
+    said = "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the words above it."
+    return preview(
+        "5 · VLM attention", Section("top", "VLM attention", lead, raw(f'<p class="caption">{said}</p>')), figures
+    )
+
+
+def _caption(line: VlmLine) -> str:
+    distance = "" if line.distance is None else f" · distance to the prior {number(line.distance)}"
+    return f"coverage {line.coverage:.0%} of the selected words{distance}"
+
+
+def _text(line: VlmLine) -> Markup:
+    return raw('<p class="caption">{}</p>').format(shortened(line.sample.response or line.sample.question))
+
+
+def _reads(line: VlmLine) -> Json:
+    assert line.vlm_map is not None
+    mask = {} if line.mask is None else {"mask": line.mask.sha256}
+    return {
+        "drawing": DRAWING,
+        "sample": line.sample.id,
+        "prior": line.prior.sha256,
+        "map": line.vlm_map.sha256,
+        **mask,
+    }
+
+
+def _paint(context: Context[P], line: VlmLine, folder: WorkFolder) -> Json:
+    from components.pages.stored import Stored
+    from components.pages.strips import sample_strip
+
+    picture = sample_strip(Stored(context.store), line, [("the VLM's own map", line)])
+    folder.put("strip", "html", picture.encode())
+    return {}

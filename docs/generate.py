@@ -1,0 +1,332 @@
+"""The generated parts of the README: `python -m components.orchestration.docs` refreshes what stands between its markers.
+
+Tables come from what they describe: steps and parameters from their declarations, costs from `plan/cost.py` at the
+published sizes, what a parameter re-runs from the compiled pipelines, decisions from `decisions.json` and the
+declarations.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from components.core.errors import ParameterError
+from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
+from components.kubeflow.descriptions import fields
+from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
+from components.runtime.declaration import Step
+from components.runtime.parameters import Scalars, StepParams
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+STEPS = (
+    "plan",
+    "dataset_import",
+    "ddim_inversion",
+    "attention_capture",
+    "head_selection",
+    "token_selection",
+    "prior_set",
+    "vlm_attention",
+    "sft",
+    "benchmark_eval",
+    "report",
+)
+PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
+SOURCES = {
+    "plan": "parameters, sources",
+    "dataset_import": "videos, questions",
+}  # what steps without an input artifact read
+GPUS = {"sft": "8 GPUs"}  # the others take one
+
+# Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels a latent, frames a
+# latent.
+COGVIDEOX = VideoModel(42, 48, 3072, 226, 16, 2, 1, 8, 4)
+COGVIDEOX_1_5 = VideoModel(42, 48, 3072, 226, 16, 2, 2, 8, 4)
+CASES = (
+    ("CogVideoX-5B", COGVIDEOX, (49, 480, 720)),
+    ("CogVideoX-5B", COGVIDEOX, (25, 480, 720)),
+    ("CogVideoX1.5-5B", COGVIDEOX_1_5, (81, 768, 1360)),
+)
+WORDS = 40
+VIDEOS = 25_000
+
+
+def declaration(name: str) -> Step[Any]:
+    """A step by its folder's name."""
+    step: Step[Any] = import_module(f"components.{name}.step").STEP
+    return step
+
+
+@cache
+def reached(name: str) -> dict[str, set[str]]:
+    """Which tasks each parameter of a pipeline reaches directly."""
+    return parameter_tasks(getattr(import_module("pipeline"), name).pipeline_spec)
+
+
+@cache
+def graph(name: str) -> Tasks:
+    """Task graph of one of the three pipelines."""
+    return task_graph(getattr(import_module("pipeline"), name).pipeline_spec)
+
+
+# Formatting -----------------------------------------------------------------------------------------------------------
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table; a `|` inside a cell is escaped."""
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def code(value: Any) -> str:
+    """A value as it is written in JSON, bare where it is text; a dash for none."""
+    if value is None:
+        return "–"
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def bounds(field: FieldInfo) -> str:
+    """A field's choices or bounds."""
+    choices = [
+        choice
+        for part in (field.annotation, *get_args(field.annotation))
+        if get_origin(part) is Literal
+        for choice in get_args(part)
+    ]
+    if choices:
+        return " ".join(code(choice) for choice in choices)
+    if field.annotation is bool:
+        return "`true` `false`"
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [
+        f"{sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in signs.items()
+        if hasattr(item, name)
+    ]
+    lengths = {"min_length": "at least", "max_length": "at most"}
+    kind = "character" if field.annotation is str else "item"
+    for item in field.metadata:
+        found += [
+            f"{text} {(n := getattr(item, name))} {kind}{'s' * (n > 1)}"
+            for name, text in lengths.items()
+            if hasattr(item, name)
+        ]
+    return ", ".join(found) or "–"
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default as code."""
+    return code(field.get_default(call_default_factory=True, validated_data={}))
+
+
+def is_operational(field: FieldInfo) -> bool:
+    """Whether results do not depend on the field."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
+
+
+# The parts ------------------------------------------------------------------------------------------------------------
+
+
+def steps_part() -> list[str]:
+    """What each step reads, writes and runs on."""
+    rows = []
+    for step in map(declaration, STEPS):
+        reads = [
+            f"{kind[0].KIND} of all shards" if isinstance(kind, list) else kind.KIND for kind in step.inputs.values()
+        ]
+        if step.name == "report":  # its lists are collected over benchmarks
+            reads = [text.replace("shards", "benchmarks") for text in reads]
+        writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(step.values)]
+        device = "CPU" if step.device == "cpu" else GPUS.get(step.name, "GPU")
+        title = f"[`{step.name}`](components/{step.name})"
+        rows.append(
+            [title, ", ".join(dict.fromkeys(reads)) or SOURCES[step.name], ", ".join(writes), step.unit, device]
+        )
+    return table(["step", "reads", "writes", "unit of work", "device"], rows)
+
+
+def shared_part() -> list[str]:
+    """The pipeline parameters that people change most or that several steps share."""
+    inputs = {name: spec for pipeline in PIPELINES for name, spec in _inputs(pipeline).items()}
+    rows = []
+    for name, field in Scalars.model_fields.items():
+        if name in inputs:
+            owners = [pipeline for pipeline in PIPELINES if name in reached(pipeline)]
+            where = "all" if owners == list(PIPELINES) else ", ".join(f"`{owner}`" for owner in owners)
+            rows.append([f"`{name}`", code(inputs[name].default), bounds(field), where, field.description or ""])
+    return table(["parameter", "default", "bounds", "pipelines", "what it is"], rows)
+
+
+def _inputs(pipeline: str) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(import_module("pipeline"), pipeline).component_spec.inputs
+    return found
+
+
+def parameters_part() -> list[str]:
+    """Each step's own parameters."""
+    common = set(StepParams.model_fields)
+    lines = ["Every step", "", *_parameter_table(fields(StepParams))]
+    for name in STEPS:
+        if own := [item for item in fields(declaration(name).params) if item[0] not in common]:
+            lines += ["", f"`params_{name}`", "", *_parameter_table(own)]
+    return lines
+
+
+def _parameter_table(items: list[tuple[str, FieldInfo]]) -> list[str]:
+    rows = [
+        [f"`{name}`{' †' if is_operational(field) else ''}", default_of(field), bounds(field), field.description or ""]
+        for name, field in items
+    ]
+    return table(["field", "default", "bounds", "what it is"], rows)
+
+
+def costs_part() -> list[str]:
+    """Cost of one sample of the video model's part at published sizes, and of the paper's number of videos."""
+    steps = int(Scalars.model_fields["num_steps"].default)
+    rows_sampled = int(declaration("attention_capture").params.model_fields["rows"].default)
+    rows = []
+    for name, model, size in CASES:
+        inversion = model.inversion(*size, steps, 0) / A100_FLOPS
+        capture = model.capture(*size, steps, rows_sampled, memory=True) / A100_FLOPS
+        rows.append(
+            [
+                name,
+                f"{size[0]} × {size[1]} × {size[2]}",
+                f"{model.tokens(*size):,}".replace(",", " "),
+                f"{inversion:.1f} s",
+                f"{capture:.1f} s",
+                readable_bytes(model.trajectory_bytes(*size, steps, 2)),
+                readable_bytes(model.map_bytes(*size, WORDS)),
+                f"{(inversion + capture) * VIDEOS / 3600:.0f} h, {readable_bytes(VIDEOS * model.map_bytes(*size, WORDS))}",
+            ]
+        )
+    head = [
+        "model",
+        "frames × height × width",
+        "S",
+        "inversion",
+        "capture",
+        "trajectory",
+        f"t2v, {WORDS} words",
+        f"{VIDEOS // 1000}k videos",
+    ]
+    return table(head, rows)
+
+
+def reruns_part() -> list[str]:
+    """Which tasks a changed parameter executes again: those it reaches, and what follows from them.
+
+    A row is `motion_enhancer`'s; another pipeline has one of its own where the same parameter does something else
+    there.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for pipeline in reversed(PIPELINES):
+        for name in sorted(reached(pipeline)):
+            if _tasks_again(pipeline, name) != _tasks_again(PIPELINES[-1], name) & set(graph(pipeline)):
+                groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}` ({pipeline})")
+            elif pipeline == PIPELINES[-1]:
+                groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}`")
+    rows = []
+    for (pipeline, first), names in groups.items():
+        after = followers(graph(pipeline), set(first)) - set(first)
+        order = usual_order(graph(pipeline))
+        shown = [" ".join(f"`{task}`" for task in order if task in some) or "–" for some in (first, after)]
+        rows.append((usual_order(graph(PIPELINES[-1])).index(first[0]), [" ".join(names), *shown]))
+    return table(
+        ["parameter", "executes", "and what follows"], [row for _, row in sorted(rows, key=lambda item: item[0])]
+    )
+
+
+def _tasks_again(pipeline: str, name: str) -> set[str]:
+    """All tasks that a changed parameter executes; none where the pipeline has no such parameter."""
+    return followers(graph(pipeline), set(_executed(pipeline, name)) if name in reached(pipeline) else set())
+
+
+def _executed(pipeline: str, name: str) -> list[str]:
+    """Tasks that see a parameter, or the digest that `plan` makes of it; in order, without `plan`, which always runs."""
+    tasks = graph(pipeline)
+    digest = f"{name.removesuffix('s')}_digest"
+    found = reached(pipeline)[name] | {task for task, producers in tasks.items() if ("plan", digest) in producers}
+    return [task for task in usual_order(tasks) if task in found - {"plan"}]
+
+
+def decisions_part() -> list[str]:
+    """Where the paper is silent or contradicts itself: parameter, default, other values, the paper, why."""
+    rows = []
+    for item in json.loads(Path(__file__).with_name("decisions.json").read_text(encoding="utf-8")):
+        models: dict[str, type[BaseModel]] = {"shared": Scalars}
+        model = models.get(item["step"]) or declaration(item["step"]).params
+        field = dict(fields(model))[item["field"]]
+        default = default_of(field)
+        others = " ".join(
+            value for value in bounds(field).split() if value.startswith("`") and value != default
+        ) or item.get("others", "–")
+        place = "" if item["step"] == "shared" else f"{item['step']}."
+        rows.append([f"`{place}{item['field']}`", default, others, item["paper"], item["why"]])
+    return table(["decision", "default", "other values", "the paper", "why"], rows)
+
+
+def factor_part() -> list[str]:
+    """The factor between the default alignment loss and the supplement's."""
+    factors = [
+        f"{model.tokens(*size):,} ({name}, {size[0]} frames)".replace(",", " ", 1) for name, model, size in CASES
+    ]
+    return [
+        "`row_norm: mean1` with `distance: mse` (default) is V times `sum1` with `sse` (supplement eqs. 22–24), in value and gradient; V "
+        f"is the number of cells that both models see. Where the VLM sees the whole clip V = S: {', '.join(factors)}. "
+        "So λ = 1 here is λ = V there."
+    ]
+
+
+PARTS: dict[str, Callable[[], list[str]]] = {
+    "steps": steps_part,
+    "shared": shared_part,
+    "parameters": parameters_part,
+    "costs": costs_part,
+    "reruns": reruns_part,
+    "decisions": decisions_part,
+    "factor": factor_part,
+}
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+
+
+def refresh(text: str) -> str:
+    """`text` with every generated part made anew.
+
+    Raises:
+        ParameterError: a part is missing, unknown, there twice, or has no end.
+    """
+    names = [match[1] for match in _PART.findall(text)]
+    opened = re.findall(r"<!-- generated: (\S+) -->", text)
+    if sorted(opened) != sorted(PARTS) or names != opened:
+        raise ParameterError(
+            f"generated parts {opened}, ended {names}",
+            source=README.name,
+            remedy=f"each once, with its end: {', '.join(PARTS)}",
+        )
+    return _PART.sub(lambda match: "\n".join([match[1], *PARTS[match[2]](), "", match[4]]), text)
+
+
+def main() -> None:
+    """Refresh the README."""
+    before = README.read_text(encoding="utf-8")
+    after = refresh(before)
+    README.write_text(after, encoding="utf-8")
+    log.info("%s: %s", README.name, "refreshed" if after != before else "was up to date")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO", format="%(message)s")
+    main()

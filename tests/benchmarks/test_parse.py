@@ -1,0 +1,188 @@
+"""The parser on replies written by hand (right option D unless said), and the benchmarks' own rules with their known defects."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.benchmarks.parse import (
+    favor_rule,
+    motionbench_rule,
+    official_correct,
+    parse_reply,
+    seed_rule,
+    videomme_rule,
+)
+from components.core.errors import ParameterError
+from components.core.records import Option
+
+OPTIONS = [
+    Option(letter="A", text="The man raises his arm"),
+    Option(letter="B", text="The man lowers his arm"),
+    Option(letter="C", text="The man sits down"),
+    Option(letter="D", text="The man turns left"),
+]
+
+READ = [
+    ("D", "D", "letter"),
+    ("d", "D", "letter"),
+    ("D.", "D", "letter"),
+    ("(D)", "D", "letter"),
+    ("[D]", "D", "letter"),
+    ("**D**", "D", "letter"),
+    (" D \n", "D", "letter"),
+    ("\\boxed{D}", "D", "letter"),
+    ("<answer>D</answer>", "D", "letter"),
+    ("<think>A seems wrong.</think><answer> D </answer>", "D", "letter"),
+    ("D. The man turns left", "D", "leading"),
+    ("d) the man turns left", "D", "leading"),
+    ("(D) The man turns left.", "D", "leading"),
+    ("D: The man turns left", "D", "leading"),
+    ("D\nThe man turns left because …", "D", "leading"),
+    ("D, because he turns.", "D", "leading"),
+    ("D because he turns to the left", "D", "leading"),
+    ("D - The man turns left", "D", "leading"),
+    ("**D.** The man turns left", "D", "leading"),
+    ("A. The man raises his arm", "A", "leading"),
+    ("Answer: D", "D", "phrase"),
+    ("Answer is D", "D", "phrase"),
+    ("The answer is D", "D", "phrase"),
+    ("The correct answer is (D).", "D", "phrase"),
+    ("The best answer is: D", "D", "phrase"),
+    ("the answer is option D", "D", "phrase"),
+    ("The correct option is D. The man turns left.", "D", "phrase"),
+    ("Option D is correct.", "D", "phrase"),
+    ("Option D: The man turns left", "D", "phrase"),
+    ("Option D", "D", "phrase"),
+    ("Answer (D)", "D", "phrase"),
+    ("Option A is wrong. Option D is the best.", "D", "phrase"),
+    ("I would choose D here", "D", "phrase"),
+    ("I'd go with option D, as he turns.", "D", "phrase"),
+    ("A person walks by and then stops, so the answer is D.", "D", "phrase"),
+    (
+        "A. The man raises his arm\nB. The man lowers his arm\nC. The man sits down\nD. The man turns left\nThe answer is D",
+        "D",
+        "phrase",
+    ),
+    ("First I thought the answer is A, but the answer is D.", "D", "phrase"),
+    ("The man turns left", "D", "text"),
+    ("the man TURNS left.", "D", "text"),
+    ("In the video, the man turns left at the end.", "D", "text"),
+    ("I think it's a D", "D", "trailing"),
+    ("Based on the motion: D.", "D", "trailing"),
+    ("A man appears to rotate, so (D)", "D", "trailing"),
+]
+
+UNREAD = [
+    "",
+    "I cannot determine the answer from the video.",
+    "None of the above",
+    "ABCD",
+    "A or B",
+    "Both A and D",
+    "A, B and D",
+    "The answer is A or D",
+    "The answer is not D",
+    "It is certainly not D",
+    "Option D is wrong.",
+    "I would not choose D here",
+    "I don't think option D is correct",
+    "It can't be D",
+    "Anything except D",
+    "The answer is a person who turns",
+    "The answer is A person who turns",
+    "A man walks through the room.",
+    "A. The man raises his arm\nB. The man lowers his arm\nC. The man sits down\nD. The man turns left",
+    "The man raises his arm and then the man sits down",
+    "E",
+    "The answer is E",
+    "He turns 3D",
+    "I don't know",
+]
+
+
+@pytest.mark.parametrize(("reply", "letter", "rule"), READ)
+def test_read(reply: str, letter: str, rule: str) -> None:
+    found = parse_reply(reply, OPTIONS)
+    assert (found.letter, found.rule) == (letter, rule)
+
+
+@pytest.mark.parametrize("reply", UNREAD)
+def test_nothing_is_guessed(reply: str) -> None:
+    assert (parse_reply(reply, OPTIONS).letter, parse_reply(reply, OPTIONS).rule) == (None, "unparsed")
+
+
+def test_the_set_is_large_enough() -> None:
+    assert len(READ) + len(UNREAD) >= 29
+
+
+def options(*texts: str) -> list[Option]:
+    return [Option(letter=chr(65 + i), text=text) for i, text in enumerate(texts)]
+
+
+def test_nested_options_count_where_they_stand_alone() -> None:
+    nested = options("Sits", "Sits down slowly", "Runs")
+    assert parse_reply("He sits down slowly.", nested).letter == "B"
+    assert parse_reply("He sits.", nested).letter == "A"
+    assert parse_reply("He sits, then sits down slowly.", nested).letter is None
+
+
+def test_option_text_is_matched_in_whole_words() -> None:
+    assert parse_reply("He babysits", options("Sits", "Runs")).letter is None
+    assert parse_reply("twice", options("Once", "Twice", "Two")).letter == "B"
+    assert parse_reply("It happened 12 times", options("2", "12")).letter == "B"
+
+
+def test_equal_options_are_no_answer() -> None:
+    assert parse_reply("He runs", options("Runs", "runs.", "Sits")).letter is None
+
+
+def test_without_letters_only_texts_are_read() -> None:
+    five = options("Sits", "Runs", "Jumps", "Waves", "Sleeps")
+    assert parse_reply("B", five, letters=False).letter is None
+    assert parse_reply("Runs", five, letters=False).letter == "B"
+    assert parse_reply("B. Runs", five, letters=False).letter == "B"
+    assert parse_reply("Sits Runs Jumps Waves Sleeps", five, letters=False).letter is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("D", "D"),
+        ("(D) left", "D"),
+        ("D) left", "D"),
+        ("D. left", "D"),
+        ("Answer: D", "A"),
+        ("The answer is D", "T"),
+        ("**D**", "*"),
+    ],
+)
+def test_motionbench_rule_reads_the_first_character(reply: str, read: str) -> None:
+    for letter in "ABCDT*":
+        assert motionbench_rule(reply, OPTIONS, letter) == (letter == read)
+    assert not motionbench_rule("", OPTIONS, "D")
+
+
+def test_favor_rule() -> None:
+    five = options("Sits", "Sits down", "Jumps", "Waves", "Sleeps.")
+    assert favor_rule("he sits there", five, "A")
+    assert not favor_rule("he sits down", five, "A")  # a longer option that contains it is said
+    assert favor_rule("Sits. Jumps. Waves.", five, "D")  # all options at once are right: the rule's defect
+    assert not favor_rule("Sleeps", five, "E")  # a dropped full stop is wrong
+    assert not favor_rule("D", five, "D")
+
+
+def test_seed_rule_and_videomme_rule() -> None:
+    assert seed_rule("D. left", OPTIONS, "D")
+    assert not seed_rule("The answer is D", OPTIONS, "D")
+    for reply in ("D", "The best answer is: D", "The answer is D.", "I say (D)"):
+        assert videomme_rule(reply, OPTIONS, "D"), reply
+    assert videomme_rule("Answer is D", OPTIONS, "A")  # its first capital A–D
+    assert not videomme_rule("d", OPTIONS, "D")
+    assert not videomme_rule("he walks and walks and walks and walks and walks and walks", OPTIONS, "D")
+
+
+def test_official_rules_by_protocol() -> None:
+    assert official_correct("motionbench", " D ", OPTIONS, "D")
+    assert official_correct("favor", "The man turns left", OPTIONS, "D")
+    with pytest.raises(ParameterError, match="mvbench"):
+        official_correct("mvbench", "D", OPTIONS, "D")

@@ -1,0 +1,99 @@
+"""Prompts word for word, task types, metric definitions against the counts of the paper, frame presets."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.benchmarks.parse import official_correct, parse_reply
+from components.benchmarks.protocols import PROTOCOLS, get_protocol, viewing_for
+from components.core.errors import DataError, ParameterError
+from components.core.records import Option, Sample
+from components.media.viewing import Viewing
+
+OPTIONS = [Option(letter="A", text="It's up"), Option(letter="B", text="Down")]
+
+
+def sample(**changes: object) -> Sample:
+    fields = {
+        "id": "0" * 16,
+        "uid": "u1",
+        "question": "Where?",
+        "is_instruction": False,
+        "options": OPTIONS,
+        "response": "B",
+        "answer": "B",
+        "question_type": "Camera Motion",
+        "protocol": "motionbench",
+    }
+    return Sample.model_validate(fields | changes)
+
+
+def test_prompts_word_for_word() -> None:
+    prompt = {name: protocol.prompt("Where?", OPTIONS) for name, protocol in PROTOCOLS.items()}
+    assert prompt["motionbench"] == "Where?\nA. It's up\nB. Down\nAnswer with only the option letter."
+    assert prompt["favor"] == (
+        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera motions, actions, "
+        "activities, and interactions. Based on your observations, select the best option that accurately addresses the question.\n"
+        "Where?\nYou can only response with the answer among [\"It's up\", 'Down']"
+    )
+    assert (
+        prompt["seed"]
+        == "Where?\nA. It's up\nB. Down\nAnswer with the option's letter from the given choices directly."
+    )
+    assert prompt["videomme"] == (
+        "Select the best answer to the following multiple-choice question based on the video. Respond with only the letter (A, B, C, or D) "
+        "of the correct option.\nWhere?\nA. It's up\nB. Down\nThe best answer is:"
+    )
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_expected_reply_is_right_by_both_rules(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    reply = "B" if protocol.shows_letters else "Down"
+    assert parse_reply(reply, OPTIONS, letters=protocol.shows_letters).letter == "B"
+    assert official_correct(name, reply, OPTIONS, "B")
+
+
+def test_types_by_name_or_abbreviation() -> None:
+    motionbench = get_protocol("motionbench")
+    assert [motionbench.task_type(given, "x") for given in ("Camera Motion", "camera motion", "CM", "cm ")] == [
+        "CM"
+    ] * 4
+    with pytest.raises(DataError, match="item u7"):
+        motionbench.task_type("Optical Flow", "item u7")
+    assert list(motionbench.types.values()) == ["MR", "LM", "AO", "RC", "MO", "CM"]
+    assert list(get_protocol("favor").types.values()) == ["AS", "HAC", "SAD", "MAD", "CM", "NSM"]
+    seed = get_protocol("seed")
+    assert len(seed.types) == len(set(seed.types.values())) == 12
+    with pytest.raises(ParameterError, match="mvbench"):
+        get_protocol("mvbench")
+
+
+def test_metric_groups_part_the_types() -> None:
+    for name, groups in (("seed", ("Image", "Video")), ("videomme", ("Short", "Medium", "Long"))):
+        protocol = get_protocol(name)
+        parts = [metric.types for metric in protocol.metrics if metric.types is not None]
+        assert tuple(metric.name for metric in protocol.metrics if metric.types is not None) == groups
+        assert sorted(t for part in parts for t in part) == sorted(protocol.types.values())
+    assert [(m.name, m.kind) for m in get_protocol("favor").metrics] == [("Overall", "micro"), ("Average", "macro")]
+
+
+def test_what_cannot_be_an_item() -> None:
+    protocol = get_protocol("motionbench")
+    protocol.check(sample())
+    for change in ({"answer": ""}, {"answer": "C"}, {"options": []}, {"question_type": "Colour"}):
+        with pytest.raises(DataError, match="u1"):
+            protocol.check(sample(**change))
+
+
+def test_frame_presets() -> None:
+    paper = Viewing()
+    assert (paper.fps, paper.num_frames) == (1, 8)
+    assert viewing_for(paper, "paper", "favor", "internvl", 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", "internvl", 12.0).num_frames == 12
+    assert viewing_for(paper, "supplement", "favor", "internvl", 0.3).num_frames == 1
+    assert viewing_for(paper, "supplement", "motionbench", "internvl", 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", "qwen2_5_vl", 12.0) is paper
+    other = paper.model_copy(update={"num_frames": 16})  # a run's own number gives way on FAVOR-Bench, at every length
+    found = [viewing_for(other, "supplement", "favor", "internvl", duration).num_frames for duration in (7.0, 8.0, 9.0)]
+    assert found == [7, 8, 9]

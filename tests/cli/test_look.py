@@ -1,0 +1,129 @@
+"""`motion-enhancer look`: the pipeline's own numbers for one clip, on a page; any MP4 will do, and bad input gets its own error."""
+
+import numpy as np
+import pytest
+
+from components.cli import look as module
+from components.cli.main import main
+from components.core.artifacts import PriorSet, load_manifest
+from components.core.errors import DataError, ParameterError
+from components.kubeflow.arguments import given_arguments, pipeline, pipeline_defaults
+from components.media.video import write_mp4
+from components.synthetic.scenes import draw, make_clip
+from tests.chain import Chain
+
+TEXT = "the dog jumps"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """No generator of ours: another size, rate and length, a bright bar that wanders over noise."""
+    frames = np.random.default_rng(5).integers(0, 90, (40, 72, 104, 3)).astype(np.uint8)
+    for index, frame in enumerate(frames):
+        frame[10:60, 2 * index : 2 * index + 12] = 240
+    path = tmp_path_factory.mktemp("clip") / "Bar.MP4"
+    write_mp4(path, frames, fps=12)
+    return path
+
+
+def values(*settings):
+    known = pipeline_defaults(pipeline("motion_priors")) | {"vdm": "tiny-cogvideox"}
+    known["params_ddim_inversion"] |= module.model_size("tiny-cogvideox")
+    return {**known, **given_arguments(known, None, ["num_steps=2", *settings])}
+
+
+def test_a_model_says_its_own_size():
+    found = module.model_size("tiny-cogvideox")
+    assert {key: found[key] for key in ("num_frames", "height", "width")} == {
+        "num_frames": 17,
+        "height": 64,
+        "width": 64,
+    }
+
+
+def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
+    target = tmp_path / "pages" / "look.html"
+    with pytest.raises(SystemExit) as ended:
+        main(["look", str(clip), TEXT, "--vdm", "tiny-cogvideox", "-o", str(target), "--set", "num_steps=2"])
+    assert ended.value.code == 0
+    page = target.read_text()
+    assert capsys.readouterr().out.strip() == str(target)
+    sections = ("The idea in one strip", "Words that carry motion", "Reconstruction", "Heads by score")
+    for wanted in (TEXT, "Bar.MP4", "104 × 72", "40 frames", "Random weights", *sections):
+        assert wanted in page
+    assert page.count("data:image/png;base64,") > 10
+    assert "<script" not in page
+    assert [path.name for path in target.parent.iterdir()] == ["look.html"]
+
+
+def test_the_shipped_model_knows_its_own_words_alone(clip, tmp_path):
+    """Without `--vdm` the trained model looks; it is honest about words that no training showed it."""
+    target, scene = tmp_path / "look.html", tmp_path / "scene.mp4"
+    made = make_clip("scenes", 31, 0, (64, 64), 17)
+    write_mp4(scene, draw(made.scene, (64, 64))[0], fps=8)
+    for path, text, unknown in (
+        (scene, made.caption, ""),
+        (clip, "the man raises his arm", "“man”, “raises”, “his”, “arm”"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["look", str(path), text, "-o", str(target), "--set", "num_steps=2"])
+        assert ended.value.code == 0
+        page = target.read_text()
+        assert "scenes-cogvideox" in page
+        assert "Random weights" not in page
+        assert (f"does not know {unknown}:" if unknown else "5 × 12 × 12 cells") in page
+        assert ("does not know" in page) == bool(unknown)
+
+
+def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
+    """Words and their scores are those of `motion_priors` run step by step on the same clip."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "clip.mp4").write_bytes(clip.read_bytes())
+    (source / "train.jsonl").write_text('{"video": "clip.mp4", "response": "%s"}\n' % TEXT)
+    chain = Chain(tmp_path, (tmp_path / "store").as_uri(), source, shards=1, text="response")
+    settings = values("params_attention_capture.rows=8", "params_attention_capture.pictures=0")
+    theirs = chain.priors()
+    kept = []
+    monkeypatch.setattr(module, "_page", lambda store, priors, name: kept.append(priors) or "")
+    module.look(clip, TEXT, settings)
+
+    expected = load_manifest(theirs, PriorSet).lines[0]
+    (line,) = kept[0].lines
+    assert line.pieces == expected.pieces
+    assert (line.prior.sha256, line.heads, line.confidence) == (
+        expected.prior.sha256,
+        expected.heads,
+        expected.confidence,
+    )
+
+
+def test_words_without_a_token_are_named(clip):
+    page = module.look(clip, "the dog jumps ✈ ✈", values())
+    assert "The video model does not know “✈”: their rows mean nothing." in page
+    assert "does not know" not in module.look(clip, TEXT, values())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"), [("absent.mp4", TEXT, "no file"), ("Bar.MP4", "  ", "the text is empty")]
+)
+def test_bad_arguments(clip, name, text, error):
+    with pytest.raises(ParameterError, match=error):
+        module.look(clip.parent / name, text, values())
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    (tmp_path / "song.mp4").write_bytes(b"la la la" * 100)
+    with pytest.raises(DataError, match=r"song\.mp4"):
+        module.look(tmp_path / "song.mp4", TEXT, values())
+
+
+def test_a_clip_that_is_too_short(tmp_path):
+    write_mp4(tmp_path / "short.mp4", np.zeros((4, 64, 64, 3), np.uint8), fps=8)
+    with pytest.raises(DataError, match=r"frames"):
+        module.look(tmp_path / "short.mp4", TEXT, values())
+
+
+def test_a_typo_in_a_parameter_is_told(clip):
+    with pytest.raises(ParameterError, match="guidance"):
+        module.look(clip, TEXT, values("params_attention_capture.guidance=3"))

@@ -1,0 +1,74 @@
+"""The house's layers (`.importlinter`), no circle between files, and what no file may import or call."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import lint_imports
+
+from components.steps import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "components").rglob("*.py"))
+# packages that the images of the steps lack
+ABSENT = {"kfp", "docker", "matplotlib", "scipy", "yaml", "typer", "kubernetes"}
+
+
+def test_layers():
+    assert lint_imports(config_filename=str(ROOT / ".importlinter"), no_cache=True) == 0
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("components", include_external_packages=True, cache_dir=None)
+
+
+def test_no_circle_between_files(graph):
+    ours = {name for name in graph.modules if name.split(".")[0] == "components"}
+    order = graphlib.TopologicalSorter({name: graph.find_modules_directly_imported_by(name) & ours for name in ours})
+    order.prepare()  # raises CycleError with the circle
+
+
+def test_no_step_imports_the_step_or_page_of_another(graph):
+    for name in STEPS:
+        own = f"components.{name}"
+        for module in {own, *graph.find_descendants(own)}:
+            for found in graph.find_modules_directly_imported_by(module):
+                if found.split(".")[1:2] and found.split(".")[1] in STEPS and not found.startswith(f"{own}."):
+                    assert found.split(".")[-1] not in ("step", "page", "pictures"), f"{module} imports {found}"
+
+
+def test_packages_that_images_lack(graph):
+    for module in graph.modules:
+        if module.startswith("components.") and module.split(".")[1] not in ("kubeflow", "cli"):
+            outside = {found.split(".")[0] for found in graph.find_modules_directly_imported_by(module)}
+            assert not outside & ABSENT, module
+
+
+def test_core_imports_no_torch(graph):
+    for module in graph.find_descendants("components.core"):
+        outside = {found.split(".")[0] for found in graph.find_modules_directly_imported_by(module)}
+        assert not outside & {"torch", "transformers", "diffusers"}, module
+
+
+def test_no_pickle_and_no_remote_code():
+    for file in [*FILES, ROOT / "pipeline.py"]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("torch.load", "torch.save", "pickle.load", "pickle.loads"), file
+                assert not any(keyword.arg == "trust_remote_code" for keyword in node.keywords), file
+
+
+def test_declarations_import_no_torch():
+    imports = "\n".join(f"import components.{step}.step" for step in STEPS)
+    code = f"import sys\n{imports}\nprint([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_every_step_is_listed():
+    assert {file.parent.name for file in (ROOT / "components").glob("*/step.py")} == set(STEPS)

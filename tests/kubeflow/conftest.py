@@ -1,0 +1,71 @@
+"""A KFP and a Kubernetes of this machine, and the environment in which the real clients find nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kfp
+import pytest
+
+from tests.kubeflow.kubeflow_server import Kfp, Kubernetes, Server, kubeconfig, serve
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
+
+
+def command_line(*arguments):
+    """`motion-enhancer` in a process of its own, started: what a pipeline looks like is settled when its module is imported."""
+    command = [sys.executable, "-m", "components.cli.main", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=dict(os.environ), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory):
+    """fine_tune compiled for A100 nodes and for a cluster without GPUs, by profile."""
+    folder = tmp_path_factory.mktemp("packages")
+    files = {profile: folder / f"{profile}.yaml" for profile in ("a100", "cpu")}
+    started = [
+        command_line("compile", "fine_tune", "--image", IMAGE, "--profile", profile, "--output", file)
+        for profile, file in files.items()
+    ]
+    for process in started:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    return files
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No kubeconfig, no stored context and no variables of this machine's user."""
+    for name in (
+        "KF_PIPELINES_ENDPOINT",
+        "KF_PIPELINES_UI_ENDPOINT",
+        "KF_PIPELINES_SA_TOKEN_PATH",
+        "KUBERNETES_SERVICE_HOST",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    return tmp_path
+
+
+@pytest.fixture
+def kubeflow(alone):
+    """A KFP for one team; `.answer` holds its state."""
+    with serve(Server(Kfp())) as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(alone, monkeypatch):
+    """A Kubernetes that KUBECONFIG names; `.answer` holds its state."""
+    with serve(Server(Kubernetes())) as server:
+        file = kubeconfig(alone / "kubeconfig", server.url)
+        monkeypatch.setenv("KUBECONFIG", str(file))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        yield server

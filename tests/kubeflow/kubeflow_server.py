@@ -1,0 +1,205 @@
+"""Servers of this machine that answer as KFP and as Kubernetes do, as far as their real clients ask here.
+
+KFP: v2beta1 experiments, runs and health as its REST proxy writes them, its log address, the UI's artifact address, and
+its metadata store's recorded answers (`metadata.json`), found by the exact bytes of a call. Kubernetes: nodes, secrets,
+volume claims, logs.
+"""
+
+import base64
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlparse
+
+RECORDED = json.loads(Path(__file__).with_name("metadata.json").read_text())
+CALLS = {(item["method"], item["request"]): base64.b64decode(item["answer"]) for item in RECORDED["calls"]}
+PREFIX = "/apis/v2beta1"
+
+
+class Server(ThreadingHTTPServer):
+    """What both have: an address, requests as they came (method, path, body, headers), and a status that stands for every answer."""
+
+    daemon_threads = True
+
+    def __init__(self, answer):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer, self.requests, self.broken = answer, [], None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def bodies(self, method, path):
+        return [
+            json.loads(body) for made, seen, body, _ in self.requests if (made, urlparse(seen).path) == (method, path)
+        ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def handle_any(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append((self.command, self.path, body, dict(self.headers)))
+        if self.server.broken is not None:
+            status, kind, data = self.server.broken
+        else:
+            status, kind, data = self.server.answer(self.command, urlparse(self.path), body, self.headers)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = handle_any
+
+
+@contextmanager
+def serve(server):
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def as_json(value, status=200):
+    return status, "application/json", json.dumps(value).encode()
+
+
+def refused(status, message):
+    return as_json({"error": message, "code": 5, "message": message, "details": []}, status)
+
+
+class Kfp:
+    """KFP's state: experiments, runs by id, logs by pod, files by key."""
+
+    def __init__(self):
+        self.multi_user, self.metadata, self.token = False, True, None
+        self.experiments, self.runs, self.logs, self.files = [], {}, {}, {}
+
+    def __call__(self, method, url, body, headers):
+        if (
+            self.token
+            and headers.get("authorization") != f"Bearer {self.token}"
+            and headers.get("Cookie") != self.token
+        ):
+            return refused(401, "who are you")
+        if url.path.startswith("/ml_metadata."):
+            return (
+                self.store(url.path.rsplit("/", 1)[1], body) if self.metadata else (404, "text/plain", b"no such page")
+            )
+        if url.path == "/artifacts/get":
+            query = {key: value[0] for key, value in parse_qs(url.query).items()}
+            return 200, "text/plain", self.files[query["source"], query["bucket"], query["key"]]
+        if url.path.startswith("/apis/v1alpha1/runs/"):
+            log = self.logs.get(url.path.split("/")[-2])
+            # an error is written where the log would be, under 200
+            return (
+                200,
+                "text/plain",
+                log or json.dumps({"error_message": "pod not found", "error_details": "x"}).encode(),
+            )
+        return self.api(method, url.path.removeprefix(PREFIX), parse_qs(url.query), json.loads(body) if body else None)
+
+    def api(self, method, path, query, body):
+        if path == "/healthz":
+            return as_json({"commit_sha": "abc", "tag_name": "2.17.0", "multi_user": self.multi_user})
+        if path == "/experiments" and method == "POST":
+            self.experiments.append({"experiment_id": f"experiment-{len(self.experiments)}", **body})
+            return as_json(self.experiments[-1])
+        if path == "/experiments":
+            name = json.loads(unquote(query["filter"][0]))["predicates"][0]["stringValue"]
+            return as_json({"experiments": [item for item in self.experiments if item["display_name"] == name]})
+        if path == "/runs" and method == "POST":
+            run_id = f"run-{len(self.runs)}"
+            self.runs[run_id] = {"run_id": run_id, "state": "PENDING", **body}
+            return as_json(self.runs[run_id])
+        if path == "/runs":
+            return self.listed(
+                [run for run in self.runs.values() if run["experiment_id"] == query["experiment_id"][0]], query
+            )
+        run = self.runs.get(path.removeprefix("/runs/"))
+        return as_json(run) if run else refused(404, f"ResourceNotFoundError: {path} not found")
+
+    def listed(self, runs, query):
+        """Two a page, so that somebody who reads one page reads too few."""
+        start = int(query.get("page_token", ["0"])[0] or 0)
+        more = {"next_page_token": str(start + 2)} if start + 2 < len(runs) else {}
+        return as_json({"runs": runs[start : start + 2], "total_size": len(runs), **more})
+
+    def store(self, method, body):
+        assert body[:1] == b"\0", "a data frame"
+        assert int.from_bytes(body[1:5], "big") == len(body) - 5
+        answer = CALLS[method, base64.b64encode(body[5:]).decode()]
+        trailer = b"grpc-status:0\r\n"
+        framed = b"\0" + len(answer).to_bytes(4, "big") + answer + b"\x80" + len(trailer).to_bytes(4, "big") + trailer
+        return 200, "application/grpc-web+proto", framed
+
+
+class Kubernetes:
+    """A cluster's state: nodes, and by (namespace, kind, name) everything else."""
+
+    def __init__(self):
+        self.nodes, self.items, self.denied = [], {}, set()
+
+    def __call__(self, method, url, body, headers):
+        parts = url.path.removeprefix("/api/v1/").split("/")
+        if parts[0] == "nodes" or parts[2] in self.denied:
+            if parts[0] in self.denied or len(parts) > 2:
+                return self.status(403, "Forbidden")
+            wanted = dict(
+                item.split("=") for item in parse_qs(url.query).get("labelSelector", [""])[0].split(",") if item
+            )
+            found = [node for node in self.nodes if wanted.items() <= node["metadata"]["labels"].items()]
+            return as_json({"kind": "NodeList", "apiVersion": "v1", "metadata": {}, "items": found})
+        item = self.items.get((parts[1], parts[2], parts[3]))
+        if item is None:
+            return self.status(404, "NotFound")
+        return (200, "text/plain", item) if isinstance(item, bytes) else as_json(item)
+
+    def status(self, code, reason):
+        return as_json(
+            {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}, code
+        )
+
+    def node(self, labels, gpus, unschedulable=False):
+        status = {"allocatable": {"cpu": "96", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}}
+        spec = {"unschedulable": unschedulable}
+        self.nodes.append(
+            {"metadata": {"name": f"node-{len(self.nodes)}", "labels": labels}, "spec": spec, "status": status}
+        )
+
+    def secret(self, namespace, name, values):
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        self.items[namespace, "secrets", name] = {
+            "kind": "Secret",
+            "apiVersion": "v1",
+            "metadata": {"name": name},
+            "data": data,
+        }
+
+    def claim(self, namespace, name, phase="Bound"):
+        made = {
+            "kind": "PersistentVolumeClaim",
+            "apiVersion": "v1",
+            "metadata": {"name": name},
+            "status": {"phase": phase},
+        }
+        self.items[namespace, "persistentvolumeclaims", name] = made
+
+
+def kubeconfig(file, url):
+    """A kubeconfig for a server without TLS."""
+    entry = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "kube-token"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    }
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **entry}))
+    return file

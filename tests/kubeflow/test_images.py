@@ -1,0 +1,85 @@
+"""Which image a task runs in: by the lock, by `--image`, by `--local`, and never by a tag. (What is inside: tests/infrastructure.)"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.cli.images import names
+from components.core.errors import ParameterError
+from components.kubeflow.images import ROOT, locked, pinned
+from components.kubeflow.tree import tree_digest
+
+GPU, CPU = (f"registry.example/me@sha256:{digit * 64}" for digit in "ab")
+
+
+def compiled(tmp_path, *options):
+    """Images of a compiled pipeline by task, or the command's failure. A process of its own: a pipeline is compiled as it is imported."""
+    target = tmp_path / "pipeline.yaml"
+    command = [sys.executable, "-m", "components.cli.main", "compile", "-o", str(target), *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return done
+    spec = next(yaml.load_all(target.read_text(), Loader=yaml.CSafeLoader))
+    return {name: item["container"]["image"] for name, item in spec["deploymentSpec"]["executors"].items()}
+
+
+@pytest.fixture
+def lock(tmp_path):
+    file = tmp_path / "lock.json"
+    file.write_text(json.dumps({"gpu": GPU, "cpu": CPU}))
+    return file
+
+
+def test_the_locks_images_by_device(tmp_path, lock):
+    images = compiled(tmp_path, "--lock", lock)
+    assert images["exec-attention-capture"] == images["exec-sft"] == GPU
+    assert images["exec-dataset-import"] == images["exec-head-selection"] == CPU
+    assert set(compiled(tmp_path, "--lock", lock, "--profile", "cpu").values()) == {CPU}
+
+
+def test_one_image_for_all_or_this_trees_digest(tmp_path):
+    assert set(compiled(tmp_path, "--image", GPU).values()) == {GPU}
+    assert set(compiled(tmp_path, "--local").values()) == {f"local@sha256:{tree_digest(ROOT)}"}
+
+
+def test_without_any_it_stops_and_says_how_to_get_one(tmp_path):
+    done = compiled(tmp_path, "--lock", tmp_path / "absent.json")
+    assert done.returncode == 2
+    assert "motion-enhancer images build" in done.stderr
+    assert "--image NAME@sha256:…" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "image", ["registry.example/me:latest", "registry.example/me", "me@sha256:12", f"{GPU}:latest"]
+)
+def test_a_tag_is_refused(tmp_path, image):
+    with pytest.raises(ParameterError, match="is not pinned"):
+        pinned(image, "--image")
+    assert compiled(tmp_path, "--image", image).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [({"cpu": CPU}, "no gpu image"), ({"cpu": CPU, "gpu": "me:latest"}, "'me:latest' is not pinned")],
+)
+def test_a_half_lock_is_refused(lock, images, said):
+    lock.write_text(json.dumps(images))
+    with pytest.raises(ParameterError, match=said):
+        locked(lock)
+
+
+def test_names_of_what_is_built():
+    assert names(["cpu"], "registry.example/me", "v1") == {"cpu": "registry.example/me:cpu-v1"}
+    assert names(None, "me", "") == {variant: f"me:{variant}-{tree_digest(ROOT)[:12]}" for variant in ("gpu", "cpu")}
+    with pytest.raises(ParameterError, match="no image variant tpu"):
+        names(["tpu"], "me", "")
+
+
+def test_the_lock_lies_outside_of_the_builds_context():
+    """Else writing it would change the image that it names."""
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert not any(Path("docker/images.lock.json").match(pattern) for pattern in allowed)

@@ -1,0 +1,125 @@
+"""The README's table "which parameter re-runs what", and the compiled graph behind it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+import pipeline
+from components.kubeflow.dag import followers, parameter_tasks, task_graph
+from docs import generate as docs
+
+GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "contract" / "parameters.json").read_text())
+TABLE = docs.README.read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
+AFTER_PRIORS = "vlm-attention sft tuned-eval tuned-attention report"
+
+
+def rows():
+    """By parameter and pipeline ("" where a row is for all): the tasks that it executes, and those that follow."""
+    found = {}
+    for line in TABLE.splitlines():
+        if line.startswith("| `"):
+            names, *cells = line.split("|")[1:4]
+            for name, made in re.findall(r"`(\w+)`(?: \((\w+)\))?", names):
+                assert (name, made) not in found
+                found[name, made] = [set(re.findall(r"`([\w-]+)`", cell)) for cell in cells]
+    return found
+
+
+def row(name, made=""):
+    """What the README says of a parameter, in a pipeline with a row of its own for it or in all others."""
+    return rows().get((name, made)) or rows()[name, ""]
+
+
+@pytest.mark.parametrize("name", docs.PIPELINES)
+def test_the_graph_finds_what_the_contract_test_finds_its_own_way(name):
+    found = parameter_tasks(getattr(pipeline, name).pipeline_spec)
+    assert {key: sorted(tasks) for key, tasks in found.items()} == GOLDEN[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "executed", "following"),
+    [
+        ("token_ratio", "token-selection", f"prior-set {AFTER_PRIORS}"),
+        ("rerun_attention_capture", "attention-capture", f"head-selection token-selection prior-set {AFTER_PRIORS}"),
+        ("rerun_sft", "sft", "tuned-eval tuned-attention report"),
+        ("align_weight", "sft", "tuned-eval tuned-attention report"),
+        ("rerun_baseline_eval", "baseline-eval", "report"),
+        ("rerun_report", "report", ""),
+        ("vlm", "vlm-attention sft baseline-eval", "tuned-eval tuned-attention report"),
+        (
+            "source",
+            "dataset-import",
+            f"ddim-inversion attention-capture head-selection token-selection prior-set {AFTER_PRIORS}",
+        ),
+        ("rerun_vlm_attention", "vlm-attention", "sft tuned-eval tuned-attention report"),
+    ],
+)
+def test_known_rows(name, executed, following):
+    """By hand, from the method's steps and what was seen executed in local runs."""
+    assert row(name) == [set(executed.split()), set(following.split())]
+
+
+def test_the_baseline_stays_cached_whatever_happens_to_priors_and_training():
+    for name in (
+        "token_ratio",
+        "head_ratio",
+        "num_steps",
+        "text",
+        "align_weight",
+        "params_sft",
+        "rerun_attention_capture",
+        "rerun_sft",
+    ):
+        assert "baseline-eval" not in set.union(*row(name))
+
+
+def test_in_fine_tune_the_same_name_may_reach_less():
+    assert row("priors", "fine_tune") == [{"prior-set"}, set(AFTER_PRIORS.split())]
+    assert row("params_dataset_import", "fine_tune") == [
+        {"benchmark-import"},
+        {"baseline-eval", "tuned-eval", "report"},
+    ]
+    assert row("seed", "fine_tune")[0] == {"sft"}
+
+
+@pytest.mark.parametrize("made", docs.PIPELINES)
+def test_every_parameter_of_every_pipeline_does_what_its_row_says(made):
+    """With the tasks that the pipeline has; the direct ones from the contract's own table."""
+    tasks = task_graph(getattr(pipeline, made).pipeline_spec)
+    for name, direct in GOLDEN[made].items():
+        digest = ("plan", f"{name.removesuffix('s')}_digest")
+        first = {*direct, *(task for task, sources in tasks.items() if digest in sources)} - {"plan"}
+        executed, following = row(name, made)
+        assert followers(tasks, first) == (executed | following) & set(tasks), name
+    assert {name for name, of in rows() if of in ("", made)} >= set(GOLDEN[made])
+
+
+def test_a_loop_hands_its_items_on():
+    """A task that reads only the loop's item depends on the parameter that is looped over."""
+    inner = {
+        "tasks": {
+            "one": {
+                "componentRef": {"name": "comp-one"},
+                "inputs": {"parameters": {"item": {"componentInputParameter": "x"}}},
+            }
+        }
+    }
+    loop = {
+        "componentRef": {"name": "comp-loop"},
+        "inputs": {"parameters": {"list": {"componentInputParameter": "shards"}}},
+        "parameterIterator": {"itemInput": "x", "items": {"inputParameter": "list"}},
+    }
+    spec = {
+        "components": {"comp-one": {"executorLabel": "exec-one"}, "comp-loop": {"dag": inner}},
+        "root": {
+            "dag": {"tasks": {"loop": loop}},
+            "inputDefinitions": {"parameters": {name: {"parameterType": "LIST"} for name in ("shards", "unused")}},
+        },
+    }
+    read = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    assert parameter_tasks(read) == {"shards": {"one"}, "unused": set()}
+    assert task_graph(read) == {"one": set()}

@@ -1,0 +1,196 @@
+"""`compile --sft-nodes`: the TrainJob's fields are ones that Kubeflow Trainer's v1alpha1 knows, and only the sft task changes.
+
+The field sets below are those of the TrainJob of Trainer 2.2 and 2.3 that may stand in a manifest of ours; an unknown
+one fails.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.core.errors import ParameterError
+from components.kubeflow.scheduling import Profile
+from components.kubeflow.trainjob import POD_LABELS, train_job
+from tests.contract.test_scheduling import IMAGES, changed, documents, key_material
+
+NODES = 4
+ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}
+POD = {
+    "serviceAccountName": str,
+    "nodeSelector": {"*": str},
+    "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
+    "securityContext": {
+        "runAsUser": int,
+        "runAsGroup": int,
+        "fsGroup": int,
+        "runAsNonRoot": bool,
+        "fsGroupChangePolicy": str,
+        "seccompProfile": {"type": str},
+    },
+    "volumes": [
+        {"name": str, "emptyDir": {"medium": str, "sizeLimit": str}, "persistentVolumeClaim": {"claimName": str}}
+    ],
+    "containers": [
+        {
+            "name": str,
+            "env": [ENV],
+            "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool, "subPath": str}],
+            "securityContext": {
+                "allowPrivilegeEscalation": bool,
+                "runAsNonRoot": bool,
+                "readOnlyRootFilesystem": bool,
+                "capabilities": {"drop": [str]},
+            },
+        }
+    ],
+}
+LABELS = {"labels": {"*": str}, "annotations": {"*": str}}
+REPLICATED = {"name": str, "template": {"metadata": LABELS, "spec": {"template": {"metadata": LABELS, "spec": POD}}}}
+TRAIN_JOB = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": LABELS,
+    "spec": {
+        "runtimeRef": {"apiGroup": str, "kind": str, "name": str},
+        "activeDeadlineSeconds": int,
+        "suspend": bool,
+        "managedBy": str,
+        "trainer": {
+            "image": str,
+            "command": [str],
+            "args": [str],
+            "env": [ENV],
+            "numNodes": int,
+            "numProcPerNode": int,
+            "resourcesPerNode": {"limits": {"*": str}, "requests": {"*": str}},
+        },
+        "runtimePatches": [
+            {"manager": str, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [REPLICATED]}}}}
+        ],
+    },
+}
+
+
+def faults(value, known, path=""):
+    """Where a manifest has a field that is not known, or one of another type."""
+    if isinstance(known, type):
+        return [] if type(value) is known else [f"{path} is no {known.__name__}"]
+    if type(value) is not type(known):
+        return [f"{path} is no {type(known).__name__}"]
+    if isinstance(value, list):
+        return [fault for k, item in enumerate(value) for fault in faults(item, known[0], f"{path}[{k}]")]
+    found = [f"{path}.{name}" for name in value if name not in known and "*" not in known]
+    return found + [
+        fault
+        for name, item in value.items()
+        if name in known or "*" in known
+        for fault in faults(item, known.get(name, known.get("*")), f"{path}.{name}")
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_node():
+    return documents(Profile("a100"), "fine_tune")
+
+
+@pytest.fixture(scope="module")
+def several():
+    return documents(
+        Profile("a100", sft_nodes=NODES, queue="gpus", scratch_claim="shared", node_selector={"pool": "a"}), "fine_tune"
+    )
+
+
+def container(documents):
+    return documents[0]["deploymentSpec"]["executors"]["exec-sft"]["container"]
+
+
+@pytest.fixture(scope="module")
+def manifest(several):
+    env = {item["name"]: item["value"] for item in container(several)["env"]}
+    assert env["TMPDIR"] == "/scratch"
+    return json.loads(env["SFT_TRAINJOB"])
+
+
+def test_has_no_field_that_trainer_does_not_know(manifest):
+    assert faults(manifest, TRAIN_JOB) == []
+    broken = json.loads(json.dumps(manifest).replace("numNodes", "nodes"))
+    assert faults(broken, TRAIN_JOB) == [".spec.trainer.nodes"]
+
+
+def test_asks_for_whole_nodes(manifest, several):
+    trainer = manifest["spec"]["trainer"]
+    assert manifest["spec"]["runtimeRef"] == {"name": "torch-distributed"}
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (NODES, 8)
+    assert (
+        trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"]
+        == trainer["resourcesPerNode"]["requests"]["nvidia.com/gpu"]
+        == "8"
+    )
+    assert trainer["image"] == container(several)["image"] == IMAGES["gpu"]
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+
+def test_its_pods_get_what_a_gpu_step_gets(manifest):
+    (patch,) = manifest["spec"]["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert job["name"] == pod["containers"][0]["name"] == "node"  # as in the runtime
+    assert pod["nodeSelector"] == {"pool": "a"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 65532
+    claims = {item["name"]: item.get("persistentVolumeClaim", {}).get("claimName") for item in pod["volumes"]}
+    assert claims == {"dshm": None, "models": "motion-enhancer-models", "scratch": "shared"}
+    mounts = {item["name"]: item["mountPath"] for item in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"dshm": "/dev/shm", "models": "/models", "scratch": "/scratch"}
+    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"]["name"] for item in manifest["spec"]["trainer"]["env"]}
+    assert secrets == dict.fromkeys(("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"), "motion-enhancer-store")
+
+
+def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
+    assert "accelerator" not in container(several)["resources"]
+    pod = several[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    assert {item["constant"]: item["mountPath"] for item in pod["pvcMount"]} == {
+        "motion-enhancer-models": "/models",
+        "shared": "/scratch",
+    }
+    assert {item["name"]: item["fieldPath"] for item in pod["fieldPathAsEnv"]} == {
+        "POD_NAME": "metadata.name",
+        "POD_UID": "metadata.uid",
+    }
+    assert "nodeSelector" not in pod
+
+
+def test_no_other_task_changes_and_no_interface_or_command(one_node):
+    nodes = documents(Profile("a100", sft_nodes=NODES), "fine_tune")
+    assert all("executors/exec-sft/" in path for path in changed(one_node, nodes))
+    assert key_material(nodes[0]) == key_material(one_node[0])
+
+
+def test_number_of_processes_and_memory_follow_the_gpus():
+    trainer = train_job(Profile("a100", sft_nodes=2), "image", 4)["spec"]["trainer"]
+    assert trainer["numProcPerNode"] == 4
+    assert trainer["resourcesPerNode"]["requests"] == {"cpu": "40", "memory": "400Gi", "nvidia.com/gpu": "4"}
+
+
+@pytest.mark.parametrize(("kind", "nodes"), [("cpu", 2), ("a100", 0)])
+def test_nodes_that_cannot_be(kind, nodes):
+    with pytest.raises(ParameterError, match="--sft-nodes"):
+        Profile(kind, sft_nodes=nodes)
+
+
+def test_what_the_page_asks_of_the_cluster_fits():
+    page = (Path(__file__).resolve().parents[2] / "docs/several-nodes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    found = {item["kind"]: item for item in yaml.safe_load_all(block)}
+    assert found["PersistentVolumeClaim"]["metadata"]["name"] == Profile.scratch_claim
+    assert found["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert found["Role"]["rules"] == [
+        {"apiGroups": ["trainer.kubeflow.org"], "resources": ["trainjobs"], "verbs": ["create", "get", "delete"]}
+    ]
+    assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+    policy = found["NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= POD_LABELS.items()
+    assert policy["ingress"][0]["from"] == policy["egress"][0]["to"] == [{"podSelector": policy["podSelector"]}]

@@ -1,0 +1,214 @@
+"""The CogVideoX wrapper against the diffusers pipeline that it stands for, on tiny twins of both patch layouts."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
+
+from components.core.errors import DataError, ParameterError
+from components.models.video.cogvideox import _pieces, load_vdm
+from components.models.video.cogvideox_tiny import make_tiny_cogvideox
+
+TEXT = "The red square moves left;  then it's spinning\nquickly."
+
+
+@pytest.fixture(scope="module")
+def pipeline(vdm_folder):
+    return CogVideoXPipeline.from_pretrained(vdm_folder)
+
+
+def frames(count=17, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+def test_twins_are_byte_deterministic_and_leave_the_global_generator_alone(vdm_folder, tmp_path):
+    state = torch.random.get_rng_state()
+    again = make_tiny_cogvideox(tmp_path / "again", "1.5" if vdm_folder.name == "1.5" else "5b")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+    def digests(root):
+        return {
+            file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in root.rglob("*")
+            if file.is_file()
+        }
+
+    assert digests(vdm_folder) == digests(again)
+    assert not [file for file in vdm_folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_encode_is_the_posterior_mode_and_unit_scaled(vdm, pipeline):
+    video = frames()
+    latents = vdm.encode_video(video)
+    pixels = torch.from_numpy(video).permute(3, 0, 1, 2)[None].double() / 255 * 2 - 1
+    mean = pipeline.vae.double().encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
+    pipeline.vae.float()
+    assert latents.shape == (1, 5, 4, 8, 8)
+    torch.testing.assert_close(latents, mean.transpose(1, 2).float(), atol=1e-4, rtol=0)
+    assert 0.5 < float(latents.std()) < 2
+
+
+def test_decode_agrees_with_the_pipeline(vdm, pipeline):
+    latents = vdm.encode_video(frames())
+    with torch.no_grad():
+        video = pipeline.video_processor.postprocess_video(pipeline.decode_latents(latents), output_type="np")[0]
+    ours = vdm.decode_latents(latents)
+    assert ours.shape == (17, 64, 64, 3)
+    assert np.abs(ours.numpy().astype(float) - video * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("bad", [frames(16), frames(13), frames(17)[:, :60], frames().astype(np.float32)])
+@pytest.mark.usefixtures("unchecked")
+def test_frames_that_do_not_make_whole_latents_are_refused(vdm, bad):
+    with pytest.raises(DataError, match="frames"):
+        vdm.encode_video(bad)
+
+
+def test_text_is_encoded_as_the_pipeline_does(vdm, pipeline):
+    for text in ("", TEXT, "a red ball " * 40):
+        theirs, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=vdm.text_length)
+        torch.testing.assert_close(vdm.encode_text(text), theirs.detach(), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (4, 8, 8), (3, 6, 8), (5, 4, 8)])
+def test_velocity_is_the_transformer_as_the_pipeline_calls_it(vdm, pipeline, shape):
+    """The pipeline's own rotary embedding, on latents that are padded by hand where patches join two frames."""
+    count, rows, cols = shape
+    x = torch.randn(2, count, 4, rows, cols, generator=torch.Generator().manual_seed(1))
+    embeds = torch.cat([vdm.encode_text(""), vdm.encode_text(TEXT)])
+    padded = torch.cat([x[:, :1], x], 1) if vdm.patch_size_t and count % 2 else x
+    rotary = pipeline._prepare_rotary_positional_embeddings(rows * 8, cols * 8, padded.shape[1], torch.device("cpu"))
+    with torch.no_grad():
+        theirs = pipeline.transformer(
+            padded, embeds, torch.tensor([599, 599]), image_rotary_emb=rotary, return_dict=False
+        )[0]
+    ours = vdm.velocity(x, 599, embeds)
+    assert ours.shape == x.shape
+    torch.testing.assert_close(ours, theirs[:, -count:], atol=1e-6, rtol=0)
+    assert vdm.patch_grid(shape) == (padded.shape[1] // (vdm.patch_size_t or 1), rows // 2, cols // 2)
+
+
+def test_grid_of_broken_patches_is_refused(vdm):
+    with pytest.raises(ParameterError, match="patches"):
+        vdm.patch_grid((5, 7, 8))
+
+
+def test_schedule_ends_in_pure_noise(vdm, pipeline):
+    assert vdm.alphas_cumprod.shape == (1000,)
+    assert vdm.alphas_cumprod[-1] == 0
+    assert torch.equal(vdm.alphas_cumprod, pipeline.scheduler.alphas_cumprod.double())
+
+
+@pytest.mark.parametrize("text", [TEXT, "日本 runs", "a — b", " leading", "word " * 3, "🙂 smiles", "e", ""])
+def test_pieces_cover_every_visible_character_once(vdm, text):
+    pieces = vdm.tokenize(text)
+    covered = [i for piece in pieces for i in range(piece.start, piece.end)]
+    assert covered == [i for i, character in enumerate(text) if not character.isspace()]
+    ids = vdm.tokenizer(text).input_ids
+    for piece in pieces:
+        assert vdm.tokenizer.convert_ids_to_tokens(ids[piece.index]) == piece.token
+        assert piece.token in ("<unk>", "▁" + text[piece.start : piece.end], text[piece.start : piece.end])
+    assert "</s>" not in [piece.token for piece in pieces]
+    assert vdm.truncated(text) == 0
+
+
+def test_spans_that_begin_with_the_space_are_trimmed():
+    """A tokenizer file whose word starts own the space before them, as a plain Metaspace one does."""
+    backend = Tokenizer(Unigram([("<unk>", 0.0), ("▁", -3.0), ("▁red", -1.0), ("▁ball", -1.0), ("s", -2.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert tokenizer("red balls", return_offsets_mapping=True)["offset_mapping"][1] == (3, 8)
+    assert [(piece.token, piece.start, piece.end) for piece in _pieces(tokenizer, "red balls", None)] == [
+        ("▁red", 0, 3),
+        ("▁ball", 4, 8),
+        ("s", 8, 9),
+    ]
+
+
+def test_truncation_is_counted_in_characters(vdm):
+    text = "a red ball moves " * 30
+    pieces = vdm.tokenize(text)
+    assert len(pieces) == vdm.text_length - 1
+    assert text[pieces[-1].end :].strip()
+    assert vdm.truncated(text) == len(text.rstrip()) - pieces[-1].end
+
+
+def test_a_repository_with_only_a_sentencepiece_model_loads(vdm_folder, tmp_path):
+    """Real CogVideoX repositories ship `spiece.model`; lone word starts share the next piece's span there."""
+    import sentencepiece
+
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(
+        "\n".join(["the red square moves left", "a blue circle rolls right", TEXT.replace("\n", " ")] * 20)
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(vdm_folder, copy)
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    shutil.copyfile(tmp_path / "spiece.model", copy / "tokenizer" / "spiece.model")
+    (copy / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0})
+    )
+    text = "the red zebra  moves quickly"
+    pieces = load_vdm(copy, "float32", "cpu").tokenize(text)
+    covered = sorted({i for piece in pieces for i in range(piece.start, piece.end)})
+    assert covered == [i for i, character in enumerate(text) if not character.isspace()]
+    assert all(piece.token.strip("▁") for piece in pieces)
+
+
+def test_loading_is_quick_and_in_the_asked_format(vdm_folder):
+    import time
+
+    began = time.monotonic()
+    loaded = load_vdm(vdm_folder, "bfloat16", "cpu")
+    assert time.monotonic() - began < 2
+    dtypes = {p.dtype for module in (loaded.transformer, loaded.vae, loaded.text_encoder) for p in module.parameters()}
+    assert dtypes == {torch.bfloat16}
+    assert loaded.encode_video(frames()).dtype == torch.bfloat16
+    x = torch.randn(1, 5, 4, 8, 8)
+    assert loaded.velocity(x, 999, loaded.encode_text("")).dtype == torch.float32
+
+
+def test_what_is_no_cogvideox_is_named(vdm_folder, tmp_path):
+    with pytest.raises(ParameterError, match=r"model_index\.json"):
+        load_vdm(tmp_path, "float32")
+    with pytest.raises(ParameterError, match="dtype"):
+        load_vdm(vdm_folder, "int4")
+    copy = tmp_path / "copy"
+    shutil.copytree(vdm_folder, copy)
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(DataError, match="the vae"):
+        load_vdm(copy, "float32")
+    torch.save({}, copy / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(DataError, match="the vae"):
+        load_vdm(copy, "float32")
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(DataError, match="the vae"):
+        load_vdm(copy, "float32")
+    config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
+    shutil.copytree(vdm_folder / "vae", copy / "vae", dirs_exist_ok=True)
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "prediction_type": "epsilon"}))
+    with pytest.raises(ParameterError, match="epsilon"):
+        load_vdm(copy, "float32")
+    (copy / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    with pytest.raises(ParameterError, match="WanPipeline"):
+        load_vdm(copy, "float32")
+    (copy / "model_index.json").write_text("{")
+    with pytest.raises(DataError, match="JSON"):
+        load_vdm(copy, "float32")

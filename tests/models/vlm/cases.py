@@ -1,0 +1,31 @@
+"""Both tiny VLMs and a conversation about a random clip, for the tests of the model and of its attention."""
+
+import functools
+
+import numpy as np
+import torch
+
+import components.vlm_attention.rows  # noqa: F401  (registers the attention function)
+from components.models.registry import ensure_tiny
+from components.models.vlm.interface import Conversation, load_vlm
+
+NAMES = ("tiny-qwen2.5-vl", "tiny-internvl3")
+TALK = Conversation([], "Which object moves?\nA. the red ball\nB. nobody", "The red ball moves left.")
+
+
+@functools.cache
+def folder(name):
+    return ensure_tiny(name)
+
+
+def load(name, **options):
+    return load_vlm(folder(name), torch.float32, "cpu", **options)
+
+
+def clip(n=5, height=64, width=96, seed=0):
+    frames = np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+    return frames, [float(k) for k in range(n)], float(n)
+
+
+def example(vlm, talk=TALK, **options):
+    return vlm.prepare(talk, *clip(**options))

@@ -1,0 +1,430 @@
+"""The VLM room on tiny twins of the real classes: pixels, positions, layout, labels, batches, replies."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from components.core.errors import DataError, ParameterError
+from components.models.vlm.families import ImageSettings, patchify, smart_resize, to_pixels
+from components.models.vlm.interface import IGNORED, Conversation, collate, load_vlm
+from components.models.vlm.tiny import make_tiny_internvl3, make_tiny_qwen2_5_vl
+from tests.models.vlm.cases import NAMES, TALK, clip, example, folder, load
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+# The twins ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_tiny_qwen2_5_vl, make_tiny_internvl3])
+def test_twins_are_small_and_byte_deterministic(make, tmp_path):
+    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    files = sorted(file.name for file in first.iterdir())
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "preprocessor_config.json",
+    } <= set(files)
+    assert files == sorted(file.name for file in second.iterdir())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    assert 200_000 < sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(first).parameters()) < 300_000
+
+
+def test_saved_model_opens_with_plain_transformers(vlm, tmp_path):
+    vlm.model.save_pretrained(tmp_path)
+    assert "sdpa_rows" not in (tmp_path / "config.json").read_text()
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    batch = collate([example(vlm)])
+    with torch.no_grad():
+        ours = vlm.forward(batch, all_logits=True).logits_BLV
+        theirs = plain(**vlm._arguments(batch)).logits
+    assert torch.equal(ours, theirs)
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+def slow_bicubic(plane, size):
+    """Antialiased bicubic (a = −0.5) along axis 0 in float64, weight by weight, clipped to what a byte holds."""
+    n = plane.shape[0]
+    scale = n / size
+    width = max(scale, 1.0)
+    out = np.zeros((size, *plane.shape[1:]))
+    for i in range(size):
+        centre = (i + 0.5) * scale
+        weights = np.zeros(n)
+        for j in range(n):
+            d = abs(j + 0.5 - centre) / width
+            weights[j] = 1.5 * d**3 - 2.5 * d**2 + 1 if d < 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0
+        out[i] = np.tensordot(weights / weights.sum(), plane, 1)
+    return out.clip(0, 255)
+
+
+def slow_resize(frame, height, width):
+    """Columns first, as bytes are clipped after each axis."""
+    narrow = slow_bicubic(frame.astype(float).swapaxes(0, 1), width).swapaxes(0, 1)
+    return slow_bicubic(narrow, height)
+
+
+@pytest.mark.parametrize("source", [(37, 90), (120, 64), (56, 84), (20, 31)])
+def test_pixels_against_a_slow_reference(source):
+    frames, *_ = clip(3, *source)
+    size, image = (56, 84), ImageSettings(CLIP_MEAN, CLIP_STD, 1 / 255)
+    pixels = to_pixels(frames, *size, image)
+    assert pixels.dtype == torch.float32
+    smooth = np.stack([slow_resize(frame, *size) for frame in frames])
+    expected = (smooth / 255 - CLIP_MEAN) / CLIP_STD
+    grey = np.abs(pixels.permute(0, 2, 3, 1).double().numpy() - expected) * CLIP_STD * 255
+    assert grey.max() < (1e-3 if source == size else 1.2)  # bytes are rounded after each axis
+    assert grey.mean() < 0.5
+
+
+def test_patches_against_loops():
+    """Cells frame-major; inside a cell 2 × 2 patches row by row; in a patch channel, frame, row, column; the last frame is repeated."""
+    patch, merge, group = 2, 2, 2
+    pixels = torch.arange(3 * 3 * 8 * 12, dtype=torch.float32).reshape(3, 3, 8, 12)
+    found = patchify(pixels, patch, merge, group)
+    rows = []
+    for t in range(2):
+        for y in range(2):
+            for x in range(3):
+                for my in range(merge):
+                    for mx in range(merge):
+                        top, left = (y * merge + my) * patch, (x * merge + mx) * patch
+                        frames = [min(t * group + k, 2) for k in range(group)]
+                        rows.append(
+                            [
+                                pixels[f, c, top + i, left + j]
+                                for c in range(3)
+                                for f in frames
+                                for i in range(patch)
+                                for j in range(patch)
+                            ]
+                        )
+    assert torch.equal(found, torch.tensor(rows))
+
+
+def test_smart_resize():
+    assert smart_resize(720, 1280, 28, 3136, 360 * 420) == (
+        280,
+        504,
+    )  # √(720·1280/151200) = 2.469: ⌊291.6/28⌋ = 10, ⌊518.4/28⌋ = 18
+    assert smart_resize(64, 96, 28, 3136, 360 * 420) == (56, 84)
+    assert smart_resize(10, 10, 28, 3136, 360 * 420) == (56, 56)
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(8, 2000, (200, 2)).tolist():
+        h, w = smart_resize(height, width, 28, 3136, 360 * 420)
+        assert h % 28 == w % 28 == 0
+        assert min(h, w) == 28 or 3136 <= h * w <= 360 * 420
+        if min(h, w) > 84:
+            assert abs(math.log(h / w) - math.log(height / width)) < 0.3
+    with pytest.raises(DataError, match="aspect ratio"):
+        smart_resize(5, 2000, 28, 3136, 360 * 420)
+
+
+def test_image_settings_come_from_the_video_processor_first(tmp_path):
+    def write(name, content):
+        (tmp_path / name).write_text(json.dumps(content))
+
+    values = {"image_std": [0.5, 0.5, 0.5]}
+    with pytest.raises(ParameterError, match="image_mean"):
+        ImageSettings.read(tmp_path)
+    write("preprocessor_config.json", values | {"image_mean": [0.1, 0.1, 0.1]})
+    assert ImageSettings.read(tmp_path).mean == (0.1, 0.1, 0.1)
+    write("video_preprocessor_config.json", values | {"image_mean": [0.2, 0.2, 0.2], "rescale_factor": 0.5})
+    write("processor_config.json", {"image_seq_length": 16})
+    assert ImageSettings.read(tmp_path) == ImageSettings((0.2, 0.2, 0.2), (0.5, 0.5, 0.5), 0.5)
+    write("processor_config.json", {"video_processor": values | {"image_mean": [0.3, 0.3, 0.3], "resample": 2}})
+    with pytest.raises(ParameterError, match="bicubic"):
+        ImageSettings.read(tmp_path)
+
+
+# Positions and layout -------------------------------------------------------------------------------------------------
+
+
+def slow_positions(ids, video_id, shape, seconds, per_second):
+    """Qwen's rule token by token: text counts on from the largest position so far; a cell is (time, row, column) from there."""
+    out, largest, cell = [], -1, 0
+    for token in ids:
+        if token != video_id:
+            largest += 1
+            out.append([largest] * 3)
+            continue
+        if cell == 0:
+            base = largest + 1
+        t, rest = divmod(cell, shape[1] * shape[2])
+        y, x = divmod(rest, shape[2])
+        when = int(np.float32(np.float32(t) * np.float32(seconds)) * np.float32(per_second))
+        out.append([base + when, base + y, base + x])
+        cell += 1
+        if cell == math.prod(shape):
+            largest = max(max(place) for place in out)
+    return torch.tensor(out).T
+
+
+@pytest.mark.parametrize(("n", "duration"), [(4, 4.0), (5, 5.0), (6, 9.99), (12, 30.1), (1, 0.4)])
+def test_qwen_positions_against_its_own_rule(n, duration):
+    vlm = load(NAMES[0])
+    frames, *_ = clip(n)
+    made = vlm.prepare(TALK, frames, [k * duration / n for k in range(n)], duration)
+    shape = (math.ceil(n / 2), 2, 3)
+    assert torch.equal(
+        made.position_ids, slow_positions(made.input_ids.tolist(), vlm.inputs.visual_id, shape, 2 * duration / n, 2)
+    )
+
+
+@pytest.mark.parametrize(("frames", "after", "transformers"), [(6, 27, 21), (24, 63, 21), (60, 135, 21)])
+def test_first_text_position_after_the_video(frames, after, transformers):
+    """Known values at 1 fps and 18 tokens before the video; transformers' own index gives 21 whatever the length."""
+    vlm = load(NAMES[0])
+    shape = (frames // 2, 2, 3)
+    ids = torch.tensor([0] * 18 + [vlm.inputs.visual_id] * math.prod(shape) + [0] * 4)
+    ours = vlm.inputs.positions(ids, shape, 2.0)
+    grid = torch.tensor([[shape[0], 4, 6]])
+    kinds = torch.where(ids == vlm.inputs.visual_id, 2, 0)[None]
+    theirs, _ = vlm.model.model.get_rope_index(
+        ids[None], kinds, video_grid_thw=grid, second_per_grid_ts=torch.tensor([2.0])
+    )
+    assert ours[:, -4].tolist() == [after] * 3
+    assert theirs[:, 0, -4].tolist() == [transformers] * 3
+    assert torch.equal(ours[:, :-4], theirs[:, 0, :-4])
+
+
+def test_internvl_positions_count():
+    made = example(load(NAMES[1]))
+    assert torch.equal(made.position_ids, torch.arange(len(made.input_ids))[None])
+
+
+def embedded(vlm, made):
+    """What the language model reads: the embedding of every token."""
+    seen = {}
+    language = vlm.model.model.language_model
+    handle = language.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        vlm.forward(collate([made]))
+    handle.remove()
+    return seen["inputs_embeds"][0]
+
+
+def test_a_changed_cell_changes_its_column(vlm):
+    """From source pixels to the sequence: noise in one cell's place and time moves the embedding at `video_columns` of that cell most."""
+    frames, times, duration = clip(4, 224, 336)
+    base = vlm.prepare(TALK, frames, times, duration)
+    before, grid = embedded(vlm, base), base.grid
+    shape = grid.shape
+    assert len(base.video_columns) == math.prod(shape)
+    rng = np.random.default_rng(1)
+    for cell in rng.choice(math.prod(shape), 12, replace=False).tolist():
+        t, y, x = np.unravel_index(cell, shape)
+        changed, group = frames.copy(), vlm.inputs.group
+        top, bottom = (round(224 * k / shape[1]) for k in (y, y + 1))
+        left, right = (round(336 * k / shape[2]) for k in (x, x + 1))
+        changed[t * group : (t + 1) * group, top:bottom, left:right] = rng.choice([0, 255], 3)
+        moved = (embedded(vlm, vlm.prepare(TALK, changed, times, duration)) - before).norm(dim=-1)
+        assert int(moved.argmax()) == int(base.video_columns[cell])
+        assert grid.times[t][0] <= times[t * group] <= grid.times[t][1]
+
+
+def test_layout_of_both_families():
+    qwen, intern = (example(load(name), n=3) for name in NAMES)
+    assert qwen.text.startswith(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|>"
+    )
+    assert qwen.text.endswith(
+        "<|vision_end|>" + TALK.question + "<|im_end|>\n<|im_start|>assistant\n" + TALK.response + "<|im_end|>\n"
+    )
+    frame = "<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
+    assert intern.text == (
+        "<|im_start|>user\n"
+        + "".join(f"Frame{k}: {frame}" for k in (1, 2, 3))
+        + TALK.question
+        + "<|im_end|>\n<|im_start|>assistant\n"
+        + TALK.response
+        + "<|im_end|>\n"
+    )
+    assert qwen.grid.shape == (2, 2, 3)
+    assert intern.grid.shape == (3, 4, 4)
+
+
+def test_frame_size_follows_max_pixels():
+    frames, times, duration = clip(4, 224, 336)
+    vlm = load(NAMES[0])
+    large, small = (vlm.prepare(TALK, frames, times, duration, max_pixels=pixels) for pixels in (360 * 420, 56 * 84))
+    assert (large.grid.shape, small.grid.shape) == ((2, 8, 12), (2, 2, 3))
+
+
+# Text and labels ------------------------------------------------------------------------------------------------------
+
+TALKS = {
+    "plain": TALK,
+    "several turns": Conversation([("What is it?", "A ball."), ("Sure?", "Yes.")], "Where does it go?", "Left."),
+    "quotes the question": Conversation([("user", "assistant")], "What moves?", "What moves? What moves? The ball."),
+    "role names": Conversation([], "user", "assistant\nuser"),
+    "other scripts": Conversation([], "球 moves 👩‍👩‍👧?", "左に 🎾 é"),
+    "spaces inside": Conversation([], "a  b\n\n c", "x\n\ny  z"),
+}
+
+
+@pytest.mark.parametrize("talk", TALKS.values(), ids=TALKS.keys())
+def test_labels_are_the_response_and_the_end_of_its_turn(vlm, talk):
+    made = example(vlm, talk)
+    learned = made.labels != IGNORED
+    assert torch.equal(made.labels[learned], made.input_ids[learned])
+    assert vlm.tokenizer.decode(made.labels[learned]) == talk.response + "<|im_end|>"
+    assert int(torch.nonzero(learned).max()) == len(made.input_ids) - 2  # only the template's newline follows
+    for field in ("question", "response"):
+        start, end = made.spans[field]
+        assert made.text[start:end] == getattr(talk, field)
+    asked = made.text[: made.spans["question"][0]]
+    assert asked.endswith("user\n" if talk.earlier else ("<|vision_end|>", "</img>\n"))
+    assert vlm.tokenizer.decode(made.input_ids) == made.text
+
+
+def test_no_labels_without_response(vlm):
+    made = example(vlm, replace(TALK, response=None))
+    assert bool((made.labels == IGNORED).all())
+    assert made.text.endswith(TALK.question + "<|im_end|>\n<|im_start|>assistant\n")
+    assert vlm.forward(collate([made])).logits_BLV.shape[1] == 1
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>", "\ue000"])
+@pytest.mark.parametrize("place", ["question", "response", "earlier"])
+def test_control_tokens_are_refused(vlm, token, place):
+    changed = {place: [("a", f"b{token}")] if place == "earlier" else f"a {token} b"}
+    with pytest.raises(DataError, match="control tokens"):
+        example(vlm, replace(TALK, **changed))
+
+
+def test_placeholder_in_the_text_is_refused(vlm):
+    with pytest.raises(DataError, match="control tokens"):
+        example(vlm, replace(TALK, question=vlm.inputs.placeholder))
+
+
+def test_bad_input_is_named(vlm):
+    frames, times, duration = clip()
+    with pytest.raises(DataError, match="5 frames, 4 times"):
+        vlm.prepare(TALK, frames, times[:4], duration)
+    with pytest.raises(DataError, match="8192 positions"):
+        example(vlm, replace(TALK, response="x " * 9000))
+    own = vlm.tokenizer.chat_template
+    vlm.tokenizer.chat_template = own.replace("part.text", "part.text | upper")
+    try:
+        with pytest.raises(ParameterError, match="changes the question"):
+            example(vlm)
+    finally:
+        vlm.tokenizer.chat_template = own
+
+
+# Forward, batches, replies --------------------------------------------------------------------------------------------
+
+
+def test_logits_only_where_labels_are_predicted(vlm):
+    batch = collate([example(vlm)])
+    with torch.no_grad():
+        few, full = vlm.forward(batch), vlm.forward(batch, all_logits=True)
+        own = vlm.model(**vlm._arguments(batch), labels=batch["labels"]).loss
+    learned = full.targets_BL[0] != IGNORED
+    assert few.logits_BLV.shape[1] == int(learned.sum())
+    assert torch.allclose(few.logits_BLV[0], full.logits_BLV[0, learned], atol=1e-6)
+    assert torch.equal(few.targets_BL[0], full.targets_BL[0, learned])
+    loss = torch.nn.functional.cross_entropy(few.logits_BLV[0], few.targets_BL[0])
+    assert float(loss) == pytest.approx(float(own), abs=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_its_samples(vlm, side):
+    short = Conversation([], "Why?", "Because it is red and moves.")
+    made = [vlm.prepare(TALK, *clip(5)), vlm.prepare(short, *clip(2, 120, 60, seed=2))]
+    batch = collate(made, side)
+    with torch.no_grad():
+        together = vlm.forward(batch, all_logits=True)
+        for b, one in enumerate(made):
+            alone = vlm.forward(collate([one]), all_logits=True)
+            at = slice(int(batch["start"][b]), int(batch["start"][b]) + len(one.input_ids))
+            assert torch.allclose(together.logits_BLV[b, at], alone.logits_BLV[0], atol=2e-6)
+            few = vlm.forward(batch)
+            assert (
+                few.targets_BL[b][few.targets_BL[b] != IGNORED].tolist() == one.labels[one.labels != IGNORED].tolist()
+            )
+            seen = batch["video_columns"][b][batch["video_mask"][b]]
+            assert torch.equal(seen - batch["start"][b], one.video_columns)
+
+
+def slow_reply(vlm, made, count):
+    """Greedy without a cache: the whole sequence again for every token."""
+    reply = []
+    for _ in range(count):
+        with torch.no_grad():
+            token = int(vlm.forward(collate([made])).logits_BLV[0, -1].argmax())
+        if token in vlm.stops:
+            break
+        reply.append(token)
+        following = made.position_ids.amax() + 1
+        made = replace(
+            made,
+            input_ids=torch.cat([made.input_ids, torch.tensor([token])]),
+            labels=torch.cat([made.labels, torch.tensor([IGNORED])]),
+            offsets=torch.cat([made.offsets, made.offsets[-1:]]),
+            position_ids=torch.cat([made.position_ids, following.expand(len(made.position_ids), 1)], dim=1),
+        )
+    return reply
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generate_equals_teacher_forcing(name):
+    vlm = load(name)
+    with torch.no_grad():
+        for key, weight in vlm.model.model.language_model.layers.named_parameters():
+            if "proj.weight" in key:  # a random model attends to everything alike and repeats itself
+                weight.mul_(6)
+    made = example(vlm, replace(TALK, response=None))
+    reply = slow_reply(vlm, made, 12)
+    assert len(set(reply)) > 3
+    assert vlm.generate(made, 12) == vlm.tokenizer.decode(reply, skip_special_tokens=True)
+    vlm.model.train()
+    vlm.model.gradient_checkpointing_enable()  # which drops the cache while training
+    assert vlm.generate(made, 4) == vlm.tokenizer.decode(reply[:4], skip_special_tokens=True)
+    assert vlm.model.training
+    vlm.model.eval()
+    stopping = replace(vlm, stops=vlm.stops | {reply[5]})
+    assert stopping.generate(made, 12) == vlm.tokenizer.decode(reply[: reply.index(reply[5])], skip_special_tokens=True)
+
+
+def test_stop_tokens_are_the_checkpoints(vlm):
+    assert {vlm.tokenizer.decode([token]) for token in vlm.stops} == {"<|im_end|>", "<|endoftext|>"}
+
+
+def test_parameter_groups_split_at_the_merger(vlm):
+    groups = vlm.parameter_groups()
+    names = {id(parameter): name for name, parameter in vlm.model.named_parameters()}
+    vision, llm = ({names[id(parameter)] for parameter in groups[key]} for key in ("vision", "llm"))
+    assert vision | llm == set(names.values())
+    assert not vision & llm
+    assert all(name.startswith(("model.visual.", "model.vision_tower.")) for name in vision)
+    left = {name.split(".")[1] + ("." + name.split(".")[2] if "visual" in name else "") for name in llm}
+    assert left <= {"language_model", "visual.merger", "multi_modal_projector", "weight"}
+    assert any("merger" in name or "projector" in name for name in llm)
+
+
+def test_unknown_folders_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match=r"config\.json"):
+        load_vlm(tmp_path, torch.float32, "cpu")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ParameterError, match="model_type 'qwen2'"):
+        load_vlm(tmp_path, torch.float32, "cpu")
+
+
+def test_internvl_cells_must_follow_from_the_tower(tmp_path):
+    for file in folder(NAMES[1]).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_seq_length": 25}))
+    with pytest.raises(ParameterError, match="image_seq_length=25"):
+        load_vlm(tmp_path, torch.float32, "cpu")

@@ -1,0 +1,111 @@
+"""Pictures as text: what is drawn is what was given."""
+
+import base64
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.pages import charts, figures
+
+
+def decode(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB")).astype(int)
+
+
+def test_heat_is_one_pixel_a_cell_and_monotone():
+    picture = decode(figures.heat(np.linspace(0, 2, 24).reshape(4, 6), 2.0))
+    assert picture.shape == (4, 6, 3)
+    light = picture @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(light.ravel()) > 0).all()
+    clipped = decode(figures.heat(np.array([[2.0, 5.0, 0.0]]), 2.0))
+    assert (clipped[0, 0] == clipped[0, 1]).all()
+
+
+def test_outline_is_the_border_of_the_unseen_cells():
+    unseen = np.zeros((4, 5), bool)
+    unseen[1:3, 1:4] = True  # 2 × 3 cells: perimeter of 10 edges, 6 cells veiled
+    drawn = figures._outline(unseen, 0, 0, 50, 40)
+    veil, border = re.findall(r'd="([^"]*)"', drawn)
+    assert veil.count("z") == 6
+    assert border.count("M") == 10
+    assert figures._outline(~(unseen | True), 0, 0, 1, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1234.6, "1235"), (0.0123, "0.0123"), (-3.14159, "−3.14"), (2e-6, "2.00e−06"), (99.96, "100.0")],
+)
+def test_number(value, text):
+    assert figures.number(value) == text
+
+
+def test_probability():
+    assert figures.probability(0.0004) == "p < 0.001"
+    assert figures.probability(0.0271) == "p = 0.027"
+
+
+def test_text_is_escaped():
+    row = figures.StripRow("<script>", [figures.Cell("data:,", label='"><b>')])
+    drawn = str(figures.strip([row], ["<i>"], 4, 3)) + str(
+        charts.dot_plot("<u>", [charts.Dot("<s>", [(1, 0, 2, "c1")], "<q>")])
+    )
+    assert not re.search(r"<(script|b|i|u|s|q)>", drawn.replace("<b>&lt;", ""))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12), (0.0312, 0.0388), (990, 5012)])
+def test_ticks_are_round_and_inside(low, high):
+    found = charts.ticks(low, high)
+    assert 2 <= len(found) <= 6
+    assert low - 1e-9 <= found[0]
+    assert found[-1] <= high + 1e-9
+    steps = np.diff(found)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.08, 3.2), (1e-9, 1e-4), (0.5, 0.9), (1, 1000)])
+def test_log_ticks_are_inside(low, high):
+    found = charts.log_ticks(low, high)
+    assert 1 <= len(found) <= 7
+    assert all(low * 0.999 <= value <= high * 1.001 for value in found)
+
+
+def test_dots_lie_where_their_values_are():
+    drawn = ElementTree.fromstring(
+        str(charts.dot_plot("t", [charts.Dot("a", [(2, 1, 3, "c1")]), charts.Dot("b", [(4, 3, 5, "c1")])], reference=1))
+    )
+    circles = [float(node.get("cx")) for node in drawn.iter("circle")]
+    reference = float(
+        re.match(r"M([\d.]+)", next(n for n in drawn.iter("path") if n.get("class") == "reference").get("d")).group(1)
+    )
+    unit = (circles[1] - circles[0]) / 2
+    assert unit > 0
+    assert circles[0] - reference == pytest.approx(unit, abs=0.2)
+    whiskers = [
+        list(map(float, re.findall(r"[\d.]+", n.get("d"))))[::2]
+        for n in drawn.iter("path")
+        if "thin" in (n.get("class") or "")
+    ]
+    assert whiskers[0] == pytest.approx([reference, reference + 2 * unit], abs=0.2)
+
+
+def test_stacked_bars_have_the_parts_heights():
+    stacks = [
+        charts.Stack("0", [(2, "c1"), (1, "c2"), (-1, "c3")], 0.5, True),
+        charts.Stack("1", [(-1, "c1"), (0, "c2"), (1, "c3")], 0.1, False),
+    ]
+    drawn = ElementTree.fromstring(str(charts.stacked_bars("t", stacks, [], 1, "kept")))
+    boxes = [(float(n.get("y")), float(n.get("height"))) for n in drawn.iter("rect")]
+    unit = boxes[1][1]
+    assert [height / unit for _, height in boxes] == pytest.approx([2, 1, 1, 1, 0, 1], abs=0.02)
+    assert boxes[1][0] + boxes[1][1] == pytest.approx(boxes[0][0], abs=0.2)  # the second part stands on the first
+    assert boxes[2][0] == pytest.approx(boxes[0][0] + boxes[0][1], abs=0.2)  # the negative one hangs from zero
+
+
+def test_histogram_counts():
+    drawn = ElementTree.fromstring(str(charts.histogram("t", [0.01, 0.02, 0.99, 1.0, 0.5], bins=10)))
+    heights = [float(n.get("height")) for n in drawn.iter("rect")]
+    assert [round(h / heights[1]) for h in heights] == [2, 1, 2]

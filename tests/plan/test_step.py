@@ -1,0 +1,269 @@
+"""`motion-enhancer plan` before and after a real extraction: what is remembered, what is to compute, what it leaves behind."""
+
+import json
+import shutil
+import threading
+
+import pytest
+
+from components.core.artifacts import PriorSet, load_manifest
+from components.core.errors import ParameterError
+from components.plan.step import STEP
+from components.store.entries import Store
+from components.store.file import FileBackend
+from components.store.transfer import export_folder, import_folder
+from components.synthetic.scenes import write_set
+from tests.chain import SMALL, Chain
+from tests.command import motion_enhancer
+from tests.dataset_import.data import own
+from tests.runner import run_step
+
+STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")
+COUNT = 3
+
+
+@pytest.fixture(autouse=True)
+def _clean_tree(monkeypatch, tmp_path):
+    """Outside a checkout the store has no prefix for uncommitted work; and nothing may be written where the command is called."""
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A source, and a store in which its extraction is done."""
+    tmp = tmp_path_factory.mktemp("plan")
+    write_set(tmp / "scenes", preset="scenes", count=COUNT, seed=8)
+    chain = Chain(tmp, tmp / "store", tmp / "scenes")
+    priors = chain.priors()
+    return tmp, tmp / "scenes", tmp / "store", priors
+
+
+def settings(source, store, *more):
+    given = [
+        f"{key}={value}"
+        for key, value in {"source": source, "store": store.as_uri(), "vdm": "tiny-cogvideox", "num_steps": 2}.items()
+    ]
+    given += [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
+    return [word for item in [*given, *more] for word in ("--set", item)]
+
+
+def counts(printed):
+    """Remembered and to compute of each step, from the printed table."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("| ")]
+    return {row[0]: (row[1], row[2]) for row in rows if row[0] in STEPS}
+
+
+def files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world, tmp_path, capsys):
+    _, source, _, _ = world
+    out = tmp_path / "run"
+    given = settings(source, tmp_path / "elsewhere")
+    given = [
+        word for item in zip(given[::2], given[1::2], strict=True) if not item[1].startswith("store=") for word in item
+    ]
+    assert motion_enhancer("plan", "motion_priors", "--out", out, *given) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# Plan\n")
+    assert counts(printed) == {**dict.fromkeys(STEPS, ("0", str(COUNT))), "token_selection": ("–", f"≤ {COUNT}")}
+    assert "Peak of what capture adds on the device" in printed
+    assert "Nothing, by the headers." in printed
+    assert not list((tmp_path / "here").iterdir())
+    assert [path.name for path in out.iterdir()] == ["store"]  # where `run` with this --out keeps its work
+    assert {path.name for path in (out / "store").iterdir()} == {"plan", "model_digests"}
+
+
+def test_after_a_run_everything_is_remembered(world, capsys):
+    _, source, store, _ = world
+    before = {name for name in files(store) if not name.startswith(("plan/", "model_digests/"))}
+    assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
+    assert counts(capsys.readouterr().out) == dict.fromkeys(STEPS, (str(COUNT), "0"))
+    assert {name for name in files(store) if not name.startswith(("plan/", "model_digests/"))} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("token_ratio=0.25", (True, True, True, False)),
+        ("params_token_selection.unit=word", (True, True, True, False)),
+        ("params_head_selection.mhs=off", (True, True, True, False)),
+        ("params_attention_capture.rows=4", (True, True, False, None)),
+        ("params_ddim_inversion.fit=crop", (True, False, False, None)),
+    ],
+)
+def test_a_changed_parameter_names_what_is_to_compute(world, capsys, change, wanted):
+    """True: remembered, False: to compute, None: an upper bound, as no heads can be chosen yet."""
+    _, source, store, _ = world
+    assert motion_enhancer("plan", "motion_priors", *settings(source, store, change)) == 0
+    said = {True: (str(COUNT), "0"), False: ("0", str(COUNT)), None: ("–", f"≤ {COUNT}")}
+    assert counts(capsys.readouterr().out) == {step: said[item] for step, item in zip(STEPS, wanted, strict=True)}
+
+
+def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
+    """The rerun that heals them begins with `plan`, which must not stop it."""
+    _, source, store, _ = world
+    shutil.copytree(store, tmp_path / "store")
+    next((tmp_path / "store" / "attention_capture").glob("*/statistics-*")).write_bytes(b"damaged")
+    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
+    assert counts(capsys.readouterr().out)["token_selection"] == ("–", f"≤ {COUNT}")
+
+
+@pytest.mark.parametrize(
+    ("step", "remembered"),
+    [
+        ("dataset_import", (2, 2, 2, None)),
+        ("ddim_inversion", (3, 2, 3, 3)),
+        ("attention_capture", (3, 3, 2, None)),
+        ("token_selection", (3, 3, 3, 2)),
+    ],
+)
+def test_a_damaged_entry_is_work_to_do(world, tmp_path, capsys, step, remembered):
+    """The rerun that heals it begins with `plan`, which must not stop it."""
+    _, source, store, _ = world
+    shutil.copytree(store, tmp_path / "store")
+    entries = (tmp_path / "store" / step).glob("*/entry.json")
+    next(path for path in entries if "mask of" not in path.read_text()).write_bytes(b'{"step": "')
+    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
+    said = [("–", f"≤ {COUNT}") if count is None else (str(count), str(COUNT - count)) for count in remembered]
+    assert counts(capsys.readouterr().out) == dict(zip(STEPS, said, strict=True))
+
+
+def test_headers_are_read_side_by_side_and_a_failure_is_not_remembered(world, tmp_path, capsys, monkeypatch):
+    _, source, _, _ = world
+    together = threading.Barrier(COUNT)
+
+    def refused(backend, path):
+        if path.endswith(".mp4"):
+            together.wait(10)
+            raise ParameterError("AccessDenied", source=backend.uri, remedy="check the keys")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileBackend, "local", refused)
+        assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 2
+    assert "AccessDenied" in capsys.readouterr().err
+    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
+    assert counts(capsys.readouterr().out)["dataset_import"] == ("0", str(COUNT))
+
+
+def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, capsys):
+    rows = [{"id": name, "video": f"{name}.mp4", "response": "It goes."} for name in ("good", "strange")]
+    root = own(tmp_path / "data", rows)
+    content = (root / "strange.mp4").read_bytes()
+    (root / "strange.mp4").write_bytes(content.replace(b"avc1", b"zzzz"))
+    for _ in range(2):
+        assert motion_enhancer("plan", "motion_priors", *settings(root, tmp_path / "store")) == 0
+        printed = capsys.readouterr().out
+        assert "* strange.mp4: 0 frames by its header, 9 are needed" in printed
+        assert counts(printed)["dataset_import"] == ("0", "1")
+    assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
+
+
+def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
+    _, source, store, _ = world
+    assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
+    printed = capsys.readouterr().out
+    scalars = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2}
+    params = {
+        name: SMALL.get(name, {})
+        for name in (item.removeprefix("params_") for item in STEP.form("motion_priors").step_params)
+    }
+    assert (
+        run_step(STEP, tmp_path, store, scalars=scalars, form="motion_priors", step_params=params)["plan"].read_text()
+        == printed
+    )
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len({tuple(k for k, letter in enumerate(line) if letter == "|") for line in rows}) == 1
+
+
+def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsys):
+    _, source, store, _ = world
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({"token_ratio": 0.25, "params_attention_capture.rows": 4, "vdm": "no such model"}))
+    given = settings(source, store)
+    for name in ("--params", "--arguments"):
+        assert motion_enhancer("plan", "motion_priors", name, file, *given) == 0
+        assert counts(capsys.readouterr().out)["token_selection"] == ("0", str(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("params_sft.lerning_rate=1", "lerning_rate"),
+        ("params_sft.viewing.fsp=1", "fsp"),
+        ("params_sft.lr_llm.inner=1", "params_sft.lr_llm"),
+        ("parms_sft.lr_llm=1", "parms_sft"),
+        ("num_steps=0", "num_steps"),
+        ("vlm=no-such-model", "no-such-model"),
+        ('shards=["0/2"]', "shards"),
+        ('shards=["x"]', "'x' is not k/n"),
+    ],
+)
+def test_a_mistake_ends_with_2_and_names_it(world, tmp_path, capsys, setting, word):
+    _, source, store, _ = world
+    bench = [f'benchmarks=["motionbench={source}"]', "vlm=tiny-qwen2.5-vl"]
+    assert motion_enhancer("plan", *settings(source, store, *bench, setting)) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_unknown_pipelines_and_unreadable_files_end_with_2(tmp_path, capsys):
+    assert motion_enhancer("plan", "motion_prior") == 2
+    assert motion_enhancer("plan", "motion_priors", "--params", tmp_path / "none.json") == 2
+    (tmp_path / "list.json").write_text("[1]")
+    assert motion_enhancer("plan", "motion_priors", "--params", tmp_path / "list.json") == 2
+    assert "list.json" in capsys.readouterr().err
+
+
+def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
+    """`params_sft.viewing.fps` alone differs from `params_vlm_attention`; plan takes it, as the steps compare both."""
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    more = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_sft.viewing.fps=2"]
+    assert motion_enhancer("plan", "motion_enhancer", *settings(source, store, *more)) == 0
+    printed = capsys.readouterr().out
+    assert "| motionbench | 2 " in printed
+    assert counts(printed)["attention_capture"] == (str(COUNT), "0")
+
+
+def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(world, tmp_path, capsys):
+    _, _, store, folder = world
+    bench = tmp_path / "bench"
+    write_set(bench, preset="bench", count=2, seed=9)
+    priors = load_manifest(folder, PriorSet)
+    export_folder(Store(store.as_uri()), priors, tmp_path / "priors", "card")
+    other = tmp_path / "other"
+    given = {
+        "priors": tmp_path / "priors",
+        "store": other.as_uri(),
+        "vlm": "tiny-qwen2.5-vl",
+        "benchmarks": f'["motionbench={bench}"]',
+    }
+    arguments = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+    assert motion_enhancer("plan", "fine_tune", *arguments) == 0
+    assert f"sha256:{priors.digest}" in capsys.readouterr().out
+    assert {path.name for path in other.iterdir()} == {"model_digests"}
+    scalars = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
+    params = {name.removeprefix("params_"): {} for name in STEP.form("fine_tune").step_params}
+    outputs = run_step(STEP, tmp_path, other, scalars=scalars, form="fine_tune", step_params=params)
+    assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
+    assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
+    assert import_folder(tmp_path / "priors", Store(other.as_uri())) == priors.digest
+
+
+def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):
+    _, _, store, _ = world
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "manifest.json").write_text("[]")
+    for priors in (tmp_path / "here", tmp_path / "list", "sha256:" + "0" * 64):
+        given = ["--set", f"priors={priors}", "--set", f"store={store.as_uri()}", "--set", "vlm=tiny-qwen2.5-vl"]
+        assert motion_enhancer("plan", "fine_tune", *given) == 3
+        assert str(priors).removeprefix("sha256:") in capsys.readouterr().err
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "rows.jsonl").write_bytes(b"\xff\xfe")
+    assert motion_enhancer("plan", "motion_priors", *settings(tmp_path / "source", store)) == 3
+    assert "rows.jsonl" in capsys.readouterr().err

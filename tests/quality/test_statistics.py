@@ -1,0 +1,255 @@
+"""Intervals and tests against scipy and against simulations of the same law; the paper's published sums as a check of micro and macro."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from components.core.errors import DataError, ParameterError
+from components.quality.statistics import (
+    bootstrap,
+    holm,
+    mcnemar,
+    minimal_detectable_difference,
+    paired_bootstrap,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(34, 64), (0, 10), (10, 10), (126, 400), (2500, 4018)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_equals_scipy(correct: int, n: int, confidence: float) -> None:
+    expected = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    found = wilson(correct, n, confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.value == correct / n
+
+
+def test_wilson_edges() -> None:
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0, 1)
+    with pytest.raises(DataError, match="5 right of 4"):
+        wilson(5, 4)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (5, 5), (3, 12), (12, 3), (1, 0), (40, 95), (700, 900)])
+def test_mcnemar_equals_scipys_exact_binomial(counts: tuple[int, int]) -> None:
+    b, c = counts
+    first = [True] * b + [False] * c + [True] * 7 + [False] * 9
+    second = [False] * b + [True] * c + [True] * 7 + [False] * 9
+    found = mcnemar(first, second)
+    assert (found.first_only, found.second_only) == counts
+    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
+    assert found.p == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_far_in_the_tail() -> None:
+    assert mcnemar([True] * 4000, [False] * 4000).p == 0.0  # 2^-3999 is no float
+    assert mcnemar([True] * 1000, [False] * 1000).p == pytest.approx(2.0**-999)
+
+
+def test_holm_equals_its_definition() -> None:
+    """p̃ of the i-th smallest is max over j ≤ i of min(1, (m − j + 1) p_(j)); checked in every order."""
+    p = [0.01, 0.04, 0.03, 0.005]
+    expected = {0.005: 0.02, 0.01: 0.03, 0.03: 0.06, 0.04: 0.06}
+    for order in itertools.permutations(p):
+        assert holm(order) == pytest.approx([expected[value] for value in order])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(DataError, match="p-values"):
+        holm([1.2])
+
+
+def test_holm_keeps_the_family_wise_error() -> None:
+    rng = np.random.default_rng(0)
+    wrong = np.mean([min(holm(rng.random(6).tolist())) < 0.05 for _ in range(4000)])
+    assert wrong == pytest.approx(0.05, abs=0.012)
+
+
+def clustered(
+    seed: int, videos: int = 150, each: int = 4, effect: float = 0.25
+) -> tuple[list[bool], list[str], list[str]]:
+    """Right answers whose chance varies by video; the types have different chances and sizes."""
+    rng = np.random.default_rng(seed)
+    correct, names, types = [], [], []
+    for video in range(videos):
+        base = rng.uniform(0.5 - effect, 0.5 + effect)
+        for _ in range(each):
+            kind = rng.choice(3, p=[0.6, 0.3, 0.1])
+            correct.append(bool(rng.random() < base + 0.1 * (kind - 1)))
+            names.append(f"v{video}")
+            types.append("ABC"[kind])
+    return correct, names, types
+
+
+def by_hand(correct: np.ndarray, types: np.ndarray) -> tuple[float, float]:
+    return correct.mean(), np.mean([correct[types == kind].mean() for kind in np.unique(types)])
+
+
+def test_values_are_micro_and_macro() -> None:
+    correct, videos, types = clustered(0)
+    found = bootstrap(correct, videos, types, draws=100)
+    overall, average = by_hand(np.array(correct, float), np.array(types))
+    assert (found.overall.value, found.average.value) == pytest.approx((overall, average))
+    assert abs(overall - average) > 0.01  # else the test could not tell them apart
+    assert {name: interval.value for name, interval in found.by_type.items()} == pytest.approx(
+        {kind: np.mean([c for c, t in zip(correct, types, strict=True) if t == kind]) for kind in "ABC"}
+    )
+    assert (found.n, found.videos) == (600, 150)
+
+
+def test_the_papers_row_follows_from_its_counts() -> None:
+    """Qwen2.5-VL-3B on MotionBench, supplement Table 3: per-type accuracies, Overall 53.56, Average 49.45."""
+    counts = {
+        "MR": (1478, 59.54),
+        "LM": (546, 53.11),
+        "CM": (385, 38.44),
+        "MO": (690, 70.14),
+        "AO": (519, 40.46),
+        "RC": (400, 35.0),
+    }
+    correct, types = [], []
+    for kind, (n, percent) in counts.items():
+        right = round(n * percent / 100)
+        correct += [True] * right + [False] * (n - right)
+        types += [kind] * n
+    found = bootstrap(correct, [str(i) for i in range(len(correct))], types, draws=10)
+    assert round(100 * found.overall.value, 2) == 53.56
+    assert round(100 * found.average.value, 2) == 49.45
+
+
+def test_bootstrap_agrees_with_scipys_over_videos() -> None:
+    """scipy resamples videos (as objects of their own) and computes both measures by hand from their items."""
+    correct, videos, types = clustered(1, videos=80)
+    values, kinds, owners = np.array(correct, float), np.array(types), np.array(videos)
+    groups = [np.flatnonzero(owners == name) for name in np.unique(owners)]
+    found = bootstrap(correct, videos, types, seed=3)
+    for index, interval in ((0, found.overall), (1, found.average)):
+
+        def measure(chosen: np.ndarray, which: int = index) -> float:
+            items = np.concatenate([groups[int(i)] for i in chosen])
+            return by_hand(values[items], kinds[items])[which]
+
+        expected = stats.bootstrap(
+            (np.arange(len(groups)),),
+            measure,
+            n_resamples=2000,
+            method="percentile",
+            vectorized=False,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        half = (expected.high - expected.low) / 2
+        assert interval.low == pytest.approx(expected.low, abs=0.12 * half)
+        assert interval.high == pytest.approx(expected.high, abs=0.12 * half)
+
+
+def test_single_question_videos_give_the_binomial_interval() -> None:
+    correct = [True] * 300 + [False] * 200
+    found = bootstrap(correct, [str(i) for i in range(500)], ["A"] * 500)
+    law = stats.binom(500, 0.6)
+    assert (found.overall.low, found.overall.high) == pytest.approx(
+        (law.ppf(0.025) / 500, law.ppf(0.975) / 500), abs=0.003
+    )
+    assert found.average == found.overall
+
+
+def test_clustering_widens_the_interval_and_covers() -> None:
+    """Videos of 8 questions whose chance varies from .1 to .9: the interval covers the truth, one that ignores videos does not."""
+    covered = covered_naive = 0
+    runs = 200
+    for seed in range(runs):
+        correct, videos, _ = clustered(100 + seed, videos=60, each=8, effect=0.4)
+        truth = 0.5 + 0.1 * (0.6 * -1 + 0.3 * 0 + 0.1 * 1)
+        found = bootstrap(correct, videos, ["A"] * len(correct), draws=400, seed=seed).overall
+        naive = wilson(sum(correct), len(correct))
+        covered += found.low <= truth <= found.high
+        covered_naive += naive.low <= truth <= naive.high
+    assert covered / runs > 0.9
+    assert covered_naive / runs < 0.87
+
+
+def test_seeded_and_independent_of_order() -> None:
+    correct, videos, types = clustered(2)
+    once, again = (
+        bootstrap(correct, videos, types, seed=5, draws=500),
+        bootstrap(correct, videos, types, seed=5, draws=500),
+    )
+    assert once == again
+    assert once != bootstrap(correct, videos, types, seed=6, draws=500)
+    assert once == bootstrap(correct[::-1], videos[::-1], types[::-1], seed=5, draws=500)
+
+
+def test_blocks_do_not_change_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    correct, videos, types = clustered(4)
+    whole = bootstrap(correct, videos, types, draws=3000)
+    monkeypatch.setattr("components.quality.statistics._BLOCK", 1000)
+    assert bootstrap(correct, videos, types, draws=3000).overall.low == pytest.approx(whole.overall.low, abs=0.004)
+
+
+def test_a_type_that_a_resample_misses_is_left_out_of_its_average() -> None:
+    """Two videos, each with a type of its own, one all right and one all wrong: half of the resamples hold both, Average .5."""
+    found = bootstrap([True, False], ["x", "y"], ["A", "B"], draws=2000)
+    assert (found.average.low, found.average.value, found.average.high) == (0, 0.5, 1)
+    assert (found.by_type["A"].low, found.by_type["A"].high) == (1, 1)
+
+
+def test_paired_difference() -> None:
+    first, videos, types = clustered(7)
+    rng = np.random.default_rng(0)
+    second = [bool(c or rng.random() < 0.2) for c in first]
+    found = paired_bootstrap(first, second, videos, types)
+    a, b, kinds = np.array(first, float), np.array(second, float), np.array(types)
+    assert found.overall.value == pytest.approx(b.mean() - a.mean())
+    assert found.average.value == pytest.approx(by_hand(b, kinds)[1] - by_hand(a, kinds)[1])
+    assert found.overall.low > 0
+    one, other = bootstrap(first, videos, types), bootstrap(second, videos, types)
+    paired, unpaired = (
+        found.overall.high - found.overall.low,
+        (one.overall.high - one.overall.low) + (other.overall.high - other.overall.low),
+    )
+    assert paired < unpaired / 2
+    same = paired_bootstrap(first, first, videos, types, draws=50)
+    assert (same.overall.low, same.overall.value, same.overall.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("n", "discordant", "power"),
+    [(4018, 0.25, 0.8), (400, 0.3, 0.8), (64, 0.4, 0.5), (1000, 0.2, 0.9), (500, 0.2, 0.3)],
+)
+def test_minimal_detectable_difference_has_the_power_it_promises(n: int, discordant: float, power: float) -> None:
+    """McNemar's z test on simulated pairs with that difference rejects in the promised share."""
+    delta = minimal_detectable_difference(n, discordant, power=power)
+    draws = np.random.default_rng(0).multinomial(
+        n, [(discordant + delta) / 2, (discordant - delta) / 2, 1 - discordant], size=20_000
+    )
+    z = (draws[:, 0] - draws[:, 1]) / np.sqrt(draws[:, 0] + draws[:, 1])
+    assert np.mean(z > stats.norm.ppf(0.975)) == pytest.approx(power, abs=0.03)
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5, 0.8, 0.99])
+def test_minimal_detectable_difference_solves_its_equation(power: float) -> None:
+    n, psi = 64, 0.4
+    delta = minimal_detectable_difference(n, psi, power=power)
+    assert delta * np.sqrt(n) == pytest.approx(
+        stats.norm.ppf(0.975) * np.sqrt(psi) + stats.norm.ppf(power) * np.sqrt(psi - delta**2), rel=1e-9
+    )
+
+
+def test_minimal_detectable_difference_behaves() -> None:
+    assert minimal_detectable_difference(4000, 0.25) < minimal_detectable_difference(400, 0.25)
+    assert minimal_detectable_difference(400, 0.25, design_effect=2.0) == minimal_detectable_difference(200, 0.25)
+    assert minimal_detectable_difference(1, 0.25) == 0.5  # no larger than √ψ allows
+    for wrong in ({"n": 0, "discordant": 0.2}, {"n": 5, "discordant": 0.0}, {"n": 5, "discordant": 0.2, "power": 1.0}):
+        with pytest.raises(ParameterError, match="minimal detectable"):
+            minimal_detectable_difference(**wrong)
+
+
+def test_refusals() -> None:
+    with pytest.raises(DataError, match="items"):
+        bootstrap([], [], [])
+    with pytest.raises(DataError, match="items"):
+        bootstrap([True], ["v"], ["A", "B"])
+    with pytest.raises(DataError, match="items"):
+        mcnemar([True], [True, False])

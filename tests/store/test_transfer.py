@@ -1,0 +1,242 @@
+"""Prior sets and tuned models from one store to another by `export` and `import`: same digests, every file there and right."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from components.core.artifacts import PriorSet, TunedModel, load_manifest
+from components.core.errors import DataError
+from components.prior_set.reading import read_priors
+from components.sft.step import STEP
+from components.store.entries import Store
+from components.store.transfer import original_name, references
+from components.vlm_attention.step import STEP as VLM_ATTENTION
+from tests.command import motion_enhancer
+from tests.runner import run_step
+from tests.vlm_attention import made
+
+QWEN = "tiny-qwen2.5-vl"
+FAST = {"viewing": made.VIEWING, "global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store with a prior set and a model really tuned on it (one step), and both exported with all their videos."""
+    tmp = tmp_path_factory.mktemp("transfer")
+    store = Store((tmp / "store").as_uri())
+    priors = made.prior_set(tmp / "priors", made.prior_lines(tmp / "set", tmp / "store", count=2))
+    params, scalars = {"viewing": made.VIEWING}, {"vlm": QWEN, "shard": "0/1"}
+    maps = run_step(VLM_ATTENTION, tmp, store.uri, params, scalars, {"priors": priors}, form="frozen")["maps"]
+    model = run_step(STEP, tmp, store.uri, FAST, {"vlm": QWEN, "align_weight": 1.0, "seed": 5}, {"maps": [maps]})[
+        "model"
+    ]
+    found = {"priors": load_manifest(priors, PriorSet), "model": load_manifest(model, TunedModel)}
+    for name, manifest in found.items():
+        store.publish(manifest)
+        assert motion_enhancer("export", f"sha256:{manifest.digest}", tmp / "out" / name, "--store", store.uri) == 0
+    return tmp / "out", store, found
+
+
+@pytest.fixture(params=["priors", "model"])
+def exported(request, world):
+    """The exported folder, the store it came from, and its manifest: of each kind."""
+    folder, store, found = world
+    return folder / request.param, store, found[request.param]
+
+
+def inner(folder, manifest):
+    return folder / "motion_enhancer" if isinstance(manifest, TunedModel) else folder
+
+
+def verified(store, manifest):
+    """How many files the manifest names; each is read, which verifies size and sha256."""
+    refs = {ref.path: ref for ref in references(manifest)}
+    for ref in refs.values():
+        store.read(ref)
+    return len(refs)
+
+
+def test_another_store_holds_the_same_manifest_and_every_file(exported, tmp_path, capsys):
+    folder, _, manifest = exported
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 0
+    assert capsys.readouterr().out.strip() == f"sha256:{manifest.digest}"
+    opened = other.manifest(manifest.digest, type(manifest))
+    assert opened == manifest
+    assert opened.digest == manifest.digest
+    assert verified(other, opened) >= 8
+    assert any(ref.path.startswith("videos/") for ref in references(opened))
+
+
+def test_a_second_export_gives_the_same_bytes(exported, tmp_path):
+    folder, _, manifest = exported
+    other = (tmp_path / "other").as_uri()
+    assert motion_enhancer("import", folder, "--store", other) == 0
+    assert motion_enhancer("export", f"sha256:{manifest.digest}", tmp_path / "again", "--store", other) == 0
+    first, second = (
+        {file.relative_to(top): file.read_bytes() for file in top.rglob("*") if file.is_file()}
+        for top in (folder, tmp_path / "again")
+    )
+    assert first == second
+
+
+def test_the_folder_holds_a_card_and_lines(exported):
+    folder, _, manifest = exported
+    card = (inner(folder, manifest) / "README.md").read_text()
+    assert manifest.digest in card
+    assert "## Decisions" in card
+    lines = [json.loads(line) for line in (inner(folder, manifest) / "samples.jsonl").read_text().splitlines()]
+    assert [line["sample"]["id"] for line in lines] == [line.sample.id for line in manifest.lines]
+
+
+def test_a_model_opens_with_plain_from_pretrained(world):
+    folder, _, found = world
+    code = (
+        "import sys; sys.modules['components'] = None\n"  # importing it would fail
+        "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"
+        "model = AutoModelForImageTextToText.from_pretrained(sys.argv[1]); AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(model.config.model_type)"
+    )
+    opened = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(folder / "model")], capture_output=True, text=True, check=True
+    )
+    assert opened.stdout.split() == ["qwen2_5_vl"]
+    names = {file.name for file in (folder / "model").iterdir() if file.is_file()}
+    assert names == {original_name(ref) for ref in found["model"].files}
+    assert {"aligner.safetensors", "log.jsonl"} <= {
+        file.name for file in (folder / "model" / "motion_enhancer").iterdir()
+    }
+
+
+def test_without_videos_the_target_must_hold_them(exported, tmp_path, capsys):
+    _, store, manifest = exported
+    bare, other = tmp_path / "bare", Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("export", f"sha256:{manifest.digest}", bare, "--store", store.uri, "--no-videos") == 0
+    assert not list(bare.rglob("videos"))
+    for flag in ([], ["--no-videos"]):
+        assert motion_enhancer("import", bare, "--store", other.uri, *flag) == 3
+        assert "videos/" in capsys.readouterr().err
+        assert not list(other.backend.walk("manifests"))
+    for ref in references(manifest):
+        if ref.path.startswith("videos/"):
+            other.backend.put(ref.path, store.read(ref))
+    assert motion_enhancer("import", bare, "--store", other.uri, "--no-videos") == 0
+    assert verified(other, other.manifest(manifest.digest, type(manifest)))
+
+
+def test_no_videos_leaves_those_of_the_folder(exported, tmp_path):
+    folder, _, _ = exported
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", folder, "--store", other.uri, "--no-videos") == 3
+    assert not list(other.backend.walk("videos"))
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy that a test may damage (links, so that it costs nothing; a damaged file is replaced, not written into)."""
+    folder, store, manifest = exported
+    subprocess.run(["cp", "-rl", str(folder), str(tmp_path / "copy")], check=True)
+    return tmp_path / "copy", store, manifest
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+@pytest.mark.parametrize("which", ["*.safetensors", "videos/*.mp4"])
+def test_a_damaged_or_missing_file_is_named(copied, tmp_path, capsys, damage, which):
+    folder, _, manifest = copied
+    file = next(folder.rglob(which))
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "flip":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 3
+    said = capsys.readouterr().err
+    assert file.name in said
+    assert other.backend.get(f"manifests/{manifest.digest}.json") is None
+
+
+def test_a_damaged_file_of_the_target_is_mended(exported, tmp_path):
+    folder, _, manifest = exported
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 0
+    ref = next(ref for ref in references(manifest) if ref.path.endswith(".safetensors"))
+    data = other.read(ref)
+    other.backend.put(ref.path, data[:-1] + bytes([data[-1] ^ 1]))
+    assert motion_enhancer("import", folder, "--store", other.uri) == 0
+    assert other.read(ref) == data
+
+
+def test_a_target_that_holds_all_is_not_written_again(exported, tmp_path):
+    folder, _, _ = exported
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 0
+    before = [item for item in other.backend.walk() if not item.path.startswith("manifests/")]
+    assert motion_enhancer("import", folder, "--store", other.uri) == 0
+    assert [item for item in other.backend.walk() if not item.path.startswith("manifests/")] == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../videos/{}.mp4",
+        "/videos/{}.mp4",
+        "videos/0000{}.mp4",
+        "benchmark_eval/{:.32}/entry.json",
+        "sft/{:.32}/a-0000000000000000.b",
+    ],
+)
+def test_a_path_that_is_no_place_for_the_content_is_refused(copied, tmp_path, capsys, path):
+    folder, _, manifest = copied
+    file, other = inner(folder, manifest) / "manifest.json", Store((tmp_path / "other").as_uri())
+    (ref, *_) = (ref for ref in references(manifest) if ref.path.startswith("videos/"))
+    placed = path.format(ref.sha256)
+    place = file.parent / placed
+    text = file.read_text().replace(f'"path":"{ref.path}"', f'"path":"{placed}"')
+    file.unlink()
+    file.write_text(text)
+    if not placed.startswith(("/", "..")):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((file.parent / ref.path).read_bytes())
+    assert motion_enhancer("import", folder, "--store", other.uri) == 3
+    assert f"{placed!r}, which is no place" in capsys.readouterr().err
+    assert not list(other.backend.walk())
+    if isinstance(manifest, PriorSet):
+        with pytest.raises(DataError, match="which is no place"):
+            list(read_priors(folder))
+
+
+def test_a_manifest_that_is_wrong_about_a_size_is_refused(copied, tmp_path, capsys):
+    folder, _, manifest = copied
+    file = inner(folder, manifest) / "manifest.json"
+    ref = next(references(manifest))
+    text = file.read_text().replace(
+        f'"bytes":{ref.bytes},"path":"{ref.path}"', f'"bytes":{ref.bytes + 1},"path":"{ref.path}"'
+    )
+    file.unlink()
+    file.write_text(text)
+    assert motion_enhancer("import", folder, "--store", (tmp_path / "other").as_uri()) == 3
+    assert f"{ref.path} is damaged" in capsys.readouterr().err
+
+
+def test_other_folders_and_kinds_are_refused(world, tmp_path, capsys):
+    folder, store, found = world
+    target = (tmp_path / "other").as_uri()
+    assert motion_enhancer("import", tmp_path, "--store", target) == 3
+    assert "manifest.json" in capsys.readouterr().err
+    made.write(tmp_path / "maps", found["priors"])
+    for text, word in (
+        ('{"kind": "AttentionMaps", "schema_version": "1"}', "AttentionMaps"),
+        ("[1]", "None"),
+        ("{", "not a manifest"),
+        (found["model"].to_bytes().decode(), "TunedModel"),  # a model's manifest where a prior set's belongs
+    ):
+        (tmp_path / "maps" / "manifest.json").write_text(text)
+        assert motion_enhancer("import", tmp_path / "maps", "--store", target) == 3
+        assert word in capsys.readouterr().err
+    (tmp_path / "maps" / "manifest.json").write_text('{"kind": "AttentionMaps", "schema_version": "1"}')
+    assert motion_enhancer("export", tmp_path / "maps", tmp_path / "new", "--store", store.uri) == 3
+    assert "only PriorSet and TunedModel" in capsys.readouterr().err
+    assert motion_enhancer("export", f"sha256:{found['model'].digest}", folder / "model", "--store", store.uri) == 2
+    assert motion_enhancer("export", "sha256:" + "0" * 64, tmp_path / "new", "--store", store.uri) == 2
