@@ -16,6 +16,7 @@ from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, raw, shrink
 from components.pages.heads import head_figure
 from components.pages.section import Section, quoted
+from components.pages.strips import sample_strip
 from components.report.material import Pictured
 
 # 2 · the idea in one strip --------------------------------------------------------------------------------------------

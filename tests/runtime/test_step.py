@@ -9,7 +9,7 @@ from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.runtime.declaration import Step, validate_step
 from components.runtime.parameters import Scalars, StepParams
-from components.runtime.runner import main
+from components.runtime.runner import run_task
 from components.runtime.shards import Shard
 from tests.chain import step
 from tests.runner import run_step
@@ -46,7 +46,7 @@ def call(run, tmp_path, **values):
             "outputFile": str(tmp_path / "answer.json"),
         },
     }
-    return main(declare(run), ["demo", json.dumps(request)])
+    return run_task(declare(run), "demo", json.dumps(request))
 
 
 BAD = {"unread": "no text", "failed": "no frames", "nan": "NaN or infinity in {'score': nan}"}

@@ -13,7 +13,7 @@ import pytest
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.core.records import Failure, Ref
-from components.store import backend as backend_module
+from components.store import file as file_module
 from components.store.address import open_backend
 from components.store.backend import Listed
 from components.store.entries import File, Store, WorkFolder, hash_file
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, size):
     backend = open_backend(str(tmp_path / "store"))
     backend.put("a/x", b"old")
     (tmp_path / "local").write_bytes(b"n" * size)
-    monkeypatch.setattr(backend_module.os, "fdopen", lambda descriptor, mode: io.BufferedWriter(Full(descriptor, mode)))
+    monkeypatch.setattr(file_module.os, "fdopen", lambda descriptor, mode: io.BufferedWriter(Full(descriptor, mode)))
     for write in (lambda: backend.put("a/x", b"n" * size), lambda: backend.put_file("a/x", tmp_path / "local")):
         with pytest.raises(TryAgainError, match="no space left") as caught:
             write()

@@ -14,7 +14,7 @@ from components.synthetic.network import make_denoiser, noise_levels, velocity_l
 from components.synthetic.settings import Architecture, Recipe
 from components.synthetic.train import rate, train
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = Architecture(layers=1, heads=2, num_frames=9)
 SMALL = Recipe(**TINY.model_dump(), steps=4, batch=5, warmup=1, validation_clips=5)
 
