@@ -30,6 +30,7 @@ test: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.ready
