@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath
 from components.core.errors import MotionEnhancerError, ParameterError, TryAgainError
 from components.core.job import run_job
 from components.core.records import canonical_json
-from components.models.registry import CHECKPOINTS, RECORD, Checkpoint, Fetched, recorded
+from components.models.family import Checkpoint
+from components.models.registry import CHECKPOINTS, RECORD, Fetched, recorded
 from components.store.entries import hash_file
 
 log = logging.getLogger(__name__)

@@ -3,58 +3,33 @@
 Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package),
 a registry name whose files lie under `MODELS_DIR`, or any folder. A registry's model that `models fetch` put there is
 named by its commit; every other folder by its files' content, which is remembered by sizes and times, so that no pod
-hashes 20 GB twice. Imports no torch until a twin is made.
+hashes 20 GB twice. Names and pins come from the families. Imports no torch until a twin is made.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from components.core.errors import ParameterError
 from components.core.records import Digest, ModelId, Record, canonical_json, sha256
+from components.models import video, vlm
+from components.models.family import Family
 from components.store.entries import Store, WorkFolder, hash_file
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A published checkpoint, pinned: what it is, the hub repository that `models fetch` takes it from, and the commit there."""
-
-    kind: str
-    repository: str
-    revision: str
-
-
-CHECKPOINTS = {
-    "cogvideox-5b": Checkpoint("vdm", "zai-org/CogVideoX-5b", "8d6ea3f817438460b25595a120f109b88d5fdfad"),
-    "cogvideox1.5-5b": Checkpoint("vdm", "zai-org/CogVideoX1.5-5B", "fdc5267c90b5c06492985b966e43aae984e189e0"),
-    "qwen2.5-vl-3b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-3B-Instruct", "66285546d2b821cf421d4f5eb2576359d3770cd3"),
-    "qwen2.5-vl-7b": Checkpoint("vlm", "Qwen/Qwen2.5-VL-7B-Instruct", "cc594898137f460bfe9f0759e9844b3ce807cfb5"),
-    "internvl3-2b": Checkpoint("vlm", "OpenGVLab/InternVL3-2B-hf", "cb57a075cb75a2e6d1b668b128d48bb00ae321d2"),
-    "internvl3-8b": Checkpoint("vlm", "OpenGVLab/InternVL3-8B-hf", "259a3b64a14623c0ec91a045cb43f7c5af5fa6af"),
-}
-
-
-# Name: module of this room, function, and its arguments after the folder.
-TINY: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "tiny-cogvideox": ("video.cogvideox_tiny", "make_tiny_cogvideox", ("5b",)),
-    "tiny-cogvideox1.5": ("video.cogvideox_tiny", "make_tiny_cogvideox", ("1.5",)),
-    "tiny-qwen2.5-vl": ("vlm.tiny", "make_tiny_qwen2_5_vl", ()),
-    "tiny-internvl3": ("vlm.tiny", "make_tiny_internvl3", ()),
-}
-
-
-SHIPPED = {
-    "scenes-cogvideox": Path(__file__).parents[1] / "synthetic" / "checkpoint"
-}  # small trained models that travel with the code
+FAMILIES: list[Family] = [*video.families(), *vlm.families()]
+CHECKPOINTS = {name: checkpoint for family in FAMILIES for name, checkpoint in family.checkpoints.items()}
+TINY = {name: family for family in FAMILIES for name in family.tiny}
+# small trained models that travel with the code
+SHIPPED = {"scenes-cogvideox": Path(__file__).parents[1] / "synthetic" / "checkpoint"}
 
 RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
 
@@ -156,15 +131,15 @@ def _folder(name: str) -> Path:
 
 def ensure_tiny(name: str) -> Path:
     """Make a tiny twin unless it is there; concurrent makers are safe, the last rename wins."""
-    module, function, arguments = TINY[name]
-    recipe = sha256((Path(__file__).parent / f"{module.replace('.', '/')}.py").read_bytes())[:12]
+    family = TINY[name]
+    recipe = sha256(Path(inspect.getfile(family.make_tiny)).read_bytes())[:12]
     root = Path(os.environ.get("TINY_MODELS_DIR", Path(tempfile.gettempdir()) / f"motion-enhancer-{os.getuid()}"))
     target = root / f"{name}-{recipe}"
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-    getattr(import_module(f"components.models.{module}"), function)(temporary, *arguments)
+    family.make_tiny(temporary, family.tiny[name])
     try:
         temporary.rename(target)
     except OSError:  # another process was first

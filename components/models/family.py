@@ -1,0 +1,64 @@
+"""What every model family has, and how families are found: one module of `models/video` or `models/vlm`, its `FAMILY`.
+
+The registry reads names and pins of all families, and the plan their costs, so importing a family imports no torch:
+what needs torch is imported by the function that needs it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint, pinned: the hub repository that `models fetch` takes it from, and the commit there."""
+
+    repository: str
+    revision: str
+
+
+class MakeTwin(Protocol):
+    """Writes a tiny random twin of a family's models into a folder; equal bytes in every call."""
+
+    def __call__(self, folder: Path, variant: str) -> Path: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The part of a family that the registry of models needs.
+
+    Attributes:
+        name: as messages print it.
+        make_tiny: writes a tiny twin.
+        tiny: the variants of the twin, by registry name (`tiny-…`).
+        checkpoints: published checkpoints, by registry name.
+    """
+
+    name: str
+    make_tiny: MakeTwin
+    tiny: Mapping[str, str]
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+
+F = TypeVar("F", bound=Family)
+
+
+def find_families(package: str, kind: type[F]) -> list[F]:
+    """Return `FAMILY` of each module of a package; families share `interface` and what begins with an underscore.
+
+    Raises:
+        TypeError: a module's `FAMILY` is of another kind.
+    """
+    found = []
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        if module.name != "interface" and not module.name.startswith("_"):
+            family = import_module(f"{package}.{module.name}").FAMILY
+            if not isinstance(family, kind):
+                raise TypeError(f"{package}.{module.name}.FAMILY is no {kind.__name__}")
+            found.append(family)
+    return found
