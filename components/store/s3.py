@@ -7,8 +7,6 @@ missing bucket or an endpoint that is no S3 server `ParameterError`.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import os
 import re
@@ -36,7 +34,7 @@ from components.store.backend import Backend, Listed, disk_error
 
 T = TypeVar("T")
 
-_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchLifecycleConfiguration"}
+_MISSING = {"NoSuchKey", "NoSuchObject"}
 _DENIED = {
     "AccessDenied",
     "AccountProblem",
@@ -297,24 +295,3 @@ class MinioBackend:
             return True
 
         return self._call("make the bucket", action) is True
-
-    def lifecycle(self) -> bytes | None:
-        """The bucket's lifecycle configuration as the server spells it (XML), or None.
-
-        The client's own reader knows only some fields of a rule, so that writing back what it read would lose the
-        others.
-        """
-        answer = self._call(
-            "get the lifecycle", lambda: self.client._execute("GET", self.bucket, query_params={"lifecycle": ""})
-        )
-        return None if answer is None else bytes(answer.data)
-
-    def set_lifecycle(self, document: bytes) -> None:
-        """Replace the bucket's lifecycle configuration."""
-        headers = {"Content-MD5": base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest()).decode()}
-        self._call(
-            "set the lifecycle",
-            lambda: self.client._execute(
-                "PUT", self.bucket, body=document, headers=headers, query_params={"lifecycle": ""}
-            ),
-        )

@@ -352,12 +352,3 @@ def test_kfps_own_key_by_the_command(build, tree):
     (tree / "secrets" / "hub.env").write_text("token=\n")
     store = next(item for item in build(tree / "secrets") if item["metadata"]["name"] == Profile().store_secret)
     assert store["data"]["secretkey"] == "c2VjcmV0PT0="
-
-
-def test_scratch_expiry_is_off_until_asked_for(build, tree):
-    overlay = tree / "overlays" / "minio"
-    assert "EXPIRE_SCRATCH_DAYS" not in made(build(overlay), "ConfigMap")[0]["data"]
-    base = tree / "base" / "kustomization.yaml"
-    base.write_text(base.read_text().replace("# - EXPIRE_SCRATCH_DAYS=30 ", "- EXPIRE_SCRATCH_DAYS=30 "))
-    build.cache_clear()
-    assert made(build(overlay), "ConfigMap")[0]["data"]["EXPIRE_SCRATCH_DAYS"] == "30"
