@@ -1,4 +1,4 @@
-"""`python -m bench [--only PART …]`: measures what the README claims of the VLM, the video model and the orchestrator.
+"""`python -m bench [--only PART …]`: measure what the documents claim of the VLM, the video model and the orchestrator.
 
 Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not
 hold. About ten minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are
@@ -9,33 +9,24 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import time
 from collections.abc import Sequence
 
-import torch
-
 from bench import language, overhead, video
-from bench.measure import QUIET
+from bench.measure import prepare
 from bench.table import Row, finish
 
 log = logging.getLogger("bench")
-
-
 PARTS = {"language": language.rows, "video": video.rows, "overhead": overhead.rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure what the project claims about its cost."
-    )
+    description = "Measure what the project claims about its cost."
+    parser = argparse.ArgumentParser(prog="python -m bench", description=description)
     parser.add_argument("--only", action="append", choices=list(PARTS), help="a part to measure; may be given again")
     parts = parser.parse_args(arguments).only or list(PARTS)
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel("WARNING")
-    os.environ.update(QUIET)
-    torch.set_num_threads(1)
+    prepare()
     start, found = time.monotonic(), list[Row]()
     for part in parts:
         for row in PARTS[part]():

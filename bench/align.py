@@ -1,4 +1,4 @@
-"""`python -m bench.align` asks whether a VLM sees motion better when its attention is aligned with a map of motion.
+"""`python -m bench.align`: whether a VLM sees motion better when its attention is aligned with a map of motion.
 
 A tiny Qwen2.5-VL learns "which object moves" from 300 clips in 400 updates: without alignment (plain), with the frame
 difference, with another clip's frame difference (shuffled), and with the mover's own mask. Eight seeds; within a seed
@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +42,7 @@ from bench.align_data import (
 )
 from bench.align_figure import draw_figure
 from bench.align_model import STEPS, evaluate, make_model, object_auc, train
-from bench.measure import QUIET
+from bench.measure import prepare, workers
 from bench.table import ROOT, Row, finish
 from components.core.progress import track
 from components.models.registry import resolve
@@ -101,7 +99,15 @@ class Run:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """All arms of a seed, AUC_obj before any training, and how many aligned rows a sample has, in all and before its response."""
+    """All arms of a seed.
+
+    Attributes:
+        seed: of initialization, clips and their order.
+        runs: by arm.
+        before_question, before_last: AUC_obj before any training, as in `Run`.
+        aligned: aligned rows per sample.
+        aligned_before: those that stand before the response.
+    """
 
     seed: int
     runs: dict[str, Run]
@@ -154,7 +160,7 @@ def run_arm(
 
 
 def prior_of(arm: str, clips: Scenes, video: VideoModel | None = None) -> Float[Tensor, "N F h w"] | None:
-    """The maps that an arm aligns with; None: nothing is aligned."""
+    """Return the maps that an arm aligns with; None: nothing is aligned."""
     if arm == VIDEO:
         assert video is not None
         model = load_vdm(video.path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
@@ -175,11 +181,10 @@ def prior_of(arm: str, clips: Scenes, video: VideoModel | None = None) -> Float[
 def run_all(
     seeds: Sequence[int], video: VideoModel | None = None, video_seeds: int = VIDEO_SEEDS, processes: int = PROCESSES
 ) -> list[SeedResult]:
-    """All seeds, some at a time, in the order of the seeds; the first `video_seeds` have the arm of the video model."""
+    """Run all seeds, some at a time; the first `video_seeds` have the arm of the video model."""
     found = list[SeedResult]()
     start = time.monotonic()
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_quiet) as pool:
+    with workers(processes, _prepare) as pool:
         jobs = []
         for seed in seeds:
             arms = (*ARMS, VIDEO) if video is not None and seed in seeds[:video_seeds] else ARMS
@@ -191,10 +196,8 @@ def run_all(
     return sorted(found, key=lambda result: result.seed)
 
 
-def _quiet() -> None:
-    """Of a worker: one thread, and only what matters."""
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-    torch.set_num_threads(1)
+def _prepare() -> None:
+    prepare()
     torch.set_flush_denormal(True)  # a tenth of the time goes into numbers below 1e-38
 
 
@@ -202,14 +205,13 @@ def _quiet() -> None:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % t interval."""
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return mean, mean - half, mean + half
+    """Return the mean and its 95 % t interval."""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return float(np.mean(values)), float(low), float(high)
 
 
 def rows(results: Sequence[SeedResult], digest: str | None = None) -> Iterator[Row]:
-    """The table: accuracies, paired differences, the strength of the alignment, and where the model looks on test clips.
+    """Return the table: accuracies, paired differences, strength of the alignment, and where the model looks.
 
     Args:
         results: of all seeds.
@@ -218,7 +220,7 @@ def rows(results: Sequence[SeedResult], digest: str | None = None) -> Iterator[R
     runs = by_arm(results)
     for arm, found in runs.items():
         values = [run.accuracy for run in found.values()]
-        detail = f"{TEST_COUNT} test clips a seed; seeds from {min(values):.3f} to {max(values):.3f}"
+        detail = f"{TEST_COUNT} test clips per seed; seeds from {min(values):.3f} to {max(values):.3f}"
         yield _row(f"accuracy, {arm}", values, detail, digest if arm == VIDEO else None)
     for one, other in PAIRS:
         if one in runs:
@@ -244,12 +246,12 @@ def rows(results: Sequence[SeedResult], digest: str | None = None) -> Iterator[R
         "aligned rows before the response",
         float(np.mean(ahead)),
         None,
-        f"of {results[0].aligned} a sample, in every aligned arm",
+        f"of {results[0].aligned} per sample, in every aligned arm",
     )
 
 
 def by_arm(results: Sequence[SeedResult]) -> dict[str, dict[int, Run]]:
-    """Runs by arm and seed."""
+    """Sort the runs by arm and seed."""
     arms = dict.fromkeys(arm for result in results for arm in result.runs)
     return {arm: {result.seed: result.runs[arm] for result in results if arm in result.runs} for arm in arms}
 
@@ -262,7 +264,7 @@ def _row(name: str, values: Sequence[float], detail: str, model: str | None = No
 
 
 def _strength(arm: str, found: Sequence[Run], model: str | None) -> Row:
-    """λ · Var(prior): how strongly the arm is aligned."""
+    """Return λ · Var(prior): how strongly the arm is aligned."""
     weight, variance = (float(np.mean([getattr(run, name) for run in found])) for name in ("weight", "variance"))
     auc = np.mean([run.auc_prior for run in found if run.auc_prior is not None])
     detail = f"λ = {weight:.3g}, Var = {variance:.3g}; AUC_obj of the prior on training clips {auc:.3f}"
@@ -273,7 +275,7 @@ def _strength(arm: str, found: Sequence[Run], model: str | None) -> Row:
 
 
 def picture(results: Sequence[SeedResult], target: Path) -> Path:
-    """Curves of the arms that all seeds have, and the first seed's first test clip with the maps of plain and frame difference."""
+    """Draw the curves of the arms that all seeds have, and the first seed's first test clip with its maps."""
     curves = {
         arm: {step: t_interval([run.curve[step] for run in runs.values()]) for step in next(iter(runs.values())).curve}
         for arm, runs in by_arm(results).items()
@@ -299,8 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--video-seeds", type=int, default=VIDEO_SEEDS, help="seeds with its arm (%(default)s)")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds that run side by side (%(default)s)")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-    os.environ.update(QUIET)
+    prepare()
     vdm = video = None
     name, heading = "bench-align", "alignment"
     if chosen.full:

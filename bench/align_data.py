@@ -1,9 +1,9 @@
-"""Data of `bench.align`: scenes in which one of three objects moves, "which object moves", and the maps to align attention with.
+"""Data of `bench.align`: scenes in which one of three objects moves, the question, and the maps to align with.
 
 A clip has 6 frames of 40 × 40 pixels; the tiny model sees 3 × 5 × 5 cells, each 8 × 8 pixels of two frames. The
-generator draws without
-noise: pixel noise of deviation 6 (of 255) is added here, seeded by the scene. The video model's prior comes from the
-same scene drawn without noise at that model's own number of frames, brought onto the VLM's cells by time stamps.
+generator draws without noise: pixel noise of deviation 6 (of 255) is added here, seeded by the scene. The video
+model's prior comes from the same scene drawn without noise at that model's own number of frames, brought onto the
+VLM's cells by time stamps.
 
 Legend: N scenes, n frames, F h w the VLM's grid of cells, R rows.
 """
@@ -90,7 +90,7 @@ class Scenes:
 
 
 def make_scenes(seed: int, count: int) -> Scenes:
-    """The first `count` clips of the generator's `scenes` with this seed."""
+    """Return the first `count` clips of the generator's `scenes` with this seed."""
     clips = [make_clip("scenes", seed, index, SIZE, NUM_FRAMES) for index in range(count)]
     frames, examples, movers, statics = [], [], [], []
     for index, clip in enumerate(clips):
@@ -114,7 +114,7 @@ def make_scenes(seed: int, count: int) -> Scenes:
 
 
 def moving_colour(clip: Clip) -> str:
-    """The answer; in `scenes` one object always moves."""
+    """Return the answer; in `scenes` one object always moves."""
     assert clip.scene.mover is not None
     return clip.scene.bodies[clip.scene.mover].colour
 
@@ -145,7 +145,7 @@ def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Exam
 
 
 def frame_differences(scenes: Scenes) -> Float[Tensor, "N F h w"]:
-    """Each clip's mean |frame difference|, mean 1: no label, no model."""
+    """Return each clip's mean |frame difference|, mean 1: no label, no model."""
     shape_1Fhw = torch.empty(1, *GRID.shape)
     return torch.cat(
         [frame_difference_prior(shape_1Fhw, frames_nHW3, TIMES, GRID) for frames_nHW3 in scenes.frames_NnHW3]
@@ -153,13 +153,13 @@ def frame_differences(scenes: Scenes) -> Float[Tensor, "N F h w"]:
 
 
 def shuffled(maps_NFhw: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F h w"]:
-    """Each scene gets the map of the scene before it."""
+    """Give each scene the map of the scene before it."""
     pairs = zip(maps_NFhw.split(1), maps_NFhw.roll(1, 0).split(1), strict=True)
     return torch.cat([shuffled_prior(own, other) for own, other in pairs])
 
 
 def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tensor, "F h w"]:
-    """The video model's attention from the caption's words to the clip, averaged over words, heads, layers and steps, on `GRID`.
+    """Return the video model's attention from the caption's words to the clip, on `GRID`: the mean over all but place.
 
     Inversion without text, then reconstruction with cross-stream memory under the caption, as in the pipeline's first
     two steps.
@@ -188,7 +188,7 @@ def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tenso
 
 
 def at_frames(scene: Scene, num_frames: int) -> Scene:
-    """The same straight courses at another number of frames, from the first to the last moment."""
+    """Return the same straight courses at another number of frames, from the first to the last moment."""
     progress_F1 = np.linspace(0, 1, num_frames)[:, None]
     bodies = [
         replace(

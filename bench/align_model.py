@@ -2,7 +2,7 @@
 
 The real class with random weights: 3 layers, width 64, 4 query and 2 key-value heads, a vision tower without blocks
 (patch embedding and merger), 143 000 parameters. Its initialization has deviation 0.1: at the usual 0.02 so narrow a
-model waits on a saddle for most of the training, and one seed says nothing. The losses are the fine-tuning's own, the
+model waits on a saddle for most of the training, and one seed means nothing. The losses are the fine-tuning's own, the
 rows those of `vlm_attention`.
 
 Legend: N scenes, B samples, R rows, F h w the grid of cells.
@@ -40,7 +40,7 @@ class Losses(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Which answers were right, and the maps of the question's words (their mean) and of the row that predicts the answer."""
+    """Which answers were right, the mean map of the question's words, and that of the row that predicts the answer."""
 
     right_N: Tensor
     question_NFhw: Float[Tensor, "N F h w"]
@@ -53,7 +53,7 @@ class Evaluation(NamedTuple):
 
 
 def make_model(seed: int) -> Vlm:
-    """A freshly initialized model; the global generator is left alone."""
+    """Return a freshly initialized model; the global generator is left alone."""
     text: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 64,
@@ -98,8 +98,9 @@ def train(
     weight: float = 0.0,
     steps: int = STEPS,
 ) -> Iterator[Losses]:
-    """Train and give each update's losses, L_AR + λ · L_align with λ = `weight` where there is a prior; nothing happens unless iterated.
+    """Train and yield each update's losses; nothing happens unless iterated.
 
+    L_AR + λ · L_align with λ = `weight` where there is a prior.
     All words of the question are aligned with the same map. The order of the scenes follows from the seed alone.
     """
     vlm.model.train()
@@ -130,12 +131,12 @@ def train(
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Of update `step` (0 … steps − 1): a cosine to 0, below it a linear warm-up over the first tenth."""
+    """Return the rate of update `step` (0 … steps − 1): a cosine to 0 with a linear warm-up over the first tenth."""
     return LEARNING_RATE * min(1.0, (step + 1) / (WARMUP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def batch_distance(rows_BRS: Float[Tensor, "B R S"], prior_BFhw: Float[Tensor, "B F h w"]) -> Float[Tensor, ""]:
-    """L_align of a batch, each sample's rows against its one map; all have equally many rows, so one call is the mean over samples."""
+    """Return L_align of a batch: each sample's rows against its one map. All samples have equally many rows."""
     count, rows, _ = rows_BRS.shape
     return map_distance(
         rows_BRS.reshape(count * rows, *prior_BFhw.shape[1:]), prior_BFhw.repeat_interleave(rows, dim=0)
@@ -143,10 +144,9 @@ def batch_distance(rows_BRS: Float[Tensor, "B R S"], prior_BFhw: Float[Tensor, "
 
 
 def pick(batch: Batch, index_B: Tensor) -> Batch:
-    """Some scenes of a whole set's batch, their clips joined in time.
+    """Pick some scenes of a whole set's batch, their clips joined in time.
 
-    Without blocks the vision tower sees every patch alone, so that many clips are to it what one long clip is, and
-    quicker.
+    Without blocks the vision tower sees every patch alone: for it, many clips are one long clip, and that is quicker.
     """
     count, (frames, height, width) = len(batch["input_ids"]), GRID.shape
     pixels_NPc = batch["pixel_values_videos"].unflatten(0, (count, -1))
@@ -160,7 +160,7 @@ def pick(batch: Batch, index_B: Tensor) -> Batch:
 
 @torch.no_grad()
 def evaluate(vlm: Vlm, scenes: Scenes, count: int | None = None) -> Evaluation:
-    """The likeliest of the six colours against the mover's, and the maps, over the first `count` scenes."""
+    """Compare the likeliest of the six colours with the mover's, and read the maps, over the first `count` scenes."""
     vlm.model.eval()
     rows_R = torch.cat([scenes.question_rows_R, torch.tensor([scenes.answer_at - 1])])
     right, maps = [], []
@@ -177,7 +177,7 @@ def evaluate(vlm: Vlm, scenes: Scenes, count: int | None = None) -> Evaluation:
 
 
 def object_auc(maps_NFhw: Float[Tensor, "N F h w"], scenes: Scenes) -> float:
-    """Mean AUC_obj over scenes: whether the map is higher on the moving object than on the standing ones."""
+    """Return the mean AUC_obj over scenes: how often the map is higher on the mover than on what stands."""
     triples = zip(maps_NFhw.numpy(), scenes.mover_NFhw.numpy(), scenes.static_NFhw.numpy(), strict=True)
     found = [weighted_auc(*triple) for triple in triples]
     return float(np.mean([value for value in found if value is not None]))

@@ -1,11 +1,10 @@
-"""Rows of the VLM's attention: what they add to a training step over plain SDPA, and what they save against `output_attentions`.
+"""Rows of the VLM's attention: their cost over plain SDPA, and their saving against `output_attentions`.
 
 The model is a Qwen2.5-VL of the real class with random weights that sees 16 frames; 40 words' rows are asked for. On a
 CPU it has 4 layers with 8 query and 2 key-value heads of 64 (float32), on a GPU 8 layers of the 3B's language model
 (bfloat16). A step is forward, both losses of the fine-tuning (plain SDPA: L_AR alone) and backward. The eager side
-reads the same rows out of full maps, in the language model
-only: its vision tower stays on SDPA. All three sides are checked to give the same logits, and the two with rows the
-same rows, before anything is measured.
+reads the same rows out of full maps, in the language model only: its vision tower stays on SDPA. All three sides are
+checked to give the same logits, and the two with rows the same rows, before anything is measured.
 
 Legend: B samples, H heads, N tokens, R rows, S visual cells.
 """
@@ -37,13 +36,13 @@ SIDES = ("rows", "sdpa", "eager")
 NUM_FRAMES, NUM_ROWS = 16, 40
 QUESTION = "describe the motion of the red ball in the video and what happens to the white circle"
 RESPONSE = (
-    "the red ball moves left to right and bounces down while the yellow circle stands still then the white camera pans away from the ball "
-    "and the person rotates towards the green letter which grows and shrinks slowly in order"
+    "the red ball moves left to right and bounces down while the yellow circle stands still then the white camera "
+    "pans away from the ball and the person rotates towards the green letter which grows and shrinks slowly in order"
 )
 
 
 class Setup(NamedTuple):
-    """A device's language model and the pixels of a frame. `tolerance`: of logits and, relative, of rows between the sides."""
+    """A device's language model, the pixels of a frame, and the tolerance of logits and (relative) of rows."""
 
     device: str
     dtype: torch.dtype
@@ -81,7 +80,7 @@ class Answer(NamedTuple):
 
 
 def rows(pairs: int = 5) -> Iterator[Row]:
-    """The VLM's rows of the table."""
+    """Measure the VLM's rows of the table."""
     check_agreement()
     length = setting("rows").batch["input_ids"].shape[1]
     end = f"forward + backward, N={length}"
@@ -93,7 +92,7 @@ def rows(pairs: int = 5) -> Iterator[Row]:
 
 
 def work(side: str, size: str) -> Callable[[], object]:
-    """A training step without its update; gradient buffers stay allocated between steps. There is one size, whatever its name."""
+    """Return a training step without its update; gradient buffers stay allocated. There is one size only."""
     made = setting(side)
 
     def step() -> None:
@@ -111,7 +110,7 @@ def _loss(made: Setting, found: Answer) -> Float[Tensor, ""]:
 
 
 def answer(made: Setting, side: str) -> Answer:
-    """Logits, and the rows where this side has them."""
+    """Return logits, and the rows where this side has them."""
     if side == "eager":
         return _eager(made)
     request = request_rows(made.batch, [made.rows_R]) if side == "rows" else None
@@ -120,7 +119,7 @@ def answer(made: Setting, side: str) -> Answer:
 
 
 def _eager(made: Setting) -> Answer:
-    """Transformers' own way: every layer returns its whole map, and the rows are read out of them."""
+    """Do it as transformers does: every layer returns its whole map, and the rows are read out of them."""
     kept: list[tuple[Tensor, ...]] = []
     model = made.vlm.model
     hooks = [
@@ -140,10 +139,10 @@ def _eager(made: Setting) -> Answer:
 
 
 def check_agreement() -> None:
-    """All sides compute the same.
+    """Compare what the sides compute.
 
     Raises:
-        RuntimeError: they do not; then no ratio means anything.
+        RuntimeError: they differ; then no ratio means anything.
     """
     with torch.no_grad():
         found = {side: answer(setting(side), side) for side in SIDES}
@@ -159,7 +158,7 @@ def check_agreement() -> None:
 
 @cache
 def setting(side: str) -> Setting:
-    """The model with one attention, and the same conversation and rows for all of them."""
+    """Return the model with one attention, and the same conversation and rows for all of them."""
     with tempfile.TemporaryDirectory() as folder:
         vlm = load_vlm(_write_model(Path(folder)), SETUP.dtype, SETUP.device, rows=side == "rows")
     if side == "eager":
@@ -176,7 +175,7 @@ def setting(side: str) -> Setting:
 
 
 def _write_model(folder: Path) -> Path:
-    """The tiny twin's files with a larger language model; its vision tower stays small, which makes the ratios stricter."""
+    """Write the tiny twin's files with a larger language model; its small vision tower makes the ratios stricter."""
     make_tiny_qwen2_5_vl(folder)
     config = AutoConfig.from_pretrained(folder)
     text = config.text_config

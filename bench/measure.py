@@ -11,12 +11,15 @@ clock waits for it, and memory is what torch's allocator has handed out.
 from __future__ import annotations
 
 import gc
+import logging
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -29,8 +32,21 @@ QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM
 _RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
+def prepare(level: str = "INFO") -> None:
+    """Set up logging, and one thread here and in the processes to come."""
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel("WARNING")
+    os.environ.update(QUIET)
+    torch.set_num_threads(1)
+
+
+def workers(count: int, initializer: Callable[[], object] = prepare) -> ProcessPoolExecutor:
+    """Return a pool of `count` fresh processes."""
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
+
+
 def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock time of one call."""
     gc.collect()
     _wait()
     start = time.perf_counter()
@@ -53,7 +69,7 @@ def time_ratio(
     *,
     warm_up: bool = True,
 ) -> Row:
-    """Time of `one` over time of `other`: the median over `pairs` interleaved pairs, after an unmeasured run of each with `warm_up`."""
+    """Compare the times of `one` and `other`: the median over interleaved pairs after an unmeasured one (`warm_up`)."""
     if warm_up:
         one()
         other()
@@ -71,14 +87,14 @@ def time_ratio(
 
 
 def memory_ratio(name: str, bound: float | None, one: str, other: str) -> Row:
-    """Peak memory of the case `one` over that of the case `other`, each in a process of its own."""
+    """Compare the peak memory of the cases `one` and `other`, each in a process of its own."""
     a, b = peak_bytes(one), peak_bytes(other)
     return Row(name, a / b, bound, f"{a / MIB:.0f} MiB / {b / MIB:.0f} MiB")
 
 
 @cache
 def peak_bytes(case: str) -> int:
-    """What one more run of a case needs beyond what is resident before it.
+    """Return the bytes that one more run of a case needs beyond what is resident before it.
 
     Raises:
         RuntimeError: the child process failed.
@@ -95,7 +111,7 @@ def peak_bytes(case: str) -> int:
 
 
 def run_peak(work: Callable[[], object]) -> int:
-    """Bytes that a run of `work` needs beyond what is there before it, of the GPU where there is one, else of this process."""
+    """Return the bytes of the GPU, or of this process without one, that `work` needs beyond what is there before it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -108,11 +124,11 @@ def run_peak(work: Callable[[], object]) -> int:
 
 
 def status_bytes(field: str) -> int:
-    """A size of this process as the kernel counts it: `VmRSS` resident now, `VmHWM` the most since the last `reset_peak`."""
+    """Return a size of this process: `VmRSS` is resident now, `VmHWM` the most since the last `reset_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this kernel tells no {field}")
+    raise RuntimeError(f"this kernel reports no {field}")
 
 
 def reset_peak() -> None:

@@ -1,11 +1,11 @@
-"""`python -m bench.prior [--full]`: does the motion prior of a video model find what moves? On unseen synthetic clips with masks.
+"""`python -m bench.prior [--full]`: whether the motion prior of a video model finds what moves.
 
-Gated: trained weights against a random twin of the same architecture, all heads and words, in AUC_obj, raw and
-debiased, with a permutation test and the balance of the clips (a centre prior must tell nothing). Beside them, whatever
-they say: frame difference, pointing game, track, and what MHS and MTTI make of it. `--full` adds ablations as paired
-differences. Writes `runs/bench-prior.json` (`runs/bench-prior-full.json`) and `runs/bench-prior.png`; ends with code 1
-where a bound does not hold. Plain AUC (mover against everything) and NSS are left out: a random twin gets .82 of the
-one, and both follow contrast.
+On unseen synthetic clips with masks. Gated: trained weights against a random twin of the same architecture, all heads
+and words, in AUC_obj, raw and debiased, with a permutation test and the balance of the clips (a centre prior must find
+nothing). Beside them, without bounds: frame difference, pointing game, track, and what MHS and MTTI make of it.
+`--full` adds ablations as paired differences. Writes `runs/bench-prior.json` (`runs/bench-prior-full.json`) and
+`runs/bench-prior.png`; ends with code 1 where a bound does not hold. Plain AUC (mover against everything) and NSS are
+left out: a random twin gets .82 of the one, and both follow contrast.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bench import prior_configs as c
-from bench.measure import QUIET
+from bench.measure import prepare
 from bench.prior_figure import draw
 from bench.prior_heads import DRAWS, bottom_heads, head_maps, most_chosen, over_draws, random_halves
 from bench.table import ROOT, Row, Test, finish
@@ -66,17 +65,17 @@ class Sheet:
     def level(
         self, name: str, values: Values, detail: str = "", bound: float | None = None, test: Test = "value <="
     ) -> Estimate:
-        """A row of the mean over samples."""
+        """Add a row of the mean over samples."""
         return self._add(name, mean_interval(values, self._videos), detail, bound, test)
 
     def difference(
         self, name: str, one: Values, other: Values, bound: float | None = None, test: Test = "value <="
     ) -> Estimate:
-        """A row of the mean difference one − other over the same samples."""
+        """Add a row of the mean difference one − other over the same samples."""
         return self._add(name, paired_interval(one, other, self._videos), "paired over videos", bound, test)
 
     def number(self, name: str, value: float, detail: str, bound: float | None = None) -> None:
-        """A row without an interval, at most the bound."""
+        """Add a row without an interval, at most the bound."""
         many = len(self._videos)
         self._add(name, Estimate(value, None, None, many, len(set(self._videos.values()))), detail, bound, "value <=")
 
@@ -127,7 +126,7 @@ def measure(
     processes: int = 2,
     figure: Path | None = None,
 ) -> list[Row]:
-    """All rows, and the figure where a path is given.
+    """Measure all rows, and draw the figure where a path is given.
 
     Args:
         vdm: the video model: a registry name or a folder.
@@ -146,7 +145,7 @@ def measure(
 
 
 def assessed(found: Mapping[c.Configuration, c.Extracted]) -> tuple[list[Row], dict[c.Configuration, Measured]]:
-    """All rows about the priors of these configurations, and their maps on the clips' masks."""
+    """Return all rows about the priors of these configurations, and their maps on the clips' masks."""
     base = found[c.ALL]
     every = with_objects(scenes(Stored(base.store), base.priors.lines))
     samples = [scene.sample for scene in every]
@@ -168,7 +167,7 @@ def _maps(found: c.Extracted, samples: Sequence[str]) -> list[Map]:
 
 
 def gates(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
-    """What must hold of a trained model, for all heads and words."""
+    """Add what must hold of a trained model, for all heads and words."""
     own, twin = maps[c.ALL], maps[c.TWIN]
     sheet.difference("difference in AUC_obj: trained − random twin", own.auc, twin.auc, 0.0, "low >")
     trained = sheet.level(_DEBIASED + c.ALL.name, own.debiased_auc, "minus the other videos' mean map", 0.5, "low >")
@@ -176,15 +175,16 @@ def gates(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
         _DEBIASED + c.TWIN.name, twin.debiased_auc, "below the trained model's lower end", trained.low, "high <"
     )
     test = permutation_test(own.scenes)
-    told = f"observed {test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {test.draws} draws"
-    sheet.number("permutation p of AUC_obj", test.p, told, _P)
+    other = f"other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}"
+    detail = f"observed {test.observed:.3f}, {other}, {test.draws} draws"
+    sheet.number("permutation p of AUC_obj", test.p, detail, _P)
     centre = [scene.references["centre prior"] for scene in own.scenes]
     balance = float(np.mean(list(values_of(auc_obj, own.scenes, centre).values())))
     sheet.number("|AUC_obj − .5| of the centre prior", abs(balance - 0.5), "balance of the clips", _BALANCE)
 
 
 def beside(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
-    """The same measures of references, MHS and MTTI, without bounds."""
+    """Add the same measures of references, MHS and MTTI, without bounds."""
     own = maps[c.ALL]
     for one in c.GATED:
         sheet.level(LEVEL + one.name, maps[one].auc)
@@ -207,11 +207,11 @@ def _differences(sheet: Sheet, name: str, one: Measured, other: Measured) -> Non
 
 
 def selection(sheet: Sheet, found: c.Extracted, name: str) -> None:
-    """Whether a head selection follows the clip: how constant it is, and what is at a measure's maximum."""
+    """Add whether a head selection follows the clip: how constant it is, and what is at a measure's maximum."""
     rows = found.priors.heads
     counts = ", ".join(f"{row.head}: {row.chosen}" for row in rows)
-    told = f"1 = the same heads in all {rows[0].samples} samples; chosen by head {counts}"
-    sheet.number(f"{name}: constancy of the choice", most_chosen(rows), told)
+    detail = f"1 = the same heads in all {rows[0].samples} samples; chosen by head {counts}"
+    sheet.number(f"{name}: constancy of the choice", most_chosen(rows), detail)
     for key, what in {"tcs": "TCS = F", "dsr": "DSR = 1", "both": "both"}.items():
         sheet.number(
             f"{name}: saturation, {what}", found.priors.saturation[key], "share of the chosen (sample, head) pairs"
@@ -219,7 +219,7 @@ def selection(sheet: Sheet, found: c.Extracted, name: str) -> None:
 
 
 def ablations(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
-    """Other decisions of inversion, capture and selection."""
+    """Add other decisions of inversion, capture and selection."""
     for one in c.ABLATIONS:
         sheet.level(LEVEL + one.name, maps[one].auc)
         sheet.level(_DEBIASED + one.name, maps[one].debiased_auc)
@@ -237,7 +237,7 @@ def ablations(sheet: Sheet, maps: Mapping[c.Configuration, Measured]) -> None:
 
 
 def heads(sheet: Sheet, base: c.Extracted, maps: Mapping[c.Configuration, Measured]) -> None:
-    """MHS's half of the heads against random halves and the bottom half, all words."""
+    """Compare MHS's half of the heads with random halves and the bottom half, all words."""
     mhs, lines = maps[c.MHS], {line.sample.id: line for line in base.heads.lines}
     ordered = [lines[scene.sample] for scene in mhs.scenes]
     every, ratio = head_maps(base, ordered), base.priors.provenance["head_selection"].scalars["head_ratio"]
@@ -260,16 +260,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prior", description="Does the motion prior find what moves?")
     parser.add_argument("--full", action="store_true", help="ablations as well")
     parser.add_argument("--vdm", default="scenes-cogvideox", help="video model: a registry name or a folder")
-    parser.add_argument("--videos", type=int, default=VIDEOS, help="unseen clips; fewer than 48 tell little")
+    parser.add_argument("--videos", type=int, default=VIDEOS, help="unseen clips; fewer than 48 show little")
     parser.add_argument("--num-steps", type=int, help="of inversion and reconstruction (the pipeline's default)")
     parser.add_argument("--processes", type=int, default=2, help="captures that run side by side")
     given = parser.parse_args(arguments)
     if given.full and given.num_steps:
         parser.error("--full compares numbers of steps itself: leave --num-steps out")
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel("WARNING")
-    os.environ.update(QUIET, TQDM_DISABLE="1")  # of the processes to come: two would draw their bars over each other
-    torch.set_num_threads(1)
+    prepare()
+    os.environ["TQDM_DISABLE"] = "1"  # in the processes to come: two would draw their bars over each other
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-prior-") as folder:
         figure = ROOT / "runs" / "bench-prior.png"

@@ -1,4 +1,4 @@
-"""The video models and configurations of `bench.prior`, and their priors: the pipeline's own steps on one store, in two processes.
+"""The video models and configurations of `bench.prior`, and their priors by the pipeline's own steps on one store.
 
 A configuration is what differs from all heads and words under the pipeline's defaults. Those that share a capture run
 one after another and read the same maps from the store, so that only captures cost time.
@@ -6,13 +6,11 @@ one after another and read the same maps from the store, so that only captures c
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
+from bench.measure import prepare, workers
 from components.cli.look import extract_priors, model_size
 from components.core.artifacts import HeadSelection, PriorSet, load_manifest
 from components.core.progress import track
@@ -66,7 +65,7 @@ ABLATIONS = (TEN_STEPS, NOISE, NO_MEMORY, CURRENT, TWO_STEPS, TAU_MASK)
 
 @dataclass(frozen=True)
 class Extracted:
-    """A configuration's prior set, the heads chosen for it with the maps they were chosen from, and the store that holds all."""
+    """A configuration's prior set, the heads chosen for it with their maps, and the store that holds all."""
 
     store: Store
     priors: PriorSet
@@ -74,7 +73,7 @@ class Extracted:
 
 
 def random_twin(model: Path, folder: Path, seed: int = TWIN_SEED) -> Path:
-    """The same classes and sizes, transformer and text encoder freshly initialized in that order; VAE and tokenizer are the model's."""
+    """Write the model with a freshly initialized transformer and text encoder; VAE and tokenizer stay."""
     shutil.copytree(model, folder, ignore=lambda path, names: PARTS if Path(path) == model else ())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -93,7 +92,7 @@ def extract(
     num_steps: int | None = None,
     processes: int = 2,
 ) -> dict[Configuration, Extracted]:
-    """The priors of every configuration on the same unseen clips of the `scenes` preset.
+    """Compute the priors of every configuration on the same unseen clips of the `scenes` preset.
 
     Args:
         vdm: the video model: a registry name or a folder.
@@ -134,14 +133,13 @@ def extract(
         for job in track(jobs, "captures"):
             _run(job)
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_quiet) as pool:
+        with workers(processes, partial(prepare, "WARNING")) as pool:
             list(track(pool.map(_run, jobs), "captures", len(jobs)))
     return {one: _extracted(Store(store), folder / one.name) for one in configurations}
 
 
 def _changed(values: dict[str, Any], one: Configuration, twin: Path | None) -> dict[str, Any]:
-    """The pipeline's arguments of a configuration."""
+    """Return the pipeline's arguments of a configuration."""
     changed = deepcopy(values)
     for step, params in one.params.items():
         changed[f"params_{step}"] |= params
@@ -155,11 +153,6 @@ def _changed(values: dict[str, Any], one: Configuration, twin: Path | None) -> d
 def _run(job: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     for folder, values in job:
         extract_priors(folder, values)
-
-
-def _quiet() -> None:
-    logging.basicConfig(level="WARNING")
-    torch.set_num_threads(1)
 
 
 def _extracted(store: Store, folder: Path) -> Extracted:

@@ -1,4 +1,4 @@
-"""Other halves of the heads than the one MHS chooses: random ones and the bottom one, from the stored maps of all heads and words.
+"""Other halves of the heads than the one MHS chooses: random ones and the bottom one, from the stored maps.
 
 Legend: h heads, F H W the prior's grid.
 """
@@ -20,7 +20,7 @@ DRAWS, DRAW_SEED = 20, 9_100_003
 
 
 def head_maps(found: Extracted, lines: Sequence[HeadLine]) -> np.ndarray:
-    """Each sample's map by head, mean over all words: [samples, h, F, H, W]."""
+    """Return each sample's map by head, mean over all words: [samples, h, F, H, W]."""
     maps = []
     for line in lines:
         t2v_hTS = unpack(found.store.read(line.maps))["t2v"].float().numpy()
@@ -29,25 +29,28 @@ def head_maps(found: Extracted, lines: Sequence[HeadLine]) -> np.ndarray:
 
 
 def bottom_heads(found: Extracted, lines: Sequence[HeadLine], ratio: float) -> list[list[int]]:
-    """Each sample's heads with the lowest MHS scores, as many as MHS keeps at the top."""
+    """Return each sample's heads with the lowest MHS scores, as many as MHS keeps at the top."""
     statistics = [HeadStatistics.from_tensors(unpack(found.store.read(line.statistics))) for line in lines]
     return [select_heads(-choose(one).score, ratio) for one in statistics]
 
 
 def random_halves(heads: int, ratio: float) -> list[list[int]]:
-    """Seeded draws of as many heads as MHS keeps; a draw holds for all samples."""
+    """Draw as many heads as MHS keeps, seeded; a draw holds for all samples."""
     rng, count = np.random.default_rng(DRAW_SEED), share_count(ratio, heads)
     return [sorted(rng.choice(heads, count, replace=False).tolist()) for _ in range(DRAWS)]
 
 
 def over_draws(measure: Measure, scenes: Sequence[Scene], draws: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
-    """Each sample's mean of a measure over the draws' maps."""
+    """Return each sample's mean of a measure over the draws' maps."""
     found = [values_of(measure, scenes, maps) for maps in draws]
     return {sample: float(np.mean([values[sample] for values in found])) for sample in found[0]}
 
 
 def most_chosen(rows: Sequence[HeadRow]) -> float:
-    """How constant a selection is: the share of samples in which one of the most often chosen heads was chosen; 1 = always the same."""
+    """Return how constant a selection is: 1 where the same heads are chosen in all samples.
+
+    The mean share of samples in which one of the most often chosen heads was chosen.
+    """
     total, samples = sum(row.chosen for row in rows), rows[0].samples
     count = round(total / samples)
     often = sorted((row.chosen for row in rows), reverse=True)[:count]

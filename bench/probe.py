@@ -1,4 +1,4 @@
-"""`python -m bench.probe CASE`: the peak memory in bytes of one more run of a case, in this process and nothing else (see `measure`)."""
+"""`python -m bench.probe CASE`: print the peak memory in bytes of one more run of a case (see `measure`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.measure import run_peak
 
 
 def work_of(case: str) -> Callable[[], object]:
-    """The work that `<room>:<what>:<size>` names, ready to run."""
+    """Return the work that `<room>:<what>:<size>` names, ready to run."""
     room, what, size = case.split(":")
     return {"video": video.work, "language": language.work}[room](what, size)
 

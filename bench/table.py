@@ -1,4 +1,4 @@
-"""A bench's table: its rows, how they are printed, and the JSON file under `runs/` that says the same.
+"""A bench's table: its rows, how they are printed, and the JSON file of the same rows under `runs/`.
 
 The file is a list of {name, value, bound, holds} and, where a row has them, test, low, high, n, clusters, model and
 detail.
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bound holds; None without one. An interval that is not there holds nothing."""
+        """Whether the bound holds; None without one. Without an interval, a bound on its ends does not hold."""
         if self.bound is None:
             return None
         tested = {"value <=": self.value, "value >": self.value, "low >": self.low, "high <": self.high}[self.test]
@@ -54,7 +54,7 @@ class Row:
 
 
 def write(rows: Sequence[Row], target: Path) -> Path:
-    """Write the JSON file; returns its path."""
+    """Write the JSON file; return its path."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for row in rows:
@@ -81,7 +81,7 @@ def show(rows: Sequence[Row], heading: str) -> None:
 
 
 def finish(rows: Sequence[Row], name: str, heading: str) -> int:
-    """Print the table, write `runs/<name>.json`; returns the exit code: 1 where a bound does not hold."""
+    """Print the table, write `runs/<name>.json`; return the exit code: 1 where a bound does not hold."""
     show(rows, heading)
     print(f"\n{write(rows, ROOT / 'runs' / f'{name}.json').relative_to(ROOT)}")
     return int(any(row.holds is False for row in rows))

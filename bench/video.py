@@ -55,8 +55,8 @@ SETUP = _CUDA if torch.cuda.is_available() else _CPU
 GUIDANCE = 6.0
 NUM_STEPS = 2
 WORDS = (
-    "the red ball rolls right and the blue cube stays while the green disc falls down then a big black dog runs from left to right behind "
-    "the white car and a small yellow bird jumps up over the orange box"
+    "the red ball rolls right and the blue cube stays while the green disc falls down then a big black dog runs from "
+    "left to right behind the white car and a small yellow bird jumps up over the orange box"
 )
 
 
@@ -73,7 +73,7 @@ class Scene:
 
 
 class FullStatistics(NamedTuple):
-    """What `HeadReductions` says, from full maps."""
+    """What `HeadReductions` holds, from full maps."""
 
     t2v: Float[Tensor, "h T S"]
     sum_m: Float[Tensor, " h"]
@@ -82,7 +82,7 @@ class FullStatistics(NamedTuple):
 
 
 class FullMaps:
-    """The accumulator one would write first: the captured stream's whole attention, h × L × L. Takes `CapturedMaps`' place."""
+    """The accumulator one would write first, in `CapturedMaps`' place: the stream's whole attention, h × L × L."""
 
     def __init__(self, spec: CaptureSpec) -> None:
         self.spec, self.count = spec, 0
@@ -98,7 +98,7 @@ class FullMaps:
         self.count += 1
 
     def statistics(self) -> FullStatistics:
-        """The same statistics as the capture's, exact."""
+        """Return the same statistics as the capture's, exact."""
         assert self.sum_hLL is not None
         mean_hLL = self.sum_hLL.div_(self.count)
         frames, height, width = self.spec.grid
@@ -114,7 +114,7 @@ class FullMaps:
 
 
 def rows(pairs: int = 3) -> Iterator[Row]:
-    """The capture's rows of the table.
+    """Measure the capture's rows of the table.
 
     The maps alone are held to both bounds at every size. A whole step is held to them at `bound_sizes`: below, the
     activations of the model, which no capture can save, outweigh the maps; those rows are printed as measured, without
@@ -124,9 +124,8 @@ def rows(pairs: int = 3) -> Iterator[Row]:
     for name in SETUP.full_maps:
         check_agreement(scene(name))
         yield from _against_full_maps("maps", name, True, pairs)
-        yield from _against_full_maps(
-            "step", name, name in SETUP.bound_sizes, 2
-        )  # pairs of 20 s and more scatter by a few percent
+        # pairs of 20 s and more scatter by a few percent: two are enough
+        yield from _against_full_maps("step", name, name in SETUP.bound_sizes, 2)
 
 
 def _against_full_maps(what: str, size: str, held: bool, pairs: int) -> Iterator[Row]:
@@ -167,7 +166,7 @@ def _against_no_capture(pairs: int) -> Iterator[Row]:
 
 
 def work(what: str, size: str) -> Callable[[], object]:
-    """A case by name.
+    """Return the work of a case.
 
     `step-capture`, `step-full`, `step-none`: one denoising step of [uncond, cond, reference, reference] with its
     statistics; `maps-capture`, `maps-full`: the maps of one attention call whose q, k and log-sum-exp are there, with
@@ -185,10 +184,10 @@ def work(what: str, size: str) -> Callable[[], object]:
 
 
 def check_agreement(made: Scene) -> None:
-    """Both sides see the same attention.
+    """Compare what both sides see.
 
     Raises:
-        RuntimeError: they do not; then no ratio means anything.
+        RuntimeError: they differ; then no ratio means anything.
     """
     maps, kept = _captured(made, lambda maps: _one_step(made, maps))
     full = _full(made, lambda maps: _one_step(made, maps))
@@ -215,7 +214,7 @@ def _full(made: Scene, fill: Callable[[Any], None]) -> FullStatistics:
 
 
 def _one_step(made: Scene, maps: Any) -> None:
-    """The transformer's pass as `reconstruct_with_memory` calls it, with any accumulator or none."""
+    """Call the transformer as `reconstruct_with_memory` does, with any accumulator or none."""
     made.vdm.transformer.set_attn_processor(UnionAttention(memory=True, maps=maps))
     latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
     made.vdm.velocity(
@@ -224,7 +223,7 @@ def _one_step(made: Scene, maps: Any) -> None:
 
 
 def _one_call(made: Scene) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """What `add` is given in the transformer's first layer."""
+    """Return what `add` is given in the transformer's first layer."""
     calls: list[Any] = []
 
     class Tap(CapturedMaps):
@@ -251,7 +250,7 @@ def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
 
 @cache
 def scene(size: str) -> Scene:
-    """The model at one of the grids, a text of 40 words, and a trajectory: one clip at its levels' noise."""
+    """Return the model at one of the grids, a text of 40 words, and a trajectory: one clip at its levels' noise."""
     frames, height, width = grid = SETUP.grids[size]
     vdm = _model(height, width)
     schedule = levels(vdm.alphas_cumprod, NUM_STEPS)
