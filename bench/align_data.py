@@ -24,9 +24,11 @@ from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import invert, levels
 from components.media.grids import cogvideox_grid, pool_mask, resample, sampled_grid
 from components.media.map_algebra import frame_difference_prior
+from components.media.viewing import Viewing
 from components.models.video.cogvideox import Vdm
-from components.models.vlm.families import ImageSettings, Qwen
-from components.models.vlm.interface import IGNORED, Batch, Example, collate
+from components.models.vlm.batch import IGNORED, Batch, Example, collate
+from components.models.vlm.pixels import ImageSettings
+from components.models.vlm.qwen2_5_vl import Qwen
 from components.sft.loss import shuffled_prior
 from components.synthetic.drawing import COLOURS, Scene, still_camera
 from components.synthetic.scenes import Clip, draw, make_clip
@@ -121,7 +123,7 @@ def moving_colour(clip: Clip) -> str:
 
 def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Example:
     """`<vs> <video>… <ve> <q> which object moves <a> red <eos>`; the answer and the end are learned."""
-    seen = INPUTS.see(frames_nHW3)
+    seen = INPUTS.see(frames_nHW3, Viewing.model_validate({}))
     video = [ROLES["vision_start"], *[ROLES["video"]] * prod(seen.shape), ROLES["vision_end"]]
     words = [*video, ASK, *QUESTION, REPLY, answer, ROLES["eos"]]
     ids_L = torch.tensor([IDS[word] for word in words])

@@ -22,10 +22,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from bench.align_data import ANSWERS, GRID, IDS, INPUTS, ROLES, SIZE, Scenes
 from components.media.map_algebra import map_distance
-from components.models.vlm.interface import ROWS_ATTENTION, Batch, Vlm
+from components.models.vlm.batch import Batch
+from components.models.vlm.model import Vlm
+from components.models.vlm.qwen2_5_vl import FAMILY
+from components.models.vlm.rows import ROWS_ATTENTION, request_rows
 from components.quality.measures import weighted_auc
 from components.sft.loss import response_loss
-from components.vlm_attention.rows import request_rows
 
 STEPS, BATCH, LEARNING_RATE, WARMUP = 400, 16, 2e-3, 0.1
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.01, 1.0
@@ -87,7 +89,7 @@ def make_model(seed: int) -> Vlm:
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
     model.set_attn_implementation({"text_config": ROWS_ATTENTION, "vision_config": "sdpa"})
-    return Vlm(model, tokenizer=None, inputs=INPUTS, stops=frozenset())
+    return Vlm(model, tokenizer=None, family=FAMILY, inputs=INPUTS, stops=frozenset())
 
 
 def train(

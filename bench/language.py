@@ -27,10 +27,12 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 from bench.measure import memory_ratio, time_ratio
 from bench.table import Row
 from components.media.map_algebra import map_distance
-from components.models.vlm.interface import Batch, Conversation, Vlm, VlmOutput, collate, load_vlm
-from components.models.vlm.tiny import make_tiny_qwen2_5_vl
+from components.models.vlm.batch import Batch, collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import Vlm, VlmOutput, load_vlm
+from components.models.vlm.qwen2_5_vl import make_tiny
+from components.models.vlm.rows import request_rows
 from components.sft.loss import response_loss
-from components.vlm_attention.rows import request_rows
 
 SIDES = ("rows", "sdpa", "eager")
 NUM_FRAMES, NUM_ROWS = 16, 40
@@ -176,7 +178,7 @@ def setting(side: str) -> Setting:
 
 def _write_model(folder: Path) -> Path:
     """Write the tiny twin's files with a larger language model; its small vision tower makes the ratios stricter."""
-    make_tiny_qwen2_5_vl(folder)
+    make_tiny(folder)
     config = AutoConfig.from_pretrained(folder)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = SETUP.hidden, SETUP.feed_forward, SETUP.layers

@@ -15,6 +15,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.core.text import render_question
 from components.media.viewing import Viewing
+from components.models.vlm.interface import VlmFamily
 
 FramePreset = Literal["paper", "supplement"]
 
@@ -187,7 +188,7 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def viewing_for(viewing: Viewing, preset: FramePreset, protocol: str, family: str, duration: float) -> Viewing:
+def viewing_for(viewing: Viewing, preset: FramePreset, protocol: str, family: VlmFamily, duration: float) -> Viewing:
     """The run's viewing (its defaults are the main text's: Qwen2.5-VL at 1 fps, InternVL3 with 8 frames), but for one case.
 
     `supplement`: its Table 4 states 1 fps for InternVL3 on FAVOR-Bench, where the main text says 8 frames; elsewhere it
@@ -197,9 +198,9 @@ def viewing_for(viewing: Viewing, preset: FramePreset, protocol: str, family: st
         viewing: the run's.
         preset: which of the two documents.
         protocol: the benchmark.
-        family: the VLM's family, `qwen…` or `internvl`.
+        family: the VLM's.
         duration: seconds of the clip.
     """
-    if preset == "supplement" and protocol == "favor" and family == "internvl":
-        return viewing.model_copy(update={"num_frames": max(1, round(duration))})
+    if preset == "supplement" and protocol == "favor":
+        return family.by_time(viewing, 1.0, duration)
     return viewing

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
-from components.media.sampling import choose_frames, qwen_fps_indices, segment_indices, spread, usable_frames
+from components.media.sampling import choose_frames, spread, usable_frames
 
 __all__ = [
     "axes",
@@ -34,10 +34,8 @@ __all__ = [
     "frame_intervals",
     "interpolate",
     "pool_mask",
-    "qwen_fps_indices",
     "resample",
     "sampled_grid",
-    "segment_indices",
     "spread",
     "usable_frames",
 ]

@@ -1,4 +1,4 @@
-"""Which frames of a clip a model sees: the video model's rule (decision `sampling`), Qwen2.5-VL's and InternVL3's.
+"""Which frames of a clip the video model sees (decision `sampling`), and frames spread evenly over a clip.
 
 Indices count frames in presentation order; times are seconds from the first frame. No torch here: declarations of steps
 import this.
@@ -77,25 +77,6 @@ def choose_frames(
         change = np.cumsum(np.asarray(motion, dtype=np.float64))[track]
         start = int(np.argmax(change[count - 1 :] - change[: spare + 1]))
     return track[start : start + count]
-
-
-def qwen_fps_indices(
-    duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768
-) -> list[int]:
-    """Qwen2.5-VL's rule: `duration · fps` frames, at least `min_frames`, at most `max_frames` or all, an even number, spread evenly.
-
-    A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.
-    """
-    most = min(max_frames, n_frames) // 2 * 2
-    seconds = duration + 2e-3  # a container's clock may tick in milliseconds: 5.999 s at 1 fps are 6 frames
-    wanted = min(max(seconds * fps, math.ceil(min_frames / 2) * 2), most)
-    return spread(n_frames, max(int(wanted) // 2 * 2, 1))
-
-
-def segment_indices(n_total: int, n: int) -> list[int]:
-    """InternVL's rule: about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
-    segment = (n_total - 1) / n
-    return [int(segment / 2 + round(segment * i)) for i in range(n)]
 
 
 def _at_rate(times: Sequence[float], fps: float) -> list[int]:

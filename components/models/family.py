@@ -7,7 +7,7 @@ what needs torch is imported by the function that needs it.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -48,15 +48,15 @@ class Family:
 F = TypeVar("F", bound=Family)
 
 
-def find_families(package: str, kind: type[F]) -> list[F]:
-    """Return `FAMILY` of each module of a package; families share `interface` and what begins with an underscore.
+def find_families(package: str, kind: type[F], shared: Container[str] = ("interface",)) -> list[F]:
+    """Return `FAMILY` of each module of a package but those that its families share.
 
     Raises:
         TypeError: a module's `FAMILY` is of another kind.
     """
     found = []
     for module in pkgutil.iter_modules(import_module(package).__path__):
-        if module.name != "interface" and not module.name.startswith("_"):
+        if module.name not in shared:
             family = import_module(f"{package}.{module.name}").FAMILY
             if not isinstance(family, kind):
                 raise TypeError(f"{package}.{module.name}.FAMILY is no {kind.__name__}")

@@ -132,7 +132,8 @@ def _folder(name: str) -> Path:
 def ensure_tiny(name: str) -> Path:
     """Make a tiny twin unless it is there; concurrent makers are safe, the last rename wins."""
     family = TINY[name]
-    recipe = sha256(Path(inspect.getfile(family.make_tiny)).read_bytes())[:12]
+    sources = sorted(Path(inspect.getfile(family.make_tiny)).parent.glob("*.py"))
+    recipe = sha256(b"".join(source.read_bytes() for source in sources))[:12]
     root = Path(os.environ.get("TINY_MODELS_DIR", Path(tempfile.gettempdir()) / f"motion-enhancer-{os.getuid()}"))
     target = root / f"{name}-{recipe}"
     if target.is_dir():

@@ -24,8 +24,9 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.media.map_algebra import frame_difference_prior
 from components.media.video import iterate_frames
+from components.models.vlm.batch import Example
 from components.models.vlm.input import conversation, example
-from components.models.vlm.interface import Example, Vlm
+from components.models.vlm.model import Vlm
 from components.sft.loss import shuffled_prior, uniform_prior
 from components.sft.settings import SftSettings
 from components.store.entries import Store

@@ -29,7 +29,7 @@ from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
-from components.models.vlm.interface import Vlm, load_vlm
+from components.models.vlm.model import Vlm, load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import make_accelerator, number, rate
 from components.sft.loss import effective_weight, prior_variance

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from components.core.records import Grid
 from components.media.map_algebra import map_distance
-from components.models.vlm.interface import Vlm, collate
+from components.models.vlm.batch import collate
+from components.models.vlm.model import Vlm
+from components.models.vlm.rows import request_rows
 from components.sft.aligner import make_aligner
 from components.sft.data import Item, Target
 from components.sft.loss import response_loss
 from components.sft.settings import SftSettings
 from components.vlm_attention.maps import on_grid
-from components.vlm_attention.rows import request_rows
 
 _KEPT = {".json", ".jinja", ".txt", ".model"}  # what a checkpoint's folder holds beside its weights
 _SHARD = "2GB"  # a stored file passes through memory

@@ -19,9 +19,9 @@ from torch import Tensor
 from components.core.errors import DataError
 from components.core.records import Grid
 from components.media.grids import interpolate, resample
-from components.models.vlm.interface import Example, Vlm, collate
+from components.models.vlm.batch import Example, collate
+from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
-from components.vlm_attention.rows import vision_rows
 
 GridChoice = Literal["aligned", "interpolate"]
 
@@ -64,7 +64,7 @@ class WordRows:
 
 def word_attention(vlm: Vlm, made: Example, words: WordRows) -> Float[Tensor, "T S"]:
     """A_VLM of the words, one forward pass: M · rows, averaged over heads and layers; rows of uncovered words are 0."""
-    rows_RS = vision_rows(vlm, collate([made]), [words.rows_R])[0]
+    rows_RS = vlm.vision_rows(collate([made]), [words.rows_R])[0]
     return words.map_TR.to(rows_RS) @ rows_RS[: len(words.rows_R)]
 
 

@@ -17,7 +17,7 @@ from components.core.errors import DataError
 from components.media.map_algebra import map_distance
 from components.media.viewing import Viewing
 from components.models.vlm.input import conversation, example, open_vlm
-from components.models.vlm.interface import Vlm
+from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
 from components.vlm_attention.maps import GridChoice, WordRows, on_grid, word_attention
 from components.vlm_attention.token_map import coverage, token_map

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.core.errors import DataError
-from components.models.vlm.interface import Example, Field
+from components.models.vlm.batch import Example
+from components.models.vlm.interface import Field
 
 
 @runtime_checkable

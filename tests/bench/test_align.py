@@ -35,11 +35,11 @@ from components.ddim_inversion.ddim import invert, levels
 from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
 from components.models.video.cogvideox import load_vdm
-from components.models.vlm.interface import collate
+from components.models.vlm.batch import collate
+from components.models.vlm.rows import request_rows
 from components.runtime.parameters import Scalars
 from components.synthetic.data import TRAINING_SEEDS
 from components.synthetic.scenes import draw, make_clip
-from components.vlm_attention.rows import request_rows
 
 WORDS = {index: word for word, index in IDS.items()}
 
@@ -70,7 +70,7 @@ def test_rows_and_logits_equal_eager_attention(scenes):
     eager.model.set_attn_implementation("eager")
     index = torch.tensor([4, 0, 9])
     whole = collate([make_example(scenes.frames_NnHW3[i].numpy(), moving_colour(scenes.clips[i])) for i in index])
-    arguments = eager._arguments(whole)
+    arguments = eager.arguments(whole)
     with torch.no_grad():
         full = eager.model(**arguments, use_cache=False, output_attentions=True)
         batch = pick(scenes.batch, index)

@@ -16,9 +16,12 @@ from components.core.errors import DataError, ParameterError
 from components.core.records import Option, sha256
 from components.core.text import sample_id
 from components.media.video import read_frames
+from components.media.viewing import Viewing
 from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
-from components.models.vlm.interface import Conversation, collate, load_vlm
+from components.models.vlm.batch import collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import load_vlm
 from components.store.entries import Entry, Store
 from components.synthetic.scenes import write_set
 from tests.runner import metrics, published, run_step
@@ -95,7 +98,7 @@ def greedy(vlm, example, count):
             [example.position_ids, example.position_ids.max() + 1 + torch.arange(len(reply)).expand(3, -1)], dim=-1
         )
         batch = {
-            **vlm._arguments(collate([example])),
+            **vlm.arguments(collate([example])),
             "input_ids": grown,
             "attention_mask": torch.ones_like(grown),
             "position_ids": positions[:, None],
@@ -127,7 +130,7 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
             frames,
             [line.video.times[k] for k in line.frames],
             line.video.duration,
-            84 * 84,
+            Viewing(**made.VIEWING),
         )
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
@@ -135,7 +138,7 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
 
 def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):
     first = run(world, tmp_path)
-    monkeypatch.setattr("components.vlm_attention.maps.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.vlm.input.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
     second = run(world, tmp_path)
     assert metrics(second)["share_remembered"] == 1.0
     assert (first["result"] / "manifest.json").read_bytes() == (second["result"] / "manifest.json").read_bytes()

@@ -9,6 +9,8 @@ from components.benchmarks.protocols import PROTOCOLS, get_protocol, viewing_for
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.media.viewing import Viewing
+from components.models.vlm.internvl3 import FAMILY as INTERNVL
+from components.models.vlm.qwen2_5_vl import FAMILY as QWEN
 
 OPTIONS = [Option(letter="A", text="It's up"), Option(letter="B", text="Down")]
 
@@ -89,11 +91,11 @@ def test_what_cannot_be_an_item() -> None:
 def test_frame_presets() -> None:
     paper = Viewing()
     assert (paper.fps, paper.num_frames) == (1, 8)
-    assert viewing_for(paper, "paper", "favor", "internvl", 12.0) is paper
-    assert viewing_for(paper, "supplement", "favor", "internvl", 12.0).num_frames == 12
-    assert viewing_for(paper, "supplement", "favor", "internvl", 0.3).num_frames == 1
-    assert viewing_for(paper, "supplement", "motionbench", "internvl", 12.0) is paper
-    assert viewing_for(paper, "supplement", "favor", "qwen2_5_vl", 12.0) is paper
+    assert viewing_for(paper, "paper", "favor", INTERNVL, 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", INTERNVL, 12.0).num_frames == 12
+    assert viewing_for(paper, "supplement", "favor", INTERNVL, 0.3).num_frames == 1
+    assert viewing_for(paper, "supplement", "motionbench", INTERNVL, 12.0) is paper
+    assert viewing_for(paper, "supplement", "favor", QWEN, 12.0) is paper
     other = paper.model_copy(update={"num_frames": 16})  # a run's own number gives way on FAVOR-Bench, at every length
-    found = [viewing_for(other, "supplement", "favor", "internvl", duration).num_frames for duration in (7.0, 8.0, 9.0)]
+    found = [viewing_for(other, "supplement", "favor", INTERNVL, duration).num_frames for duration in (7.0, 8.0, 9.0)]
     assert found == [7, 8, 9]

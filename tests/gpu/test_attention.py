@@ -10,8 +10,8 @@ from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.models.registry import ensure_tiny
 from components.models.video.cogvideox import load_vdm
-from components.models.vlm.interface import collate, load_vlm
-from components.vlm_attention.rows import vision_rows
+from components.models.vlm.batch import collate
+from components.models.vlm.model import load_vlm
 from tests.attention_capture.oracle import naive_attention, parts
 from tests.models.vlm.cases import NAMES, TALK, clip
 
@@ -81,10 +81,10 @@ def test_rows_and_gradients_equal_eager(name, dtype, relative, gradient):
     eager = copy.copy(vlm)
     eager.model = copy.deepcopy(vlm.model)
     eager.model.set_attn_implementation("eager")
-    maps = torch.stack(eager.model(**eager._arguments(batch), use_cache=False, output_attentions=True).attentions)
+    maps = torch.stack(eager.model(**eager.arguments(batch), use_cache=False, output_attentions=True).attentions)
     expected = maps.float().mean((0, 2))[0][rows.to(DEVICE)][:, example.video_columns.to(DEVICE)]
     (100 * expected * weights).sum().backward()
-    found = vision_rows(vlm, batch, [rows])[0]
+    found = vlm.vision_rows(batch, [rows])[0]
     (100 * found * weights).sum().backward()
     assert found.dtype == torch.float32
     assert float((found - expected).detach().norm()) <= relative * float(expected.detach().norm())

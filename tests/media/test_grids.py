@@ -22,7 +22,8 @@ from components.media.grids import (
     resample,
     sampled_grid,
 )
-from components.media.sampling import qwen_fps_indices, segment_indices
+from components.models.vlm.internvl3 import segment_indices
+from components.models.vlm.qwen2_5_vl import fps_indices
 
 FULL = (0.0, 1.0, 0.0, 1.0)
 
@@ -263,7 +264,7 @@ def test_moving_blob_by_time_beats_blind_interpolation(family, least):
     prior = cogvideox_grid(vdm_times, 480, 720, box, patch=2, patch_t=None)
     truth = seen(prior, vdm_times, [(0,), *(range(4 * k - 3, 4 * k + 1) for k in range(1, 13))])
     if family == "qwen":
-        shown = [times[i] for i in qwen_fps_indices(12.0, 360)]
+        shown = [times[i] for i in fps_indices(12.0, 360)]
         grid, groups = sampled_grid(shown, 2, 12, 18, 12.0), [(i, i + 1) for i in range(0, 12, 2)]
     else:
         shown = [times[i] for i in segment_indices(360, 12)]

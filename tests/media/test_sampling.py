@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import DataError, ParameterError
-from components.media.sampling import choose_frames, qwen_fps_indices, segment_indices, spread, usable_frames
+from components.media.sampling import choose_frames, spread, usable_frames
 
 
 def clock(n, fps):
@@ -73,33 +73,6 @@ def test_too_short_names_its_source():
             choose_frames(clock(8, 30), 49, sampling, source="video 12")
     with pytest.raises(DataError):
         choose_frames(clock(20, 30), 49, "native_fps", 8.0)  # 20 frames, but only 6 ticks of the model's clock
-
-
-CLIPS = [(17, 8), (60, 30), (150, 30), (180, 30), (181, 30), (450, 30), (3000, 10), (90000, 30), (5, 1), (2, 1)]
-
-
-@pytest.mark.parametrize(("total", "rate"), CLIPS)
-@pytest.mark.parametrize("fps", [1.0, 2.0])
-def test_qwen(total, rate, fps):
-    frames = min(min(max(total / rate * fps, 4), 768), total)
-    frames = int(frames // 2) * 2
-    expected = np.linspace(0, total - 1, frames).round().astype(int).tolist()
-    assert qwen_fps_indices(total / rate, total, fps) == expected
-
-
-def test_qwen_edges():
-    assert len(qwen_fps_indices(4.9, 147)) == 4  # every clip of up to 5 s gets 4 frames
-    assert len(qwen_fps_indices(5.999, 180)) == 6  # a millisecond clock's 6 s
-    assert qwen_fps_indices(0.04, 1) == [0]
-    assert len(qwen_fps_indices(100.0, 3000, 1.0, max_frames=33)) == 32
-
-
-@pytest.mark.parametrize(("total", "n"), [(17, 8), (300, 8), (5, 8), (1, 8), (99, 16)])
-def test_internvl_segments(total, n):
-    segment = float(total - 1 - 0) / n
-    expected = [int(0 + (segment / 2) + np.round(segment * i)) for i in range(n)]
-    assert segment_indices(total, n) == expected
-    assert max(expected) < total
 
 
 def test_needs_no_torch():

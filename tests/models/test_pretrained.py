@@ -1,4 +1,4 @@
-"""A checkpoint that is not whole, or not safe to open, is refused by its folder's name before anything is computed with it."""
+"""A checkpoint that is not whole, or not safe to open, is refused by its folder's name before it is used."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from components.core.errors import DataError, ParameterError
 from components.models.registry import ensure_tiny
 from components.models.video.cogvideox import load_vdm
-from components.models.vlm.interface import load_vlm
+from components.models.vlm.model import load_vlm
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -146,7 +146,7 @@ def test_a_checkpoints_own_code_is_never_offered(vlm_copy, monkeypatch):
     }
     for name in ("config.json", "tokenizer_config.json"):
         configured(auto_map=auto_map)(vlm_copy / name)
-    assert load_vlm(vlm_copy, torch.float32, "cpu", rows=False).family == "qwen"
+    assert load_vlm(vlm_copy, torch.float32, "cpu", rows=False).family.name == "Qwen2.5-VL"
     configured(model_type="internvl_chat")(vlm_copy / "config.json")
     with pytest.raises(ParameterError, match=r"model_type 'internvl_chat'(.|\n)*ends in -hf"):
         load_vlm(vlm_copy, torch.float32, "cpu", rows=False)

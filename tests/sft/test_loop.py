@@ -13,9 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError, ParameterError
 from components.media.video import read_frames
+from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.tuned import materialize, original_name
-from components.models.vlm.interface import Conversation, collate, load_vlm
+from components.models.vlm.batch import collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import load_vlm
 from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.engine import rate
 from components.sft.loop import Job, Training, train
@@ -121,7 +124,7 @@ def plain_loop(one):
         indices = [int(i * (len(clip.times) - 1) / (count - 1) + 0.5) for i in range(count)]
         frames = read_frames(store.fetch(clip.file), indices)
         talk = Conversation([], line.sample.question, line.sample.response)
-        examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, 84 * 84))
+        examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING)))
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
     groups = [
@@ -141,7 +144,7 @@ def plain_loop(one):
             group["lr"] = group["base"] * 0.5 * (1 + math.cos(math.pi * step / settings.max_steps))
         total = 0.0
         for index in sequence[step * settings.global_batch : (step + 1) * settings.global_batch]:
-            batch = vlm._arguments(collate([examples[index]]))
+            batch = vlm.arguments(collate([examples[index]]))
             at = (examples[index].labels[1:] != -100).nonzero().flatten()
             logits = vlm.model(**batch, use_cache=False, logits_to_keep=at).logits
             targets = examples[index].labels[1:][at]

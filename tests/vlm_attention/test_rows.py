@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from components.core.errors import DataError, ParameterError
-from components.models.vlm.interface import Conversation, collate
-from components.vlm_attention.rows import RowRequest, attention_rows, request_rows, vision_rows
+from components.models.vlm.batch import collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.rows import RowRequest, attention_rows, request_rows
 from tests.models.vlm.cases import NAMES, TALK, clip, example, load
 
 OTHER = Conversation([], "Why?", "Because it is red and moves.")
@@ -35,7 +36,7 @@ def eager_rows(vlm, batch, examples, rows):
     eager = copy.copy(vlm)
     eager.model = copy.deepcopy(vlm.model)
     eager.model.set_attn_implementation("eager")
-    maps = torch.stack(eager.model(**eager._arguments(batch), use_cache=False, output_attentions=True).attentions)
+    maps = torch.stack(eager.model(**eager.arguments(batch), use_cache=False, output_attentions=True).attentions)
     assert len(maps) == 3
     mean_BNN = maps.mean((0, 2))
     found = []
@@ -75,7 +76,7 @@ def test_rows_and_gradients_equal_eager(vlm, count, side, mode):
         vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
         vlm.model.zero_grad()
-        rows_BRS = vision_rows(vlm, batch, rows, heads_chunk=1 if mode == "chunks" else None)
+        rows_BRS = vlm.vision_rows(batch, rows, heads_chunk=1 if mode == "chunks" else None)
         parts = [rows_BRS[b, : len(rows[b]), : len(one.video_columns)] for b, one in enumerate(examples)]
         loss(parts).backward()
     finally:
@@ -100,7 +101,7 @@ def test_rows_and_gradients_equal_eager(vlm, count, side, mode):
 def test_gradient_reaches_the_vision_tower(vlm):
     _, batch, rows = batch_of(vlm, 1, "right")
     vlm.model.zero_grad()
-    vision_rows(vlm, batch, rows).square().sum().backward()
+    vlm.vision_rows(batch, rows).square().sum().backward()
     assert all(
         weight.grad is not None and float(weight.grad.abs().sum()) > 0
         for weight in vlm.parameter_groups()["vision"]
@@ -126,9 +127,9 @@ def test_reentrant_checkpointing_is_refused(vlm):
     vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     try:
         with pytest.raises(ParameterError, match="reentrant"):
-            vision_rows(vlm, batch, rows)
+            vlm.vision_rows(batch, rows)
         vlm.model.eval()
-        vision_rows(vlm, batch, rows)  # nothing is recomputed in evaluation
+        vlm.vision_rows(batch, rows)  # nothing is recomputed in evaluation
     finally:
         vlm.model.gradient_checkpointing_disable()
         vlm.model.eval()
@@ -147,7 +148,7 @@ def test_a_model_without_rows_says_so(vlm):
     plain = load(NAMES[0], rows=False)
     made = example(plain)
     with pytest.raises(RuntimeError, match="rows=True"):
-        vision_rows(plain, collate([made]), [torch.tensor([len(made.input_ids) - 2])])
+        plain.vision_rows(collate([made]), [torch.tensor([len(made.input_ids) - 2])])
 
 
 # One layer ------------------------------------------------------------------------------------------------------------

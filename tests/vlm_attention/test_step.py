@@ -11,9 +11,12 @@ from components.core.artifacts import TunedModel, VlmMaps
 from components.core.errors import DataError
 from components.core.records import sha256
 from components.media.video import read_frames
+from components.media.viewing import Viewing
 from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
-from components.models.vlm.interface import Conversation, collate, load_vlm
+from components.models.vlm.batch import collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import load_vlm
 from components.pages.figures import number
 from components.runtime.pictures import pictured
 from components.store.entries import Store
@@ -49,14 +52,14 @@ def eager_map(name, line, store):
     vlm.model.set_attn_implementation("eager")
     path, clip = store.fetch(line.video.file), line.video
     total = len(clip.times)
-    if vlm.family == "internvl":
+    if vlm.family.name == "InternVL3":
         indices = [int((total - 1) / 4 / 2 + round((total - 1) / 4 * i)) for i in range(4)]
     else:
         count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
         indices = [round(i * (total - 1) / (count - 1) + 1e-9) for i in range(count)]
     talk = Conversation([], line.sample.question, line.sample.response)
-    example = vlm.prepare(talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, 84 * 84)
-    batch = vlm._arguments(collate([example]))
+    example = vlm.prepare(talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING))
+    batch = vlm.arguments(collate([example]))
     with torch.no_grad():
         out = vlm.model(**batch, output_attentions=True)
     full_NN = torch.stack([layer[0].double().mean(0) for layer in out.attentions]).mean(0)

@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import torch
 
-import components.vlm_attention.rows  # noqa: F401  (registers the attention function)
 from components.models.registry import ensure_tiny
-from components.models.vlm.interface import Conversation, load_vlm
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import load_vlm
 
 NAMES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 TALK = Conversation([], "Which object moves?\nA. the red ball\nB. nobody", "The red ball moves left.")

@@ -10,9 +10,14 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from components.core.errors import DataError, ParameterError
-from components.models.vlm.families import ImageSettings, patchify, smart_resize, to_pixels
-from components.models.vlm.interface import IGNORED, Conversation, collate, load_vlm
-from components.models.vlm.tiny import make_tiny_internvl3, make_tiny_qwen2_5_vl
+from components.media.viewing import Viewing
+from components.models.vlm import internvl3, qwen2_5_vl
+from components.models.vlm.batch import IGNORED, collate
+from components.models.vlm.interface import Conversation
+from components.models.vlm.internvl3 import segment_indices
+from components.models.vlm.model import load_vlm
+from components.models.vlm.pixels import ImageSettings, to_pixels
+from components.models.vlm.qwen2_5_vl import fps_indices, patchify, smart_resize
 from tests.models.vlm.cases import NAMES, TALK, clip, example, folder, load
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -21,7 +26,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 # The twins ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [make_tiny_qwen2_5_vl, make_tiny_internvl3])
+@pytest.mark.parametrize("make", [qwen2_5_vl.make_tiny, internvl3.make_tiny])
 def test_twins_are_small_and_byte_deterministic(make, tmp_path):
     first, second = make(tmp_path / "a"), make(tmp_path / "b")
     files = sorted(file.name for file in first.iterdir())
@@ -44,7 +49,7 @@ def test_saved_model_opens_with_plain_transformers(vlm, tmp_path):
     batch = collate([example(vlm)])
     with torch.no_grad():
         ours = vlm.forward(batch, all_logits=True).logits_BLV
-        theirs = plain(**vlm._arguments(batch)).logits
+        theirs = plain(**vlm.arguments(batch)).logits
     assert torch.equal(ours, theirs)
 
 
@@ -144,6 +149,35 @@ def test_image_settings_come_from_the_video_processor_first(tmp_path):
     write("processor_config.json", {"video_processor": values | {"image_mean": [0.3, 0.3, 0.3], "resample": 2}})
     with pytest.raises(ParameterError, match="bicubic"):
         ImageSettings.read(tmp_path)
+
+
+# Frames ---------------------------------------------------------------------------------------------------------------
+
+CLIPS = [(17, 8), (60, 30), (150, 30), (180, 30), (181, 30), (450, 30), (3000, 10), (90000, 30), (5, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(("total", "rate"), CLIPS)
+@pytest.mark.parametrize("fps", [1.0, 2.0])
+def test_qwen_samples_by_time(total, rate, fps):
+    frames = min(min(max(total / rate * fps, 4), 768), total)
+    frames = int(frames // 2) * 2
+    expected = np.linspace(0, total - 1, frames).round().astype(int).tolist()
+    assert fps_indices(total / rate, total, fps) == expected
+
+
+def test_qwen_samples_at_the_edges():
+    assert len(fps_indices(4.9, 147)) == 4  # every clip of up to 5 s gets 4 frames
+    assert len(fps_indices(5.999, 180)) == 6  # a millisecond clock's 6 s
+    assert fps_indices(0.04, 1) == [0]
+    assert len(fps_indices(100.0, 3000, 1.0, max_frames=33)) == 32
+
+
+@pytest.mark.parametrize(("total", "n"), [(17, 8), (300, 8), (5, 8), (1, 8), (99, 16)])
+def test_internvl_segments(total, n):
+    segment = float(total - 1 - 0) / n
+    expected = [int(0 + (segment / 2) + np.round(segment * i)) for i in range(n)]
+    assert segment_indices(total, n) == expected
+    assert max(expected) < total
 
 
 # Positions and layout -------------------------------------------------------------------------------------------------
@@ -256,7 +290,7 @@ def test_layout_of_both_families():
 def test_frame_size_follows_max_pixels():
     frames, times, duration = clip(4, 224, 336)
     vlm = load(NAMES[0])
-    large, small = (vlm.prepare(TALK, frames, times, duration, max_pixels=pixels) for pixels in (360 * 420, 56 * 84))
+    large, small = (vlm.prepare(TALK, frames, times, duration, Viewing(max_pixels=pixels)) for pixels in (360 * 420, 56 * 84))
     assert (large.grid.shape, small.grid.shape) == ((2, 8, 12), (2, 2, 3))
 
 
@@ -329,7 +363,7 @@ def test_logits_only_where_labels_are_predicted(vlm):
     batch = collate([example(vlm)])
     with torch.no_grad():
         few, full = vlm.forward(batch), vlm.forward(batch, all_logits=True)
-        own = vlm.model(**vlm._arguments(batch), labels=batch["labels"]).loss
+        own = vlm.model(**vlm.arguments(batch), labels=batch["labels"]).loss
     learned = full.targets_BL[0] != IGNORED
     assert few.logits_BLV.shape[1] == int(learned.sum())
     assert torch.allclose(few.logits_BLV[0], full.logits_BLV[0, learned], atol=1e-6)

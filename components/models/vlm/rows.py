@@ -1,11 +1,10 @@
-"""Text-to-vision attention rows of a VLM as a side output of fused attention: A_VLM [B, R, S], averaged over heads and layers.
+"""Text-to-vision attention rows as a side output of fused attention: A_VLM [B, R, S], mean over heads and layers.
 
 A_r = mean over heads of softmax(q_r Kᵀ / √d) for the requested rows r only, never the N × N map. Importing this module
-registers the
-attention function `sdpa_rows`: stock SDPA gives the output, the rows travel as attention weights, and transformers' own
-hooks collect them layer by layer (`output_attentions=True`). The request is an argument of the forward call, so a
-checkpoint's recomputation sees the same one. Logits are computed from q, k upcast to fp32, as bf16 logits are off by
-about 1 %.
+registers the attention function `sdpa_rows`: stock SDPA gives the output, the rows travel as attention weights, and
+transformers' own hooks collect them layer by layer (`output_attentions=True`). The request is an argument of the
+forward call, so a checkpoint's recomputation sees the same one. Logits are computed from q, k upcast to fp32, as bf16
+logits are off by about 1 %.
 
 Legend: B samples, H heads, K key-value heads, G = H / K, D head size, N tokens, R rows, S visual cells.
 """
@@ -24,8 +23,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.core.errors import DataError
-from components.models.vlm.interface import ROWS_ATTENTION, Batch, Vlm
+from components.models.vlm.batch import Batch
 
+ROWS_ATTENTION = "sdpa_rows"
 _BASE = "sdpa"
 
 
@@ -49,7 +49,7 @@ class RowRequest:
 
 
 def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None) -> RowRequest:
-    """The request for a batch: each sample's rows (indices in its own, unpadded sequence) towards its visual cells.
+    """Return the request for a batch: each sample's rows (indices in its unpadded sequence) towards its visual cells.
 
     Raises:
         DataError: a row does not stand behind the video, so the causal mask leaves it no cell to attend to; or beyond
@@ -71,20 +71,6 @@ def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: i
     return RowRequest(ids_BR, mask_BR, batch["video_columns"], heads_chunk, batch["video_mask"])
 
 
-def vision_rows(
-    vlm: Vlm, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None
-) -> Float[Tensor, "B R S"]:
-    """A_VLM of each sample's rows, averaged over heads and layers, fp32, differentiable; 0 where a shorter sample has no row or cell.
-
-    Raises:
-        DataError: as `request_rows`.
-        ParameterError: reentrant gradient checkpointing.
-    """
-    found = vlm.forward(batch, request_rows(batch, rows, heads_chunk)).rows_BRS
-    assert found is not None
-    return found
-
-
 def attention_rows(
     query_BHND: Float[Tensor, "B H N D"],
     key_BKND: Float[Tensor, "B K n D"],
@@ -92,7 +78,7 @@ def attention_rows(
     mask: Shaped[Tensor, "b 1 N n"] | None,
     request: RowRequest,
 ) -> Float[Tensor, "B R S"]:
-    """One layer's rows, averaged over heads: softmax over all keys first, then the requested columns.
+    """Return one layer's rows, averaged over heads: softmax over all keys first, then the requested columns.
 
     Args:
         query_BHND: after rotary embedding.
@@ -130,7 +116,7 @@ def attention_rows(
 
 
 def _bias(mask: Tensor | None, rows_BR: Int[Tensor, "B R"], length: int) -> Float[Tensor, "B R N"]:
-    """What is added to the logits of the requested rows: 0 where they may attend, the lowest number elsewhere."""
+    """Return what is added to the logits of the requested rows: 0 where they may attend, else the lowest number."""
     if mask is None:
         allowed_BRN = torch.arange(length, device=rows_BR.device) <= rows_BR[..., None]
     else:
@@ -152,7 +138,7 @@ def _sdpa_rows(
     row_request: RowRequest | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention function for transformers: SDPA's output, and the rows where they are requested.
+    """Return SDPA's output, and the rows where they are requested (an attention function for transformers).
 
     The vision tower gets the request as well, since one call carries it to all; its attention is not causal and gives
     no rows.

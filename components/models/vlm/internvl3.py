@@ -1,0 +1,190 @@
+"""InternVL3 in its transformers form: every frame stretched to the vision tower's square, text between the frames.
+
+Each frame is one block of tokens behind its own line of text; positions count the tokens. A fixed number of frames is
+sampled, as the paper's main text does.
+
+Legend: n frames, H W pixels of the source, N tokens of the sequence. Cells are (t, y, x), frame-major.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.errors import ParameterError
+from components.core.records import Video
+from components.media.viewing import Viewing
+from components.models.family import Checkpoint
+from components.models.vlm.interface import Seen, VlmFamily
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int, UInt8
+    from torch import Tensor
+
+    from components.models.vlm.pixels import ImageSettings
+
+
+@dataclass(frozen=True)
+class InternVL:
+    """How a checkpoint reads a video: `size` pixels and `rows` × `cols` cells per frame, between `start` and `end`."""
+
+    placeholder: str
+    visual_id: int
+    image: ImageSettings
+    size: tuple[int, int]
+    rows: int
+    cols: int
+    start: str
+    context: str
+    end: str
+    group: int = 1
+
+    @classmethod
+    def load(cls, config: Any, tokenizer: Any, folder: Path) -> InternVL:
+        """Return what the checkpoint's configuration says.
+
+        Raises:
+            ParameterError: the tokens of a frame do not follow from the vision tower, or the tokenizer lacks the frame
+                tokens.
+        """
+        from components.models.vlm.pixels import ImageSettings
+
+        (height, width), patches = config.vision_config.image_size, config.vision_config.patch_size
+        sides = zip((height, width), patches, strict=True)
+        rows, cols = (round(size // patch * config.downsample_ratio) for size, patch in sides)
+        names = ("video_token", "start_image_token", "end_image_token")
+        missing = [name for name in names if getattr(tokenizer, name, None) is None]
+        if rows * cols != config.image_seq_length or missing:
+            problem = f"{rows} × {cols} cells a frame, image_seq_length={config.image_seq_length}; "
+            problem += f"tokenizer lacks {missing or 'nothing'}"
+            remedy = "use the transformers form of the checkpoint (`…-hf`)"
+            raise ParameterError(problem, source=str(folder), remedy=remedy)
+        return cls(
+            placeholder=tokenizer.video_token,
+            visual_id=config.image_token_id,
+            image=ImageSettings.read(folder),
+            size=(height, width),
+            rows=rows,
+            cols=cols,
+            start=tokenizer.start_image_token,
+            context=tokenizer.convert_ids_to_tokens(config.image_token_id),
+            end=tokenizer.end_image_token,
+        )
+
+    def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
+        """Return pixels, cells and text of the frames, which have the tower's size whatever the viewing is."""
+        from components.models.vlm.pixels import to_pixels
+
+        pixels = {"pixel_values": to_pixels(frames_nHW3, *self.size, self.image)}
+        cells = self.context * (self.rows * self.cols)
+        text = "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(len(frames_nHW3)))
+        return Seen(pixels, (len(frames_nHW3), self.rows, self.cols), text)
+
+    def positions(
+        self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
+    ) -> Int[Tensor, "1 N"]:
+        """Return the tokens' numbers."""
+        import torch
+
+        return torch.arange(len(input_ids_N))[None]
+
+
+def frames(viewing: Viewing, video: Video) -> list[int]:
+    """Return the indices of `num_frames` frames."""
+    return segment_indices(len(video.times), viewing.num_frames)
+
+
+def by_time(viewing: Viewing, fps: float, duration: float) -> Viewing:
+    """Return the viewing with as many frames as `fps` frames per second of the clip are."""
+    return viewing.model_copy(update={"num_frames": max(1, round(fps * duration))})
+
+
+def segment_indices(n_total: int, n: int) -> list[int]:
+    """Return about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
+    segment = (n_total - 1) / n
+    return [int(segment / 2 + round(segment * i)) for i in range(n)]
+
+
+# The tiny twin: pixel shuffle, text between the frames, untied embeddings ---------------------------------------------
+
+_PATCH = 14
+_CONTROL = """
+    <|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> <quad> </quad> <ref> </ref> <box> </box>
+    <video>"""
+
+
+def make_tiny(folder: Path, variant: str = "") -> Path:
+    """Write a tiny InternVL3 into `folder`, which is made if it is not there, and return the folder."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    from components.models.vlm.twins import byte_tokenizer, chat_template, small_llm, write_twin
+
+    roles = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    template = chat_template(image="<IMG_CONTEXT>\\n", video="<video>\\n")
+    tokenizer = byte_tokenizer(_CONTROL, "<|im_end|>", template, roles)
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}
+    text = (
+        small_llm(len(tokenizer))
+        | rope
+        | {"model_type": "qwen2", "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
+    )
+    size = 8 * _PATCH
+    vision = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "attention_bias": True,
+        "image_size": [size, size],
+        "patch_size": [_PATCH, _PATCH],
+    }
+    config = InternVLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids("<IMG_CONTEXT>"),
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    pixels = {
+        "processor_class": "InternVLProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    files = {
+        "preprocessor_config.json": pixels
+        | {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": False},
+        "video_preprocessor_config.json": pixels | {"video_processor_type": "InternVLVideoProcessor"},
+        "processor_config.json": {"image_seq_length": 16, "processor_class": "InternVLProcessor"},
+    }
+    return write_twin(folder, InternVLForConditionalGeneration, config, tokenizer, files, {})
+
+
+FAMILY = VlmFamily(
+    name="InternVL3",
+    make_tiny=make_tiny,
+    tiny={"tiny-internvl3": "2b"},
+    checkpoints={
+        "internvl3-2b": Checkpoint("OpenGVLab/InternVL3-2B-hf", "cb57a075cb75a2e6d1b668b128d48bb00ae321d2"),
+        "internvl3-8b": Checkpoint("OpenGVLab/InternVL3-8B-hf", "259a3b64a14623c0ec91a045cb43f7c5af5fa6af"),
+    },
+    model_types=("internvl",),
+    inputs=InternVL.load,
+    frames=frames,
+    by_time=by_time,
+    tower=r"\bvision_tower\.",
+    lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",
+)

@@ -1,0 +1,216 @@
+"""Qwen2.5-VL: frames in pairs, patches in 2 × 2 blocks, M-RoPE positions by Qwen's own rule.
+
+Text goes on at the largest position of the video + 1; the time axis counts `tokens_per_second`. Frames are sampled by
+time.
+
+Legend: n frames, H W pixels of the source, h w pixels of the model, p patches, c values of a patch, N tokens, S cells.
+Cells are (t, y, x), frame-major.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.errors import DataError
+from components.core.records import Video
+from components.media.sampling import spread
+from components.media.viewing import Viewing
+from components.models.family import Checkpoint
+from components.models.vlm.interface import Seen, VlmFamily
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int, UInt8
+    from torch import Tensor
+
+    from components.models.vlm.pixels import ImageSettings
+
+
+@dataclass(frozen=True)
+class Qwen:
+    """How a checkpoint reads a video: `group` frames per cell, `merge` × `merge` patches of `patch` pixels per cell."""
+
+    placeholder: str
+    visual_id: int
+    group: int
+    image: ImageSettings
+    patch: int
+    merge: int
+    tokens_per_second: int
+
+    @classmethod
+    def load(cls, config: Any, tokenizer: Any, folder: Path) -> Qwen:
+        """Return what the checkpoint's configuration says."""
+        from components.models.vlm.pixels import ImageSettings
+
+        vision = config.vision_config
+        return cls(
+            placeholder=tokenizer.convert_ids_to_tokens(config.video_token_id),
+            visual_id=config.video_token_id,
+            group=vision.temporal_patch_size,
+            image=ImageSettings.read(folder),
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            tokens_per_second=vision.tokens_per_second,
+        )
+
+    def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
+        """Return pixels, cells and text of the whole frames; an incomplete last group repeats the last frame."""
+        import torch
+
+        from components.models.vlm.pixels import to_pixels
+
+        (_, source_height, source_width, _), side = frames_nHW3.shape, self.patch * self.merge
+        height, width = smart_resize(source_height, source_width, side, 4 * side * side, viewing.max_pixels)
+        patches_pc = patchify(to_pixels(frames_nHW3, height, width, self.image), self.patch, self.merge, self.group)
+        shape = (math.ceil(len(frames_nHW3) / self.group), height // side, width // side)
+        grid_13 = torch.tensor([[shape[0], height // self.patch, width // self.patch]])
+        pixels = {"pixel_values_videos": patches_pc, "video_grid_thw": grid_13}
+        return Seen(pixels, shape, self.placeholder * math.prod(shape))
+
+    def positions(
+        self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
+    ) -> Int[Tensor, "3 N"]:
+        """Return M-RoPE positions (time, row, column)."""
+        import torch
+
+        visual = torch.nonzero(input_ids_N == self.visual_id).flatten()
+        first, count = int(visual[0]), math.prod(shape)
+        # fp32, multiplied in this order and truncated, as the reference implementation does
+        times = (torch.arange(shape[0], dtype=torch.float32) * seconds * self.tokens_per_second).long()
+        axes = torch.meshgrid(times, torch.arange(shape[1]), torch.arange(shape[2]), indexing="ij")
+        video_3S = torch.stack([axis.flatten() for axis in axes]) + first
+        before_3N = torch.arange(first).expand(3, -1)
+        after_3N = (torch.arange(len(input_ids_N) - first - count) + int(video_3S.max()) + 1).expand(3, -1)
+        return torch.cat([before_3N, video_3S, after_3N], dim=1)
+
+
+def frames(viewing: Viewing, video: Video) -> list[int]:
+    """Return the indices of `fps` frames per second, at most `max_frames`."""
+    return fps_indices(video.duration, len(video.times), viewing.fps, max_frames=viewing.max_frames)
+
+
+def fps_indices(
+    duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768
+) -> list[int]:
+    """Return `duration · fps` frames spread evenly: an even number, at least `min_frames`, at most `max_frames` or all.
+
+    A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.
+    """
+    most = min(max_frames, n_frames) // 2 * 2
+    seconds = duration + 2e-3  # a container's clock may tick in milliseconds: 5.999 s at 1 fps are 6 frames
+    wanted = min(max(seconds * fps, math.ceil(min_frames / 2) * 2), most)
+    return spread(n_frames, max(int(wanted) // 2 * 2, 1))
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Return Qwen's size of a frame: multiples of `factor` near the source's, scaled into [min_pixels, max_pixels].
+
+    Raises:
+        DataError: a frame more than 200 times as long as it is wide, which the model never saw.
+    """
+    if max(height, width) > 200 * min(height, width):
+        problem = f"a frame of {width} × {height} pixels"
+        raise DataError(problem, source="the video", remedy="leave the video out: its aspect ratio exceeds 200")
+    rows, cols = round(height / factor), round(width / factor)
+    if rows * cols * factor * factor > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        rows, cols = (max(1, math.floor(side / shrink / factor)) for side in (height, width))
+    elif rows * cols * factor * factor < min_pixels:
+        stretch = math.sqrt(min_pixels / (height * width))
+        rows, cols = (math.ceil(side * stretch / factor) for side in (height, width))
+    return rows * factor, cols * factor
+
+
+def patchify(pixels_n3hw: Float[Tensor, "n 3 h w"], patch: int, merge: int, group: int) -> Float[Tensor, "p c"]:
+    """Return the patches by cell (t, y, x), within a cell row by row.
+
+    A patch's values are (channel, frame of the group, row, column).
+    """
+    import torch
+
+    lacking = -len(pixels_n3hw) % group
+    padded = torch.cat([pixels_n3hw, pixels_n3hw[-1:].expand(lacking, -1, -1, -1)])
+    rows, cols = (side // (merge * patch) for side in pixels_n3hw.shape[-2:])
+    # t, frame, channel, y, row of the cell, pixel row, x, column of the cell, pixel column
+    cells = padded.reshape(-1, group, 3, rows, merge, patch, cols, merge, patch)
+    return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * group * patch * patch)
+
+
+# The tiny twin: windowed vision blocks, frame pairs, M-RoPE, tied embeddings (as in 3B) -----------------------------
+
+_PATCH = 14
+_CONTROL = """
+    <|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
+    <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"""
+
+
+def make_tiny(folder: Path, variant: str = "") -> Path:
+    """Write a tiny Qwen2.5-VL into `folder`, which is made if it is not there, and return the folder."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from components.models.vlm.twins import byte_tokenizer, chat_template, small_llm, write_twin
+
+    template = chat_template(
+        image="<|vision_start|><|image_pad|><|vision_end|>",
+        video="<|vision_start|><|video_pad|><|vision_end|>",
+        text="'text' in part",
+        system="You are a helpful assistant.",
+    )
+    tokenizer = byte_tokenizer(_CONTROL, "<|endoftext|>", template)
+    ids = tokenizer.convert_tokens_to_ids
+    text = small_llm(len(tokenizer)) | {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [2, 3, 3]},
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": _PATCH,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "tokens_per_second": 2,
+        "window_size": 4 * _PATCH,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": text["hidden_size"],
+    }
+    tokens = {f"{name}_token_id": ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    edges = {f"vision_{edge}_token_id": ids(f"<|vision_{edge}|>") for edge in ("start", "end")}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens, **edges)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": _PATCH,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
+    sampling = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-6}
+    files = {"preprocessor_config.json": processor}
+    return write_twin(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, files, sampling)
+
+
+FAMILY = VlmFamily(
+    name="Qwen2.5-VL",
+    make_tiny=make_tiny,
+    tiny={"tiny-qwen2.5-vl": "3b"},
+    checkpoints={
+        "qwen2.5-vl-3b": Checkpoint("Qwen/Qwen2.5-VL-3B-Instruct", "66285546d2b821cf421d4f5eb2576359d3770cd3"),
+        "qwen2.5-vl-7b": Checkpoint("Qwen/Qwen2.5-VL-7B-Instruct", "cc594898137f460bfe9f0759e9844b3ce807cfb5"),
+    },
+    model_types=("qwen2_5_vl",),
+    inputs=Qwen.load,
+    frames=frames,
+    by_time=lambda viewing, fps, duration: viewing,
+    tower=r"\bvisual\.(?!merger\.)",
+    lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",
+)

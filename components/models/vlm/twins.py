@@ -1,0 +1,111 @@
+"""What the tiny random twins of vision-language models share: a byte-level tokenizer, a small LLM, writing the folder.
+
+A twin is the family's real class in the real repository's layout with about 250k parameters. All have grouped-query
+attention. Any text works, as the tokenizer is a byte-level BPE. Weights are drawn from a fixed seed with the class's
+own initialization; two calls write equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import GenerationConfig, Qwen2Tokenizer
+
+SEED = 20261
+_WORDS = """
+    a an and another are away back ball behind bounces camera circle clip color correct describe does down fast
+    first for from green grows happens in into is it its jumps left letter motion move moves moving no object of
+    on only option orange order out pans person question red right rolls rotates scene second shrinks slowly
+    spins square stands still the then third this times to towards triangle up video what when where which while
+    white with yellow yes zooms"""
+_TEMPLATE = """\
+{%- for message in messages -%}
+«system»{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}{{ '«image»' }}
+{%- elif part.type == 'video' -%}{{ '«video»' }}
+{%- elif «text» -%}{{ part.text }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+_SYSTEM = """\
+{%- if loop.first and message.role != 'system' -%}{{ '<|im_start|>system\\n«prompt»<|im_end|>\\n' }}{%- endif -%}
+"""
+
+
+def chat_template(image: str, video: str, text: str = "part.type == 'text'", system: str = "") -> str:
+    """Return what an official template renders, turn by turn.
+
+    Args:
+        image: written for an image.
+        video: written for a video.
+        text: the template's condition for a part of text.
+        system: the prompt that stands first where a conversation has none.
+    """
+    first = _SYSTEM.replace("«prompt»", system) if system else ""
+    template = _TEMPLATE.replace("«system»", first).replace("«text»", text)
+    return template.replace("«image»", image).replace("«video»", video)
+
+
+def small_llm(vocabulary: int) -> dict[str, Any]:
+    """Return the configuration of a twin's language model."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "initializer_range": 0.06,  # at the real 0.02 so narrow a model attends to everything alike
+    }
+
+
+def byte_tokenizer(control: str, end: str, template: str, roles: dict[str, str] | None = None) -> Qwen2Tokenizer:
+    """Return a byte-level BPE: 256 bytes, merges that build common words from the left, then the control tokens."""
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = _WORDS.split()
+    merges: list[tuple[str, str]] = []
+    for word in [*(f"Ġ{word}" for word in words), *(word.capitalize() for word in words)]:
+        for k in range(1, len(word)):
+            if word[: k + 1] not in pieces:
+                merges.append((word[:k], word[k]))
+                pieces.append(word[: k + 1])
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    named = {"eos_token": end, "pad_token": "<|endoftext|>", "extra_special_tokens": roles or {}}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=8192, **named)
+    tokenizer.add_tokens(control.split(), special_tokens=True)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def write_twin(
+    folder: Path, model_class: Any, config: Any, tokenizer: Any, files: dict[str, Any], sampling: dict[str, Any]
+) -> Path:
+    """Write a twin's weights, tokenizer, further files and generation settings into `folder`, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = model_class(config)
+    ids = tokenizer.convert_tokens_to_ids
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids("<|endoftext|>"),
+        pad_token_id=ids("<|endoftext|>"),
+        eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")],
+        **sampling,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return folder
