@@ -1,9 +1,8 @@
-"""The numbers of each step on a tiny synthetic set, beside its version: `python -m tests.contract.golden` writes them anew.
+"""The numbers of each step on a tiny synthetic set, and its version; `python -m tests.contract.golden` writes them.
 
-Every numeric step runs once in this process, on tiny models whose weights follow from a seed. Nothing here hangs on the
-order of sample
-ids, which another build of the video encoder would change: all rows are captured, a training step takes all samples,
-lines go by uid.
+Every numeric step runs once in this process, on tiny models whose weights follow from a seed. Nothing here depends on
+the order of sample ids, which another build of the video encoder would change: all rows are captured, a training step
+takes all samples, lines are sorted by uid.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the images are made of, read from the files under docker/: one torch a variant, and the dependencies of the steps alone."""
+"""What the images are made of, by the files under docker/: one torch per variant, the steps' dependencies alone."""
 
 import json
 import re

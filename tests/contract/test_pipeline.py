@@ -1,91 +1,78 @@
-"""The compiled pipelines: KFP's own specification, typed wires, caching, and which task each parameter reaches."""
-
-import json
-from pathlib import Path
+"""The compiled pipelines: KFP's own specification, typed wires, caching, and which parameter reaches which task."""
 
 import pytest
-import yaml
 from google.protobuf import json_format
-from kfp import compiler, dsl
+from kfp import dsl
 from kfp.dsl.types.type_utils import InconsistentTypeException
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
 from components.kubeflow.component import component
-
-GOLDEN = Path(__file__).with_name("parameters.json")
-NAMES = ("motion_priors", "fine_tune", "motion_enhancer")
+from tests.contract.specs import container, leaves, parameters, step_of, tasks
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compiled")
-    specs = {}
-    for name in NAMES:
-        compiler.Compiler().compile(getattr(pipeline, name), str(folder / f"{name}.yaml"))
-        specs[name] = next(yaml.load_all((folder / f"{name}.yaml").read_text(), Loader=yaml.CSafeLoader))
-    return specs
+def test_is_a_pipeline_spec_without_unknown_fields(spec):
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
 
 
-def tasks(spec):
-    """Every task of all DAGs: (component name, task)."""
-    dags = [spec["root"]["dag"], *(item["dag"] for item in spec["components"].values() if "dag" in item)]
-    return [(name, task) for dag in dags for name, task in dag["tasks"].items()]
+def test_every_parameter_has_a_default_that_old_forms_accept(spec):
+    for name, definition in parameters(spec).items():
+        assert definition.get("defaultValue") not in (None, "", 0, 0.0, False, [], {}), name
 
 
-def leaves(spec):
-    return [
-        (name, task)
-        for name, task in tasks(spec)
-        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
-    ]
+def origin(value):
+    """The pipeline parameter, the task or the constant that an input's value comes from."""
+    if "taskOutputParameter" in value:
+        return value["taskOutputParameter"]["producerTask"]
+    if "runtimeValue" in value:
+        return value["runtimeValue"]["constant"]
+    return value["componentInputParameter"].removeprefix("pipelinechannel--")
 
 
-def reached(spec):
-    """Task names by the pipeline parameter that reaches them, through loops."""
-    root = set(spec["root"]["inputDefinitions"]["parameters"])
-    found = {name: set() for name in root}
-    for name, task in leaves(spec):
-        for value in task.get("inputs", {}).get("parameters", {}).values():
-            source = value.get("componentInputParameter", "").removeprefix("pipelinechannel--")
-            if source in root:
-                found[source].add(name)
-            for parameter in root:
-                if source.startswith(f"{parameter}-loop-item"):
-                    found[parameter].add(name)
-    return {key: sorted(value) for key, value in sorted(found.items())}
+def expected(spec, name, task, key):
+    """What an input of a task must come from: the parameter of its name, or the task's own one."""
+    own = {"params": f"params_{step_of(spec, task)}", "rerun": f"rerun_{name.replace('-', '_')}"}
+    looped = {"shard": "shards-loop-item", "benchmark": "benchmarks-loop-item"}
+    return "plan" if key.endswith("_digest") else {**own, **looped}.get(key, key)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_is_a_pipeline_spec_without_unknown_fields(compiled, name):
-    json_format.ParseDict(compiled[name], pipeline_spec_pb2.PipelineSpec())
+def test_every_input_comes_from_the_parameter_of_its_name(spec):
+    used = set()
+    for name, task in leaves(spec).items():
+        found = {key: origin(value) for key, value in task["inputs"]["parameters"].items()}
+        if name == "plan":  # it is never cached, and nothing of its own is a parameter
+            assert not isinstance(found.pop("params"), str)
+            assert found.pop("rerun") == "0"
+        assert found == {key: expected(spec, name, task, key) for key in found}, name
+        used |= {value.removesuffix("-loop-item") for value in found.values() if name != "plan"}
+    assert used == {*parameters(spec), "plan"} - {"priors"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_has_a_default_that_old_forms_accept(compiled, name):
-    for parameter, spec in compiled[name]["root"]["inputDefinitions"]["parameters"].items():
-        assert spec.get("defaultValue") not in (None, "", 0, 0.0, False, [], {}), parameter
+def test_loops_run_over_the_list_of_their_name(spec):
+    for task in tasks(spec).values():
+        if "parameterIterator" in task:
+            loop = task["parameterIterator"]
+            assert loop["itemInput"] == f"{loop['items']['inputParameter']}-loop-item"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_reach_only_the_tasks_of_the_golden_table(compiled, name):
-    assert reached(compiled[name]) == json.loads(GOLDEN.read_text())[name]
+def test_arguments_and_command(spec):
+    for name, task in leaves(spec).items():
+        asked = container(spec, task)
+        assert asked["command"][:3] == ["python", "-m", "components"]
+        assert [word.replace("_", "-") for word in asked["args"]] == [name, "{{$}}"]
+        assert "@sha256:" in asked["image"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_arguments_and_command(compiled, name):
-    for executor in compiled[name]["deploymentSpec"]["executors"].values():
-        container = executor["container"]
-        assert container["command"][:2] == ["python", "-m"]
-        assert len(container["args"]) == 2
-        assert container["args"][1] == "{{$}}"
-        assert "@sha256:" in container["image"]
+def test_caching_is_on_everywhere_but_plan(spec):
+    for name, task in leaves(spec).items():
+        assert task.get("cachingOptions", {}).get("enableCache", False) is (name != "plan"), name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_caching_is_on_everywhere_but_plan(compiled, name):
-    for task_name, task in leaves(compiled[name]):
-        assert task.get("cachingOptions", {}).get("enableCache", False) is (task_name != "plan"), task_name
+def test_local_runs_ask_for_nothing_of_a_cluster(documents):
+    (spec,) = documents  # no document for Kubernetes
+    for task in leaves(spec).values():
+        assert "resources" not in container(spec, task)
+        assert "retryPolicy" not in task
 
 
 def test_a_wrong_wire_fails_at_compile_time():

@@ -48,8 +48,8 @@ def complaint(name, golden, found):
         return ""
     listed = "\n  ".join(changed[:12])
     return (
-        f"{name}: its numbers changed but its version did not: bump STEP.version in components/{name}/step.py and regenerate with "
-        f"`{COMMAND}` (regenerate alone if the synthetic set or the tiny models changed)\n  {listed}"
+        f"{name}: its numbers changed but its version did not: bump STEP.version in components/{name}/step.py and "
+        f"regenerate with `{COMMAND}` (regenerate alone if the synthetic set or the tiny models changed)\n  {listed}"
     )
 
 
