@@ -45,7 +45,7 @@ from components.quality.measures import (
     with_objects,
 )
 from components.report.material import scenes
-from components.report.prior_quality import LEVEL
+from components.report.quality import LEVEL
 
 log = logging.getLogger("bench.prior")
 VIDEOS = 64

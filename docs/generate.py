@@ -20,9 +20,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from components.core.errors import ParameterError
+from components.core.units import readable_bytes
 from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.descriptions import fields
-from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
+from components.plan.cost import A100_FLOPS, VideoModel
 from components.runtime.declaration import Step
 from components.runtime.parameters import Scalars, StepParams
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from components.attention_capture.page import page, picture_reads
 from components.attention_capture.settings import Params, reads
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
 from components.core.records import Json, Piece, Sample
@@ -19,7 +20,7 @@ from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.pictures import draw, picture_page, pictured
+from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 
@@ -39,7 +40,7 @@ def run(context: Context[Params]) -> None:
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
     units = [Unit(line, sample) for line in data.lines for sample in line.samples]
 
-    shown = pictured([unit.sample.id for unit in units], context.params.pictures)
+    shown = smallest_by_hash([unit.sample.id for unit in units], context.params.pictures)
     work = Capture(context, model, settings, shown)
 
     def unit_reads(unit: Unit) -> Json:
@@ -47,7 +48,9 @@ def run(context: Context[Params]) -> None:
 
     entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
     drawn = [unit for unit in units if _name(unit) in shown and _name(unit) in entries]
-    found = draw(context, drawn, name=_name, reads=lambda unit: {"maps": entries[_name(unit)].key}, paint=work.pictures)
+    found = remembered_pictures(
+        context, drawn, name=_name, reads=lambda unit: picture_reads(entries[_name(unit)].key), paint=work.pictures
+    )
     pictures = {entry.unit: entry for entry in found}
     lines = [
         AttentionLine(
@@ -70,18 +73,7 @@ def run(context: Context[Params]) -> None:
     context.publish(
         "maps", context.manifest(AttentionMaps, shard=data.shard, lines=sorted(lines, key=lambda line: line.sample.id))
     )
-    shown_pictures = [
-        (
-            f"sample {name} · latent error {entry.numbers['latent_error']:.2f}",
-            context.store.read(entry.ref(role, context.task)),
-        )
-        for name, entry in sorted(pictures.items())[:2]
-        for role in ("reconstruction", "heads")
-    ]
-    context.page(
-        "preview",
-        picture_page("Original, inverted noise, reconstruction; vision-to-vision maps of heads", shown_pictures),
-    )
+    context.page("preview", page(context, lines, found))
     context.metrics()
 
 

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.core.artifacts import ItemResult
+from components.core.artifacts import ItemResult, Score
 from components.core.records import Json
 from components.pages.figures import NOTHING, raw
+from components.pages.markdown import document, table, text
 from components.pages.section import Section, film, question_card, shortened
 from components.pages.template import DRAWING, preview
 from components.runtime.context import Context
 from components.runtime.parameters import P
-from components.runtime.pictures import draw, pictured
+from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 _EACH = 2
@@ -27,13 +28,13 @@ def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
     by_id = {line.sample.id: line for line in lines}
     right, wrong = ([line.sample.id for line in lines if line.correct is kind] for kind in (True, False))
     count = min(_EACH, len(right) or _EACH, len(wrong) or _EACH)
-    return [by_id[name] for pair in (pictured(right, count), pictured(wrong, count)) for name in pair]
+    return [by_id[name] for pair in (smallest_by_hash(right, count), smallest_by_hash(wrong, count)) for name in pair]
 
 
 def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     """The chosen items as cards; their frames are pictures of their own, the words are read anew."""
     chosen = choose(lines)
-    entries = draw(
+    entries = remembered_pictures(
         context,
         chosen,
         name=lambda line: line.sample.id,
@@ -52,6 +53,19 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
         "7 · benchmark",
         head,
         [_section(kind, [card for good, card in cards if good is value]) for kind, value in kinds],
+    )
+
+
+def scores_table(title: str, found: Sequence[Score]) -> str:
+    """Return the scores in Markdown."""
+    rows = [
+        (score.name, score.n, f"{score.accuracy:.1f} %", f"{score.low:.1f} – {score.high:.1f}", score.unparsed)
+        for score in found
+    ]
+    return document(
+        f"# {text(title)}",
+        table(("", "n", "accuracy", "95 %", "unparsed"), rows),
+        "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos.",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.benchmark_eval.page import page
+from components.benchmark_eval.page import page, scores_table
 from components.benchmarks.parse import official_correct, parse_reply
 from components.benchmarks.protocols import Metric, Protocol, get_protocol, viewing_for
 from components.core.artifacts import EvalResult, ItemResult, Score, TunedModel, VideoDataset, VideoLine
@@ -61,8 +61,9 @@ def run(context: Context[Params]) -> None:
     context.publish(
         "result", context.manifest(EvalResult, protocol=protocol.name, model=vlm.name, scores=found, lines=lines)
     )
-    context.page("table", table(protocol, vlm.name, found))
-    context.page("examples", page(context, f"{protocol.title} · {vlm.name}", lines))
+    title = f"{protocol.title} · {vlm.name}"
+    context.page("table", scores_table(title, found))
+    context.page("examples", page(context, title, lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
     totals = {metric.name for metric in protocol.metrics if metric.types is None}  # groups of types stand in the table
     context.metrics(
@@ -170,18 +171,6 @@ def _score(name: str, lines: list[ItemResult], share: Interval, right: int | Non
         low=100 * share.low,
         high=100 * share.high,
         unparsed=sum(not line.parsed for line in lines),
-    )
-
-
-def table(protocol: Protocol, model: str, found: list[Score]) -> str:
-    """The scores in Markdown."""
-    rows = [f"# {protocol.title} · {model}", "", "| | n | accuracy | 95 % | unparsed |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {score.name} | {score.n} | {score.accuracy:.1f} % | {score.low:.1f} – {score.high:.1f} | {score.unparsed} |"
-        for score in found
-    ]
-    return "\n".join(
-        [*rows, "", "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos.", ""]
     )
 
 

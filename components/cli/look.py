@@ -81,25 +81,26 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
 
 
 def _page(store: Store, priors: PriorSet, name: str) -> str:
-    from components.pages.figures import NOTHING, raw
-    from components.pages.section import Section
+    from components.pages.figures import code, raw
+    from components.pages.section import Section, fact_list
     from components.pages.template import render
-    from components.report.material import Pictured
-    from components.report.pictures import heads, idea, motion_words, reconstruction
+    from components.report.heads import heads
+    from components.report.idea import idea
+    from components.report.material import PriorMaterial
+    from components.report.reconstruction import reconstruction
+    from components.report.words import motion_words
 
-    material, (line,) = Pictured(store, priors), priors.lines
+    material, (line,) = PriorMaterial(store, priors), priors.lines
     model, trust = priors.provenance["ddim_inversion"].models["vdm"], line.confidence
     facts = {
-        "video model": raw("{} <code>{}</code>").format(model.name, model.digest[:12]),
+        "video model": raw("{} {}").format(model.name, code(model.digest[:12])),
         "clip": f"{line.video.width} × {line.video.height}, {line.video.duration:.1f} s, {len(line.video.times)} frames",
         "map": f"{' × '.join(map(str, line.grid.shape))} cells (time, rows, columns)",
         "confidence": f"{trust.value:.2f} (concentration {trust.concentration:.2f}, dynamics {trust.dynamics:.2f})",
     }
-    listed = NOTHING.join(raw("<dt>{}</dt><dd>{}</dd>").format(title, fact) for title, fact in facts.items())
     lead = f"“{line.sample.response}”: what a video model attends to in {name}"
-    head = Section(
-        "verdict", "Look", lead, raw('<dl class="facts">{}</dl><p>{}</p>').format(listed, _warning(model.name, line))
-    )
+    warning = raw("<p>{}</p>").format(_warning(model.name, line))
+    head = Section("verdict", "Look", lead, fact_list(facts.items()) + warning)
     parts = [section(material, [line]) for section in (idea, motion_words, reconstruction, heads)]
     return render([head, *parts], name="look")
 

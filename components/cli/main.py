@@ -270,7 +270,7 @@ def export(
 ) -> None:
     """Write a prior set or a tuned model with all its files into a folder."""
     from components.core.artifacts import PriorSet
-    from components.prior_set.card import card as priors_card
+    from components.prior_set.page import card as priors_card
     from components.sft.card import card as model_card
     from components.store.entries import Store
     from components.store.transfer import export_folder, parse_transferable

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from components.core.units import readable_bytes
 from components.store.check import Damage, check, load, products
 from components.store.entries import Store
 from components.store.gc import Collector, Plan, Policy, Victim
@@ -35,7 +36,7 @@ def check_command(
     _damages(found.damages)
     how = "sha256 compared" if content else "sizes compared"
     _say(
-        f"{len(manifests)} manifests, {found.files} files, {_size(found.bytes)}, {how}: {len(found.damages)} missing or damaged"
+        f"{len(manifests)} manifests, {found.files} files, {readable_bytes(found.bytes)}, {how}: {len(found.damages)} missing or damaged"
     )
     if found.emptied:
         _say(
@@ -98,23 +99,14 @@ def _table(victims: list[Victim]) -> None:
 
 def _row(name: str, victims: list[Victim]) -> None:
     files = [item for victim in victims for item in victim.files]
-    _say(f"{name:<28}{len(victims):>9}{len(files):>9}{_size(sum(item.size for item in files)):>12}")
+    _say(f"{name:<28}{len(victims):>9}{len(files):>9}{readable_bytes(sum(item.size for item in files)):>12}")
 
 
 def _kept(plan: Plan, scratch: bool) -> None:
     if not scratch:
-        _say(f"kept: {plan.kept_works} works and their files, {_size(plan.kept_bytes)}")
+        _say(f"kept: {plan.kept_works} works and their files, {readable_bytes(plan.kept_bytes)}")
     if plan.others:
         _say(f"left alone: {plan.others} files that are not this store's")
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} TB"
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Failure, Ref, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
+from components.dataset_import.page import page
 from components.dataset_import.sources import (
     Layout,
     Source,
@@ -26,7 +27,6 @@ from components.dataset_import.sources import (
     parse_benchmark,
     read_source,
 )
-from components.dataset_import.summary import summarize
 from components.media.sampling import MIN_FRAMES
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -92,7 +92,7 @@ def run(context: Context[Params]) -> None:
             remedy="mend the videos and rows listed",
         )
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
-    context.page("summary", summarize(sources, lines, context.left_out))
+    context.page("summary", page(sources, lines, context.left_out))
     context.metrics(
         videos=len(lines),
         samples=sum(len(line.samples) for line in lines),

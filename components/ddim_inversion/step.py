@@ -12,7 +12,7 @@ from components.models.registry import resolve
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import operational
-from components.runtime.pictures import draw, pictured
+from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 
@@ -73,9 +73,9 @@ def run(context: Context[Params]) -> None:
         folder.put("figure", "html", figure.encode())
         return numbers
 
-    chosen = pictured([line.video.id for line in lines], context.params.pictures)
+    chosen = smallest_by_hash([line.video.id for line in lines], context.params.pictures)
     by_id = {line.video.id: line for line in lines}
-    drawn = draw(
+    drawn = remembered_pictures(
         context, [by_id[name] for name in chosen], name=lambda line: line.video.id, reads=picture_reads, paint=paint
     )
     context.page("preview", page(context, drawn))

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
+from components.head_selection.page import page
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams, operational
@@ -32,9 +33,6 @@ class Params(StepParams):
 def run(context: Context[Params]) -> None:
     """Choose heads for every sample."""
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
-    from components.pages.heads import head_figure
-    from components.pages.section import Section
-    from components.pages.template import render
     from components.store.tensors import unpack
 
     parts = all_shards(context.collected("maps", AttentionMaps), context.task)
@@ -61,11 +59,7 @@ def run(context: Context[Params]) -> None:
     rows, full = head_table(choices), saturation(choices)
     selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
     context.publish("heads", selection)
-    title = f"{len(rows)} heads scored on {len(lines)} samples"
-    context.page(
-        "figure",
-        render([Section("heads", "Motion-sensitive heads", title, head_figure(selection))], name="3 · head selection"),
-    )
+    context.page("figure", page(selection))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
 
 

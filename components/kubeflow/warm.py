@@ -43,7 +43,6 @@ MODULES = (
     "components.sft.loop",
     "components.benchmark_eval.page",
     "components.report.page",
-    "components.report.pictures",
 )
 _ENDED = "{}: the interpreter that tasks are forked from has ended; what it said last stands above"
 

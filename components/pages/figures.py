@@ -38,6 +38,7 @@ TABLE = np.stack(
 
 
 NOTHING = Markup("")
+_SMALL = 40_000  # bytes of a picture that stays as it is
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -45,12 +46,17 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def heat(map_HW: Float[np.ndarray, "H W"], top: float) -> str:
-    """A map as a PNG of one pixel a cell, 0 to `top`."""
+def heat_image(map_HW: Float[np.ndarray, "H W"], top: float) -> Image.Image:
+    """Return a map as a picture of one pixel per cell, 0 to `top`."""
     index = np.clip(np.nan_to_num(map_HW) / (top or 1) * 255, 0, 255).astype(np.uint8)
     picture = Image.fromarray(index)
     picture.putpalette(np.round(TABLE).astype(np.uint8).ravel().tolist())
-    return _encode(picture, "PNG", optimize=True)
+    return picture
+
+
+def heat(map_HW: Float[np.ndarray, "H W"], top: float) -> str:
+    """Return a map as the address of a PNG of one pixel per cell, 0 to `top`."""
+    return _encode(heat_image(map_HW, top), "PNG", optimize=True)
 
 
 def photo(frame: UInt8[np.ndarray, "h w 3"], width: int = 200) -> str:
@@ -60,14 +66,16 @@ def photo(frame: UInt8[np.ndarray, "h w 3"], width: int = 200) -> str:
     return _encode(picture, "JPEG", quality=82, optimize=True)
 
 
-def shrink(png: bytes, width: int = 960) -> str:
-    """A picture of an earlier step, at most `width` pixels wide, as it is where it is small enough."""
+def stored_picture(png: bytes, name: str, caption: Markup, width: int = 960) -> Markup:
+    """Return a picture of an earlier step with its caption, at most `width` pixels wide; `name` is its text for readers."""
     picture: Image.Image = Image.open(io.BytesIO(png))
-    if picture.width <= width:
-        return data_uri(png, "image/png")
-    picture = picture.convert("RGB")
-    picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
-    return _encode(picture, "JPEG", quality=85, optimize=True)
+    if picture.width > width or len(png) > _SMALL:
+        picture = picture.convert("RGBA")
+        picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+        address = _encode(picture, "WEBP", quality=85)
+    else:
+        address = data_uri(png, "image/png")
+    return raw(f'<figure class="stored"><img src="{address}" alt="{escape(name)}">{caption}</figure>')
 
 
 def _encode(picture: Image.Image, form: str, **options: object) -> str:
@@ -87,6 +95,11 @@ def scale_bar(top: float, unit: str) -> Markup:
 def raw(text: str) -> Markup:
     """Text that is HTML already: whatever came from data was escaped when it was put in."""
     return Markup(text)
+
+
+def code(value: object) -> Markup:
+    """Return a value in the code face."""
+    return raw("<code>{}</code>").format(value)
 
 
 def number(value: float, digits: int = 3) -> str:

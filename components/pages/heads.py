@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import HeadSelection, PriorSet
+from components.core.records import HeadRow
 from components.pages.charts import Stack, stacked_bars
 from components.pages.figures import number, raw, signed
+from components.pages.section import html_table
 
 
 def head_figure(selection: HeadSelection | PriorSet) -> Markup:
@@ -47,11 +48,17 @@ def _saturation(selection: HeadSelection | PriorSet) -> Markup:
     )
 
 
-def _head_table(rows: Sequence[Any], cut: int) -> Markup:
-    body = "".join(
-        f"<tr{' class=strong' if index < cut else ''}><td>{row.head}</td><td>{number(row.dfc)} ± {number(row.dfc_stderr, 2)}</td>"
-        f"<td>{number(row.tcs)}</td><td>{number(row.dsr)}</td><td>{signed(row.score, 2)}</td><td>{row.chosen} of {row.samples}</td></tr>"
-        for index, row in enumerate(rows)
+def _head_table(rows: Sequence[HeadRow], kept: int) -> Markup:
+    cells = (
+        (
+            row.head,
+            f"{number(row.dfc)} ± {number(row.dfc_stderr, 2)}",
+            number(row.tcs),
+            number(row.dsr),
+            signed(row.score, 2),
+            f"{row.chosen} of {row.samples}",
+        )
+        for row in rows
     )
-    head = "<tr><th>head</th><th>DFC ± s.e.</th><th>TCS</th><th>DSR</th><th>score</th><th>chosen in</th></tr>"
-    return raw(f"<details><summary>Table of all {len(rows)} heads</summary><table>{head}{body}</table></details>")
+    table = html_table(("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in"), cells, kept)
+    return raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")

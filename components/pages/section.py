@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup, escape
 
-from components.core.artifacts import PriorLine
 from components.core.records import Sample
 from components.pages.figures import NOTHING, photo, raw
 
@@ -24,16 +23,44 @@ class Section:
     body: Markup = NOTHING
 
 
-def quoted(line: PriorLine, limit: int = 110) -> Markup:
-    """`sample 0123… · "its text"`."""
-    text = line.sample.response or line.sample.question
-    text = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-    return raw(f'<p class="caption"><code>sample {line.sample.id}</code> {escape(text)}</p>')
+def quoted(sample: Sample, limit: int = 110) -> Markup:
+    """Return `sample 0123… its text`."""
+    text = shortened(sample.response or sample.question, limit)
+    return raw(f'<p class="caption"><code>sample {sample.id}</code> {escape(text)}</p>')
+
+
+def folded(blocks: Sequence[Markup], shown: int, what: str, layout: str = "") -> Markup:
+    """Return the first `shown` blocks, and the others behind a line that opens them."""
+    first, rest = NOTHING.join(blocks[:shown]), NOTHING.join(blocks[shown:])
+    if not rest:
+        return raw(f'<div class="{layout}">{first}</div>')
+    summary = f"{len(blocks) - shown} {what}"
+    return raw(
+        f'<div class="{layout}">{first}</div>'
+        f'<details><summary>{summary}</summary><div class="{layout}">{rest}</div></details>'
+    )
 
 
 def shortened(text: str, limit: int = 160) -> str:
-    """At most `limit` characters of a reply."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """Return at most `limit` characters of a text."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def fact_list(facts: Iterable[tuple[str, object]]) -> Markup:
+    """Return names and facts below each other; facts that are not `Markup` are escaped."""
+    return raw('<dl class="facts">{}</dl>').format(
+        NOTHING.join(raw("<dt>{}</dt><dd>{}</dd>").format(name, fact) for name, fact in facts)
+    )
+
+
+def html_table(head: Sequence[object], rows: Iterable[Sequence[object]], strong: int = 0) -> Markup:
+    """Return a table, its first `strong` rows in bold; cells that are not `Markup` are escaped."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        f"<tr{' class=strong' if index < strong else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for index, row in enumerate(rows)
+    )
+    return raw(f"<table>{f'<tr>{top}</tr>' if top else ''}{body}</table>")
 
 
 def film(frames: UInt8[np.ndarray, "n h w 3"], indices: Sequence[int], width: int) -> Markup:

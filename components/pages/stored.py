@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from components.core.artifacts import PriorLine
-from components.core.records import Ref, Video
+from components.core.records import Piece, Ref, Sample, Video
 from components.media.video import read_frames
 from components.store.entries import Store
 
@@ -43,14 +43,16 @@ class Stored:
         return read_frames(self._fetched[video.id], list(indices))
 
 
+def piece_text(sample: Sample, piece: Piece) -> str:
+    """Return a piece's characters in the sample's text; its token where it has none."""
+    return str(getattr(sample, piece.field))[piece.start : piece.end].strip() or piece.token
+
+
 def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
     """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
     chosen = [piece for piece in line.pieces if piece.selected]
     if len(chosen) == rows:
-        return [
-            (str(getattr(line.sample, piece.field))[piece.start : piece.end] or piece.token, piece.score)
-            for piece in chosen
-        ]
+        return [(piece_text(line.sample, piece), piece.score) for piece in chosen]
     return [("all words" if rows == 1 else f"row {index}", 0.0) for index in range(rows)]
 
 

@@ -111,12 +111,3 @@ class VideoModel:
         latent = self.latent_frames(frames) // self.patch_t
         accumulators = 4 * self.heads * tokens * (min(rows, tokens) + words + latent)
         return int(accumulators + 4 * 4 * 2 * (tokens + self.text_tokens) * self.width)
-
-
-def readable_bytes(count: float) -> str:
-    """A byte count with its unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -1,4 +1,4 @@
-"""From what is known of the videos to the plan's table: remembered, to compute, GPU-hours, bytes at each hop, peak memory."""
+"""What is remembered and what is to compute, with GPU-hours, stored bytes and peak memory, from what is known of the videos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.media.sampling import encodable
-from components.plan.cost import A100_FLOPS, VideoModel, readable_bytes
+from components.plan.cost import A100_FLOPS, VideoModel
 from components.store.entries import Entry
 
 
@@ -21,8 +21,8 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A video: name, frames (decoded, or by its header), words of each sample's text, and what is remembered."""
+class PlannedVideo:
+    """A video of the source: name, frames (decoded, or by its header), words per sample, and what is remembered."""
 
     name: str
     frames: int
@@ -30,77 +30,76 @@ class Unit:
     known: Known | None
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table with its columns aligned, so that it reads on a terminal as well."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(3, *(len(cell) for cell in column)) for column in zip(*cells, strict=True)]
-    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
-    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
+@dataclass(frozen=True)
+class StepEstimate:
+    """Units of one step, its A100-hours and the bytes it stores; without `remembered`, `to_compute` is an upper bound."""
+
+    step: str
+    remembered: int | None
+    to_compute: int
+    hours: float | None = None
+    stored_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Each step up to token_selection, and the bytes that capture adds on the device at its peak."""
+
+    steps: list[StepEstimate]
+    peak_bytes: int
 
 
 def estimate(
     folder: Path,
-    units: Sequence[Unit],
+    videos: Sequence[PlannedVideo],
     inversion: Any,
     capture: Any,
     num_steps: int,
     token_ratio: float,
     selected: int | None,
-) -> list[str]:
-    """The plan's table in Markdown, from the model's config and each clip's own frame count.
+) -> Estimate:
+    """Estimate a run from the model's config and each clip's own frame count.
 
     Args:
         folder: the video model's diffusers folder.
-        units: the videos.
+        videos: the source's videos; those with too few frames are left out.
         inversion: parameters of ddim_inversion.
         capture: parameters of attention_capture.
         num_steps: N.
         token_ratio: share of the tokens that become the prior.
         selected: samples whose token selection is remembered; None where the heads are not chosen yet.
     """
-    model = VideoModel.read(folder)
-    size = (inversion.height, inversion.width)
+    model, size = VideoModel.read(folder), (inversion.height, inversion.width)
     item = 2 if inversion.dtype == "bfloat16" else 4
-    rows = [(unit, encodable(min(unit.frames, inversion.num_frames))) for unit in units]
-    rows = [(unit, frames) for unit, frames in rows if frames]
-    invert = [(unit, frames) for unit, frames in rows if not (unit.known and unit.known.inverted)]
-    todo = [
-        (words, frames)
-        for unit, frames in rows
-        for index, words in enumerate(unit.words)
-        if not (unit.known and unit.known.captured[index])
+    clips = [(video, encodable(min(video.frames, inversion.num_frames))) for video in videos]
+    clips = [(video, frames) for video, frames in clips if frames]
+    texts = [(words, frames) for video, frames in clips for words in video.words]
+    invert = [frames for video, frames in clips if not (video.known and video.known.inverted)]
+    capture_frames = [
+        frames
+        for video, frames in clips
+        for index in range(len(video.words))
+        if not (video.known and video.known.captured[index])
     ]
-    samples = sum(len(unit.words) for unit, _ in rows)
-    hours_invert = (
-        sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for _, frames in invert)
-        / A100_FLOPS
-        / 3600
+    flops_invert = sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for frames in invert)
+    flops_capture = sum(
+        model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for frames in capture_frames
     )
-    hours_capture = (
-        sum(model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for _, frames in todo)
-        / A100_FLOPS
-        / 3600
-    )
-    trajectories = sum(model.trajectory_bytes(frames, *size, num_steps, item) for _, frames in rows)
-    maps = sum(model.map_bytes(frames, *size, words) for unit, frames in rows for words in unit.words)
-    priors = sum(4 * token_ratio * words * model.tokens(frames, *size) for unit, frames in rows for words in unit.words)
-    peak = max((model.peak_bytes(frames, *size, capture.rows, max(unit.words)) for unit, frames in rows), default=0)
-    imported = sum(unit.known is not None for unit, _ in rows)
-    rest: tuple[object, object] = ("–", f"≤ {samples}") if selected is None else (selected, samples - selected)
-    lines = [
-        ("dataset_import", imported, len(rows) - imported, "–", "the videos"),
-        (
-            "ddim_inversion",
-            len(rows) - len(invert),
-            len(invert),
-            f"{hours_invert:.3g}",
-            f"{readable_bytes(trajectories)} (scratch)",
+    trajectories = sum(model.trajectory_bytes(frames, *size, num_steps, item) for _, frames in clips)
+    maps = sum(model.map_bytes(frames, *size, words) for words, frames in texts)
+    priors = sum(4 * token_ratio * words * model.tokens(frames, *size) for words, frames in texts)
+    imported, samples = sum(video.known is not None for video, _ in clips), len(texts)
+    steps = [
+        StepEstimate("dataset_import", imported, len(clips) - imported),
+        StepEstimate("ddim_inversion", len(clips) - len(invert), len(invert), _hours(flops_invert), trajectories),
+        StepEstimate(
+            "attention_capture", samples - len(capture_frames), len(capture_frames), _hours(flops_capture), maps
         ),
-        ("attention_capture", samples - len(todo), len(todo), f"{hours_capture:.3g}", readable_bytes(maps)),
-        ("token_selection", *rest, "–", readable_bytes(priors)),
+        StepEstimate("token_selection", selected, samples - (selected or 0), None, priors),
     ]
-    return [
-        *table(("step", "remembered", "to compute", "A100-hours", "bytes"), lines),
-        "",
-        f"Peak of what capture adds on the device: {readable_bytes(peak)}. Hours at 184 TFLOP/s in bf16.",
-    ]
+    peaks = [model.peak_bytes(frames, *size, capture.rows, max(video.words)) for video, frames in clips]
+    return Estimate(steps, max(peaks, default=0))
+
+
+def _hours(flops: float) -> float:
+    return flops / A100_FLOPS / 3600

@@ -8,7 +8,6 @@ header lies anywhere in its file, so each new video of an S3 source is downloade
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,11 @@ from components.dataset_import.sources import (
     read_source,
     source_digest,
 )
-from components.media.sampling import MIN_FRAMES, encodable
+from components.media.sampling import encodable
 from components.models.registry import ResolvedModel, resolve
-from components.plan.estimate import Known, Unit, estimate, table
+from components.pages.markdown import document
+from components.plan import page
+from components.plan.estimate import Known, PlannedVideo, estimate
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared, validate_step
 from components.runtime.parameters import StepParams
@@ -65,28 +66,27 @@ def look(context: Context[Params]) -> None:
         validate_step(step, context.step_params[name], {key: given[key] for key in step.scalars if key in given})
     _check_shards(context.scalars.shards)
     models = {role: resolve(given[role], context.store) for role in ("vdm", "vlm") if role in given}
-    text = ["# Plan", ""]
+    parts = ["# Plan"]
     source_value = benchmark_value = prior_value = "-"
     if "source" in given:
         listed = list_source(context.scalars.source)
         source_value = source_digest(listed)
-        text += _extraction(context, steps, models["vdm"], _read(context, context.scalars.source))
+        parts.append(_extraction(context, steps, models["vdm"], _read(context, context.scalars.source)))
     if "priors" in given:
-        prior_value, lines = _priors(context, context.scalars.priors)
-        text += lines
+        found = _priors(context, context.scalars.priors)
+        prior_value = f"sha256:{found.digest}"
+        parts.append(page.prior_set(found))
     if "benchmarks" in given:
-        benchmark_value, lines = _benchmarks(context)
-        text += lines
-    text += ["", "## Models", ""] + [
-        f"* {role}: {model.id.name} `{model.id.digest[:16]}`" for role, model in sorted(models.items())
-    ]
+        benchmark_value, shown = _benchmarks(context)
+        parts.append(shown)
+    parts.append(page.models({role: model.id for role, model in models.items()}))
     for name, value in (
         ("source_digest", source_value),
         ("benchmark_digest", benchmark_value),
         ("prior_digest", prior_value),
     ):
         context.value(name, value)
-    context.page("plan", "\n".join(text) + "\n")
+    context.page("plan", document(*parts))
 
 
 def _check_shards(shards: list[str]) -> None:
@@ -105,53 +105,31 @@ def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
 # Extraction -----------------------------------------------------------------------------------------------------------
 
 
-def _extraction(
-    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source
-) -> list[str]:
+def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> str:
     with ThreadPoolExecutor(LOOKUPS) as pool:
-        looked = pool.map(lambda video: _unit(context, steps, model, source, video), source.videos)
-        units = [unit for unit in track(looked, STEP.title, len(source.videos)) if unit is not None]
-    absent = [video.path for video in source.videos if video.file is None]
-    params = {
-        name: steps[name].params.model_validate(context.step_params[name])
-        for name in ("ddim_inversion", "attention_capture")
-    }
-    lines = [
-        f"{len(source.videos)} videos with {sum(len(video.rows) for video in source.videos)} samples, layout {source.layout}.",
-        "",
-    ]
-    settings, scalars = (params["ddim_inversion"], params["attention_capture"]), context.scalars
-    held = [unit for unit in units if encodable(min(unit.frames, settings[0].num_frames))]
-    lines += estimate(
-        model.path, units, *settings, scalars.num_steps, scalars.token_ratio, _selected(context, steps, held)
+        looked = pool.map(lambda video: _planned(context, steps, model, source, video), source.videos)
+        videos = [video for video in track(looked, STEP.title, len(source.videos)) if video is not None]
+    inversion, capture = (
+        steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")
     )
-    unusable = [
-        *(f"{path}: not in the source" for path in absent),
-        *(f"{row.unit}: {row.reason}" for row in source.rejected),
-    ]
-    unusable += [
-        f"{unit.name}: {unit.frames} frames by its header, {MIN_FRAMES} are needed"
-        for unit in units
-        if not encodable(unit.frames)
-    ]
-    lines += ["", "## Unusable", ""] + ([f"* {line}" for line in unusable] or ["Nothing, by the headers."])
-    return lines + _shared_questions(source, steps)
+    held = [video for video in videos if encodable(min(video.frames, inversion.num_frames))]
+    scalars, selected = context.scalars, _selected(context, steps, held)
+    found = estimate(model.path, videos, inversion, capture, scalars.num_steps, scalars.token_ratio, selected)
+    return page.extraction(source, found, videos)
 
 
-def _unit(
+def _planned(
     context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source, video: SourceVideo
-) -> Unit | None:
+) -> PlannedVideo | None:
     """What is known of a video without decoding it: from its import if that is remembered, else from its header."""
     if video.file is None:
         return None
-    address = video.reads(source.root)
+    address, words = video.reads(source.root), [len(f"{row.question} {row.response}".split()) for row in video.rows]
     entry = _entry(context, "dataset_import", file_key(steps["dataset_import"], address))
     if entry is None:
-        frames = _header_frames(context, source, video, address)
-        return Unit(video.path, frames, [len(f"{row.question} {row.response}".split()) for row in video.rows], None)
+        return PlannedVideo(video.path, _header_frames(context, source, video, address), words, None)
     known = _known(context, steps, model, video, entry.files["video"].sha256)
-    words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
-    return Unit(video.path, len(entry.numbers["times"]), words, known)
+    return PlannedVideo(video.path, len(entry.numbers["times"]), words, known)
 
 
 def _known(
@@ -166,7 +144,7 @@ def _known(
     for row in video.rows:
         try:
             conditioning(row.sample(digest), context.scalars.text)
-        except DataError:  # said by the step itself, with the sample's name
+        except DataError:  # raised by the step itself, with the sample's name
             captured.append(None)
             continue
         key = capture.key(
@@ -177,19 +155,19 @@ def _known(
 
 
 def _entry(context: Context[Params], step: str, key: str) -> Entry | None:
-    """What is remembered. Damage counts as work to do: the rerun that mends it begins with this step."""
+    """What is remembered. Damage counts as work to do: the rerun that computes it again begins with this step."""
     return context.store.entry(step, key, miss_if_damaged=True)
 
 
-def _selected(context: Context[Params], steps: dict[str, Step[Any]], units: list[Unit]) -> int | None:
+def _selected(context: Context[Params], steps: dict[str, Step[Any]], videos: list[PlannedVideo]) -> int | None:
     """Samples whose token selection is remembered, from the heads that the stored statistics choose; None where one is not captured."""
-    found = [entry for unit in units for entry in (unit.known.captured if unit.known else [None])]
+    found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
     captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
     if not captured or len(captured) < len(found):
         return None
     try:
         heads = _heads(context, steps["head_selection"], captured)
-    except DataError:  # damage: the step that reads it says so, with the rerun that heals it
+    except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
         return None
     select = steps["token_selection"]
     params = select.params.model_validate(context.step_params["token_selection"])
@@ -242,37 +220,16 @@ def _header_frames(context: Context[Params], source: Source, video: SourceVideo,
     return frames
 
 
-def _shared_questions(source: Source, steps: dict[str, Step[Any]]) -> list[str]:
-    """A question that most videos share says nothing of the video: it should be declared."""
-    if len(source.videos) < 20:
-        return []
-    counts = Counter(
-        question
-        for video in source.videos
-        for question in {row.question for row in video.rows if not row.is_instruction}
-    )
-    return [
-        f"\n**Warning:** {count} of {len(source.videos)} videos share the question {question!r}; if it is an instruction, declare it in "
-        "`params_dataset_import.template_instructions`."
-        for question, count in counts.most_common(3)
-        if question and count > len(source.videos) / 2
-    ]
-
-
 # The other sources ----------------------------------------------------------------------------------------------------
 
 
-def _priors(context: Context[Params], priors: str) -> tuple[str, list[str]]:
-    """Digest of the prior set, in the store or in an exported folder."""
+def _priors(context: Context[Params], priors: str) -> PriorSet:
+    """Return the prior set, from the store or an exported folder."""
     stored = priors.startswith("sha256:")
-    found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
-    priors = f"sha256:{found.digest}"
-    return priors, [
-        f"Prior set `{priors}`: {len(found.lines)} samples of {len({line.video.id for line in found.lines})} videos."
-    ]
+    return context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
 
 
-def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
+def _benchmarks(context: Context[Params]) -> tuple[str, str]:
     lines, digests = [], []
     for item in context.scalars.benchmarks:
         protocol, uri = parse_benchmark(item)
@@ -280,12 +237,7 @@ def _benchmarks(context: Context[Params]) -> tuple[str, list[str]]:
         rows = [row for video in source.videos for row in video.rows]
         digests.append([protocol, source_digest(list_source(uri))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
-    return sha256(canonical_json(digests)), [
-        "",
-        "## Benchmarks",
-        "",
-        *table(("protocol", "videos", "items", "held out"), lines),
-    ]
+    return sha256(canonical_json(digests)), page.benchmarks(lines)
 
 
 def _params(names: tuple[str, ...]) -> tuple[str, ...]:

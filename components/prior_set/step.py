@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.core.artifacts import MotionPrior, PriorSet
 from components.core.errors import DataError
-from components.prior_set.card import card
+from components.prior_set.page import card
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import StepParams

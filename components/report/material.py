@@ -17,6 +17,7 @@ from components.core.records import Failure, ModelId, StepRecord, sha256
 from components.media.grids import pool_mask
 from components.media.map_algebra import frame_difference_prior
 from components.pages.stored import Stored
+from components.pages.training_log import read_log
 from components.quality.measures import Scene, centre_map
 
 _MOST_FRAMES = 64  # read of one clip for its frame difference
@@ -25,7 +26,7 @@ _MOST_BYTES = 400_000_000  # decoded frames held at once
 
 
 @dataclass(frozen=True)
-class Pictured(Stored):
+class PriorMaterial(Stored):
     """A prior set, and the lines of a VLM before and after tuning, by sample id, where there are any."""
 
     priors: PriorSet
@@ -38,7 +39,7 @@ class Pictured(Stored):
 
 
 @dataclass(frozen=True)
-class Material(Pictured):
+class Material(PriorMaterial):
     """Everything a section may show."""
 
     model: TunedModel
@@ -60,8 +61,7 @@ class Material(Pictured):
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The training log's rows."""
-        rows = [json.loads(row) for row in self.store.read(self.model.log).decode().splitlines() if row.strip()]
-        return [row for row in rows if "step" in row]
+        return [row for row in read_log(self.store.read(self.model.log)) if "step" in row]
 
     @cached_property
     def models(self) -> dict[str, ModelId]:

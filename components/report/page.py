@@ -9,14 +9,22 @@ from typing import Any
 
 from components.core.artifacts import PriorLine, Report
 from components.core.errors import DataError
+from components.pages.figures import signed
+from components.pages.markdown import document, table, text
 from components.pages.section import Section
 from components.quality.measures import Quality
-from components.report import pictures, sections
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
+from components.report.heads import heads
+from components.report.idea import idea
+from components.report.left_out import left_out
 from components.report.material import Material
-from components.report.prior_quality import pointing_game, prior_quality, quality_table
+from components.report.provenance import provenance
+from components.report.quality import pointing_game, prior_quality, quality_table
+from components.report.reconstruction import reconstruction
 from components.report.tokens import token_map
 from components.report.training import training
+from components.report.verdict import sentence, verdict
+from components.report.words import motion_words
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +49,17 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
     """The sections in their order, with `shown` pictured samples."""
     lines: list[PriorLine] = material.order[:shown]
     return [
-        sections.verdict(material, findings.comparisons),
-        pictures.idea(material, lines),
-        pictures.reconstruction(material, lines),
-        pictures.heads(material, lines),
-        pictures.motion_words(material, lines),
+        verdict(material, findings.comparisons),
+        idea(material, lines),
+        reconstruction(material, lines),
+        heads(material, lines),
+        motion_words(material, lines),
         prior_quality(material, findings.quality, findings.bench, findings.pictured),
         token_map(material, [line.sample.id for line in lines]),
         training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
-        sections.left_out(material),
-        sections.provenance(material),
+        left_out(material),
+        provenance(material),
     ]
 
 
@@ -71,21 +79,22 @@ def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
 
 
 def summary(material: Material, findings: Findings) -> str:
-    """The verdict and every benchmark's table in Markdown."""
-    rows = ["# Report", "", sections.sentence(material, findings.comparisons), ""]
+    """Return the verdict, and every benchmark and the prior's quality as tables, in Markdown."""
+    blocks = ["# Report", text(sentence(material, findings.comparisons))]
     for one in findings.comparisons:
-        rows += [
-            f"## {one.title}",
-            "",
-            "| | n | untouched | tuned | difference | unparsed |",
-            "|---|---|---|---|---|---|",
-        ]
-        rows += [
-            f"| {row.name} | {row.difference.n} | {row.untouched.value:.1f} | {row.tuned.value:.1f} "
-            f"| {row.difference.value:+.1f} {interval(row.difference)} | {row.unparsed[0]} → {row.unparsed[1]} |"
+        rows = [
+            (
+                row.name,
+                row.difference.n,
+                f"{row.untouched.value:.1f}",
+                f"{row.tuned.value:.1f}",
+                f"{signed(row.difference.value)} {interval(row.difference)}",
+                f"{row.unparsed[0]} → {row.unparsed[1]}",
+            )
             for row in one.rows
         ]
-        rows.append("")
+        head = ("", "n", "untouched", "tuned", "difference", "unparsed")
+        blocks += [f"## {text(one.title)}", table(head, rows)]
     if findings.quality.rows:
-        rows += [*quality_table(findings.quality), "", pointing_game(findings.quality, findings.pictured)]
-    return "\n".join(rows) + "\n"
+        blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]
+    return document(*blocks)

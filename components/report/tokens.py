@@ -16,6 +16,7 @@ from components.models.tuned import original_name
 from components.pages.charts import histogram
 from components.pages.figures import NOTHING, raw
 from components.pages.section import Section, quoted
+from components.pages.stored import piece_text
 from components.report.material import Material
 
 
@@ -31,7 +32,7 @@ def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     listed = "".join(f"<li><code>{escape(item.unit)}</code> {escape(item.reason)}</li>" for item in below)
     under = f"<ul>{listed}</ul>" if below else "none"
     chosen = [material.before[name] for name in shown_ids if name in material.before][:2]
-    drawn = NOTHING.join(quoted(line) + links(material, line) for line in chosen)
+    drawn = NOTHING.join(quoted(line.sample) + links(material, line) for line in chosen)
     lead = (
         "The kept pieces of the video model's text encoder (top) and the tokens of the vision-language model that stand for the same "
         f"characters (bottom). Mean coverage {np.mean(coverage):.3f}, n = {len(coverage)}."
@@ -50,7 +51,7 @@ def links(material: Material, line: VlmLine) -> Markup:
     found = material.tensors(line.token_map)
     map_TR, rows_R = found["map"], found["rows"]
     chosen = [piece for piece in line.pieces if piece.selected]
-    names = [str(getattr(line.sample, piece.field))[piece.start : piece.end].strip() or piece.token for piece in chosen]
+    names = [piece_text(line.sample, piece) for piece in chosen]
     if len(names) != len(map_TR):
         names = [f"row {t}" for t in range(len(map_TR))]
     below = _vlm_tokens(material, line, rows_R.tolist())

@@ -6,17 +6,17 @@ Legend: T words, F H W the prior's grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from components.core.artifacts import VlmLine
 from components.media.map_algebra import map_distance
-from components.pages.charts import Dot, Line, dot_plot, line_chart
-from components.pages.figures import NOTHING, number, raw, signed
+from components.pages.charts import Dot, dot_plot
+from components.pages.figures import number, raw, signed
 from components.pages.section import Section
+from components.pages.training_log import training_curves, training_line
 from components.quality.measures import Scene, cluster_interval, weighted_auc
 from components.report.material import Material, scenes
 from components.sft.aligner import Aligner
@@ -24,63 +24,9 @@ from components.store.tensors import unpack
 
 
 def training(material: Material) -> Section:
-    """Section 8: losses, gradient norms and learning rates over the steps; the VLM's map before and after."""
-    rows = material.log
-    losses = [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)]
-    aligned = [_line("L_align", rows, "align", "c3"), _line("held out", rows, "val_align", "c2", dots=True)]
-    norms = [_line("∇L_AR", rows, "grad_ar", "c1", dots=True), _line("∇L_align", rows, "grad_align", "c3", dots=True)]
-    roles = sorted({name for row in rows for name in row if name.startswith("lr_")})
-    rates = [_line(role[3:], rows, role, colour) for role, colour in zip(roles, ("c1", "c2", "c3", "c4"), strict=False)]
-    charts = {"Response loss": losses, "Alignment loss": aligned, "Gradient norms": norms, "Learning rates": rates}
-    logarithmic = ("Gradient norms", "Learning rates")
-    drawn = {
-        title: line_chart(
-            title,
-            [s for s in lines if s.x],
-            x_name="step",
-            log=title in logarithmic,
-            show=_power if title == "Learning rates" else None,
-        )
-        for title, lines in charts.items()
-    }
-    absent = [title for title, chart in drawn.items() if not chart]
-    missing = (
-        raw(f'<p class="absent">Not in this run\'s log: {escape(", ".join(absent).lower())}.</p>')
-        if absent
-        else NOTHING
-    )
-    body = (
-        raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>')
-        + missing
-        + _distances(material)
-        + _attention(material)
-    )
-    return Section("training", "Training", _training_lead(rows), body)
-
-
-def _power(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
-
-
-def _line(name: str, rows: Sequence[dict[str, Any]], key: str, colour: str, *, dots: bool = False) -> Line:
-    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-    return Line(name, [x for x, _ in points], [y for _, y in points], colour, dots)
-
-
-def _training_lead(rows: Sequence[dict[str, Any]]) -> str:
-    about: dict[str, Any] = {key: value for row in reversed(rows) for key, value in row.items()}
-    steps = max((row["step"] for row in rows), default=0)
-    parts = [f"{steps} steps"]
-    parts += [f"{about['samples']} samples, {about.get('held_out', 0)} held out by video"] if "samples" in about else []
-    parts += [f"λ = {number(about['align_weight'])}"] if "align_weight" in about else []
-    parts += (
-        [f"λ·Var(normalized prior) = {number(about['lambda_variance'])}, where 1 to 10 works"]
-        if "lambda_variance" in about
-        else []
-    )
-    total, before = (int(sum(row.get(key, 0) for row in rows)) for key in ("rows", "rows_before_response"))
-    parts += [f"{before / total:.0%} of {total} aligned rows precede the response"] if total else []
-    return ". ".join(parts) + "."
+    """Return the training's curves, and the VLM's maps before and after it."""
+    body = training_curves(material.log) + _distances(material) + _attention(material)
+    return Section("training", "Training", training_line(material.log), body)
 
 
 def _distances(material: Material) -> Markup:

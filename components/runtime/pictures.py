@@ -1,4 +1,4 @@
-"""Pictures of a step for the KFP UI: drawn once per unit and remembered, and a small self-contained page of captioned ones.
+"""Pictures of a step for its page: drawn once per unit and remembered in the store.
 
 A picture is work of its own (`<step>_pictures/<key>`): asking for more never touches results, and pictures count as no
 units.
@@ -6,8 +6,6 @@ units.
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -17,18 +15,13 @@ from components.store.entries import Entry, WorkFolder
 
 U = TypeVar("U")
 
-_STYLE = (
-    "body{color-scheme:light dark;font:14px system-ui,sans-serif;margin:16px;max-width:1000px}"
-    "img{max-width:100%;image-rendering:pixelated}figure{margin:0 0 20px}"
-)
 
-
-def pictured(names: Sequence[str], count: int) -> list[str]:
-    """The `count` names with the smallest sha256, in that order: one new unit changes at most one."""
+def smallest_by_hash(names: Sequence[str], count: int) -> list[str]:
+    """Return the `count` names with the smallest sha256, in that order: one new unit changes at most one of them."""
     return sorted(set(names), key=lambda name: sha256(name.encode()))[:count]
 
 
-def draw(
+def remembered_pictures(
     context: Context[Any],
     units: Sequence[U],
     *,
@@ -36,7 +29,7 @@ def draw(
     reads: Callable[[U], Json],
     paint: Callable[[U, WorkFolder], Json],
 ) -> list[Entry]:
-    """The pictures of `units`, each drawn unless it is remembered; they enter neither the step's counts nor its left-out units.
+    """Return the pictures of `units`, drawing those that are not remembered; they enter no counts and no left-out units.
 
     Args:
         context: the running step.
@@ -58,15 +51,3 @@ def draw(
             entry = folder.finish(name(unit), reads(unit), numbers)
         entries.append(entry)
     return entries
-
-
-def picture_page(title: str, pictures: Sequence[tuple[str, bytes]]) -> str:
-    """A page of captioned PNGs; without pictures it says that none were asked for."""
-    figures = []
-    for caption, png in pictures:
-        data = base64.b64encode(png).decode()
-        figures.append(
-            f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
-        )
-    body = "".join(figures) or "<p>No pictured samples in this shard.</p>"
-    return f"<!doctype html><meta charset=utf-8><style>{_STYLE}</style><h3>{html.escape(title)}</h3>{body}"

@@ -18,9 +18,11 @@ from components.core.artifacts import TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
 from components.core.records import Json, canonical_json
 from components.models.registry import resolve
+from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.shards import all_shards
+from components.sft.page import page
 from components.sft.settings import SftSettings
 from components.store.entries import Entry
 
@@ -45,7 +47,7 @@ def run(context: Context[Params]) -> None:
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
     log = entry.ref("log", context.task)
     context.publish("model", context.manifest(TunedModel, key=key, files=files, aligner=aligner, log=log, lines=lines))
-    context.page("curve", curve(rows))
+    context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
 
 
@@ -149,44 +151,6 @@ def _retold(told: Json) -> MotionEnhancerError:
         kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)
     }
     return kinds[told["code"]](told["problem"], source=told["source"], remedy=told["remedy"])
-
-
-def read_log(data: bytes) -> list[Json]:
-    """The training log's lines."""
-    return [json.loads(line) for line in data.decode().splitlines()]
-
-
-def curve(rows: list[Json]) -> str:
-    """Both losses over the steps, training and held-out, as a small page."""
-    plots = [
-        _plot(rows, name, title) for name, title in (("ar", "L_AR, response tokens"), ("align", "L_align, attention"))
-    ]
-    style = (
-        "body{font:14px system-ui;margin:16px;color-scheme:light dark}svg{display:block;max-width:640px}path{fill:none}"
-    )
-    return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(plots)
-
-
-def _plot(rows: list[Json], name: str, title: str, width: int = 640, height: int = 180) -> str:
-    fields = {"training": name, "held out": f"val_{name}"}
-    series = {label: [(row["step"], row[field]) for row in rows if field in row] for label, field in fields.items()}
-    points = [point for line in series.values() for point in line]
-    if not points:
-        return f"<p>{title}: not part of this run (λ = 0).</p>"
-    last, top = max(step for step, _ in points) or 1, max(value for _, value in points) or 1.0
-    drawn = ""
-    for (label, line), colour in zip(series.items(), ("#2b7bba", "#d9792b"), strict=True):
-        spots = [(40 + (width - 60) * step / last, height - 20 - (height - 50) * value / top) for step, value in line]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots) if spots else ""
-        drawn += f"<path d='{path}' stroke='{colour}' stroke-width='1.5'><title>{label}</title></path>"
-        drawn += "".join(
-            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in spots if label == "held out"
-        )
-    axis = f"<path d='M40 30V{height - 20}H{width - 20}' stroke='currentColor' opacity='.4'/>"
-    labels = f"<g font-size='11' fill='currentColor'><text x='0' y='38'>{top:.3g}</text><text x='22' y='{height - 18}'>0</text>"
-    labels += f"<text x='{width - 80}' y='{height - 4}'>step {last}</text></g>"
-    key = "<span style='color:#2b7bba'>training</span>, <span style='color:#d9792b'>held out</span>"
-    return f"<p>{title} · {key}</p><svg viewBox='0 0 {width} {height}'>{axis}{drawn}{labels}</svg>"
 
 
 STEP = Step(

@@ -16,7 +16,7 @@ from components.pages.section import Section, shortened
 from components.pages.template import DRAWING, preview
 from components.runtime.context import Context
 from components.runtime.parameters import P
-from components.runtime.pictures import draw, pictured
+from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 _MOST = 4
@@ -25,8 +25,8 @@ _MOST = 4
 def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: str) -> str:
     """At most four of the pictured samples that have a map, with coverage and distance."""
     mapped = {line.sample.id: line for line in lines if line.vlm_map is not None and line.sample.id in shown}
-    chosen = [mapped[name] for name in pictured(list(mapped), _MOST)]
-    entries = draw(
+    chosen = [mapped[name] for name in smallest_by_hash(list(mapped), _MOST)]
+    entries = remembered_pictures(
         context,
         chosen,
         name=lambda line: line.sample.id,

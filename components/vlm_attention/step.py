@@ -21,7 +21,7 @@ from components.runtime.chosen_vlm import chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import StepParams, operational
-from components.runtime.pictures import pictured
+from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Entry, WorkFolder
 from components.vlm_attention.page import page
 
@@ -53,7 +53,7 @@ def _name(line: PriorLine) -> str:
 def run(context: Context[Params]) -> None:
     """Token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
-    shown = set(pictured([_name(line) for line in priors.lines], context.params.pictures))
+    shown = set(smallest_by_hash([_name(line) for line in priors.lines], context.params.pictures))
     if context.has("model"):
         shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
     else:

@@ -3,13 +3,15 @@
 import io
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from components.attention_capture.maps import HeadReductions
-from components.attention_capture.pictures import _BAR, head_thumbnails
+from components.attention_capture.pictures import _GAP, _LABEL, _TILE, _tiles, head_thumbnails
 from components.attention_capture.sample import Captured
 from components.head_selection.scores import head_statistics
+from components.pages.figures import TABLE
 
 HEADS, PLACES, FRAMES, SIDE = 4, 6, 5, 30
 
@@ -40,17 +42,25 @@ def test_blocks_stand_below_the_map_and_show_which_frame_is_looked_at():
     blocks[:, 0, :, 1] = 2.0
     blocks[:, 1] = torch.eye(FRAMES)
     made = captured(blocks)
-    picture = np.asarray(Image.open(io.BytesIO(head_thumbnails(made))))[..., 0]
-    width = picture.shape[1] // HEADS
-    scale = (width - 2) // (2 * FRAMES)
-    below = picture[_BAR + width + 1 :, 1 : 1 + 2 * FRAMES * scale]
-    cells = below[scale // 2 : FRAMES * scale : scale, scale // 2 :: scale]
-    expected = np.concatenate([np.eye(FRAMES)[[1] * FRAMES] * 255, np.eye(FRAMES) * 128], axis=1)
-    np.testing.assert_array_equal(cells, expected)
-    assert (
-        picture[_BAR + 1 : _BAR + width - 1, 1 : width - 1] == 255
-    ).all()  # a flat map is white: each picture has its own scale
+    picture = np.asarray(Image.open(io.BytesIO(head_thumbnails(made))))
+    side, scale = _TILE // SIDE * SIDE, _TILE // (2 * FRAMES)
+    assert picture.shape == (_LABEL + 2 * _GAP + side + FRAMES * scale, HEADS * (side + _GAP) - _GAP, 4)
+    below = picture[_LABEL + 2 * _GAP + side :, : 2 * FRAMES * scale]
+    cells = below[scale // 2 :: scale, scale // 2 :: scale]
+    expected = np.concatenate([np.eye(FRAMES)[[1] * FRAMES], 0.5 * np.eye(FRAMES)], axis=1)
+    np.testing.assert_array_equal(cells[..., :3], np.round(TABLE)[(255 * expected).astype(int)])
+    above = picture[_LABEL + _GAP : _LABEL + _GAP + side, :side]
+    assert (above[..., :3] == np.round(TABLE)[255]).all()  # a flat map is bright: each map has its own scale
+    assert (picture[_LABEL : _LABEL + _GAP, :, 3] == 0).all()  # transparent between the parts
 
 
 def test_blocks_wider_than_the_map_fit():
     head_thumbnails(captured(torch.ones(HEADS, 2, 150, 150)))
+
+
+@pytest.mark.parametrize(("size", "tile"), [((40, 60), (120, 80)), ((480, 720), (154, 103)), ((64, 64), (128, 128))])
+def test_frames_of_every_size_become_tiles(size, tile):
+    frames = np.arange(9, dtype=np.uint8).repeat(size[0] * size[1] * 3).reshape(9, *size, 3)
+    tiles = _tiles(frames)
+    assert {picture.size for picture in tiles} == {tile}
+    assert [picture.getpixel((0, 0))[0] for picture in tiles] == [0, 2, 3, 5, 6, 8]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -265,7 +266,7 @@ def test_tuned_form_has_keys_of_its_own(world, tmp_path):
     )
     assert metrics(twin)["share_remembered"] == 0
     assert after.model == "tuned-" + "e" * 12
-    assert "| Overall | 8 |" in outputs["table"].read_text()
+    assert re.search(r"\| Overall +\| 8 ", outputs["table"].read_text())
 
 
 def test_refuses_what_it_cannot_score(world, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from components.core import artifacts as a
-from components.sft.step import read_log
+from components.pages.training_log import read_log
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set

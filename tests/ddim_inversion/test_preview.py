@@ -14,7 +14,7 @@ from components.ddim_inversion.ddim import Levels, invert, levels, step_residual
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
-from components.runtime.pictures import pictured
+from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
@@ -100,7 +100,7 @@ def test_numbers_are_those_of_the_stored_trajectory(world, tmp_path):
     lines = {
         line.video.id: line for line in published(run(world, tmp_path, pictures=1), "trajectories", Trajectories).lines
     }
-    (name,) = pictured(list(lines), 1)
+    (name,) = smallest_by_hash(list(lines), 1)
     entries = [
         json.loads(file.read_text()) for file in (world[0] / "store" / "ddim_inversion_pictures").glob("*/entry.json")
     ]

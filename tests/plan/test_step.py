@@ -159,7 +159,7 @@ def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, caps
     for _ in range(2):
         assert motion_enhancer("plan", "motion_priors", *settings(root, tmp_path / "store")) == 0
         printed = capsys.readouterr().out
-        assert "* strange.mp4: 0 frames by its header, 9 are needed" in printed
+        assert "* `strange.mp4`: 0 frames by its header, 9 are needed" in printed
         assert counts(printed)["dataset_import"] == ("0", "1")
     assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
 

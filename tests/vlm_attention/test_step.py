@@ -18,7 +18,7 @@ from components.models.vlm.batch import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.pages.figures import number
-from components.runtime.pictures import pictured
+from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.vlm_attention.step import MAPS, STEP
@@ -105,7 +105,7 @@ def test_second_run_computes_nothing_and_publishes_the_same_bytes(made_priors, t
 def test_preview_shows_four_pictured_samples_that_have_a_map(made_priors, tmp_path):
     found = maps(run(made_priors, tmp_path, pictures=5))
     page = run(made_priors, tmp_path, pictures=5)["preview"].read_text()
-    shown = pictured([line.sample.id for line in found.lines], 4)
+    shown = smallest_by_hash([line.sample.id for line in found.lines], 4)
     assert [part.split('"')[0] for part in page.split('<section id="')[1:]] == shown
     before = {file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
     for line in found.lines:
@@ -134,7 +134,7 @@ def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
     assert (
         {line.sample.id for line in lines if line.vlm_map}
         == set(ranked[:2])
-        == set(pictured([line.sample.id for line in lines], 2))
+        == set(smallest_by_hash([line.sample.id for line in lines], 2))
     )
     assert all(line.coverage == 1.0 for line in lines)
     full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
@@ -208,7 +208,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
     outputs = run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task="tuned_attention")
     found = maps(outputs)
     assert found.shard == "0/1"
-    assert {line.sample.id for line in found.lines} == set(pictured([line.sample.id for line in lines], 3))
+    assert {line.sample.id for line in found.lines} == set(smallest_by_hash([line.sample.id for line in lines], 3))
     before = {line.sample.id: line for line in frozen.lines}
     for line in found.lines:  # the same weights: the same map, under a key of its own
         assert line.key != before[line.sample.id].key

@@ -14,7 +14,8 @@ from markupsafe import Markup, escape
 from components.core.artifacts import PriorLine
 from components.pages.charts import Dot, dot_plot, histogram
 from components.pages.figures import NOTHING, Cell, StripRow, photo, probability, raw, strip
-from components.pages.section import Section, quoted
+from components.pages.markdown import document, table
+from components.pages.section import Section, html_table, quoted
 from components.pages.stored import nearest_frame
 from components.pages.strips import COLUMNS, map_row
 from components.quality.measures import Estimate, Quality
@@ -61,14 +62,15 @@ def pointing_game(quality: Quality, pictured: Sequence[str]) -> str:
     return f"Pointing game: hit by {hits} of {len(found)} pictured samples (chance {_short(chance)} each)."
 
 
-def quality_table(quality: Quality) -> list[str]:
-    """AUC_obj, pointing game and track as a section of the summary."""
-    head = f"| | AUC_obj | pointing (chance {_short(quality.chance)}) | track | n |"
-    rows = ["## Prior against ground truth, 95 % intervals over videos", "", head, "|---|---|---|---|---|"]
-    for name, e in quality.rows.items():
-        others = [_interval(table[name]) if name in table else "" for table in (quality.pointing, quality.track)]
-        rows.append(f"| {name} | {_interval(e)} | {' | '.join(others)} | {e.n} |")
-    return rows
+def quality_table(quality: Quality) -> str:
+    """Return AUC_obj, pointing game and track as a section of the summary."""
+    others = (quality.pointing, quality.track)
+    rows = (
+        (name, _interval(e), *(_interval(found[name]) if name in found else "" for found in others), e.n)
+        for name, e in quality.rows.items()
+    )
+    head = ("", "AUC_obj", f"pointing (chance {_short(quality.chance)})", "track", "n")
+    return document("## Prior against ground truth, 95 % intervals over videos", table(head, rows))
 
 
 def _short(value: float) -> str:
@@ -159,15 +161,9 @@ def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
     dots = [Dot(name, [(e.value, e.low, e.high, "c4")], _estimate(e)) for name, e in shown]
     title = "AUC_obj of this video model on unseen synthetic clips (make bench-prior)"
     chart = dot_plot(title, dots, reference=0.5, label=320) if dots else NOTHING
-    body = "".join(
-        f"<tr><td>{escape(row['name'])}</td><td>{escape(_interval(_of_row(row)))}</td><td>{_bound(row)}</td>"
-        f"<td>{escape(row.get('detail', ''))}</td></tr>"
-        for row in rows
-    )
-    head = "<tr><th>row</th><th>value</th><th>bound</th><th>measured</th></tr>"
-    return chart + raw(
-        f"<details><summary>All {len(rows)} rows of the bench</summary><table>{head}{body}</table></details>"
-    )
+    cells = ((row["name"], _interval(_of_row(row)), _bound(row), row.get("detail", "")) for row in rows)
+    listed = html_table(("row", "value", "bound", "measured"), cells)
+    return chart + raw(f"<details><summary>All {len(rows)} rows of the bench</summary>{listed}</details>")
 
 
 def _of_row(row: Mapping[str, Any]) -> Estimate:
@@ -178,7 +174,7 @@ def _of_row(row: Mapping[str, Any]) -> Estimate:
 def _bound(row: Mapping[str, Any]) -> str:
     if row["bound"] is None:
         return ""
-    return str(escape(f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"))
+    return f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"
 
 
 # The best and the worst sample ----------------------------------------------------------------------------------------
@@ -194,6 +190,6 @@ def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]
         rows = [StripRow("frames", frames), map_row("prior", "its words", map_FHW, line, cells)]
         drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
         blocks.append(
-            f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line, 70)}<div class="small">{drawn}</div></div>'
+            f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line.sample, 70)}<div class="small">{drawn}</div></div>'
         )
     return raw("".join(blocks))

@@ -1,0 +1,67 @@
+"""The import's page in the KFP UI: what came in, what was left out, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from components.core.artifacts import VideoLine
+from components.core.records import Failure, Sample
+from components.core.units import readable_bytes
+from components.dataset_import.sources import Source
+from components.pages.markdown import Markdown, bullets, code, document, table, text
+
+_LISTED = 50  # failures shown; the manifest has all
+
+
+def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequence[Failure]) -> str:
+    """Return Markdown: sources, clips, texts, question types, and the units that were left out."""
+    samples = [sample for line in lines for sample in line.samples]
+    kinds = Counter(sample.question_type or "(none)" for sample in samples if sample.options)
+    listed = [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in left_out[:_LISTED]]
+    more = len(left_out) - len(listed)
+    return document(
+        "# Import",
+        table(("source", "layout", "files", "rows"), map(_source_row, sources)),
+        "## Videos",
+        table(("", "least", "median", "most"), _clip_rows(lines)),
+        "## Samples",
+        table(("", "count"), _sample_rows(lines, samples)),
+        "## Question types" if kinds else "",
+        table(("type", "items"), sorted(kinds.items())) if kinds else "",
+        "## Left out" if left_out else "",
+        bullets([*listed, *([f"… and {more} more, in the manifest"] if more else [])]),
+    )
+
+
+def _source_row(source: Source) -> tuple[object, ...]:
+    rows = sum(len(video.rows) for video in source.videos) + len(source.rejected)
+    return source.protocol or "training", source.layout, len(source.videos), rows
+
+
+def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
+    facts: dict[str, tuple[Callable[[float], str], list[float]]] = {
+        "duration, s": ("{:.4g}".format, [line.video.duration for line in lines]),
+        "frames": ("{:.4g}".format, [len(line.video.times) for line in lines]),
+        "width, px": ("{:.4g}".format, [line.video.width for line in lines]),
+        "height, px": ("{:.4g}".format, [line.video.height for line in lines]),
+        "file": (readable_bytes, [line.video.file.bytes for line in lines]),
+    }
+    return [
+        (name, *(show(value) for value in (min(found), median(found), max(found))))
+        for name, (show, found) in facts.items()
+    ]
+
+
+def _sample_rows(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> list[tuple[str, int]]:
+    counts = {
+        "videos": len(lines),
+        "videos with a ground-truth mask": sum(line.mask is not None for line in lines),
+        "samples": len(samples),
+        "asked by a template instruction": sum(sample.is_instruction for sample in samples),
+        "with options": sum(bool(sample.options) for sample in samples),
+        "answer held out": sum(bool(sample.options) and not sample.answer for sample in samples),
+        "with earlier turns": sum(bool(sample.earlier) for sample in samples),
+    }
+    return list(counts.items())

@@ -1,0 +1,85 @@
+"""The plan as Markdown, for the KFP UI and the terminal: what a run will compute and cost, and what it cannot use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from components.core.artifacts import PriorSet
+from components.core.records import ModelId
+from components.core.units import readable_bytes
+from components.dataset_import.sources import Source
+from components.media.sampling import MIN_FRAMES, encodable
+from components.pages.markdown import Markdown, bullets, code, document, table, text
+from components.plan.estimate import Estimate, PlannedVideo, StepEstimate
+
+
+def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo]) -> str:
+    """Return what the steps up to token_selection will do with the source."""
+    samples = sum(len(video.rows) for video in source.videos)
+    peak = readable_bytes(found.peak_bytes)
+    return document(
+        f"{len(source.videos)} videos with {samples} samples, layout {text(source.layout)}.",
+        table(("step", "remembered", "to compute", "A100-hours", "bytes"), map(_step, found.steps)),
+        f"Peak of what capture adds on the device: {peak}. Hours at 184 TFLOP/s in bf16.",
+        "## Unusable",
+        bullets(_unusable(source, videos)) or "Nothing, by the headers.",
+        *_shared_questions(source),
+    )
+
+
+def _step(one: StepEstimate) -> tuple[object, ...]:
+    known = one.remembered is not None
+    stored = "the videos" if one.stored_bytes is None else readable_bytes(one.stored_bytes)
+    return (
+        one.step,
+        one.remembered if known else "–",
+        one.to_compute if known else f"≤ {one.to_compute}",
+        "–" if one.hours is None else f"{one.hours:.3g}",
+        f"{stored} (scratch)" if one.step == "ddim_inversion" else stored,
+    )
+
+
+def _unusable(source: Source, videos: Sequence[PlannedVideo]) -> list[Markdown]:
+    absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
+    rejected = [(row.unit, row.reason) for row in source.rejected]
+    short = [
+        (video.name, f"{video.frames} frames by its header, {MIN_FRAMES} are needed")
+        for video in videos
+        if not encodable(video.frames)
+    ]
+    return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
+
+
+def _shared_questions(source: Source) -> list[str]:
+    """Return a warning per question that most videos share: it carries nothing about one video and should be declared."""
+    if len(source.videos) < 20:
+        return []
+    counts = Counter(
+        question
+        for video in source.videos
+        for question in {row.question for row in video.rows if not row.is_instruction}
+    )
+    return [
+        f"**Warning:** {count} of {len(source.videos)} videos share the question {code(question)}; if it is an "
+        "instruction, declare it in `params_dataset_import.template_instructions`."
+        for question, count in counts.most_common(3)
+        if question and count > len(source.videos) / 2
+    ]
+
+
+def prior_set(found: PriorSet) -> str:
+    """Return what a given prior set holds."""
+    videos = len({line.video.id for line in found.lines})
+    return f"Prior set `sha256:{found.digest}`: {len(found.lines)} samples of {videos} videos."
+
+
+def benchmarks(rows: Sequence[tuple[str, int, int, int]]) -> str:
+    """Return the benchmarks: name, videos, items, and items whose answer is held out."""
+    return document("## Benchmarks", table(("protocol", "videos", "items", "held out"), rows))
+
+
+def models(found: dict[str, ModelId]) -> str:
+    """Return the models by role."""
+    lines = [Markdown(f"{role}: {text(model.name)} {code(model.digest[:16])}") for role, model in sorted(found.items())]
+    return document("## Models", bullets(lines))
