@@ -1,17 +1,17 @@
-"""`motion-enhancer store check | gc`: what of a run is missing and how to get it back, and what a store may forget."""
+"""`motion-enhancer store check | gc`: which files of a run are missing and how to get them back; what may go."""
 
 from __future__ import annotations
 
-import sys
 from itertools import groupby
 from typing import Annotated
 
 import typer
 
 from components.core.units import readable_bytes
+from components.store.backend import Listed
 from components.store.check import Damage, check, load, products
 from components.store.entries import Store
-from components.store.gc import Collector, Plan, Policy, Victim
+from components.store.gc import Collector
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: find damage, free space.")
 
@@ -34,13 +34,12 @@ def check_command(
     manifests = [load(opened, item) for item in what] if what else list(products(opened))
     found = check(opened, manifests, content=content)
     _damages(found.damages)
+    seen = f"{len(manifests)} manifests, {found.files} files, {readable_bytes(found.bytes)}"
     how = "sha256 compared" if content else "sizes compared"
-    _say(
-        f"{len(manifests)} manifests, {found.files} files, {readable_bytes(found.bytes)}, {how}: {len(found.damages)} missing or damaged"
-    )
+    typer.echo(f"{seen}, {how}: {len(found.damages)} missing or damaged")
     if found.emptied:
-        _say(
-            f"{found.emptied} trajectories are gone from scratch, as they may be: what still needs one computes it again"
+        typer.echo(
+            f"{found.emptied} trajectories are gone from scratch, as they may be: what needs one computes it again"
         )
     raise typer.Exit(3 if found.damages else 0)
 
@@ -49,65 +48,45 @@ def _damages(damages: list[Damage]) -> None:
     width = max([len(item.path) for item in damages], default=0)
     for task, group in groupby(damages, key=lambda item: item.task):
         listed = list(group)
-        _say(f"made by {task}: set rerun_{task} to a new value (it computes what is damaged or missing, nothing else)")
+        remedy = f"set rerun_{task} to a new value (it computes what is damaged or missing, nothing else)"
+        typer.echo(f"made by {task}: {remedy}")
         for item in listed:
             more = f" and {len(item.units) - 1} more" if len(item.units) > 1 else ""
-            _say(f"  {item.path:<{width}}  {item.problem:<13}  {item.units[0]}{more}")
-        _say("")
+            typer.echo(f"  {item.path:<{width}}  {item.problem:<13}  {item.units[0]}{more}")
+        typer.echo()
 
 
 @app.command()
 def gc(
     store: StoreUri,
-    delete: Annotated[bool, typer.Option("--delete", help="do it; without, only say what would go")] = False,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0, metavar="DAYS", help="days after its last write that anything stays")
+    ] = 30,
     drop: Annotated[
         list[str] | None, typer.Option(help="sha256:… of a prior set, model or report to give up; repeatable")
     ] = None,
-    keep_days: Annotated[
-        float, typer.Option(min=0, help="days after its last write that any other manifest, or unnamed work, is kept")
-    ] = 30,
-    scratch: Annotated[bool, typer.Option("--scratch", help="empty scratch (trajectories) and nothing else")] = False,
-    min_age_hours: Annotated[float, typer.Option(min=0, help="what was written later than this is never deleted")] = 24,
-    listed: Annotated[bool, typer.Option("--list", help="name everything that goes")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="do it; without, only print what would go")] = False,
 ) -> None:
-    """Delete what no prior set, model or report names, and no manifest of late.
-
-    Kept: every prior set, model and report with all that they lead to, unless given to --drop.
-    """
-    policy = Policy(keep_days, min_age_hours, frozenset(item.removeprefix("sha256:") for item in drop or []), scratch)
-    collector = Collector(Store(store), policy)
+    """Delete what no prior set, model or report leads to and nobody wrote for --older-than days."""
+    collector = Collector(Store(store), older_than, frozenset(item.removeprefix("sha256:") for item in drop or []))
     plan = collector.plan()
     gone = collector.delete() if delete else plan.all()
-    if listed:
-        for victim in gone:
-            _say(victim.name)
     _table(gone)
-    _kept(plan, scratch)
-    if gone and not delete:
-        _say("nothing is deleted yet: --delete does it")
-
-
-def _table(victims: list[Victim]) -> None:
-    if not victims:
-        _say("nothing to delete")
-        return
-    _say(f"{'':<28}{'items':>9}{'files':>9}{'size':>12}")
-    for group in sorted({victim.group for victim in victims}):
-        _row(group, [victim for victim in victims if victim.group == group])
-    _row("all", victims)
-
-
-def _row(name: str, victims: list[Victim]) -> None:
-    files = [item for victim in victims for item in victim.files]
-    _say(f"{name:<28}{len(victims):>9}{len(files):>9}{readable_bytes(sum(item.size for item in files)):>12}")
-
-
-def _kept(plan: Plan, scratch: bool) -> None:
-    if not scratch:
-        _say(f"kept: {plan.kept_works} works and their files, {readable_bytes(plan.kept_bytes)}")
+    typer.echo(f"kept: {plan.kept_files} files, {readable_bytes(plan.kept_bytes)}")
     if plan.others:
-        _say(f"left alone: {plan.others} files that are not this store's")
+        typer.echo(f"left alone: {plan.others} files that are not this store's")
+    if gone and not delete:
+        typer.echo("nothing is deleted yet: --delete does it")
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+def _table(gone: list[Listed]) -> None:
+    if not gone:
+        typer.echo("nothing to delete")
+        return
+    groups: dict[str, list[int]] = {}
+    for item in gone:
+        groups.setdefault(item.path.split("/")[0], []).append(item.size)
+    groups = {**dict(sorted(groups.items())), "all": [item.size for item in gone]}
+    typer.echo(f"{'':<28}{'files':>9}{'size':>12}")
+    for name, sizes in groups.items():
+        typer.echo(f"{name:<28}{len(sizes):>9}{readable_bytes(sum(sizes)):>12}")

@@ -11,7 +11,7 @@ from components.store.file import FileBackend
 
 
 def open_backend(uri: str) -> Backend:
-    """A backend for `file:///path`, a plain path, or `minio://bucket/prefix`.
+    """Open a backend for `file:///path`, a plain path, or `minio://bucket/prefix`.
 
     Raises:
         ParameterError: another scheme, no bucket, or no credentials in the environment.

@@ -13,7 +13,7 @@ from components.core.errors import ParameterError, TryAgainError
 
 @dataclass(frozen=True)
 class Listed:
-    """One object of a listing: path below the root, bytes, a stamp that changes with its content (etag or mtime), its last write.
+    """One object of a listing: path below the root, bytes, a stamp of its content (etag or mtime), its last write.
 
     `modified` is in seconds since 1970, by the clock of the place that keeps the object.
     """
@@ -25,7 +25,7 @@ class Listed:
 
 
 class Backend(Protocol):
-    """What a place to keep objects must do. Paths are POSIX, below the root. Missing objects are `None`, never an exception."""
+    """A place that keeps objects. Paths are POSIX, below the root; a missing object is `None`, never an exception."""
 
     uri: str
 
@@ -42,7 +42,7 @@ class Backend(Protocol):
 
 
 def disk_error(error: OSError, target: Path, source: str, room: str) -> ParameterError | TryAgainError:
-    """What a failed write means: there may be space again (`room` says how to make some), anything else is a wrong folder."""
+    """Return the error of a failed write: try again with space (`room`: how to make some), or another folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TryAgainError(
             f"no space left while writing {target.name}", source=source, remedy=f"{room}, then run again"

@@ -21,7 +21,7 @@ from components.store.transfer import references
 
 @dataclass
 class Damage:
-    """A file that is not as its manifest says: how, of which units, and the task that made it."""
+    """A file that differs from its manifest: how, of which units, and the task that made it."""
 
     path: str
     problem: str
@@ -40,7 +40,7 @@ class Findings:
 
 
 def load(store: Store, what: str) -> Manifest:
-    """A manifest by its digest (`sha256:…`) or from an artifact's folder.
+    """Return a manifest by its digest (`sha256:…`) or from an artifact's folder.
 
     Raises:
         ParameterError: neither is there.
@@ -50,7 +50,7 @@ def load(store: Store, what: str) -> Manifest:
 
 
 def products(store: Store) -> Iterator[Manifest]:
-    """Every prior set, model and report that the store keeps.
+    """Yield every prior set, model and report that the store keeps.
 
     Raises:
         DataError: a manifest is damaged.
@@ -124,7 +124,7 @@ def _by_unit(manifest: Manifest) -> Iterator[tuple[str, Ref]]:
 
 
 def _sizes(store: Store, refs: Iterable[str]) -> dict[str, int]:
-    """Sizes by path, from listings (a thousand objects a request) instead of a request a file."""
+    """Return sizes by path, from listings (a thousand objects per request) instead of one request per file."""
     tops = sorted({path.split("/")[0] for path in refs})
     return {item.path: item.size for top in tops for item in store.backend.walk(top)}
 

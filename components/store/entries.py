@@ -44,7 +44,7 @@ class Entry(Record):
     files: dict[str, File] = {}
 
     def ref(self, role: str, task: str) -> Ref:
-        """The file `role` as a reference that names the task to rerun."""
+        """Return the file `role` as a reference that names the task to rerun."""
         file = self.files[role]
         return Ref(path=file.path, sha256=file.sha256, bytes=file.bytes, task=task)
 
@@ -59,13 +59,13 @@ class Store:
     # -- work ---------------------------------------------------------------------------------------------------------
 
     def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:
-        """The remembered work, or None.
+        """Return the remembered work, or None.
 
         Args:
             step: the work's folder.
             key: the work's name.
-            task: whose rerun mends it, where that is not called as the folder.
-            miss_if_damaged: a damaged entry is None, with a warning: for one who would write it again, or only counts.
+            task: whose rerun computes it again, where that is not called as the folder.
+            miss_if_damaged: return None for a damaged entry (with a warning) instead of raising.
 
         Raises:
             DataError: the entry is damaged.
@@ -84,7 +84,7 @@ class Store:
             raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=remedy) from error
 
     def damaged(self, entry: Entry) -> list[str]:
-        """Paths of the entry's files that are missing or whose content is not what was written (scratch may be gone)."""
+        """Return paths of the entry's files that are missing or have other content (scratch may be gone)."""
         bad = []
         for file in entry.files.values():
             data = self.backend.get(file.path)
@@ -97,14 +97,14 @@ class Store:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, ref: Ref) -> bytes:
-        """The referenced bytes, verified by size and sha256."""
+        """Return the referenced bytes, verified by size and sha256."""
         data = self.backend.get(ref.path)
         self._verify(ref, None if data is None else (len(data), sha256(data)))
         assert data is not None
         return data
 
     def fetch(self, ref: Ref) -> Path:
-        """A local, verified copy of the referenced file (on a file system the file itself)."""
+        """Return a local, verified copy of the referenced file (on a file system the file itself)."""
         path = self.backend.local(ref.path)
         self._verify(ref, None if path is None else (path.stat().st_size, hash_file(path)))
         assert path is not None
@@ -112,14 +112,14 @@ class Store:
 
     @contextmanager
     def borrowed(self, ref: Ref) -> Iterator[Path]:
-        """`fetch` for as long as the block runs: a download is dropped after it, so that a shard's videos do not fill the disk."""
+        """Fetch for the length of the block; its end drops the download, so a shard's videos do not fill the disk."""
         try:
             yield self.fetch(ref)
         finally:
             self.backend.release(ref.path)
 
     def present(self, ref: Ref) -> bool:
-        """Whether the object is there; content is checked when it is read."""
+        """Return whether the object is there; content is checked when it is read."""
         return self.backend.size(ref.path) is not None
 
     def _verify(self, ref: Ref, seen: tuple[int, str] | None) -> None:
@@ -146,7 +146,7 @@ class Store:
         return digest
 
     def manifest(self, digest: str, expected: type[M]) -> M:
-        """A published manifest by digest (`sha256:…` or bare hex)."""
+        """Return a published manifest by digest (`sha256:…` or bare hex)."""
         digest = digest.removeprefix("sha256:")
         path = f"manifests/{digest}.json"
         data = self.backend.get(path)
@@ -210,7 +210,7 @@ class WorkFolder:
 
 
 def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
-    """A manifest's bytes and where they lie, by its digest in the store (`sha256:…`) or from an artifact's folder.
+    """Return a manifest's bytes and place, by its digest in the store (`sha256:…`) or from an artifact's folder.
 
     Raises:
         ParameterError: neither is there.
@@ -229,7 +229,7 @@ def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
 
 
 def hash_file(path: Path) -> str:
-    """Hex sha256 of a local file, read in blocks."""
+    """Return the hex sha256 of a local file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):

@@ -22,7 +22,7 @@ class FileBackend:
         self.root, self.uri = root, root.as_uri()
 
     def get(self, path: str) -> bytes | None:
-        """The object's bytes, or None."""
+        """Return the object's bytes, or None."""
         file = self.root / path
         return file.read_bytes() if file.is_file() else None
 
@@ -40,27 +40,27 @@ class FileBackend:
         return _AtomicFile(self.root / path, self.uri)
 
     def local(self, path: str) -> Path | None:
-        """The file itself."""
+        """Return the file itself, or None."""
         file = self.root / path
         return file if file.is_file() else None
 
     def release(self, path: str) -> None:
-        """Nothing to give back: `local` is the file itself."""
+        """Do nothing: `local` is the file itself."""
 
     def size(self, path: str) -> int | None:
-        """Size in bytes, or None."""
+        """Return the size in bytes, or None."""
         file = self.root / path
         return file.stat().st_size if file.is_file() else None
 
     def modified(self, path: str) -> float | None:
-        """Seconds since 1970 of the last write, or None."""
+        """Return the time of the last write in seconds since 1970, or None."""
         try:
             return (self.root / path).stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """All files below `prefix`, sorted; links to folders are followed."""
+        """Yield all files below `prefix`, sorted; links to folders are followed."""
         for file in sorted(_files(self.root / prefix)):
             path = file.relative_to(self.root).as_posix()
             try:
@@ -78,7 +78,7 @@ class FileBackend:
         (self.root / path).unlink(missing_ok=True)
 
     def copy_from(self, source: Backend, path: str, target: str) -> bool:
-        """Nothing is faster than an ordinary copy here."""
+        """Return False: nothing is faster than an ordinary copy here."""
         return False
 
 

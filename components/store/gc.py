@@ -1,197 +1,120 @@
-"""`store gc`: which works, videos and manifests of a store nobody needs any more, and their deletion.
+"""`store gc`: delete what no kept manifest reaches and nobody wrote for some days.
 
-Kept, with all they name (files, the works these are of, what those read, and so on): every prior set, model and report,
-unless it is dropped by name; any other manifest for `keep_days` after its last write. Work that no manifest names at
-all belongs to a run under way or to one that failed, and stays for `keep_days` as well. Nothing younger than
-`min_age_hours` is deleted, but dropped manifests.
+Kept, with all they lead to (files, the works these are of, what those read, and so on): every prior set, model and
+report, unless it is given up by `--drop`, and whatever was written in the last `older_than` days, which may belong to a
+run that has not published yet. A folder's age is that of the last write into it.
 
-Deletion goes from what names to what is named: manifests, then works (`entry.json` first), then files. Killed at any
-point it leaves files that nobody names, never a name without its file. The store is looked at again before each part,
-and at least every minute, so that a run that publishes meanwhile keeps what it names.
+Deletion goes from what names to what is named: manifests, then entries, then files. Stopped at any point it leaves
+files that nobody names, never a name without its file. The store is looked at again before each of the three and when a
+manifest was published meanwhile, and a folder just before it is deleted: a run under way keeps what it names.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from components.core.errors import ParameterError
 from components.core.progress import track
 from components.store.backend import Listed
 from components.store.entries import Store
-from components.store.inventory import PRODUCTS, Inventory, Reached, Snapshot, Work, reach
+from components.store.inventory import PRODUCTS, Inventory, reach
 
 log = logging.getLogger(__name__)
 DAY = 86400.0
-_LOOK_AGAIN = 60.0  # seconds
-_PARTS = ("manifests", "works", "files")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What is kept, for how long."""
-
-    keep_days: float = 30.0
-    min_age_hours: float = 24.0
-    drop: frozenset[str] = frozenset()
-    scratch_only: bool = False
-
-
-@dataclass(frozen=True)
-class Victim:
-    """A manifest, a work (its entry first) or a file that is to go, with the step or folder that it is counted under."""
-
-    name: str
-    group: str
-    files: tuple[Listed, ...]
+_PARTS = ("manifests", "entries", "files")
 
 
 @dataclass
 class Plan:
-    """What is to go, by part and name, and how much stays: works, files and their bytes; `others` are files of somebody else."""
+    """What is to go: files by folder, in each of the three parts; how much stays; `others` are not the store's own."""
 
-    victims: dict[str, dict[str, Victim]] = field(default_factory=lambda: {part: {} for part in _PARTS})
-    kept_works: int = 0
+    victims: dict[str, dict[str, list[Listed]]] = field(default_factory=lambda: {part: {} for part in _PARTS})
+    oldest: float = 0.0
+    published: set[tuple[str, float]] = field(default_factory=set)
+    kept_files: int = 0
     kept_bytes: int = 0
     others: int = 0
 
-    def add(self, part: str, name: str, group: str, files: Iterable[Listed]) -> None:
-        """Let something go."""
-        self.victims[part][name] = Victim(name, group, tuple(files))
-
-    def all(self) -> list[Victim]:
-        """Everything that is to go, in the order of deletion."""
-        return [victim for part in _PARTS for victim in self.victims[part].values()]
+    def all(self) -> list[Listed]:
+        """Return everything that is to go, in the order of deletion."""
+        return [item for part in _PARTS for files in self.victims[part].values() for item in files]
 
 
 class Collector:
-    """Plans and deletes in one store under one policy.
+    """Plans and deletes in one store.
+
+    Args:
+        store: the store.
+        older_than: days after its last write that anything is kept.
+        drop: digests of manifests to give up.
+        now: the clock.
 
     Raises:
         ParameterError: a digest to drop is not in the store.
-        DataError: a manifest is damaged.
-        TryAgainError: the store does not answer.
     """
 
-    def __init__(self, store: Store, policy: Policy, now: Callable[[], float] = time.time) -> None:
-        self.store, self.policy, self.now = store, policy, now
+    def __init__(
+        self, store: Store, older_than: float, drop: frozenset[str] = frozenset(), now: Callable[[], float] = time.time
+    ) -> None:
+        self._backend, self._older_than, self._drop, self._now = store.backend, older_than, drop, now
         self._inventory = Inventory(store)
-        self._dropped: dict[str, str] | None = None  # digest to stamp: one that is published again is not dropped again
-        self._released: set[str] = set()
-        self._looked = 0.0
+        for digest in sorted(drop):
+            if self._backend.size(f"manifests/{digest}.json") is None:
+                remedy = "give digests of this store's manifests"
+                raise ParameterError(f"no manifest sha256:{digest} in the store", source="--drop", remedy=remedy)
 
     def plan(self) -> Plan:
-        """What would go now."""
-        found = self._inventory.look(self.policy.drop)
-        self._looked = time.monotonic()
-        if self._dropped is None:
-            self._dropped = _stamps(found, self.policy.drop)
-        made = Plan(others=found.others)
-        if self.policy.scratch_only:
-            for item in found.scratch:
-                if self._old(item):
-                    made.add("files", item.path, "scratch", [item])
-            return made
-        self._released |= reach(found, found.manifests).works  # works that some manifest named when we came
-        kept = self._kept(found)
-        for digest, manifest in found.manifests.items():
-            if digest not in kept.manifests:
-                made.add("manifests", digest, "manifests", [manifest.file])
-        self._works(found, kept, made)
-        loose = [("scratch", item) for item in found.scratch] + [("videos", item) for item in found.videos]
-        for group, item in loose:
-            self._file(made, kept, group, item)
+        """Return what would go now.
+
+        Raises:
+            DataError: a manifest is damaged.
+            TryAgainError: the store does not answer.
+        """
+        found, oldest = self._inventory.look(self._drop), self._now() - self._older_than * DAY
+        manifests, folders = found.manifests, found.folders
+        roots = [key for key, item in manifests.items() if item.kind in PRODUCTS or item.file.modified >= oldest]
+        roots += [item.entry.path for item in folders.values() if item.entry is not None and item.written >= oldest]
+        kept = reach(found, roots)
+        listed = [*found.dropped.values(), *(item.file for item in manifests.values())]
+        made = Plan(oldest=oldest, published={(item.path, item.modified) for item in listed}, others=found.others)
+        unnamed = [item.file for digest, item in manifests.items() if digest not in kept]
+        made.victims["manifests"] = {item.path: [item] for item in [*found.dropped.values(), *unnamed]}
+        for name, folder in folders.items():
+            # of a resume state its mark goes first: a half-deleted one must not look complete
+            for item in sorted(folder.files, key=lambda item: not item.path.endswith("/complete.json")):
+                if item.path in kept or folder.written >= oldest:
+                    made.kept_files, made.kept_bytes = made.kept_files + 1, made.kept_bytes + item.size
+                else:
+                    made.victims["entries" if item is folder.entry else "files"].setdefault(name, []).append(item)
         return made
 
-    def _kept(self, found: Snapshot) -> Reached:
-        roots = [
-            digest
-            for digest, manifest in found.manifests.items()
-            if manifest.kind in PRODUCTS or not self._expired(manifest.file)
-        ]
-        under_way = [
-            work.entry.path for folder, work in found.works.items() if work.entry and self._stays(folder, work)
-        ]
-        return reach(found, [*roots, *under_way], lambda digest: self._is_dropped(found, digest))
-
-    def _is_dropped(self, found: Snapshot, digest: str) -> bool:
-        return (self._dropped or {}).get(digest) == found.manifests[digest].file.stamp + str(
-            found.manifests[digest].file.modified
-        )
-
-    def _stays(self, folder: str, work: Work) -> bool:
-        """Whether a work stays though no kept manifest names it."""
-        young = any(not self._old(item) for item in work)
-        return young or (folder not in self._released and work.entry is not None and not self._expired(work.entry))
-
-    def _old(self, item: Listed) -> bool:
-        return item.modified < self.now() - self.policy.min_age_hours * 3600
-
-    def _expired(self, item: Listed) -> bool:
-        return item.modified < self.now() - self.policy.keep_days * DAY
-
-    def _works(self, found: Snapshot, kept: Reached, made: Plan) -> None:
-        for folder, work in found.works.items():
-            step = folder.split("/")[0]
-            if work.entry is not None and folder not in kept.works:
-                made.add("works", folder, step, work)
-                continue
-            if work.entry is not None:
-                made.kept_works += 1
-                made.kept_bytes += work.entry.size
-            for item in work.files:  # written by a run that was killed, or replaced by a later run's
-                self._file(made, kept, step, item)
-            for part, files, gone in (
-                ("resume", work.resume, work.entry is not None),
-                ("tensorboard", work.board, False),
-            ):
-                last = max(files, key=lambda item: item.modified, default=None)
-                if last is not None and self._old(last) and (gone or self._expired(last)):
-                    made.add("files", f"{folder}/{part}", f"{step}: {part}", files)
-
-    def _file(self, made: Plan, kept: Reached, group: str, item: Listed) -> None:
-        if item.path in kept.names:
-            made.kept_bytes += item.size
-        elif self._old(item):
-            made.add("files", item.path, group, [item])
-
-    # -- deletion -----------------------------------------------------------------------------------------------------
-
-    def delete(self) -> list[Victim]:
-        """Delete what is planned and what still may go when its turn comes; returns it."""
+    def delete(self) -> list[Listed]:
+        """Delete what is planned and still may go when its turn comes; return it."""
         gone = []
         for part in _PARTS:
-            current = self.plan()
-            for name in track(list(current.victims[part]), f"deleting {part}"):
-                if time.monotonic() - self._looked > _LOOK_AGAIN:
-                    current = self.plan()
-                if (victim := current.victims[part].get(name)) is not None and self._unchanged(victim, part):
-                    for item in victim.files:
-                        self.store.backend.delete(item.path)
-                    gone.append(victim)
+            plan = self.plan()
+            for name in track(list(plan.victims[part]), f"deleting {part}"):
+                if self._was_published_since(plan):
+                    plan = self.plan()
+                files = plan.victims[part].get(name, [])
+                if files and not self._was_written_since(plan, name, files):
+                    for item in files:
+                        self._backend.delete(item.path)
+                    gone += files
+            self._drop = frozenset()  # what is there now was published again
         return gone
 
-    def _unchanged(self, victim: Victim, part: str) -> bool:
-        """Whether nobody wrote since the plan: into a work's folder, or the files themselves."""
-        backend = self.store.backend
-        if part == "works":
-            now = {item.path: item.modified for item in backend.walk(victim.name)}
-        else:
-            now = {item.path: when for item in victim.files if (when := backend.modified(item.path)) is not None}
-        planned = {item.path: item.modified for item in victim.files}
-        # a server may tell thousandths in a listing and whole seconds elsewhere
-        if written := [path for path, when in now.items() if path not in planned or when > planned[path] + 1]:
-            log.info("%s was written meanwhile: %s stays", written[0], victim.name)
-        return not written
+    def _was_published_since(self, plan: Plan) -> bool:
+        return any((item.path, item.modified) not in plan.published for item in self._backend.walk("manifests"))
 
-
-def _stamps(found: Snapshot, drop: frozenset[str]) -> dict[str, str]:
-    if unknown := drop - set(found.manifests):
-        raise ParameterError(
-            f"no manifest sha256:{min(unknown)} in the store",
-            source="--drop",
-            remedy="give digests of this store's manifests",
-        )
-    return {digest: found.manifests[digest].file.stamp + str(found.manifests[digest].file.modified) for digest in drop}
+    def _was_written_since(self, plan: Plan, name: str, files: list[Listed]) -> bool:
+        """Return whether somebody wrote into a folder (or a file by itself) since it was planned to go."""
+        times = [item.modified for item in self._backend.walk(name)] or [self._backend.modified(name) or 0.0]
+        # a dropped manifest may be young; a server may give thousandths of a second in a listing and not elsewhere
+        written = max(times) >= max(plan.oldest, *(item.modified + 1 for item in files))
+        if written:
+            log.info("%s was written meanwhile and stays", name)
+        return written

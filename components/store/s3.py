@@ -1,7 +1,7 @@
 """Any S3 endpoint through the `minio` client. Endpoint and keys come from the environment, never from a parameter.
 
-`S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Errors that heal
-(connection, 5xx, slow down) are retried inside the process; what does not heal is `TryAgainError`; wrong credentials, a
+`S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Transient errors
+(connection, 5xx, slow down) are retried inside the process; one that stays is `TryAgainError`; wrong credentials, a
 missing bucket or an endpoint that is no S3 server `ParameterError`.
 """
 
@@ -51,17 +51,17 @@ _ATTEMPTS = 5
 _NO_S3 = "check S3_ENDPOINT (http or https, host, port) and any proxy before it"
 
 
-class _Heals(Exception):
+class _TransientError(Exception):
     """A fault that the same call may not meet again."""
 
 
 def _seconds(moment: datetime | None) -> float:
-    """Seconds since 1970; a server that says nothing is taken to mean now, so that nothing looks old."""
+    """Return seconds since 1970; no answer counts as now, so that nothing looks old."""
     return time.time() if moment is None else moment.timestamp()
 
 
 def _connection() -> Callable[[], Minio]:
-    """How to make a client for the endpoint and keys of the environment; tried once."""
+    """Return how to make a client for the endpoint and keys of the environment; tried once."""
     scheme, _, place = os.environ["S3_ENDPOINT"].partition("://")
     example = "e.g. https://minio.example:9000"
     if scheme.lower() not in ("http", "https") or not place:
@@ -99,14 +99,14 @@ class MinioBackend:
 
     @property
     def client(self) -> Minio:
-        """This process's own: a forked one that shared its parent's connections would read answers meant for the parent."""
+        """The client of this process: a fork that shared connections would read its parent's answers."""
         if self._client_of != os.getpid():
             self._client, self._client_of = self._connect(), os.getpid()
         return self._client
 
     @property
     def _downloads(self) -> Path:
-        """This process's own folder for downloads. A forked one's lies in its parent's, which goes even if the child is killed."""
+        """The downloads folder of this process; a fork's lies in its parent's, which goes even if it is killed."""
         if self._folder is None or self._folder_of != os.getpid():
             self._folder, self._folder_of = (
                 Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder)),
@@ -144,14 +144,14 @@ class MinioBackend:
     def _call(self, what: str, action: Callable[[], T]) -> T | None:
         """Run one request with retries; a missing object is None."""
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Heals),
+            retry=tenacity.retry_if_exception_type(_TransientError),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
             reraise=True,
         )
         try:
             return retrying(self._once, what, action)
-        except _Heals as error:
+        except _TransientError as error:
             raise TryAgainError(
                 f"{what} failed {_ATTEMPTS} times: {error}", source=self.uri, remedy="run again when the store answers"
             ) from error
@@ -177,7 +177,7 @@ class MinioBackend:
                 raise ParameterError(
                     f"{what}: {error.code}", source=self.uri, remedy="check S3_ENDPOINT, S3_REGION and the bucket"
                 ) from error
-            raise _Heals(f"{error.code}") from error
+            raise _TransientError(f"{error.code}") from error
         except InvalidResponseError as error:
             raise self._bare(what, error._code) from error
         except ServerError as error:
@@ -188,21 +188,21 @@ class MinioBackend:
             ) from error
         except urllib3.exceptions.SSLError as error:
             if error.args and isinstance(error.args[0], (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # hung up
-                raise _Heals(type(error).__name__) from error
+                raise _TransientError(type(error).__name__) from error
             raise ParameterError(
                 f"{what}: {error}", source=self.uri, remedy=f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
             ) from error
         except (urllib3.exceptions.HTTPError, ConnectionError) as error:
-            raise _Heals(type(error).__name__) from error
+            raise _TransientError(type(error).__name__) from error
 
     def _bare(self, what: str, status: int) -> Exception:
-        """What an answer without S3's error document is: of a proxy or another kind of server, unless it means "later"."""
+        """Return the error of an answer without S3's document: a proxy or another server, unless it means "later"."""
         if status >= 500 or status in _LATER_STATUS:
-            return _Heals(f"HTTP {status}")
+            return _TransientError(f"HTTP {status}")
         return ParameterError(f"{what}: HTTP {status} without an S3 error", source=self.uri, remedy=_NO_S3)
 
     def get(self, path: str) -> bytes | None:
-        """The object's bytes, or None."""
+        """Return the object's bytes, or None."""
 
         def action() -> bytes:
             response = self.client.get_object(self.bucket, self._name(path))
@@ -245,17 +245,17 @@ class MinioBackend:
             (self._downloads / path).unlink(missing_ok=True)
 
     def size(self, path: str) -> int | None:
-        """Size in bytes, or None."""
+        """Return the size in bytes, or None."""
         found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
         return None if found is None else int(found.size or 0)
 
     def modified(self, path: str) -> float | None:
-        """Seconds since 1970 of the last write, or None."""
+        """Return the time of the last write in seconds since 1970, or None."""
         found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
         return None if found is None else _seconds(found.last_modified)
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """All objects below `prefix`, sorted."""
+        """Yield all objects below `prefix`, sorted."""
         start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
         found = self._call(
             f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True))

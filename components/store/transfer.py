@@ -1,6 +1,6 @@
-"""Prior sets and tuned models between stores: a folder with every file that the manifest names, written by export and read by import.
+"""Prior sets and tuned models between stores: a folder with every file of the manifest, from export to import.
 
-An exported prior set holds `manifest.json`, `README.md` (the card), `samples.jsonl` (a line a sample) and each file
+An exported prior set holds `manifest.json`, `README.md` (the card), `samples.jsonl` (one line per sample) and each file
 under its path in the store. An exported model is what plain `from_pretrained` opens; everything else lies in its
 `motion_enhancer/`, laid out in the same way. Names of files and their sha256 come from the manifest alone, so its
 digest is the same in every store.
@@ -29,7 +29,7 @@ _OWN = re.compile(r"videos/([0-9a-f]{64})\.[^/\0]+|[a-z][a-z0-9_]*/[0-9a-f]{32}/
 
 
 def references(value: Any) -> Iterator[Ref]:
-    """Every file that a manifest names, in order, with repeats."""
+    """Yield every file that a manifest names, in order, with repeats."""
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, dict):
@@ -44,13 +44,13 @@ def references(value: Any) -> Iterator[Ref]:
 
 
 def original_name(ref: Ref) -> str:
-    """A file's name before its work folder put 16 hex of its sha256 in: `model-<16 hex>.safetensors` was `model.safetensors`."""
+    """Return a file's name without the 16 hex of its sha256: `model-<16 hex>.safetensors` is `model.safetensors`."""
     path = PurePosixPath(ref.path)
     return path.stem.removesuffix(f"-{ref.sha256[:16]}") + path.suffix
 
 
 def own_path(ref: Ref, source: str) -> str:
-    """A reference's path, where it is one that a store gives to this content: a manifest may come from anywhere.
+    """Return a reference's path if a store gives it to this content: a manifest may come from anywhere.
 
     Raises:
         DataError: any other path: it may lead out of the folder, or to what a store keeps for another content.
@@ -63,7 +63,7 @@ def own_path(ref: Ref, source: str) -> str:
 
 
 def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
-    """A manifest of one of the two kinds that go between stores.
+    """Parse a manifest of one of the two kinds that go between stores.
 
     Raises:
         DataError: another kind, or as `parse_manifest`.
@@ -117,7 +117,7 @@ def _inner(manifest: PriorSet | TunedModel) -> str:
 
 
 def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
-    """Every file by its place in the folder: under its path in the store, but a model's own files under the names they had.
+    """Return every file by its place in the folder: its path in the store, or a model file's original name.
 
     Raises:
         DataError: a path that no store gives to this content.
@@ -138,7 +138,7 @@ def _is_video(ref: Ref) -> bool:
 
 
 def exported_manifest(folder: Path, kind: type[M]) -> M:
-    """The manifest of an exported folder that must be of one kind.
+    """Return the manifest of an exported folder that must be of one kind.
 
     Raises:
         DataError: no exported folder, or another kind.
@@ -197,7 +197,7 @@ def _copy_in(file: Path, ref: Ref, store: Store) -> None:
 
 
 def _holds(store: Store, ref: Ref) -> bool:
-    """Whether the store has the file with the right content: names follow content, but a disk may have damaged it."""
+    """Return whether the store has the file with the right content (a disk may have damaged it)."""
     if store.backend.size(ref.path) != ref.bytes:
         return False
     path = store.backend.local(ref.path)

@@ -1,4 +1,4 @@
-"""Prior sets and tuned models from one store to another by `export` and `import`: same digests, every file there and right."""
+"""Prior sets and tuned models from one store to another by `export` and `import`: same digests, every file right."""
 
 import json
 import subprocess

@@ -1,0 +1,387 @@
+"""`store gc` on both backends: what kept manifests lead to stays, whatever names it; the rest goes when it is old."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from components.core.artifacts import PriorSet, load_manifest
+from components.core.errors import DataError, ParameterError
+from components.core.records import canonical_json, sha256
+from components.store.check import check, load, products
+from components.store.entries import Store
+from components.store.gc import DAY, Collector
+from components.store.inventory import Inventory
+from components.store.transfer import references
+from components.synthetic.scenes import write_set
+from tests.chain import Chain
+from tests.command import motion_enhancer
+from tests.store.made_store import Made, everything_of, paths
+
+AGE = 30
+LATER = 40 * DAY  # all that is written now is old
+
+
+def collector(store, *drop, later=LATER):
+    return Collector(store, AGE, frozenset(drop), now=lambda: time.time() + later)
+
+
+def gone(store, *drop, later=LATER):
+    """The paths that a gc deletes; what it planned and what it returns are the same."""
+    before, planned = paths(store), {item.path for item in collector(store, *drop, later=later).plan().all()}
+    assert paths(store) == before
+    deleted = {item.path for item in collector(store, *drop, later=later).delete()}
+    assert before - paths(store) == deleted == planned
+    return deleted
+
+
+# What stays -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_named_is_ever_deleted(store):
+    """A manifest's every reference, the works that these are of, and what those read."""
+    made = Made(store)
+    priors, model = made.priors(), made.tuned()
+    assert gone(store) == everything_of(made.answer)  # the only work that neither leads to
+    assert check(store, products(store), content=True).damages == []
+    roles = {Path(ref.path).name.split("-")[0] for item in products(store) for ref in references(item)}
+    made_of = {"mask", "statistics", "prior", "per_frame", "heads", "token_map", "vlm_map"}
+    assert roles - {f"{sha256(b'video')}.mp4"} == made_of | {"model", "config", "aligner", "log"}
+    assert {f"manifests/{priors}.json", f"manifests/{model}.json"} <= paths(store)
+
+
+REFERENCES = [
+    ("mask", "dataset_import"),
+    ("statistics", "attention_capture"),
+    ("prior", "token_selection"),
+    ("heads", "attention_capture_pictures"),
+    ("vlm_map", "vlm_attention_maps"),
+    ("model", "sft"),
+    ("page", "report"),
+    ("video", "videos"),
+]
+
+
+@pytest.mark.parametrize(("role", "step"), REFERENCES)
+def test_each_reference_alone_keeps_its_file_and_its_work(tmp_path, role, step):
+    """A manifest that names this one file in a field nobody knows, no key and no other reference."""
+    store = Store(str(tmp_path))
+    made = Made(store)
+    _, report = made.report()
+    (path,) = [item for item in paths(store) if item.split("/")[0] == step and (role == "video" or f"/{role}-" in item)]
+    data = canonical_json({"kind": "PriorSet", "lines": [{"field": {"path": path, "task": "t"}}]})
+    store.backend.put(f"manifests/{sha256(data)}.json", data)
+    collector(store, report).delete()
+    assert path in paths(store)
+    assert step == "videos" or f"{path.rsplit('/', 1)[0]}/entry.json" in paths(store)
+
+
+def test_a_prior_set_keeps_what_its_works_read_but_nothing_after_it(store):
+    made = Made(store)
+    made.priors()
+    assert gone(store) == everything_of(made.words, made.seen, made.model, made.answer)
+    left = paths(store)
+    assert everything_of(made.trajectory, made.maps, made.prior, made.drawn) <= left  # the trajectory's latents as well
+    assert sum(item.startswith("dataset_import/") for item in left) == 3  # the video's entry, the mask's, the mask
+
+
+def test_a_report_keeps_the_evaluations_and_manifests_that_it_was_made_of(store):
+    made = Made(store)
+    evaluated, priors = made.evaluated(), made.priors()
+    page, _ = made.report(untouched={"p": evaluated}, priors=priors)
+    assert gone(store) == everything_of(made.words, made.seen, made.model)
+    assert everything_of(made.answer, page) | {f"manifests/{evaluated}.json"} <= paths(store)
+    released = everything_of(made.trajectory, made.maps, made.prior, made.drawn)
+    # the evaluation still names the video and its mask
+    assert gone(store, priors) == {f"manifests/{priors}.json"} | released
+
+
+def test_what_is_young_stays_with_all_it_leads_to(store, monkeypatch):
+    """A shard publishes when it is through, after days perhaps; what it found remembered may be old."""
+    made = Made(store)
+    evaluated = made.evaluated()
+    assert gone(store, later=29 * DAY) == set()
+    young = {f"token_selection/{made.prior.key}", f"manifests/{evaluated}.json"}
+    aged(monkeypatch, store, lambda path: not path.startswith(tuple(young)))
+    expected = everything_of(made.drawn, made.words, made.seen, made.model)
+    assert gone(store, later=0) == expected
+    assert everything_of(made.prior, made.maps, made.trajectory, made.answer) <= paths(store)
+
+
+def aged(monkeypatch, store, is_old):
+    """Let a backend list some files as last written long ago."""
+    walk = store.backend.walk
+
+    def walked(prefix=""):
+        for item in walk(prefix):
+            yield type(item)(item.path, item.size, item.stamp, item.modified - LATER * is_old(item.path))
+
+    monkeypatch.setattr(store.backend, "walk", walked)
+
+
+def test_dropping_takes_that_work_and_nothing_else(store):
+    made = Made(store)
+    first = made.priors()
+    other = made.work("token_selection", "other", {"attention": made.maps.key}, prior=b"p2", per_frame=b"f2")
+    own = {role: other.ref(role, "token_selection") for role in ("prior", "per_frame")}
+    second = made.priors(key=other.key, **own)
+    gone(store)
+    assert gone(store, second) == {f"manifests/{second}.json"} | everything_of(other)
+    assert gone(store) == set()
+    assert check(store, [load(store, f"sha256:{first}")], content=True).damages == []
+    assert f"videos/{sha256(b'video')}.mp4" in gone(store, first)
+    assert paths(store) == set()
+
+
+def test_a_dropped_manifest_goes_at_once_and_its_work_when_it_is_old(store):
+    made = Made(store)
+    priors = made.priors()
+    assert gone(store, priors, later=0) == {f"manifests/{priors}.json"}
+    assert gone(store, later=29 * DAY) == set()
+    assert everything_of(made.maps) <= gone(store, later=31 * DAY)
+    assert paths(store) == set()
+
+
+def test_dropping_what_is_not_there(store):
+    with pytest.raises(ParameterError, match="no manifest sha256:aaaa"):
+        collector(store, "a" * 64)
+
+
+def test_files_without_an_entry_and_replaced_files_go(store):
+    made = Made(store)
+    made.priors()
+    gone(store)
+    killed = made.open("token_selection", "killed")
+    killed.put("prior", "bin", b"half")
+    replaced = made.open("token_selection", "n")  # the same work, other bytes: an earlier writer's
+    replaced.put("prior", "bin", b"earlier")
+    stray = made.raw(f"videos/{'f' * 64}.mp4", b"never named")
+    alone = made.open("ddim_inversion", "alone")
+    alone.put("latents", "bin", b"l", scratch=True)
+    wanted = {work._files[role].path for work, role in ((killed, "prior"), (replaced, "prior"), (alone, "latents"))}
+    assert gone(store, later=29 * DAY) == set()
+    assert gone(store, later=31 * DAY) == wanted | {stray.path}
+
+
+def test_only_our_own_paths_are_seen(store):
+    key = "0" * 32
+    others = [
+        "v2/artifacts/x/manifest.json",
+        "videos/holiday.mp4",
+        "manifests/notes.json",
+        f"team/{key}/thesis.txt",
+        f"Work/{key}/entry.json",
+        f"dev-{key}/token_selection/{key}/entry.json",
+        f"dev-{key}/videos/{'a' * 64}.mp4",
+        "scratch/mine.txt",
+        "README.md",
+    ]
+    for path in others:
+        store.backend.put(path, b"{}")
+    made = Made(store)
+    priors = made.priors()
+    assert collector(store).plan().others == len(others)
+    gone(store, priors)
+    assert paths(store) == set(others)
+
+
+def test_traces_of_a_training_go_when_its_folder_is_old(store):
+    made = Made(store)
+    made.tuned()
+    gone(store)
+    step = "resume/step-00000010"
+    finished = [f"sft/{made.model.key}/{name}" for name in ("tensorboard/events.0", f"{step}/complete.json")]
+    names = (f"{step}/aaa.safetensors", f"{step}/complete.json", f"{step}/optimizer.bin", "tensorboard/events.0")
+    unfinished = [f"sft/{'e' * 32}/{name}" for name in names]
+    for path in (*finished, *unfinished):
+        store.backend.put(path, b"x")
+    assert gone(store, later=29 * DAY) == set()
+    first = next(item.path for item in collector(store).plan().all() if item.path in unfinished)
+    assert first.endswith("complete.json")  # a half-deleted state must not look complete
+    assert gone(store) == {*finished, *unfinished}
+
+
+# While somebody else writes -------------------------------------------------------------------------------------------
+
+
+def deleting(store, monkeypatch, action, at, *drop):
+    """A gc during which `action` runs once, before the `at`-th object is deleted; returns all that it deleted."""
+    made, deleted, plain = collector(store, *drop), [], store.backend.delete
+
+    def delete(path):
+        if len(deleted) == at:
+            action()
+        deleted.append(path)
+        plain(path)
+
+    monkeypatch.setattr(store.backend, "delete", delete)
+    made.delete()
+    monkeypatch.undo()
+    return deleted
+
+
+def test_a_run_that_publishes_meanwhile_keeps_what_it_names(store, monkeypatch):
+    """A run finds the old maps remembered, and its prior set comes out while the first entries are deleted."""
+    made = Made(store)
+    first, evaluated = made.work("a_first", "work", {}, x=b"x"), made.evaluated()
+    deleted = deleting(store, monkeypatch, made.priors, 1)
+    assert deleted[:2] == [f"manifests/{evaluated}.json", f"a_first/{first.key}/entry.json"]
+    assert everything_of(made.words, made.model) <= set(deleted)
+    assert check(store, products(store), content=True).damages == []
+    assert everything_of(made.prior, made.maps, made.trajectory) <= paths(store)
+
+
+def test_a_dropped_manifest_that_is_published_again_meanwhile_is_kept(store, monkeypatch):
+    made = Made(store)
+    priors = made.priors()
+    deleting(store, monkeypatch, made.priors, 2, priors)
+    assert f"manifests/{priors}.json" in paths(store)
+    assert check(store, products(store), content=True).damages == []
+
+
+def test_work_that_is_written_again_meanwhile_stays(store, monkeypatch):
+    made = Made(store)
+    priors, video = made.priors(), f"videos/{sha256(b'video')}.mp4"
+    walk, modified = store.backend.walk, store.backend.modified
+
+    def walked(prefix=""):
+        for item in walk(prefix):
+            again = prefix.startswith("token_selection/")  # the look just before deletion
+            yield type(item)(item.path, item.size, item.stamp, item.modified + LATER * again)
+
+    monkeypatch.setattr(store.backend, "walk", walked)
+    monkeypatch.setattr(store.backend, "modified", lambda path: modified(path) + LATER * (path == video))
+    deleted = {item.path for item in collector(store, priors).delete()}
+    monkeypatch.undo()
+    assert everything_of(made.prior) | {video} <= paths(store)
+    assert everything_of(made.maps) <= deleted
+
+
+@pytest.mark.parametrize("at", range(1, 24, 4))
+def test_killed_at_any_point_no_entry_lacks_a_file(store, monkeypatch, at):
+    made = Made(store)
+    priors = made.priors()
+
+    def die():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deleting(store, monkeypatch, die, at, priors)
+    monkeypatch.undo()
+    for path in paths(store):
+        if path.endswith("entry.json"):
+            step, key, _ = path.split("/")
+            assert store.damaged(store.entry(step, key)) == []
+    gone(store)
+    assert paths(store) == set()
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_manifest_stops_everything_until_it_is_dropped(store):
+    made = Made(store)
+    priors, before = made.priors(), paths(store)
+    store.backend.put(f"manifests/{priors}.json", b'{"kind": "PriorSet"}')
+    with pytest.raises(DataError, match="what it names is unknown") as caught:
+        collector(store).delete()
+    assert f"--drop sha256:{priors}" in caught.value.remedy
+    assert paths(store) == before
+    assert gone(store, priors) == before
+
+
+def test_an_entry_written_again_is_read_again(store):
+    made = Made(store)
+    looking = Inventory(store)
+    folder = f"token_selection/{made.prior.key}"
+    assert made.maps.key in looking.look().folders[folder].names
+    made.work("token_selection", "n", {"attention": "0" * 32}, prior=b"prior", per_frame=b"per_frame")
+    assert "0" * 32 in looking.look().folders[folder].names
+
+
+def test_a_damaged_entry_keeps_its_named_files(store, caplog):
+    made = Made(store)
+    made.priors()
+    store.backend.put(f"token_selection/{made.prior.key}/entry.json", b"{")
+    gone(store)
+    assert "is damaged" in caplog.text
+    assert everything_of(made.prior, made.maps) <= paths(store)
+
+
+# The real chain -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chain_run(tmp_path_factory):
+    """An extraction of two clips, twice: with half of the words and with all."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_set(folder / "clips", "scenes", 2, seed=3, size=(64, 64), num_frames=17)
+    found = {}
+    for ratio in (0.5, 1.0):
+        chain = Chain(
+            folder / f"run-{ratio}", (folder / "store").as_uri(), folder / "clips", shards=1, token_ratio=ratio
+        )
+        found[ratio] = load_manifest(chain.priors(), PriorSet)
+    return folder, found
+
+
+@pytest.fixture
+def ran(chain_run, tmp_path):
+    """The same in a store of the test's own, and a way to run it again."""
+    folder, found = chain_run
+    shutil.copytree(folder / "store", tmp_path / "store")
+    store = Store((tmp_path / "store").as_uri())
+
+    def again(ratio):
+        chain = Chain(
+            tmp_path / f"again-{ratio}-{time.monotonic_ns()}", store.uri, folder / "clips", shards=1, token_ratio=ratio
+        )
+        assert load_manifest(chain.priors(), PriorSet) == found[ratio]
+        return chain.counts
+
+    return store, found, again
+
+
+def test_after_gc_an_unchanged_run_computes_nothing(ran):
+    store, _, again = ran
+    assert gone(store)  # the manifests in between
+    assert {item.path.split("/")[0] for item in store.backend.walk()} >= {
+        "videos",
+        "scratch",
+        "ddim_inversion",
+        "attention_capture",
+    }
+    for ratio in (0.5, 1.0):
+        assert set(again(ratio).values()) == {0}
+
+
+def test_after_dropping_a_prior_set_only_its_own_step_runs_again(ran):
+    store, found, again = ran
+    gone(store)
+    told = gone(store, found[1.0].digest)
+    assert {path.split("/")[0] for path in told} == {"manifests", "token_selection"}
+    assert set(again(0.5).values()) == {0}
+    counts = again(1.0)
+    assert {name for name, count in counts.items() if count} == {"token_selection"}
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_first_and_deletes_when_asked(store, capsys):
+    made = Made(store)
+    digest, before = made.priors(), paths(store)
+    given = ("--older-than", 0, "--store", store.uri)
+    time.sleep(1.1)  # S3 counts whole seconds
+    assert motion_enhancer("store", "gc", *given) == 0
+    printed = capsys.readouterr().out
+    assert "nothing is deleted yet" in printed
+    assert any(line.split()[:2] == ["sft", "5"] for line in printed.splitlines()), printed
+    assert paths(store) == before
+    assert motion_enhancer("store", "gc", "--delete", *given) == 0
+    assert "nothing is deleted yet" not in capsys.readouterr().out
+    assert before - paths(store) == everything_of(made.words, made.seen, made.model, made.answer)
+    assert motion_enhancer("store", "gc", "--delete", "--drop", f"sha256:{digest}", *given) == 0
+    assert paths(store) == set()
+    assert motion_enhancer("store", "gc", "--drop", f"sha256:{digest}", *given) == 2
