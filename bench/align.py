@@ -46,7 +46,7 @@ from bench.measure import prepare, workers
 from bench.table import ROOT, Row, finish
 from components.core.progress import track
 from components.models.registry import resolve
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.sft.loss import effective_weight, prior_variance
 from components.store.entries import Store
 from components.synthetic.scenes import draw

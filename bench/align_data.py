@@ -22,10 +22,10 @@ from torch import Tensor
 from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import invert, levels
-from components.media.grids import cogvideox_grid, pool_mask, resample, sampled_grid
+from components.media.grids import pool_mask, resample, sampled_grid
 from components.media.map_algebra import frame_difference_prior
 from components.media.viewing import Viewing
-from components.models.video.cogvideox import Vdm
+from components.models.video.cogvideox import CogVideoX
 from components.models.vlm.batch import IGNORED, Batch, Example, collate
 from components.models.vlm.pixels import ImageSettings
 from components.models.vlm.qwen2_5_vl import Qwen
@@ -160,7 +160,7 @@ def shuffled(maps_NFhw: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F h w"]:
     return torch.cat([shuffled_prior(own, other) for own, other in pairs])
 
 
-def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tensor, "F h w"]:
+def video_prior(vdm: CogVideoX, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tensor, "F h w"]:
     """Return the video model's attention from the caption's words to the clip, on `GRID`: the mean over all but place.
 
     Inversion without text, then reconstruction with cross-stream memory under the caption, as in the pipeline's first
@@ -170,15 +170,7 @@ def video_prior(vdm: Vdm, clip: Clip, num_steps: int = VDM_STEPS) -> Float[Tenso
     side, count = int(config.sample_height) * vdm.spatial_scale, int(config.sample_frames)
     frames_nHW3, _, _ = draw(at_frames(clip.scene, count), (side, side))
     duration = TIMES[-1] / (count - 1)
-    seen = cogvideox_grid(
-        [k * duration for k in range(count)],
-        side,
-        side,
-        (0.0, 1.0, 0.0, 1.0),
-        vdm.patch_size,
-        vdm.patch_size_t,
-        vdm.spatial_scale,
-    )
+    seen = vdm.grid([k * duration for k in range(count)], side, side, (0.0, 1.0, 0.0, 1.0))
     schedule, empty = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames_nHW3), schedule).trajectory
     spec = CaptureSpec(tuple(piece.index for piece in vdm.tokenize(clip.caption)), seen.shape, rows=2, memory=True)

@@ -27,8 +27,15 @@ from bench.table import Row
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, HeadReductions, UnionAttention
 from components.attention_capture.memory import reconstruct_with_memory
 from components.ddim_inversion.ddim import Levels, levels
-from components.models.video.cogvideox import Vdm, load_vdm
-from components.models.video.cogvideox_tiny import LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, make_tiny_cogvideox
+from components.models.video import load_vdm
+from components.models.video.cogvideox import (
+    LATENT_CHANNELS,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    CogVideoX,
+    attention,
+    make_tiny,
+)
 
 
 class Setup(NamedTuple):
@@ -64,7 +71,7 @@ WORDS = (
 class Scene:
     """A model with everything that a reconstruction takes."""
 
-    vdm: Vdm
+    vdm: CogVideoX
     spec: CaptureSpec
     schedule: Levels
     trajectory: Float[Tensor, "N1 1 F C h w"]
@@ -215,11 +222,10 @@ def _full(made: Scene, fill: Callable[[Any], None]) -> FullStatistics:
 
 def _one_step(made: Scene, maps: Any) -> None:
     """Call the transformer as `reconstruct_with_memory` does, with any accumulator or none."""
-    made.vdm.transformer.set_attn_processor(UnionAttention(memory=True, maps=maps))
     latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
-    made.vdm.velocity(
-        latents, made.schedule.timestep(NUM_STEPS), torch.cat([made.negative, made.embeds]).repeat(2, 1, 1)
-    )
+    texts = torch.cat([made.negative, made.embeds]).repeat(2, 1, 1)
+    with attention(made.vdm.transformer, UnionAttention(memory=True, maps=maps)):
+        made.vdm.velocity(latents, made.schedule.timestep(NUM_STEPS), texts)
 
 
 def _one_call(made: Scene) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -270,9 +276,9 @@ def scene(size: str) -> Scene:
 
 
 @cache
-def _model(height: int, width: int) -> Vdm:
+def _model(height: int, width: int) -> CogVideoX:
     with tempfile.TemporaryDirectory() as folder:
-        vdm = load_vdm(make_tiny_cogvideox(Path(folder)), SETUP.dtype, SETUP.device)
+        vdm = load_vdm(make_tiny(Path(folder)), SETUP.dtype, SETUP.device)
     with torch.random.fork_rng(), torch.device(SETUP.device):
         torch.manual_seed(0)
         transformer = CogVideoXTransformer3DModel(

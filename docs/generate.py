@@ -23,7 +23,8 @@ from components.core.errors import ParameterError
 from components.core.units import readable_bytes
 from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.descriptions import fields
-from components.plan.cost import A100_FLOPS, VideoModel
+from components.models.video.interface import Sizes
+from components.plan.cost import A100_FLOPS, ClipCost
 from components.runtime.declaration import Step
 from components.runtime.parameters import Scalars, StepParams
 
@@ -50,10 +51,9 @@ SOURCES = {
 }  # what steps without an input artifact read
 GPUS = {"sft": "8 GPUs"}  # the others take one
 
-# Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels a latent, frames a
-# latent.
-COGVIDEOX = VideoModel(42, 48, 3072, 226, 16, 2, 1, 8, 4)
-COGVIDEOX_1_5 = VideoModel(42, 48, 3072, 226, 16, 2, 2, 8, 4)
+# Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels and frames of a latent
+COGVIDEOX = Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720))
+COGVIDEOX_1_5 = Sizes(42, 48, 3072, 226, 16, 2, 2, 8, 4, (81, 768, 1360))
 CASES = (
     ("CogVideoX-5B", COGVIDEOX, (49, 480, 720)),
     ("CogVideoX-5B", COGVIDEOX, (25, 480, 720)),
@@ -199,18 +199,19 @@ def costs_part() -> list[str]:
     rows_sampled = int(declaration("attention_capture").params.model_fields["rows"].default)
     rows = []
     for name, model, size in CASES:
-        inversion = model.inversion(*size, steps, 0) / A100_FLOPS
-        capture = model.capture(*size, steps, rows_sampled, memory=True) / A100_FLOPS
+        clip = ClipCost(model, *size)
+        inversion = clip.inversion(steps, 0) / A100_FLOPS
+        capture = clip.capture(steps, rows_sampled, memory=True) / A100_FLOPS
         rows.append(
             [
                 name,
                 f"{size[0]} × {size[1]} × {size[2]}",
-                f"{model.tokens(*size):,}".replace(",", " "),
+                f"{clip.tokens:,}".replace(",", " "),
                 f"{inversion:.1f} s",
                 f"{capture:.1f} s",
-                readable_bytes(model.trajectory_bytes(*size, steps, 2)),
-                readable_bytes(model.map_bytes(*size, WORDS)),
-                f"{(inversion + capture) * VIDEOS / 3600:.0f} h, {readable_bytes(VIDEOS * model.map_bytes(*size, WORDS))}",
+                readable_bytes(clip.trajectory_bytes(steps, 2)),
+                readable_bytes(clip.map_bytes(WORDS)),
+                f"{(inversion + capture) * VIDEOS / 3600:.0f} h, {readable_bytes(VIDEOS * clip.map_bytes(WORDS))}",
             ]
         )
     head = [

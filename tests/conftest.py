@@ -64,15 +64,15 @@ def one_thread():
 @pytest.fixture(scope="module", params=["5b", "1.5"])
 def vdm_folder(request, tmp_path_factory):
     """A tiny video model of either patch layout."""
-    from components.models.video.cogvideox_tiny import make_tiny_cogvideox
+    from components.models.video.cogvideox import make_tiny
 
-    return make_tiny_cogvideox(tmp_path_factory.mktemp("tiny") / request.param, request.param)
+    return make_tiny(tmp_path_factory.mktemp("tiny") / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
 def vdm(vdm_folder):
     """The same, loaded."""
-    from components.models.video.cogvideox import load_vdm
+    from components.models.video import load_vdm
 
     return load_vdm(vdm_folder, "float32", "cpu")
 

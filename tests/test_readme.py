@@ -19,7 +19,7 @@ from components.cli.main import app
 from components.core.errors import ParameterError
 from components.kubeflow.dag import followers, usual_order
 from components.models.registry import ensure_tiny
-from components.plan.cost import VideoModel
+from components.models.video import family_of
 from components.runtime.parameters import Scalars
 from components.synthetic.scenes import write_set
 from docs import generate as docs
@@ -160,9 +160,10 @@ def test_commands_and_parameters_that_the_text_names_exist():
 
 
 def test_published_sizes_are_read_as_the_config_says(tmp_path):
-    """The tiny twins through `VideoModel.read`: both temporal layouts give the tokens that the transformer has."""
+    """The tiny twins' folders: both temporal layouts give the tokens that the transformer has."""
     for twin, tokens, patch_t in (("tiny-cogvideox", 80, 1), ("tiny-cogvideox1.5", 48, 2)):
-        model = VideoModel.read(ensure_tiny(twin))
+        folder = ensure_tiny(twin)
+        model = family_of(folder).sizes(folder)
         assert model.tokens(17, 64, 64) == tokens
         assert model.patch_t == patch_t
     assert docs.COGVIDEOX.tokens(49, 480, 720) == 13 * 30 * 45

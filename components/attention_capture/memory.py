@@ -19,7 +19,7 @@ from torch import Tensor
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, capture_attention, cross_stream_memory
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, reconstruct
-from components.models.video.cogvideox import Vdm
+from components.models.video.interface import VideoModel
 
 
 class Reconstruction(NamedTuple):
@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct_with_memory(
-    vdm: Vdm,
+    vdm: VideoModel,
     trajectory: Float[Tensor, "N1 1 F C h w"],
     schedule: Levels,
     embeds: Float[Tensor, "1 L D"],

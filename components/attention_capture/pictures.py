@@ -17,7 +17,7 @@ from torch import Tensor
 from components.attention_capture.sample import Captured
 from components.head_selection.scores import choose
 from components.media.sampling import spread
-from components.models.video.cogvideox import Vdm
+from components.models.video.interface import VideoModel
 from components.pages.figures import heat_image
 
 _COLUMNS = 6
@@ -28,7 +28,7 @@ _INK = (120, 129, 141, 255)
 
 
 def reconstruction_strip(
-    vdm: Vdm, frames: UInt8[Tensor, "n H W 3"], trajectory: Float[Tensor, "N1 F C h w"], captured: Captured
+    vdm: VideoModel, frames: UInt8[Tensor, "n H W 3"], trajectory: Float[Tensor, "N1 F C h w"], captured: Captured
 ) -> tuple[bytes, float]:
     """Return a PNG with rows of original frames, inverted noise and reconstruction; and the relative latent error."""
     clean = trajectory[:1].float()

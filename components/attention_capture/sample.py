@@ -20,7 +20,7 @@ from components.core.records import Piece, sha256
 from components.core.text import Part
 from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
-from components.models.video.cogvideox import Vdm
+from components.models.video.interface import VideoModel
 from components.store.tensors import pack
 
 
@@ -57,7 +57,7 @@ def unit_seed(seed: int, unit: str) -> int:
     return int(sha256(f"{seed}:{unit}".encode())[:15], 16)
 
 
-def text_pieces(vdm: Vdm, text: str, parts: Sequence[Part], source: str) -> list[Piece]:
+def text_pieces(vdm: VideoModel, text: str, parts: Sequence[Part], source: str) -> list[Piece]:
     """The text encoder's tokens as characters of the sample's fields.
 
     Raises:
@@ -83,7 +83,7 @@ def text_pieces(vdm: Vdm, text: str, parts: Sequence[Part], source: str) -> list
 
 
 def capture_sample(
-    vdm: Vdm,
+    vdm: VideoModel,
     trajectory: Float[Tensor, "N1 F C y x"],
     text: str,
     parts: Sequence[Part],

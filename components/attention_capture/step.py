@@ -93,7 +93,7 @@ class Capture:
     @cached_property
     def vdm(self) -> Any:
         """The video model."""
-        from components.models.video.cogvideox import load_vdm
+        from components.models.video import load_vdm
 
         return load_vdm(self.model.path, self.settings.dtype)
 

@@ -18,6 +18,7 @@ from components.core.artifacts import PriorLine, PriorSet, load_manifest
 from components.core.errors import ParameterError
 from components.core.progress import track
 from components.models.registry import TINY, resolve
+from components.models.video import family_of
 from components.runtime.declaration import declared
 from components.runtime.runner import run_step
 from components.store.entries import Store
@@ -127,13 +128,11 @@ def model_size(vdm: str) -> dict[str, Any]:
         path = resolve(vdm, Store(Path(name).as_uri())).path
     from components.synthetic.card import RECORD
 
-    transformer = json.loads((path / "transformer" / "config.json").read_text())
-    blocks = json.loads((path / "vae" / "config.json").read_text())["block_out_channels"]
-    scale = 2 ** (len(blocks) - 1)
+    num_frames, height, width = family_of(path).sizes(path).native
     return {
-        "num_frames": transformer["sample_frames"],
-        "height": transformer["sample_height"] * scale,
-        "width": transformer["sample_width"] * scale,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
         "dtype": "bfloat16" if _has_gpu() and not (path / RECORD).is_file() else "float32",
     }
 

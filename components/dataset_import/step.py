@@ -27,7 +27,7 @@ from components.dataset_import.sources import (
     parse_benchmark,
     read_source,
 )
-from components.media.sampling import MIN_FRAMES
+from components.models.video import fewest_frames
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import StepParams, operational
@@ -170,7 +170,7 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
 def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
     count, needed = (
         len(entry.numbers["times"]),
-        1 if unit.source.protocol else MIN_FRAMES,
+        1 if unit.source.protocol else fewest_frames(),
     )  # a benchmark's items go to the VLM alone
     if count < needed:
         failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))

@@ -18,7 +18,7 @@ from components.core.records import Json
 from components.ddim_inversion.ddim import Levels, levels, step_residuals
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.video import read_trajectory, sample_grid
-from components.models.video.cogvideox import Vdm
+from components.models.video.interface import VideoModel
 from components.pages.charts import Line, line_chart
 from components.pages.figures import Cell, StripRow, photo, raw, strip
 from components.store.entries import Store
@@ -41,7 +41,7 @@ def psnr(one: UInt8[np.ndarray, "n H W 3"], other: UInt8[np.ndarray, "n H W 3"])
 
 
 def inversion_picture(
-    vdm: Vdm, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int
+    vdm: VideoModel, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int
 ) -> tuple[Markup, Json]:
     """The figure, and the numbers of its caption."""
     trajectory = read_trajectory(store, line.latents, line.video, lambda: vdm, settings, num_steps)

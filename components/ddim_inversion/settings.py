@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.media.sampling import MIN_FRAMES
 from components.runtime.parameters import StepParams
 
 
@@ -22,10 +21,10 @@ class InversionSettings(StepParams):
     window: Literal["first", "middle", "motion"] = Field("first", description="which part `native_fps` takes")
     fit: Literal["squash", "crop"] = Field("squash", description="how a frame is brought to height × width")
     num_frames: int = Field(
-        49, ge=MIN_FRAMES, description="most frames read; the largest 8k+1 that the clip has is taken"
+        49, ge=1, description="most frames read; the most that clip and model have up to it is taken (CogVideoX: 8k+1)"
     )
-    height: int = Field(480, ge=16, description="pixels of the video model's frames, a multiple of 16")
-    width: int = Field(720, ge=16, description="pixels of the video model's frames, a multiple of 16")
+    height: int = Field(480, ge=16, description="pixels of the video model's frames, whole tokens (CogVideoX: of 16)")
+    width: int = Field(720, ge=16, description="pixels of the video model's frames, whole tokens (CogVideoX: of 16)")
     inversion_eval: Literal["next", "current"] = Field(
         "next", description="noise level at which the model is asked (eq. 4: `current`)"
     )

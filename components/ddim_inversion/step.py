@@ -9,6 +9,7 @@ from components.core.records import Grid, Json
 from components.ddim_inversion.page import page, picture_reads
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
+from components.models.video import family_of
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import operational
@@ -34,11 +35,12 @@ def run(context: Context[Params]) -> None:
     data = context.input("videos", VideoDataset)
     model = resolve(context.scalars.vdm, context.store)
     context.models["vdm"] = model.id
+    family_of(model.path).check(context.params.num_frames)
     units = [line for line in data.lines if context.shard.holds(line.video.id)]
 
     @cache
     def vdm():  # type: ignore[no-untyped-def]
-        from components.models.video.cogvideox import load_vdm
+        from components.models.video import load_vdm
 
         return load_vdm(model.path, context.params.dtype)
 

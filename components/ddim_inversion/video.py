@@ -16,9 +16,9 @@ from torch import Tensor
 from components.core.records import Grid, Ref, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
-from components.media.grids import choose_frames, cogvideox_grid, fit_frames
+from components.media.grids import choose_frames, fit_frames
 from components.media.video import motion_profile, read_frames
-from components.models.video.cogvideox import Vdm
+from components.models.video.interface import VideoModel
 from components.store.entries import Store
 from components.store.tensors import unpack
 
@@ -33,11 +33,14 @@ class Inverted:
     residual: float
 
 
-def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path) -> tuple[Tensor, Grid, list[int]]:
+def sample_grid(
+    vdm: VideoModel, video: Video, settings: InversionSettings, path: Path
+) -> tuple[Tensor, Grid, list[int]]:
     """The fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
     frames = choose_frames(
         video.times,
         settings.num_frames,
+        vdm.frames,
         sampling=settings.sampling,
         native_fps=settings.native_fps,
         window=settings.window,
@@ -46,19 +49,10 @@ def sample_grid(vdm: Vdm, video: Video, settings: InversionSettings, path: Path)
     )
     pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
     times = [video.times[index] for index in frames]
-    grid = cogvideox_grid(
-        times,
-        settings.height,
-        settings.width,
-        box,
-        patch=vdm.patch_size,
-        patch_t=vdm.patch_size_t,
-        spatial=vdm.spatial_scale,
-    )
-    return pixels, grid, frames
+    return pixels, vdm.grid(times, settings.height, settings.width, box), frames
 
 
-def invert_video(vdm: Vdm, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:
+def invert_video(vdm: VideoModel, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:
     """DDIM inversion with the empty prompt in `num_steps` steps (supplement eqs. 1–4)."""
     pixels, grid, frames = sample_grid(vdm, video, settings, path)
     clean = vdm.encode_video(pixels)
@@ -74,7 +68,7 @@ def invert_video(vdm: Vdm, path: Path, video: Video, settings: InversionSettings
 
 
 def read_trajectory(
-    store: Store, latents: Ref, video: Video, vdm: Callable[[], Vdm], settings: InversionSettings, num_steps: int
+    store: Store, latents: Ref, video: Video, vdm: Callable[[], VideoModel], settings: InversionSettings, num_steps: int
 ) -> Float[Tensor, "N1 F C h w"]:
     """The latents of all levels; inverted again, which asks for the model, where scratch was emptied.
 

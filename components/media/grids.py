@@ -29,7 +29,6 @@ __all__ = [
     "axes",
     "axis_weights",
     "choose_frames",
-    "cogvideox_grid",
     "fit_frames",
     "frame_intervals",
     "interpolate",
@@ -101,40 +100,6 @@ def frame_intervals(frame_times: Sequence[float], duration: float | None = None)
         edges = np.linspace(borders[i], borders[i + 1], repeats[time] + 1)
         cells += pairwise(float(edge) for edge in edges)
     return cells
-
-
-def cogvideox_grid(
-    frame_times: Sequence[float],
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float],
-    patch: int,
-    patch_t: int | None,
-    spatial: int = 8,
-    temporal: int = 4,
-) -> Grid:
-    """The transformer's patch grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
-
-    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in
-    front by the first one; the mixed token covers its real latents only.
-
-    Raises:
-        ParameterError: frames that are not 4k+1, or a size that the patches do not divide.
-    """
-    side = spatial * patch
-    if (len(frame_times) - 1) % temporal or not len(frame_times) or height % side or width % side:
-        raise ParameterError(
-            f"{len(frame_times)} frames of {height} × {width} pixels",
-            source="num_frames, height, width",
-            remedy=f"choose {temporal}k+1 frames and multiples of {side} pixels",
-        )
-    frames = frame_intervals(frame_times)
-    latents = [frames[0]] + [(frames[k][0], frames[k + temporal - 1][1]) for k in range(1, len(frames), temporal)]
-    group = patch_t or 1
-    padding = -len(latents) % group
-    starts = [max(0, k - padding) for k in range(0, len(latents) + padding, group)]
-    times = [(latents[a][0], latents[b - 1][1]) for a, b in zip(starts, [*starts[1:], len(latents)], strict=True)]
-    return Grid(times=times, rows=height // side, cols=width // side, box=box)
 
 
 def sampled_grid(frame_times: Sequence[float], group: int, rows: int, cols: int, duration: float) -> Grid:

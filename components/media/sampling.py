@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,17 @@ from jaxtyping import Float
 
 from components.core.errors import DataError, ParameterError
 
-MIN_FRAMES = 9  # the fewest that the video model's VAE encodes and decodes
+
+@dataclass(frozen=True)
+class FrameCounts:
+    """Numbers of frames that a video model encodes and decodes: `step`·k + 1, and at least `fewest`."""
+
+    step: int
+    fewest: int
+
+    def largest(self, frames: int) -> int:
+        """Return the largest such number ≤ `frames`, 0 where there is none."""
+        return (frames - 1) // self.step * self.step + 1 if frames >= self.fewest else 0
 
 
 def spread(n_available: int, n: int) -> list[int]:
@@ -26,20 +37,15 @@ def spread(n_available: int, n: int) -> list[int]:
     return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]
 
 
-def encodable(frames: int) -> int:
-    """The largest 8k+1 ≤ `frames`, 0 below `MIN_FRAMES`: the VAE encodes 4 frames a latent and decodes latents in pairs."""
-    return (frames - 1) // 8 * 8 + 1 if frames >= MIN_FRAMES else 0
-
-
-def usable_frames(wanted: int, available: int, source: str = "the clip") -> int:
-    """The largest 8k+1 ≤ min(wanted, available).
+def usable_frames(wanted: int, available: int, counts: FrameCounts, source: str = "the clip") -> int:
+    """Return the largest number of frames ≤ min(wanted, available) that the video model takes.
 
     Raises:
-        DataError: fewer than `MIN_FRAMES`.
+        DataError: fewer than it takes.
     """
     frames = min(wanted, available)
-    if not (count := encodable(frames)):
-        problem = f"{frames} usable frames, at least {MIN_FRAMES} are needed"
+    if not (count := counts.largest(frames)):
+        problem = f"{frames} usable frames, at least {counts.fewest} are needed"
         raise DataError(problem, source=source, remedy="leave the clip out, or raise num_frames")
     return count
 
@@ -47,26 +53,27 @@ def usable_frames(wanted: int, available: int, source: str = "the clip") -> int:
 def choose_frames(
     times: Sequence[float],
     num_frames: int,
+    counts: FrameCounts,
     sampling: Literal["whole", "native_fps"] = "whole",
     native_fps: float = 8.0,
     window: Literal["first", "middle", "motion"] = "first",
     motion: Float[np.ndarray, " F"] | None = None,
     source: str = "the clip",
 ) -> list[int]:
-    """Indices of the frames the video model sees (decision `sampling`), 8k+1 of them.
+    """Indices of the frames the video model sees (decision `sampling`), one of `counts` many.
 
     `whole` spreads them over the clip. `native_fps` takes a window at that many frames a second; where the clip is
     slower, its own frames are taken as they come, as repeating a frame would show a movement that stops and goes.
     `motion` (change of each frame from the one before, `video.motion_profile`) places the window where most changes.
 
     Raises:
-        DataError: fewer than `MIN_FRAMES` frames.
+        DataError: fewer than `counts.fewest` frames.
         ParameterError: `window="motion"` without one value of `motion` a frame.
     """
     if sampling == "whole":
-        return spread(len(times), usable_frames(num_frames, len(times), source))
+        return spread(len(times), usable_frames(num_frames, len(times), counts, source))
     track = _at_rate(times, native_fps)
-    count = usable_frames(num_frames, len(track), source)
+    count = usable_frames(num_frames, len(track), counts, source)
     spare = len(track) - count
     start = {"first": 0, "middle": spare // 2}.get(window)
     if start is None:

@@ -11,7 +11,16 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor: TypeAlias = torch.Tensor
+    Device: TypeAlias = torch.device
+    Dtype: TypeAlias = torch.dtype
+else:  # a family's annotations; tests check shapes by them all the same
+    Tensor = Device = Dtype = Any
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Parts of a checkpoint by plain `from_pretrained`: safetensors of a folder, never a pickle, the checkpoint's own code or the network.
+"""Parts of a checkpoint by plain `from_pretrained`: a folder's safetensors, never a pickle, its own code or the network.
 
 Where a tensor or the vocabulary is missing, the libraries warn and go on with random weights or with `<unk>` for every
-word, and the
-results would be remembered: here that is an error.
+word, and the results would be remembered: here that is an error.
 """
 
 from __future__ import annotations
@@ -10,9 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from components.core.errors import DataError
 
@@ -22,7 +18,7 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a configuration file; None where there is no such file.
+    """Return the object in a configuration file; None where there is no such file.
 
     Raises:
         DataError: it holds no JSON object.
@@ -50,6 +46,9 @@ def load_part(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> A
     Raises:
         DataError: a file of the part is missing or cannot be read.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
     try:
         return kind.from_pretrained(folder, subfolder=subfolder, local_files_only=True, **options)
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:

@@ -1,4 +1,4 @@
-"""What is remembered and what is to compute, with GPU-hours, stored bytes and peak memory, from what is known of the videos."""
+"""What is remembered and what is to compute of a source's videos, with GPU-hours, stored bytes and peak memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.media.sampling import encodable
-from components.plan.cost import A100_FLOPS, VideoModel
+from components.models.video import family_of
+from components.plan.cost import A100_FLOPS, ClipCost
 from components.store.entries import Entry
 
 
@@ -69,35 +69,35 @@ def estimate(
         token_ratio: share of the tokens that become the prior.
         selected: samples whose token selection is remembered; None where the heads are not chosen yet.
     """
-    model, size = VideoModel.read(folder), (inversion.height, inversion.width)
+    family = family_of(folder)
+    model = family.sizes(folder)
     item = 2 if inversion.dtype == "bfloat16" else 4
-    clips = [(video, encodable(min(video.frames, inversion.num_frames))) for video in videos]
-    clips = [(video, frames) for video, frames in clips if frames]
-    texts = [(words, frames) for video, frames in clips for words in video.words]
-    invert = [frames for video, frames in clips if not (video.known and video.known.inverted)]
-    capture_frames = [
-        frames
-        for video, frames in clips
+    clips = [
+        (video, ClipCost(model, frames, inversion.height, inversion.width))
+        for video in videos
+        if (frames := family.frames.largest(min(video.frames, inversion.num_frames)))
+    ]
+    texts = [(words, clip) for video, clip in clips for words in video.words]
+    invert = [clip for video, clip in clips if not (video.known and video.known.inverted)]
+    to_capture = [
+        clip
+        for video, clip in clips
         for index in range(len(video.words))
         if not (video.known and video.known.captured[index])
     ]
-    flops_invert = sum(model.inversion(frames, *size, num_steps, inversion.fixed_point_iters) for frames in invert)
-    flops_capture = sum(
-        model.capture(frames, *size, num_steps, capture.rows, memory=capture.memory) for frames in capture_frames
-    )
-    trajectories = sum(model.trajectory_bytes(frames, *size, num_steps, item) for _, frames in clips)
-    maps = sum(model.map_bytes(frames, *size, words) for words, frames in texts)
-    priors = sum(4 * token_ratio * words * model.tokens(frames, *size) for words, frames in texts)
+    flops_invert = sum(clip.inversion(num_steps, inversion.fixed_point_iters) for clip in invert)
+    flops_capture = sum(clip.capture(num_steps, capture.rows, memory=capture.memory) for clip in to_capture)
+    trajectories = sum(clip.trajectory_bytes(num_steps, item) for _, clip in clips)
+    maps = sum(clip.map_bytes(words) for words, clip in texts)
+    priors = sum(4 * token_ratio * words * clip.tokens for words, clip in texts)
     imported, samples = sum(video.known is not None for video, _ in clips), len(texts)
     steps = [
         StepEstimate("dataset_import", imported, len(clips) - imported),
         StepEstimate("ddim_inversion", len(clips) - len(invert), len(invert), _hours(flops_invert), trajectories),
-        StepEstimate(
-            "attention_capture", samples - len(capture_frames), len(capture_frames), _hours(flops_capture), maps
-        ),
+        StepEstimate("attention_capture", samples - len(to_capture), len(to_capture), _hours(flops_capture), maps),
         StepEstimate("token_selection", selected, samples - (selected or 0), None, priors),
     ]
-    peaks = [model.peak_bytes(frames, *size, capture.rows, max(video.words)) for video, frames in clips]
+    peaks = [clip.peak_bytes(capture.rows, max(video.words)) for video, clip in clips]
     return Estimate(steps, max(peaks, default=0))
 
 

@@ -9,12 +9,12 @@ from components.core.artifacts import PriorSet
 from components.core.records import ModelId
 from components.core.units import readable_bytes
 from components.dataset_import.sources import Source
-from components.media.sampling import MIN_FRAMES, encodable
+from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 from components.plan.estimate import Estimate, PlannedVideo, StepEstimate
 
 
-def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo]) -> str:
+def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
     """Return what the steps up to token_selection will do with the source."""
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
@@ -23,7 +23,7 @@ def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo]) 
         table(("step", "remembered", "to compute", "A100-hours", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. Hours at 184 TFLOP/s in bf16.",
         "## Unusable",
-        bullets(_unusable(source, videos)) or "Nothing, by the headers.",
+        bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
         *_shared_questions(source),
     )
 
@@ -40,13 +40,13 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
     )
 
 
-def _unusable(source: Source, videos: Sequence[PlannedVideo]) -> list[Markdown]:
+def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
     absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
     rejected = [(row.unit, row.reason) for row in source.rejected]
     short = [
-        (video.name, f"{video.frames} frames by its header, {MIN_FRAMES} are needed")
+        (video.name, f"{video.frames} frames by its header, {counts.fewest} are needed")
         for video in videos
-        if not encodable(video.frames)
+        if not counts.largest(video.frames)
     ]
     return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
 

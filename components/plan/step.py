@@ -28,8 +28,8 @@ from components.dataset_import.sources import (
     read_source,
     source_digest,
 )
-from components.media.sampling import encodable
 from components.models.registry import ResolvedModel, resolve
+from components.models.video import family_of
 from components.pages.markdown import document
 from components.plan import page
 from components.plan.estimate import Known, PlannedVideo, estimate
@@ -106,16 +106,18 @@ def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
 
 
 def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> str:
-    with ThreadPoolExecutor(LOOKUPS) as pool:
-        looked = pool.map(lambda video: _planned(context, steps, model, source, video), source.videos)
-        videos = [video for video in track(looked, STEP.title, len(source.videos)) if video is not None]
     inversion, capture = (
         steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")
     )
-    held = [video for video in videos if encodable(min(video.frames, inversion.num_frames))]
+    family = family_of(model.path)
+    family.check(inversion.num_frames)
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        looked = pool.map(lambda video: _planned(context, steps, model, source, video), source.videos)
+        videos = [video for video in track(looked, STEP.title, len(source.videos)) if video is not None]
+    held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
     scalars, selected = context.scalars, _selected(context, steps, held)
     found = estimate(model.path, videos, inversion, capture, scalars.num_steps, scalars.token_ratio, selected)
-    return page.extraction(source, found, videos)
+    return page.extraction(source, found, videos, family.frames)
 
 
 def _planned(

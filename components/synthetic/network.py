@@ -15,7 +15,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from components.models.video.cogvideox_tiny import SCHEDULER, t5_encoder
+from components.models.video.cogvideox import SCHEDULER, t5_encoder
 from components.synthetic.code import CHANNELS, SPATIAL, TEMPORAL, make_vae
 from components.synthetic.settings import Architecture
 from components.synthetic.words import LENGTH, make_tokenizer

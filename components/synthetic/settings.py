@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from components.core.records import Record
-from components.media.sampling import MIN_FRAMES
+from components.models.video.cogvideox import FRAMES
 
 
 class Architecture(Record):
@@ -15,13 +15,13 @@ class Architecture(Record):
     heads: int = Field(default=8, ge=1, description="attention heads of a block")
     head_width: int = Field(default=16, ge=16, multiple_of=16, description="width of a head")
     num_frames: int = Field(
-        default=17, ge=MIN_FRAMES, description="frames of a clip: 8k+1, so that latents are odd in number"
+        default=17, ge=FRAMES.fewest, description="frames of a clip: 8k+1, so that latents are odd in number"
     )
 
     @field_validator("num_frames")
     @classmethod
     def _whole_chunks(cls, value: int) -> int:
-        if value % 8 != 1:
+        if FRAMES.largest(value) != value:
             raise ValueError(
                 f"{value} frames: choose 8k+1, as 9, 17 or 33 (the VAE decodes an even number of latents to more frames)"
             )

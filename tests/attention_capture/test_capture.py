@@ -12,8 +12,8 @@ from components.attention_capture import maps as maps_module
 from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention, cross_stream_memory
 from components.core.errors import ParameterError
-from components.models.video.cogvideox import load_vdm
-from components.models.video.cogvideox_tiny import make_tiny_cogvideox
+from components.models.video import load_vdm
+from components.models.video.cogvideox import make_tiny
 from tests.attention_capture.oracle import naive_attention, parts
 
 WORDS = (0, 2, 5)
@@ -21,7 +21,7 @@ WORDS = (0, 2, 5)
 
 @pytest.fixture(scope="module")
 def five_b(tmp_path_factory):
-    return load_vdm(make_tiny_cogvideox(tmp_path_factory.mktemp("tiny5b"), "5b"), "float32", "cpu")
+    return load_vdm(make_tiny(tmp_path_factory.mktemp("tiny5b"), "5b"), "float32", "cpu")
 
 
 def inputs(vdm, batch, frames=3, rows=6, cols=8):

@@ -8,8 +8,8 @@ from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.memory import reconstruct_with_memory
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import invert, levels, reconstruct
-from components.models.video.cogvideox import load_vdm
-from components.models.video.cogvideox_tiny import SCHEDULER, make_tiny_cogvideox
+from components.models.video import load_vdm
+from components.models.video.cogvideox import SCHEDULER, make_tiny
 from tests.attention_capture.oracle import naive_attention, parts
 
 WORDS = (0, 1, 3)
@@ -99,7 +99,7 @@ def test_guidance_one_with_memory_captures_the_only_main_row(case):
 
 
 def test_half_precision_stays_half_precision(tmp_path):
-    vdm = load_vdm(make_tiny_cogvideox(tmp_path / "tiny"), "bfloat16", "cpu")
+    vdm = load_vdm(make_tiny(tmp_path / "tiny"), "bfloat16", "cpu")
     schedule = levels(vdm.alphas_cumprod, 2)
     trajectory = torch.randn(3, 1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     spec = CaptureSpec(WORDS, (3, 4, 4), memory=True)

@@ -29,7 +29,7 @@ from components.core.text import Part
 from components.ddim_inversion.ddim import invert, levels
 from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.models.vlm.batch import collate
 from components.models.vlm.rows import request_rows
 from components.runtime.parameters import Scalars

@@ -9,7 +9,7 @@ from diffusers import CogVideoXDDIMScheduler, DDIMInverseScheduler
 
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, ddim_step, invert, levels, reconstruct
-from components.models.video.cogvideox_tiny import SCHEDULER
+from components.models.video.cogvideox import SCHEDULER
 
 ALPHAS = CogVideoXDDIMScheduler(**SCHEDULER).alphas_cumprod.double()
 

@@ -92,7 +92,7 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
     assert page.count("<section") == 2
     assert page.count("what the VAE keeps, ") == 12
     assert len(page) < 1_000_000
-    monkeypatch.setattr("components.models.video.cogvideox.load_vdm", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.video.load_vdm", lambda *_: pytest.fail("a model was loaded"))
     assert run(world, tmp_path, pictures=2)["preview"].read_text() == page
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
 from components.models.registry import SHIPPED
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.pages.stored import Stored
 from components.store.entries import Store
 from components.synthetic.code import closed_form

@@ -14,7 +14,6 @@ from components.core.records import Grid
 from components.media.grids import (
     axes,
     axis_weights,
-    cogvideox_grid,
     fit_frames,
     frame_intervals,
     interpolate,
@@ -22,6 +21,7 @@ from components.media.grids import (
     resample,
     sampled_grid,
 )
+from components.models.video.cogvideox import cogvideox_grid
 from components.models.vlm.internvl3 import segment_indices
 from components.models.vlm.qwen2_5_vl import fps_indices
 
@@ -47,26 +47,6 @@ def test_frame_intervals():
     assert frame_intervals([1.0, 1.0], 2.0) == [(0.0, 1.0), (1.0, 2.0)]
     with pytest.raises(ParameterError):
         frame_intervals([1.0, 0.0])
-
-
-def test_cogvideox_borders():
-    times = [i / 8 for i in range(17)]
-    grid = cogvideox_grid(times, 480, 720, FULL, patch=2, patch_t=None)
-    assert grid.shape == (5, 30, 45)
-    assert grid.times == [(-1 / 16, 1 / 16)] + [((4 * k - 3) / 8 - 1 / 16, 4 * k / 8 + 1 / 16) for k in range(1, 5)]
-    joined = cogvideox_grid(times, 768, 1360, FULL, patch=2, patch_t=2)
-    assert joined.shape == (3, 48, 85)  # 5 latents, one copied in front: (0 0) (1 2) (3 4)
-    assert joined.times == [grid.times[0], (grid.times[1][0], grid.times[2][1]), (grid.times[3][0], grid.times[4][1])]
-    even = cogvideox_grid([i / 8 for i in range(13)], 64, 64, FULL, patch=2, patch_t=2)
-    assert even.times == [(grid.times[0][0], grid.times[1][1]), (grid.times[2][0], grid.times[3][1])]
-    assert cogvideox_grid([i / 8 for i in range(49)], 480, 720, FULL, 2, None).shape == (13, 30, 45)
-    assert cogvideox_grid([i / 16 for i in range(81)], 768, 1360, FULL, 2, 2).shape == (11, 48, 85)
-
-
-@pytest.mark.parametrize(("count", "height", "width"), [(16, 64, 64), (17, 60, 64), (17, 64, 72), (0, 64, 64)])
-def test_cogvideox_refuses(count, height, width):
-    with pytest.raises(ParameterError):
-        cogvideox_grid([i / 8 for i in range(count)], height, width, FULL, patch=2, patch_t=None)
 
 
 def test_sampled_borders():

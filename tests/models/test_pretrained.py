@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from components.core.errors import DataError, ParameterError
 from components.models.registry import ensure_tiny
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.models.vlm.model import load_vlm
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

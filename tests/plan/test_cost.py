@@ -5,15 +5,16 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.plan.cost import VideoModel
+from components.models.video.interface import Sizes
+from components.plan.cost import ClipCost
 
 
 def test_published_size_gives_the_known_flops():
-    model = VideoModel(42, 48, 3072, 226, 16, 2, 1, 8, 4)
-    assert model.tokens(49, 480, 720) == 17550
+    clip = ClipCost(Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720)), 49, 480, 720)
+    assert clip.tokens == 17550
     # measured on meta tensors: 332.2 TF a forward; the closed form leaves norms, embeddings and the head out
-    assert model.inversion(49, 480, 720, 1, 0) == pytest.approx(332.2e12, rel=0.02)
-    assert model.trajectory_bytes(49, 480, 720, 5, 2) == 6 * 16 * 13 * 60 * 90 * 2
+    assert clip.inversion(1, 0) == pytest.approx(332.2e12, rel=0.02)
+    assert clip.trajectory_bytes(5, 2) == 6 * 16 * 13 * 60 * 90 * 2
 
 
 def test_formula_against_a_flop_counter():
@@ -35,5 +36,5 @@ def test_formula_against_a_flop_counter():
         rope = (torch.empty(5 * 256, dim), torch.empty(5 * 256, dim))
         with FlopCounterMode(display=False) as counter:
             net(latents, text, time, image_rotary_emb=rope)
-    model = VideoModel(layers, heads, heads * dim, 16, 16, 2, 1, 8, 4)
-    assert model.inversion(17, 256, 256, 1, 0) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    clip = ClipCost(Sizes(layers, heads, heads * dim, 16, 16, 2, 1, 8, 4, (17, 256, 256)), 17, 256, 256)
+    assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from components.core import artifacts as a
 from components.core.records import ModelId, Option, canonical_json, sha256
-from components.media.grids import cogvideox_grid, pool_mask
+from components.media.grids import pool_mask
 from components.media.video import probe
+from components.models.video.cogvideox import cogvideox_grid
 from components.sft.aligner import Aligner
 from components.store.entries import Store
 from components.store.tensors import pack

@@ -9,7 +9,7 @@ import torch
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.core.errors import DataError, ParameterError
 from components.ddim_inversion.ddim import invert, levels
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.synthetic.card import read_card, write_card
 from components.synthetic.code import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
 from components.synthetic.data import TRAINING_SEEDS, TrainingScenes

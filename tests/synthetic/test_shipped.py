@@ -1,7 +1,7 @@
 """The model that travels with the package: its card is true, it is found by its name, and it has learned."""
 
 from components.models.registry import SHIPPED, resolve
-from components.models.video.cogvideox import load_vdm
+from components.models.video import load_vdm
 from components.store.entries import Store
 from components.synthetic.card import PAGE, RECORD, Card, read_card
 from components.synthetic.data import TRAINING_SEEDS

@@ -1,55 +1,50 @@
-"""A CogVideoX video diffusion model: its parts loaded by plain `from_pretrained`, and the few operations the method needs of them.
+"""CogVideoX: all that is particular to it, with the tiny twins; `FAMILY` at the end lists the parts.
 
-Latents are scaled as the transformer sees them (posterior mode × scaling factor); `velocity` is the network's
-v-prediction v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step t. Text is encoded as the pipeline does it: padded to the
-model's length, never masked. CogVideoX1.5 joins two latent frames in a patch: an odd number of latents is padded in
-front by the first, and the padding is dropped.
+The transformer predicts v = √ᾱ·ε − √(1−ᾱ)·x₀. Text is encoded as the pipeline does it: padded to the model's length,
+never masked. The VAE is causal in time: latent 0 holds frame 0, latent k frames 4k-3…4k. CogVideoX1.5 joins two latent
+frames in a patch: an odd number of latents is padded in front by the first, and the padding is dropped.
 
-Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width.
+Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width, L text
+and video tokens, H heads, d head width.
 """
 
 from __future__ import annotations
 
+import string
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, UInt8
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from components.core.errors import DataError, ParameterError
+from components.core.records import Grid
+from components.media.sampling import FrameCounts
+from components.models.family import Checkpoint, Device, Dtype, Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
+from components.models.video.interface import Attend, Sizes, TextPiece, VideoFamily, text_pieces, unseen_characters
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FRAMES = FrameCounts(step=8, fewest=9)  # the VAE encodes four frames a latent and decodes latents in pairs
+TEMPORAL = 4
 
-
-@dataclass(frozen=True)
-class TextPiece:
-    """A token that carries text: its place in the text encoder's sequence, and its characters `text[start:end]`, without white space."""
-
-    index: int
-    token: str
-    start: int
-    end: int
+# The model ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Vdm:
-    """A loaded CogVideoX; make it with `load_vdm`."""
+class CogVideoX:
+    """A loaded CogVideoX; its parts are the classes of diffusers and transformers."""
 
-    transformer: CogVideoXTransformer3DModel
-    vae: AutoencoderKLCogVideoX
-    text_encoder: T5EncoderModel
-    tokenizer: T5Tokenizer
-    scheduler: CogVideoXDDIMScheduler
-    dtype: torch.dtype
-    device: torch.device
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    dtype: Dtype
+    device: Device
+    frames: FrameCounts = FRAMES
 
     @property
     def patch_size(self) -> int:
@@ -63,6 +58,11 @@ class Vdm:
         return None if value is None else int(value)
 
     @property
+    def spatial_scale(self) -> int:
+        """Pixels of a latent's side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
     def text_length(self) -> int:
         """Tokens of the text encoder's sequence, pads included."""
         return int(self.transformer.config.max_text_seq_length)
@@ -70,7 +70,8 @@ class Vdm:
     @property
     def alphas_cumprod(self) -> Float[Tensor, " steps"]:
         """ᾱ of the training time steps, float64; the last is 0 (zero terminal SNR)."""
-        return torch.as_tensor(self.scheduler.alphas_cumprod, dtype=torch.float64)
+        alphas: Tensor = self.scheduler.alphas_cumprod
+        return alphas.double()
 
     def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(F, H, W) of the transformer's tokens for latents of (frames, rows, columns).
@@ -87,21 +88,22 @@ class Vdm:
             )
         return -(-frames // (self.patch_size_t or 1)), rows // self.patch_size, cols // self.patch_size
 
-    @property
-    def spatial_scale(self) -> int:
-        """Pixels of a latent's side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+    def grid(
+        self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
+    ) -> Grid:
+        """What each token covers; see `cogvideox_grid`."""
+        return cogvideox_grid(
+            frame_times, height, width, box, self.patch_size, self.patch_size_t, self.spatial_scale, TEMPORAL
+        )
 
-    @torch.no_grad()
-    def encode_video(
-        self, frames: UInt8[np.ndarray, "n height width 3"] | UInt8[Tensor, "n height width 3"]
-    ) -> Float[Tensor, "1 F C h w"]:
+    def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
         """Posterior mode × scaling factor, in the model's dtype.
 
         Raises:
-            DataError: frames that are not uint8 RGB, not 8k+1 in number (the decoder works on pairs of latents), or not
-                whole latents.
+            DataError: frames that are not uint8 RGB, not 8k+1 in number, or not whole latents.
         """
+        import torch
+
         video = torch.as_tensor(frames)
         if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[-1] != 3:
             raise DataError(
@@ -110,7 +112,7 @@ class Vdm:
                 remedy="give uint8 [n, height, width, 3]",
             )
         count, height, width, _ = video.shape
-        if count % 8 != 1 or height % self.spatial_scale or width % self.spatial_scale:
+        if count % self.frames.step != 1 or height % self.spatial_scale or width % self.spatial_scale:
             problem = f"{count} frames of {height} × {width} pixels do not make whole latents"
             raise DataError(
                 problem, source="encode_video", remedy=f"give 8k+1 frames, sides multiples of {self.spatial_scale}"
@@ -119,22 +121,20 @@ class Vdm:
         codes: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
         return codes.permute(0, 2, 1, 3, 4).contiguous()
 
-    @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
         """Frames uint8 on the CPU."""
         codes = latents.permute(0, 2, 1, 3, 4).to(self.device, self.dtype) / self.vae.config.scaling_factor
         video: Tensor = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
-        return video.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
+        return video.byte().permute(1, 2, 3, 0).contiguous().cpu()
 
     def tokenize(self, text: str) -> list[TextPiece]:
-        """The tokens of `text` that carry characters and fit the text encoder's length, in order."""
-        return _pieces(self.tokenizer, text, self.text_length)
+        """Pieces of the T5 tokenizer."""
+        return text_pieces(self.tokenizer, text, self.text_length)
 
     def truncated(self, text: str) -> int:
         """Characters at the end of `text` that the text encoder never sees."""
-        return _truncated(self.tokenizer, text, self.text_length)
+        return unseen_characters(self.tokenizer, text, self.text_length)
 
-    @torch.no_grad()
     def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
         """Embeddings of the whole padded sequence; pads are encoded and attended to, as in the pipeline."""
         tokens = self.tokenizer(
@@ -143,29 +143,28 @@ class Vdm:
         embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return embeds.to(self.dtype)
 
-    def pad_latents(self, latents: Float[Tensor, "B F C h w"]) -> Float[Tensor, "B F2 C h w"]:
-        """Whole temporal patches: the first latent frame is repeated in front."""
-        missing = -latents.shape[1] % (self.patch_size_t or 1)
-        return torch.cat([latents[:, :1].expand(-1, missing, -1, -1, -1), latents], dim=1) if missing else latents
-
-    @torch.no_grad()
     def velocity(
         self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B F C h w"]:
-        """One forward pass of the transformer: v of the latents at a training time step, float32."""
+        """One forward pass of the transformer, which predicts v, float32."""
+        import torch
+
         grid = self.patch_grid((latents.shape[1], latents.shape[3], latents.shape[4]))
-        padded = self.pad_latents(latents.to(self.device, self.dtype))
+        x = latents.to(self.device, self.dtype)
+        missing = -x.shape[1] % (self.patch_size_t or 1)
+        if missing:  # whole temporal patches: the first latent frame is repeated in front
+            x = torch.cat([x[:, :1].expand(-1, missing, -1, -1, -1), x], dim=1)
         output: Tensor = self.transformer(
-            hidden_states=padded,
+            hidden_states=x,
             encoder_hidden_states=embeds.to(self.device, self.dtype),
-            timestep=torch.full((len(latents),), timestep, dtype=torch.int64, device=self.device),
-            image_rotary_emb=self.rotary(grid),
+            timestep=torch.full((len(x),), timestep, dtype=torch.int64, device=self.device),
+            image_rotary_emb=self._rotary(grid),
             return_dict=False,
         )[0]
-        return output[:, padded.shape[1] - latents.shape[1] :].float()
+        return output[:, missing:].float()
 
-    def rotary(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
-        """The cosine and sine [S, head width] of the video tokens' rotary embedding; None for a model with added position embeddings."""
+    def _rotary(self, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine [S, head width] of the video tokens; None for a model with added position embeddings."""
         config = self.transformer.config
         if not config.use_rotary_positional_embeddings:
             return None
@@ -175,9 +174,11 @@ class Vdm:
 
 @lru_cache(maxsize=4)
 def _rotary(
-    grid: tuple[int, int, int], base: tuple[int, int], width: int, sliced: bool, device: torch.device
+    grid: tuple[int, int, int], base: tuple[int, int], width: int, sliced: bool, device: Device
 ) -> tuple[Tensor, Tensor]:
-    """1.5 counts positions from the corner; 5B stretches the grid over the largest centred box of its shape inside `base`."""
+    """1.5 counts positions from the corner; 5B stretches the grid over the largest centred box of its shape in `base`."""
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+
     frames, rows, cols = grid
     common: dict[str, Any] = {"embed_dim": width, "grid_size": (rows, cols), "temporal_size": frames, "device": device}
     if sliced:
@@ -202,34 +203,21 @@ def _centred_box(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[in
     return (top, left), (top + box[0], left + box[1])
 
 
-def load_vdm(
-    folder: Path | str, dtype: str | torch.dtype = "bfloat16", device: str | torch.device | None = None
-) -> Vdm:
-    """Load a CogVideoX pipeline's parts.
-
-    Args:
-        folder: a text-to-video CogVideoX repository in the diffusers layout (a checkpoint or a tiny twin).
-        dtype: `bfloat16`, `float32`, `float16`, or a torch dtype.
-        device: the first CUDA device where there is one, else the CPU.
-
-    With float32 on a GPU, convolutions leave TensorFloat-32 from then on in this process: its ten bits are not what was
-    asked for.
+def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
+    """Load a pipeline's parts.
 
     Raises:
-        ParameterError: no such pipeline, another prediction type than v, or an unknown dtype.
+        ParameterError: another prediction type than v, or a transformer that takes more than the video's latents.
         DataError: a part that cannot be read, has no safetensors, or lacks tensors or the vocabulary.
     """
-    folder = Path(folder)
-    number_format = _dtype(dtype)
-    where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    _check_pipeline(folder)
-    if number_format == torch.float32 and where.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is True, unlike that of matrix products
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+    from transformers import T5EncoderModel, T5Tokenizer
+
     scheduler = load_part(CogVideoXDDIMScheduler, folder, "scheduler")
     tokenizer = load_tokenizer(T5Tokenizer, folder, "tokenizer")
-    encoder = load_weights(T5EncoderModel, folder, "text_encoder", dtype=number_format, ignore_mismatched_sizes=True)
-    vae = load_weights(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=number_format)
-    transformer = load_weights(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=number_format)
+    encoder = load_weights(T5EncoderModel, folder, "text_encoder", dtype=dtype, ignore_mismatched_sizes=True)
+    vae = load_weights(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=dtype)
+    transformer = load_weights(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=dtype)
     if scheduler.config.prediction_type != "v_prediction":
         problem = f"prediction type {scheduler.config.prediction_type!r}"
         raise ParameterError(problem, source=f"{folder}/scheduler", remedy="use a CogVideoX that predicts v")
@@ -239,55 +227,263 @@ def load_vdm(
             problem, source=f"{folder}/transformer", remedy="use a text-to-video CogVideoX, not image-to-video"
         )
     for module in (transformer, vae, encoder):
-        module.eval().requires_grad_(False).to(where)
-    return Vdm(transformer, vae, encoder, tokenizer, scheduler, number_format, where)
+        module.eval().requires_grad_(False).to(device)
+    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, dtype, device)
 
 
-def _dtype(name: str | torch.dtype) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        return name
-    if name not in _DTYPES:
-        raise ParameterError(f"unknown dtype {name!r}", source="dtype", remedy=f"use one of {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+# Sizes and grid -------------------------------------------------------------------------------------------------------
 
 
-def _check_pipeline(folder: Path) -> None:
-    """Refuse what does not say that it is a CogVideoX pipeline, before any weight is read."""
-    remedy = "give a CogVideoX text-to-video repository in the diffusers layout"
-    index, config = read_json(folder / "model_index.json"), read_json(folder / "transformer" / "config.json")
-    if index is None or config is None:
-        problem = "no diffusers pipeline: model_index.json or transformer/config.json is missing"
-        raise ParameterError(problem, source=str(folder), remedy=remedy)
-    found = (index.get("_class_name"), config.get("_class_name"))
-    if not str(found[0]).startswith("CogVideoX") or found[1] != "CogVideoXTransformer3DModel":
-        raise ParameterError(f"a pipeline of {found[0]} with {found[1]}", source=str(folder), remedy=remedy)
+def sizes(folder: Path) -> Sizes:
+    """Read the sizes of a folder from its configuration.
 
-
-def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, length: int | None) -> list[TextPiece]:
-    """Specials, pads and pieces without a visible character (a lone word start) are left out; spans lose their white space."""
-    tokens = tokenizer(
-        text,
-        max_length=length,
-        truncation=length is not None,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
+    Raises:
+        ParameterError: the VAE's configuration is missing.
+    """
+    net, vae = read_json(folder / "transformer" / "config.json"), read_json(folder / "vae" / "config.json")
+    if net is None or vae is None:
+        raise ParameterError(
+            "transformer/config.json or vae/config.json is missing",
+            source=str(folder),
+            remedy="give a whole CogVideoX folder",
+        )
+    spatial = 2 ** (len(vae["block_out_channels"]) - 1)
+    return Sizes(
+        layers=net["num_layers"],
+        heads=net["num_attention_heads"],
+        width=net["num_attention_heads"] * net["attention_head_dim"],
+        text_tokens=net["max_text_seq_length"],
+        channels=net["in_channels"],
+        patch=net["patch_size"],
+        patch_t=net.get("patch_size_t") or 1,
+        spatial=spatial,
+        temporal=int(vae["temporal_compression_ratio"]),
+        native=(net["sample_frames"], net["sample_height"] * spatial, net["sample_width"] * spatial),
     )
-    names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
-    found: list[TextPiece] = []
-    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
-    for index, (name, (start, end), special) in enumerate(spans):
-        while start < end and text[start].isspace():
-            start += 1
-        while end > start and text[end - 1].isspace():
-            end -= 1
-        if not special and name.strip("▁") and start < end:
-            found.append(TextPiece(index, name, start, end))
-    return found
 
 
-def _truncated(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> int:
-    whole, kept = _pieces(tokenizer, text, None), _pieces(tokenizer, text, length)
-    if len(kept) == len(whole):
-        return 0
-    return len(text.rstrip()) - (kept[-1].end if kept else 0)
+def cogvideox_grid(
+    frame_times: Sequence[float],
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+    patch: int,
+    patch_t: int | None,
+    spatial: int = 8,
+    temporal: int = TEMPORAL,
+) -> Grid:
+    """Return the transformer's patch grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
+
+    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in
+    front by the first one; the mixed token covers its real latents only.
+
+    Raises:
+        ParameterError: frames that are not 4k+1, or a size that the patches do not divide.
+    """
+    from components.media.grids import frame_intervals
+
+    side = spatial * patch
+    if (len(frame_times) - 1) % temporal or not len(frame_times) or height % side or width % side:
+        raise ParameterError(
+            f"{len(frame_times)} frames of {height} × {width} pixels",
+            source="num_frames, height, width",
+            remedy=f"choose {temporal}k+1 frames and multiples of {side} pixels",
+        )
+    frames = frame_intervals(frame_times)
+    latents = [frames[0]] + [(frames[k][0], frames[k + temporal - 1][1]) for k in range(1, len(frames), temporal)]
+    group = patch_t or 1
+    padding = -len(latents) % group
+    starts = [max(0, k - padding) for k in range(0, len(latents) + padding, group)]
+    times = [(latents[a][0], latents[b - 1][1]) for a, b in zip(starts, [*starts[1:], len(latents)], strict=True)]
+    return Grid(times=times, rows=height // side, cols=width // side, box=box)
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def attention(transformer: Any, attend: Attend) -> Iterator[None]:
+    """Put a processor into every attention layer, and the old ones back after the block, also after an exception."""
+    before = dict(transformer.attn_processors)
+    transformer.set_attn_processor(_Processor(attend))
+    try:
+        yield
+    finally:
+        transformer.set_attn_processor(before)
+
+
+class _Processor:
+    """CogVideoX's joint attention, [text; video]; what happens between q, k, v and the output is `attend`'s."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The layer's output for video and text tokens, each [B, tokens, width]."""
+        import torch
+
+        if attention_mask is not None:
+            raise ParameterError(
+                "an attention mask", source="attention_kwargs", remedy="capture without a mask: CogVideoX uses none"
+            )
+        text = encoder_hidden_states.shape[1]
+        joint = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        output = self.attend(*_heads(attn, joint, text, image_rotary_emb))
+        states: Tensor = attn.to_out[1](attn.to_out[0](output.transpose(1, 2).flatten(2)))
+        return states[:, text:], states[:, :text]
+
+
+def _heads(attn: Any, joint: Tensor, text: int, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [B, H, L, d] after the head norms; video tokens of q and k are rotated, text tokens are not."""
+    import torch
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    q, k, v = (
+        layer(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
+    q = q if attn.norm_q is None else attn.norm_q(q)
+    k = k if attn.norm_k is None else attn.norm_k(k)
+    if rotary is not None:
+        q, k = (torch.cat([x[:, :, :text], apply_rotary_emb(x[:, :, text:], rotary)], dim=2) for x in (q, k))
+    return q, k, v
+
+
+# Tiny twins -----------------------------------------------------------------------------------------------------------
+
+SEED = 20260
+LATENT_CHANNELS = 4
+TEXT_LENGTH = 64
+TEXT_WIDTH = 32
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "snr_shift_scale": 1.0,
+}
+_WORDS = """a an and another are at away back ball behind big bird black blue bounces box camera car cat center circle
+    clip corner cube direction disc dog does down falls fast for frame from front goes green grey hand happens he her
+    his how in into is it jumps large left man moves moving near no object of off on one orange other out over passes
+    person picks pink places purple pushes rectangle red right rises rolls rotates runs scene she shrinks slides slowly
+    small speed spins square star static stays still stops swings that the then there they this to toward towards
+    triangle turns two up upward video walks what when where which while white with woman yellow yes zooms"""
+_ENDINGS = ("ing", "ed", "er", "ly", "es", "s", "tion")
+
+
+def make_tiny(folder: Path, variant: str = "5b") -> Path:
+    """Write a tiny CogVideoX pipeline of the real classes (safetensors only) into `folder`; returns the folder.
+
+    Weights are drawn from a fixed seed with each class's own initialization; two calls write equal bytes. 64 × 64
+    pixels and 17 frames are 5 latents of 8 × 8, which is 5 × 4 × 4 tokens (`5b`) or 3 × 4 × 4 (`1.5`).
+
+    Args:
+        folder: made if it is not there.
+        variant: the patch layout: `5b` (patches of one latent frame, resized rotary grid) or `1.5` (two latent frames a
+            patch, no patch bias, sliced rotary grid).
+    """
+    import torch
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        tokenizer = _tiny_tokenizer()
+        pipeline = CogVideoXPipeline(
+            tokenizer=tokenizer,
+            text_encoder=t5_encoder(len(tokenizer), TEXT_WIDTH, feed_forward=64, heads=2),
+            vae=AutoencoderKLCogVideoX(
+                down_block_types=("CogVideoXDownBlock3D",) * 4,
+                up_block_types=("CogVideoXUpBlock3D",) * 4,
+                block_out_channels=(8, 8, 8, 8),
+                latent_channels=LATENT_CHANNELS,
+                layers_per_block=1,
+                norm_num_groups=2,
+                temporal_compression_ratio=TEMPORAL,
+                sample_height=64,
+                sample_width=64,
+                scaling_factor=3.26,  # latents of random weights get unit variance, as a trained model's have
+            ),
+            transformer=CogVideoXTransformer3DModel(
+                num_attention_heads=4,
+                attention_head_dim=16,
+                in_channels=LATENT_CHANNELS,
+                out_channels=LATENT_CHANNELS,
+                time_embed_dim=32,
+                text_embed_dim=TEXT_WIDTH,
+                num_layers=2,
+                sample_width=8,
+                sample_height=8,
+                sample_frames=17,
+                patch_size=2,
+                patch_size_t=None if variant == "5b" else 2,
+                patch_bias=variant == "5b",
+                max_text_seq_length=TEXT_LENGTH,
+                use_rotary_positional_embeddings=True,
+            ),
+            scheduler=CogVideoXDDIMScheduler(**SCHEDULER),
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def _tiny_tokenizer() -> Any:
+    """Return a Unigram T5 tokenizer: words of motion captions, single characters for other ASCII, `<unk>` beyond."""
+    from transformers import T5Tokenizer
+
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    characters = string.digits + string.ascii_letters + string.punctuation
+    words = _WORDS.split()
+    capitalized = [word.capitalize() for word in words]
+    pieces = {"▁": -6.0}
+    pieces |= {f"▁{word}": -8.0 - 0.001 * rank for rank, word in enumerate(dict.fromkeys([*words, *capitalized]))}
+    pieces |= {ending: -9.0 - 0.001 * rank for rank, ending in enumerate(_ENDINGS) if ending not in characters}
+    pieces |= {character: -12.0 - 0.001 * rank for rank, character in enumerate(characters)}
+    return T5Tokenizer(vocab=[*special, *pieces.items()], extra_ids=0, model_max_length=TEXT_LENGTH)
+
+
+def t5_encoder(vocabulary: int, width: int, feed_forward: int, heads: int, dropout: float = 0.1) -> Any:
+    """Return a T5 encoder of two layers with heads of 16, with the class's own initialization."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=16,
+        d_ff=feed_forward,
+        num_layers=2,
+        num_heads=heads,
+        dropout_rate=dropout,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return T5EncoderModel(config)
+
+
+FAMILY = VideoFamily(
+    name="CogVideoX",
+    pipeline="CogVideoX",
+    transformer="CogVideoXTransformer3DModel",
+    frames=FRAMES,
+    sizes=sizes,
+    load=load,
+    attention=attention,
+    make_tiny=make_tiny,
+    tiny={"tiny-cogvideox": "5b", "tiny-cogvideox1.5": "1.5"},
+    checkpoints={
+        "cogvideox-5b": Checkpoint("zai-org/CogVideoX-5b", "8d6ea3f817438460b25595a120f109b88d5fdfad"),
+        "cogvideox1.5-5b": Checkpoint("zai-org/CogVideoX1.5-5B", "fdc5267c90b5c06492985b966e43aae984e189e0"),
+    },
+)

@@ -1,0 +1,210 @@
+"""What the steps need of a video model, whatever its family: `VideoFamily`, without torch, and what it loads, `VideoModel`.
+
+The method reads joint attention: every layer attends over one sequence of the text's tokens and the video's. A family
+hands each layer's queries, keys and values over in this order, text first, video tokens frame-major; its network may
+keep another one inside.
+
+Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width, L text
+and video tokens, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, UInt8
+
+from components.core.errors import ParameterError
+from components.core.records import Grid
+from components.media.sampling import FrameCounts
+from components.models.family import Device, Dtype, Family, Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The output [B, H, L, d] of one attention layer from its q, k and v, each [B, H, L, d] after norms and rotary embedding."""
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A token that carries text: its place in the text encoder's sequence, and its characters `text[start:end]`."""
+
+    index: int
+    token: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model of joint attention, from its configuration: what the plan's cost follows from.
+
+    Attributes:
+        layers: attention layers.
+        heads: attention heads of a layer.
+        width: of a token.
+        text_tokens: of the text encoder's sequence, pads included.
+        channels: of the latents.
+        patch: latent rows (and columns) of a token.
+        patch_t: latent frames of a token.
+        spatial: pixels of a latent's side.
+        temporal: frames of a latent but the first, which has one.
+        native: frames, height and width (pixels) that the model was trained at.
+        weights: of a layer's matrices that a token passes, in units of width².
+    """
+
+    layers: int
+    heads: int
+    width: int
+    text_tokens: int
+    channels: int
+    patch: int
+    patch_t: int
+    spatial: int
+    temporal: int
+    native: tuple[int, int, int]
+    weights: int = 12
+
+    @property
+    def side(self) -> int:
+        """Pixels of a token's side."""
+        return self.spatial * self.patch
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip, padded to whole tokens."""
+        count = (frames - 1) // self.temporal + 1
+        return count + (-count) % self.patch_t
+
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Video tokens of a clip."""
+        return self.latent_frames(frames) // self.patch_t * (height // self.side) * (width // self.side)
+
+    def forward(self, tokens: int, keys: int) -> float:
+        """FLOPs of one forward pass over so many video tokens, each of which attends to so many keys."""
+        length = tokens + self.text_tokens
+        linear = 2 * length * self.layers * self.weights * self.width**2
+        return linear + 4 * length * keys * self.width * self.layers
+
+
+@runtime_checkable
+class VideoModel(Protocol):
+    """A loaded model. Latents are scaled as the transformer sees them; weights need no gradient."""
+
+    @property
+    def transformer(self) -> Any:
+        """The network whose attention is read."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Number format of weights and latents."""
+
+    @property
+    def device(self) -> Device:
+        """Where the weights are."""
+
+    @property
+    def frames(self) -> FrameCounts:
+        """Numbers of frames that the model encodes and decodes."""
+
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
+        """ᾱ of the training time steps, float64."""
+
+    def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
+        """Latents of a clip, in the model's format, without randomness."""
+
+    def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
+        """Frames on the CPU."""
+
+    def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
+        """Embeddings as the transformer takes them."""
+
+    def tokenize(self, text: str) -> list[TextPiece]:
+        """The tokens of `text` that carry characters and fit the text encoder's length, in order."""
+
+    def truncated(self, text: str) -> int:
+        """Characters at the end of `text` that the text encoder never sees."""
+
+    def velocity(
+        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
+    ) -> Float[Tensor, "B F C h w"]:
+        """v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, float32, whatever the network predicts."""
+
+    def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Frames, rows and columns of the video tokens, for latents of (frames, rows, columns)."""
+
+    def grid(
+        self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
+    ) -> Grid:
+        """What each video token covers: sampled frames (seconds), pixels after fitting, the part of the source shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFamily(Family):
+    """A family of video models. Its folders are in the layout of diffusers.
+
+    Attributes:
+        pipeline: how `_class_name` of a folder's `model_index.json` begins.
+        transformer: class name of its transformer.
+        frames: numbers of frames that its models encode and decode.
+        sizes: sizes of the model in a folder.
+        load: the model in a folder, whose class names fit, on a device and in a number format.
+        attention: inside the block each attention layer's output comes from the given function; then all is as before.
+    """
+
+    pipeline: str
+    transformer: str
+    frames: FrameCounts
+    sizes: Callable[[Path], Sizes]
+    load: Callable[[Path, Dtype, Device], VideoModel]
+    attention: Callable[[Any, Attend], AbstractContextManager[None]]
+
+    def check(self, num_frames: int) -> None:
+        """Refuse a bound on frames that lets no clip through.
+
+        Raises:
+            ParameterError: fewer frames than the models take.
+        """
+        if num_frames < self.frames.fewest:
+            raise ParameterError(
+                f"num_frames = {num_frames}",
+                source="params_ddim_inversion.num_frames",
+                remedy=f"choose at least {self.frames.fewest}: {self.name} takes no fewer",
+            )
+
+
+def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
+    """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens.
+
+    Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
+    space.
+    """
+    tokens = tokenizer(
+        text,
+        max_length=length,
+        truncation=length is not None,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
+    found: list[TextPiece] = []
+    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
+    for index, (name, (start, end), special) in enumerate(spans):
+        while start < end and text[start].isspace():
+            start += 1
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        if not special and name.strip("▁") and start < end:
+            found.append(TextPiece(index, name, start, end))
+    return found
+
+
+def unseen_characters(tokenizer: Any, text: str, length: int) -> int:
+    """Count the characters at the end of `text` that do not fit into `length` tokens."""
+    whole, kept = text_pieces(tokenizer, text, None), text_pieces(tokenizer, text, length)
+    if len(kept) == len(whole):
+        return 0
+    return len(text.rstrip()) - (kept[-1].end if kept else 0)
