@@ -1,9 +1,9 @@
-"""Step 6: the aligner, a 3-layer MLP between the VLM's map and the alignment loss ("rescaling or slight warping", main text §3.4).
+"""Step 6: the aligner, a 3-layer MLP between the VLM's map and the alignment loss.
 
-`local` reads each place's 3 × 3 × 3 neighbourhood (27 → 64 → 64 → 1), `pointwise` the place alone (1 → 64 → 64 → 1).
-Both are residual with a zero last layer, so training starts at the identity. A map-wide MLP could absorb the whole
-difference to the prior, of which §3.4 warns; a local one can sharpen or shift by a cell. It is saved beside the
-checkpoint and never used at inference.
+It is for "rescaling or slight warping" (main text §3.4). `local` reads each place's 3 × 3 × 3 neighbourhood
+(27 → 64 → 64 → 1), `pointwise` the place alone (1 → 64 → 64 → 1). Both are residual with a zero last layer, so training
+starts at the identity. A map-wide MLP could absorb the whole difference to the prior, of which §3.4 warns; a local one
+can sharpen or shift by a cell. It is saved beside the checkpoint and never used at inference.
 
 Legend: R rows (words), F H W the prior's grid.
 """
@@ -23,7 +23,7 @@ _WIDTH = 64
 
 
 class Aligner(nn.Module):
-    """Residual per-place MLP on maps; commutes with rescaling a map, so raw attention (1e-5) and densities (1) are treated alike.
+    """Residual per-place MLP on maps; it commutes with rescaling, so raw attention (1e-5) and densities (1) are alike.
 
     Raises:
         ParameterError: a kind that has no parameters or is unknown (use `make_aligner`).
@@ -34,17 +34,17 @@ class Aligner(nn.Module):
         if kind not in ("local", "pointwise"):
             raise ParameterError(f"aligner={kind!r}", source="params_sft", remedy="choose local, pointwise or none")
         reach = 1 if kind == "local" else 0
-        # edges repeat: with zeros around it the first layer could tell a cell's position from its neighbourhood
+        # edges repeat: from zeros around it the first layer could learn where a cell lies
         self.read = nn.Conv3d(1, _WIDTH, 1 + 2 * reach, padding=reach, padding_mode="replicate")
         self.mix = nn.Conv3d(_WIDTH, _WIDTH, 1)
         self.write = nn.Conv3d(_WIDTH, 1, 1)
         nn.init.zeros_(self.write.weight)
-        nn.init.zeros_(self.write.bias)  # type: ignore[arg-type]  # Conv3d has one unless told otherwise
+        nn.init.zeros_(self.write.bias)  # type: ignore[arg-type]  # Conv3d has one by default
 
     def forward(
         self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
     ) -> Float[Tensor, "R F H W"]:
-        """The warped maps. Cells outside `valid_FHW` hold no information: they count as the row's mean to their neighbours."""
+        """Return the warped maps; cells outside `valid_FHW` are unknown and count as the row's mean."""
         if not len(maps_RFHW):
             return maps_RFHW
         inside = torch.ones_like(maps_RFHW[0], dtype=torch.bool) if valid_FHW is None else valid_FHW
@@ -62,12 +62,12 @@ class NoAligner(nn.Module):
     def forward(
         self, maps_RFHW: Float[Tensor, "R F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None
     ) -> Float[Tensor, "R F H W"]:
-        """The maps as they are."""
+        """Return the maps as they are."""
         return maps_RFHW
 
 
 def make_aligner(kind: AlignerKind) -> Aligner | NoAligner:
-    """The aligner of decision `aligner`.
+    """Return the aligner of decision `aligner`.
 
     Raises:
         ParameterError: an unknown kind.

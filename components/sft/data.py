@@ -24,7 +24,7 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.media.map_algebra import frame_difference_prior
 from components.media.video import iterate_frames
-from components.models.vlm.batch import Example
+from components.models.vlm.batch import IGNORED, Example
 from components.models.vlm.input import conversation, example
 from components.models.vlm.model import Vlm
 from components.sft.loss import shuffled_prior, uniform_prior
@@ -52,9 +52,17 @@ class Item:
     example: Example
     target: Target | None
 
+    @property
+    def aligned_rows(self) -> tuple[int, int]:
+        """How many rows are aligned, and how many of them before the response: only these can teach the answer."""
+        if self.target is None:
+            return 0, 0
+        rows_R, learned = self.target.words.rows_R, self.example.labels != IGNORED
+        return len(rows_R), int((rows_R < int(learned.nonzero()[0])).sum())
+
 
 def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLine], list[VlmLine]]:
-    """Training and held-out lines. Held out are ⌊share · videos⌋ videos, those with the smallest sha256(seed, video sha256).
+    """Return training and held-out lines: ⌊share · videos⌋ videos, those with the smallest sha256(seed, video sha256).
 
     Raises:
         ParameterError: nothing is left to train on.
@@ -63,14 +71,13 @@ def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLi
     kept_out = set(videos[: floor(share * len(videos) + 1e-9)])  # .29 of 100 is 28.999…
     train = [line for line in lines if line.video.id not in kept_out]
     if not train:
-        raise ParameterError(
-            f"no training samples: {len(lines)} samples", source=f"held_out={share:g}", remedy="import more videos"
-        )
+        problem = f"no training samples: {len(lines)} samples"
+        raise ParameterError(problem, source=f"held_out={share:g}", remedy="import more videos")
     return train, [line for line in lines if line.video.id in kept_out]
 
 
 def order(count: int, seed: int, positions: range) -> list[int]:
-    """Which sample comes at each position of an endless run of seeded permutations of `count` samples."""
+    """Return the sample at each position of an endless run of seeded permutations of `count` samples."""
     found: dict[int, np.ndarray[Any, Any]] = {}
     for epoch in {position // count for position in positions}:
         found[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
@@ -78,7 +85,7 @@ def order(count: int, seed: int, positions: range) -> list[int]:
 
 
 def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
-    """For each line one of `pool` that shows another video (`prior_control: shuffled`); samples of one video have one map's motion.
+    """Return for each line one of `pool` that shows another video (`prior_control: shuffled`).
 
     The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same
     place. A video that is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
@@ -96,9 +103,8 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
     for line in lines:
         own = line.video.id
         if names in ([], [own]):
-            raise ParameterError(
-                "no other video's map", source="prior_control=shuffled", remedy="train on samples of more videos"
-            )
+            remedy = "train on samples of more videos"
+            raise ParameterError("no other video's map", source="prior_control=shuffled", remedy=remedy)
         place = places[own] + 1 if own in places else int(sha256(own.encode()), 16)
         others = by_video[cycle[place % len(cycle)]]
         found.append(others[seen.get(own, 0) % len(others)])
@@ -107,7 +113,7 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
 
 
 class Samples(Dataset[Item]):
-    """The lines as samples; reads prior, token map and video from the store. `partners` are those of `prior_control: shuffled`."""
+    """The lines as samples, read from the store; `partners` are those of `prior_control: shuffled`."""
 
     def __init__(
         self,
@@ -119,14 +125,8 @@ class Samples(Dataset[Item]):
         aligned: bool,
         partners: Sequence[VlmLine] = (),
     ) -> None:
-        self.lines, self.vlm, self.store, self.settings, self.aligned, self.partners = (
-            lines,
-            vlm,
-            store,
-            settings,
-            aligned,
-            partners,
-        )
+        self.lines, self.vlm, self.store, self.settings = lines, vlm, store, settings
+        self.aligned, self.partners = aligned, partners
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -150,11 +150,11 @@ class Samples(Dataset[Item]):
         return Target(kept, prior_TFHW[covered], line.grid, weight)
 
     def own_prior(self, line: VlmLine) -> Float[Tensor, "T F H W"]:
-        """A sample's motion prior."""
+        """Return a sample's motion prior."""
         return unpack(self.store.read(line.prior))["prior"].float()
 
     def prior(self, index: int) -> Float[Tensor, "T F H W"]:
-        """The map that the sample is aligned with: its prior, or the control in its place."""
+        """Return the map that the sample is aligned with: its prior, or the control in its place."""
         control, line = self.settings.prior_control, self.lines[index]
         prior_TFHW = self.own_prior(line)
         if control == "shuffled":
@@ -163,14 +163,13 @@ class Samples(Dataset[Item]):
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
             with self.store.borrowed(line.video.file) as path:
-                return frame_difference_prior(
-                    prior_TFHW, map(torch.from_numpy, iterate_frames(path)), line.video.times, line.grid
-                )
+                frames = map(torch.from_numpy, iterate_frames(path))
+                return frame_difference_prior(prior_TFHW, frames, line.video.times, line.grid)
         return prior_TFHW
 
 
-class _Told(Dataset[Item | MotionEnhancerError]):
-    """Samples whose expected errors are answers: a worker's exception would reach the training without its type and fields."""
+class _ErrorsAsItems(Dataset[Item | MotionEnhancerError]):
+    """Samples and their expected errors: raised in a worker, one would reach the training without type and fields."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -183,12 +182,13 @@ class _Told(Dataset[Item | MotionEnhancerError]):
 
 
 def loaded(samples: Samples, indices: Sequence[int], workers: int) -> Iterator[Item]:
-    """The samples in this order, read ahead by `workers` processes.
+    """Return the samples in this order, read ahead by `workers` processes.
 
     Raises:
-        MotionEnhancerError: a sample's, as it was raised where it was read.
+        MotionEnhancerError: an error of a sample, as it was raised where it was read.
     """
-    for found in DataLoader(_Told(samples), batch_size=None, sampler=indices, num_workers=workers, collate_fn=_same):
+    items = _ErrorsAsItems(samples)
+    for found in DataLoader(items, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_same):
         if isinstance(found, MotionEnhancerError):
             raise found
         yield found

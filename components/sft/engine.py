@@ -1,4 +1,4 @@
-"""What the loop stands on: the accelerator for this machine, the learning rates' course, a gradient norm as a number."""
+"""What the loop needs of the machine: the accelerator, the learning rates' course, a gradient norm as a number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.sft.settings import SftSettings
 
 
 def rate(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rates at update `step` (1 … total): linear over the first ⌈warmup · total⌉ updates, then a cosine."""
+    """Return the rates' factor at update `step` (1 … total): linear over ⌈warmup · total⌉ updates, then a cosine."""
     warm = math.ceil(warmup * total)
     if step <= warm:
         return step / warm
@@ -21,7 +21,7 @@ def rate(step: int, total: int, warmup: float) -> float:
 
 
 def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
-    """bf16 on GPUs, fp32 on a CPU; full fine-tuning on several GPUs is sharded by `blocks` (FSDP2), LoRA is replicated."""
+    """Return bf16 on GPUs, fp32 on a CPU; on several GPUs full tuning is sharded by `blocks` (FSDP2), LoRA is not."""
     cuda = torch.cuda.is_available()
     plugin = None
     if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
@@ -37,6 +37,6 @@ def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
 
 
 def number(norm: Any) -> float:
-    """A gradient norm as a number; a sharded one is gathered."""
+    """Return a gradient norm as a number; a sharded one is gathered."""
     whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return float(whole)

@@ -1,16 +1,13 @@
-"""The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process a device).
+"""The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process per device).
 
 A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row
-is captured
-and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The log has one
-JSON line a
-step: both losses, their gradient norms where measured, learning rates, validation losses, and where the aligned rows
-lie.
+is captured and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The
+log has one row per step: both losses, their gradient norms where measured, learning rates, validation losses, and where
+the aligned rows lie.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -18,29 +15,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
 from components.models.vlm.model import Vlm, load_vlm
+from components.models.vlm.tuning import add_lora, save_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import make_accelerator, number, rate
+from components.sft.log import Row, TrainingLog
 from components.sft.loss import effective_weight, prior_variance
-from components.sft.module import MotionSFT, add_lora, parameter_groups, save_vlm
+from components.sft.module import MotionSFT, parameter_groups
 from components.sft.resume import ResumeStates
 from components.sft.settings import SftSettings
 from components.store.entries import Store
 from components.store.tensors import pack
 
 log = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 
 class Job(Record):
@@ -57,7 +53,7 @@ class Job(Record):
 
 
 def train(job: Job) -> list[Row]:
-    """Train and write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`. Returns the log.
+    """Train, write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`, and return the log's rows.
 
     Raises:
         ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, the loss is
@@ -69,7 +65,10 @@ def train(job: Job) -> list[Row]:
     try:
         return Training(job).run()
     except torch.OutOfMemoryError as error:
-        remedy = "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, viewing.max_pixels), or a larger GPU"
+        remedy = (
+            "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, "
+            "viewing.max_pixels), or a larger GPU"
+        )
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
 
 
@@ -88,9 +87,9 @@ class Training:
         self.accelerator = make_accelerator(job.settings, sorted(vlm.model._no_split_modules))
         self._data(vlm)
         self._model(vlm)
-        self.rows: list[Row] = []
         self.states = ResumeStates(self.store.backend, job.key)
-        self.board = SummaryWriter(str(Path(job.out) / "board")) if self.accelerator.is_main_process else None
+        board = Path(job.out) / "board" if self.accelerator.is_main_process else None
+        self.log = TrainingLog(self.store.backend, job.key, board)
 
     def _load(self) -> Vlm:
         # fp32 master weights; without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit
@@ -114,18 +113,16 @@ class Training:
         return Samples(lines, vlm, self.store, self.settings, aligned=aligned, partners=others)
 
     def _model(self, vlm: Vlm) -> None:
-        weight = (
-            effective_weight(self.job.align_weight, self.settings.align_scale, self.variance)
-            if self.variance is not None
-            else 0.0
-        )
+        weight = 0.0
+        if self.variance is not None:
+            weight = effective_weight(self.job.align_weight, self.settings.align_scale, self.variance)
         self.module = MotionSFT(vlm, self.settings, weight)
         groups = parameter_groups(self.module, self.settings)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
         self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
 
     def _variance(self) -> float:
-        """Variance of the normalized maps over (a part of) the data set: λ times it says how strong the alignment is."""
+        """Return the normalized maps' mean variance over (a part of) the data; λ times it is the strength."""
         by_hash = sorted(range(len(self.samples)), key=lambda i: sha256(self.samples.lines[i].sample.id.encode()))
         chosen = by_hash[: self.settings.contrast_samples]
         return sum(prior_variance(self.samples.prior(i), self.settings.row_norm) for i in chosen) / len(chosen)
@@ -133,21 +130,21 @@ class Training:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self) -> list[Row]:
-        """All steps from the last saved state on, then the tuned model's folder."""
+        """Take all steps from the last saved state on, then write the tuned model's folder."""
         start = self._resume()
         if start == 0:
-            self._log({"step": 0, **self._about(), **self._validate()})
+            self.log.add({"step": 0, **self._about(), **self._validate()})
         stream = self._stream(start)
         self.model.train()
         for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
             row = self._step(step, stream)
             if step % self.settings.eval_every == 0 or step == self.total:
                 row |= self._validate()
-            self._log(row)
+            self.log.add(row)
             if step % self.settings.save_every == 0 and step < self.total:
                 self._save_state(step)
         self._finish()
-        return self.rows
+        return self.log.rows
 
     def _about(self) -> Row:
         row: Row = {
@@ -162,7 +159,7 @@ class Training:
         return row
 
     def _stream(self, start: int) -> Iterator[Item]:
-        """This process's samples from step `start` + 1 on."""
+        """Return this process's samples from step `start` + 1 on."""
         batch = self.settings.global_batch
         positions = range(start * batch, self.total * batch)
         mine = order(len(self.samples), self.job.seed, positions)[
@@ -172,7 +169,7 @@ class Training:
         return loaded(self.samples, mine, workers)
 
     def _step(self, step: int, stream: Iterator[Item]) -> Row:
-        """One update; returns its line of the log."""
+        """Make one update; return its row of the log."""
         items = [next(stream) for _ in range(self.accumulation)]
         row: Row = {"step": step, **self._rates(step)}
         if step == 1 or step % self.settings.norms_every == 0:
@@ -183,7 +180,7 @@ class Training:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 found = self.model(item)
                 self.accelerator.backward(found["loss"] / len(items))
-            sums += torch.tensor([found["ar"].item(), found["align"].item(), *_where(item)], dtype=torch.float64)
+            sums += torch.tensor([found["ar"].item(), found["align"].item(), *item.aligned_rows], dtype=torch.float64)
         row["grad"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -214,7 +211,7 @@ class Training:
         return found
 
     def _gradient_norms(self, item: Item) -> Row:
-        """Norms of ∇L_AR and ∇L_align on the step's first sample a process, from two backward passes that leave nothing behind."""
+        """Return norms of ∇L_AR and ∇L_align on each process's first sample; the two backward passes leave nothing."""
         found: Row = {}
         for name, other in (("ar", "align"), ("align", "ar")):
             if name == "align" and not self.module.weight:
@@ -227,7 +224,7 @@ class Training:
 
     @torch.no_grad()
     def _validate(self) -> Row:
-        """Mean losses over the held-out samples; every process runs equally many forwards, as sharded models need."""
+        """Return mean losses over the held-out samples; processes run equally many forwards, as sharded models need."""
         if not len(self.held):
             return {}
         self.model.eval()
@@ -244,39 +241,18 @@ class Training:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def _log(self, row: Row) -> None:
-        self.rows.append(row)
-        if self.board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, row["step"])
-        if any(name.startswith("val_") for name in row):
-            log.info(
-                "step %d: %s",
-                row["step"],
-                ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"),
-            )
-            self._show()
-
-    def _show(self) -> None:
-        """Bring TensorBoard's files to the store, beside the resume states: for people, part of no result."""
-        if self.board is not None:
-            self.board.flush()
-            for file in Path(self.board.log_dir).iterdir():
-                self.store.backend.put_file(f"sft/{self.job.key}/tensorboard/{file.name}", file)
-
     def _save_state(self, step: int) -> None:
         folder = Path(self.job.out) / "state"
         self.accelerator.save_state(str(folder))
         self.accelerator.wait_for_everyone()  # each process writes its own part
         if self.accelerator.is_main_process:
-            (folder / "log.jsonl").write_bytes(self._lines())
+            self.log.write(folder / "log.jsonl")
             self.states.save(folder, step, self.settings.keep_last)
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Load the newest state; returns the step it was saved after, 0 if there is none."""
+        """Load the newest state; return the step that it was saved after, 0 without one."""
         if not (steps := self.states.steps()):
             return 0
         folder = Path(self.job.out) / "resume"
@@ -284,11 +260,8 @@ class Training:
             if not folder.exists():
                 self.states.load(steps[-1], folder)
         self.accelerator.load_state(str(folder))
-        self.rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        self.log.read(folder / "log.jsonl")
         return steps[-1]
-
-    def _lines(self) -> bytes:
-        return b"".join(canonical_json(row) + b"\n" for row in self.rows)
 
     def _finish(self) -> None:
         out = Path(self.job.out)
@@ -297,33 +270,30 @@ class Training:
             return
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        save_vlm(self.module, state if sharded else None, Path(self.job.vlm), out / "model", dtype)
-        aligner = {name.removeprefix("aligner."): value for name, value in state.items() if name.startswith("aligner.")}
-        if aligner:
+        whole = _part(state, "model") if sharded else None
+        save_vlm(self.module.vlm, whole, Path(self.job.vlm), out / "model", dtype)
+        if aligner := _part(state, "aligner"):
             (out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
-        (out / "log.jsonl").write_bytes(self._lines())
-        if self.board is not None:
-            self.board.close()
+        self.log.write(out / "log.jsonl")
+        self.log.close()
 
 
-def _where(item: Item) -> tuple[int, int]:
-    """Number of aligned rows, and of those before the first token of the response: only these can teach the answer."""
-    if item.target is None:
-        return 0, 0
-    rows_R = item.target.words.rows_R
-    first = int((item.example.labels != -100).nonzero()[0])
-    return len(rows_R), int((rows_R < first).sum())
+def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def main(argv: list[str]) -> int:
-    """One process of several: `python -m torch.distributed.run … -m components.sft.loop JOB.json`; an expected error is left as JSON."""
+    """Run one process of several: `python -m torch.distributed.run … -m components.sft.loop JOB.json`.
+
+    An expected error is left as `error.json`.
+    """
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     job = Job.model_validate_json(Path(argv[0]).read_bytes())
     try:
         train(job)
     except MotionEnhancerError as error:
-        told = {"code": error.exit_code, "problem": error.problem, "source": error.source, "remedy": error.remedy}
-        (Path(job.out) / "error.json").write_bytes(canonical_json(told))
+        fields = {"code": error.exit_code, "problem": error.problem, "source": error.source, "remedy": error.remedy}
+        (Path(job.out) / "error.json").write_bytes(canonical_json(fields))
         log.error("%s", error)
         return error.exit_code
     return 0

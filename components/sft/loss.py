@@ -25,7 +25,9 @@ IGNORED = -100
 
 
 def response_loss(logits_BLN: Float[Tensor, "B L N"], targets_BL: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
-    """L_AR: mean over a sample's response tokens, then over samples, so a long response weighs no more against λ than a short one.
+    """Return L_AR: mean over a sample's response tokens, then over samples.
+
+    So a long response weighs no more against λ than a short one.
 
     Args:
         logits_BLN: position l predicts `targets_BL[:, l]` (already shifted).
@@ -46,12 +48,12 @@ def response_loss(logits_BLN: Float[Tensor, "B L N"], targets_BL: Int[Tensor, "B
 
 
 def prior_variance(prior_TFHW: Float[Tensor, "T F H W"], row_norm: RowNorm = "mean1") -> float:
-    """Mean over the words of their normalized row's population variance: λ times it says how strong the alignment is."""
+    """Return the mean over the words of their normalized row's population variance; λ times it is the strength."""
     return float(normalize_rows(prior_TFHW.double(), None, row_norm).var(-1, correction=0).mean())
 
 
 def effective_weight(align_weight: float, align_scale: AlignScale, variance: float) -> float:
-    """λ as it multiplies L_align: as given, or divided by the data set's mean `prior_variance` (decision `align_scale`).
+    """Return λ as it multiplies L_align: as given, or divided by the priors' mean variance (decision `align_scale`).
 
     Raises:
         DataError: `contrast` with priors that are all flat.
@@ -74,7 +76,7 @@ def effective_weight(align_weight: float, align_scale: AlignScale, variance: flo
 def shuffled_prior(
     prior_TFHW: Float[Tensor, "T F H W"], other_TFHW: Float[Tensor, "t f h w"]
 ) -> Float[Tensor, "T F H W"]:
-    """Another sample's map with this one's number of rows (its rows repeat in turn) on this one's grid."""
+    """Return another sample's map with this one's number of rows (its rows repeat in turn) on this one's grid."""
     rows = [row % len(other_TFHW) for row in range(len(prior_TFHW))]
     placed = other_TFHW
     if other_TFHW.shape[1:] != prior_TFHW.shape[1:]:
@@ -84,5 +86,5 @@ def shuffled_prior(
 
 
 def uniform_prior(prior_TFHW: Float[Tensor, "T F H W"]) -> Float[Tensor, "T F H W"]:
-    """The map that knows nothing: density 1 everywhere."""
+    """Return the map without information: density 1 everywhere."""
     return torch.ones_like(prior_TFHW)

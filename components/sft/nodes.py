@@ -1,8 +1,8 @@
 """Fine-tuning on several nodes: create a Kubeflow Trainer TrainJob, wait for it, remove it.
 
 The compiled pipeline puts the manifest into `SFT_TRAINJOB`; here it gets its name, its owner (this pod, so that it goes
-with the pod) and the job file, which lies on a volume that all nodes mount. The Kubernetes API is spoken plainly:
-images carry no client of it.
+with the pod) and the job file, which lies on a volume that all nodes mount. The Kubernetes API is called over plain
+HTTPS, as images carry no client of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLACK_S = 600.0  # the pod's own deadline, which counts from before its image wa
 
 
 def named(manifest: Json, name: str, job_file: Path) -> Json:
-    """The manifest of this training; a pod's name and uid are in the environment where the pipeline was compiled for nodes."""
+    """Return the manifest of this training; its owner is this pod, if the environment names one."""
     made = deepcopy(manifest)
     made["metadata"]["name"] = name
     if "POD_UID" in os.environ:
@@ -40,7 +40,7 @@ def named(manifest: Json, name: str, job_file: Path) -> Json:
 
 
 def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = None) -> int:
-    """Run the TrainJob to its end: 0 where it completed, else 1 (it then stays for its pods' logs; the next try removes it).
+    """Run the TrainJob to its end and return 0, or 1 where it failed: it then stays for its logs until the next try.
 
     Raises:
         ParameterError: the API server refuses it: no rights, no Trainer, or a manifest that this Trainer does not know.
@@ -75,7 +75,7 @@ class Api:
 
     @classmethod
     def of_this_pod(cls) -> Api:
-        """The API server that a pod's environment names.
+        """Return the API server that a pod's environment names.
 
         Raises:
             ParameterError: this is no pod, or it has no service account's token.
@@ -89,7 +89,7 @@ class Api:
             ) from error
 
     def call(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
-        """Status and answer of a request.
+        """Return status and answer of a request.
 
         Raises:
             TryAgainError: no answer, or a server's error.
@@ -113,7 +113,7 @@ class Api:
 
 
 def _parsed(data: bytes) -> Json:
-    """An answer's JSON; a server that knows no such path answers in plain text."""
+    """Return an answer's JSON; a server that knows no such path answers in plain text."""
     try:
         found = json.loads(data)
     except ValueError:
@@ -144,8 +144,8 @@ class TrainJobs:
             status, answer = self.api.call("GET", f"{self.path}/{name}")
 
     def wait(self, name: str, until: float) -> Json:
-        """The condition that ends a TrainJob: type `Complete` or `Failed`, reason, message; `until` is a moment of the monotonic clock."""
-        told, missed = "", 0
+        """Return the condition that ends a TrainJob, `Complete` or `Failed`; `until` is a time of `monotonic`."""
+        shown, missed = "", 0
         while True:
             try:
                 status, answer = self.api.call("GET", f"{self.path}/{name}")
@@ -160,13 +160,13 @@ class TrainJobs:
             for condition in answer.get("status", {}).get("conditions", []):
                 if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
                     return dict(condition)
-            if status and (seen := _progress(answer)) != told:
-                told = seen
-                log.info("TrainJob %s: %s", name, told)
+            if status and (seen := _progress(answer)) != shown:
+                shown = seen
+                log.info("TrainJob %s: %s", name, shown)
             if time.monotonic() > until:
                 remedy = "run again: it resumes; or allow more"
                 raise TryAgainError(
-                    f"the TrainJob's time is up ({told or 'not started'})", source="compile --timeout", remedy=remedy
+                    f"the TrainJob's time is up ({shown or 'not started'})", source="compile --timeout", remedy=remedy
                 )
             time.sleep(POLL_S)
 
@@ -183,7 +183,7 @@ class TrainJobs:
 
 
 def _progress(answer: Json) -> str:
-    """Where a TrainJob stands, in words."""
+    """Return where a TrainJob stands, in words."""
     status = answer.get("status", {})
     jobs = ", ".join(
         f"{job['name']}: {job.get('active', 0)} active, {job.get('ready', 0)} ready"

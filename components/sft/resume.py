@@ -1,4 +1,4 @@
-"""Resume states of a training at `<store>/sft/<key>/resume/step-<n>/`: accelerate's own files, private scratch of one piece of work.
+"""Resume states of a training at `<store>/sft/<key>/resume/step-<n>/`: accelerate's files, scratch of one cache entry.
 
 A state counts once its `complete.json` is there, written last. The step number alone says which samples come next, so a
 resumed run continues in mid-epoch exactly.
@@ -24,14 +24,14 @@ class ResumeStates:
         self.backend, self.prefix = backend, f"sft/{key}/resume"
 
     def steps(self) -> list[int]:
-        """Steps of the complete states, ascending."""
+        """Return the steps of the complete states, ascending."""
         pattern = re.compile(re.escape(self.prefix) + rf"/step-(\d+)/{re.escape(_DONE)}$")
         return sorted(
             int(match.group(1)) for item in self.backend.walk(self.prefix) if (match := pattern.search(item.path))
         )
 
     def save(self, folder: Path, step: int, keep_last: int) -> None:
-        """Upload a state's folder, then forget older ones beyond `keep_last`."""
+        """Upload a state's folder, then delete older ones beyond `keep_last`."""
         target = f"{self.prefix}/step-{step:08d}"
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.backend.put_file(f"{target}/{file.relative_to(folder).as_posix()}", file)
@@ -40,7 +40,7 @@ class ResumeStates:
             self._delete(f"{self.prefix}/step-{old:08d}")
 
     def load(self, step: int, folder: Path) -> Path:
-        """A state's files as a local folder."""
+        """Return a state's files as a local folder."""
         source = f"{self.prefix}/step-{step:08d}"
         for item in self.backend.walk(source):
             target = folder / PurePosixPath(item.path).relative_to(source)

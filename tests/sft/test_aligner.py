@@ -113,7 +113,7 @@ def test_cells_that_nobody_saw_do_not_leak() -> None:
 
 
 def test_learns_a_shift_by_a_cell_but_not_a_permutation() -> None:
-    """What "slight warping" means: on maps it has not seen, the local kind moves by a cell, but cannot undo a scrambled order.
+    """What "slight warping" means: on unseen maps the local kind moves by a cell, but cannot undo a scrambled order.
 
     For independent cells the best answer to a scrambled map is the mean: Var of an initial distance of 2 Var, one half.
     """

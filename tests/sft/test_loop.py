@@ -1,4 +1,4 @@
-"""Training on tiny models of both families and real clips: losses, plain fine-tuning as a special case, exact resume, the step."""
+"""Training on tiny models of both families and real clips: losses, plain fine-tuning, exact resume, the step."""
 
 import json
 import logging
@@ -21,6 +21,7 @@ from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.engine import rate
+from components.sft.log import TrainingLog
 from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
 from components.sft.resume import ResumeStates
@@ -112,10 +113,10 @@ def test_both_losses_fall(job, name):
 
 
 def plain_loop(one):
-    """Fine-tuning of the same samples without any of the project's training code but the input tensors and the written rates."""
+    """Fine-tuning of the same samples by hand: only the input tensors and the written rates are the project's."""
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     vlm.model.train()
-    store, settings = Store(one.store), one.settings
+    store, settings, viewing = Store(one.store), one.settings, Viewing(**made.VIEWING)
     lines, _ = split(one.lines, settings.held_out, one.seed)
     examples = []
     for line in lines:
@@ -124,7 +125,7 @@ def plain_loop(one):
         indices = [int(i * (len(clip.times) - 1) / (count - 1) + 0.5) for i in range(count)]
         frames = read_frames(store.fetch(clip.file), indices)
         talk = Conversation([], line.sample.question, line.sample.response)
-        examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING)))
+        examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, viewing))
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
     groups = [
@@ -183,13 +184,13 @@ def test_six_steps_are_three_resume_three(job, monkeypatch, at):
     rows = train(whole)
     first = job(key=f"resume-{at}", save_every=3)
 
-    def stop(self, row, log=Training._log):
+    def stop(self, row, add=TrainingLog.add):
         if row["step"] == at + 1:
             raise StopError
-        log(self, row)
+        add(self, row)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_log", stop)
+        patch.setattr(TrainingLog, "add", stop)
         with pytest.raises(StopError):
             train(first)
     states = ResumeStates(Store(first.store).backend, first.key)

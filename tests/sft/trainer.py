@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cluster:
-    """TrainJobs by name, every request that came, and what creating one does: `nodes` runs it, anything else is its last condition."""
+    """TrainJobs by name and every request; creating one runs it (`nodes`), or sets the given last condition."""
 
     def __init__(self, create="nodes", faults=()):
         self.jobs, self.requests, self.create, self.faults = {}, [], create, list(faults)
