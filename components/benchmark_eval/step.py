@@ -7,9 +7,7 @@ video are not independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -22,7 +20,7 @@ from components.core.errors import DataError
 from components.core.records import Json, Sample
 from components.media.viewing import Viewing
 from components.quality.statistics import Interval, bootstrap, wilson
-from components.runtime.chosen_vlm import chosen_vlm
+from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import StepParams
@@ -51,8 +49,8 @@ def run(context: Context[Params]) -> None:
     data = context.input("videos", VideoDataset)
     protocol = get_protocol(context.scalars.benchmark.split("=", 1)[0])
     units = items(data, protocol)
-    with chosen_vlm(context, _load) as vlm:
-        entries = _answers(context, units, protocol, vlm.origin, vlm.loaded)
+    with chosen_vlm(context, rows=False) as vlm:
+        entries = _answers(context, units, protocol, vlm)
     answered = [_result(unit, protocol, entry) for unit in units if (entry := entries.get(unit.sample.id)) is not None]
     lines = sorted(answered, key=lambda line: line.sample.id)
     if not lines:
@@ -91,24 +89,16 @@ def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
     return units
 
 
-def _load(folder: Path) -> Any:
-    from components.models.vlm.input import open_vlm
-
-    return open_vlm(folder, rows=False)
-
-
-def _answers(
-    context: Context[Params], units: list[Unit], protocol: Protocol, origin: Json, tools: Callable[[], Any]
-) -> dict[str, Entry]:
+def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, chosen: ChosenVlm) -> dict[str, Entry]:
     params = context.params
 
     def reads(unit: Unit) -> Json:
-        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name, **origin}
+        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name, **chosen.origin}
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
         from components.models.vlm.input import conversation, example
 
-        vlm, video = tools(), unit.line.video
+        vlm, video = chosen.load(), unit.line.video
         prompt = protocol.prompt(unit.sample.question, unit.sample.options)
         viewing = viewing_for(params.viewing, params.preset, protocol.name, vlm.family, video.duration)
         with context.store.borrowed(video.file) as path:

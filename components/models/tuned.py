@@ -1,4 +1,4 @@
-"""A tuned VLM between a folder that plain `from_pretrained` opens and the store's files, which are named after their content.
+"""A tuned VLM between a folder that plain `from_pretrained` opens and the store's files, named after their content.
 
 `model.safetensors` is stored as `model-<16 hex>.safetensors`; the name comes back by cutting the hash out again.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.core.records import Ref
 from components.store.entries import Store, WorkFolder
-from components.store.transfer import original_name as original_name
+from components.store.transfer import original_name
 
 
 def stow(folder: Path, work: WorkFolder) -> list[str]:
-    """Write a folder's files into a piece of work, one at a time; returns their roles in order of name.
+    """Write a folder's files into a piece of work, one at a time, and return their roles in order of name.
 
     Raises:
         DataError: two files differ in their extension only, or one has none, so that a role would not name one file.
@@ -24,19 +24,15 @@ def stow(folder: Path, work: WorkFolder) -> list[str]:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     roles = [file.stem for file in files]
     if len(set(roles)) != len(roles) or any(not file.suffix for file in files):
-        names = [file.name for file in files]
-        raise DataError(
-            f"file names that a role cannot tell apart: {names}",
-            source=folder.name,
-            remedy="rename or remove the extra file",
-        )
+        problem = f"file names that a role cannot tell apart: {[file.name for file in files]}"
+        raise DataError(problem, source=folder.name, remedy="rename or remove the extra file")
     for file in files:
         work.put(file.stem, file.suffix[1:], file.read_bytes())
     return roles
 
 
 def materialize(files: Sequence[Ref], store: Store, folder: Path) -> Path:
-    """Put verified files under their original names into `folder` (links where the file system allows). Returns the folder."""
+    """Put verified files under their original names into `folder`, as links where possible, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for ref in files:
         source, target = store.fetch(ref), folder / original_name(ref)

@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 from tokenizers import Tokenizer
 
 from components.core.artifacts import VlmLine
-from components.models.tuned import original_name
 from components.pages.charts import histogram
 from components.pages.figures import NOTHING, raw
 from components.pages.section import Section, quoted
 from components.pages.stored import piece_text
 from components.report.material import Material
+from components.store.transfer import original_name
 
 
 def token_map(material: Material, shown_ids: Sequence[str]) -> Section:

@@ -1,7 +1,7 @@
 """Which VLM a task runs: the frozen one of the pipeline's parameter, or a tuned one that came in as an artifact.
 
 Either is loaded with the first unit that is not remembered; a tuned model's files are laid out in a folder that lives
-as long.
+as long as the task computes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from components.core.artifacts import TunedModel
 from components.core.records import Json
@@ -20,25 +20,28 @@ from components.models.registry import resolve
 from components.models.tuned import materialize
 from components.runtime.context import Context
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from components.models.vlm.model import Vlm
 
 
 @dataclass(frozen=True)
-class ChosenVlm(Generic[T]):
-    """A task's VLM: its name, what it adds to each unit's `reads`, and `loaded`, which loads it at its first call."""
+class ChosenVlm:
+    """A task's VLM: its name, what it adds to each unit's `reads`, and `load`, which opens it at the first call."""
 
     name: str
     origin: Json
-    loaded: Callable[[], T]
+    load: Callable[[], Vlm]
 
 
 @contextmanager
-def chosen_vlm(context: Context[Any], load: Callable[[Path], T]) -> Iterator[ChosenVlm[T]]:
-    """The tuned model where the task's form has the input `model`, else the frozen `vlm`, which enters keys by its digest.
+def chosen_vlm(context: Context[Any], rows: bool) -> Iterator[ChosenVlm]:
+    """Yield the tuned model where the task's form has the input `model`, else the frozen `vlm`.
+
+    The tuned model enters keys by its own key, the frozen one by its digest.
 
     Args:
         context: the running step.
-        load: opens a model's folder.
+        rows: whether attention rows will be requested.
 
     Raises:
         DataError: a file of the tuned model is missing or damaged (when it is loaded).
@@ -47,12 +50,16 @@ def chosen_vlm(context: Context[Any], load: Callable[[Path], T]) -> Iterator[Cho
     if not context.has("model"):
         model = resolve(context.scalars.vlm, context.store)
         context.models["vlm"] = model.id
-        yield ChosenVlm(model.id.name, {}, cache(lambda: load(model.path)))
+        yield ChosenVlm(model.id.name, {}, cache(lambda: _open(model.path, rows)))
         return
     tuned = context.input("model", TunedModel)
     with tempfile.TemporaryDirectory() as scratch:
-        yield ChosenVlm(
-            f"tuned-{tuned.key[:12]}",
-            {"model": tuned.key},
-            cache(lambda: load(materialize(tuned.files, context.store, Path(scratch) / "model"))),
-        )
+        folder = Path(scratch) / "model"
+        load = cache(lambda: _open(materialize(tuned.files, context.store, folder), rows))
+        yield ChosenVlm(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, load)
+
+
+def _open(folder: Path, rows: bool) -> Vlm:
+    from components.models.vlm.input import open_vlm
+
+    return open_vlm(folder, rows)

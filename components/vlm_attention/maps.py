@@ -1,4 +1,4 @@
-"""A sample's A_VLM on the prior's grid: the conversation as the VLM sees it, its words' rows, and where their cells lie in the clip.
+"""A sample's A_VLM on the prior's grid: its words' rows in the VLM's sequence, and where their cells lie in the clip.
 
 A_VLM [T', F, H, W] = M · rows, resampled (decision `grid`): `aligned` by time stamps and geometry with a validity mask,
 `interpolate` is Algorithm 1's blind trilinear letter. Used by vlm_attention offline and by sft in its loss, so both
@@ -35,17 +35,17 @@ class WordRows:
     covered_T: Bool[Tensor, " T"]
 
     def pack(self, source: str) -> bytes:
-        """As safetensors."""
+        """Return safetensors."""
         return pack({"map": self.map_TR, "rows": self.rows_R, "covered": self.covered_T}, source)
 
     @classmethod
     def unpack(cls, data: bytes) -> WordRows:
-        """From safetensors."""
+        """Read safetensors."""
         tensors = unpack(data)
         return cls(tensors["map"], tensors["rows"], tensors["covered"])
 
     def matched(self, words: int, source: str) -> WordRows:
-        """Rows for a prior of `words` rows: without MTTI it has one, the mean over all words, and so has this side.
+        """Return the rows for a prior of `words` rows; without MTTI both sides have one, the mean over all words.
 
         Raises:
             DataError: the prior's number of rows fits neither.
@@ -63,7 +63,7 @@ class WordRows:
 
 
 def word_attention(vlm: Vlm, made: Example, words: WordRows) -> Float[Tensor, "T S"]:
-    """A_VLM of the words, one forward pass: M · rows, averaged over heads and layers; rows of uncovered words are 0."""
+    """Return A_VLM of the words, M · rows, from one forward pass; rows of uncovered words are 0."""
     rows_RS = vlm.vision_rows(collate([made]), [words.rows_R])[0]
     return words.map_TR.to(rows_RS) @ rows_RS[: len(words.rows_R)]
 
@@ -71,7 +71,7 @@ def word_attention(vlm: Vlm, made: Example, words: WordRows) -> Float[Tensor, "T
 def on_grid(
     values_TS: Float[Tensor, "T S"], seen: Grid, grid: Grid, choice: GridChoice
 ) -> tuple[Float[Tensor, "T F H W"], Bool[Tensor, "F H W"]]:
-    """Values of visual tokens on the prior's cells, and which cells the VLM saw; differentiable in the values."""
+    """Return values of visual tokens on the prior's cells, differentiably, and which cells the VLM saw."""
     values = values_TS.reshape(-1, *seen.shape)
     if choice == "interpolate":
         return interpolate(values, grid.shape), torch.ones(grid.shape, dtype=torch.bool, device=values.device)

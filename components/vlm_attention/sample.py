@@ -1,4 +1,4 @@
-"""One sample's two works: the token map with its coverage, and A_VLM on the prior's grid with its distance to the prior.
+"""One sample's two works: the token map with its coverage, and A_VLM on the prior's grid, its distance to the prior.
 
 The distance is the loss' own in its default form (rows of mean 1, mean square over cells and words), without aligner.
 
@@ -16,7 +16,7 @@ from components.core.artifacts import PriorLine
 from components.core.errors import DataError
 from components.media.map_algebra import map_distance
 from components.media.viewing import Viewing
-from components.models.vlm.input import conversation, example, open_vlm
+from components.models.vlm.input import conversation, example
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
 from components.vlm_attention.maps import GridChoice, WordRows, on_grid, word_attention
@@ -40,46 +40,31 @@ class Attention:
     distance: float
 
 
-class SampleReader:
-    """A loaded VLM that reads samples one by one."""
+def map_tokens(vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing) -> TokenMap:
+    """Find the selected pieces in the conversation.
 
-    def __init__(self, vlm: Vlm) -> None:
-        self.vlm = vlm
+    Raises:
+        DataError: a word's row precedes the video, so that it cannot attend to it.
+    """
+    made, frames = example(vlm, viewing, line.video, path, conversation(line.sample))
+    words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
+    if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
+        problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
+        remedy = "this is a bug of the conversation's layout: report it"
+        raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
+    return TokenMap(words.pack(line.sample.id), coverage(words.covered_T), frames)
 
-    @classmethod
-    def load(cls, folder: Path) -> SampleReader:
-        """Open the model in `folder`."""
-        return cls(open_vlm(folder, rows=True))
 
-    def token_map(self, line: PriorLine, path: Path, viewing: Viewing) -> TokenMap:
-        """Find the selected pieces in the conversation.
-
-        Raises:
-            DataError: a word's row precedes the video, so that it cannot attend to it.
-        """
-        made, frames = example(self.vlm, viewing, line.video, path, conversation(line.sample))
-        pieces = [piece for piece in line.pieces if piece.selected]
-        words = WordRows(*token_map(pieces, made))
-        if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
-            problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
-            raise DataError(
-                problem,
-                source=f"sample {line.sample.id}",
-                remedy="this is a bug of the conversation's layout: report it",
-            )
-        return TokenMap(words.pack(line.sample.id), coverage(words.covered_T), frames)
-
-    @torch.no_grad()
-    def attention(
-        self, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
-    ) -> Attention:
-        """A_VLM of the sample's words and how far it is from the prior."""
-        made, _ = example(self.vlm, viewing, line.video, path, conversation(line.sample))
-        prior_TFHW = unpack(prior)["prior"].float()
-        rows = WordRows.unpack(words).matched(len(prior_TFHW), f"sample {line.sample.id}")
-        values_TS = word_attention(self.vlm, made, rows).float().cpu()
-        map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
-        covered_T = rows.covered_T
-        distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
-        tensors = {"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}
-        return Attention(pack(tensors, line.sample.id), distance)
+@torch.no_grad()
+def map_attention(
+    vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
+) -> Attention:
+    """Return A_VLM of the sample's words and how far it is from the prior."""
+    made, _ = example(vlm, viewing, line.video, path, conversation(line.sample))
+    prior_TFHW = unpack(prior)["prior"].float()
+    rows = WordRows.unpack(words).matched(len(prior_TFHW), f"sample {line.sample.id}")
+    values_TS = word_attention(vlm, made, rows).float().cpu()
+    map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
+    covered_T = rows.covered_T
+    distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
+    return Attention(pack({"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, line.sample.id), distance)

@@ -1,15 +1,13 @@
 """Step 5 · vlm_attention: the prior's words in the VLM, and the VLM's own attention for them. A unit is one sample.
 
-Two works a sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its
-distance to the prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` says for whom the second is
-done.
+Two works per sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its
+distance to the prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` chooses the samples of the
+second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,7 +15,7 @@ from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, 
 from components.core.errors import DataError
 from components.core.records import Json
 from components.media.viewing import Viewing
-from components.runtime.chosen_vlm import chosen_vlm
+from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import StepParams, operational
@@ -58,28 +56,22 @@ def run(context: Context[Params]) -> None:
         shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
     else:
         shard, units = context.scalars.shard, [line for line in priors.lines if context.shard.holds(line.video.id)]
-    with chosen_vlm(context, _load) as vlm:
-        lines = _lines(context, units, shown, vlm.origin, vlm.loaded)
+    with chosen_vlm(context, rows=True) as vlm:
+        lines = _lines(context, units, shown, vlm)
     context.publish("maps", context.manifest(VlmMaps, shard=shard, lines=lines))
     context.page("preview", page(context, lines, shown, vlm.name))
     context.metrics(mapped=sum(line.vlm_map is not None for line in lines))
 
 
-def _load(folder: Path) -> Any:
-    from components.vlm_attention.sample import SampleReader
-
-    return SampleReader.load(folder)
-
-
-def _lines(
-    context: Context[Params], units: list[PriorLine], shown: set[str], origin: Json, tools: Callable[[], Any]
-) -> list[VlmLine]:
-    """Both works of all units, and their lines."""
+def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vlm: ChosenVlm) -> list[VlmLine]:
+    """Do both works of all units and return their lines."""
     params, store = context.params, context.store
 
-    def map_tokens(line: PriorLine, folder: WorkFolder) -> Json:
+    def token_map(line: PriorLine, folder: WorkFolder) -> Json:
+        from components.vlm_attention.sample import map_tokens
+
         with store.borrowed(line.video.file) as path:
-            found = tools().token_map(line, path, params.viewing)
+            found = map_tokens(vlm.load(), line, path, params.viewing)
         if found.coverage < params.min_coverage:
             problem = f"coverage {found.coverage:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
@@ -87,18 +79,21 @@ def _lines(
         folder.put("token_map", "safetensors", found.data)
         return {"coverage": found.coverage, "frames": found.frames}
 
-    tokens = context.each(units, name=_name, reads=lambda line: _reads(line, origin), compute=map_tokens)
+    tokens = context.each(units, name=_name, reads=lambda line: _reads(line, vlm.origin), compute=token_map)
 
-    def map_attention(line: PriorLine, folder: WorkFolder) -> Json:
+    def attention(line: PriorLine, folder: WorkFolder) -> Json:
+        from components.vlm_attention.sample import map_attention
+
         words = store.read(tokens[_name(line)].ref("token_map", context.task))
         with store.borrowed(line.video.file) as path:
-            found = tools().attention(line, path, params.viewing, words, store.read(line.prior), params.grid)
+            prior = store.read(line.prior)
+            found = map_attention(vlm.load(), line, path, params.viewing, words, prior, params.grid)
         folder.put("vlm_map", "safetensors", found.data)
         return {"distance": found.distance}
 
     wanted = [line for line in units if _name(line) in tokens and (params.maps_for == "all" or _name(line) in shown)]
     maps = context.each(
-        wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=map_attention, work=MAPS
+        wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=attention, work=MAPS
     )
     failed = {_name(line) for line in wanted} - set(maps)
     done = [line for line in units if _name(line) in tokens and _name(line) not in failed]

@@ -38,7 +38,7 @@ class TextPiece(Protocol):
 def token_map(
     pieces: Sequence[TextPiece], example: Example
 ) -> tuple[Float[Tensor, "T R"], Int[Tensor, " R"], Bool[Tensor, " T"]]:
-    """Which tokens of the sequence stand for each piece.
+    """Find the tokens of the sequence that stand for each piece.
 
     Returns:
         M, whose rows sum to 1 (0 where a piece has no counterpart); the sequence indices of its columns, ascending;
@@ -64,12 +64,12 @@ def token_map(
 
 
 def coverage(covered_T: Bool[Tensor, " T"]) -> float:
-    """Share of the pieces that have a counterpart; 0 without pieces."""
+    """Return the share of the pieces that have a counterpart; 0 without pieces."""
     return float(covered_T.double().mean()) if len(covered_T) else 0.0
 
 
 def _placed(piece: TextPiece, example: Example) -> tuple[int, int]:
-    """The piece's span in the rendered conversation."""
+    """Return the piece's span in the rendered conversation."""
     if piece.field not in example.spans:
         problem = f"piece {piece.token!r} of the {piece.field}, which the conversation does not have"
         raise DataError(problem, source="token map", remedy="render the conversation of the same sample")
@@ -83,6 +83,6 @@ def _placed(piece: TextPiece, example: Example) -> tuple[int, int]:
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without the white space at its ends."""
+    """Return the span without the white space at its ends."""
     inner = text[start:end]
     return start + len(inner) - len(inner.lstrip()), end - (len(inner) - len(inner.rstrip())) if inner.strip() else end

@@ -15,7 +15,7 @@ from components.core.errors import DataError, ParameterError
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
-from components.models.tuned import materialize, original_name
+from components.models.tuned import materialize
 from components.models.vlm.batch import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
@@ -29,6 +29,7 @@ from components.sft.settings import SftSettings
 from components.sft.step import STEP
 from components.store.entries import Store
 from components.store.tensors import unpack
+from components.store.transfer import original_name
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made

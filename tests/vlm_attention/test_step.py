@@ -21,6 +21,7 @@ from components.pages.figures import number
 from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
+from components.store.transfer import original_name
 from components.vlm_attention.step import MAPS, STEP
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
@@ -94,9 +95,7 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(m
 
 def test_second_run_computes_nothing_and_publishes_the_same_bytes(made_priors, tmp_path, monkeypatch):
     first = run(made_priors, tmp_path)
-    from components.vlm_attention.sample import SampleReader
-
-    monkeypatch.setattr(SampleReader, "load", lambda folder: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.vlm.input.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
     second = run(made_priors, tmp_path)
     assert metrics(second)["share_remembered"] == 1.0
     assert (second["maps"] / "manifest.json").read_bytes() == (first["maps"] / "manifest.json").read_bytes()
@@ -199,7 +198,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
         log=entry.ref("log", "sft"),
         lines=frozen.lines,
     )
-    assert {tuned_model.original_name(ref) for ref in model.files} == {
+    assert {original_name(ref) for ref in model.files} == {
         file.name for file in ensure_tiny(FAMILIES[0]).iterdir()
     }
     other = made.write(tmp_path / "other", model.model_copy(update={"key": "e" * 32}))
