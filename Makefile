@@ -1,12 +1,13 @@
-# `make smoke`: the whole pipeline on synthetic videos and small models. `make test`: lint, types, tests. `make bench…`: measured claims,
-# of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the alignment (`bench-align`, `bench-align-full`).
+# `make smoke`: the whole pipeline on synthetic videos and small models. `make test`: lint (ruff, mypy, layers), then the
+# tests. `make bench…`: measured claims, of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the
+# alignment (`bench-align`, `bench-align-full`).
 PYTHON ?= python3
 # VDM=tiny-random: a video model of random weights, which shows the plumbing alone
 VDM ?= scenes-cogvideox
 VLM ?= tiny-qwen2.5-vl
 RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
 
-.PHONY: smoke test bench bench-prior bench-prior-full bench-align bench-align-full
+.PHONY: smoke lint test bench bench-prior bench-prior-full bench-align bench-align-full
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,11 +27,13 @@ smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
 	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/cli/smoke.json \
 		--set vdm=$(VDM:tiny-random=tiny-cogvideox) --set vlm=$(VLM) --set source=$(CURDIR)/runs/data/scenes --set 'benchmarks=["motionbench=$(CURDIR)/runs/data/bench"]'
 
-test: .venv/.ready
+lint: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+test: lint
 	.venv/bin/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.ready
