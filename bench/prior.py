@@ -28,14 +28,11 @@ from bench.prior_heads import DRAWS, bottom_heads, head_maps, most_chosen, over_
 from bench.table import ROOT, Row, Test, finish
 from components.pages.stored import Stored
 from components.quality.measures import (
-    Estimate,
     Map,
     Measure,
     Scene,
     auc_obj,
     debiased,
-    mean_interval,
-    paired_interval,
     peak,
     permutation_test,
     pointing,
@@ -44,6 +41,7 @@ from components.quality.measures import (
     values_of,
     with_objects,
 )
+from components.quality.statistics import Estimate, mean_interval, paired_interval
 from components.report.material import scenes
 from components.report.quality import LEVEL
 
@@ -66,7 +64,8 @@ class Sheet:
         self, name: str, values: Values, detail: str = "", bound: float | None = None, test: Test = "value <="
     ) -> Estimate:
         """Add a row of the mean over samples."""
-        return self._add(name, mean_interval(values, self._videos), detail, bound, test)
+        videos = [self._videos[sample] for sample in values]
+        return self._add(name, mean_interval(list(values.values()), videos), detail, bound, test)
 
     def difference(
         self, name: str, one: Values, other: Values, bound: float | None = None, test: Test = "value <="

@@ -1,10 +1,10 @@
-"""How well a motion prior finds what moves, where the moving object's mask is known: AUC_obj, pointing game and track, and references.
+"""How well a motion prior finds what moves, where the mover's mask is known: AUC_obj, pointing game, track, references.
 
 AUC_obj = P(a(mover) > a(static)) + P(=)/2 for a place drawn from the mover's area and one from the static objects'
 area: cells weigh with the covered area, so no threshold enters and objects smaller than a cell count. Background is
 left out: any map of contrast finds objects, the question is whether it finds the moving one. A position bias that all
-clips share is taken out by subtracting the mean map of the *other* videos (`debiased`), and told by a permutation null:
-the same maps against other clips' masks.
+clips share is taken out by subtracting the mean map of the *other* videos (`debiased`), and shown by a permutation
+null: the same maps against other clips' masks.
 Pointing game: the strongest cell of a frame (`pointing`) or of the whole map (`peak`) lies on the mover where the mover
 covers more than a tenth of it; chance is the share of such cells. Track: the path of the map's centre of mass against
 the mover's.
@@ -14,7 +14,7 @@ Legend: F H W the prior's grid, n samples, v videos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,23 +22,12 @@ from jaxtyping import Bool, Float
 
 from components.core.errors import DataError
 from components.core.records import Grid
+from components.quality.statistics import Estimate, mean_interval
 
 Map = Float[np.ndarray, "F H W"]
-_BLOCK = 4_000_000  # random draws held at once
 _COVERED = 0.1  # share of a cell, from which on it lies on the mover
 _TIE = 1e-9  # relative to the map's largest magnitude: cells nearer than this to the strongest are as strong
 _STILL = 1e-6  # cells: a path that deviates less from its mean stands still
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `n` values of `clusters` videos with its 95 % interval; no interval where there are fewer than two videos."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    clusters: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Permutation:
-    """Observed mean AUC_obj against the same maps with other videos' masks; p is one-sided, (1 + #null ≥ observed) / (1 + draws)."""
+    """Observed mean AUC_obj against the same maps with other videos' masks.
+
+    p is one-sided: (1 + #null ≥ observed) / (1 + draws).
+    """
 
     observed: float
     null_mean: float
@@ -93,7 +85,7 @@ class Quality:
 
 
 def weighted_auc(scores: Map, positive: Map, negative: Map) -> float | None:
-    """P(score of a place drawn by `positive` > one drawn by `negative`), ties half; None where one of them has no area."""
+    """Return P(score of a place drawn by `positive` > one drawn by `negative`), ties half; None without area."""
     values, place = np.unique(scores.ravel(), return_inverse=True)
     plus = np.bincount(place, positive.ravel().astype(np.float64), len(values))
     minus = np.bincount(place, negative.ravel().astype(np.float64), len(values))
@@ -105,18 +97,18 @@ def weighted_auc(scores: Map, positive: Map, negative: Map) -> float | None:
 
 
 def auc_obj(scene: Scene, map_FHW: Map) -> float | None:
-    """AUC of the mover's area against the static objects'; None where one of them has no area."""
+    """Return the AUC of the mover's area against the static objects'; None where one of them has no area."""
     return weighted_auc(map_FHW, scene.mover, scene.static)
 
 
 def on_mover(scene: Scene) -> Bool[np.ndarray, "F H W"]:
-    """The cells that lie on the mover: it covers more than a tenth of their area and time."""
+    """Return the cells that lie on the mover: it covers more than a tenth of their area and time."""
     found: np.ndarray = scene.mover > _COVERED
     return found
 
 
 def pointing(scene: Scene, map_FHW: Map) -> float | None:
-    """Share of the frames whose strongest cell lies on the mover; None where no frame has such a cell.
+    """Return the share of the frames whose strongest cell lies on the mover; None where no frame has such a cell.
 
     Frames without one are left out. Equally strong cells share a frame's hit, so a flat map gets chance.
     """
@@ -125,14 +117,14 @@ def pointing(scene: Scene, map_FHW: Map) -> float | None:
 
 
 def pointing_chance(scene: Scene) -> float | None:
-    """The pointing game's expected value for a cell drawn uniformly in each frame."""
+    """Return the pointing game's expected value for a cell drawn uniformly in each frame."""
     on_FHW = on_mover(scene)
     shares = [float(on_HW.mean()) for on_HW in on_FHW if on_HW.any()]
     return float(np.mean(shares)) if shares else None
 
 
 def peak(scene: Scene, map_FHW: Map) -> float | None:
-    """1 where the strongest cell of the whole map lies on the mover, else 0; equally strong cells share it."""
+    """Return 1 where the strongest cell of the whole map lies on the mover, else 0; equally strong cells share it."""
     on_FHW = on_mover(scene)
     return _hit(map_FHW, on_FHW) if on_FHW.any() else None
 
@@ -143,11 +135,11 @@ def _hit(values: np.ndarray, on: np.ndarray) -> float:
 
 
 def track(scene: Scene, map_FHW: Map) -> float | None:
-    """Correlation of the path of the map's centre of mass with that of the mover's, −1 to 1; chance is 0.
+    """Return the correlation of the path of the map's centre of mass with that of the mover's, −1 to 1; chance is 0.
 
     r = Σ p·m / √(Σ|p|² · Σ|m|²) over the frames with a mover, p and m the paths (row, column; in cells) minus their
-    means. A frame's centre of mass is that of the map above its minimum. 0 where the map's path stands still: it tells
-    nothing of the motion; None where the mover's does, or is seen in fewer than two frames.
+    means. A frame's centre of mass is that of the map above its minimum. 0 where the map's path stands still: it shows
+    no motion; None where the mover's does, or is seen in fewer than two frames.
     """
     seen = scene.mover.sum((1, 2)) > 0
     if seen.sum() < 2:
@@ -162,7 +154,7 @@ def track(scene: Scene, map_FHW: Map) -> float | None:
 
 
 def _path(weight_FHW: Map) -> Float[np.ndarray, "F 2"]:
-    """Centre of mass of each frame (row, column) minus its mean over frames; a frame without any mass has the middle."""
+    """Return each frame's centre of mass (row, column) minus their mean; a frame without mass has the middle."""
     weight = weight_FHW.astype(np.float64)
     weight = np.where(weight.sum((1, 2), keepdims=True) > 0, weight, 1.0)
     weight /= weight.sum((1, 2), keepdims=True)
@@ -176,7 +168,7 @@ Measure = Callable[[Scene, Map], float | None]
 
 
 def values_of(measure: Measure, scenes: Sequence[Scene], maps: Sequence[Map]) -> dict[str, float]:
-    """A measure of each sample's map, by sample id; samples where it is not defined are left out."""
+    """Return a measure of each sample's map, by sample id; samples where it is not defined are left out."""
     found = {scene.sample: measure(scene, map_FHW) for scene, map_FHW in zip(scenes, maps, strict=True)}
     return {sample: value for sample, value in found.items() if value is not None}
 
@@ -184,53 +176,8 @@ def values_of(measure: Measure, scenes: Sequence[Scene], maps: Sequence[Map]) ->
 # Means over samples ---------------------------------------------------------------------------------------------------
 
 
-def cluster_interval(
-    values: Sequence[float], clusters: Sequence[str], *, seed: int = 1, draws: int = 10_000
-) -> Estimate:
-    """Mean of `values` and its 95 % percentile interval from a seeded bootstrap over clusters (videos).
-
-    Raises:
-        DataError: no values, or another number of clusters than of values.
-    """
-    if not values or len(values) != len(clusters):
-        raise DataError(
-            f"{len(values)} values of {len(clusters)} clusters", source="bootstrap", remedy="give one cluster a value"
-        )
-    names, place = np.unique(np.asarray(clusters), return_inverse=True)
-    sums, counts = np.bincount(place, np.asarray(values, np.float64)), np.bincount(place).astype(np.float64)
-    mean, many = float(sums.sum() / counts.sum()), len(names)
-    if many < 2:
-        return Estimate(mean, None, None, len(values), many)
-    rng, block = np.random.default_rng(seed), max(1, _BLOCK // many)
-    drawn = []
-    for start in range(0, draws, block):
-        chosen = rng.integers(many, size=(min(block, draws - start), many))
-        drawn.append(sums[chosen].sum(1) / counts[chosen].sum(1))
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return Estimate(mean, float(low), float(high), len(values), many)
-
-
-def mean_interval(values: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1) -> Estimate:
-    """`cluster_interval` of values by sample id, `videos` by sample id."""
-    return cluster_interval(list(values.values()), [videos[sample] for sample in values], seed=seed)
-
-
-def paired_interval(
-    one: Mapping[str, float], other: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1
-) -> Estimate:
-    """Mean difference one − other of two configurations on the same samples, with its interval over videos.
-
-    Raises:
-        DataError: the two are not of the same samples, or of none.
-    """
-    if one.keys() != other.keys():
-        problem = f"{len(one.keys() ^ other.keys())} of {len(one.keys() | other.keys())} samples have one value only"
-        raise DataError(problem, source="paired difference", remedy="compare values of the same samples")
-    return mean_interval({sample: value - other[sample] for sample, value in one.items()}, videos, seed=seed)
-
-
 def debiased(scenes: Sequence[Scene]) -> list[Map]:
-    """Each map minus the mean map of the other videos' samples; all of one grid shape.
+    """Return each map minus the mean map of the other videos' samples; all of one grid shape.
 
     Raises:
         DataError: fewer than two videos, or maps of several shapes.
@@ -252,7 +199,7 @@ def debiased(scenes: Sequence[Scene]) -> list[Map]:
 
 
 def permutation_test(scenes: Sequence[Scene], *, seed: int = 1, draws: int = 999) -> Permutation:
-    """Mean AUC_obj over samples against the null that a map knows nothing of its own clip: masks are permuted between videos."""
+    """Test mean AUC_obj against the null that a map is blind to its own clip: masks are permuted between videos."""
     videos = sorted({scene.video for scene in scenes})
     mask = {scene.video: scene for scene in scenes}
     table = np.array(
@@ -268,7 +215,7 @@ def permutation_test(scenes: Sequence[Scene], *, seed: int = 1, draws: int = 999
 
 
 def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Quality:
-    """All measures of the prior, raw and debiased, and of each reference, with intervals over videos, and the permutation test.
+    """Measure the prior, raw and debiased, and each reference, with intervals over videos, and test it by permutation.
 
     Args:
         scenes: samples whose masks hold both a mover and static objects; others are dropped.
@@ -290,7 +237,11 @@ def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Qu
 
     def means(measure: Measure) -> dict[str, Estimate]:
         found = {name: values_of(measure, *pair) for name, pair in maps.items()}
-        return {name: mean_interval(values, videos, seed=seed) for name, values in found.items() if values}
+        return {
+            name: mean_interval(list(values.values()), [videos[sample] for sample in values], seed=seed)
+            for name, values in found.items()
+            if values
+        }
 
     peaks = {
         scene.sample: (hit, float(on_mover(scene).mean()))
@@ -310,12 +261,12 @@ def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Qu
 
 
 def with_objects(scenes: Sequence[Scene]) -> list[Scene]:
-    """Those with both a mover and static objects."""
+    """Return those with both a mover and static objects."""
     return [scene for scene in scenes if scene.mover.sum() > 0 and scene.static.sum() > 0]
 
 
 def centre_map(grid: Grid) -> Map:
-    """The centre prior: minus the squared distance of a cell from the middle of the frame (fractions of the frame), every time alike."""
+    """Return minus each cell's squared distance from the middle of the frame (in fractions of it), alike at all times."""
     top, bottom, left, right = grid.box
     y = top + (np.arange(grid.rows) + 0.5) * (bottom - top) / grid.rows - 0.5
     x = left + (np.arange(grid.cols) + 0.5) * (right - left) / grid.cols - 0.5

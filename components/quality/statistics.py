@@ -1,17 +1,17 @@
-"""Step 7: intervals and tests for accuracies whose questions share videos, and for two models on the same questions.
+"""Intervals and tests for means over items that share videos: of one model, of two on the same items, of measures.
 
-Wilson's interval for a share; percentile bootstrap over videos (clusters) for Overall (right / all) and Average (mean
-of the types' accuracies), of one model or of the difference of two; McNemar's exact test; Holm's correction; the
-smallest difference that n paired questions can show. numpy and math only. Shares are fractions of 1; all randomness is
-seeded.
+One percentile bootstrap over videos (clusters) for every mean: Overall (over all items), Average (mean over the task
+types) and each type, of values or of paired differences. Besides it Wilson's interval for a share, McNemar's exact
+test, Holm's correction, and the smallest difference that n paired questions can show. numpy and math only; shares are
+fractions of 1; all randomness is seeded.
 
-Legend: n items, V videos, K task types, D draws.
+Legend: n items, V videos, K task types, C = 2K columns (sums, then counts), D draws, M = 2 + K measures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,27 +21,34 @@ from jaxtyping import Float
 from components.core.errors import DataError, ParameterError
 
 DRAWS = 10_000
-_BLOCK = 2_000_000  # resampled videos held at once
+_BLOCK = 200_000  # resampled videos held at once: few enough for the processor's cache
+_TAIL = (1 - 0.95) / 2
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A value and its confidence interval."""
+class Estimate:
+    """A value over `n` items of `clusters` videos with its 95 % interval; no interval from fewer than two videos."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+
+    @property
+    def percent(self) -> Estimate:
+        """Return the estimate in percent."""
+        low, high = (None if bound is None else 100 * bound for bound in (self.low, self.high))
+        return Estimate(100 * self.value, low, high, self.n, self.clusters)
 
 
 @dataclass(frozen=True)
-class Bootstrap:
-    """Overall (micro), Average (macro) and each task type's accuracy, or their differences, with percentile intervals."""
+class Means:
+    """Means over all items (micro), over the types' means (macro) and of each task type."""
 
-    overall: Interval
-    average: Interval
-    by_type: dict[str, Interval]
-    n: int
-    videos: int
+    overall: Estimate
+    average: Estimate
+    by_type: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class McNemar:
     p: float
 
 
-def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a share; (0, 1) around nothing for n = 0.
+def wilson(correct: int, n: int) -> Estimate:
+    """Return Wilson's score interval of a share of independent items; (0, 1) around nothing for n = 0.
 
     Raises:
         DataError: more right answers than answers.
@@ -62,111 +69,95 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     if not 0 <= correct <= n:
         raise DataError(f"{correct} right of {n}", source="accuracy", remedy="count again")
     if n == 0:
-        return Interval(0.0, 0.0, 1.0)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+        return Estimate(0.0, 0.0, 1.0, 0, 0)
+    z = NormalDist().inv_cdf(1 - _TAIL)
     share, spread = correct / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n, n)
+
+
+# The bootstrap --------------------------------------------------------------------------------------------------------
 
 
 def bootstrap(
-    correct: Sequence[bool],
-    videos: Sequence[str],
-    types: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-    confidence: float = 0.95,
-) -> Bootstrap:
-    """Accuracies with intervals from resampling whole videos, as questions of a video are not independent.
+    values: Sequence[float], videos: Sequence[str], types: Sequence[str], *, seed: int = 0, draws: int = DRAWS
+) -> Means:
+    """Return means with intervals from resampling whole videos, as items of one video are not independent.
 
     Raises:
         DataError: no items, or lists of several lengths.
     """
-    return _resampled(np.asarray(correct, np.float64), videos, types, seed, draws, confidence)
+    _same_length(values, videos, types)
+    names, type_n = np.unique(np.asarray(types), return_inverse=True)
+    clusters, video_n = np.unique(np.asarray(videos), return_inverse=True)
+    shape = (len(names), len(clusters))
+    cell_n = type_n * len(clusters) + video_n
+    sums_KV = np.bincount(cell_n, np.asarray(values, np.float64), math.prod(shape)).reshape(shape)
+    counts_KV = np.bincount(cell_n, minlength=math.prod(shape)).reshape(shape)
+    totals_CV = np.concatenate([sums_KV, counts_KV.astype(np.float64)])
+    point_M = _measures(totals_CV.sum(1)[None])[0]
+    bounds = np.nanquantile(_measures(_resampled(totals_CV, seed, draws)), [_TAIL, 1 - _TAIL], axis=0)
+
+    def estimate(index: int, counts_V: np.ndarray) -> Estimate:
+        many = int((counts_V > 0).sum())
+        low, high = map(float, bounds[:, index]) if many > 1 else (None, None)
+        return Estimate(float(point_M[index]), low, high, int(counts_V.sum()), many)
+
+    by_type = {str(name): estimate(2 + k, counts_KV[k]) for k, name in enumerate(names)}
+    return Means(estimate(0, counts_KV.sum(0)), estimate(1, counts_KV.sum(0)), by_type)
 
 
-def paired_bootstrap(
-    first: Sequence[bool],
-    second: Sequence[bool],
-    videos: Sequence[str],
-    types: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-    confidence: float = 0.95,
-) -> Bootstrap:
-    """Differences second − first of two models' accuracies on the same items, resampling whole videos.
+def mean_interval(values: Sequence[float], videos: Sequence[str], *, seed: int = 1, draws: int = DRAWS) -> Estimate:
+    """Return the mean of `values` with its interval over videos; errors as `bootstrap`."""
+    return bootstrap(values, videos, [""] * len(values), seed=seed, draws=draws).overall
+
+
+def paired_interval(
+    one: Mapping[str, float], other: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1
+) -> Estimate:
+    """Return the mean difference one − other on the same samples (all by sample id) with its interval over videos.
 
     Raises:
-        DataError: no items, or lists of several lengths.
+        DataError: the two are not of the same samples, or of none.
     """
-    _same_length(first, second, videos, types)
-    difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    return _resampled(difference, videos, types, seed, draws, confidence)
+    if one.keys() != other.keys():
+        problem = f"{len(one.keys() ^ other.keys())} of {len(one.keys() | other.keys())} samples have one value only"
+        raise DataError(problem, source="paired difference", remedy="compare values of the same samples")
+    return mean_interval([one[name] - other[name] for name in one], [videos[name] for name in one], seed=seed)
 
 
 def _same_length(*lists: Sequence[object]) -> None:
     lengths = {len(values) for values in lists}
     if len(lengths) != 1 or lengths == {0}:
-        raise DataError(
-            f"lists of {sorted(lengths)} items",
-            source="bootstrap",
-            remedy="give one value of each an item, and an item at least",
-        )
+        problem = f"lists of {sorted(lengths)} items"
+        raise DataError(problem, source="bootstrap", remedy="give one value of each per item, and at least one item")
 
 
-def _resampled(
-    values_n: Float[np.ndarray, " n"],
-    videos: Sequence[str],
-    types: Sequence[str],
-    seed: int,
-    draws: int,
-    confidence: float,
-) -> Bootstrap:
-    _same_length(values_n.tolist(), videos, types)
-    names, type_n = np.unique(np.asarray(types), return_inverse=True)
-    clusters, video_n = np.unique(np.asarray(videos), return_inverse=True)
-    cell_n = video_n * len(names) + type_n
-    shape = (len(clusters), len(names))
-    sums_VK = np.bincount(cell_n, values_n, math.prod(shape)).reshape(shape)
-    counts_VK = np.bincount(cell_n, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
-    point = _measures(sums_VK.sum(0)[None], counts_VK.sum(0)[None])[0]
-    drawn = _draw(sums_VK, counts_VK, seed, draws)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
-    intervals = [Interval(float(a), float(b), float(c)) for a, b, c in zip(point, low, high, strict=True)]
-    by_type = dict(zip((str(name) for name in names), intervals[2:], strict=True))
-    return Bootstrap(intervals[0], intervals[1], by_type, len(values_n), len(clusters))
-
-
-def _draw(
-    sums_VK: Float[np.ndarray, "V K"], counts_VK: Float[np.ndarray, "V K"], seed: int, draws: int
-) -> Float[np.ndarray, "D 2+K"]:
-    """Measures of `draws` resamples: how often each video is drawn, times what it adds."""
-    rng = np.random.default_rng(seed)
-    many, kinds = sums_VK.shape
-    both = np.concatenate([sums_VK, counts_VK], axis=1)
+def _resampled(totals_CV: Float[np.ndarray, "C V"], seed: int, draws: int) -> Float[np.ndarray, "D C"]:
+    """Return the columns' sums over each draw's videos."""
+    rng, many = np.random.default_rng(seed), totals_CV.shape[1]
+    block = max(1, _BLOCK // many)
     found = []
-    for start in range(0, draws, block := max(1, _BLOCK // many)):
-        size = min(block, draws - start)
-        chosen = rng.integers(many, size=(size, many)) + np.arange(size)[:, None] * many
-        times = np.bincount(chosen.ravel(), minlength=size * many).reshape(size, many)
-        total = times.astype(np.float64) @ both
-        found.append(_measures(total[:, :kinds], total[:, kinds:]))
+    for start in range(0, draws, block):
+        chosen = rng.integers(many, size=(min(block, draws - start), many))
+        found.append(np.stack([column.take(chosen).sum(1) for column in totals_CV], axis=1))
     return np.concatenate(found)
 
 
-def _measures(sums_DK: Float[np.ndarray, "D K"], counts_DK: Float[np.ndarray, "D K"]) -> Float[np.ndarray, "D 2+K"]:
-    """Overall, Average, each type; a type that a resample misses is NaN there and left out of its Average."""
+def _measures(totals_DC: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "D M"]:
+    """Return Overall, Average, each type; a type that a draw misses is NaN there and left out of its Average."""
+    sums_DK, counts_DK = np.split(totals_DC, 2, axis=1)
     by_type = np.divide(sums_DK, counts_DK, out=np.full_like(sums_DK, np.nan), where=counts_DK > 0)
     overall = sums_DK.sum(1) / counts_DK.sum(1)
     return np.column_stack([overall, np.nanmean(by_type, axis=1), by_type])
 
 
+# Tests ----------------------------------------------------------------------------------------------------------------
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Exact two-sided McNemar test of two models on the same items: the discordant pairs are a fair coin under the null.
+    """Return the exact two-sided McNemar test of two models on the same items: a fair coin per discordant pair.
 
     Raises:
         DataError: lists of several lengths.
@@ -183,7 +174,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the given order.
+    """Return Holm's step-down adjusted p-values, in the given order.
 
     Raises:
         DataError: a value outside [0, 1].
@@ -200,10 +191,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def minimal_detectable_difference(
     n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
 ) -> float:
-    """The smallest difference of two accuracies that a paired two-sided test on `n` items finds with the given power.
+    """Return the smallest difference of two accuracies that a paired test on `n` items finds with the given power.
 
-    Solves δ √n = z_{1−α/2} √ψ + z_{power} √(ψ − δ²), with ψ the share of discordant items, and n divided by the design
-    effect of clustering (variance of the clustered over the independent estimate).
+    The test is two-sided. Solves δ √n = z_{1−α/2} √ψ + z_{power} √(ψ − δ²), with ψ the share of discordant items, and n
+    divided by the design effect of clustering (variance of the clustered over the independent estimate).
 
     Raises:
         ParameterError: numbers outside their range.

@@ -18,7 +18,8 @@ from components.pages.markdown import document, table
 from components.pages.section import Section, html_table, quoted
 from components.pages.stored import nearest_frame
 from components.pages.strips import COLUMNS, map_row
-from components.quality.measures import Estimate, Quality
+from components.quality.measures import Quality
+from components.quality.statistics import Estimate
 from components.report.material import Material
 
 LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows

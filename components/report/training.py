@@ -17,7 +17,8 @@ from components.pages.charts import Dot, dot_plot
 from components.pages.figures import number, raw, signed
 from components.pages.section import Section
 from components.pages.training_log import training_curves, training_line
-from components.quality.measures import Scene, cluster_interval, weighted_auc
+from components.quality.measures import Scene, weighted_auc
+from components.quality.statistics import mean_interval
 from components.report.material import Material, scenes
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
@@ -46,7 +47,7 @@ def _distances(material: Material) -> Markup:
         Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}")
         for name, a, b, _ in pairs[:16]
     ]
-    change = cluster_interval([b - a for _, a, b, _ in pairs], [video for *_, video in pairs])
+    change = mean_interval([b - a for _, a, b, _ in pairs], [video for *_, video in pairs])
     between = (
         "" if change.low is None or change.high is None else f" [{signed(change.low, 3)}, {signed(change.high, 3)}]"
     )
@@ -84,7 +85,7 @@ def _attention(material: Material) -> Markup:
         )
     videos = [video for *_, video in pairs]
     untouched, tuned, change = (
-        cluster_interval(values, videos)
+        mean_interval(values, videos)
         for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
     )
     between = (

@@ -12,10 +12,8 @@ from components.quality.measures import (
     Scene,
     assess,
     centre_map,
-    cluster_interval,
     debiased,
     on_mover,
-    paired_interval,
     peak,
     permutation_test,
     pointing,
@@ -51,59 +49,9 @@ def test_auc_of_known_maps():
     assert weighted_auc(np.ones((1, 1, 4)), mover, 0 * static) is None
 
 
-def test_interval_is_the_normal_one_for_many_clusters():
-    values = np.random.default_rng(0).normal(0.6, 0.2, 400)
-    found = cluster_interval(values.tolist(), [str(i) for i in range(400)])
-    half = 1.96 * values.std() / np.sqrt(400)
-    assert found.value == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
-
-
-def test_interval_resamples_videos_not_samples():
-    values = np.random.default_rng(1).normal(0.6, 0.2, 60)
-    names = [str(i) for i in range(60)]
-    alone, fourfold = (
-        cluster_interval(values.tolist(), names),
-        cluster_interval(np.repeat(values, 4).tolist(), np.repeat(names, 4).tolist()),
-    )
-    assert (fourfold.low, fourfold.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
-    assert (fourfold.n, fourfold.clusters) == (240, 60)
-
-
-def test_interval_of_unequal_clusters_is_a_ratio():
-    values, names = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
-    found = cluster_interval(values, names, draws=4000)
-    assert found.value == 0.75
-    assert (found.low, found.high) == (0.0, 1.0)  # both videos drawn twice: {a a}, {b b}
-
-
-def test_no_interval_from_one_video_and_no_mean_of_nothing():
-    assert cluster_interval([1.0, 0.0], ["a", "a"]).low is None
-    with pytest.raises(DataError):
-        cluster_interval([], [])
-
-
 def scene(index, video, rng, shape=(2, 3, 4)):
     mover, static = (rng.random(shape) * (rng.random(shape) < 0.5) + 1e-3 for _ in range(2))
     return Scene(str(index), video, rng.random(shape), mover, static, {"centre prior": rng.random(shape)})
-
-
-def test_paired_interval_is_scipys_bootstrap_of_the_differences():
-    rng = np.random.default_rng(7)
-    names = [f"s{i}" for i in range(40)]
-    one, noise = rng.normal(0.7, 0.2, 40), rng.normal(0.05, 0.05, 40)
-    found = paired_interval(
-        dict(zip(names, one, strict=True)),
-        dict(zip(reversed(names), (one - noise)[::-1], strict=True)),
-        {name: name for name in names},
-    )
-    expected = stats.bootstrap((noise,), np.mean, n_resamples=10_000, method="percentile", rng=8).confidence_interval
-    assert found.value == pytest.approx(noise.mean())
-    assert (found.low, found.high) == pytest.approx(
-        (expected.low, expected.high), abs=1e-3
-    )  # unpaired it would be six times as wide
-    with pytest.raises(DataError, match="2 of 3 samples"):
-        paired_interval({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0}, {"a": "a", "b": "b", "c": "c"})
 
 
 # The pointing game ----------------------------------------------------------------------------------------------------
@@ -266,34 +214,3 @@ def test_centre_map_by_hand():
     grid = Grid(times=[(0.0, 1.0), (1.0, 2.0)], rows=2, cols=2, box=(0.0, 1.0, 0.5, 1.0))  # the right half
     expected = [[-(0.25**2 + 0.125**2), -(0.25**2 + 0.375**2)]] * 2
     np.testing.assert_allclose(centre_map(grid), [expected, expected])
-
-
-def test_on_real_clips(run):
-    """A prior that leans to the mover is found; the frame difference finds it too; a centre prior and an ignorant prior do not."""
-    import world
-
-    from components.report.material import Material, scenes
-
-    material = Material(run.store, run.priors, run.model, {}, {}, {}, {})
-    rows = assess(scenes(material, material.order)).rows
-    assert rows["prior"].low > 0.7
-    assert rows["prior, debiased"].low > 0.7
-    assert rows["frame difference"].value > 0.9
-    assert rows["centre prior"].low < 0.5 < rows["centre prior"].high
-    found = assess(scenes(material, material.order))
-    assert found.pointing["prior, debiased"].low > 0.5 > found.chance > 0.02
-    assert found.track["frame difference"].low > 0.8
-    assert found.track["centre prior"].value == 0
-    assert list(found.peaks) == [line.sample.id for line in material.order]
-    assert np.mean([hit for hit, _ in found.peaks.values()]) > 0.5
-    rng = np.random.default_rng(0)
-    lines = sorted(material.order, key=lambda line: line.sample.id)
-    blind = [
-        Scene(s.sample, s.video, world.smooth_noise(rng, s.prior.shape), s.mover, s.static)
-        for s in scenes(material, lines)
-    ]
-    found = assess(blind)
-    assert found.pointing["prior"].low < found.chance + 0.05
-    assert found.track["prior"].low < 0 < found.track["prior"].high
-    assert found.rows["prior"].low < 0.5 < found.rows["prior"].high
-    assert found.permutation.p > 0.05

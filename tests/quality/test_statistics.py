@@ -13,17 +13,17 @@ from components.quality.statistics import (
     bootstrap,
     holm,
     mcnemar,
+    mean_interval,
     minimal_detectable_difference,
-    paired_bootstrap,
+    paired_interval,
     wilson,
 )
 
 
 @pytest.mark.parametrize(("correct", "n"), [(34, 64), (0, 10), (10, 10), (126, 400), (2500, 4018)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_equals_scipy(correct: int, n: int, confidence: float) -> None:
-    expected = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    found = wilson(correct, n, confidence)
+def test_wilson_equals_scipy(correct: int, n: int) -> None:
+    expected = stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    found = wilson(correct, n)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert found.value == correct / n
 
@@ -97,7 +97,7 @@ def test_values_are_micro_and_macro() -> None:
     assert {name: interval.value for name, interval in found.by_type.items()} == pytest.approx(
         {kind: np.mean([c for c, t in zip(correct, types, strict=True) if t == kind]) for kind in "ABC"}
     )
-    assert (found.n, found.videos) == (600, 150)
+    assert (found.overall.n, found.overall.clusters) == (600, 150)
 
 
 def test_the_papers_row_follows_from_its_counts() -> None:
@@ -181,25 +181,25 @@ def test_seeded_and_independent_of_order() -> None:
     assert once == bootstrap(correct[::-1], videos[::-1], types[::-1], seed=5, draws=500)
 
 
-def test_blocks_do_not_change_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     correct, videos, types = clustered(4)
     whole = bootstrap(correct, videos, types, draws=3000)
     monkeypatch.setattr("components.quality.statistics._BLOCK", 1000)
-    assert bootstrap(correct, videos, types, draws=3000).overall.low == pytest.approx(whole.overall.low, abs=0.004)
+    assert bootstrap(correct, videos, types, draws=3000) == whole
 
 
 def test_a_type_that_a_resample_misses_is_left_out_of_its_average() -> None:
     """Two videos, each with a type of its own, one all right and one all wrong: half of the resamples hold both, Average .5."""
     found = bootstrap([True, False], ["x", "y"], ["A", "B"], draws=2000)
     assert (found.average.low, found.average.value, found.average.high) == (0, 0.5, 1)
-    assert (found.by_type["A"].low, found.by_type["A"].high) == (1, 1)
+    assert (found.by_type["A"].value, found.by_type["A"].low, found.by_type["A"].clusters) == (1, None, 1)
 
 
 def test_paired_difference() -> None:
     first, videos, types = clustered(7)
     rng = np.random.default_rng(0)
     second = [bool(c or rng.random() < 0.2) for c in first]
-    found = paired_bootstrap(first, second, videos, types)
+    found = bootstrap(np.subtract(second, first, dtype=float).tolist(), videos, types)
     a, b, kinds = np.array(first, float), np.array(second, float), np.array(types)
     assert found.overall.value == pytest.approx(b.mean() - a.mean())
     assert found.average.value == pytest.approx(by_hand(b, kinds)[1] - by_hand(a, kinds)[1])
@@ -210,8 +210,56 @@ def test_paired_difference() -> None:
         (one.overall.high - one.overall.low) + (other.overall.high - other.overall.low),
     )
     assert paired < unpaired / 2
-    same = paired_bootstrap(first, first, videos, types, draws=50)
-    assert (same.overall.low, same.overall.value, same.overall.high) == (0, 0, 0)
+
+
+def test_interval_is_the_normal_one_for_many_clusters():
+    values = np.random.default_rng(0).normal(0.6, 0.2, 400)
+    found = mean_interval(values.tolist(), [str(i) for i in range(400)])
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_interval_resamples_videos_not_samples():
+    values = np.random.default_rng(1).normal(0.6, 0.2, 60)
+    names = [str(i) for i in range(60)]
+    alone, fourfold = (
+        mean_interval(values.tolist(), names),
+        mean_interval(np.repeat(values, 4).tolist(), np.repeat(names, 4).tolist()),
+    )
+    assert (fourfold.low, fourfold.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+    assert (fourfold.n, fourfold.clusters) == (240, 60)
+
+
+def test_interval_of_unequal_clusters_is_a_ratio():
+    values, names = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
+    found = mean_interval(values, names, draws=4000)
+    assert found.value == 0.75
+    assert (found.low, found.high) == (0.0, 1.0)  # both videos drawn twice: {a a}, {b b}
+
+
+def test_no_interval_from_one_video_and_no_mean_of_nothing():
+    assert mean_interval([1.0, 0.0], ["a", "a"]).low is None
+    with pytest.raises(DataError):
+        mean_interval([], [])
+
+
+def test_paired_interval_is_scipys_bootstrap_of_the_differences():
+    rng = np.random.default_rng(7)
+    names = [f"s{i}" for i in range(40)]
+    one, noise = rng.normal(0.7, 0.2, 40), rng.normal(0.05, 0.05, 40)
+    found = paired_interval(
+        dict(zip(names, one, strict=True)),
+        dict(zip(reversed(names), (one - noise)[::-1], strict=True)),
+        {name: name for name in names},
+    )
+    expected = stats.bootstrap((noise,), np.mean, n_resamples=10_000, method="percentile", rng=8).confidence_interval
+    assert found.value == pytest.approx(noise.mean())
+    assert (found.low, found.high) == pytest.approx(
+        (expected.low, expected.high), abs=1e-3
+    )  # unpaired it would be six times as wide
+    with pytest.raises(DataError, match="2 of 3 samples"):
+        paired_interval({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0}, {"a": "a", "b": "b", "c": "c"})
 
 
 @pytest.mark.parametrize(
