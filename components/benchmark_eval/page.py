@@ -1,4 +1,4 @@
-"""The step's page in the KFP UI: a few items answered right and as many answered wrong, with what the model said and how it was read."""
+"""The step's page in the KFP UI: items answered right and as many answered wrong, with replies and how they were read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _WIDTH = 150  # pixels of a frame
 
 
 def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
-    """At most two right and as many wrong answers, those with the smallest sha256(item id); where one kind is missing, two of the other."""
+    """Return at most two right and as many wrong answers, those with the smallest sha256(item id).
+
+    Where one kind is missing, two of the other.
+    """
     by_id = {line.sample.id: line for line in lines}
     right, wrong = ([line.sample.id for line in lines if line.correct is kind] for kind in (True, False))
     count = min(_EACH, len(right) or _EACH, len(wrong) or _EACH)
@@ -32,7 +35,7 @@ def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
 
 
 def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
-    """The chosen items as cards; their frames are pictures of their own, the words are read anew."""
+    """Return the chosen items as cards; their frames are pictures with cache entries, the words are read anew."""
     chosen = choose(lines)
     entries = remembered_pictures(
         context,
@@ -44,7 +47,10 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     films = [raw(context.store.read(entry.ref("film", context.task)).decode()) for entry in entries]
     cards = [(line.correct, _card(line, frames)) for line, frames in zip(chosen, films, strict=True)]
     right = sum(line.correct for line in lines)
-    said = "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by which rule."
+    said = (
+        "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and "
+        "by which rule."
+    )
     head = Section(
         "top", "Benchmark", f"{name}: {right} of {len(lines)} items right", raw(f'<p class="caption">{said}</p>')
     )

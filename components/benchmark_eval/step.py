@@ -1,8 +1,7 @@
 """Step 7 · benchmark_eval: a benchmark's questions answered by one model, greedily, and scored. A unit is one item.
 
 A reply is remembered by (model, item, viewing, protocol); it is parsed and scored anew each time, from the remembered
-words. Intervals: Wilson's for a task type, a bootstrap over videos for Overall and Average, since questions of one
-video are not independent.
+words.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.benchmark_eval.page import page, scores_table
-from components.benchmarks.parse import official_correct, parse_reply
-from components.benchmarks.protocols import Metric, Protocol, get_protocol, viewing_for
-from components.core.artifacts import EvalResult, ItemResult, Score, TunedModel, VideoDataset, VideoLine
+from components.benchmark_eval.scores import scores
+from components.benchmarks.interface import Benchmark, get_benchmark, parse_benchmark
+from components.benchmarks.parse import parse_reply
+from components.core.artifacts import EvalResult, ItemResult, TunedModel, VideoDataset, VideoLine
 from components.core.errors import DataError
 from components.core.records import Json, Sample
 from components.media.viewing import Viewing
-from components.quality.statistics import Interval, bootstrap, wilson
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -47,70 +46,69 @@ class Unit:
 def run(context: Context[Params]) -> None:
     """Answer what is not remembered, then score everything."""
     data = context.input("videos", VideoDataset)
-    protocol = get_protocol(context.scalars.benchmark.split("=", 1)[0])
-    units = items(data, protocol)
+    benchmark = get_benchmark(parse_benchmark(context.scalars.benchmark)[0])
+    units = items(data, benchmark)
     with chosen_vlm(context, rows=False) as vlm:
-        entries = _answers(context, units, protocol, vlm)
-    answered = [_result(unit, protocol, entry) for unit in units if (entry := entries.get(unit.sample.id)) is not None]
+        entries = _answers(context, units, benchmark, vlm)
+    answered = [_result(unit, benchmark, entry) for unit in units if (entry := entries.get(unit.sample.id)) is not None]
     lines = sorted(answered, key=lambda line: line.sample.id)
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
-    found = scores(lines, protocol)
+    found = scores(lines, benchmark)
     context.publish(
-        "result", context.manifest(EvalResult, protocol=protocol.name, model=vlm.name, scores=found, lines=lines)
+        "result", context.manifest(EvalResult, protocol=benchmark.name, model=vlm.name, scores=found, lines=lines)
     )
-    title = f"{protocol.title} · {vlm.name}"
+    title = f"{benchmark.title} · {vlm.name}"
     context.page("table", scores_table(title, found))
     context.page("examples", page(context, title, lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
-    totals = {metric.name for metric in protocol.metrics if metric.types is None}  # groups of types stand in the table
-    context.metrics(
-        "metrics", unparsed=unparsed, **{score.name: score.accuracy for score in found if score.name in totals}
-    )
+    whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table
+    totals = {score.name: score.accuracy for score in found if score.name in whole}
+    context.metrics("metrics", unparsed=unparsed, **totals)
 
 
-def items(data: VideoDataset, protocol: Protocol) -> list[Unit]:
-    """The benchmark's items with a known answer (held-out ones cannot be scored).
+def items(data: VideoDataset, benchmark: Benchmark) -> list[Unit]:
+    """Return the benchmark's items with a known answer (held-out ones cannot be scored).
 
     Raises:
-        DataError: there are none, or an item does not fit the protocol.
+        DataError: there are none, or an item does not fit the benchmark.
     """
     units = [
         Unit(line, sample)
         for line in data.lines
         for sample in line.samples
-        if sample.protocol == protocol.name and sample.answer
+        if sample.protocol == benchmark.name and sample.answer
     ]
     for unit in units:
-        protocol.check(unit.sample)
+        benchmark.check(unit.sample)
     if not units:
-        problem = f"no items of {protocol.title} with a known answer"
+        problem = f"no items of {benchmark.title} with a known answer"
         raise DataError(problem, source="benchmarks", remedy="check the benchmark's folder and protocol")
     return units
 
 
-def _answers(context: Context[Params], units: list[Unit], protocol: Protocol, chosen: ChosenVlm) -> dict[str, Entry]:
+def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, chosen: ChosenVlm) -> dict[str, Entry]:
     params = context.params
 
     def reads(unit: Unit) -> Json:
-        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": protocol.name, **chosen.origin}
+        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": benchmark.name, **chosen.origin}
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
         from components.models.vlm.input import conversation, example
 
         vlm, video = chosen.load(), unit.line.video
-        prompt = protocol.prompt(unit.sample.question, unit.sample.options)
-        viewing = viewing_for(params.viewing, params.preset, protocol.name, vlm.family, video.duration)
+        prompt = benchmark.prompt(unit.sample.question, unit.sample.options)
+        viewing = benchmark.viewing(params.viewing, params.preset, vlm.family, video.duration)
         with context.store.borrowed(video.file) as path:
             made, frames = example(vlm, viewing, video, path, conversation(unit.sample, prompt))
-        return {"reply": vlm.generate(made, protocol.max_new_tokens), "frames": frames}
+        return {"reply": vlm.generate(made, benchmark.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)
 
 
-def _result(unit: Unit, protocol: Protocol, entry: Entry) -> ItemResult:
+def _result(unit: Unit, benchmark: Benchmark, entry: Entry) -> ItemResult:
     sample, reply = unit.sample, entry.numbers["reply"]
-    parsed = parse_reply(reply, sample.options, letters=protocol.shows_letters)
+    parsed = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
     return ItemResult(
         video=unit.line.video,
         mask=unit.line.mask,
@@ -120,47 +118,8 @@ def _result(unit: Unit, protocol: Protocol, entry: Entry) -> ItemResult:
         parsed=parsed.letter or "",
         rule=parsed.rule,
         correct=parsed.letter == sample.answer,
-        official_correct=official_correct(protocol.name, reply, sample.options, sample.answer),
+        official_correct=benchmark.official_rule(reply.strip(), sample.options, sample.answer),
         frames=entry.numbers["frames"],
-    )
-
-
-def scores(lines: list[ItemResult], protocol: Protocol) -> list[Score]:
-    """Each task type with Wilson's interval, then the protocol's totals and its official rule with a bootstrap over videos."""
-    typed = [(line, protocol.task_type(line.sample.question_type, f"item {line.sample.uid}")) for line in lines]
-    found = []
-    for kind in dict.fromkeys(protocol.types.values()):
-        chosen = [line for line, name in typed if name == kind]
-        if chosen:
-            found.append(_score(kind, chosen, wilson(sum(line.correct for line in chosen), len(chosen))))
-    totals = [_total(metric, typed) for metric in protocol.metrics]
-    official = _resampled(typed, [line.official_correct for line in lines]).overall
-    right = sum(line.official_correct for line in lines)
-    return [*found, *(score for score in totals if score), _score("Official rule", lines, official, right)]
-
-
-def _total(metric: Metric, typed: list[tuple[ItemResult, str]]) -> Score | None:
-    """One printed number; None where the data hold none of its task types."""
-    chosen = [(line, name) for line, name in typed if metric.types is None or name in metric.types]
-    if not chosen:
-        return None
-    drawn = _resampled(chosen, [line.correct for line, _ in chosen])
-    return _score(metric.name, [line for line, _ in chosen], drawn.average if metric.kind == "macro" else drawn.overall)
-
-
-def _resampled(typed: list[tuple[ItemResult, str]], correct: list[bool]) -> Any:
-    return bootstrap(correct, [line.video.id for line, _ in typed], [name for _, name in typed])
-
-
-def _score(name: str, lines: list[ItemResult], share: Interval, right: int | None = None) -> Score:
-    return Score(
-        name=name,
-        n=len(lines),
-        correct=sum(line.correct for line in lines) if right is None else right,
-        accuracy=100 * share.value,
-        low=100 * share.low,
-        high=100 * share.high,
-        unparsed=sum(not line.parsed for line in lines),
     )
 
 

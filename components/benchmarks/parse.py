@@ -1,10 +1,10 @@
-"""Step 7: which option a reply names, and whether the benchmark's own rule would have counted it.
+"""Which option a reply names.
 
 The strict parser tries, in this order: a bare letter, a leading letter ("D. text"), a phrase ("the answer is D"), the
 text of exactly one option, a letter at the end. What none of them reads is unparsed and counts as wrong: nothing is
-guessed. The official rules are weaker (an answer that repeats every option is right for FAVOR; "Answer: D" is A for
-MotionBench) and are kept beside, for comparison with published numbers. Where the options were shown without letters,
-letters mean nothing and only texts are read.
+guessed. Where the options were shown without letters, letters mean nothing and only texts are read. The benchmarks' own
+rules are weaker (an answer that repeats every option is right for FAVOR; "Answer: D" is A for MotionBench); each stands
+in its benchmark's module, for comparison with published numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.core.errors import ParameterError
 from components.core.records import Option
 
 Rule = Literal["letter", "leading", "phrase", "text", "trailing", "unparsed"]
@@ -42,19 +41,22 @@ _ENUMERATION = re.compile(r"(?<![\w'’])\(?([A-Z])[.):]\s+(?=\S)")
 _PHRASES = (
     re.compile(
         r"\b(?:(?i:answer|option|choice)\s*(?:(?i:is|was|would be|should be|must be)\b\s*[:=]?|[:=])|(?i:answer))\s*"
-        rf"(?:(?i:most likely|likely|probably|definitely|clearly)\s+)?(?:(?i:the\s+)?(?i:option|choice|letter)\s+)?{_LETTER}"
+        r"(?:(?i:most likely|likely|probably|definitely|clearly)\s+)?"
+        rf"(?:(?i:the\s+)?(?i:option|choice|letter)\s+)?{_LETTER}"
     ),
     re.compile(rf"^(?i:option|choice)\s+{_LETTER}\s*(?:[.:,\n]|$)"),  # not "Option D is wrong"
     re.compile(
         rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?:(?i:option|choice|letter|answer)\s+)?{_LETTER}"
     ),
     re.compile(
-        rf"{_LETTER}\s+(?i:is|would be)\s+(?i:the\s+)?(?i:most\s+)?(?i:correct|right|best|accurate|appropriate|answer)\b"
+        rf"{_LETTER}\s+(?i:is|would be)\s+(?i:the\s+)?(?i:most\s+)?"
+        r"(?i:correct|right|best|accurate|appropriate|answer)\b"
     ),
 )
 _TRAILING = re.compile(r"(?:^|(?<=[\s:(\[\"'“]))([A-Z])[)\]\"'”]?\s*[.!]?$")
 _NEGATED = re.compile(
-    r"(?:(?i:\b(?:not|never|cannot))|n['’]t)(?i:\s+(?:be|think|believe|say))?(?i:\s+that)?(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
+    r"(?:(?i:\b(?:not|never|cannot))|n['’]t)(?i:\s+(?:be|think|believe|say))?(?i:\s+that)?"
+    r"(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
     r"|(?i:\b(?:except|exclude|eliminate|rule out|than))(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
 )
 _ARTICLE = re.compile(r"\s+(?!(?i:or|and|because|since|as|is|was|would|but|for|due|based|with|which)\b)[a-z]")
@@ -103,7 +105,7 @@ def _leading(text: str, known: set[str]) -> str | None:
 
 
 def _phrase(text: str, known: set[str]) -> str | None:
-    """The last phrase that names an option: a reply that corrects itself ends with what it means."""
+    """Return the last phrase's option: a reply that corrects itself ends with what it means."""
     found: list[tuple[int, str]] = []
     for match in (match for pattern in _PHRASES for match in pattern.finditer(text)):
         denied = _is_article(text, match.start(1)) or _is_negated(text, match.start()) or _is_one_of(text, match.end())
@@ -113,7 +115,10 @@ def _phrase(text: str, known: set[str]) -> str | None:
 
 
 def _option_text(text: str, options: Sequence[Option]) -> str | None:
-    """The option whose words, and no other option's, are in the reply; an option within a longer one counts by itself only outside it."""
+    """Return the option whose words, and no other option's, are in the reply.
+
+    An option within a longer one counts by itself only outside it.
+    """
     rest = f" {_words(text)} "
     found: list[str] = []
     for option in sorted(options, key=lambda option: -len(_words(option.text))):
@@ -121,8 +126,10 @@ def _option_text(text: str, options: Sequence[Option]) -> str | None:
         if wanted.strip() and wanted in rest:
             found.append(option.letter)
             rest = rest.replace(wanted, " | ")
-    same = [option.letter for option in options if found and _words(option.text) == _words(_text_of(found[0], options))]
-    return found[0] if len(found) == 1 and len(same) == 1 else None
+    if len(found) != 1:
+        return None
+    (text,) = (_words(option.text) for option in options if option.letter == found[0])
+    return found[0] if [_words(option.text) for option in options].count(text) == 1 else None
 
 
 def _trailing(text: str, known: set[str]) -> str | None:
@@ -136,18 +143,14 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
-def _text_of(letter: str, options: Sequence[Option]) -> str:
-    return next(option.text for option in options if option.letter == letter)
-
-
 def _standalone(text: str, known: set[str]) -> set[str]:
-    """Option letters that stand alone as capitals and are no article."""
+    """Return the option letters that stand alone as capitals and are no article."""
     places = re.finditer(r"(?<![\w'’])([A-Z])(?![\w'’])", text)
     return {place[1] for place in places if place[1] in known and not _is_article(text, place.start(1))}
 
 
 def _is_article(text: str, at: int) -> bool:
-    """Whether the capital at `at` is the article of "A person …" (or the pronoun I) and not an option."""
+    """Return whether the capital at `at` is the article of "A person …" (or the pronoun I) and not an option."""
     return text[at] in "AI" and _ARTICLE.match(text, at + 1) is not None
 
 
@@ -156,64 +159,7 @@ def _is_negated(text: str, at: int) -> bool:
 
 
 def _is_one_of(text: str, end: int) -> bool:
-    """Whether another letter follows as an alternative: "the answer is A or B"."""
+    """Return whether another letter follows as an alternative: "the answer is A or B"."""
     return (
         re.match(rf"\s*(?:,|/|(?i:or|and)\b)\s*(?:(?i:or|and)\s+)?(?:(?i:option)\s+)?{_LETTER}", text[end:]) is not None
     )
-
-
-# The benchmarks' own rules --------------------------------------------------------------------------------------------
-
-
-def motionbench_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """MotionBench's `polish_answer`: up to the first `)`, after `(`, first word, first character, compared exactly."""
-    words = reply.split(")")[0].split("(")[-1].split()
-    return bool(words) and words[0][0] == gold
-
-
-def favor_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """FAVOR-Bench: the right text is in the reply, and no other option that contains that text is."""
-    said = reply.lower()
-    right = _text_of(gold, options).lower()
-    longer = [option.text.lower() for option in options if option.letter != gold and right in option.text.lower()]
-    return right in said and not any(text in said for text in longer)
-
-
-def seed_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """SEED-Bench as lmms-eval scores it: the reply's first character. The benchmark's own script ranks likelihoods, not replies."""
-    return reply[:1] == gold
-
-
-def videomme_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Video-MME's script: known phrases cut out, then the first capital A–D anywhere; long replies without one are wrong.
-
-    Two pairs of its phrases are fused by missing commas, so "Best answer: D" is not cut (and reads D only because it
-    has no capital A).
-    """
-    for phrase in (
-        "The best answer is",
-        "The correct answer is",
-        "The answer is",
-        "The answer",
-        "The best option isThe correct option is",
-        "Best answer:Best option:",
-    ):
-        reply = reply.replace(phrase, "")
-    found = re.search("[ABCD]", reply)
-    return found is not None and found[0] == gold
-
-
-_OFFICIAL = {"motionbench": motionbench_rule, "favor": favor_rule, "seed": seed_rule, "videomme": videomme_rule}
-
-
-def official_correct(protocol: str, reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Whether the benchmark's own rule counts the reply as right.
-
-    Raises:
-        ParameterError: an unknown protocol.
-    """
-    if protocol not in _OFFICIAL:
-        raise ParameterError(
-            f"no protocol {protocol!r}", source="benchmarks", remedy=f"choose one of {', '.join(_OFFICIAL)}"
-        )
-    return _OFFICIAL[protocol](reply.strip(), options, gold)

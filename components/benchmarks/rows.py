@@ -1,4 +1,4 @@
-"""One row of an annotation file: its text normalized and checked once, its options and answer, the video it speaks of.
+"""Rows of annotation files: how a layout reads them, and each row's text, options and answer checked once.
 
 What a model would read differently from a person (control tokens, empty text, a letter without its option) is refused
 here, row by row: a bad row is named with its file and line, the others go on.
@@ -6,7 +6,8 @@ here, row by row: a bad row is named with its file and line, the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from components.core.errors import DataError
 from components.core.records import Option, Sample, Turn
 from components.core.text import clean, sample_id
-from components.store.backend import Listed
+from components.store.backend import Backend, Listed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 REMEDY = "correct the row, or remove it"
@@ -38,7 +39,7 @@ class Row:
     protocol: str
 
     def sample(self, video_sha256: str) -> Sample:
-        """The sample, once its video is known by content."""
+        """Return the sample, once its video is known by content."""
         return Sample(
             id=sample_id(video_sha256, self.question, self.options, self.response, self.earlier),
             uid=self.uid,
@@ -63,24 +64,62 @@ class Rejected:
 
 @dataclass
 class Rows:
-    """Collects the rows of one source by video path.
+    """The rows of one source by video path: a layout reads its annotation files here and adds their rows.
 
     Args:
-        files: the source's listing by path.
+        backend: the source.
+        files: its listing by path.
         instructions: declared template instructions, cleaned; the first one stands where a training row has no
             question.
         protocol: the benchmark's protocol; empty for training.
     """
 
+    backend: Backend
     files: Mapping[str, Listed]
     instructions: Sequence[str]
     protocol: str = ""
     by_video: dict[str, list[Row]] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
 
+    def root_files(self, suffix: str) -> list[str]:
+        """Return the files at the source's root with this suffix, sorted."""
+        return sorted(path for path in self.files if "/" not in path and path.endswith(suffix))
+
+    def document(self, path: str) -> Any:
+        """Return a JSON file of the source.
+
+        Raises:
+            DataError: missing, not UTF-8, or not JSON.
+        """
+        try:
+            return json.loads(self._text(path))
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error}", source=self._address(path), remedy="correct the file") from error
+
+    def items(self, path: str) -> list[tuple[str, Any]]:
+        """Return place (`file:number`) and value of each item of a JSON list; errors as `document`."""
+        value = self.document(path)
+        if not isinstance(value, list):
+            problem = f"the file holds {type(value).__name__}, wanted a list"
+            raise DataError(problem, source=path, remedy="correct the file")
+        return [(f"{path}:{number}", item) for number, item in enumerate(value, start=1)]
+
+    def lines(self, path: str) -> Iterator[tuple[str, Any]]:
+        """Yield place (`file:line`) and value of each line of a JSONL file; a line that is not JSON is a bad row."""
+        # not splitlines(): JSON strings may hold U+2028 and other separators unescaped
+        for number, line in enumerate(self._text(path).split("\n"), start=1):
+            if line.strip():
+                where = f"{path}:{number}"
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    self.rejected.append(Rejected(where, f"not JSON: {error}"))
+                    continue
+                yield where, value
+
     @contextmanager
     def attempt(self, where: str, uid: str = "") -> Iterator[None]:
-        """A bad row inside this block is recorded by its name and place (a name that cannot be written: by its place alone)."""
+        """Record a bad row of this block by its name and place; by place alone if the name cannot be written."""
         try:
             yield
         except DataError as error:
@@ -101,7 +140,7 @@ class Rows:
         earlier: Sequence[Turn] = (),
         question_type: str = "",
     ) -> Row:
-        """Check one row and keep it. `path` is the row's own name of its video, which lies in one of the layout's `folders`.
+        """Check one row and keep it; `path` is the row's own name of its video, in one of the layout's `folders`.
 
         Raises:
             DataError: text that a model would read as control tokens or that cannot be written, nothing to ask or to
@@ -109,7 +148,7 @@ class Rows:
         """
         source = f"{uid} ({where})"
         for text in (uid, path, question_type):
-            clean(text, source)  # looked at only: a path stays what the listing calls it
+            clean(text, source)  # checked only: a path stays what the listing calls it
         video = self._locate(path, folders, source)
         cleaned = _options(options, source)
         question, response = clean(question, source), clean(response, source)
@@ -134,8 +173,21 @@ class Rows:
         elif not response:
             raise _bad("the response is empty (held out?): nothing to learn from", source)
 
+    def _address(self, path: str) -> str:
+        return f"{self.backend.uri}/{path}"
+
+    def _text(self, path: str) -> str:
+        data = self.backend.get(path)
+        if data is None:
+            remedy = "complete the source, or name its layout"
+            raise DataError("the annotation file is missing", source=self._address(path), remedy=remedy)
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8: {error}", source=self._address(path), remedy="convert the file") from error
+
     def _locate(self, path: str, folders: Sequence[str], source: str) -> str:
-        """Where the video is; if it is nowhere, the first place, which is then reported as missing."""
+        """Return where the video is; if it is nowhere, the first place, which is then reported as missing."""
         pure = PurePosixPath(path)
         if not pure.name or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
             raise _bad(f"video path {path!r} leaves the source", source)
@@ -146,8 +198,32 @@ class Rows:
         return found[0] if found else places[0]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """One way to write annotations: its name, whether a source has such files, and their reader."""
+
+    name: str
+    present: Callable[[Rows], bool]
+    read: Callable[[Rows], None]
+
+
+def has(path: str) -> Callable[[Rows], bool]:
+    """Return the check whether a source has this file."""
+    return lambda rows: path in rows.files
+
+
+def lettered(options: Sequence[Any], where: str) -> list[tuple[str, str]]:
+    """Return options (letter, text) of texts, which get letters here, or of `{letter, text}` objects."""
+    return [
+        (LETTERS[index % len(LETTERS)], option)
+        if isinstance(option, str)
+        else (text_of(option, "letter", where), text_of(option, "text", where))
+        for index, option in enumerate(options)
+    ]
+
+
 def text_of(row: Any, name: str, where: str, default: str | None = None) -> str:
-    """A text field of a JSON object.
+    """Return a text field of a JSON object.
 
     Raises:
         DataError: the field is missing (and has no default), or holds something else.
@@ -156,12 +232,12 @@ def text_of(row: Any, name: str, where: str, default: str | None = None) -> str:
 
 
 def list_of(row: Any, name: str, where: str, default: list[Any] | None = None) -> list[Any]:
-    """A list field of a JSON object; errors as `text_of`."""
+    """Return a list field of a JSON object; errors as `text_of`."""
     return _typed(row, name, list, where, default)
 
 
 def name_of(row: Any, where: str) -> str:
-    """The row's own `id` (text or a whole number), or where it stands."""
+    """Return the row's own `id` (text or a whole number), or where it stands."""
     value = row.get("id") if isinstance(row, dict) else None
     return str(value) if isinstance(value, (str, int)) and value != "" else where
 

@@ -23,7 +23,7 @@ from components.store.entries import File, hash_file
 
 @dataclass(frozen=True)
 class Job:
-    """One file to import: where it lies, into which store, and whether a copy that is already there is to be written again."""
+    """One file to import: where it lies, into which store, and whether an existing copy is written again."""
 
     key: str
     root: str
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A file in the store, and what decoding it told."""
+    """A file in the store, and what decoding it found."""
 
     file: File
     info: VideoInfo
@@ -57,27 +57,24 @@ def decode(job: Job) -> Answer:
 def decode_all(
     jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode
 ) -> Iterator[tuple[Job, Answer]]:
-    """Answers to all jobs, as they come. One job, or one process at a time, needs no pool."""
+    """Yield the answers to all jobs, as they come; one job, or one process at a time, needs no pool."""
     if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
     waiting = deque(jobs)
     while waiting:
-        suspects = deque(
-            (yield from _pool(waiting, processes, 2 * processes, work))
-        )  # twice: no process waits for its next job
+        # twice as many under way as processes: none waits for its next job
+        suspects = deque((yield from _pool(waiting, processes, 2 * processes, work)))
         while suspects:
             for job in (yield from _pool(suspects, 1, 1, work)):
-                yield (
-                    job,
-                    DataError("the decoder crashed on this file", source=job.path, remedy="re-encode or remove it"),
-                )
+                remedy = "re-encode or remove it"
+                yield job, DataError("the decoder crashed on this file", source=job.path, remedy=remedy)
 
 
 def _pool(
     waiting: deque[Job], processes: int, most: int, work: Callable[[Job], Answer]
 ) -> Generator[tuple[Job, Answer], None, list[Job]]:
-    """Answers in order of completion, at most `most` jobs under way; when a process dies, the jobs that were under way are returned."""
+    """Yield answers as they complete, at most `most` jobs under way; return those under way when a process dies."""
     pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
     under_way: dict[Future[Answer], Job] = {}
     try:
@@ -97,17 +94,15 @@ def _pool(
 
 def _decode(job: Job, source: Backend, store: Backend) -> Decoded:
     local = source.local(job.path)
+    address = f"{job.root}/{job.path}"
     if local is None:
-        raise DataError(
-            "the file is gone since the source was listed", source=f"{job.root}/{job.path}", remedy="run again"
-        )
+        raise DataError("the file is gone since the source was listed", source=address, remedy="run again")
     try:
         info = probe(local)
     except DataError as error:
         # the reason goes into the manifest, where a path of this machine has no place
-        raise DataError(
-            error.problem.replace(str(local), job.path), source=f"{job.root}/{job.path}", remedy=error.remedy
-        ) from error
+        problem = error.problem.replace(str(local), job.path)
+        raise DataError(problem, source=address, remedy=error.remedy) from error
     digest, size = hash_file(local), local.stat().st_size
     target = f"videos/{digest}{_extension(job.path)}"
     _copy(job, source, store, local, target, size)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from components.benchmarks.interface import parse_benchmark
 from components.benchmarks.rows import Row
 from components.core.artifacts import VideoDataset, VideoLine
 from components.core.errors import DataError, ParameterError
@@ -19,12 +20,11 @@ from components.core.records import Failure, Ref, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
 from components.dataset_import.sources import (
-    Layout,
+    LayoutName,
     Source,
     SourceVideo,
     file_key,
     list_source,
-    parse_benchmark,
     read_source,
 )
 from components.models.video import fewest_frames
@@ -40,7 +40,9 @@ MOTIONBENCH_INSTRUCTION = "Describe the motion in this video in detail."
 class Params(StepParams):
     """Parameters of the import."""
 
-    layout: Layout = Field("auto", description="how the training source is written; benchmarks go by their protocol")
+    layout: LayoutName = Field(
+        "auto", description="how the training source is written; benchmarks go by their protocol"
+    )
     template_instructions: list[str] = Field(
         [MOTIONBENCH_INSTRUCTION],
         min_length=1,
@@ -66,31 +68,20 @@ class Unit:
 def run(context: Context[Params]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
-    failures = [_failure(context, source.unit(row.unit), row.reason) for source in sources for row in source.rejected]
-    units: list[Unit] = []
-    for source, video in [(origin, video) for origin in sources for video in origin.videos]:
-        if video.file is None:
-            failures.append(
-                _failure(context, source.unit(video.path), f"not in the source, named by {_named_by(video.rows)}")
-            )
-        else:
-            units.append(Unit(source, video, file_key(STEP, video.reads(source.root))))
+    units, failures = _units(context, sources)
     entries, computed = _import(context, units, failures)
     usable = [
         (unit, entry)
         for unit in units
         if (entry := entries.get(unit.key)) and not _too_short(context, unit, entry, failures)
     ]
-    remembered = {unit.key: unit.key not in computed for unit, _ in usable}
-    context.counts |= {"remembered": sum(remembered.values()), "computed": len(remembered) - sum(remembered.values())}
+    keys = {unit.key for unit, _ in usable}
+    context.counts |= {"remembered": len(keys - computed), "computed": len(keys & computed)}
     lines = _lines(context, usable)
     context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
     if not lines:
-        raise DataError(
-            "no usable video",
-            source=", ".join(source.root for source in sources),
-            remedy="mend the videos and rows listed",
-        )
+        roots = ", ".join(source.root for source in sources)
+        raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
     context.page("summary", page(sources, lines, context.left_out))
     context.metrics(
@@ -101,7 +92,7 @@ def run(context: Context[Params]) -> None:
 
 
 def _sources(context: Context[Params]) -> list[Source]:
-    """The training source, or every benchmark of the list."""
+    """Read the training source, or every benchmark of the list."""
     params = context.params
     if "source" in context.given:
         uri = context.scalars.source
@@ -109,22 +100,35 @@ def _sources(context: Context[Params]) -> list[Source]:
     parsed = [parse_benchmark(item) for item in context.scalars.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
-        raise ParameterError(
-            f"protocol named twice: {sorted(repeated)}", source="benchmarks", remedy="one source a protocol"
-        )
+        problem = f"protocol named twice: {sorted(repeated)}"
+        raise ParameterError(problem, source="benchmarks", remedy="give one source per protocol")
     return [
         read_source(open_backend(uri), list_source(uri), "auto", params.template_instructions, protocol)
         for protocol, uri in parsed
     ]
 
 
+def _units(context: Context[Params], sources: Sequence[Source]) -> tuple[list[Unit], list[Failure]]:
+    """Return the files to import, and the rows and missing files that cannot be."""
+    failures = [_failure(context, source.unit(row.unit), row.reason) for source in sources for row in source.rejected]
+    units = []
+    for source in sources:
+        for video in source.videos:
+            if video.file is None:
+                reason = f"not in the source, named by {_named_by(video.rows)}"
+                failures.append(_failure(context, source.unit(video.path), reason))
+            else:
+                units.append(Unit(source, video, file_key(STEP, video.reads(source.root))))
+    return units, failures
+
+
 def _import(
     context: Context[Params], units: Sequence[Unit], failures: list[Failure]
 ) -> tuple[dict[str, Entry], set[str]]:
-    """Entries by key, and the keys that were computed now. A file that two benchmarks share is imported once."""
+    """Return entries by key, and the keys computed now; a file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
     entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
-    rewrite = context.rerun != "0"  # asked for because something is damaged: its size may be right
+    rewrite = context.rerun != "0"  # something is damaged: its size may be right
     jobs = [
         Job(key, unit.source.root, unit.video.path, context.store.uri, rewrite)
         for key, unit in by_key.items()
@@ -157,7 +161,7 @@ def _finish(context: Context[Params], unit: Unit, decoded: Decoded) -> Entry:
 
 
 def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str) -> File:
-    """Copy a mask, as work named by content: the manifest names its place, which must not depend on where the source lay."""
+    """Copy a mask under a key of its content: its place in the manifest must not depend on where the source lay."""
     data = open_backend(root).get(path)
     if data is None:
         raise DataError("the mask is gone since the source was listed", source=f"{root}/{path}", remedy="run again")
@@ -168,17 +172,15 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
 
 
 def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
-    count, needed = (
-        len(entry.numbers["times"]),
-        1 if unit.source.protocol else fewest_frames(),
-    )  # a benchmark's items go to the VLM alone
+    count = len(entry.numbers["times"])
+    needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
     if count < needed:
         failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))
     return count < needed
 
 
 def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> list[VideoLine]:
-    """A line a video: files of one content are one video, with the samples of all."""
+    """Return one line per video: files of one content are one video, with the samples of all."""
     groups: dict[str, list[tuple[Unit, Entry]]] = {}
     for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
         groups.setdefault(entry.files["video"].sha256, []).append((unit, entry))
@@ -204,10 +206,10 @@ def _one_mask(context: Context[Params], group: Sequence[tuple[Unit, Entry]]) -> 
 
 
 def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
-    """A video's samples by id.
+    """Return a video's samples by id.
 
     Raises:
-        DataError: two rows say the same of the same video.
+        DataError: two rows with the same text about the same video.
     """
     seen: dict[str, tuple[Row, Sample]] = {}
     for row in rows:

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from components.attention_capture.settings import reads
+from components.benchmarks.interface import parse_benchmark
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
 from components.dataset_import.sources import (
-    Layout,
     Source,
     SourceVideo,
     file_key,
     list_source,
-    parse_benchmark,
     read_source,
     source_digest,
 )
@@ -98,7 +97,7 @@ def _check_shards(shards: list[str]) -> None:
 def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
     params = context.step_params["dataset_import"]
     defaults: Any = declared("dataset_import", "plan").params.model_validate(params)
-    layout: Layout = "auto" if protocol else defaults.layout
+    layout = "auto" if protocol else defaults.layout
     return read_source(open_backend(uri), list_source(uri), layout, defaults.template_instructions, protocol)
 
 

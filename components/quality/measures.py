@@ -266,7 +266,7 @@ def with_objects(scenes: Sequence[Scene]) -> list[Scene]:
 
 
 def centre_map(grid: Grid) -> Map:
-    """Return minus each cell's squared distance from the middle of the frame (in fractions of it), alike at all times."""
+    """Return minus each cell's squared distance from the middle of the frame (fractions of it), alike at all times."""
     top, bottom, left, right = grid.box
     y = top + (np.arange(grid.rows) + 0.5) * (bottom - top) / grid.rows - 0.5
     x = left + (np.arange(grid.cols) + 0.5) * (right - left) / grid.cols - 0.5

@@ -9,33 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, probability, raw, signed
 from components.pages.section import Section, film, question_card, shortened
-from components.quality.measures import Estimate
-from components.quality.statistics import (
-    Interval,
-    bootstrap,
-    holm,
-    mcnemar,
-    minimal_detectable_difference,
-    paired_bootstrap,
-)
-from components.report.material import Material, paper
+from components.quality.statistics import Estimate, holm, mcnemar, minimal_detectable_difference
+from components.report.material import Material
 
 Pair = tuple[ItemResult, ItemResult]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: both accuracies (percent) with intervals, their paired difference in points, p and parse failures."""
+    """One line of a benchmark: both accuracies (percent), their paired difference (points), p and parse failures."""
 
     name: str
     untouched: Estimate
@@ -43,26 +35,31 @@ class Row:
     difference: Estimate
     p: float | None
     unparsed: tuple[int, int]
+    is_total: bool
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A benchmark answered by both models; `rows` are Overall, Average and the task types."""
+    """A benchmark answered by both models; `rows` are its metrics, the first one over all items, and its task types."""
 
-    protocol: str
-    title: str
+    benchmark: Benchmark
     pairs: list[Pair]
     alone: int
     rows: list[Row]
 
     @property
+    def title(self) -> str:
+        """Return the benchmark's title."""
+        return self.benchmark.title
+
+    @property
     def overall(self) -> Estimate:
-        """Difference over all items, in points."""
+        """Return the difference over all items, in points."""
         return self.rows[0].difference
 
     @property
     def p(self) -> float:
-        """Exact McNemar p over all items."""
+        """Return the exact McNemar p over all items."""
         found = self.rows[0].p
         assert found is not None
         return found
@@ -74,85 +71,84 @@ def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
     pairs = [(line, after[line.sample.id]) for line in untouched.lines if line.sample.id in after]
     if not pairs:
         return None
+    benchmark = get_benchmark(tuned.protocol)
     alone = len(untouched.lines) + len(tuned.lines) - 2 * len(pairs)
-    return Comparison(
-        tuned.protocol, paper()["benchmarks"].get(tuned.protocol, tuned.protocol), pairs, alone, _rows(pairs)
-    )
+    return Comparison(benchmark, pairs, alone, _rows(benchmark, pairs))
 
 
-def _rows(pairs: Sequence[Pair]) -> list[Row]:
-    """Overall, and where there are several task types their Average and each of them, with Holm-corrected p."""
+def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
+    """Return the metrics, and where there are several task types each of them, with Holm-corrected p."""
     videos, types = [one.video.id for one, _ in pairs], [one.sample.question_type or "untyped" for one, _ in pairs]
     before, after = ([pair[side].correct for pair in pairs] for side in (0, 1))
-    found = [
-        bootstrap(before, videos, types),
-        bootstrap(after, videos, types),
-        paired_bootstrap(before, after, videos, types),
-    ]
-    names = sorted(set(types)) if len(set(types)) > 1 else []
-    members = {name: [i for i, kind in enumerate(types) if kind == name] for name in names}
-    adjusted = holm([mcnemar([before[i] for i in own], [after[i] for i in own]).p for own in members.values()])
-    tests = dict(zip(names, adjusted, strict=True))
+    change = [b - a for a, b in zip(before, after, strict=True)]
+    measured = [benchmark.measure(values, videos, types) for values in (before, after, change)]
+    several = len(set(types)) > 1
 
-    def row(name: str, own: Sequence[int], intervals: Sequence[Interval], p: float | None) -> Row:
-        many = len({videos[i] for i in own})
-        before, after, change = (_percent(item, len(own), many) for item in intervals)
+    def test(own: Sequence[int]) -> float:
+        return mcnemar([before[i] for i in own], [after[i] for i in own]).p
+
+    def row(name: str, own: Sequence[int], estimates: Sequence[Estimate], p: float | None, is_total: bool) -> Row:
         unparsed = [sum(pairs[i][side].parsed == "" for i in own) for side in (0, 1)]
-        return Row(name, before, after, change, p, (unparsed[0], unparsed[1]))
+        untouched, tuned, difference = (estimate.percent for estimate in estimates)
+        return Row(name, untouched, tuned, difference, p, (unparsed[0], unparsed[1]), is_total)
 
-    every = range(len(pairs))
-    rows = [row("Overall", every, [item.overall for item in found], mcnemar(before, after).p)]
-    rows += [row("Average", every, [item.average for item in found], None)] if names else []
-    return rows + [row(name, members[name], [item.by_type[name] for item in found], tests[name]) for name in names]
-
-
-def _percent(item: Interval, n: int, videos: int) -> Estimate:
-    if videos < 2:  # a bootstrap over one video has no width
-        return Estimate(100 * item.value, None, None, n, videos)
-    return Estimate(100 * item.value, 100 * item.low, 100 * item.high, n, videos)
+    rows = []
+    for metric in benchmark.metrics:
+        mean_of_types = metric.kind == "macro"
+        if metric.name in measured[0].totals and (several or not mean_of_types):
+            own = benchmark.members(metric, types)
+            estimates = [one.totals[metric.name] for one in measured]
+            rows.append(row(metric.name, own, estimates, None if mean_of_types else test(own), is_total=True))
+    if several:
+        members = {name: [i for i, kind in enumerate(types) if kind == name] for name in measured[0].by_type}
+        adjusted = holm([test(own) for own in members.values()])
+        for (name, own), p in zip(members.items(), adjusted, strict=True):
+            rows.append(row(name, own, [one.by_type[name] for one in measured], p, is_total=False))
+    return rows
 
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
-    """Section 9."""
+    """Return section 9."""
     name, title = "benchmarks", "Benchmarks"
     if not comparisons:
         return Section(name, title, "No benchmark was evaluated with both models.")
     lead = (
-        "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, from a bootstrap over "
-        "videos; p is exact McNemar, Holm-corrected over the task types."
+        "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, "
+        "from a bootstrap over videos; p is exact McNemar, Holm-corrected over the task types."
     )
     return Section(name, title, lead, NOTHING.join(_benchmark(material, one, shown) for one in comparisons))
 
 
 def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     model = material.models["vlm"].name if "vlm" in material.models else ""
-    paper_row = next((row for row in paper()["rows"] if (row["protocol"], row["model"]) == (one.protocol, model)), None)
+    paper = next((row for row in one.benchmark.paper if row.label.lower() == model), None)
     dots = [
         Dot(
-            f"{row.name}",
+            row.name,
             [(row.untouched.value, None, None, "grey"), (row.tuned.value, *_around(row), "c1")],
             f"{signed(row.difference.value)} {interval(row.difference)}, n = {row.difference.n}",
-            row.name in ("Overall", "Average"),
+            row.is_total,
         )
         for row in one.rows
     ]
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
+    power = raw(f'<p class="caption">{escape(detectable(one))}</p>')
     alone = raw(
         f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>'
     )
-    power = raw(f'<p class="caption">{escape(detectable(one))}</p>')
-    body = chart + _table(one, paper_row) + power + (alone if one.alone else NOTHING)
+    body = chart + _table(one, paper) + power + (alone if one.alone else NOTHING)
     return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
 
 
 def detectable(one: Comparison) -> str:
-    """What this many questions can show: the difference that the paired test finds four times in five, with the design effect of videos."""
+    """Return what this many questions can show: the difference that the paired test finds four times in five.
+
+    The design effect is the variance of the difference over videos, relative to questions that each have their own.
+    """
     n, e = len(one.pairs), one.overall
     discordant = sum(before.correct != after.correct for before, after in one.pairs) / n
-    independent = (
-        discordant - (e.value / 100) ** 2
-    ) / n  # variance of the difference if every question had its own video
+    independent = (discordant - (e.value / 100) ** 2) / n
     if e.low is None or e.high is None or independent <= 0:
         return f"{n} questions are too few to say which difference they could show."
     clustered = ((e.high - e.low) / 100 / (2 * NormalDist().inv_cdf(0.975))) ** 2
@@ -163,27 +159,24 @@ def detectable(one: Comparison) -> str:
 
 
 def interval(e: Estimate) -> str:
-    """`[−1.0, +2.0]`, or why there is none."""
+    """Return `[−1.0, +2.0]`, or why there is none."""
     return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
 
 
 def _around(row: Row) -> tuple[float | None, float | None]:
-    """The difference's interval, drawn where the tuned model's dot is: it holds the untouched dot where it holds 0."""
+    """Return the difference's interval around the tuned dot: it holds the untouched dot where it holds 0."""
     e = row.difference
-    return (
-        (None, None) if e.low is None or e.high is None else (row.untouched.value + e.low, row.untouched.value + e.high)
-    )
+    if e.low is None or e.high is None:
+        return None, None
+    return row.untouched.value + e.low, row.untouched.value + e.high
 
 
 def _cell(e: Estimate) -> str:
-    return (
-        f"{e.value:.1f}"
-        if e.low is None or e.high is None
-        else f"{e.value:.1f} <small>[{e.low:.1f}, {e.high:.1f}]</small>"
-    )
+    between = "" if e.low is None or e.high is None else f" <small>[{e.low:.1f}, {e.high:.1f}]</small>"
+    return f"{e.value:.1f}{between}"
 
 
-def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
+def _table(one: Comparison, paper: PaperRow | None) -> Markup:
     heads = ["", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper"]
     notes: list[str] = []
     body = ""
@@ -197,19 +190,13 @@ def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
             f"{signed(row.difference.value)} <small>{interval(row.difference)}</small>",
             escape(p),
             f"{row.unparsed[0]} → {row.unparsed[1]}",
-            _paper_cell(one.protocol, row.name, paper_row, notes),
         ]
-        strong = " class=strong" if row.name in ("Overall", "Average") else ""
-        body += (
-            f"<tr{strong}>"
-            + "".join(f"<td{' class=paper' if i == 7 else ''}>{cell}</td>" for i, cell in enumerate(cells))
-            + "</tr>"
-        )
-    said = (
-        "The paper has no row for this model and benchmark."
-        if paper_row is None
-        else f"Paper: {paper_row['label']}, untouched → tuned."
-    )
+        printed = "" if paper is None else _paper_cell(one.benchmark, row.name, paper, notes)
+        line = "".join(f"<td>{cell}</td>" for cell in cells) + f"<td class=paper>{printed}</td>"
+        body += f"<tr{' class=strong' if row.is_total else ''}>{line}</tr>"
+    said = "The paper has no row for this model and benchmark."
+    if paper is not None:
+        said = f"Paper: {paper.label}, untouched → tuned."
     marks = "".join(f"<br>{'*' * (i + 1)} {escape(note)}." for i, note in enumerate(notes))
     head = "".join(f"<th>{text}</th>" for text in heads)
     return raw(
@@ -217,28 +204,25 @@ def _table(one: Comparison, paper_row: dict[str, Any] | None) -> Markup:
     )
 
 
-def _paper_cell(protocol: str, name: str, row: dict[str, Any] | None, notes: list[str]) -> str:
-    """The paper's pair of numbers, with stars where its own tables cast doubt on it."""
-    if row is None:
-        return ""
-    full = {long: short for short, long in paper()["types"].get(protocol, {}).items()}
-    key = name if name in row["tuned"] else full.get(name, "")
-    if key not in row["tuned"]:
+def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]) -> str:
+    """Return the paper's pair of numbers, with stars where its own tables cast doubt on it."""
+    key = name if name in row.tuned else benchmark.types.get(name, "")
+    if key not in row.tuned:
         return ""
     stars = ""
-    for flag, note in row["flags"].items():
+    for flag, note in row.flags.items():
         if flag in ("row", f"untouched.{key}", f"tuned.{key}"):
             if note not in notes:
                 notes.append(note)
             stars += "*" * (notes.index(note) + 1)
-    return f"{row['untouched'][key]:.1f} → {row['tuned'][key]:.1f}{stars}"
+    return f"{row.untouched[key]:.1f} → {row.tuned[key]:.1f}{stars}"
 
 
 # wins and losses ------------------------------------------------------------------------------------------------------
 
 
 def _examples(material: Material, one: Comparison, shown: int) -> Markup:
-    """As many losses as wins, those with the smallest sha256(sample id)."""
+    """Return as many losses as wins, those with the smallest sha256(sample id)."""
     wins = [pair for pair in one.pairs if pair[1].correct and not pair[0].correct]
     losses = [pair for pair in one.pairs if pair[0].correct and not pair[1].correct]
     count = min(len(wins), len(losses), shown)
@@ -257,12 +241,11 @@ def _examples(material: Material, one: Comparison, shown: int) -> Markup:
 def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
     sample, video = after.sample, after.video
-    chosen = [
-        after.frames[i]
-        for i in np.unique(np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int))
-    ]
+    places = np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int)
+    chosen = [after.frames[i] for i in np.unique(places)]
     replies = "".join(
-        f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} {'✓' if line.correct else '✗'}</p>"
+        f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} "
+        f"{'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))
     )
     return question_card(kind, sample, film(material.frames(video, chosen), chosen, 130), raw(replies))

@@ -74,7 +74,7 @@ class Material(PriorMaterial):
 
 
 def paper() -> dict[str, Any]:
-    """The paper's tables and preset, as far as the report shows them."""
+    """Return the paper's preset; its numbers are in the benchmarks' modules."""
     found: dict[str, Any] = json.loads(resources.files("components.report").joinpath("paper_tables.json").read_text())
     return found
 

@@ -10,8 +10,9 @@ from markupsafe import escape
 
 from components.benchmark_eval import step as module
 from components.benchmark_eval.page import choose
-from components.benchmark_eval.step import STEP, items, scores
-from components.benchmarks.protocols import get_protocol
+from components.benchmark_eval.scores import scores
+from components.benchmark_eval.step import STEP, items
+from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, sha256
@@ -29,7 +30,7 @@ from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
-TYPES = list(get_protocol("motionbench").types)
+TYPES = list(get_benchmark("motionbench").types)
 
 
 def sample(clip, k, answer="A", protocol="motionbench"):
@@ -158,7 +159,7 @@ def test_a_new_item_computes_one(world, tmp_path):
 
 
 def answered(world, replies):
-    units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), get_protocol("motionbench"))
+    units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), get_benchmark("motionbench"))
     entries = [
         Entry(
             step="benchmark_eval", version="1", key=str(k), unit="", reads={}, numbers={"reply": reply, "frames": [0]}
@@ -166,7 +167,7 @@ def answered(world, replies):
         for k, reply in enumerate(replies)
     ]
     return [
-        module._result(unit, get_protocol("motionbench"), found) for unit, found in zip(units, entries, strict=True)
+        module._result(unit, get_benchmark("motionbench"), found) for unit, found in zip(units, entries, strict=True)
     ]
 
 
@@ -175,7 +176,7 @@ def test_scores_by_hand(world):
     lines = answered(world, ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"])
     assert [line.correct for line in lines] == [True, True, True, False, True, False, True, True]
     assert [line.parsed for line in lines] == ["A", "B", "A", "A", "A", "", "A", "B"]
-    found = {score.name: score for score in scores(lines, get_protocol("motionbench"))}
+    found = {score.name: score for score in scores(lines, get_benchmark("motionbench"))}
     assert (found["Overall"].n, found["Overall"].correct, found["Overall"].accuracy, found["Overall"].unparsed) == (
         8,
         6,
@@ -188,7 +189,7 @@ def test_scores_by_hand(world):
     macro = sum(sum(values) / len(values) for values in by_type.values()) / len(by_type)
     assert found["Average"].accuracy == pytest.approx(100 * macro)
     for name, values in by_type.items():
-        one = found[get_protocol("motionbench").types[name]]
+        one = found[get_benchmark("motionbench").types[name]]
         n, share, z = len(values), sum(values) / len(values), 1.959963984540054
         centre, half = (
             (share + z * z / (2 * n)) / (1 + z * z / n),

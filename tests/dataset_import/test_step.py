@@ -369,7 +369,7 @@ def test_benchmark_failures_name_their_protocol(tmp_path):
 
 @pytest.mark.parametrize(
     ("benchmarks", "said"),
-    [(["mvbench=."], "unknown protocol"), (["nonsense"], "is not <protocol>"), (["seed=a", "seed=b"], "named twice")],
+    [(["mvbench=."], "no protocol"), (["nonsense"], "is not <protocol>"), (["seed=a", "seed=b"], "named twice")],
 )
 def test_bad_benchmark_lists(tmp_path, benchmarks, said):
     with pytest.raises(ParameterError, match=said):

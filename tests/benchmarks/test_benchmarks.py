@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from components.benchmarks.parse import official_correct, parse_reply
-from components.benchmarks.protocols import PROTOCOLS, get_protocol, viewing_for
+from components.benchmarks.interface import Benchmark, benchmarks, get_benchmark
+from components.benchmarks.parse import parse_reply
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.media.viewing import Viewing
@@ -31,7 +32,7 @@ def sample(**changes: object) -> Sample:
 
 
 def test_prompts_word_for_word() -> None:
-    prompt = {name: protocol.prompt("Where?", OPTIONS) for name, protocol in PROTOCOLS.items()}
+    prompt = {name: benchmark.prompt("Where?", OPTIONS) for name, benchmark in benchmarks().items()}
     assert prompt["motionbench"] == "Where?\nA. It's up\nB. Down\nAnswer with only the option letter."
     assert prompt["favor"] == (
         "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera motions, actions, "
@@ -48,40 +49,39 @@ def test_prompts_word_for_word() -> None:
     )
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_the_expected_reply_is_right_by_both_rules(name: str) -> None:
-    protocol = PROTOCOLS[name]
-    reply = "B" if protocol.shows_letters else "Down"
-    assert parse_reply(reply, OPTIONS, letters=protocol.shows_letters).letter == "B"
-    assert official_correct(name, reply, OPTIONS, "B")
+@pytest.mark.parametrize("benchmark", benchmarks().values(), ids=benchmarks())
+def test_the_expected_reply_is_right_by_both_rules(benchmark: Benchmark) -> None:
+    reply = "B" if benchmark.shows_letters else "Down"
+    assert parse_reply(reply, OPTIONS, letters=benchmark.shows_letters).letter == "B"
+    assert benchmark.official_rule(reply, OPTIONS, "B")
 
 
 def test_types_by_name_or_abbreviation() -> None:
-    motionbench = get_protocol("motionbench")
+    motionbench = get_benchmark("motionbench")
     assert [motionbench.task_type(given, "x") for given in ("Camera Motion", "camera motion", "CM", "cm ")] == [
         "CM"
     ] * 4
     with pytest.raises(DataError, match="item u7"):
         motionbench.task_type("Optical Flow", "item u7")
     assert list(motionbench.types.values()) == ["MR", "LM", "AO", "RC", "MO", "CM"]
-    assert list(get_protocol("favor").types.values()) == ["AS", "HAC", "SAD", "MAD", "CM", "NSM"]
-    seed = get_protocol("seed")
+    assert list(get_benchmark("favor").types.values()) == ["AS", "HAC", "SAD", "MAD", "CM", "NSM"]
+    seed = get_benchmark("seed")
     assert len(seed.types) == len(set(seed.types.values())) == 12
     with pytest.raises(ParameterError, match="mvbench"):
-        get_protocol("mvbench")
+        get_benchmark("mvbench")
 
 
 def test_metric_groups_part_the_types() -> None:
     for name, groups in (("seed", ("Image", "Video")), ("videomme", ("Short", "Medium", "Long"))):
-        protocol = get_protocol(name)
+        protocol = get_benchmark(name)
         parts = [metric.types for metric in protocol.metrics if metric.types is not None]
         assert tuple(metric.name for metric in protocol.metrics if metric.types is not None) == groups
         assert sorted(t for part in parts for t in part) == sorted(protocol.types.values())
-    assert [(m.name, m.kind) for m in get_protocol("favor").metrics] == [("Overall", "micro"), ("Average", "macro")]
+    assert [(m.name, m.kind) for m in get_benchmark("favor").metrics] == [("Overall", "micro"), ("Average", "macro")]
 
 
 def test_what_cannot_be_an_item() -> None:
-    protocol = get_protocol("motionbench")
+    protocol = get_benchmark("motionbench")
     protocol.check(sample())
     for change in ({"answer": ""}, {"answer": "C"}, {"options": []}, {"question_type": "Colour"}):
         with pytest.raises(DataError, match="u1"):
@@ -89,13 +89,28 @@ def test_what_cannot_be_an_item() -> None:
 
 
 def test_frame_presets() -> None:
-    paper = Viewing()
+    paper, favor = Viewing(), get_benchmark("favor").viewing
     assert (paper.fps, paper.num_frames) == (1, 8)
-    assert viewing_for(paper, "paper", "favor", INTERNVL, 12.0) is paper
-    assert viewing_for(paper, "supplement", "favor", INTERNVL, 12.0).num_frames == 12
-    assert viewing_for(paper, "supplement", "favor", INTERNVL, 0.3).num_frames == 1
-    assert viewing_for(paper, "supplement", "motionbench", INTERNVL, 12.0) is paper
-    assert viewing_for(paper, "supplement", "favor", QWEN, 12.0) is paper
+    assert favor(paper, "paper", INTERNVL, 12.0) is paper
+    assert favor(paper, "supplement", INTERNVL, 12.0).num_frames == 12
+    assert favor(paper, "supplement", INTERNVL, 0.3).num_frames == 1
+    assert get_benchmark("motionbench").viewing(paper, "supplement", INTERNVL, 12.0) is paper
+    assert favor(paper, "supplement", QWEN, 12.0) is paper
     other = paper.model_copy(update={"num_frames": 16})  # a run's own number gives way on FAVOR-Bench, at every length
-    found = [viewing_for(other, "supplement", "favor", INTERNVL, duration).num_frames for duration in (7.0, 8.0, 9.0)]
+    found = [favor(other, "supplement", INTERNVL, duration).num_frames for duration in (7.0, 8.0, 9.0)]
     assert found == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("motionbench", [1478, 546, 519, 400, 690, 385]), ("favor", [2637, 1541, 1662, 1205, 1075, 64])],
+)
+def test_the_papers_overall_is_the_counts_mean(name: str, counts: list[int]) -> None:
+    """A slip in our copy would show: Overall is the types' mean by count (supplement Table 2), Average the plain one."""
+    benchmark = get_benchmark(name)
+    cells = [side for row in benchmark.paper for side in (row.untouched, row.tuned)]
+    assert len(cells) == 8
+    for cell in cells:
+        types = [cell[short] for short in benchmark.types.values()]
+        assert cell["Average"] == pytest.approx(np.mean(types), abs=0.011)
+        assert cell["Overall"] == pytest.approx(np.average(types, weights=counts), abs=0.02)

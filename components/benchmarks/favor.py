@@ -1,0 +1,115 @@
+"""FAVOR-Bench: fine-grained actions and camera motion; options are texts without letters, the prompt is its own.
+
+It ships as `video_perspective.json`, with the clips in `videos/FAVOR-Bench` or `videos`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from components.benchmarks.interface import Benchmark, Metric, PaperRow
+from components.benchmarks.rows import REMEDY, Layout, Rows, has, lettered, list_of, text_of
+from components.core.errors import DataError
+from components.core.records import Option
+
+ANNOTATIONS = "video_perspective.json"
+FOLDERS = ("videos/FAVOR-Bench", "videos")
+
+
+def read(rows: Rows) -> None:
+    """Read the list of videos: options are texts, which get letters here, and the answer is one of the texts."""
+    for where, video in rows.items(ANNOTATIONS):
+        with rows.attempt(where):
+            name = text_of(video, "video_name", where).removesuffix(".mp4")
+            for index, item in enumerate(list_of(video, "questions", where), start=1):
+                uid = f"{name}#{index}"
+                with rows.attempt(where, uid):
+                    _add(rows, item, uid, name, where)
+
+
+def _add(rows: Rows, item: Any, uid: str, name: str, where: str) -> None:
+    texts, right = list_of(item, "options", where), text_of(item, "correct_answer", where)
+    if texts.count(right) != 1:
+        problem = f"answer {right!r} is {texts.count(right)} times among the options"
+        raise DataError(problem, source=where, remedy=REMEDY)
+    options = lettered(texts, where)
+    rows.add(
+        uid,
+        where,
+        f"{name}.mp4",
+        FOLDERS,
+        question=text_of(item, "question", where),
+        options=options,
+        answer=options[texts.index(right)][0],
+        question_type=text_of(item, "task_type", where, ""),
+    )
+
+
+def prompt(question: str, options: Sequence[Option]) -> str:
+    """Return the benchmark's prompt, grammar included; the options are a Python list, without letters."""
+    return (
+        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera "
+        "motions, actions, activities, and interactions. Based on your observations, select the best option that "
+        f"accurately addresses the question.\n{question}\n"
+        f"You can only response with the answer among {[option.text for option in options]}"
+    )
+
+
+def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """Return whether the right text is in the reply, and no other option that contains that text is."""
+    said, texts = reply.lower(), {option.letter: option.text.lower() for option in options}
+    right = texts.pop(gold)
+    return right in said and not any(right in text and text in said for text in texts.values())
+
+
+_COLUMNS = "Overall Average AS HAC SAD MAD CM NSM"
+_FRAMES = "frames: 1 fps in the supplement's Table 4, 8 in the main text's Table 2, same numbers"
+
+BENCHMARK = Benchmark(
+    name="favor",
+    title="FAVOR-Bench",
+    types={
+        "Action Sequence": "AS",
+        "Holistic Action Classification": "HAC",
+        "Single Action Detail": "SAD",
+        "Multiple Action Details": "MAD",
+        "Camera Motion": "CM",
+        "Non-Subject Motion": "NSM",
+    },
+    metrics=(Metric("Overall"), Metric("Average", "macro")),
+    prompt=prompt,
+    official_rule=official_rule,
+    layout=Layout("favor", has(ANNOTATIONS), read),
+    shows_letters=False,
+    max_new_tokens=256,
+    supplement_fps=1.0,  # of InternVL3, by its Table 4; the main text has 8 frames
+    paper=(  # supplement, Table 4
+        PaperRow.of(
+            "Qwen2.5-VL-3B",
+            _COLUMNS,
+            (37.43, 38.07, 38.45, 38.16, 39.35, 43.4, 23.72, 45.31),
+            (44.53, 43.94, 45.01, 51.59, 44.4, 48.96, 28.37, 45.31),
+        ),
+        PaperRow.of(
+            "Qwen2.5-VL-7B",
+            _COLUMNS,
+            (42.61, 42.58, 41.64, 47.83, 44.89, 47.55, 28.28, 45.31),
+            (46.88, 47.01, 49.34, 50.62, 45.37, 53.2, 30.42, 53.12),
+        ),
+        PaperRow.of(
+            "InternVL3-2B",
+            _COLUMNS,
+            (39.27, 39.11, 37.66, 43.28, 40.49, 44.98, 29.21, 39.06),
+            (43.71, 45.35, 38.53, 54.57, 42.6, 51.78, 33.02, 51.56),
+            {"row": _FRAMES},
+        ),
+        PaperRow.of(
+            "InternVL3-8B",
+            _COLUMNS,
+            (45.82, 46.35, 45.39, 48.54, 47.59, 51.45, 33.58, 51.56),
+            (48.94, 49.25, 47.17, 57.11, 46.57, 56.35, 36.74, 51.56),
+            {"row": _FRAMES},
+        ),
+    ),
+)

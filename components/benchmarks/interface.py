@@ -1,0 +1,199 @@
+"""What a benchmark is: one object that import, evaluation and report read, in one module of this package.
+
+A module that names its object `BENCHMARK` is found by `benchmarks()`; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Literal
+
+from components.benchmarks.rows import Layout
+from components.core.errors import DataError, ParameterError
+from components.core.records import Option, Sample
+from components.media.viewing import Viewing
+from components.models.vlm.interface import VlmFamily
+from components.quality.statistics import Estimate, bootstrap
+
+FramePreset = Literal["paper", "supplement"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A printed number over some task types (all if None): `micro` right / all items, `macro` mean over the types."""
+
+    name: str
+    kind: Literal["micro", "macro"] = "micro"
+    types: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """What the paper printed for one model, in percent, by metric or task type.
+
+    Attributes:
+        label: the model as the paper writes it; in lower case its name in the registry.
+        untouched: before tuning.
+        tuned: after.
+        flags: doubts, by what they concern: `row`, or a cell (`tuned.Overall`).
+    """
+
+    label: str
+    untouched: Mapping[str, float]
+    tuned: Mapping[str, float]
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        columns: str,
+        untouched: Sequence[float],
+        tuned: Sequence[float],
+        flags: Mapping[str, str] | None = None,
+    ) -> PaperRow:
+        """Return the row of two printed lines; `columns` are their heads, separated by spaces."""
+        before, after = (dict(zip(columns.split(), numbers, strict=True)) for numbers in (untouched, tuned))
+        return cls(label, before, after, flags or {})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means of a benchmark's items: its metrics by name (those that have items), and every task type that is there."""
+
+    totals: dict[str, Estimate]
+    by_type: dict[str, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """How one benchmark is read, asked and scored, and what the paper printed.
+
+    Attributes:
+        name: the protocol, as `benchmarks` and the samples name it.
+        title: as pages print it.
+        types: task types as the benchmark's files name them, with the paper's abbreviations.
+        metrics: the printed numbers in their order; the first one is over all items.
+        prompt: the text that a model is asked, from question and options.
+        official_rule: whether the benchmark's own script counts a stripped reply (options, right letter) as right.
+        layout: how its published files are written; every benchmark may come as JSONL rows as well.
+        shows_letters: whether the prompt shows options with letters; without them only their texts are read.
+        max_new_tokens: longest reply.
+        supplement_fps: frames per second by the supplement where the main text has another number.
+        paper: the paper's rows.
+    """
+
+    name: str
+    title: str
+    types: Mapping[str, str]
+    metrics: tuple[Metric, ...]
+    prompt: Callable[[str, Sequence[Option]], str]
+    official_rule: Callable[[str, Sequence[Option], str], bool]
+    layout: Layout | None = None
+    shows_letters: bool = True
+    max_new_tokens: int = 16
+    supplement_fps: float | None = None
+    paper: tuple[PaperRow, ...] = ()
+
+    def viewing(self, given: Viewing, preset: FramePreset, family: VlmFamily, duration: float) -> Viewing:
+        """Return the frames that a VLM sees of a clip of `duration` seconds; `given` is the run's viewing.
+
+        The defaults of the run's are the main text's (Qwen2.5-VL at 1 fps, InternVL3 with 8 frames).
+        """
+        if preset == "supplement" and self.supplement_fps is not None:
+            return family.by_time(given, self.supplement_fps, duration)
+        return given
+
+    def task_type(self, given: str, source: str) -> str:
+        """Return the abbreviation of a type given by name or abbreviation, whatever its case.
+
+        Raises:
+            DataError: the benchmark has no such type.
+        """
+        for name, short in self.types.items():
+            if given.strip().casefold() in (name.casefold(), short.casefold()):
+                return short
+        remedy = f"name one of {', '.join(self.types)}, or import under another protocol"
+        raise DataError(f"{self.title} has no task type {given!r}", source=source, remedy=remedy)
+
+    def check(self, sample: Sample) -> None:
+        """Check that a sample can be asked and scored as an item of this benchmark.
+
+        Raises:
+            DataError: no options, an answer that is none of them (held out: leave it out before), or an unknown task
+                type.
+        """
+        letters = [option.letter for option in sample.options]
+        if sample.answer not in letters:
+            problem = f"answer {sample.answer!r} among the options {', '.join(letters) or '(none)'}"
+            raise DataError(
+                problem, source=f"item {sample.uid}", remedy="import the benchmark again; held-out items are not scored"
+            )
+        self.task_type(sample.question_type, f"item {sample.uid}")
+
+    def members(self, metric: Metric, types: Sequence[str]) -> list[int]:
+        """Return the places of the items that a metric counts, from the items' types."""
+        return [
+            i
+            for i, given in enumerate(types)
+            if metric.types is None or self.task_type(given, f"item {i}") in metric.types
+        ]
+
+    def measure(self, values: Sequence[float], videos: Sequence[str], types: Sequence[str]) -> Measured:
+        """Return all means of the items' values (right or not, or paired differences), with intervals over videos."""
+        whole = bootstrap(values, videos, types)
+        totals = {}
+        for metric in self.metrics:
+            if own := self.members(metric, types):
+                part = whole if metric.types is None else bootstrap(*_chosen(own, values, videos, types))
+                totals[metric.name] = part.average if metric.kind == "macro" else part.overall
+        return Measured(totals, whole.by_type)
+
+
+def _chosen(
+    own: Sequence[int], values: Sequence[float], videos: Sequence[str], types: Sequence[str]
+) -> tuple[list[float], list[str], list[str]]:
+    return [values[i] for i in own], [videos[i] for i in own], [types[i] for i in own]
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """Return every benchmark of this package by name: `BENCHMARK` of each module that has one."""
+    package = __name__.rpartition(".")[0]
+    modules = [
+        import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(import_module(package).__path__)
+    ]
+    declared: list[Benchmark] = [module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")]
+    return {benchmark.name: benchmark for benchmark in declared}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Return the benchmark of a name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    if name not in benchmarks():
+        raise ParameterError(
+            f"no protocol {name!r}",
+            source="benchmarks",
+            remedy=f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())}",
+        )
+    return benchmarks()[name]
+
+
+def parse_benchmark(item: str) -> tuple[str, str]:
+    """Return protocol and address of `"<protocol>=<folder or minio:// prefix>"`.
+
+    Raises:
+        ParameterError: no such form, or an unknown protocol.
+    """
+    protocol, _, uri = item.partition("=")
+    if not uri:
+        problem = f"{item!r} is not <protocol>=<address>"
+        raise ParameterError(problem, source="benchmarks", remedy="e.g. motionbench=./data")
+    return get_benchmark(protocol).name, uri

@@ -1,0 +1,56 @@
+"""SEED-Bench: general questions about images and videos, here a check that tuning costs nothing elsewhere.
+
+It ships pre-sampled frames, so its questions come as JSONL. A prompt of its own was not published; this is the
+customary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.benchmarks.interface import Benchmark, Metric, PaperRow
+from components.core.records import Option
+from components.core.text import render_question
+
+_IMAGE = {
+    "Scene Understanding": "SU",
+    "Instance Identity": "II",
+    "Instance Attributes": "IA",
+    "Instance Location": "IL",
+    "Instances Counting": "IC",
+    "Spatial Relation": "SR",
+    "Instance Interaction": "IN",
+    "Visual Reasoning": "VR",
+    "Text Understanding": "TU",
+}
+_VIDEO = {"Action Recognition": "AR", "Action Prediction": "AP", "Procedure Understanding": "PU"}
+
+
+def prompt(question: str, options: Sequence[Option]) -> str:
+    """Return the customary prompt."""
+    return f"{render_question(question, options)}\nAnswer with the option's letter from the given choices directly."
+
+
+def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """Score the reply's first character, as lmms-eval does; the benchmark's own script ranks likelihoods instead."""
+    return reply[:1] == gold
+
+
+_MIXED = "the table mixes two versions of SEED-Bench or two weightings: All does not follow from Image and Video"
+
+BENCHMARK = Benchmark(
+    name="seed",
+    title="SEED-Bench",
+    types={**_IMAGE, **_VIDEO},
+    metrics=(
+        Metric("All"),
+        Metric("Image", types=frozenset(_IMAGE.values())),
+        Metric("Video", types=frozenset(_VIDEO.values())),
+    ),
+    prompt=prompt,
+    official_rule=official_rule,
+    paper=(  # supplement, Table 7
+        PaperRow.of("Qwen2.5-VL-7B", "All Image Video", (74.1, 77.5, 61.3), (72.9, 75.9, 62.1), {"row": _MIXED}),
+        PaperRow.of("InternVL3-8B", "All Image Video", (72.7, 76.2, 60.4), (72.4, 75.8, 60.6), {"row": _MIXED}),
+    ),
+)

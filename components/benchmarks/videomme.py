@@ -1,0 +1,61 @@
+"""Video-MME without subtitles: general questions about short, medium and long videos, with a prompt of its own.
+
+It ships a parquet table, so its questions come as JSONL, `type` being the length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from components.benchmarks.interface import Benchmark, Metric, PaperRow
+from components.core.records import Option
+from components.core.text import render_question
+
+_PHRASES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option isThe correct option is",
+    "Best answer:Best option:",
+)
+
+
+def prompt(question: str, options: Sequence[Option]) -> str:
+    """Return the benchmark's prompt."""
+    return (
+        "Select the best answer to the following multiple-choice question based on the video. Respond with only the "
+        f"letter (A, B, C, or D) of the correct option.\n{render_question(question, options)}\nThe best answer is:"
+    )
+
+
+def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
+    """Cut known phrases out of the reply; its first capital A–D anywhere is the answer.
+
+    Two pairs of the script's phrases are fused by missing commas, so "Best answer: D" is not cut (and reads D only
+    because it has no capital A).
+    """
+    for phrase in _PHRASES:
+        reply = reply.replace(phrase, "")
+    found = re.search("[ABCD]", reply)
+    return found is not None and found[0] == gold
+
+
+BENCHMARK = Benchmark(
+    name="videomme",
+    title="Video-MME (without subtitles)",
+    types={"short": "short", "medium": "medium", "long": "long"},
+    metrics=(
+        Metric("Overall"),
+        Metric("Short", types=frozenset({"short"})),
+        Metric("Medium", types=frozenset({"medium"})),
+        Metric("Long", types=frozenset({"long"})),
+    ),
+    prompt=prompt,
+    official_rule=official_rule,
+    paper=(  # supplement, Table 7
+        PaperRow.of("Qwen2.5-VL-7B", "Overall Short Medium Long", (60.7, 70.9, 59.6, 51.6), (61.4, 72.8, 61.1, 50.2)),
+        PaperRow.of("InternVL3-8B", "Overall Short Medium Long", (62.1, 71.8, 61.9, 52.6), (62.3, 73.0, 62.2, 51.7)),
+    ),
+)
