@@ -1,4 +1,4 @@
-"""The step's page in the KFP UI: items answered right and as many answered wrong, with replies and how they were read."""
+"""The step's pages in the KFP UI: the scores; items answered right and as many answered wrong, with replies."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     cards = [(line.correct, _card(line, frames)) for line, frames in zip(chosen, films, strict=True)]
     right = sum(line.correct for line in lines)
     said = (
-        "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and "
-        "by which rule."
+        "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it "
+        "and by which rule."
     )
     head = Section(
         "top", "Benchmark", f"{name}: {right} of {len(lines)} items right", raw(f'<p class="caption">{said}</p>')
