@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt8
 
 from components.core.records import Video
 from components.media.viewing import Viewing
-from components.models.family import Family
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int, UInt8
-    from torch import Tensor
+from components.models.family import Family, Tensor
 
 Field = Literal["question", "response"]
 
@@ -83,6 +81,7 @@ class VlmFamily(Family):
         tower: regular expression, found in the names of the vision tower's parameters and in no others.
         lora_targets: regular expression, matches the names of the language model's attention projections.
         end_of_turn: the token that ends a turn in the chat template.
+        register: makes a model that is none of transformers' own known to its Auto classes; it may be called again.
     """
 
     model_types: tuple[str, ...]
@@ -92,3 +91,4 @@ class VlmFamily(Family):
     tower: str
     lora_targets: str
     end_of_turn: str = "<|im_end|>"
+    register: Callable[[], None] = lambda: None

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Int, UInt8
+
 from components.core.errors import ParameterError
 from components.core.records import Video
 from components.media.viewing import Viewing
-from components.models.family import Checkpoint
+from components.models.family import Checkpoint, Tensor
 from components.models.vlm.interface import Seen, VlmFamily
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int, UInt8
-    from torch import Tensor
-
     from components.models.vlm.pixels import ImageSettings
 
 

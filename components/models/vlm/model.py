@@ -211,6 +211,7 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
     """
     folder = Path(folder)
     family = _family(folder)
+    family.register()
     config = load_part(AutoConfig, folder)
     tokenizer = load_tokenizer(AutoTokenizer, folder)
     if tokenizer.chat_template is None:
