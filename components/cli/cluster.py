@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.cli.options import Assignments, Image, Lock, PipelineOptions, pipeline_options
 from components.core.errors import ParameterError
-from components.kubeflow.arguments import PIPELINES, given_arguments
+from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.images import LOCK
 
 if TYPE_CHECKING:
@@ -24,17 +25,8 @@ Host = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(help="namespace of the pods, and of the runs where namespaces separate users")]
 Run = Annotated[str, typer.Argument(metavar="RUN_ID", help="as submit prints it, or from the UI's address")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=VALUE, or params_<step>.FIELD=VALUE; VALUE is JSON or text")
-]
 Every = Annotated[float, typer.Option(min=1, help="seconds between looks of --watch")]
 Watch = Annotated[bool, typer.Option("--watch", help="wait for the end, with progress")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    for command in (submit, rerun, status, logs, fetch):
-        app.command()(command)
 
 
 def say(text: str = "") -> None:
@@ -65,22 +57,17 @@ def package(name: str, image: str, lock: Path, profile: str) -> Iterator[Path]:
         yield target
 
 
+@pipeline_options
 def submit(
+    given: PipelineOptions,
     name: Annotated[
         str, typer.Argument(metavar="[PIPELINE]", help="a pipeline, or a YAML that compile wrote")
     ] = "motion_enhancer",
     host: Host = "",
     namespace: Namespace = "kubeflow",
     experiment: Annotated[str, typer.Option(help="made if there is none of this name")] = "motion-enhancer",
-    assignments: Assignments = None,
-    arguments: Annotated[
-        Path | None,
-        typer.Option("--arguments", "--params", help="JSON file with pipeline arguments, for those not --set"),
-    ] = None,
-    image: Annotated[
-        str, typer.Option(help="name@sha256:… that every step runs in; without it, the lock's images")
-    ] = "",
-    lock: Annotated[Path, typer.Option(help="file with both images, from `images lock`")] = LOCK,
+    image: Image = "",
+    lock: Lock = LOCK,
     profile: Annotated[str, typer.Option(help="a100 or cpu; for the other options of compile, compile first")] = "a100",
     service_account: Annotated[str, typer.Option(help="of the pods; KFP's own unless given")] = "",
     check: Annotated[
@@ -95,7 +82,7 @@ def submit(
     with package(name, image, lock, profile) as file:
         documents = client.read_package(file)
         known = client.defaults(documents[0])
-        values = {**known, **given_arguments(known, arguments, assignments)}
+        values = {**known, **given.values(known)}
         if check:
             _check(documents, namespace)
             return
@@ -208,3 +195,6 @@ def _check(documents: list[dict[str, Any]], namespace: str) -> None:
         raise ParameterError(
             f"{len(missing)} of {len(found)} things are missing in {namespace}", source="--check", remedy=remedy
         )
+
+
+COMMANDS = (submit, rerun, status, logs, fetch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,7 @@ Tag = Annotated[str, typer.Option(help="tag after the variant; the digest of thi
 
 
 def names(variants: list[str] | None, repository: str, tag: str) -> dict[str, str]:
-    """`repository:variant-tag` by variant.
+    """Return `repository:variant-tag` by variant.
 
     Raises:
         ParameterError: no such variant.
@@ -44,7 +43,7 @@ def names(variants: list[str] | None, repository: str, tag: str) -> dict[str, st
 
 
 def _each(work: Callable[[docker.DockerClient, str, str], str], chosen: Mapping[str, str]) -> None:
-    """Do the work for every variant and name, side by side (most of it is one core's: unpacking, compressing), and print what it says."""
+    """Do the work for every variant side by side (unpacking and compressing take one core) and print results."""
 
     def one(variant: str, name: str) -> str:
         with images.engine() as client:
@@ -52,7 +51,7 @@ def _each(work: Callable[[docker.DockerClient, str, str], str], chosen: Mapping[
 
     with ThreadPoolExecutor(len(chosen)) as pool:
         for said in pool.map(one, chosen.keys(), chosen.values()):
-            sys.stdout.write(f"{said}\n")
+            typer.echo(said)
 
 
 @app.command()
@@ -93,4 +92,4 @@ def lock(
     """Write the digests of the pushed images, which `compile` puts into the pipelines."""
     with images.engine() as client:
         for variant, reference in images.lock(client, names(None, repository, tag), output).items():
-            sys.stdout.write(f"{variant} {reference}\n")
+            typer.echo(f"{variant} {reference}")

@@ -1,4 +1,4 @@
-"""`motion-enhancer look`: steps 0 to 4 on one clip in this process, and one page of what the video model attended to.
+"""`look`: steps 0 to 4 on one clip in this process, and one page of what the video model attended to.
 
 The steps are the pipeline's own, with its parameters, on a store of their own that is gone afterwards: the page shows
 the numbers that `motion_priors` would publish for this clip.
@@ -7,7 +7,6 @@ the numbers that `motion_priors` would publish for this clip.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import PriorLine, PriorSet, load_manifest
-from components.core.errors import ParameterError
+from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
+from components.kubeflow.arguments import nested
 from components.models.registry import TINY, resolve
 from components.models.video import family_of
 from components.runtime.declaration import declared
+from components.runtime.parameters import Scalars
 from components.runtime.runner import run_step
 from components.store.entries import Store
+from components.store.file import FileBackend
 
 UNKNOWN = "<unk>"  # of every T5 tokenizer
 # step, its form, and which output of which step before it each of its inputs is
@@ -35,24 +37,42 @@ CHAIN: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
 )
 
 
-def look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
-    """The page of one clip.
+def look(
+    clip: Path | str,
+    text: str,
+    vdm: str = "scenes-cogvideox",
+    *,
+    output: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the page of one clip (HTML): words that carry motion, their maps, the reconstruction, the heads.
 
     Args:
         clip: a video file.
         text: what happens in it; the video model reconstructs the clip under this text.
-        values: arguments of `motion_priors` by name, without source and store.
+        vdm: the video model: a registry name or a diffusers folder. Frames and size are the model's own.
+        output: a file that the page is written to, whole or not at all.
+        settings: parameters of `motion_priors`, e.g. `{"num_steps": 10, "params_attention_capture.rows": 8}`.
 
     Raises:
         ParameterError: no such file, an empty text, a parameter that a step refuses.
         DataError: the clip cannot be decoded, or is too short for the video model.
     """
+    clip = Path(clip)
     if not clip.is_file():
-        raise ParameterError(f"no file {clip}", source="command line", remedy="give a video file")
+        raise ParameterError(f"no file {clip}", source="look", remedy="give a video file")
     if not text.strip():
-        raise ParameterError(
-            "the text is empty", source="command line", remedy='say what happens, e.g. "a man raises his arm"'
-        )
+        raise ParameterError("the text is empty", source="look", remedy='describe the clip: "a man raises his arm"')
+    known = {**_defaults(), "vdm": vdm}
+    known["params_ddim_inversion"] |= model_size(vdm)
+    page = _look(clip, text, {**known, **nested(settings or {}, known, "settings")})
+    if output is not None:
+        target = Path(output).absolute()
+        FileBackend(target.parent).put(target.name, page.encode())
+    return page
+
+
+def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
     with tempfile.TemporaryDirectory(prefix="look-") as name:
         folder = Path(name)
         source = folder / "clip"
@@ -61,8 +81,20 @@ def look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
         (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
         store = (folder / "store").as_uri()
         own = {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response"}
-        priors = extract_priors(folder, {**values, **own})
+        try:
+            priors = extract_priors(folder, {**values, **own})
+        except UnitsFailed as error:
+            (reason,) = error.reasons.values()
+            raise DataError(reason, source=str(clip), remedy="give another clip, or another text") from None
         return _page(Store(store), priors, clip.name)
+
+
+def _defaults() -> dict[str, Any]:
+    """Parameters of the steps with their defaults."""
+    steps = [declared(name, "look") for name, _, _ in CHAIN]
+    scalars = {name for step, (_, form, _) in zip(steps, CHAIN, strict=True) for name in step.form(form).scalars}
+    plain = {name: Scalars.model_fields[name].default for name in sorted(scalars)}
+    return plain | {f"params_{step.name}": step.params().model_dump(mode="json", exclude_none=True) for step in steps}
 
 
 def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
@@ -92,10 +124,10 @@ def _page(store: Store, priors: PriorSet, name: str) -> str:
     from components.report.words import motion_words
 
     material, (line,) = PriorMaterial(store, priors), priors.lines
-    model, trust = priors.provenance["ddim_inversion"].models["vdm"], line.confidence
+    model, trust, clip = priors.provenance["ddim_inversion"].models["vdm"], line.confidence, line.video
     facts = {
         "video model": raw("{} {}").format(model.name, code(model.digest[:12])),
-        "clip": f"{line.video.width} × {line.video.height}, {line.video.duration:.1f} s, {len(line.video.times)} frames",
+        "clip": f"{clip.width} × {clip.height}, {clip.duration:.1f} s, {len(clip.times)} frames",
         "map": f"{' × '.join(map(str, line.grid.shape))} cells (time, rows, columns)",
         "confidence": f"{trust.value:.2f} (concentration {trust.concentration:.2f}, dynamics {trust.dynamics:.2f})",
     }
@@ -107,7 +139,7 @@ def _page(store: Store, priors: PriorSet, name: str) -> str:
 
 
 def _warning(model: str, line: PriorLine) -> str:
-    """What a reader must know before looking: random weights, and words that the model's text encoder has no token for."""
+    """Return what a reader must know first: random weights, and words that the text encoder has no token for."""
     said = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
     unknown = dict.fromkeys(
         line.sample.response[piece.start : piece.end].strip() for piece in line.pieces if piece.token == UNKNOWN
@@ -141,11 +173,3 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def write(page: str, target: Path) -> None:
-    """Write the page at once or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(page)
-    temporary.replace(target)

@@ -1,8 +1,7 @@
-"""`motion-enhancer models fetch`: published checkpoints at their pinned commits, from the hub into the models' folder."""
+"""`motion-enhancer models fetch`: published checkpoints, at their pinned commits, into the models' folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +31,4 @@ def fetch(
     from components.models.fetch import fetch as fetch_one
 
     for name in names or list(CHECKPOINTS):
-        sys.stdout.write(f"{fetch_one(name, folder)}\n")
+        typer.echo(fetch_one(name, folder))

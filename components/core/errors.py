@@ -32,6 +32,14 @@ class DataError(MotionEnhancerError):
     exit_code = 3
 
 
+class UnitsFailed(DataError):
+    """Too many of a step's units failed; `reasons` by unit."""
+
+    def __init__(self, problem: str, *, source: str, remedy: str, reasons: dict[str, str]) -> None:
+        super().__init__(problem, source=source, remedy=remedy)
+        self.reasons = reasons
+
+
 class TryAgainError(MotionEnhancerError):
     """Nothing is wrong with the request; the same call may succeed later (exit 75, `EX_TEMPFAIL`)."""
 

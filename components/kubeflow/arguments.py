@@ -1,21 +1,21 @@
-"""The three pipelines by name, and arguments for their parameters: from a JSON file, and as NAME=VALUE."""
+"""The three pipelines by name, and arguments for their parameters: from a JSON file, options, and NAME=VALUE."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from components.core.errors import ParameterError
-from components.kubeflow.tree import run_store
 
 PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
 
 
 def pipeline(name: str) -> Any:
-    """One of the three pipelines by name.
+    """Return one of the three pipelines by name.
 
     Raises:
         ParameterError: there is no such pipeline.
@@ -28,50 +28,68 @@ def pipeline(name: str) -> Any:
 
 
 def pipeline_defaults(made: Any) -> dict[str, Any]:
-    """Parameters of a pipeline with their defaults."""
+    """Return the parameters of a pipeline with their defaults."""
     return {name: spec.default for name, spec in made.component_spec.inputs.items()}
 
 
 def parse_value(text: str) -> Any:
-    """JSON if it reads as JSON, else the text itself."""
+    """Return what the text is as JSON, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def parse_assignments(assignments: list[str] | None, known: dict[str, Any]) -> dict[str, Any]:
-    """Arguments from NAME=VALUE; `params_<step>.FIELD` (or FIELD.INNER) changes one field and keeps the step's other defaults.
+def split_assignments(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """Return the values of NAME=VALUE by name.
 
     Raises:
-        ParameterError: no `=`, or a name that is not known.
+        ParameterError: no `=`.
+    """
+    parts = [item.partition("=") for item in assignments or ()]
+    if wrong := [name for name, sign, _ in parts if not sign]:
+        raise ParameterError(f"cannot set {wrong[0]!r}", source="--set", remedy="NAME=VALUE")
+    return {name: parse_value(text) for name, _, text in parts}
+
+
+def nested(given: Mapping[str, Any], known: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return arguments by parameter: `params_<step>.FIELD` (or FIELD.INNER) changes one field of what is known.
+
+    Args:
+        given: values by parameter, or by `params_<step>.FIELD`.
+        known: the parameters that there are, with the values that are kept.
+        source: where they were given, for errors.
+
+    Raises:
+        ParameterError: a name that is not known.
     """
     arguments: dict[str, Any] = {}
-    for item in assignments or []:
-        path, sign, text = item.partition("=")
+    for path, value in given.items():
         name, *fields = path.split(".")
-        if not sign or name not in known:
+        if name not in known:
             raise ParameterError(
-                f"cannot set {item!r}", source="--set", remedy=f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
+                f"cannot set {path!r}", source=source, remedy=f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
             )
         if not fields:
-            arguments[name] = parse_value(text)
+            arguments[name] = value
             continue
         inner = arguments.setdefault(name, deepcopy(known[name]))
         for field in fields[:-1]:
             inner = inner.get(field) if isinstance(inner, dict) else None
         if not isinstance(inner, dict):
-            raise ParameterError(
-                f"cannot set {item!r}: {path.rpartition('.')[0]} has no fields",
-                source="--set",
-                remedy="correct the name",
-            )
-        inner[fields[-1]] = parse_value(text)
+            problem = f"cannot set {path!r}: {path.rpartition('.')[0]} has no fields"
+            raise ParameterError(problem, source=source, remedy="correct the name")
+        inner[fields[-1]] = value
     return arguments
 
 
+def parse_assignments(assignments: Sequence[str] | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments from `--set`; errors as `split_assignments` and `nested`."""
+    return nested(split_assignments(assignments), known, "--set")
+
+
 def read_arguments(file: Path | None) -> dict[str, Any]:
-    """Pipeline arguments of a JSON file by name, or by `params_<step>.FIELD`.
+    """Return the values of a JSON file by parameter, or by `params_<step>.FIELD`.
 
     Raises:
         ParameterError: no such file, or not a JSON object.
@@ -87,16 +105,20 @@ def read_arguments(file: Path | None) -> dict[str, Any]:
     return found
 
 
-def given_arguments(known: dict[str, Any], file: Path | None, assignments: list[str] | None) -> dict[str, Any]:
-    """What is given to a pipeline by a file and by `--set`, which wins; errors as `read_arguments` and `parse_assignments`."""
-    given = parse_assignments([f"{key}={json.dumps(value)}" for key, value in read_arguments(file).items()], known)
-    return given | parse_assignments(assignments, {**known, **given})
+def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with every folder of this machine as an absolute path, since tasks run in another folder."""
+    found = dict(arguments)
+    for name in {"source", "priors", "store", "vdm", "vlm"} & set(found):
+        found[name] = _absolute(name, found[name])
+    if isinstance(listed := found.get("benchmarks"), list):
+        pairs = [str(item).partition("=") for item in listed]
+        found["benchmarks"] = [protocol + sign + _absolute("source", folder) for protocol, sign, folder in pairs]
+    return found
 
 
-def pipeline_arguments(
-    known: dict[str, Any], file: Path | None, assignments: list[str] | None, out: Path
-) -> dict[str, Any]:
-    """What is given to a pipeline by a file and by `--set` (which wins), with the store: `<out>/store` unless it is given."""
-    given = given_arguments(known, file, assignments)
-    given["store"] = run_store(given.get("store", (out / "store").as_uri()))
-    return given
+def _absolute(name: str, value: Any) -> Any:
+    registered = name in ("vdm", "vlm") and "/" not in str(value)
+    if not isinstance(value, str) or not value or registered or "://" in value or value.startswith("sha256:"):
+        return value
+    path = Path(value).expanduser().absolute()
+    return path.as_uri() if name == "store" else str(path)

@@ -1,4 +1,4 @@
-"""The code that steps run, as one digest: it names the image of a local run and the store prefix of an edited checkout."""
+"""The code that steps run, as one digest: the image of a local run, and the part of a store for uncommitted code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def tree_digest(root: Path) -> str:
-    """Digest of the code that steps run (`components/` and `pipeline.py`), 64 hex."""
+    """Return the digest of the code that steps run (`components/` and `pipeline.py`), 64 hex."""
     names = sorted([*(root / "components").rglob("*"), root / "pipeline.py"])
     parts = [
         [path.relative_to(root).as_posix(), sha256(path.read_bytes())]
@@ -24,7 +24,9 @@ def tree_digest(root: Path) -> str:
 
 
 def tree_is_dirty(root: Path) -> bool:
-    """Whether git sees uncommitted changes in the code that steps run; False where there is no checkout (an image) or no git.
+    """Return whether git sees uncommitted changes in the code that steps run.
+
+    False where there is no checkout (an image) or no git.
 
     Raises:
         ParameterError: there is a checkout, but git does not look at it.
@@ -43,6 +45,11 @@ def tree_is_dirty(root: Path) -> bool:
     return bool(answer.stdout.strip())
 
 
+def own_part(uri: str) -> str:
+    """Return where a store keeps the results of this code while it has uncommitted changes."""
+    return f"{uri}/dev-{tree_digest(ROOT)[:16]}"
+
+
 def run_store(uri: str) -> str:
-    """The store of this tree: uncommitted code works under a prefix of its own, so nothing stale is met and nothing mixes."""
-    return f"{uri}/dev-{tree_digest(ROOT)[:16]}" if tree_is_dirty(ROOT) else uri
+    """Return the store of this tree. Uncommitted code works in a part of its own: it meets no stale result."""
+    return own_part(uri) if tree_is_dirty(ROOT) else uri

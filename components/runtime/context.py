@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from components.core.artifacts import M, Manifest, load_manifest
-from components.core.errors import DataError, ParameterError
+from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.core.records import Failure, Json, ModelId, StepRecord
 from components.runtime.declaration import Step
@@ -157,11 +157,12 @@ class Context(Generic[P]):
         self.left_out.extend(failures)
         if failures and len(failures) > self.params.max_failed * total:
             listed = "\n".join(f"    {item.unit}: {item.reason}" for item in failures)
-            raise DataError(
+            raise UnitsFailed(
                 f"{len(failures)} of {total} {self.step.unit}s failed (max_failed={self.params.max_failed:g}), the others are done:"
                 f"\n{listed}",
                 source=self.task,
-                remedy="mend or remove them and run again (only they are tried), or raise max_failed",
+                remedy="fix or remove them and run again (only they are tried), or raise max_failed",
+                reasons={item.unit: item.reason for item in failures},
             )
 
     # -- outputs ------------------------------------------------------------------------------------------------------

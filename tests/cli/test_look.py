@@ -1,16 +1,15 @@
-"""`motion-enhancer look`: the pipeline's own numbers for one clip, on a page; any MP4 will do, and bad input gets its own error."""
+"""`motion-enhancer look`: the pipeline's own numbers for one clip on a page, and errors that speak of the clip."""
 
 import numpy as np
 import pytest
 
 from components.cli import look as module
-from components.cli.main import main
 from components.core.artifacts import PriorSet, load_manifest
-from components.core.errors import DataError, ParameterError
-from components.kubeflow.arguments import given_arguments, pipeline, pipeline_defaults
+from components.core.errors import ParameterError
 from components.media.video import write_mp4
 from components.synthetic.scenes import draw, make_clip
 from tests.chain import Chain
+from tests.command import motion_enhancer
 
 TEXT = "the dog jumps"
 
@@ -26,10 +25,8 @@ def clip(tmp_path_factory):
     return path
 
 
-def values(*settings):
-    known = pipeline_defaults(pipeline("motion_priors")) | {"vdm": "tiny-cogvideox"}
-    known["params_ddim_inversion"] |= module.model_size("tiny-cogvideox")
-    return {**known, **given_arguments(known, None, ["num_steps=2", *settings])}
+def look(clip, text, **settings):
+    return module.look(clip, text, "tiny-cogvideox", settings={"num_steps": 2, **settings})
 
 
 def test_a_model_says_its_own_size():
@@ -43,9 +40,8 @@ def test_a_model_says_its_own_size():
 
 def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
     target = tmp_path / "pages" / "look.html"
-    with pytest.raises(SystemExit) as ended:
-        main(["look", str(clip), TEXT, "--vdm", "tiny-cogvideox", "-o", str(target), "--set", "num_steps=2"])
-    assert ended.value.code == 0
+    given = ("--vdm", "tiny-cogvideox", "-o", target, "--set", "num_steps=2")
+    assert motion_enhancer("look", clip, TEXT, *given) == 0
     page = target.read_text()
     assert capsys.readouterr().out.strip() == str(target)
     sections = ("The idea in one strip", "Words that carry motion", "Reconstruction", "Heads by score")
@@ -65,9 +61,7 @@ def test_the_shipped_model_knows_its_own_words_alone(clip, tmp_path):
         (scene, made.caption, ""),
         (clip, "the man raises his arm", "“man”, “raises”, “his”, “arm”"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(["look", str(path), text, "-o", str(target), "--set", "num_steps=2"])
-        assert ended.value.code == 0
+        assert motion_enhancer("look", path, text, "-o", target, "--set", "num_steps=2") == 0
         page = target.read_text()
         assert "scenes-cogvideox" in page
         assert "Random weights" not in page
@@ -82,11 +76,10 @@ def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
     (source / "clip.mp4").write_bytes(clip.read_bytes())
     (source / "train.jsonl").write_text('{"video": "clip.mp4", "response": "%s"}\n' % TEXT)
     chain = Chain(tmp_path, (tmp_path / "store").as_uri(), source, shards=1, text="response")
-    settings = values("params_attention_capture.rows=8", "params_attention_capture.pictures=0")
     theirs = chain.priors()
     kept = []
     monkeypatch.setattr(module, "_page", lambda store, priors, name: kept.append(priors) or "")
-    module.look(clip, TEXT, settings)
+    look(clip, TEXT, **{"params_attention_capture.rows": 8, "params_attention_capture.pictures": 0})
 
     expected = load_manifest(theirs, PriorSet).lines[0]
     (line,) = kept[0].lines
@@ -99,9 +92,9 @@ def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
 
 
 def test_words_without_a_token_are_named(clip):
-    page = module.look(clip, "the dog jumps ✈ ✈", values())
+    page = look(clip, "the dog jumps ✈ ✈")
     assert "The video model does not know “✈”: their rows mean nothing." in page
-    assert "does not know" not in module.look(clip, TEXT, values())
+    assert "does not know" not in look(clip, TEXT)
 
 
 @pytest.mark.parametrize(
@@ -109,21 +102,27 @@ def test_words_without_a_token_are_named(clip):
 )
 def test_bad_arguments(clip, name, text, error):
     with pytest.raises(ParameterError, match=error):
-        module.look(clip.parent / name, text, values())
+        look(clip.parent / name, text)
 
 
-def test_a_file_that_is_no_video(tmp_path):
+@pytest.mark.parametrize("name", ["song.mp4", "short.mp4"])
+def test_a_bad_clip_gets_a_sentence_about_it(tmp_path, capsys, monkeypatch, name):
+    """No count of failed files, no step's parameter, no temporary folder."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "song.mp4").write_bytes(b"la la la" * 100)
-    with pytest.raises(DataError, match=r"song\.mp4"):
-        module.look(tmp_path / "song.mp4", TEXT, values())
-
-
-def test_a_clip_that_is_too_short(tmp_path):
     write_mp4(tmp_path / "short.mp4", np.zeros((4, 64, 64, 3), np.uint8), fps=8)
-    with pytest.raises(DataError, match=r"frames"):
-        module.look(tmp_path / "short.mp4", TEXT, values())
+    assert motion_enhancer("look", name, TEXT, "--vdm", "tiny-cogvideox") == 3
+    problem = {"song.mp4": "the video does not decode", "short.mp4": "4 frames, the video model needs at least 9"}[name]
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {problem}")
+    assert printed.endswith(f"  where:  {name}\n  remedy: give another clip, or another text\n")
+    assert "look-" not in printed
+    assert len(printed.splitlines()) == 3
+    assert not (tmp_path / "look.html").exists()
 
 
-def test_a_typo_in_a_parameter_is_told(clip):
+def test_a_typo_in_a_parameter_is_named(clip):
     with pytest.raises(ParameterError, match="guidance"):
-        module.look(clip, TEXT, values("params_attention_capture.guidance=3"))
+        look(clip, TEXT, **{"params_attention_capture.guidance": 3})
+    with pytest.raises(ParameterError, match="cannot set 'num_step'"):
+        look(clip, TEXT, num_step=3)

@@ -17,7 +17,7 @@ from tests.s3_server import s3_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "components/cli/smoke.json"
-CLI = [sys.executable, "-m", "components.cli.main"]
+CLI = [sys.executable, "-m", "components.cli"]
 
 
 def run(pipeline, out, *settings, expect=0, command="run"):
@@ -58,18 +58,12 @@ def artifact(out, task, name, kind):
 
 
 @pytest.fixture(scope="module")
-def store_uri(base):
-    """The base run's store; one of its own where the tree has changes."""
-    store = base[0] / "out" / "store"
-    return next(path.as_uri() for path in [store, *store.glob("dev-*")] if (path / "manifests").is_dir())
-
-
-@pytest.fixture(scope="module")
-def exported(base, store_uri):
+def exported(base):
     """The base run's prior set as a folder for elsewhere."""
     tmp = base[0]
-    _, folder = artifact(tmp / "out", "prior_set", "priors", PriorSet)
-    subprocess.run([*CLI, "export", str(folder), str(tmp / "priors"), "--store", store_uri], cwd=ROOT, check=True)
+    subprocess.run([*CLI, "export", str(tmp / "out"), "priors", str(tmp / "priors")], cwd=ROOT, check=True)
+    made, _ = artifact(tmp / "out", "prior_set", "priors", PriorSet)
+    assert (tmp / "priors" / "manifest.json").read_bytes() == made.to_bytes()
     return tmp / "priors"
 
 
@@ -77,7 +71,8 @@ def test_the_whole_pipeline_runs(base):
     tmp, _, (tasks, printed) = base
     assert len(tasks) == 18
     assert (tmp / "out" / "report.html").stat().st_size > 10_000
-    assert printed.rstrip().endswith(str(tmp / "out" / "report.html"))
+    assert f"\nreport  {tmp / 'out' / 'report.html'}\n" in printed
+    assert printed.rstrip().endswith(f"motion-enhancer export {tmp / 'out'} model model")
 
 
 def test_plan_says_that_all_of_it_is_remembered(base):
@@ -108,7 +103,7 @@ def test_token_ratio_executes_token_selection_and_what_follows_and_unchanged_exe
     assert page.read_bytes() != first
     tasks, again = run("motion_enhancer", tmp / "out", *settings)
     assert (tasks, page.read_bytes() == first) == (["plan"], True)
-    assert again[again.index("\nmodel ") :] == printed[printed.index("\nmodel ") :]
+    assert again[again.index("\npriors ") :] == printed[printed.index("\npriors ") :]
 
 
 def test_a_misspelt_key_is_found_by_plan(base):
@@ -118,10 +113,10 @@ def test_a_misspelt_key_is_found_by_plan(base):
     assert "lerning_rate" in printed
 
 
-def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, store_uri, exported):
+def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, exported):
     tmp, settings, _ = base
-    model, folder = artifact(tmp / "out", "sft", "model", TunedModel)
-    subprocess.run([*CLI, "export", str(folder), str(tmp / "model"), "--store", store_uri], cwd=ROOT, check=True)
+    model, _ = artifact(tmp / "out", "sft", "model", TunedModel)
+    subprocess.run([*CLI, "export", str(tmp / "out"), "model", str(tmp / "model")], cwd=ROOT, check=True)
     code = (
         "import sys; sys.modules['components'] = None\n"  # importing it would fail
         "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"

@@ -149,7 +149,7 @@ def test_a_killed_extraction_goes_on_where_it_was(base, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "components.cli.main",
+        "components.cli",
         "step",
         "ddim_inversion",
         "--store",

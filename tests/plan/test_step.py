@@ -186,9 +186,8 @@ def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsy
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps({"token_ratio": 0.25, "params_attention_capture.rows": 4, "vdm": "no such model"}))
     given = settings(source, store)
-    for name in ("--params", "--arguments"):
-        assert motion_enhancer("plan", "motion_priors", name, file, *given) == 0
-        assert counts(capsys.readouterr().out)["token_selection"] == ("0", str(COUNT))
+    assert motion_enhancer("plan", "motion_priors", "--arguments", file, *given) == 0
+    assert counts(capsys.readouterr().out)["token_selection"] == ("0", str(COUNT))
 
 
 @pytest.mark.parametrize(
@@ -213,9 +212,9 @@ def test_a_mistake_ends_with_2_and_names_it(world, tmp_path, capsys, setting, wo
 
 def test_unknown_pipelines_and_unreadable_files_end_with_2(tmp_path, capsys):
     assert motion_enhancer("plan", "motion_prior") == 2
-    assert motion_enhancer("plan", "motion_priors", "--params", tmp_path / "none.json") == 2
+    assert motion_enhancer("plan", "motion_priors", "--arguments", tmp_path / "none.json") == 2
     (tmp_path / "list.json").write_text("[1]")
-    assert motion_enhancer("plan", "motion_priors", "--params", tmp_path / "list.json") == 2
+    assert motion_enhancer("plan", "motion_priors", "--arguments", tmp_path / "list.json") == 2
     assert "list.json" in capsys.readouterr().err
 
 

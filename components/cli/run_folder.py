@@ -1,0 +1,126 @@
+"""What a run records in its folder (`run.json`: its store, the digests of what it made), and how commands find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from components.core.errors import DataError, ParameterError
+from components.core.records import Record, sha256
+from components.kubeflow.tree import own_part
+from components.store.entries import Store, named_manifest
+from components.store.file import FileBackend
+
+FILE = "run.json"
+
+
+class Output(Record):
+    """Something a run made: the digest of its manifest, and the store that holds it."""
+
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    store: str
+
+
+class RunRecord(Record):
+    """`run.json`: the store that was given to a run, and the newest outputs of the runs in this folder, by name."""
+
+    store: str
+    outputs: dict[str, Output] = {}
+
+    def moved(self, change: Callable[[str], str]) -> RunRecord:
+        """Return the record with the address of every store changed."""
+        outputs = {name: Output(digest=item.digest, store=change(item.store)) for name, item in self.outputs.items()}
+        return RunRecord(store=change(self.store), outputs=outputs)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Return the record of a run's folder, None where no run was.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        record = RunRecord.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{FILE} does not validate", source=str(file), remedy="run the pipeline again") from error
+    return record.moved(lambda store: store if "://" in store else f"{folder.absolute().as_uri()}/{store}")
+
+
+def write_record(folder: Path, store: str, outputs: Mapping[str, Output]) -> None:
+    """Record a run's store, and its outputs beside those of other names that earlier runs left.
+
+    A store in the folder is written relative to it, so that the folder may be moved.
+    """
+    before = read_record(folder)
+    record = RunRecord(store=store, outputs={**(before.outputs if before else {}), **outputs})
+    record = record.moved(lambda store: store.removeprefix(f"{folder.absolute().as_uri()}/"))
+    FileBackend(folder.absolute()).put(FILE, record.model_dump_json(indent=2).encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A manifest that a command was given: its bytes, where they lie, and the store that holds its files."""
+
+    data: bytes
+    source: str
+    store: Store
+
+
+def find_manifest(what: str, store: str = "", output: str = "") -> Found:
+    """Return a manifest by its digest, from an artifact's folder, or as an output of the newest run in a folder.
+
+    What uncommitted code made lies in a part of the store of its own (`dev-…`), which is looked into as well.
+
+    Args:
+        what: `sha256:…`, an artifact's folder, or a run's folder.
+        store: where to look; without it, where the run that the folder belongs to keeps its results.
+        output: of a run's folder: `priors`, `model` or `report`; may be left out where only one was made.
+
+    Raises:
+        ParameterError: no such manifest, or nothing says which store holds it.
+        DataError: the store's copy is damaged.
+    """
+    folder = Path(what)
+    if record := read_record(folder):
+        made = _chosen(record, what, output)
+        return _in_store(made.digest, Store(store or made.store))
+    if output:
+        raise ParameterError(f"no {FILE} in {what}", source="command line", remedy="give the folder of a run (--out)")
+    file = folder / "manifest.json"
+    digest = sha256(file.read_bytes()) if file.is_file() else what.removeprefix("sha256:")
+    places = [store, own_part(store)] if store else []
+    if file.is_file():
+        places += _recorded_stores(folder)
+    if not places:
+        raise ParameterError(f"no store to look for {what} in", source="command line", remedy="give --store")
+    opened = [Store(uri) for uri in places]
+    holds = (place for place in opened if place.backend.size(f"manifests/{digest}.json") is not None)
+    return _in_store(what, next(holds, opened[0]))
+
+
+def _chosen(record: RunRecord, folder: str, output: str) -> Output:
+    made = record.outputs
+    if not output and len(made) == 1:
+        return next(iter(made.values()))
+    if output not in made:
+        problem = f"no output {output!r}" if output else f"a run's folder with {len(made)} outputs"
+        raise ParameterError(problem, source=folder, remedy=f"name one of: {', '.join(made) or 'nothing was made yet'}")
+    return made[output]
+
+
+def _in_store(what: str, store: Store) -> Found:
+    return Found(*named_manifest(what, store), store)
+
+
+def _recorded_stores(artifact: Path) -> list[str]:
+    """Return the stores of the run whose folder an artifact lies in."""
+    record = next((found for folder in artifact.absolute().parents if (found := read_record(folder))), None)
+    if record is None:
+        return []
+    return [*(item.store for item in record.outputs.values()), record.store, own_part(record.store)]

@@ -1,0 +1,95 @@
+"""From one run to the next command: with uncommitted changes, and where a run's folder names store and outputs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from components.cli.run_folder import Output, find_manifest, read_record, write_record
+from components.core.errors import DataError, ParameterError
+from components.kubeflow.tree import ROOT
+from components.prior_set.reading import read_priors
+
+SETTINGS = "--vdm tiny-cogvideox --shards 1 --set num_steps=2 --set params_attention_capture.pictures=0"
+SETTINGS += "".join(
+    f" --set params_ddim_inversion.{name}={value}"
+    for name, value in {"num_frames": 17, "height": 64, "width": 64}.items()
+)
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory):
+    """A checkout of this code in which a comment was added after the commit."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "components", checkout / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pipeline.py", checkout)
+    for command in ("init -q", "add .", "-c user.name=n -c user.email=e commit -q -m m"):
+        subprocess.run(["git", "-C", str(checkout), *command.split()], check=True)
+    with (checkout / "components/head_selection/step.py").open("a") as file:
+        file.write("# a comment\n")
+    return checkout
+
+
+def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(edited), "OMP_NUM_THREADS": "1"}
+
+    def cli(arguments):
+        command = [sys.executable, "-m", "components.cli", *shlex.split(arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout
+
+    cli("synthesize clips --count 2")
+    printed = cli(f"run motion_priors --out runs/mine --source clips {SETTINGS}")
+    first, *_, last = printed.strip().splitlines()
+    (part,) = re.findall(r"^Uncommitted changes .* kept under (dev-[0-9a-f]{16}) ", first)
+    assert f"store   {(tmp_path / 'runs/mine/store').as_uri()}/{part}\n" in printed
+    (digest,) = set(re.findall(r"sha256:[0-9a-f]{64}", printed))
+    assert (
+        last.strip() == f"motion-enhancer run fine_tune --out runs/mine --priors {digest} --benchmark motionbench=DIR"
+    )
+    (export,) = re.findall(r"^next +motion-enhancer (export .*)", printed, re.MULTILINE)
+    store = f"--store file://{tmp_path}/runs/mine/store"
+    (artifact,) = (tmp_path / "runs/mine").glob("artifacts/*/prior-set/priors")
+    for command, folder in ((export, "priors"), (f"export {artifact} old {store}", "old")):
+        cli(command)
+        found = list(read_priors(tmp_path / folder))
+        assert (len(found), all(prior.video.is_file() for prior in found)) == (2, True)
+    assert cli("import priors --store other").strip() == digest
+    assert cli(f"inspect {digest} {store}") == cli("inspect runs/mine")
+
+
+def test_a_run_folder_may_be_moved_and_keeps_outputs_of_other_names(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    priors = Output(digest="sha256:" + "1" * 64, store=(old / "store").as_uri())
+    model = Output(digest="sha256:" + "2" * 64, store="minio://bucket/store")
+    write_record(old, priors.store, {"priors": priors})
+    write_record(old, "minio://bucket/store", {"model": model})
+    assert read_record(old).outputs == {"priors": priors, "model": model}
+    old.rename(new)
+    assert read_record(new).outputs["priors"].store == (new / "store").as_uri()
+    assert read_record(new).store == "minio://bucket/store"
+    assert read_record(tmp_path) is None
+
+
+def test_what_cannot_be_found_says_what_there_is(tmp_path):
+    run, digest = tmp_path / "run", "sha256:" + "1" * 64
+    output = Output(digest=digest, store=(run / "store").as_uri())
+    write_record(run, output.store, {"priors": output, "model": output})
+    for arguments, problem in (
+        ((str(run), "", "report"), "(?s)no output 'report'.*name one of: priors, model"),
+        ((str(run),), "with 2 outputs"),
+        ((str(run), "", "priors"), f"no manifest '{digest}'"),
+        ((str(tmp_path), "", "priors"), "no run.json"),
+        ((digest,), "(?s)no store.*--store"),
+        ((digest, (tmp_path / "store").as_uri()), "no manifest"),
+    ):
+        with pytest.raises(ParameterError, match=problem):
+            find_manifest(*arguments)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="does not validate"):
+        find_manifest(str(run), "", "priors")
