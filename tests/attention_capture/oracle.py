@@ -1,4 +1,4 @@
-"""Reference for captured attention: whole maps in float64 by a naive softmax over concatenated keys. Only for tests, only for tiny models.
+"""Reference for captured attention: whole maps in float64 by a naive softmax over concatenated keys. For tiny models.
 
 The model's own numbers stay float32 so that both sides see the same q and k; everything behind them is float64 here.
 """
@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
+# sums on the way through the tiny twin: two layers of norm, q·k over 16, up to 144 keys, projections of 64, a layer of 256
+TERMS = 2 * (64 + 16 + 144 + 3 * 64 + 256)
+
 
 class FullMaps:
-    """Every call's map of one stream for each norm, [h, L, L] in float64, and the output of the layer by plain attention."""
+    """Every call's map of one stream for each norm, [h, L, L] in float64; the layer's output is plain attention's."""
 
     def __init__(self, stream, memory):
         self.stream, self.memory = stream, memory

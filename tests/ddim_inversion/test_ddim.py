@@ -10,6 +10,7 @@ from diffusers import CogVideoXDDIMScheduler, DDIMInverseScheduler
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, ddim_step, invert, levels, reconstruct
 from components.models.video.cogvideox import SCHEDULER
+from tests.arithmetic import rounding
 
 ALPHAS = CogVideoXDDIMScheduler(**SCHEDULER).alphas_cumprod.double()
 
@@ -194,15 +195,16 @@ def test_agreement_with_diffusers(tiny, num_steps):
     up.set_timesteps(num_steps)
     down.set_timesteps(num_steps)
     trajectory = invert(velocity, clean, schedule).trajectory
+    close = rounding(64 * num_steps)  # at every step the sums of a model of width 64
     x = clean
     for k, t in enumerate(up.timesteps, start=1):
         x = up.step(velocity(x, int(t)), t, x).prev_sample
-        torch.testing.assert_close(trajectory[k], x, atol=2e-5, rtol=0)
+        torch.testing.assert_close(trajectory[k], x, atol=close, rtol=0)
     states = reconstruct(velocity, trajectory[-1], schedule)
     x = trajectory[-1]
     for k, t in enumerate(down.timesteps, start=1):
         x = down.step(velocity(x, int(t)), t, x).prev_sample
-        torch.testing.assert_close(states[num_steps - k], x, atol=2e-5, rtol=0)
+        torch.testing.assert_close(states[num_steps - k], x, atol=close, rtol=0)
 
 
 def test_states_are_carried_in_float32_for_bfloat16_latents():

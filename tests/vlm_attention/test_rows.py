@@ -9,6 +9,7 @@ from components.core.errors import DataError, ParameterError
 from components.models.vlm.batch import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.rows import RowRequest, attention_rows, request_rows
+from tests.arithmetic import rounding
 from tests.models.vlm.cases import NAMES, TALK, clip, example, load
 
 OTHER = Conversation([], "Why?", "Because it is red and moves.")
@@ -84,14 +85,14 @@ def test_rows_and_gradients_equal_eager(vlm, count, side, mode):
         vlm.model.eval()
     for part, value in zip(parts, expected, strict=True):
         assert float(value.detach().std()) > 1e-4
-        assert torch.allclose(part, value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(part, value, rtol=0, atol=rounding(64))
     found = qk_gradients(vlm.model)
     assert set(found) == set(wanted)
     assert len(found) >= 2 * 3
     for name, gradient in found.items():
         scale = wanted[name].norm()
         assert scale > 0
-        assert (gradient - wanted[name]).norm() <= 1e-5 * scale, name
+        assert (gradient - wanted[name]).norm() <= rounding(batch["input_ids"].shape[1]) * scale, name
     outside = rows_BRS.detach().clone()
     for b, part in enumerate(parts):
         outside[b, : part.shape[0], : part.shape[1]] = 0
@@ -198,7 +199,7 @@ def test_one_layer_against_naive(kind, chunk):
     cols = torch.tensor([[7, 3, 3, 20], [30, 6, 8, 0]])
     expected = naive(query, key, rows, allowed) * row_mask[..., None]
     full = attention_rows(query, key, D**-0.5, mask, RowRequest(rows, row_mask, heads_chunk=chunk))
-    assert (full - expected).abs().max() < 1e-6
+    assert (full - expected).abs().max() < rounding(D)
     some = attention_rows(
         query,
         key,
@@ -208,7 +209,7 @@ def test_one_layer_against_naive(kind, chunk):
     )
     expected = torch.stack([expected[b][:, cols[b]] for b in range(B)])
     expected[1, :, 3] = 0
-    assert (some - expected).abs().max() < 1e-6
+    assert (some - expected).abs().max() < rounding(D)
 
 
 def test_bf16_logits_are_computed_in_fp32():
@@ -219,7 +220,7 @@ def test_bf16_logits_are_computed_in_fp32():
     with torch.autocast("cpu", torch.bfloat16):
         found = attention_rows(query, key, D**-0.5, None, RowRequest(rows, torch.ones(B, R, dtype=torch.bool)))
     assert found.dtype == torch.float32
-    assert (found - expected).abs().max() < 1e-6
+    assert (found - expected).abs().max() < rounding(D)
 
 
 def test_a_cache_is_refused():

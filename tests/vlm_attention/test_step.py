@@ -59,7 +59,9 @@ def eager_map(name, line, store):
         count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
         indices = [round(i * (total - 1) / (count - 1) + 1e-9) for i in range(count)]
     talk = Conversation([], line.sample.question, line.sample.response)
-    example = vlm.prepare(talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING))
+    example = vlm.prepare(
+        talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING)
+    )
     batch = vlm.arguments(collate([example]))
     with torch.no_grad():
         out = vlm.model(**batch, output_attentions=True)
@@ -198,9 +200,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
         log=entry.ref("log", "sft"),
         lines=frozen.lines,
     )
-    assert {original_name(ref) for ref in model.files} == {
-        file.name for file in ensure_tiny(FAMILIES[0]).iterdir()
-    }
+    assert {original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
     other = made.write(tmp_path / "other", model.model_copy(update={"key": "e" * 32}))
     inputs = {"priors": artifact, "model": made.write(tmp_path / "model", model)}
     params = {"viewing": made.VIEWING, "pictures": 3}
