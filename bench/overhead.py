@@ -23,9 +23,10 @@ import torch
 from bench.measure import QUIET, time_ratio
 from bench.table import ROOT, Row
 from components.core.artifacts import PriorSet, load_manifest
+from components.kubeflow.descriptions import shared_fields
 from components.models.registry import ensure_tiny
 from components.runtime.declaration import declared
-from components.runtime.parameters import Scalars
+from components.runtime.parameters import pipeline_default
 from components.runtime.runner import run_step
 from components.synthetic.scenes import write_set
 
@@ -83,14 +84,14 @@ def _check(folder: Path) -> None:
 
 def extract(source: Path, folder: Path) -> None:
     """Run `plan` and the steps up to the prior set in this process; each task's outputs go to a folder of its name."""
-    known = Scalars().model_dump(mode="json") | CHOICES
+    known = {name: pipeline_default(field) for name, field in shared_fields().items()} | CHOICES
     known |= {"source": str(source), "shards": SHARDS, "store": (folder / "store").as_uri()}
 
     def task(name: str, inputs: dict[str, list[Path]], form: str = "", shard: str = "") -> dict[str, Path]:
-        step = declared(name, "bench")
-        chosen, scalars = step.form(form), known | {"shard": shard}
-        values = {key: scalars[key] for key in chosen.scalars} | {"params": PARAMS.get(name, {}), "rerun": "0"}
-        values |= {key: PARAMS.get(key.removeprefix("params_"), {}) for key in chosen.step_params}
+        step, given = declared(name), known | {"shard": shard}
+        values = {key: given[key] for key in step.form(form).shared.model_fields if key in given}
+        values |= {key: PARAMS.get(key.removeprefix("params_"), {}) for key in step.form(form).step_params}
+        values |= {"params": PARAMS.get(name, {}), "rerun": "0"}
         return run_step(step, folder / (f"{name}-{shard[0]}" if shard else name), values, inputs)
 
     planned = task("plan", {}, "motion_priors")

@@ -48,12 +48,12 @@ class Configuration:
         return f"{self.twin} {self.num_steps} {sorted(own.items())}"
 
 
-_MHS = {"head_selection": {"mhs": "on"}}
-_MTTI = {"token_selection": {"mtti": "on"}}
+_MHS = {"head_selection": {"mhs": True}}
+_MTTI = {"token_selection": {"mtti": True}}
 ALL, TWIN = Configuration("all heads and words"), Configuration("random twin", twin=True)
 MHS, MTTI = Configuration("MHS", params=_MHS), Configuration("MTTI", params=_MTTI)
 DEFAULT = Configuration("MHS and MTTI", params=_MHS | _MTTI)
-TAU_MASK = Configuration("MHS, tau = mask", params={"head_selection": {"mhs": "on", "tau": "mask"}})
+TAU_MASK = Configuration("MHS, tau = mask", params={"head_selection": {"mhs": True, "tau": "mask"}})
 TWO_STEPS, TEN_STEPS = Configuration("2 steps", num_steps=2), Configuration("10 steps", num_steps=10)
 NOISE = Configuration("start = noise", params={"attention_capture": {"start": "noise"}})
 NO_MEMORY = Configuration("memory off", params={"attention_capture": {"memory": False}})
@@ -117,7 +117,7 @@ def extract(
     values["params_dataset_import"]["processes"] = 1
     values["params_ddim_inversion"] |= {**size, "dtype": "float32", "pictures": 0}
     values["params_attention_capture"]["pictures"] = 0
-    values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = "off"
+    values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = False
     if num_steps is not None:
         values["num_steps"] = num_steps
     twin = (

@@ -16,35 +16,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
+from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
-from components.kubeflow.descriptions import fields
+from components.kubeflow.descriptions import fields, shared_fields
 from components.models.video.interface import Sizes
 from components.plan.cost import A100_FLOPS, ClipCost
-from components.runtime.declaration import Step
-from components.runtime.parameters import Scalars, StepParams
+from components.runtime.declaration import declared
+from components.runtime.parameters import UnitParams, is_operational, pipeline_default
+from components.steps import STEPS
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-STEPS = (
-    "plan",
-    "dataset_import",
-    "ddim_inversion",
-    "attention_capture",
-    "head_selection",
-    "token_selection",
-    "prior_set",
-    "vlm_attention",
-    "sft",
-    "benchmark_eval",
-    "report",
-)
-PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
 SOURCES = {
     "plan": "parameters, sources",
     "dataset_import": "videos, questions",
@@ -61,12 +48,6 @@ CASES = (
 )
 WORDS = 40
 VIDEOS = 25_000
-
-
-def declaration(name: str) -> Step[Any]:
-    """A step by its folder's name."""
-    step: Step[Any] = import_module(f"components.{name}.step").STEP
-    return step
 
 
 @cache
@@ -132,24 +113,20 @@ def default_of(field: FieldInfo) -> str:
     return code(field.get_default(call_default_factory=True, validated_data={}))
 
 
-def is_operational(field: FieldInfo) -> bool:
-    """Whether results do not depend on the field."""
-    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
-
-
 # The parts ------------------------------------------------------------------------------------------------------------
 
 
 def steps_part() -> list[str]:
     """What each step reads, writes and runs on."""
     rows = []
-    for step in map(declaration, STEPS):
+    for step in map(declared, STEPS):
         reads = [
             f"{kind[0].KIND} of all shards" if isinstance(kind, list) else kind.KIND for kind in step.inputs.values()
         ]
         if step.name == "report":  # its lists are collected over benchmarks
             reads = [text.replace("shards", "benchmarks") for text in reads]
-        writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(step.values)]
+        values = dict.fromkeys(value for name in step.forms for value in step.form(name).values)
+        writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(values)]
         device = "CPU" if step.device == "cpu" else GPUS.get(step.name, "GPU")
         title = f"[`{step.name}`](components/{step.name})"
         rows.append(
@@ -162,7 +139,7 @@ def shared_part() -> list[str]:
     """The pipeline parameters that people change most or that several steps share."""
     inputs = {name: spec for pipeline in PIPELINES for name, spec in _inputs(pipeline).items()}
     rows = []
-    for name, field in Scalars.model_fields.items():
+    for name, field in shared_fields().items():
         if name in inputs:
             owners = [pipeline for pipeline in PIPELINES if name in reached(pipeline)]
             where = "all" if owners == list(PIPELINES) else ", ".join(f"`{owner}`" for owner in owners)
@@ -177,10 +154,10 @@ def _inputs(pipeline: str) -> dict[str, Any]:
 
 def parameters_part() -> list[str]:
     """Each step's own parameters."""
-    common = set(StepParams.model_fields)
-    lines = ["Every step", "", *_parameter_table(fields(StepParams))]
+    common = set(UnitParams.model_fields)
+    lines = ["Every step with units that may fail", "", *_parameter_table(fields(UnitParams))]
     for name in STEPS:
-        if own := [item for item in fields(declaration(name).params) if item[0] not in common]:
+        if own := [item for item in fields(declared(name).params) if item[0] not in common]:
             lines += ["", f"`params_{name}`", "", *_parameter_table(own)]
     return lines
 
@@ -195,8 +172,8 @@ def _parameter_table(items: list[tuple[str, FieldInfo]]) -> list[str]:
 
 def costs_part() -> list[str]:
     """Cost of one sample of the video model's part at published sizes, and of the paper's number of videos."""
-    steps = int(Scalars.model_fields["num_steps"].default)
-    rows_sampled = int(declaration("attention_capture").params.model_fields["rows"].default)
+    steps = pipeline_default(shared_fields()["num_steps"])
+    rows_sampled = int(declared("attention_capture").params.model_fields["rows"].default)
     rows = []
     for name, model, size in CASES:
         clip = ClipCost(model, *size)
@@ -268,14 +245,13 @@ def decisions_part() -> list[str]:
     """Where the paper is silent or contradicts itself: parameter, default, other values, the paper, why."""
     rows = []
     for item in json.loads(Path(__file__).with_name("decisions.json").read_text(encoding="utf-8")):
-        models: dict[str, type[BaseModel]] = {"shared": Scalars}
-        model = models.get(item["step"]) or declaration(item["step"]).params
-        field = dict(fields(model))[item["field"]]
-        default = default_of(field)
+        shared = item["step"] == "shared"
+        field = (shared_fields() if shared else dict(fields(declared(item["step"]).params)))[item["field"]]
+        default = code(pipeline_default(field)) if shared else default_of(field)
         others = " ".join(
             value for value in bounds(field).split() if value.startswith("`") and value != default
         ) or item.get("others", "–")
-        place = "" if item["step"] == "shared" else f"{item['step']}."
+        place = "" if shared else f"{item['step']}."
         rows.append([f"`{place}{item['field']}`", default, others, item["paper"], item["why"]])
     return table(["decision", "default", "other values", "the paper", "why"], rows)
 

@@ -1,7 +1,6 @@
 """The extraction (steps 0 to prior set) run in this process, for tests of what is remembered and what is computed."""
 
-import importlib
-
+from components.runtime.declaration import declared
 from tests.runner import metrics, run_step
 
 SMALL = {
@@ -10,35 +9,24 @@ SMALL = {
 }
 
 
-def step(name):
-    return importlib.import_module(f"components.{name}.step").STEP
-
-
 class Chain:
     """Runs the steps one after another on one store and keeps every task's outputs and counts."""
 
-    def __init__(self, tmp_path, store, source, shards=2, rerun=None, **scalars):
-        self.tmp, self.store, self.shards, self.rerun = (
-            tmp_path,
-            store,
-            [f"{k}/{shards}" for k in range(shards)],
-            rerun or {},
-        )
-        self.scalars = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2, **scalars}
+    def __init__(self, tmp_path, store, source, shards=2, rerun=None, **shared):
+        self.tmp, self.store, self.rerun = tmp_path, store, rerun or {}
+        self.shards = [f"{k}/{shards}" for k in range(shards)]
+        self.shared = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2, **shared}
         self.counts, self.outputs = {}, {}
 
     def task(self, name, inputs=None, form="", shard=None, **params):
-        declared = step(name)
-        wanted = declared.form(form).scalars
-        scalars = {key: value for key, value in self.scalars.items() if key in wanted} | (
-            {"shard": shard} if shard else {}
-        )
+        step = declared(name)
+        given = self.shared | ({"shard": shard} if shard else {})
         outputs = run_step(
-            declared,
+            step,
             self.tmp,
             self.store,
             params={**SMALL.get(name, {}), **params},
-            scalars=scalars,
+            shared={key: value for key, value in given.items() if key in step.form(form).shared.model_fields},
             inputs=inputs,
             form=form,
             rerun=self.rerun.get(name, "0"),

@@ -6,23 +6,21 @@ from pathlib import Path
 
 from components.core.artifacts import load_manifest
 from components.runtime import runner
-from components.runtime.parameters import Scalars
 
 _count = itertools.count()
 
 
-def run_step(
-    step, tmp_path, store, params=None, scalars=None, inputs=None, rerun="0", form="", task="", step_params=None
-):
+def run_step(step, tmp_path, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None):
     """Execute `step` once and return the path of every output: a folder per artifact, a file per page and output parameter.
 
-    `store` is a URI or a folder; `scalars` override the pipeline's defaults; `inputs` are artifact folders by name, lists
+    `store` is a URI or a folder; `shared` overrides the pipeline's defaults; `inputs` are artifact folders by name, lists
     for collected ones; `step_params` are other steps' parameters, by step (what `plan` takes). Errors come out as the step
     raised them.
     """
     task = task or step.name
-    known = Scalars().model_dump(mode="json")
-    values = {name: known[name] for name in step.form(form).scalars} | {"store": str(store)} | (scalars or {})
+    model = step.form(form).shared
+    values = {"shard": "0/1"} if "shard" in model.model_fields else {}
+    values |= model.pipeline_defaults() | {"store": str(store)} | (shared or {})
     values |= {f"params_{name}": value for name, value in (step_params or {}).items()}
     values |= {"params": params or {}, "rerun": rerun}
     folders = {name: given if isinstance(given, list) else [given] for name, given in (inputs or {}).items()}

@@ -17,10 +17,12 @@ from PIL import Image
 import pipeline
 from components.cli.main import app
 from components.core.errors import ParameterError
+from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.dag import followers, usual_order
 from components.models.registry import ensure_tiny
 from components.models.video import family_of
-from components.runtime.parameters import Scalars
+from components.runtime.declaration import declared
+from components.steps import STEPS
 from components.synthetic.scenes import write_set
 from docs import generate as docs
 
@@ -149,11 +151,11 @@ def test_commands_and_parameters_that_the_text_names_exist():
     used = {shlex.split(line)[1] for line in re.findall(r"motion-enhancer [a-z][^`\n]*", text) if "'" not in line}
     assert used >= {"run", "compile", "export"}
     assert used <= commands
-    known = {name for made in docs.PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
+    known = {name for made in PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
     settings = re.findall(r"--set ['\"]?([a-z_]+)(?:\.([a-z_]+))?=", text)
     assert {name for name, _ in settings} <= known
     for name, field in settings:
-        assert not field or field in docs.declaration(name.removeprefix("params_")).params.model_fields, (name, field)
+        assert not field or field in declared(name.removeprefix("params_")).params.model_fields, (name, field)
 
 
 # The generator against what it describes ------------------------------------------------------------------------------
@@ -207,12 +209,12 @@ def test_graph_goes_through_loops():
     assert all(order.index(producer) < order.index(task) for task, sources in tasks.items() for producer, _ in sources)
 
 
-@pytest.mark.parametrize("name", docs.STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_every_field_is_in_the_tables_with_its_default(name):
     text = "\n".join(docs.parameters_part())
     start = text.find(f"`params_{name}`")
     part = text[start:].split("\n`params_", 1)[0] if start >= 0 else ""
-    for field, value in docs.declaration(name).params().model_dump(mode="json").items():
+    for field, value in declared(name).params().model_dump(mode="json").items():
         if field == "max_failed":
             continue
         inner = value.items() if isinstance(value, dict) else [("", value)]
@@ -224,6 +226,5 @@ def test_every_field_is_in_the_tables_with_its_default(name):
 
 def test_shared_parameters_are_those_of_the_pipelines():
     rows = re.findall(r"^\| `(\w+)`", "\n".join(docs.shared_part()), re.MULTILINE)
-    named = {name for made in docs.PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
+    named = {name for made in PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
     assert set(rows) == {name for name in named if not name.startswith(("params_", "rerun_"))}
-    assert set(rows) <= set(Scalars.model_fields)

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.records import Json, Sample
-from components.core.text import conditioning
-from components.runtime.parameters import StepParams, operational
+from components.core.text import TextChoice, conditioning
+from components.runtime.parameters import UnitParams, operational
 
 
-class Params(StepParams):
+class Params(UnitParams):
     """Parameters of the reconstruction and the capture (method step 2)."""
 
     guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")
@@ -30,7 +30,7 @@ class Params(StepParams):
     )
 
 
-def reads(trajectory_key: str, sample: Sample, text: Literal["question", "response", "both"]) -> Json:
+def reads(trajectory_key: str, sample: Sample, text: TextChoice) -> Json:
     """What a unit reads: its video's trajectory by key, and its text."""
     words, parts = conditioning(sample, text)
     return {

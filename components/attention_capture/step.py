@@ -20,8 +20,18 @@ from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.runtime.context import Context
 from components.runtime.declaration import Step
+from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
 from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
+
+
+class Shared(ShardParams):
+    """The shared parameters that the capture reads."""
+
+    vdm: Vdm
+    num_steps: NumSteps
+    text: Text
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,10 @@ class Unit:
     sample: Sample
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Shared]) -> None:
     """Capture every sample of this shard that is not remembered."""
     data = context.input("trajectories", Trajectories)
-    model = resolve(context.scalars.vdm, context.store)
+    model = resolve(context.shared.vdm, context.store)
     context.models["vdm"] = model.id
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
     units = [Unit(line, sample) for line in data.lines for sample in line.samples]
@@ -44,7 +54,7 @@ def run(context: Context[Params]) -> None:
     work = Capture(context, model, settings, shown)
 
     def unit_reads(unit: Unit) -> Json:
-        return reads(unit.line.key, unit.sample, context.scalars.text)
+        return reads(unit.line.key, unit.sample, context.shared.text)
 
     entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
     drawn = [unit for unit in units if _name(unit) in shown and _name(unit) in entries]
@@ -85,7 +95,7 @@ class Capture:
     """The work on one sample. torch is imported and the model loaded with the first sample that is not remembered."""
 
     def __init__(
-        self, context: Context[Params], model: ResolvedModel, settings: InversionSettings, shown: Container[str]
+        self, context: Context[Params, Shared], model: ResolvedModel, settings: InversionSettings, shown: Container[str]
     ) -> None:
         self.context, self.model, self.settings, self.shown = context, model, settings, shown
         self._kept: dict[str, Any] = {}  # captures of this process that are still to be pictured
@@ -125,10 +135,10 @@ class Capture:
     def _captured(self, unit: Unit, trajectory: Any) -> Any:
         from components.attention_capture.sample import capture_sample
 
-        scalars = self.context.scalars
-        text, parts = conditioning(unit.sample, scalars.text)
+        shared = self.context.shared
+        text, parts = conditioning(unit.sample, shared.text)
         return capture_sample(
-            self.vdm, trajectory, text, parts, self.context.params, scalars.num_steps, scalars.seed, _name(unit)
+            self.vdm, trajectory, text, parts, self.context.params, shared.num_steps, shared.seed, _name(unit)
         )
 
     def trajectory(self, line: TrajectoryLine) -> Any:
@@ -137,7 +147,7 @@ class Capture:
 
         context = self.context
         return read_trajectory(
-            context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.scalars.num_steps
+            context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.shared.num_steps
         )
 
 
@@ -149,7 +159,7 @@ STEP = Step(
     device="gpu",
     params=Params,
     run=run,
-    scalars=("vdm", "num_steps", "text", "seed", "shard"),
+    shared=Shared,
     inputs={"trajectories": Trajectories},
     outputs={"maps": AttentionMaps},
     pages={"metrics": "Metrics", "preview": "HTML"},

@@ -22,17 +22,29 @@ from components.media.viewing import Viewing
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import StepParams
+from components.runtime.parameters import Benchmark, SharedParams, UnitParams, Vlm
 from components.store.entries import Entry, WorkFolder
 
 
-class Params(StepParams):
+class Params(UnitParams):
     """Parameters of the evaluation (method step 7)."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     preset: Literal["paper", "supplement"] = Field(
         "paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)"
     )
+
+
+class Tuned(SharedParams):
+    """Which benchmark; the model is an input."""
+
+    benchmark: Benchmark
+
+
+class Untouched(Tuned):
+    """Which benchmark and which model."""
+
+    vlm: Vlm
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,10 @@ class Unit:
     sample: Sample
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Tuned]) -> None:
     """Answer what is not remembered, then score everything."""
     data = context.input("videos", VideoDataset)
-    benchmark = get_benchmark(parse_benchmark(context.scalars.benchmark)[0])
+    benchmark = get_benchmark(parse_benchmark(context.shared.benchmark)[0])
     units = items(data, benchmark)
     with chosen_vlm(context, rows=False) as vlm:
         entries = _answers(context, units, benchmark, vlm)
@@ -134,8 +146,5 @@ STEP = Step(
     inputs={"videos": VideoDataset, "model": TunedModel},
     outputs={"result": EvalResult},
     pages={"metrics": "Metrics", "table": "Markdown", "examples": "HTML"},
-    forms={
-        "untouched": Form(inputs=("videos",), scalars=("vlm", "benchmark")),
-        "tuned": Form(inputs=("videos", "model"), scalars=("benchmark",)),
-    },
+    forms={"untouched": Form(Untouched, ("videos",)), "tuned": Form(Tuned, ("videos", "model"))},
 )

@@ -20,7 +20,6 @@ from components.kubeflow.arguments import nested
 from components.models.registry import TINY, resolve
 from components.models.video import family_of
 from components.runtime.declaration import declared
-from components.runtime.parameters import Scalars
 from components.runtime.runner import run_step
 from components.store.entries import Store
 from components.store.file import FileBackend
@@ -80,7 +79,7 @@ def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
         shutil.copyfile(clip, source / clip.name)
         (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
         store = (folder / "store").as_uri()
-        own = {"source": str(source), "source_digest": "-", "store": store, "shard": "0/1", "text": "response"}
+        own = {"source": str(source), "store": store, "shard": "0/1", "text": "response"}
         try:
             priors = extract_priors(folder, {**values, **own})
         except UnitsFailed as error:
@@ -91,10 +90,11 @@ def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
 
 def _defaults() -> dict[str, Any]:
     """Parameters of the steps with their defaults."""
-    steps = [declared(name, "look") for name, _, _ in CHAIN]
-    scalars = {name for step, (_, form, _) in zip(steps, CHAIN, strict=True) for name in step.form(form).scalars}
-    plain = {name: Scalars.model_fields[name].default for name in sorted(scalars)}
-    return plain | {f"params_{step.name}": step.params().model_dump(mode="json", exclude_none=True) for step in steps}
+    found: dict[str, Any] = {}
+    for name, form, _ in CHAIN:
+        step = declared(name)
+        found |= {**step.form(form).shared.pipeline_defaults(), f"params_{name}": step.defaults()}
+    return found
 
 
 def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
@@ -102,13 +102,13 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
 
     Args:
         folder: where each step's artifacts go, by its name.
-        values: `params_<step>` of every step, and the scalars that the steps' forms declare, among them `store` and the
+        values: `params_<step>` of every step, and the shared parameters that the steps declare, among them `store` and the
             one shard.
     """
     for name, form, inputs in track(CHAIN, "steps"):
-        step = declared(name, "look")
-        scalars = {key: values[key] for key in step.form(form).scalars}
-        given = {**scalars, "params": values[f"params_{name}"], "rerun": "0"}
+        step = declared(name)
+        shared = {key: values[key] for key in step.form(form).shared.model_fields if key in values}
+        given = {**shared, "params": values[f"params_{name}"], "rerun": "0"}
         run_step(step, folder / name, given, {key: [folder / made / output] for key, (made, output) in inputs.items()})
     return load_manifest(folder / "prior_set" / "priors", PriorSet)
 

@@ -138,8 +138,7 @@ def plan(
 
     known = pipeline_defaults(pipeline(name))
     values = {**known, **_local_values(known, given, out)[1]}
-    form = STEP.form(name)
-    wanted = {key: values[key] for key in (*form.scalars, *form.step_params)}
+    wanted = {key: values[key] for key in STEP.form(name).names}
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         run_step(replace(STEP, run=look), Path(folder), wanted)
         typer.echo((Path(folder) / "plan").read_text().rstrip())
@@ -159,12 +158,12 @@ def step(
     ] = "0",
 ) -> None:
     """Run one step in this process, with the same contract as its container."""
-    found = declared(name, "step")
+    found = declared(name)
     if not isinstance(parsed := parse_value(params), dict):
         raise ParameterError(f"no JSON object: {params}", source="--params", remedy='e.g. {"pictures": 0}')
-    scalars = {item for form in (list(found.forms) or [""]) for item in found.form(form).scalars} - {"store"}
-    own, defaults = f"params_{name}", found.params().model_dump(mode="json", exclude_none=True)
-    values = parse_assignments(assignments, {**dict.fromkeys(scalars), own: {**defaults, **parsed}})
+    shared = {key for form in found.forms or [""] for key in found.form(form).shared.model_fields} - {"store"}
+    own = f"params_{name}"
+    values = parse_assignments(assignments, {**dict.fromkeys(shared), own: {**found.defaults(), **parsed}})
     values["params"] = values.pop(own, parsed)
     request = executor_input(
         found, out, {**values, "store": store, "rerun": rerun}, _input_folders(found, inputs or [])

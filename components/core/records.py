@@ -57,7 +57,7 @@ class ModelId(Record):
 
 
 class StepRecord(Record):
-    """How one step was run: version, result parameters, shared scalars, models."""
+    """How one step was run: version, result parameters, shared result parameters (`scalars`), models."""
 
     version: str
     params: Json

@@ -15,6 +15,7 @@ from components.core.errors import DataError
 from components.core.records import Option, Sample, Turn, canonical_json, sha256
 
 Field = Literal["question", "response"]
+TextChoice = Literal["question", "response", "both"]
 
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>"
@@ -61,7 +62,7 @@ class Part:
     text: str
 
 
-def conditioning(sample: Sample, choice: Literal["question", "response", "both"]) -> tuple[str, list[Part]]:
+def conditioning(sample: Sample, choice: TextChoice) -> tuple[str, list[Part]]:
     """The text that conditions the video model (decision `text`), and where its fields lie.
 
     `both` is the response, then the question, so that truncation cuts the question; a declared template instruction is

@@ -30,14 +30,22 @@ from components.dataset_import.sources import (
 from components.models.video import fewest_frames
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import StepParams, operational
+from components.runtime.parameters import (
+    BenchmarkDigest,
+    Benchmarks,
+    SharedParams,
+    SourceDigest,
+    UnitParams,
+    operational,
+)
+from components.runtime.parameters import Source as SourceUri
 from components.store.address import open_backend
 from components.store.entries import Entry, File
 
 MOTIONBENCH_INSTRUCTION = "Describe the motion in this video in detail."
 
 
-class Params(StepParams):
+class Params(UnitParams):
     """Parameters of the import."""
 
     layout: LayoutName = Field(
@@ -49,6 +57,20 @@ class Params(StepParams):
         description="questions that say nothing of the video; the first one is asked where a training row has none",
     )
     processes: int = operational(8, ge=1, le=256, description="videos that are decoded side by side")
+
+
+class Training(SharedParams):
+    """The training source."""
+
+    source: SourceUri
+    source_digest: SourceDigest
+
+
+class Evaluation(SharedParams):
+    """Every benchmark of the list."""
+
+    benchmarks: Benchmarks
+    benchmark_digest: BenchmarkDigest
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ class Unit:
         return self.source.unit(self.video.path)
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Training | Evaluation]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
     units, failures = _units(context, sources)
@@ -91,13 +113,13 @@ def run(context: Context[Params]) -> None:
     )
 
 
-def _sources(context: Context[Params]) -> list[Source]:
+def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
     """Read the training source, or every benchmark of the list."""
-    params = context.params
-    if "source" in context.given:
-        uri = context.scalars.source
+    params, shared = context.params, context.shared
+    if isinstance(shared, Training):
+        uri = shared.source
         return [read_source(open_backend(uri), list_source(uri), params.layout, params.template_instructions)]
-    parsed = [parse_benchmark(item) for item in context.scalars.benchmarks]
+    parsed = [parse_benchmark(item) for item in shared.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
         problem = f"protocol named twice: {sorted(repeated)}"
@@ -244,8 +266,5 @@ STEP = Step(
     run=run,
     outputs={"videos": VideoDataset},
     pages={"metrics": "Metrics", "summary": "Markdown"},
-    forms={
-        "training": Form(scalars=("source", "source_digest")),
-        "benchmark": Form(scalars=("benchmarks", "benchmark_digest")),
-    },
+    forms={"training": Form(Training), "benchmark": Form(Evaluation)},
 )

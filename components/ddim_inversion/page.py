@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from components.core.artifacts import TrajectoryLine
 from components.core.records import Json
@@ -25,7 +26,7 @@ def picture_reads(line: TrajectoryLine) -> Json:
     return {"drawing": DRAWING, "trajectory": line.key}
 
 
-def page(context: Context[P], drawn: Sequence[Entry]) -> str:
+def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:
     """The remembered figures, each with its numbers."""
     figures = [
         Section(
@@ -36,7 +37,7 @@ def page(context: Context[P], drawn: Sequence[Entry]) -> str:
         )
         for entry in drawn
     ]
-    steps = context.scalars.num_steps
+    steps = context.shared.num_steps
     lead = f"From video to noise in {steps} steps" if figures else "No pictured video in this shard"
     return preview(
         "1 · DDIM inversion", Section("top", "DDIM inversion", lead, raw(f'<p class="caption">{_SAID}</p>')), figures

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.runtime.parameters import StepParams
+from components.runtime.parameters import UnitParams
 
 
-class InversionSettings(StepParams):
+class InversionSettings(UnitParams):
     """How a video is sampled, fitted and inverted (method step 1)."""
 
     sampling: Literal["whole", "native_fps"] = Field(

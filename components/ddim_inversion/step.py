@@ -12,7 +12,7 @@ from components.models.registry import resolve
 from components.models.video import family_of
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.parameters import operational
+from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational
 from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
@@ -25,18 +25,25 @@ class Params(InversionSettings):
     )
 
 
+class Shared(ShardParams):
+    """The shared parameters that the inversion reads."""
+
+    vdm: Vdm
+    num_steps: NumSteps
+
+
 def reads(line: VideoLine) -> Json:
     """What a unit reads: its video, by content."""
     return {"video": line.video.id}
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Shared]) -> None:
     """Invert every video of this shard that is not remembered."""
     data = context.input("videos", VideoDataset)
-    model = resolve(context.scalars.vdm, context.store)
+    model = resolve(context.shared.vdm, context.store)
     context.models["vdm"] = model.id
     family_of(model.path).check(context.params.num_frames)
-    units = [line for line in data.lines if context.shard.holds(line.video.id)]
+    units = [line for line in data.lines if context.shared.holds(line.video.id)]
 
     @cache
     def vdm():  # type: ignore[no-untyped-def]
@@ -49,7 +56,7 @@ def run(context: Context[Params]) -> None:
         from components.store.tensors import pack
 
         with context.store.borrowed(line.video.file) as path:
-            done = invert_video(vdm(), path, line.video, context.params, context.scalars.num_steps)
+            done = invert_video(vdm(), path, line.video, context.params, context.shared.num_steps)
         folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
         return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
 
@@ -66,12 +73,12 @@ def run(context: Context[Params]) -> None:
         for line in units
         if (entry := entries.get(line.video.id)) is not None
     ]
-    context.publish("trajectories", context.manifest(Trajectories, shard=context.scalars.shard, lines=lines))
+    context.publish("trajectories", context.manifest(Trajectories, shard=context.shared.shard, lines=lines))
 
     def paint(line: TrajectoryLine, folder: WorkFolder) -> Json:
         from components.ddim_inversion.pictures import inversion_picture
 
-        figure, numbers = inversion_picture(vdm(), context.store, line, context.params, context.scalars.num_steps)
+        figure, numbers = inversion_picture(vdm(), context.store, line, context.params, context.shared.num_steps)
         folder.put("figure", "html", figure.encode())
         return numbers
 
@@ -92,7 +99,7 @@ STEP = Step(
     device="gpu",
     params=Params,
     run=run,
-    scalars=("vdm", "num_steps", "shard"),
+    shared=Shared,
     inputs={"videos": VideoDataset},
     outputs={"trajectories": Trajectories},
     pages={"metrics": "Metrics", "preview": "HTML"},

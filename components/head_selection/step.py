@@ -12,7 +12,7 @@ from components.core.errors import DataError
 from components.head_selection.page import page
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.parameters import StepParams, operational
+from components.runtime.parameters import HeadRatio, SharedParams, StepParams, operational
 from components.runtime.shards import all_shards
 
 
@@ -26,11 +26,17 @@ class Params(StepParams):
     scope: Literal["sample", "dataset"] = Field(
         "sample", description="heads per sample (Algorithm 1), or one set for the data set"
     )
-    mhs: Literal["on", "off"] = Field("on", description="off keeps all heads")
+    mhs: bool = Field(True, description="false keeps all heads")
     readers: int = operational(16, ge=1, le=64, description="statistics read at once")
 
 
-def run(context: Context[Params]) -> None:
+class Shared(SharedParams):
+    """The shared parameters that the head selection reads."""
+
+    head_ratio: HeadRatio
+
+
+def run(context: Context[Params, Shared]) -> None:
     """Choose heads for every sample."""
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
     from components.store.tensors import unpack
@@ -52,8 +58,8 @@ def run(context: Context[Params]) -> None:
         scope=params.scope,
         tau=params.tau,
         include_self=params.include_self,
-        head_ratio=context.scalars.head_ratio,
-        mhs=params.mhs == "on",
+        head_ratio=context.shared.head_ratio,
+        mhs=params.mhs,
     )
     chosen = [HeadLine(**dict(line), heads=choice.heads) for line, choice in zip(lines, choices, strict=True)]
     rows, full = head_table(choices), saturation(choices)
@@ -65,13 +71,13 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="head_selection",
-    version="1",
+    version="2",
     title="3 · Head selection (MHS)",
     unit="sample",
     device="cpu",
     params=Params,
     run=run,
-    scalars=("head_ratio",),
+    shared=Shared,
     inputs={"maps": [AttentionMaps]},
     outputs={"heads": HeadSelection},
     pages={"figure": "HTML", "metrics": "Metrics"},

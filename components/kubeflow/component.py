@@ -1,6 +1,6 @@
 """From a step's declaration, its KFP container component.
 
-The component has the step's typed inputs and outputs, `params`, its shared scalars and `rerun`; the container's command
+The component has the step's typed inputs and outputs, `params` where it has some, its shared parameters and `rerun`; the container's command
 is `python -m components <step>` with two arguments, the task's name and KFP's executor input. Wiring a wrong kind fails
 at compile time.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, List, NamedTuple
+from typing import Any, List, NamedTuple, get_origin
 
 from kfp import dsl
 
@@ -19,7 +19,6 @@ from components.kubeflow import call_stack
 from components.kubeflow.images import VARIANTS, pinned
 from components.kubeflow.scheduling import PROFILE
 from components.runtime.declaration import Step
-from components.runtime.parameters import Scalars
 
 call_stack.install()
 _UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
@@ -47,10 +46,9 @@ def pipeline_outputs(name: str, **kinds: str) -> Any:
     return NamedTuple(name, [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()])  # type: ignore[misc]
 
 
-def _scalar_type(name: str) -> type:
-    annotation = Scalars.model_fields[name].annotation
-    plain: dict[object, type] = {int: int, float: float}
-    return plain.get(annotation, list if str(annotation).startswith("list") else str)
+def kfp_type(annotation: Any) -> type:
+    """Return the type that KFP gives a shared parameter: number, list or string."""
+    return annotation if annotation in (int, float) else list if get_origin(annotation) is list else str
 
 
 def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
@@ -63,12 +61,13 @@ def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., 
     """The KFP component of a step's form, named after the task."""
     task = task or step.name
     chosen = step.form(form)
-    fields: dict[str, Any] = {name: _scalar_type(name) for name in chosen.scalars}
-    fields |= {"params": dict, "rerun": str, **dict.fromkeys(chosen.step_params, dict)}
-    fields |= {name: _input_type(step.inputs[name]) for name in (chosen.inputs if step.forms else step.inputs)}
+    fields: dict[str, Any] = {name: kfp_type(field.annotation) for name, field in chosen.shared.model_fields.items()}
+    fields |= {"params": dict} if step.params.model_fields else {}
+    fields |= {"rerun": str, **dict.fromkeys(chosen.step_params, dict)}
+    fields |= {name: _input_type(step.inputs[name]) for name in chosen.inputs}
     fields |= {name: dsl.Output[artifact_type(kind.KIND)] for name, kind in step.outputs.items()}
     fields |= {name: dsl.Output[_UI[page]] for name, page in step.pages.items()}
-    fields |= {name: dsl.OutputPath(str) for name in step.values}
+    fields |= {name: dsl.OutputPath(str) for name in chosen.values}
 
     def build(*_: Any) -> dsl.ContainerSpec:
         image = _IMAGES["gpu" if step.device == "gpu" and PROFILE.get().gpu else "cpu"]
@@ -77,9 +76,8 @@ def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     build.__name__ = build.__qualname__ = task
     build.__doc__ = f"{step.title}, a unit is one {step.unit}."
-    build.__signature__ = inspect.Signature(
-        [inspect.Parameter(name, kind, annotation=value) for name, value in fields.items()]
-    )  # type: ignore[attr-defined]
+    parameters = [inspect.Parameter(name, kind, annotation=value) for name, value in fields.items()]
+    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     build.__annotations__ = fields
     made: Callable[..., dsl.PipelineTask] = dsl.container_component(build)
     return made

@@ -1,23 +1,23 @@
 """What a pipeline's page in the KFP UI tells of its parameters: the run form shows none of their descriptions.
 
-The texts are those of the pydantic declarations. `described` puts them into a pipeline's docstring before KFP reads it:
-as a list in the description, a line a parameter and a line a field of `params_<step>`, and as `Args`, which become the
-inputs' descriptions in the YAML.
+The texts are those of the pydantic declarations. `description` makes the docstring that KFP reads: a list with one line
+per parameter and per field of `params_<step>`, and `Args`, which become the inputs' descriptions in the YAML.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.runtime.parameters import Scalars
+from components.runtime.declaration import declared
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+def shared_fields() -> dict[str, FieldInfo]:
+    """Return the shared parameters of all pipelines: `plan` takes them all."""
+    forms = declared("plan").forms.values()
+    return {name: field for form in forms for name, field in form.shared.model_fields.items()}
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInfo]]:
@@ -33,25 +33,25 @@ def fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInf
 
 def step_fields(name: str) -> list[tuple[str, FieldInfo]]:
     """The fields of `params_<step>`."""
-    return fields(import_module(f"components.{name.removeprefix('params_')}.step").STEP.params)
+    return fields(declared(name.removeprefix("params_")).params)
 
 
 def help_of(name: str) -> str:
     """One line about a pipeline parameter.
 
     Raises:
-        KeyError: neither a shared scalar nor `params_…` nor `rerun_…`.
+        KeyError: neither a shared parameter nor `params_…` nor `rerun_…`.
     """
     if name.startswith("params_"):
-        step = import_module(f"components.{name.removeprefix('params_')}.step").STEP
+        step = declared(name.removeprefix("params_"))
         return f"parameters of the step {step.title!r}, a JSON object: {', '.join(field for field, _ in step_fields(name))}"
     if name.startswith("rerun_"):
         task = name.removeprefix("rerun_").replace("_", "-")
         return f"a new value executes {task} and what follows again and checks remembered files; force… computes everything"
-    return Scalars.model_fields[name].description or ""
+    return shared_fields()[name].description or ""
 
 
-def listing(names: list[str]) -> list[str]:
+def listing(names: Sequence[str]) -> list[str]:
     """Every parameter with its help, the fields of a step's parameters below it."""
     lines = []
     for name in sorted(names):  # as the form sorts them
@@ -63,10 +63,7 @@ def listing(names: list[str]) -> list[str]:
     return lines
 
 
-def described(function: F) -> F:
-    """A pipeline function whose docstring says what every parameter is; goes below `@dsl.pipeline`."""
-    names = list(inspect.signature(function).parameters)
+def description(summary: str, names: Sequence[str]) -> str:
+    """Return a pipeline's docstring: what it does, and what every parameter is."""
     arguments = [f"    {name}: {help_of(name)}" for name in names]
-    parts = [inspect.getdoc(function) or "", "", "Parameters", "", *listing(names), "", "Args:", *arguments]
-    function.__doc__ = "\n".join(parts)
-    return function
+    return "\n".join([summary, "", "Parameters", "", *listing(names), "", "Args:", *arguments])

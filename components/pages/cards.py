@@ -7,7 +7,7 @@ from components.pages.markdown import Markdown, bullets, code, document, table, 
 
 
 def decisions(manifest: Manifest) -> str:
-    """Return every step's result parameters, shared scalars and models."""
+    """Return every step's result parameters, shared parameters and models."""
     rows = []
     for task, record in sorted(manifest.provenance.items()):
         models = {role: f"{model.name} ({model.digest[:12]})" for role, model in record.models.items()}

@@ -33,59 +33,108 @@ from components.pages.markdown import document
 from components.plan import page
 from components.plan.estimate import Known, PlannedVideo, estimate
 from components.runtime.context import Context
-from components.runtime.declaration import Form, Step, declared, validate_step
-from components.runtime.parameters import StepParams
+from components.runtime.declaration import Form, Step, declared
+from components.runtime.parameters import (
+    AlignWeight,
+    Benchmarks,
+    HeadRatio,
+    NumSteps,
+    Priors,
+    Seed,
+    Shards,
+    SharedParams,
+    StepParams,
+    Text,
+    TokenRatio,
+    Vdm,
+    Vlm,
+    validated,
+)
+from components.runtime.parameters import Source as SourceUri
 from components.runtime.shards import Shard
 from components.store.address import open_backend
 from components.store.entries import Entry
 from components.store.transfer import exported_manifest, import_folder
 
-EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
-TUNING = ("dataset_import", "prior_set", "vlm_attention", "sft", "benchmark_eval", "report")
-CHOICES = ("vdm", "num_steps", "head_ratio", "token_ratio", "text")
+EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection")
+TUNING = ("dataset_import", "vlm_attention", "sft", "benchmark_eval", "report")
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
-class Params(StepParams):
-    """No parameters of its own."""
+class Shared(SharedParams):
+    """What every pipeline has."""
+
+    shards: Shards
+    seed: Seed
 
 
-def run(context: Context[Params]) -> None:
+class MotionPriors(Shared):
+    """The shared parameters of `motion_priors`."""
+
+    source: SourceUri
+    vdm: Vdm
+    num_steps: NumSteps
+    head_ratio: HeadRatio
+    token_ratio: TokenRatio
+    text: Text
+
+
+class Tuning(Shared):
+    """The shared parameters of pipelines that fine-tune."""
+
+    benchmarks: Benchmarks
+    vlm: Vlm
+    align_weight: AlignWeight
+
+
+class FineTune(Tuning):
+    """The shared parameters of `fine_tune`."""
+
+    priors: Priors
+
+
+class MotionEnhancer(MotionPriors, Tuning):
+    """The shared parameters of `motion_enhancer`."""
+
+
+Extraction = Context[StepParams, MotionPriors]
+
+
+def run(context: Context[StepParams, Shared]) -> None:
     """Look ahead; a prior set given as a folder is brought into the store."""
     look(context)
-    if "priors" in context.given and not context.scalars.priors.startswith("sha256:"):
-        import_folder(Path(context.scalars.priors), context.store)
+    shared = context.shared
+    if isinstance(shared, FineTune) and not shared.priors.startswith("sha256:"):
+        import_folder(Path(shared.priors), context.store)
 
 
-def look(context: Context[Params]) -> None:
+def look(context: Context[StepParams, Any]) -> None:
     """Validate, list, count, predict; writes only what was read of headers and models, into the store."""
-    given = context.given
-    steps = {name: declared(name, f"params_{name}") for name in context.step_params}
-    for name, step in steps.items():
-        validate_step(step, context.step_params[name], {key: given[key] for key in step.scalars if key in given})
-    _check_shards(context.scalars.shards)
-    models = {role: resolve(given[role], context.store) for role in ("vdm", "vlm") if role in given}
+    shared = context.shared
+    params = {name: _params(context, name) for name in context.step_params}
+    _check_shards(shared.shards)
+    models: dict[str, ResolvedModel] = {}
     parts = ["# Plan"]
-    source_value = benchmark_value = prior_value = "-"
-    if "source" in given:
-        listed = list_source(context.scalars.source)
-        source_value = source_digest(listed)
-        parts.append(_extraction(context, steps, models["vdm"], _read(context, context.scalars.source)))
-    if "priors" in given:
-        found = _priors(context, context.scalars.priors)
-        prior_value = f"sha256:{found.digest}"
+    if isinstance(shared, MotionPriors):
+        models["vdm"] = resolve(shared.vdm, context.store)
+        context.value("source_digest", source_digest(list_source(shared.source)))
+        parts.append(_extraction(context, params, models["vdm"], _read(context, shared.source)))
+    if isinstance(shared, FineTune):
+        found = _priors(context, shared.priors)
+        context.value("prior_digest", f"sha256:{found.digest}")
         parts.append(page.prior_set(found))
-    if "benchmarks" in given:
-        benchmark_value, shown = _benchmarks(context)
+    if isinstance(shared, Tuning):
+        models["vlm"] = resolve(shared.vlm, context.store)
+        benchmark_digest, shown = _benchmarks(context, shared.benchmarks)
+        context.value("benchmark_digest", benchmark_digest)
         parts.append(shown)
     parts.append(page.models({role: model.id for role, model in models.items()}))
-    for name, value in (
-        ("source_digest", source_value),
-        ("benchmark_digest", benchmark_value),
-        ("prior_digest", prior_value),
-    ):
-        context.value(name, value)
     context.page("plan", document(*parts))
+
+
+def _params(context: Context[StepParams, Any], name: str) -> Any:
+    """Validated parameters of another step."""
+    return validated(declared(name).params, context.step_params[name], f"params_{name}")
 
 
 def _check_shards(shards: list[str]) -> None:
@@ -94,96 +143,90 @@ def _check_shards(shards: list[str]) -> None:
         raise ParameterError(f"shards {shards} are not 0/n … n-1/n", source="shards", remedy='e.g. ["0/2", "1/2"]')
 
 
-def _read(context: Context[Params], uri: str, protocol: str = "") -> Source:
-    params = context.step_params["dataset_import"]
-    defaults: Any = declared("dataset_import", "plan").params.model_validate(params)
-    layout = "auto" if protocol else defaults.layout
-    return read_source(open_backend(uri), list_source(uri), layout, defaults.template_instructions, protocol)
+def _read(context: Context[StepParams, Any], uri: str, protocol: str = "") -> Source:
+    params = _params(context, "dataset_import")
+    layout = "auto" if protocol else params.layout
+    return read_source(open_backend(uri), list_source(uri), layout, params.template_instructions, protocol)
 
 
 # Extraction -----------------------------------------------------------------------------------------------------------
 
 
-def _extraction(context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source) -> str:
-    inversion, capture = (
-        steps[name].params.model_validate(context.step_params[name]) for name in ("ddim_inversion", "attention_capture")
-    )
+def _extraction(context: Extraction, params: dict[str, Any], model: ResolvedModel, source: Source) -> str:
+    inversion, shared = params["ddim_inversion"], context.shared
     family = family_of(model.path)
     family.check(inversion.num_frames)
     with ThreadPoolExecutor(LOOKUPS) as pool:
-        looked = pool.map(lambda video: _planned(context, steps, model, source, video), source.videos)
+        looked = pool.map(lambda video: _planned(context, params, model, source, video), source.videos)
         videos = [video for video in track(looked, STEP.title, len(source.videos)) if video is not None]
     held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
-    scalars, selected = context.scalars, _selected(context, steps, held)
-    found = estimate(model.path, videos, inversion, capture, scalars.num_steps, scalars.token_ratio, selected)
+    settings, selected = (inversion, params["attention_capture"]), _selected(context, params, held)
+    found = estimate(model.path, videos, *settings, shared.num_steps, shared.token_ratio, selected)
     return page.extraction(source, found, videos, family.frames)
 
 
 def _planned(
-    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, source: Source, video: SourceVideo
+    context: Extraction, params: dict[str, Any], model: ResolvedModel, source: Source, video: SourceVideo
 ) -> PlannedVideo | None:
     """What is known of a video without decoding it: from its import if that is remembered, else from its header."""
     if video.file is None:
         return None
     address, words = video.reads(source.root), [len(f"{row.question} {row.response}".split()) for row in video.rows]
-    entry = _entry(context, "dataset_import", file_key(steps["dataset_import"], address))
+    entry = _entry(context, "dataset_import", file_key(declared("dataset_import"), address))
     if entry is None:
         return PlannedVideo(video.path, _header_frames(context, source, video, address), words, None)
-    known = _known(context, steps, model, video, entry.files["video"].sha256)
+    known = _known(context, params, model, video, entry.files["video"].sha256)
     return PlannedVideo(video.path, len(entry.numbers["times"]), words, known)
 
 
 def _known(
-    context: Context[Params], steps: dict[str, Step[Any]], model: ResolvedModel, video: SourceVideo, digest: str
+    context: Extraction, params: dict[str, Any], model: ResolvedModel, video: SourceVideo, digest: str
 ) -> Known:
     """Which of the keys that follow from the sources are remembered."""
-    models, given = {"vdm": model.id}, context.given
-    inversion, capture = steps["ddim_inversion"], steps["attention_capture"]
-    settings = {step.name: step.params.model_validate(context.step_params[step.name]) for step in (inversion, capture)}
-    trajectory = inversion.key(settings["ddim_inversion"], given, models, {"video": digest})
+    models, shared = {"vdm": model.id}, context.shared
+    inversion, capture = declared("ddim_inversion"), declared("attention_capture")
+    trajectory = inversion.key(params["ddim_inversion"], inversion.shared_result(shared), models, {"video": digest})
     captured: list[Entry | None] = []
     for row in video.rows:
         try:
-            conditioning(row.sample(digest), context.scalars.text)
+            conditioning(row.sample(digest), shared.text)
         except DataError:  # raised by the step itself, with the sample's name
             captured.append(None)
             continue
-        key = capture.key(
-            settings["attention_capture"], given, models, reads(trajectory, row.sample(digest), context.scalars.text)
-        )
+        found = reads(trajectory, row.sample(digest), shared.text)
+        key = capture.key(params["attention_capture"], capture.shared_result(shared), models, found)
         captured.append(_entry(context, "attention_capture", key))
     return Known(_entry(context, "ddim_inversion", trajectory) is not None, captured)
 
 
-def _entry(context: Context[Params], step: str, key: str) -> Entry | None:
+def _entry(context: Extraction, step: str, key: str) -> Entry | None:
     """What is remembered. Damage counts as work to do: the rerun that computes it again begins with this step."""
     return context.store.entry(step, key, miss_if_damaged=True)
 
 
-def _selected(context: Context[Params], steps: dict[str, Step[Any]], videos: list[PlannedVideo]) -> int | None:
+def _selected(context: Extraction, params: dict[str, Any], videos: list[PlannedVideo]) -> int | None:
     """Samples whose token selection is remembered, from the heads that the stored statistics choose; None where one is not captured."""
     found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
     captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
     if not captured or len(captured) < len(found):
         return None
     try:
-        heads = _heads(context, steps["head_selection"], captured)
+        heads = _heads(context, params["head_selection"], captured)
     except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
         return None
-    select = steps["token_selection"]
-    params = select.params.model_validate(context.step_params["token_selection"])
+    select = declared("token_selection")
     reads = [{"attention": entry.key, "heads": chosen} for entry, chosen in zip(captured, heads, strict=True)]
-    keys = [select.key(params, context.given, {}, item) for item in reads]
+    shared = select.shared_result(context.shared)
+    keys = [select.key(params["token_selection"], shared, {}, item) for item in reads]
     with ThreadPoolExecutor(LOOKUPS) as pool:
         return sum(pool.map(lambda key: _entry(context, "token_selection", key) is not None, keys))
 
 
-def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> list[list[int]]:
+def _heads(context: Extraction, params: Any, captured: list[Entry]) -> list[list[int]]:
     """Each sample's heads as head_selection will choose them."""
     from components.head_selection.scores import HeadStatistics, choose_all
     from components.store.tensors import unpack
 
-    params: Any = step.params.model_validate(context.step_params["head_selection"])
     with ThreadPoolExecutor(params.readers) as pool:
         data = list(pool.map(lambda entry: context.store.read(entry.ref("statistics", "attention_capture")), captured))
     statistics = [
@@ -194,13 +237,13 @@ def _heads(context: Context[Params], step: Step[Any], captured: list[Entry]) -> 
         scope=params.scope,
         tau=params.tau,
         include_self=params.include_self,
-        head_ratio=context.scalars.head_ratio,
-        mhs=params.mhs == "on",
+        head_ratio=context.shared.head_ratio,
+        mhs=params.mhs,
     )
     return [choice.heads for choice in choices]
 
 
-def _header_frames(context: Context[Params], source: Source, video: SourceVideo, reads: Json) -> int:
+def _header_frames(context: Extraction, source: Source, video: SourceVideo, reads: Json) -> int:
     """Frames by the container's header, remembered; 0 where there is none to read (the import says why), which the next look may change."""
     from components.media.video import header
 
@@ -224,15 +267,15 @@ def _header_frames(context: Context[Params], source: Source, video: SourceVideo,
 # The other sources ----------------------------------------------------------------------------------------------------
 
 
-def _priors(context: Context[Params], priors: str) -> PriorSet:
+def _priors(context: Context[StepParams, Any], priors: str) -> PriorSet:
     """Return the prior set, from the store or an exported folder."""
     stored = priors.startswith("sha256:")
     return context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
 
 
-def _benchmarks(context: Context[Params]) -> tuple[str, str]:
+def _benchmarks(context: Context[StepParams, Any], benchmarks: list[str]) -> tuple[str, str]:
     lines, digests = [], []
-    for item in context.scalars.benchmarks:
+    for item in benchmarks:
         protocol, uri = parse_benchmark(item)
         source = _read(context, uri, protocol)
         rows = [row for video in source.videos for row in video.rows]
@@ -241,27 +284,20 @@ def _benchmarks(context: Context[Params]) -> tuple[str, str]:
     return sha256(canonical_json(digests)), page.benchmarks(lines)
 
 
-def _params(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"params_{name}" for name in names)
-
-
 STEP = Step(
     name="plan",
     version="1",
     title="Plan",
     unit="source",
     device="cpu",
-    params=Params,
+    params=StepParams,
     run=run,
-    scalars=("shards", "seed"),
     pages={"plan": "Markdown"},
-    values=("source_digest", "benchmark_digest", "prior_digest"),
     forms={
-        "motion_priors": Form(scalars=("source", *CHOICES), step_params=_params(EXTRACTION)),
-        "fine_tune": Form(scalars=("priors", "benchmarks", "vlm", "align_weight"), step_params=_params(TUNING)),
+        "motion_priors": Form(MotionPriors, values=("source_digest",), planned=EXTRACTION),
+        "fine_tune": Form(FineTune, values=("prior_digest", "benchmark_digest"), planned=TUNING),
         "motion_enhancer": Form(
-            scalars=("source", "benchmarks", "vlm", "align_weight", *CHOICES),
-            step_params=_params((*EXTRACTION, *TUNING[2:])),
+            MotionEnhancer, values=("source_digest", "benchmark_digest"), planned=(*EXTRACTION, *TUNING[1:])
         ),
     },
 )

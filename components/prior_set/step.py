@@ -7,22 +7,25 @@ from components.core.errors import DataError
 from components.prior_set.page import card
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import StepParams
+from components.runtime.parameters import PriorDigest, SharedParams, StepParams
 from components.runtime.shards import all_shards
 
 
-class Params(StepParams):
-    """No parameters of its own."""
+class Opened(SharedParams):
+    """A published set."""
+
+    prior_digest: PriorDigest
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[StepParams, SharedParams]) -> None:
     """Join the shards, or open a published set by digest."""
-    if context.has("shards"):
+    shared = context.shared
+    if isinstance(shared, Opened):
+        joined = context.store.manifest(shared.prior_digest, PriorSet)
+    else:
         parts = all_shards(context.collected("shards", MotionPrior), "prior_set")
         lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
         joined = context.manifest(PriorSet, lines=lines, heads=parts[0].heads, saturation=parts[0].saturation)
-    else:
-        joined = context.store.manifest(context.scalars.prior_digest, PriorSet)
     if not joined.lines:
         raise DataError(
             "the prior set is empty", source=context.task, remedy="see what was left out and why in the steps' logs"
@@ -38,10 +41,10 @@ STEP = Step(
     title="Prior set",
     unit="sample",
     device="cpu",
-    params=Params,
+    params=StepParams,
     run=run,
     inputs={"shards": [MotionPrior]},
     outputs={"priors": PriorSet},
     pages={"card": "Markdown", "metrics": "Metrics"},
-    forms={"collected": Form(inputs=("shards",)), "opened": Form(scalars=("prior_digest",))},
+    forms={"collected": Form(SharedParams, ("shards",)), "opened": Form(Opened)},
 )

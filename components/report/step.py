@@ -69,25 +69,19 @@ def run(context: Context[Params]) -> None:
     def make(count: int, note: str = "") -> str:
         return render(build(material, findings, count), note)
 
-    def compute(unit: str, folder: WorkFolder) -> Json:
+    def compute(folder: WorkFolder) -> Json:
         folder.put("page", "html", fit(make, shown, _FULL).encode())
         return {"sections": 11}
 
-    def reads(unit: str) -> Json:
-        results = {
-            name: {k: v.digest for k, v in found.items()}
-            for name, found in (("untouched", untouched), ("tuned", tuned))
-        }
-        return {
-            **results,
-            "maps": after.digest,
-            "priors": priors.digest,
-            "model": model.digest,
-            "bench": findings.bench,
-        }
-
-    entries = context.each(["report"], name=str, reads=reads, compute=compute)
-    page = entries["report"].ref("page", context.task)
+    reads = {
+        "untouched": {name: result.digest for name, result in untouched.items()},
+        "tuned": {name: result.digest for name, result in tuned.items()},
+        "maps": after.digest,
+        "priors": priors.digest,
+        "model": model.digest,
+        "bench": findings.bench,
+    }
+    page = context.once("report", reads, compute).ref("page", context.task)
     context.publish("report", context.manifest(Report, page=page))
     note = f"A cut for this viewer. The whole report is {page.path} in the store."
     context.page("page", fit(lambda count: make(count, note), shown, _CUT))

@@ -34,7 +34,7 @@ class ChosenVlm:
 
 
 @contextmanager
-def chosen_vlm(context: Context[Any], rows: bool) -> Iterator[ChosenVlm]:
+def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
     """Yield the tuned model where the task's form has the input `model`, else the frozen `vlm`.
 
     The tuned model enters keys by its own key, the frozen one by its digest.
@@ -48,7 +48,7 @@ def chosen_vlm(context: Context[Any], rows: bool) -> Iterator[ChosenVlm]:
         ParameterError: no such model.
     """
     if not context.has("model"):
-        model = resolve(context.scalars.vlm, context.store)
+        model = resolve(context.shared.vlm, context.store)
         context.models["vlm"] = model.id
         yield ChosenVlm(model.id.name, {}, cache(lambda: _open(model.path, rows)))
         return

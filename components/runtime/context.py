@@ -7,44 +7,41 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from typing_extensions import TypeVar as DefaultedTypeVar
+
 from components.core.artifacts import M, Manifest, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.core.records import Failure, Json, ModelId, StepRecord
 from components.runtime.declaration import Step
 from components.runtime.executor import Outputs, Request
-from components.runtime.parameters import P, scalars_of, validated
-from components.runtime.shards import Shard
+from components.runtime.parameters import P, SharedParams, UnitParams, validated
 from components.store.entries import Entry, Store, WorkFolder
 
+S_co = DefaultedTypeVar("S_co", bound=SharedParams, default=SharedParams, covariant=True)
 U = TypeVar("U")
+UnitP = TypeVar("UnitP", bound=UnitParams)
 log = logging.getLogger(__name__)
 
 
-class Context(Generic[P]):
-    """What a running step sees: its parameters, inputs and store, and where its outputs go."""
+class Context(Generic[P, S_co]):
+    """What a running step sees: its own and the shared parameters, inputs and store, and where its outputs go."""
+
+    params: P
+    shared: S_co
 
     def __init__(self, step: Step[P], task: str, request: Request, folder: Outputs) -> None:
         self.step, self.task, self._outputs = step, task, folder
         self.params = validated(step.params, request.params, f"params_{step.name}")
-        self.scalars, self.given = scalars_of(request.scalars)
-        if missing := {*step.always_scalars, *step.scalars} - set(self.given):
-            raise ParameterError(
-                f"no {', '.join(sorted(missing))}", source=f"parameters of {task}", remedy="give a value"
-            )
+        self.shared = validated(request.form.shared, request.shared, f"parameters of {task}")  # type: ignore[assignment]
         self.rerun, self.step_params = request.rerun, request.step_params
-        self.store = Store(self.scalars.store)
+        self.store = Store(self.shared.store)
         self._inputs = request.inputs
         self.models: dict[str, ModelId] = {}
         self.provenance: dict[str, StepRecord] = {}
         self.left_out: list[Failure] = []
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
         self._started = time.monotonic()
-
-    @property
-    def shard(self) -> Shard:
-        """The part of the videos that is this task's."""
-        return Shard.parse(self.scalars.shard)
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 
@@ -78,7 +75,7 @@ class Context(Generic[P]):
 
     def key(self, reads: Json) -> str:
         """Key of one piece of this step's work."""
-        return self.step.key(self.params, self.given, self.models, reads)
+        return self.step.key(self.params, self.step.shared_result(self.shared), self.models, reads)
 
     def work(self, key: str, step: str = "") -> WorkFolder:
         """A folder to write one piece of work into."""
@@ -99,7 +96,7 @@ class Context(Generic[P]):
         return entry
 
     def each(
-        self,
+        self: Context[UnitP, Any],
         units: Sequence[U],
         *,
         name: Callable[[U], str],
@@ -147,11 +144,29 @@ class Context(Generic[P]):
         self.fail(failures, len(units))
         return entries
 
+    def once(self, unit: str, reads: Json, compute: Callable[[WorkFolder], Json], work: str = "") -> Entry:
+        """Do one piece of work unless it is remembered; only the step's own work is counted.
+
+        Args:
+            unit: what the work is about.
+            reads: what it reads, by key or content hash (enters the key).
+            compute: writes files into the folder and returns small numbers for the entry.
+            work: folder of the store when it is not the step's own name (pictures and the like).
+        """
+        key = self.key(reads)
+        entry = self.remembered(key, work)
+        if not work:
+            self.counts["computed" if entry is None else "remembered"] += 1
+        if entry is None:
+            folder = self.work(key, work)
+            entry = folder.finish(unit, reads, compute(folder))
+        return entry
+
     def _left_out(self, unit: str, error: DataError) -> Failure:
         log.error("%s left out: %s", unit, error)
         return Failure(unit=unit, task=self.task, reason=error.problem)
 
-    def fail(self, failures: list[Failure], total: int) -> None:
+    def fail(self: Context[UnitP, Any], failures: list[Failure], total: int) -> None:
         """Record left-out units, and stop when they are more than `max_failed` allows."""
         self.counts["failed"] += len(failures)
         self.left_out.extend(failures)
@@ -172,7 +187,7 @@ class Context(Generic[P]):
         record = StepRecord(
             version=self.step.version,
             params=self.params.result(),
-            scalars=self.step.result_scalars(self.given),
+            scalars=self.step.shared_result(self.shared),
             models=dict(self.models),
         )
         # a task of a loop carries no shard: every shard's record is the same

@@ -1,31 +1,42 @@
 """A step is declared once; from the declaration come the KFP component, the command line and the in-process call of a test.
 
-`Step` holds the pydantic model of its parameters, the shared parameters it uses, its typed inputs and outputs, and
-`run`.
+`Step` holds the pydantic models of its own and of its shared parameters, its typed inputs and outputs, and `run`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Generic, Literal
+from typing import Any, Generic, Literal
 
 from components.core.artifacts import Manifest
 from components.core.errors import ParameterError
 from components.core.records import Json, ModelId, canonical_json, sha256
-from components.runtime.parameters import PLACES, P, StepParams, scalars_of, validated
+from components.runtime.parameters import P, SharedParams, StepParams
+from components.steps import STEPS
 
 Ui = Literal["Metrics", "Markdown", "HTML"]
 
 
 @dataclass(frozen=True)
 class Form:
-    """A named subset of a step's inputs and scalars that is a KFP component of its own."""
+    """What one KFP component of a step takes, and its output parameters; a step without forms has one, with everything."""
 
-    inputs: tuple[str, ...] = ()
-    scalars: tuple[str, ...] = ()
-    step_params: tuple[str, ...] = ()  # `params_<step>` of other steps, which only `plan` reads
+    shared: type[SharedParams]
+    inputs: Collection[str] = ()
+    values: tuple[str, ...] = ()
+    planned: tuple[str, ...] = ()  # steps whose `params_<step>` it takes, which only `plan` does
+
+    @property
+    def step_params(self) -> list[str]:
+        """The parameters of other steps by name."""
+        return [f"params_{name}" for name in self.planned]
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that the form takes, but `params` and `rerun`."""
+        return {*self.shared.model_fields, *self.inputs, *self.step_params}
 
 
 @dataclass(frozen=True)
@@ -37,58 +48,59 @@ class Step(Generic[P]):
     title: str
     unit: str
     device: Literal["cpu", "gpu"]
-    params: type[P]
     run: Callable[[Any], None]  # takes the `Context` of this step's parameters
-    scalars: tuple[str, ...] = ()
+    params: type[P]
+    shared: type[SharedParams] = SharedParams
     inputs: Mapping[str, type[Manifest] | list[type[Manifest]]] = field(default_factory=dict)
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     pages: Mapping[str, Ui] = field(default_factory=dict)
-    values: tuple[str, ...] = ()
     forms: Mapping[str, Form] = field(default_factory=dict)
-    always_scalars: ClassVar[tuple[str, ...]] = ("store",)
+
+    def defaults(self) -> Json:
+        """Return the step's own parameters with their defaults."""
+        return self.params().model_dump(mode="json", exclude_none=True)
 
     def form(self, name: str = "") -> Form:
-        """The named form; a step without forms has one, with everything."""
-        if not self.forms:
-            return Form(tuple(self.inputs), (*self.always_scalars, *self.scalars))
-        chosen = self.forms[name]
-        return Form(chosen.inputs, (*self.always_scalars, *self.scalars, *chosen.scalars), chosen.step_params)
+        """Return the named form."""
+        return self.forms[name] if self.forms else Form(self.shared, self.inputs)
 
-    def result_scalars(self, scalars: Mapping[str, Any]) -> Json:
-        """Those shared scalars that results depend on."""
-        return {name: scalars[name] for name in sorted(self.scalars) if name not in PLACES}
+    def form_for(self, given: Collection[str]) -> Form:
+        """Return the form closest to these names of parameters and inputs: validation names what it lacks or does not know."""
+        return min(map(self.form, self.forms or [""]), key=lambda form: len(form.names ^ set(given)))
 
-    def key(self, params: StepParams, scalars: Mapping[str, Any], models: Mapping[str, ModelId], reads: Json) -> str:
-        """The name of one piece of work: 32 hex of a hash over everything its result depends on, known before it is done."""
+    def shared_result(self, shared: SharedParams) -> Json:
+        """Return the shared parameters that this step's results depend on; `shared` may hold more."""
+        names = set().union(*(self.form(name).shared.result_names() for name in self.forms or [""]))
+        values = shared.result()
+        return {name: values[name] for name in sorted(names)}
+
+    def key(self, params: StepParams, shared: Json, models: Mapping[str, ModelId], reads: Json) -> str:
+        """Return the key of one piece of work: 32 hex of a hash over everything its result depends on, known before it is done.
+
+        Args:
+            params: the step's own parameters.
+            shared: what `shared_result` returns.
+            models: the models by role.
+            reads: what the work reads, by key or content hash.
+        """
         payload = {
             "step": self.name,
             "version": self.version,
             "params": params.result(),
-            "scalars": self.result_scalars(scalars),
+            "scalars": shared,
             "models": {role: model.digest for role, model in models.items()},
             "reads": reads,
         }
         return sha256(canonical_json(payload))[:32]
 
 
-def declared(name: str, source: str) -> Step[Any]:
-    """A step's declaration by its name.
+def declared(name: str) -> Step[Any]:
+    """Return a step's declaration by its name.
 
     Raises:
         ParameterError: there is no such step.
     """
-    try:
-        step: Step[Any] = import_module(f"components.{name}.step").STEP
-    except ModuleNotFoundError as error:
-        if not f"components.{name}.step".startswith(error.name or "-"):
-            raise
-        raise ParameterError(
-            f"no step {name!r}", source=source, remedy="correct the name: a folder of components/ with a step.py"
-        ) from error
+    if name not in STEPS:
+        raise ParameterError(f"no step {name!r}", source="name of a step", remedy=f"use one of {', '.join(STEPS)}")
+    step: Step[Any] = import_module(f"components.{name}.step").STEP
     return step
-
-
-def validate_step(step: Step[Any], params: Json, scalars: Json) -> None:
-    """Validate a step's parameters without running it (what `plan` does for every step)."""
-    validated(step.params, params, f"params_{step.name}")
-    scalars_of(scalars)

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import ParameterError
 from components.core.records import Json, canonical_json
-from components.runtime.declaration import Step
+from components.runtime.declaration import Form, Step
 
 
 @dataclass(frozen=True)
 class Request:
     """The inputs of one task, read from KFP's executor input."""
 
+    form: Form
     params: Json
-    scalars: Json
+    shared: Json
     rerun: str
     inputs: dict[str, list[Path]]
     step_params: dict[str, Json]
 
     @classmethod
     def parse(cls, step: Step[Any], executor_input: Json) -> Request:
-        """Split KFP's parameter values into step parameters, shared scalars and the rerun nonce."""
+        """Split KFP's parameter values into step parameters, shared parameters and the rerun nonce."""
         inputs = executor_input.get("inputs", {})
         values = dict(inputs.get("parameterValues", {}))
         params, rerun = values.pop("params", {}), str(values.pop("rerun", "0"))
@@ -37,15 +37,9 @@ class Request:
             name: [Path(_local_path(item)) for item in entry.get("artifacts", [])]
             for name, entry in inputs.get("artifacts", {}).items()
         }
-        step_params = {
-            name.removeprefix("params_"): values.pop(name) for name in list(values) if name.startswith("params_")
-        }
-        known = {name for form in (list(step.forms) or [""]) for name in step.form(form).scalars}
-        if unknown := set(values) - known:
-            raise ParameterError(
-                f"unknown parameters {sorted(unknown)}", source=step.name, remedy=f"known: {sorted(known)}"
-            )
-        return cls(params, values, rerun, artifacts, step_params)
+        form = step.form_for([*values, *artifacts])
+        step_params = {name: values.pop(f"params_{name}") for name in form.planned if f"params_{name}" in values}
+        return cls(form, params, values, rerun, artifacts, step_params)
 
 
 def _local_path(item: Json) -> str:
@@ -95,9 +89,9 @@ class Outputs:
         path.write_text(text)
         self._answer["parameterValues"][name] = text
 
-    def close(self, step: Step[Any]) -> None:
+    def close(self, step: Step[Any], form: Form) -> None:
         """Check that everything declared was written, then write KFP's answer."""
-        wanted = {*step.outputs, *step.pages, *step.values}
+        wanted = {*step.outputs, *step.pages, *form.values}
         missing = wanted - set(self._answer["artifacts"]) - set(self._answer["parameterValues"])
         if missing:
             raise AssertionError(f"step {step.name} ended without its outputs {sorted(missing)}")
@@ -107,9 +101,11 @@ class Outputs:
             path.write_text(json.dumps(self._answer))
 
 
-def output_paths(step: Step[Any], out: Path) -> dict[str, Path]:
+def output_paths(request: Json) -> dict[str, Path]:
     """Where `executor_input` lets a step's outputs go, by name."""
-    return {name: out.absolute() / name for name in (*step.outputs, *step.pages, *step.values)}
+    outputs = request["outputs"]
+    artifacts = {name: Path(entry["artifacts"][0]["uri"]) for name, entry in outputs["artifacts"].items()}
+    return artifacts | {name: Path(entry["outputFile"]) for name, entry in outputs["parameters"].items()}
 
 
 def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Path]]) -> Json:
@@ -121,7 +117,7 @@ def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs
         values: KFP's parameter values by name.
         inputs: folders of the input artifacts by name, in order.
     """
-    paths = output_paths(step, out)
+    out, form = out.absolute(), step.form_for([*values, *inputs])
     shown = (*step.outputs, *step.pages)
     return {
         "inputs": {
@@ -133,9 +129,9 @@ def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs
         },
         "outputs": {
             "artifacts": {
-                name: {"artifacts": [{"name": name, "uri": str(paths[name]), "metadata": {}}]} for name in shown
+                name: {"artifacts": [{"name": name, "uri": str(out / name), "metadata": {}}]} for name in shown
             },
-            "parameters": {name: {"outputFile": str(paths[name])} for name in step.values},
-            "outputFile": str(out.absolute() / "executor_output.json"),
+            "parameters": {name: {"outputFile": str(out / name)} for name in form.values},
+            "outputFile": str(out / "executor_output.json"),
         },
     }

@@ -1,129 +1,173 @@
-"""Parameters: what every step's own are based on, and the shared scalars that a pipeline shows first.
+"""Parameters: the base of every step's own, and the shared ones that pipelines show first, each declared once.
 
-A field is a *result* field (it enters the key of a piece of work) or an *operational* one (it changes how a step runs,
-not what comes out).
+A field is a *result* field (it enters the key of a piece of work and the provenance) or an *operational* one (it changes
+where or how a step runs, not what comes out): the declaration of the field states which.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from components.core.errors import ParameterError
 from components.core.records import Json
+from components.core.text import TextChoice
+from components.runtime.shards import Shard
 
+M = TypeVar("M", bound="Parameters")
 P = TypeVar("P", bound="StepParams")
 
 
-def operational(default: Any, **options: Any) -> Any:
-    """A field that changes how a step runs but not its results: it enters neither keys nor provenance."""
+def operational(default: Any = ..., **options: Any) -> Any:
+    """Declare a field that results do not depend on: it enters neither keys nor provenance."""
     return Field(default, json_schema_extra={"operational": True}, **options)
 
 
-class StepParams(BaseModel):
-    """Base of every step's parameters: unknown keys are refused, whole floats count as integers (KFP hands integers over so)."""
+def is_operational(field: FieldInfo) -> bool:
+    """Return whether results do not depend on the field."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
+
+
+class Parameters(BaseModel):
+    """Base of all parameters: unknown keys are refused, whole floats count as integers (KFP hands integers over so)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def result_names(cls) -> set[str]:
+        """Return the names of the fields that results depend on."""
+        return {name for name, field in cls.model_fields.items() if not is_operational(field)}
+
+    def result(self) -> Json:
+        """Return the fields that results depend on."""
+        return self.model_dump(mode="json", include=self.result_names())
+
+
+class StepParams(Parameters):
+    """Base of a step's own parameters, `params_<step>`."""
+
+
+class UnitParams(StepParams):
+    """Base of the parameters of a step with units that may fail one by one."""
 
     max_failed: float = operational(
         0.0, ge=0, le=1, description="share of the step's own units that may fail before the step stops"
     )
 
-    def result(self) -> Json:
-        """The fields that results depend on."""
-        schema = type(self).model_fields
-        hidden = {
-            name
-            for name, item in schema.items()
-            if isinstance(item.json_schema_extra, dict) and item.json_schema_extra.get("operational")
-        }
-        return self.model_dump(mode="json", exclude=hidden)
+
+# Shared parameters: what people change most or several steps share ----------------------------------------------------
 
 
-class Scalars(BaseModel):
-    """What people change most or several steps share, with the pipelines' defaults. A step sees only those it declares."""
+@dataclass(frozen=True)
+class PipelineDefault:
+    """The default of a pipeline's parameter. A step itself has none: it takes what its task is given."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    source: str = Field("./data", min_length=1, description="folder or minio:// prefix with videos and questions")
-    source_digest: str = Field("-", description="digest of the source's listing, from `plan`")
-    benchmarks: list[str] = Field(
-        ["motionbench=./benchmarks"],
-        min_length=1,
-        description='benchmarks, each "<protocol>=<folder or minio:// prefix>"',
-    )
-    benchmark_digest: str = Field("-", description="digest of the benchmarks' listings, from `plan`")
-    benchmark: str = Field("-", description="the one benchmark of a loop")
-    priors: str = Field(
-        "./priors", min_length=1, description="a prior set: sha256:… of its manifest, or an exported folder"
-    )
-    prior_digest: str = Field("-", description="digest of the prior set's manifest, from `plan`")
-    store: str = Field(
-        "minio://motion-enhancer/store",
-        min_length=1,
-        description="where all work is kept: file:///folder or minio://bucket/prefix",
-    )
-    vdm: str = Field(
-        "cogvideox-5b", min_length=1, description="video diffusion model: a registry name or a diffusers folder"
-    )
-    vlm: str = Field(
-        "qwen2.5-vl-7b", min_length=1, description="vision-language model: a registry name or a transformers folder"
-    )
-    num_steps: int = Field(5, ge=1, le=1000, description="DDIM steps N of inversion and of reconstruction")
-    head_ratio: float = Field(0.5, gt=0, le=1, description="share of heads that MHS keeps")
-    token_ratio: float = Field(0.5, gt=0, le=1, description="share of text tokens that MTTI keeps")
-    text: Literal["question", "response", "both"] = Field("both", description="which text conditions the video model")
-    align_weight: float = Field(1.0, ge=0, description="λ, weight of the alignment loss")
-    seed: int = Field(1, ge=0, description="seed of every random draw")
-    shards: list[str] = Field(
-        [f"{k}/8" for k in range(8)],
-        min_length=1,
-        max_length=100,
-        description='the parts that run side by side, each "k/n"',
-    )
-    shard: str = Field("0/1", pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')
+    value: Any
 
 
-# Scalars that say where or which, not what: they enter no key and no provenance (models enter by digest).
-PLACES = {
-    "source",
-    "source_digest",
-    "benchmarks",
-    "benchmark_digest",
-    "benchmark",
-    "priors",
-    "prior_digest",
-    "store",
-    "vdm",
-    "vlm",
-    "shard",
-}
+def pipeline_default(field: FieldInfo) -> Any:
+    """Return the default that pipelines show for a shared parameter."""
+    (found,) = (item.value for item in field.metadata if isinstance(item, PipelineDefault))
+    return found
 
 
-def validated(model: type[P], values: Json, source: str) -> P:
-    """`values` as `model`; a ParameterError tells what is wrong, where, and which fields there are."""
+Source = Annotated[
+    str,
+    operational(min_length=1, description="folder or minio:// prefix with videos and questions"),
+    PipelineDefault("./data"),
+]
+SourceDigest = Annotated[
+    str | None, operational(None, description="digest of the source's listing, from `plan`; only KFP's cache reads it")
+]
+Benchmarks = Annotated[
+    list[str],
+    operational(min_length=1, description='benchmarks, each "<protocol>=<folder or minio:// prefix>"'),
+    PipelineDefault(["motionbench=./benchmarks"]),
+]
+BenchmarkDigest = Annotated[
+    str | None,
+    operational(None, description="digest of the benchmarks' listings, from `plan`; only KFP's cache reads it"),
+]
+Benchmark = Annotated[str, operational(description="the one benchmark of a loop")]
+Priors = Annotated[
+    str,
+    operational(min_length=1, description="a prior set: sha256:… of its manifest, or an exported folder"),
+    PipelineDefault("./priors"),
+]
+PriorDigest = Annotated[str, operational(description="digest of the prior set's manifest, from `plan`")]
+StoreUri = Annotated[
+    str,
+    operational(min_length=1, description="where all work is kept: file:///folder or minio://bucket/prefix"),
+    PipelineDefault("minio://motion-enhancer/store"),
+]
+# models enter keys by their digest, whatever name or folder they came from
+Vdm = Annotated[
+    str,
+    operational(min_length=1, description="video diffusion model: a registry name or a diffusers folder"),
+    PipelineDefault("cogvideox-5b"),
+]
+Vlm = Annotated[
+    str,
+    operational(min_length=1, description="vision-language model: a registry name or a transformers folder"),
+    PipelineDefault("qwen2.5-vl-7b"),
+]
+NumSteps = Annotated[
+    int,
+    Field(ge=1, le=1000, description="DDIM steps N of inversion and of reconstruction"),
+    PipelineDefault(5),
+]
+HeadRatio = Annotated[float, Field(gt=0, le=1, description="share of heads that MHS keeps"), PipelineDefault(0.5)]
+TokenRatio = Annotated[
+    float, Field(gt=0, le=1, description="share of text tokens that MTTI keeps"), PipelineDefault(0.5)
+]
+Text = Annotated[TextChoice, Field(description="which text conditions the video model"), PipelineDefault("both")]
+AlignWeight = Annotated[float, Field(ge=0, description="λ, weight of the alignment loss"), PipelineDefault(1.0)]
+Seed = Annotated[int, Field(ge=0, description="seed of every random draw"), PipelineDefault(1)]
+Shards = Annotated[
+    list[str],
+    operational(min_length=1, max_length=100, description='the parts that run side by side, each "k/n"'),
+    PipelineDefault([f"{k}/8" for k in range(8)]),
+]
+ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')]
+
+
+class SharedParams(Parameters):
+    """Base of the shared parameters that a step reads: every step reads the store."""
+
+    store: StoreUri
+
+    @classmethod
+    def pipeline_defaults(cls) -> Json:
+        """Return the defaults that pipelines show, of the fields that have one."""
+        marks = {name: field.metadata for name, field in cls.model_fields.items()}
+        return {name: mark.value for name in marks for mark in marks[name] if isinstance(mark, PipelineDefault)}
+
+
+class ShardParams(SharedParams):
+    """Base of the shared parameters of a step that runs once per shard."""
+
+    shard: ShardName
+
+    def holds(self, video_id: str) -> bool:
+        """Return whether a video belongs to this task's shard."""
+        return Shard.parse(self.shard).holds(video_id)
+
+
+def validated(model: type[M], values: Json, source: str) -> M:
+    """Return `values` as `model`; a ParameterError names what is wrong, where, and which fields there are."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ParameterError(
-            _explain(error), source=source, remedy=f"known fields: {', '.join(model.model_fields)}"
+            "; ".join(map(_problem, error.errors())),
+            source=source,
+            remedy=f"known fields: {', '.join(model.model_fields)}",
         ) from error
 
 
-def scalars_of(values: Json) -> tuple[Scalars, Json]:
-    """Validated scalars in which only the given ones can be read, and those by name (5, where KFP said 5.0)."""
-    try:
-        scalars = Scalars.model_validate(values)
-    except ValidationError as error:
-        raise ParameterError(_explain(error), source="pipeline parameters", remedy="correct the value") from error
-    given = {name: getattr(scalars, name) for name in values}
-    for name in set(Scalars.model_fields) - set(values):
-        del scalars.__dict__[name]
-    return scalars, given
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" for item in error.errors()
-    )
+def _problem(item: Any) -> str:
+    name = ".".join(map(str, item["loc"]))
+    return f"no {name}" if item["type"] == "missing" else f"{name}: {item['msg']} (got {item['input']!r})"

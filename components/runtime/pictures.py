@@ -7,6 +7,7 @@ units.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from components.core.records import Json, sha256
@@ -41,13 +42,5 @@ def remembered_pictures(
     Raises:
         DataError: a picture needs an object of the store that is missing or damaged.
     """
-    work, entries = f"{context.step.name}_pictures", []
-    for unit in units:
-        key = context.key(reads(unit))
-        entry = context.remembered(key, work)
-        if entry is None:
-            folder = context.work(key, work)
-            numbers = paint(unit, folder)
-            entry = folder.finish(name(unit), reads(unit), numbers)
-        entries.append(entry)
-    return entries
+    work = f"{context.step.name}_pictures"
+    return [context.once(name(unit), reads(unit), partial(paint, unit), work) for unit in units]

@@ -29,9 +29,9 @@ def execute(step: Step[Any], task: str, executor_input: Json) -> None:
         AssertionError: the step did not write an output that it declares.
     """
     outputs = Outputs(executor_input)
-    context = Context(step, task, Request.parse(step, executor_input), outputs)
-    step.run(context)
-    outputs.close(step)
+    request = Request.parse(step, executor_input)
+    step.run(Context(step, task, request, outputs))
+    outputs.close(step, request.form)
 
 
 def run_step(
@@ -56,8 +56,9 @@ def run_step(
     Raises:
         MotionEnhancerError: as the step raises it.
     """
-    execute(step, task or step.name, executor_input(step, out, values, inputs or {}))
-    return output_paths(step, out)
+    request = executor_input(step, out, values, inputs or {})
+    execute(step, task or step.name, request)
+    return output_paths(request)
 
 
 def run_task(step: Step[Any], task: str, given: str) -> int:
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     name, task, given = arguments
     try:
-        step = declared(name, "command line")
+        step = declared(name)
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         return error.exit_code

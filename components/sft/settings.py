@@ -9,20 +9,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.media.viewing import Viewing
 from components.runtime.parameters import StepParams, operational
+from components.vlm_attention.settings import View
 
 
-class SftSettings(StepParams):
+class Params(StepParams):
     """Parameters of the fine-tuning."""
 
-    viewing: Viewing = Field(
-        default_factory=lambda: Viewing.model_validate({}),
-        description="frames of the VLM; the same as in vlm_attention",
-    )
-    grid: Literal["aligned", "interpolate"] = Field(
-        "aligned", description="how A_VLM comes onto the prior's grid; as in vlm_attention"
-    )
     row_norm: Literal["mean1", "sum1", "max", "zscore", "none"] = Field(
         "mean1", description="normalization of both sides' rows"
     )
@@ -70,3 +63,7 @@ class SftSettings(StepParams):
     workers: int = operational(
         2, ge=0, description="processes that decode videos ahead on a GPU; a CPU run decodes in place"
     )
+
+
+class SftSettings(View, Params):
+    """What a training follows: its parameters, and the view that the token maps were made for."""

@@ -16,27 +16,33 @@ from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
-from components.core.records import Json, canonical_json
+from components.core.records import Json, ModelId, StepRecord, canonical_json
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Step
+from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
 from components.runtime.shards import all_shards
 from components.sft.page import page
-from components.sft.settings import SftSettings
+from components.sft.settings import Params, SftSettings
 from components.store.entries import Entry
+from components.vlm_attention.settings import View
 
 
-class Params(SftSettings):
-    """Parameters of the fine-tuning."""
+class Shared(SharedParams):
+    """The shared parameters that the fine-tuning reads."""
+
+    vlm: Vlm
+    align_weight: AlignWeight
+    seed: Seed
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
     lines = joined(context.collected("maps", VlmMaps))
-    model = resolve(context.scalars.vlm, context.store)
+    model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
-    _same_view(context, model.id.digest)
+    _same_model(context.provenance["vlm_attention"], model.id)
     key = context.key(reads(lines))
     entry = context.remembered(key)
     context.counts["computed" if entry is None else "remembered"] += 1
@@ -68,26 +74,18 @@ def reads(lines: list[VlmLine]) -> Json:
     return {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
 
 
-def _same_view(context: Context[Params], digest: str) -> None:
-    """Token maps hold positions in one model's sequence over one choice of frames: both must be this training's.
+def _same_model(record: StepRecord, model: ModelId) -> None:
+    """Token maps hold positions in one model's sequence: it must be this training's.
 
     Raises:
-        ParameterError: vlm_attention ran with another model, viewing or grid.
+        ParameterError: vlm_attention ran with another model.
     """
-    record = context.provenance["vlm_attention"]
-    mine = context.params.result()
-    for name in ("viewing", "grid"):
-        if record.params[name] != mine[name]:
-            problem = f"{name}={mine[name]!r}, but the token maps were made with {record.params[name]!r}"
-            raise ParameterError(
-                problem, source="params_sft", remedy=f"give params_sft and params_vlm_attention the same {name}"
-            )
-    if (seen := record.models["vlm"]).digest != digest:
-        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({digest[:12]})"
+    if (seen := record.models["vlm"]).digest != model.digest:
+        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
 
 
-def _train(context: Context[Params], key: str, lines: list[VlmLine], folder: Path) -> Entry:
+def _train(context: Context[Params, Shared], key: str, lines: list[VlmLine], folder: Path) -> Entry:
     from components.models.tuned import stow
     from components.sft.loop import Job
     from components.sft.resume import ResumeStates
@@ -96,13 +94,15 @@ def _train(context: Context[Params], key: str, lines: list[VlmLine], folder: Pat
     if context.rerun.startswith("force"):
         states.clear()
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        out, scalars = Path(scratch), context.scalars
-        settings = SftSettings.model_validate(context.params.model_dump())
+        out, shared = Path(scratch), context.shared
+        view = context.provenance["vlm_attention"].params
+        seen = {name: view[name] for name in View.model_fields}
+        settings = SftSettings.model_validate(context.params.model_dump() | seen)
         _launch(
             Job(
                 settings=settings,
-                align_weight=scalars.align_weight,
-                seed=scalars.seed,
+                align_weight=shared.align_weight,
+                seed=shared.seed,
                 vlm=str(folder),
                 store=context.store.uri,
                 key=key,
@@ -155,13 +155,13 @@ def _retold(told: Json) -> MotionEnhancerError:
 
 STEP = Step(
     name="sft",
-    version="2",
+    version="3",
     title="6 · Fine-tuning with alignment",
     unit="step",
     device="gpu",
     params=Params,
     run=run,
-    scalars=("vlm", "align_weight", "seed"),
+    shared=Shared,
     inputs={"maps": [VlmMaps]},
     outputs={"model": TunedModel},
     pages={"metrics": "Metrics", "curve": "HTML"},

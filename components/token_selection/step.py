@@ -10,15 +10,21 @@ from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, Prio
 from components.core.records import Confidence, Json, ScoredPiece
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.parameters import StepParams
+from components.runtime.parameters import ShardParams, TokenRatio, UnitParams
 from components.store.entries import WorkFolder
 
 
-class Params(StepParams):
+class Params(UnitParams):
     """Parameters of the token selection (method step 4)."""
 
     unit: Literal["token", "word"] = Field("token", description="rank the text encoder's tokens, or whole words")
-    mtti: Literal["on", "off"] = Field("on", description="off averages all tokens into one row")
+    mtti: bool = Field(True, description="false averages all tokens into one row")
+
+
+class Shared(ShardParams):
+    """The shared parameters that the token selection reads."""
+
+    token_ratio: TokenRatio
 
 
 def reads(line: HeadLine) -> Json:
@@ -26,10 +32,10 @@ def reads(line: HeadLine) -> Json:
     return {"attention": line.key, "heads": line.heads}
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Shared]) -> None:
     """Make the prior of every sample of this shard that is not remembered."""
     data = context.input("heads", HeadSelection)
-    units = [line for line in data.lines if context.shard.holds(line.video.id)]
+    units = [line for line in data.lines if context.shared.holds(line.video.id)]
 
     def compute(line: HeadLine, folder: WorkFolder) -> Json:
         from components.store.tensors import pack, unpack
@@ -39,9 +45,9 @@ def run(context: Context[Params]) -> None:
         found = motion_prior(
             aggregate_heads(maps, line.heads, line.grid.shape),
             line.pieces,
-            token_ratio=context.scalars.token_ratio,
+            token_ratio=context.shared.token_ratio,
             unit=context.params.unit,
-            mtti=context.params.mtti == "on",
+            mtti=context.params.mtti,
             source=line.sample.id,
         )
         folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.float()}, line.sample.id))
@@ -68,7 +74,7 @@ def run(context: Context[Params]) -> None:
         if (entry := entries.get(line.sample.id)) is not None
     ]
     found = context.manifest(
-        MotionPrior, shard=context.scalars.shard, lines=lines, heads=data.heads, saturation=data.saturation
+        MotionPrior, shard=context.shared.shard, lines=lines, heads=data.heads, saturation=data.saturation
     )
     context.publish("prior", found)
     context.metrics()
@@ -76,13 +82,13 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="token_selection",
-    version="1",
+    version="2",
     title="4 · Token selection (MTTI)",
     unit="sample",
     device="cpu",
     params=Params,
     run=run,
-    scalars=("token_ratio", "shard"),
+    shared=Shared,
     inputs={"heads": HeadSelection},
     outputs={"prior": MotionPrior},
     pages={"metrics": "Metrics"},

@@ -10,7 +10,6 @@ Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,8 +21,7 @@ from components.media.grids import interpolate, resample
 from components.models.vlm.batch import Example, collate
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
-
-GridChoice = Literal["aligned", "interpolate"]
+from components.vlm_attention.settings import GridChoice
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from components.media.viewing import Viewing
 from components.models.vlm.input import conversation, example
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
-from components.vlm_attention.maps import GridChoice, WordRows, on_grid, word_attention
+from components.vlm_attention.maps import WordRows, on_grid, word_attention
+from components.vlm_attention.settings import GridChoice
 from components.vlm_attention.token_map import coverage, token_map
 
 

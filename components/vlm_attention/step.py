@@ -7,55 +7,40 @@ second.
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
-
 from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError
 from components.core.records import Json
-from components.media.viewing import Viewing
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import StepParams, operational
+from components.runtime.parameters import ShardParams, SharedParams, Vlm
 from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Entry, WorkFolder
 from components.vlm_attention.page import page
+from components.vlm_attention.settings import Params
 
 MAPS = "vlm_attention_maps"
 
 
-class Params(StepParams):
-    """Parameters of the VLM's attention (method step 5)."""
+class Frozen(ShardParams):
+    """The untouched model, which reads the samples of a shard; the tuned one reads the pictured samples."""
 
-    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    grid: Literal["aligned", "interpolate"] = Field(
-        "aligned", description="by time stamps and geometry, or blind (Algorithm 1)"
-    )
-    min_coverage: float = Field(
-        0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM"
-    )
-    maps_for: Literal["all", "pictures"] = operational(
-        "all", description="samples whose map is computed; token maps are, for all"
-    )
-    pictures: int = operational(
-        8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"
-    )
+    vlm: Vlm
 
 
 def _name(line: PriorLine) -> str:
     return line.sample.id
 
 
-def run(context: Context[Params]) -> None:
+def run(context: Context[Params, Frozen | SharedParams]) -> None:
     """Token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
     shown = set(smallest_by_hash([_name(line) for line in priors.lines], context.params.pictures))
-    if context.has("model"):
-        shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
+    shared = context.shared
+    if isinstance(shared, Frozen):
+        shard, units = shared.shard, [line for line in priors.lines if shared.holds(line.video.id)]
     else:
-        shard, units = context.scalars.shard, [line for line in priors.lines if context.shard.holds(line.video.id)]
+        shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
     with chosen_vlm(context, rows=True) as vlm:
         lines = _lines(context, units, shown, vlm)
     context.publish("maps", context.manifest(VlmMaps, shard=shard, lines=lines))
@@ -126,5 +111,5 @@ STEP = Step(
     inputs={"priors": PriorSet, "model": TunedModel},
     outputs={"maps": VlmMaps},
     pages={"metrics": "Metrics", "preview": "HTML"},
-    forms={"frozen": Form(inputs=("priors",), scalars=("vlm", "shard")), "tuned": Form(inputs=("priors", "model"))},
+    forms={"frozen": Form(Frozen, ("priors",)), "tuned": Form(SharedParams, ("priors", "model"))},
 )

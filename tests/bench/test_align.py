@@ -27,12 +27,13 @@ from components.attention_capture.sample import capture_sample
 from components.attention_capture.step import Params as CaptureParams
 from components.core.text import Part
 from components.ddim_inversion.ddim import invert, levels
+from components.kubeflow.descriptions import shared_fields
 from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
 from components.models.vlm.batch import collate
 from components.models.vlm.rows import request_rows
-from components.runtime.parameters import Scalars
+from components.runtime.parameters import pipeline_default
 from components.synthetic.data import TRAINING_SEEDS
 from components.synthetic.scenes import draw, make_clip
 
@@ -128,7 +129,7 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     vdm = load_vdm(ensure_tiny("tiny-cogvideox"), "float32", "cpu")
     clip = scenes.clips[0]
     found = video_prior(vdm, clip)
-    assert Scalars().num_steps == VDM_STEPS
+    assert pipeline_default(shared_fields()["num_steps"]) == VDM_STEPS
     frames, _, _ = draw(at_frames(clip.scene, 17), (64, 64))
     empty = vdm.encode_text("")
     latents = invert(

@@ -14,10 +14,11 @@ import torch
 
 from components.core import artifacts as a
 from components.pages.training_log import read_log
+from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
-from tests.chain import Chain, step
+from tests.chain import Chain
 from tests.runner import published
 from tests.vlm_attention.made import VIEWING
 
@@ -36,7 +37,6 @@ BEFORE = {
 }
 SAMPLES = 2
 SFT = {
-    "viewing": VIEWING,
     "global_batch": SAMPLES,
     "max_steps": 3,
     "held_out": 0.0,
@@ -71,7 +71,7 @@ def measure(folder):
     )["videos"]
     chain.task("benchmark_eval", {"videos": asked}, form="untouched", viewing=VIEWING)
     return {
-        name: {"version": step(name).version, "numbers": NUMBERS[name](store, chain.outputs[name][0])}
+        name: {"version": declared(name).version, "numbers": NUMBERS[name](store, chain.outputs[name][0])}
         for name in BEFORE
     }
 

@@ -6,8 +6,8 @@ from kfp import dsl
 from kfp.dsl.types.type_utils import InconsistentTypeException
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-import pipeline
 from components.kubeflow.component import component
+from components.runtime.declaration import declared
 from tests.contract.specs import container, leaves, parameters, step_of, tasks
 
 
@@ -41,7 +41,6 @@ def test_every_input_comes_from_the_parameter_of_its_name(spec):
     for name, task in leaves(spec).items():
         found = {key: origin(value) for key, value in task["inputs"]["parameters"].items()}
         if name == "plan":  # it is never cached, and nothing of its own is a parameter
-            assert not isinstance(found.pop("params"), str)
             assert found.pop("rerun") == "0"
         assert found == {key: expected(spec, name, task, key) for key in found}, name
         used |= {value.removesuffix("-loop-item") for value in found.values() if name != "plan"}
@@ -77,10 +76,10 @@ def test_local_runs_ask_for_nothing_of_a_cluster(documents):
 
 def test_a_wrong_wire_fails_at_compile_time():
     def wrong():
-        videos = component(pipeline.DATASET_IMPORT, form="training")(
+        videos = component(declared("dataset_import"), form="training")(
             source="x", source_digest="y", store="z", params={"max_failed": 0.5}, rerun="0"
         )
-        component(pipeline.ATTENTION_CAPTURE)(
+        component(declared("attention_capture"))(
             trajectories=videos.outputs["videos"],
             shard="0/1",
             vdm="x",

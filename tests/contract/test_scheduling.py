@@ -48,7 +48,7 @@ def scheduled(documents):
     spec, platform = documents
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, task in leaves(spec).items():
-        on_gpu = declared(step_of(spec, task), "test").device == "gpu"
+        on_gpu = declared(step_of(spec, task)).device == "gpu"
         pod = pods[definition(spec, task)["executorLabel"]]
         yield SimpleNamespace(name=name, task=task, on_gpu=on_gpu, container=container(spec, task), pod=pod)
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from components.kubeflow.descriptions import help_of
+from components.kubeflow.descriptions import help_of, shared_fields
 from components.runtime.declaration import declared
-from components.runtime.parameters import Scalars
+from components.runtime.parameters import pipeline_default
 from components.steps import STEPS
 from tests.contract.specs import definition, leaves, parameters, tasks
 
@@ -16,11 +16,11 @@ RENDERED = {"system.Metrics", "system.Markdown", "system.HTML"}
 
 
 def test_shared_parameters_are_the_declarations_own(spec):
-    shared = set(parameters(spec)) & set(Scalars.model_fields)
-    assert shared >= {"store", "seed", "shards"}
-    for name in shared:
-        assert parameters(spec)[name]["description"] == Scalars.model_fields[name].description
-        assert parameters(spec)[name]["defaultValue"] == getattr(Scalars(), name)
+    shared = {name: field for name, field in shared_fields().items() if name in parameters(spec)}
+    assert set(shared) >= {"store", "seed", "shards"}
+    for name, field in shared.items():
+        assert parameters(spec)[name]["description"] == field.description
+        assert parameters(spec)[name]["defaultValue"] == pipeline_default(field)
 
 
 def test_the_description_lists_every_parameter_in_the_forms_order(spec):
@@ -44,7 +44,7 @@ def test_every_field_is_described(name):
             else:
                 assert info.description, f"{name}.{field}"
 
-    check(declared(name, "test").params)
+    check(declared(name).params)
 
 
 def test_every_task_and_loop_has_a_title_of_its_own(spec):

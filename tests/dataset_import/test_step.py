@@ -33,16 +33,16 @@ def train(tmp_path, source, store=None, params=None, rerun="0"):
         tmp_path,
         store,
         params=ONE | (params or {}),
-        scalars={"source": str(source)},
+        shared={"source": str(source)},
         rerun=rerun,
         form="training",
     )
 
 
 def bench(tmp_path, *benchmarks, params=None):
-    scalars = {"benchmarks": list(benchmarks)}
+    shared = {"benchmarks": list(benchmarks)}
     return run_step(
-        STEP, tmp_path, tmp_path / "store", ONE | (params or {}), scalars, form="benchmark", task="benchmark_import"
+        STEP, tmp_path, tmp_path / "store", ONE | (params or {}), shared, form="benchmark", task="benchmark_import"
     )
 
 

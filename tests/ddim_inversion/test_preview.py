@@ -14,11 +14,12 @@ from components.ddim_inversion.ddim import Levels, invert, levels, step_residual
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
+from components.runtime.declaration import declared
 from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
-from tests.chain import SMALL, step
+from tests.chain import SMALL
 from tests.runner import metrics, published, run_step
 
 ALPHAS = torch.linspace(0.99, 0.0, 1000, dtype=torch.float64)
@@ -59,16 +60,16 @@ def test_psnr_by_hand():
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inversion")
     write_set(folder / "set", "scenes", 3, seed=5, size=(64, 64), num_frames=17)
-    scalars = {"source": str(folder / "set")}
-    videos = run_step(step("dataset_import"), folder, folder / "store", {}, scalars, form="training")["videos"]
+    shared = {"source": str(folder / "set")}
+    videos = run_step(declared("dataset_import"), folder, folder / "store", {}, shared, form="training")["videos"]
     return folder, videos
 
 
 def run(world, tmp_path, **params):
     folder, videos = world
-    scalars = {"vdm": "tiny-cogvideox", "num_steps": 2, "shard": "0/1"}
+    shared = {"vdm": "tiny-cogvideox", "num_steps": 2, "shard": "0/1"}
     return run_step(
-        STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, scalars, {"videos": videos}
+        STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, shared, {"videos": videos}
     )
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from components.core.artifacts import AttentionMaps, PriorSet, load_manifest
 from components.core.errors import DataError
+from components.runtime.declaration import declared
 from components.synthetic.scenes import write_set
-from tests.chain import SMALL, Chain, step
+from tests.chain import SMALL, Chain
 from tests.runner import run_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +143,7 @@ def test_a_killed_extraction_goes_on_where_it_was(base, tmp_path):
     """SIGKILL in the middle of inversion; the second run computes only what is missing and gives the uninterrupted run's bytes."""
     _, source, _, uninterrupted = base
     store = tmp_path / "store"
-    videos = run_step(step("dataset_import"), tmp_path, store, scalars={"source": str(source)}, form="training")[
+    videos = run_step(declared("dataset_import"), tmp_path, store, shared={"source": str(source)}, form="training")[
         "videos"
     ]
     out = tmp_path / "killed"

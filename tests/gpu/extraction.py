@@ -26,7 +26,7 @@ def main():
         "vdm": VDM,
     }
     values["params_ddim_inversion"] |= model_size(VDM)
-    values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = "off"
+    values["params_head_selection"]["mhs"] = values["params_token_selection"]["mtti"] = False
     extract_priors(folder, values)
 
 

@@ -26,7 +26,6 @@ from tests.vlm_attention import made
 
 VLM = "tiny-qwen2.5-vl"
 PARAMS = {
-    "viewing": made.VIEWING,
     "global_batch": 2,
     "max_steps": 4,
     "held_out": 0.0,
@@ -39,9 +38,9 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def maps(made_priors):
     folder, _, artifact = made_priors
-    scalars = {"vlm": VLM, "shard": "0/1"}
+    shared = {"vlm": VLM, "shard": "0/1"}
     made_maps = run_step(
-        VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, scalars, {"priors": artifact}, form="frozen"
+        VLM_ATTENTION, folder, folder / "store", {"viewing": made.VIEWING}, shared, {"priors": artifact}, form="frozen"
     )
     return folder / "store", made_maps["maps"]
 

@@ -92,7 +92,7 @@ def test_after_a_run_everything_is_remembered(world, capsys):
     [
         ("token_ratio=0.25", (True, True, True, False)),
         ("params_token_selection.unit=word", (True, True, True, False)),
-        ("params_head_selection.mhs=off", (True, True, True, False)),
+        ("params_head_selection.mhs=false", (True, True, True, False)),
         ("params_attention_capture.rows=4", (True, True, False, None)),
         ("params_ddim_inversion.fit=crop", (True, False, False, None)),
     ],
@@ -168,13 +168,13 @@ def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world,
     _, source, store, _ = world
     assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
     printed = capsys.readouterr().out
-    scalars = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2}
+    shared = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2}
     params = {
         name: SMALL.get(name, {})
         for name in (item.removeprefix("params_") for item in STEP.form("motion_priors").step_params)
     }
     assert (
-        run_step(STEP, tmp_path, store, scalars=scalars, form="motion_priors", step_params=params)["plan"].read_text()
+        run_step(STEP, tmp_path, store, shared=shared, form="motion_priors", step_params=params)["plan"].read_text()
         == printed
     )
     rows = [line for line in printed.splitlines() if line.startswith("|")]
@@ -194,7 +194,9 @@ def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsy
     ("setting", "word"),
     [
         ("params_sft.lerning_rate=1", "lerning_rate"),
-        ("params_sft.viewing.fsp=1", "fsp"),
+        ("params_vlm_attention.viewing.fsp=1", "fsp"),
+        ("params_sft.viewing={}", "viewing"),
+        ("params_prior_set={}", "params_prior_set"),
         ("params_sft.lr_llm.inner=1", "params_sft.lr_llm"),
         ("parms_sft.lr_llm=1", "parms_sft"),
         ("num_steps=0", "num_steps"),
@@ -219,10 +221,9 @@ def test_unknown_pipelines_and_unreadable_files_end_with_2(tmp_path, capsys):
 
 
 def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
-    """`params_sft.viewing.fps` alone differs from `params_vlm_attention`; plan takes it, as the steps compare both."""
     _, source, store, _ = world
     write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
-    more = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_sft.viewing.fps=2"]
+    more = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_vlm_attention.viewing.fps=2"]
     assert motion_enhancer("plan", "motion_enhancer", *settings(source, store, *more)) == 0
     printed = capsys.readouterr().out
     assert "| motionbench | 2 " in printed
@@ -246,9 +247,9 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     assert motion_enhancer("plan", "fine_tune", *arguments) == 0
     assert f"sha256:{priors.digest}" in capsys.readouterr().out
     assert {path.name for path in other.iterdir()} == {"model_digests"}
-    scalars = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
+    shared = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
     params = {name.removeprefix("params_"): {} for name in STEP.form("fine_tune").step_params}
-    outputs = run_step(STEP, tmp_path, other, scalars=scalars, form="fine_tune", step_params=params)
+    outputs = run_step(STEP, tmp_path, other, shared=shared, form="fine_tune", step_params=params)
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
     assert import_folder(tmp_path / "priors", Store(other.as_uri())) == priors.digest

@@ -170,8 +170,8 @@ def records(num_steps=5, align_weight=1.0):
     return {
         "dataset_import": step({"layout": "auto"}),
         "ddim_inversion": step({"num_frames": 17}, {"num_steps": num_steps}, vdm=VDM),
-        "head_selection": step({"scope": "sample", "mhs": "on"}, {"head_ratio": 0.5}),
-        "token_selection": step({"unit": "token", "mtti": "on"}, {"token_ratio": 0.5}),
+        "head_selection": step({"scope": "sample", "mhs": True}, {"head_ratio": 0.5}),
+        "token_selection": step({"unit": "token", "mtti": True}, {"token_ratio": 0.5}),
         "vlm_attention": step({"min_coverage": 0.5}, {}, vlm=VLM),
         "sft": step(
             {"global_batch": 8, "lr_llm": 1e-5, "epochs": 1, "max_steps": 60},

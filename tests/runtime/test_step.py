@@ -4,15 +4,22 @@ import json
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
-from components.runtime.declaration import Step, validate_step
-from components.runtime.parameters import Scalars, StepParams
-from components.runtime.runner import run_task
+from components.runtime.declaration import Step, declared
+from components.runtime.parameters import HeadRatio, NumSteps, SharedParams, TokenRatio, UnitParams, Vdm, validated
+from components.runtime.runner import run_step, run_task
 from components.runtime.shards import Shard
-from tests.chain import step
-from tests.runner import run_step
+from components.steps import STEPS
+from tests import runner
+
+
+class Shared(SharedParams):
+    num_steps: NumSteps
+    head_ratio: HeadRatio
+    vdm: Vdm = "any"
 
 
 def declare(run):
@@ -22,9 +29,9 @@ def declare(run):
         title="Demo",
         unit="thing",
         device="cpu",
-        params=StepParams,
+        params=UnitParams,
         run=run,
-        scalars=("num_steps", "head_ratio"),
+        shared=Shared,
         outputs={"videos": VideoDataset},
     )
 
@@ -113,18 +120,30 @@ def test_a_gpu_without_room_is_no_bug(tmp_path, caplog):
     assert "2.00 GiB" in caplog.text
 
 
-@pytest.mark.parametrize("field", ["head_ratio", "token_ratio"])
+@pytest.mark.parametrize("ratio", [HeadRatio, TokenRatio])
 @pytest.mark.parametrize("value", [0, -0.1, 1.01])
-def test_ratios(field, value):
-    with pytest.raises(ValueError, match=field):
-        Scalars(**{field: value})
+def test_ratios(ratio, value):
+    with pytest.raises(ValueError, match=str(value)):
+        TypeAdapter(ratio).validate_python(value)
 
 
-def test_a_key_does_not_depend_on_how_a_number_was_spelt():
-    demo = declare(publish)
-    scalars = {"num_steps": 5, "head_ratio": 0.5}
-    assert demo.key(StepParams(), scalars, {}, {}) == demo.key(StepParams(max_failed=0.5), scalars, {}, {})
-    assert demo.key(StepParams(), scalars, {}, {}) != demo.key(StepParams(), {**scalars, "num_steps": 6}, {}, {})
+def test_a_key_depends_on_results_alone_and_not_on_how_a_number_was_spelt():
+    def key(max_failed=0.0, **shared):
+        demo = declare(publish)
+        given = Shared(**{"store": "file:///a", "num_steps": 5, "head_ratio": 1, **shared})
+        return demo.key(UnitParams(max_failed=max_failed), demo.shared_result(given), {}, {})
+
+    assert key() == key(0.5) == key(num_steps=5.0, head_ratio=1.0) == key(store="file:///b", vdm="another")
+    assert len({key(), key(num_steps=6), key(head_ratio=0.5)}) == 3
+
+
+def test_the_form_is_the_one_that_fits_and_what_it_lacks_is_named(tmp_path):
+    step = declared("vlm_attention")
+    assert step.form_for(["store", "vlm", "shard", "priors"]) is step.forms["frozen"]
+    assert step.form_for(["store", "priors", "model"]) is step.forms["tuned"]
+    assert all(step.form_for(form.names) is form for step in map(declared, STEPS) for form in step.forms.values())
+    with pytest.raises(ParameterError, match="no vlm"):
+        run_step(step, tmp_path, {"store": "x", "shard": "0/1"}, {"priors": [tmp_path]})
 
 
 def test_shards_partition_the_videos():
@@ -138,15 +157,15 @@ def test_shards_partition_the_videos():
 
 def test_a_misspelt_key_names_the_value_and_what_is_known():
     with pytest.raises(ParameterError, match="rowz") as caught:
-        validate_step(step("attention_capture"), {"rowz": 3}, {})
+        validated(declared("attention_capture").params, {"rowz": 3}, "params_attention_capture")
     assert "params_attention_capture" in str(caught.value)
     assert "rows" in str(caught.value)
 
 
 def test_unknown_model(tmp_path):
-    scalars = {"source": str(tmp_path), "vdm": "nonesuch"}
+    shared = {"source": str(tmp_path), "vdm": "nonesuch"}
     with pytest.raises(ParameterError, match="unknown model 'nonesuch'"):
-        run_step(step("plan"), tmp_path, tmp_path / "store", form="motion_priors", scalars=scalars, step_params={})
+        runner.run_step(declared("plan"), tmp_path, tmp_path / "store", shared=shared, form="motion_priors")
 
 
 def test_a_bad_unit_is_left_out_wherever_it_fails_and_the_others_go_on(tmp_path):

@@ -37,7 +37,6 @@ from tests.vlm_attention import made
 
 QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 FAST = {
-    "viewing": made.VIEWING,
     "global_batch": 2,
     "max_steps": 6,
     "held_out": 0.34,
@@ -58,9 +57,9 @@ def world(made_priors):
     for name in (QWEN, INTERN):
         found[name] = []
         for k in range(2):
-            scalars, params = {"vlm": name, "shard": f"{k}/2"}, {"viewing": made.VIEWING}
+            shared, params = {"vlm": name, "shard": f"{k}/2"}, {"viewing": made.VIEWING}
             found[name].append(
-                run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, {"priors": artifact}, form="frozen")[
+                run_step(VLM_ATTENTION, folder, folder / "store", params, shared, {"priors": artifact}, form="frozen")[
                     "maps"
                 ]
             )
@@ -79,7 +78,7 @@ def job(world, tmp_path):
         out = tmp_path / f"out-{next(count)}"
         out.mkdir()
         return Job(
-            settings=SftSettings.model_validate({**FAST, **settings}),
+            settings=SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings}),
             align_weight=align_weight,
             seed=seed,
             vlm=str(ensure_tiny(name)),
@@ -392,7 +391,7 @@ def run(world, tmp_path, shards=(0, 1), rerun="0", align_weight=1.0, **params):
         tmp_path,
         folder / "store",
         params={**FAST, "max_steps": 2, **params},
-        scalars={"vlm": QWEN, "align_weight": align_weight, "seed": 5},
+        shared={"vlm": QWEN, "align_weight": align_weight, "seed": 5},
         inputs={"maps": [found[QWEN][k] for k in shards]},
         rerun=rerun,
     )
@@ -435,8 +434,6 @@ def test_step_without_alignment_has_no_aligner(world, tmp_path):
 def test_step_refuses_what_does_not_fit(world, tmp_path):
     with pytest.raises(DataError, match="shards"):
         run(world, tmp_path, shards=(0,))
-    with pytest.raises(ParameterError, match="viewing"):
-        run(world, tmp_path, viewing={**made.VIEWING, "fps": 2.0})
     folder, found = world
     with pytest.raises(ParameterError, match="not of this model"):
         run_step(STEP, tmp_path, folder / "store", FAST, {"vlm": INTERN}, {"maps": found[QWEN]})

@@ -18,7 +18,7 @@ from tests.runner import run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
-FAST = {"viewing": made.VIEWING, "global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False}
+FAST = {"global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def world(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("transfer")
     store = Store((tmp / "store").as_uri())
     priors = made.prior_set(tmp / "priors", made.prior_lines(tmp / "set", tmp / "store", count=2))
-    params, scalars = {"viewing": made.VIEWING}, {"vlm": QWEN, "shard": "0/1"}
-    maps = run_step(VLM_ATTENTION, tmp, store.uri, params, scalars, {"priors": priors}, form="frozen")["maps"]
+    params, shared = {"viewing": made.VIEWING}, {"vlm": QWEN, "shard": "0/1"}
+    maps = run_step(VLM_ATTENTION, tmp, store.uri, params, shared, {"priors": priors}, form="frozen")["maps"]
     model = run_step(STEP, tmp, store.uri, FAST, {"vlm": QWEN, "align_weight": 1.0, "seed": 5}, {"maps": [maps]})[
         "model"
     ]

@@ -36,7 +36,7 @@ def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=N
         tmp_path,
         folder / "store",
         params={"viewing": made.VIEWING, **params},
-        scalars={"vlm": vlm, "shard": shard},
+        shared={"vlm": vlm, "shard": shard},
         inputs={"priors": priors or artifact},
         form="frozen",
         rerun=rerun,

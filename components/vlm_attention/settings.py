@@ -1,0 +1,33 @@
+"""How a VLM sees a clip, and its other parameters (method step 5). Apart from the algorithm, so that a declaration imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.media.viewing import Viewing
+from components.runtime.parameters import Parameters, UnitParams, operational
+
+GridChoice = Literal["aligned", "interpolate"]
+
+
+class View(Parameters):
+    """What token maps hold for: sft reads it from this step's provenance."""
+
+    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
+    grid: GridChoice = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")
+
+
+class Params(View, UnitParams):
+    """Parameters of the VLM's attention."""
+
+    min_coverage: float = Field(
+        0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM"
+    )
+    maps_for: Literal["all", "pictures"] = operational(
+        "all", description="samples whose map is computed; token maps are, for all"
+    )
+    pictures: int = operational(
+        8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"
+    )
