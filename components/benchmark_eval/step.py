@@ -22,7 +22,7 @@ from components.media.viewing import Viewing
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import Benchmark, SharedParams, UnitParams, Vlm
+from components.runtime.parameters import BenchmarkItem, SharedParams, UnitParams, Vlm
 from components.store.entries import Entry, WorkFolder
 
 
@@ -38,7 +38,7 @@ class Params(UnitParams):
 class Tuned(SharedParams):
     """Which benchmark; the model is an input."""
 
-    benchmark: Benchmark
+    benchmark: BenchmarkItem
 
 
 class Untouched(Tuned):

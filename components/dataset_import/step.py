@@ -35,10 +35,10 @@ from components.runtime.parameters import (
     Benchmarks,
     SharedParams,
     SourceDigest,
+    SourceUri,
     UnitParams,
     operational,
 )
-from components.runtime.parameters import Source as SourceUri
 from components.store.address import open_backend
 from components.store.entries import Entry, File
 

@@ -43,6 +43,7 @@ from components.runtime.parameters import (
     Seed,
     Shards,
     SharedParams,
+    SourceUri,
     StepParams,
     Text,
     TokenRatio,
@@ -50,7 +51,6 @@ from components.runtime.parameters import (
     Vlm,
     validated,
 )
-from components.runtime.parameters import Source as SourceUri
 from components.runtime.shards import Shard
 from components.store.address import open_backend
 from components.store.entries import Entry

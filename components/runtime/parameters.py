@@ -74,7 +74,7 @@ def pipeline_default(field: FieldInfo) -> Any:
     return found
 
 
-Source = Annotated[
+SourceUri = Annotated[
     str,
     operational(min_length=1, description="folder or minio:// prefix with videos and questions"),
     PipelineDefault("./data"),
@@ -91,7 +91,7 @@ BenchmarkDigest = Annotated[
     str | None,
     operational(None, description="digest of the benchmarks' listings, from `plan`; only KFP's cache reads it"),
 ]
-Benchmark = Annotated[str, operational(description="the one benchmark of a loop")]
+BenchmarkItem = Annotated[str, operational(description="the one benchmark of a loop")]
 Priors = Annotated[
     str,
     operational(min_length=1, description="a prior set: sha256:… of its manifest, or an exported folder"),
