@@ -16,10 +16,11 @@ from components.core.artifacts import AttentionMaps, HeadSelection, PriorSet, Tr
 from components.core.errors import ParameterError
 from components.models import video
 from components.plan.cost import ClipCost
+from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.arithmetic import rounding
-from tests.chain import Chain, step
+from tests.chain import Chain
 from tests.runner import published, run_step
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,7 +127,7 @@ def test_the_plan_knows_its_cost(folder, model, tmp_path):
     def plan(**inversion):
         given = params | {"ddim_inversion": params["ddim_inversion"] | inversion}
         return run_step(
-            step("plan"), tmp_path, tmp_path / "store", {}, chosen, form="motion_priors", step_params=given
+            declared("plan"), tmp_path, tmp_path / "store", {}, chosen, form="motion_priors", step_params=given
         )["plan"].read_text()
 
     assert "Nothing, by the headers." in plan()
