@@ -101,7 +101,7 @@ class HeadReductions:
 
 
 class CapturedMaps:
-    """Accumulators of one capture; everything it returns is the mean over the `count` attention calls that were seen."""
+    """Accumulators of one capture; everything it returns is the mean over the `count` attention calls seen."""
 
     def __init__(self, spec: CaptureSpec) -> None:
         self.spec = spec
@@ -119,7 +119,7 @@ class CapturedMaps:
         own_lse_hL: Float[Tensor, "h L"],
         reference: tuple[Float[Tensor, "h L d"], Float[Tensor, "h L"]] | None = None,
     ) -> None:
-        """Add one attention call of the captured stream: its queries and keys after norm and rotary embedding, and the log-sum-exp.
+        """Add one attention call of the captured stream: queries and keys after norm and rotation, and the log-sum-exp.
 
         Args:
             q_hLd: queries of the stream.
@@ -132,9 +132,11 @@ class CapturedMaps:
         """
         text = q_hLd.shape[1] - self.spec.num_video_tokens
         if text <= max(self.spec.text_indices):
-            problem = f"{q_hLd.shape[1]} tokens do not hold a grid of {self.spec.grid} behind text rows up to {max(self.spec.text_indices)}"
             raise ParameterError(
-                problem, source="CaptureSpec.grid, text_indices", remedy="give the grid and tokens of this very call"
+                f"{q_hLd.shape[1]} tokens do not hold a grid of {self.spec.grid} behind text rows up to "
+                f"{max(self.spec.text_indices)}",
+                source="CaptureSpec.grid, text_indices",
+                remedy="give the grid and tokens of this very call",
             )
         q = q_hLd.float() * q_hLd.shape[-1] ** -0.5
         lse, keys = own_lse_hL, [k_hLd.float()]
@@ -208,11 +210,11 @@ class CapturedMaps:
 
     @property
     def row_mass(self) -> Float[Tensor, "h S"]:
-        """Each video row's mass on text and video: 1, or under `joint` its share of attention on the stream's own keys."""
+        """Each video row's mass on text and video: 1, or under `joint` its share on the stream's own keys."""
         return self._mean("share_hS") if "share_hS" in self._sums else torch.ones_like(self.text_mass)
 
     def tau(self, kind: Literal["map", "mask"] = "map") -> Float[Tensor, " h"]:
-        """The average attention value: mean of A_v2v over all S × S (exact), or over pairs of the same location. Float64."""
+        """Return the mean of A_v2v over all S × S (exact), or over pairs of the same location, float64."""
         if kind == "mask":
             return self.diag.double().mean((1, 2, 3))
         mass = self.row_mass.double() - self.text_mass.double()
@@ -243,7 +245,7 @@ class CapturedMaps:
         )
 
     def _heads(self) -> Iterator[Float[Tensor, "R S"]]:
-        """The sampled rows of one head after the other; a copy of all would double their memory."""
+        """Yield the sampled rows of one head after the other; a copy of all would double their memory."""
         for rows_RS in self._sums["rows_hRS"]:
             yield rows_RS / self.count
 
@@ -262,7 +264,7 @@ class CapturedMaps:
         return size * energy_hR.mean(1), error
 
     def _thumbnail(self, side: int) -> Float[Tensor, "h n n"]:
-        """Density relative to uniform, pooled: columns by mean, rows by the mean of a bin's samples or else its nearest sample."""
+        """Pool the density: columns by mean, rows by the mean of a bin's samples or else its nearest sample."""
         size = self.spec.num_video_tokens
         rows = self.row_indices.to(self._sums["rows_hRS"].device)
         weight_nR = torch.zeros(side, len(rows), device=rows.device)

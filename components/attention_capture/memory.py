@@ -1,4 +1,4 @@
-"""Two-stream reconstruction (method step 2, Algorithm 1): DDIM from the inverted noise under text, with cross-stream memory.
+"""Two-stream reconstruction (method step 2, Algorithm 1): DDIM from inverted noise, with cross-stream memory.
 
 At each step the batch is [uncond, cond, reference, reference]: the reference rows are the inverted latent of the same
 noise level under the same two texts, and the main rows attend to the union of their own and the reference's keys and

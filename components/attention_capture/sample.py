@@ -1,4 +1,4 @@
-"""One sample's capture: reconstruct its video under its text, read the attention, reduce it to what is stored and pictured.
+"""One sample's capture: reconstruct its video under its text, read the attention, reduce it to what is kept.
 
 Legend: N1 noise levels, F C y x latents, h heads, T text pieces, S vision tokens.
 """
@@ -53,12 +53,12 @@ class Captured:
 
 
 def unit_seed(seed: int, unit: str) -> int:
-    """The seed of one unit's random draws: other units and their order do not matter."""
+    """Return the seed of one unit's random draws: other units and their order do not matter."""
     return int(sha256(f"{seed}:{unit}".encode())[:15], 16)
 
 
 def text_pieces(vdm: VideoModel, text: str, parts: Sequence[Part], source: str) -> list[Piece]:
-    """The text encoder's tokens as characters of the sample's fields.
+    """Return the text encoder's tokens as characters of the sample's fields.
 
     Raises:
         DataError: no token carries text.
@@ -136,10 +136,10 @@ def capture_sample(
 
 
 def pack_maps(captured: Captured, unit: str) -> bytes:
-    """t2v of all heads as density relative to uniform, fp16: unscaled values would be subnormal there."""
+    """Return t2v of all heads as density relative to uniform, fp16: unscaled values would be subnormal there."""
     return pack({"t2v": captured.density_hTS.half()}, f"sample {unit}")
 
 
 def pack_statistics(captured: Captured, unit: str) -> bytes:
-    """The head statistics, float64."""
+    """Return the head statistics, float64."""
     return pack(captured.statistics.tensors(), f"sample {unit}")

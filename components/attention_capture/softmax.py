@@ -35,7 +35,7 @@ def attention_with_lse(
 def blockwise_attention(
     q: Float[Tensor, "b h Q d"], k: Float[Tensor, "b h K d"], v: Float[Tensor, "b h K d"]
 ) -> tuple[Float[Tensor, "b h Q d"], Float[Tensor, "b h Q"]]:
-    """The same in plain torch and float32, some query rows at a time."""
+    """Compute the same in plain torch and float32, some query rows at a time."""
     rows = max(1, BLOCK_ELEMENTS // (k.shape[0] * k.shape[1] * k.shape[2]))
     keys, values = k.float().mT * q.shape[-1] ** -0.5, v.float()
     outputs, lses = [], []
@@ -50,7 +50,7 @@ def blockwise_attention(
 def merge(
     own: Float[Tensor, "b h Q d"], other: Float[Tensor, "b h Q d"], own_share: Float[Tensor, "b h Q"]
 ) -> Float[Tensor, "b h Q d"]:
-    """The output over the union of two key sets, from those over each and the first set's share of the attention."""
+    """Return the output over the union of two key sets, from those over each and the first set's share of the attention."""
     return torch.lerp(other.float(), own.float(), own_share[..., None]).to(own.dtype)
 
 
@@ -71,7 +71,7 @@ def _cuda_efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _kernel(device: torch.device, dtype: torch.dtype, width: int) -> _Kernel:
-    """The fused kernel if it answers as plain torch does, else plain torch."""
+    """Return the fused kernel if it answers as plain torch does, else plain torch."""
     if device.type == "cpu":
         kernel = _cpu
     elif device.type == "cuda":

@@ -158,7 +158,7 @@ def model_size(vdm: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as name:
         path = resolve(vdm, Store(Path(name).as_uri())).path
-    from components.synthetic.card import RECORD
+    from components.synthetic.model.card import RECORD
 
     num_frames, height, width = family_of(path).sizes(path).native
     return {

@@ -28,25 +28,25 @@ Velocity = Callable[[Tensor, int], Tensor]
 
 
 class Levels(NamedTuple):
-    """N time steps in rising order, and ᾱ of the N+1 levels (level 0 is the clean video, level k is `timesteps[k - 1]`)."""
+    """N time steps in rising order, and ᾱ of the N+1 levels (0 is the clean video, level k is `timesteps[k - 1]`)."""
 
     timesteps: Int[Tensor, " N"]
     alpha_bar: Float[Tensor, " N1"]
 
     def timestep(self, level: int) -> int:
-        """The training time step of a level; the clean level counts as time step 0."""
+        """Return the training time step of a level; the clean level counts as time step 0."""
         return int(self.timesteps[level - 1]) if level else 0
 
 
 class Inversion(NamedTuple):
-    """Latents of all levels, and for each step the relative residual of its implicit equation (empty without fixed-point iterations)."""
+    """Latents of all levels, and each step's relative residual of its implicit equation (none without iterations)."""
 
     trajectory: Float[Tensor, "N1 ..."]
     residuals: list[float]
 
 
 def levels(alphas_cumprod: Float[Tensor, " steps"], num_steps: int) -> Levels:
-    """Levels spaced as `trailing`: t_k = round(k·1000/N) − 1 for 1000 training steps, so that the last one is pure noise.
+    """Return levels spaced as `trailing`: t_k = round(k·1000/N) − 1 for 1000 training steps; the last is pure noise.
 
     Raises:
         ParameterError: `num_steps` is not in 1 … training steps.
@@ -124,7 +124,9 @@ def _solve_step(
     alpha_bar: float,
     iterations: int,
 ) -> tuple[Tensor, float]:
-    """The x whose DDIM step down gives `below`, by fixed-point iteration; returns the best x and its residual ‖step(x) − below‖ / ‖below‖.
+    """Find the x whose DDIM step down gives `below`, by fixed-point iteration.
+
+    Returns the best x and its residual ‖step(x) − below‖ / ‖below‖.
 
     With √ᾱ = cos φ the step down is cos(Δφ)·x − sin(Δφ)·v, so that the residual divided by cos(Δφ) is the correction of
     x.
@@ -156,7 +158,7 @@ def _solve_step(
 
 
 def step_residuals(velocity: Velocity, trajectory: Float[Tensor, "N1 ..."], schedule: Levels) -> list[float]:
-    """How far one reconstruction step from each level 1…N misses the level below: ‖step(x_k) − x_{k−1}‖ / ‖x_{k−1}‖; N calls."""
+    """Return by how much a step from each level 1…N misses the level below: ‖step(x_k) − x_{k−1}‖ / ‖x_{k−1}‖."""
     alpha_bar = schedule.alpha_bar.tolist()
     states = trajectory.to(torch.promote_types(trajectory.dtype, torch.float32))
     missed = []
@@ -167,7 +169,7 @@ def step_residuals(velocity: Velocity, trajectory: Float[Tensor, "N1 ..."], sche
 
 
 def reconstruct(velocity: Velocity, noise: Float[Tensor, " ..."], schedule: Levels) -> Float[Tensor, "N1 ..."]:
-    """From the latents of level N down to the clean ones; entry k of the result is level k, entry 0 the reconstruction."""
+    """Go from the latents of level N down to the clean ones; entry k is level k, entry 0 the reconstruction."""
     alpha_bar = schedule.alpha_bar.tolist()
     x = noise.to(torch.promote_types(noise.dtype, torch.float32))
     states = [x]

@@ -49,8 +49,9 @@ _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one bo
 def fit_frames(
     frames: UInt8[np.ndarray, "n H W 3"], height: int, width: int, fit: Literal["squash", "crop"] = "squash"
 ) -> tuple[UInt8[Tensor, "n h w 3"], tuple[float, float, float, float]]:
-    """Frames at the model's size (antialiased bicubic), and the part of the source they show: (top, bottom, left, right) as fractions.
+    """Return frames at the model's size (antialiased bicubic), and the part of the source they show.
 
+    The part is (top, bottom, left, right) as fractions.
     `squash` keeps every pixel of the clip, `crop` the largest centred part of the target's aspect ratio (decision
     `fit`).
     """
@@ -78,7 +79,7 @@ def _resize(picture_HW3: UInt8[Tensor, "H W 3"], height: int, width: int) -> UIn
 
 
 def frame_intervals(frame_times: Sequence[float], duration: float | None = None) -> list[Interval]:
-    """The time each sampled frame stands for: half-way to its neighbours, as far outwards at both ends as inwards.
+    """Return the time each sampled frame stands for: half-way to its neighbours, as far outwards at both ends as inwards.
 
     A frame's time is the middle of its interval (at equal spacing), because that is where interpolation puts its value;
     the outer intervals may therefore begin before 0 or end after the clip, where nothing is compared. A repeated frame
@@ -103,7 +104,7 @@ def frame_intervals(frame_times: Sequence[float], duration: float | None = None)
 
 
 def sampled_grid(frame_times: Sequence[float], group: int, rows: int, cols: int, duration: float) -> Grid:
-    """The visual tokens of a VLM that sees whole frames, `group` frames a token (Qwen 2, InternVL 1; the last is repeated to fill one).
+    """Return the grid of a VLM that sees whole frames, `group` frames per token; the last is repeated to fill one.
 
     `duration` (seconds of the clip) is what a single frame stands for.
     """
@@ -133,7 +134,7 @@ def _uniform(n: int, low: float, high: float) -> Float64[Tensor, "n 2"]:
 def axis_weights(
     src: Float64[Tensor, "s 2"], dst: Float64[Tensor, "d 2"]
 ) -> tuple[Float64[Tensor, "d s"], Bool[Tensor, " d"]]:
-    """One axis of the resampling: the mean over each destination cell of the linear interpolant through the source cells' centres.
+    """Weights of one axis: the mean over each destination cell of the linear interpolant through the source's centres.
 
     The mean is taken over evenly placed points, as many as the cell spans source cells: one where destination cells are
     the smaller ones (then this is `F.interpolate`), and one where both are the same (then nothing changes). Points

@@ -99,7 +99,7 @@ def frame_difference_prior(
     times: Sequence[float],
     grid: Grid,
 ) -> Float[Tensor, "T F H W"]:
-    """The clip's own mean |frame difference| on the prior's grid, mean 1, the same for every word; needs no label and no model.
+    """Return the clip's own mean |frame difference| on the prior's grid, mean 1, the same for every word.
 
     Frame k stands for the change since frame k−1, the first for the change to the second. A clip without any change
     gives a uniform map. Frames are taken one by one and pooled at once: a long clip never lies in memory as a whole.

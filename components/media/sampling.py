@@ -31,7 +31,7 @@ class FrameCounts:
 
 
 def spread(n_available: int, n: int) -> list[int]:
-    """`n` indices evenly over `n_available` frames, first and last included (linspace, halves rounded up); repeats where n is larger."""
+    """Return `n` indices evenly over the frames, both ends included (linspace, halves up); repeats where n is larger."""
     if n == 1:
         return [0]
     return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]
@@ -60,7 +60,7 @@ def choose_frames(
     motion: Float[np.ndarray, " F"] | None = None,
     source: str = "the clip",
 ) -> list[int]:
-    """Indices of the frames the video model sees (decision `sampling`), one of `counts` many.
+    """Return indices of the frames the video model sees (decision `sampling`), one of `counts` many.
 
     `whole` spreads them over the clip. `native_fps` takes a window at that many frames a second; where the clip is
     slower, its own frames are taken as they come, as repeating a frame would show a movement that stops and goes.
@@ -87,7 +87,7 @@ def choose_frames(
 
 
 def _at_rate(times: Sequence[float], fps: float) -> list[int]:
-    """The frame nearest to each tick of a clock of `fps`, each frame once."""
+    """Return the frame nearest to each tick of a clock of `fps`, each frame once."""
     stamps = np.asarray(times, dtype=np.float64)
     ticks = np.arange(math.floor((stamps[-1] - stamps[0]) * fps + 1e-6) + 1) / fps + stamps[0]
     right = np.searchsorted(stamps, ticks).clip(0, len(stamps) - 1)

@@ -53,7 +53,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, for cost prediction only: before rotation, `num_frames` and `duration` (seconds) approximate."""
+    """A file's header, for cost prediction only: before rotation, `num_frames` and `duration` (seconds) approximate."""
 
     width: int
     height: int
@@ -154,7 +154,7 @@ def iterate_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
 
 def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
-    """How much each frame changes from the one before: mean absolute difference of small grey pictures, 0 to 255; the first is 0.
+    """Return each frame's change from the one before: mean |difference| of small grey pictures, 0 to 255, first 0.
 
     Raises:
         DataError: the file does not decode.
@@ -193,7 +193,7 @@ def write_mp4(path: Path | str, frames: UInt8[np.ndarray, "n H W 3"], fps: float
 
 @contextmanager
 def _open(path: Path | str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; libav's errors become DataErrors that name the file."""
+    """Open the container and its first video stream; libav's errors become DataErrors that name the file."""
     try:
         with av.open(str(path), mode="r") as container:
             if not container.streams.video:
@@ -209,7 +209,10 @@ def _decode(path: Path | str) -> Iterator[Any]:
 
 
 def _refuse_cut(path: Path | str, times: Sequence[float], tail: float) -> None:
-    """A file that was cut between two packets decodes without an error: its header tells. `times` as the container counts them."""
+    """Refuse a file that was cut between two packets, which decodes without an error, by its header.
+
+    `times` are as the container counts them.
+    """
     with _open(path) as (container, stream):
         if container.format.name.startswith(
             "mov"
@@ -238,7 +241,7 @@ def _missing_frames(container: Any, stream: Any, times: Sequence[float], tail: f
 
 
 def _declared_end(container: Any, stream: Any) -> float:
-    """Seconds at which the file ends by its header; 0 where that says nothing (for other containers libav estimates a duration)."""
+    """Return the seconds at which the file ends by its header; 0 where that has none (libav would estimate one)."""
     if container.format.name == "avi":  # its count: libav fits an AVI's durations to the size of the file
         return float(stream.frames * stream.time_base)
     return float(container.duration or 0) / float(av.time_base) if container.format.name.startswith("matroska") else 0.0

@@ -1,4 +1,4 @@
-"""Parts of a checkpoint by plain `from_pretrained`: a folder's safetensors, never a pickle, its own code or the network.
+"""Parts of a checkpoint by `from_pretrained`: a folder's safetensors, never a pickle, its own code or the network.
 
 Where a tensor or the vocabulary is missing, the libraries warn and go on with random weights or with `<unk>` for every
 word, and the results would be remembered: here that is an error.
@@ -35,7 +35,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def load_part(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
-    """A part without weights, by its class's `from_pretrained`.
+    """Load a part without weights, by its class's `from_pretrained`.
 
     Args:
         kind: a class of diffusers or transformers.
@@ -56,7 +56,7 @@ def load_part(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> A
 
 
 def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
-    """A part with weights; the arguments are those of `load_part`.
+    """Load a part with weights; the arguments are those of `load_part`.
 
     Raises:
         DataError: a file of the part is missing or cannot be read, there are no safetensors, or not every tensor of the
@@ -74,7 +74,7 @@ def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -
 
 
 def load_tokenizer(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
-    """A tokenizer; the arguments are those of `load_part`.
+    """Load a tokenizer; the arguments are those of `load_part`.
 
     Raises:
         DataError: its files are missing or cannot be read, or its vocabulary is empty.

@@ -1,4 +1,4 @@
-"""Which models there are, where their files lie, and what names them: a pinned commit or the digest of a folder's files.
+"""Which models there are, where their files lie, and what names them: a pinned commit or a digest of their files.
 
 Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package),
 a registry name whose files lie under `MODELS_DIR`, or any folder. A registry's model that `models fetch` put there is
@@ -76,7 +76,7 @@ def resolve(name: str, store: Store) -> ResolvedModel:
 
 
 def recorded(folder: Path) -> Fetched | None:
-    """What `models fetch` wrote about a folder, None where it was not at work.
+    """Read what `models fetch` wrote about a folder; None where it was not at work.
 
     Raises:
         ParameterError: the record cannot be read.
@@ -92,7 +92,7 @@ def recorded(folder: Path) -> Fetched | None:
 
 
 def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
-    """The registry's commit, if the folder is of that commit and whole."""
+    """Return the registry's commit, if the folder is of that commit and whole."""
     known, problem = CHECKPOINTS[name], ""
     if (fetched.repository, fetched.revision) != (known.repository, known.revision):
         problem = (
@@ -108,7 +108,7 @@ def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
 
 
 def _public_name(name: str) -> str:
-    """A folder is known by its last part: manifests hold no path of a machine."""
+    """Return a folder's last part: manifests hold no path of a machine."""
     return name if name in CHECKPOINTS or name in TINY or name in SHIPPED else Path(name).name
 
 
@@ -160,7 +160,7 @@ def _folder_digest(path: Path, store: Store) -> str:
 
 
 def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """What `from_pretrained` can open: links to folders are followed, as links to files are."""
+    """Yield what `from_pretrained` can open: links to folders are followed, as links to files are."""
     above |= {folder.resolve()}
     for item in folder.iterdir():
         if item.name.startswith("."):  # .cache, .git: a downloader's notes of its own

@@ -31,7 +31,10 @@ class Course:
 
 
 def courses_apart(rng: np.random.Generator, extent: tuple[float, float]) -> list[Course]:
-    """Three courses whose swept boxes do not touch. A clash begins all three anew: redrawing one alone would favour the first."""
+    """Draw three courses whose swept boxes do not touch.
+
+    A clash begins all three anew: redrawing one alone would favour the first.
+    """
     while True:
         courses: list[Course] = []
         boxes: list[Box] = []
@@ -55,7 +58,7 @@ def _course(rng: np.random.Generator, extent: tuple[float, float]) -> Course:
 
 
 def place(rng: np.random.Generator, extent: tuple[float, float], offsets: Sequence[Sequence[float]]) -> Point:
-    """A random start from which a body at all `offsets` stays inside a frame of `extent`."""
+    """Return a random start from which a body at all `offsets` stays inside a frame of `extent`."""
     margin = REACH * HALF_SIDE
     start = []
     for side, drawn, along in zip(extent, rng.uniform(size=2).tolist(), zip(*offsets, strict=True), strict=True):
@@ -65,7 +68,7 @@ def place(rng: np.random.Generator, extent: tuple[float, float], offsets: Sequen
 
 
 def swept(centres: Sequence[Sequence[float]], scale: float = 1.0) -> Box:
-    """The box that a body at these centres can cover."""
+    """Return the box that a body at these centres can cover."""
     margin = REACH * HALF_SIDE * scale
     downs, rights = zip(*centres, strict=True)
     return min(downs) - margin, min(rights) - margin, max(downs) + margin, max(rights) + margin

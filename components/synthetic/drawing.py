@@ -33,7 +33,7 @@ _NORMALS_YX = ((1.0, 0.0), (-0.5, math.sqrt(0.75)), (-0.5, -math.sqrt(0.75)))  #
 
 @dataclass(frozen=True)
 class Body:
-    """An object and its course: `half_side` of the square of equal area; per frame its centre, scale and turn (radians)."""
+    """An object and its course: `half_side` of the square of equal area; centre, scale and turn (radians) per frame."""
 
     colour: str
     shape: str
@@ -58,7 +58,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Background:
-    """A colour, and waves over it: (cycles down, cycles right, phase, amplitude) each; no waves is a plain background."""
+    """A colour, and waves over it, (cycles down, cycles right, phase, amplitude) each; without waves it is plain."""
 
     colour: tuple[float, float, float]
     waves: tuple[tuple[float, float, float, float], ...] = ()
@@ -75,12 +75,12 @@ class Scene:
 
 
 def body_at(colour: str, shape: str, centres_F2: Float[np.ndarray, "F 2"]) -> Body:
-    """A body of the set's size that neither grows nor turns."""
+    """Return a body of the set's size that neither grows nor turns."""
     return Body(colour, shape, HALF_SIDE, centres_F2, np.ones(len(centres_F2)), np.zeros(len(centres_F2)))
 
 
 def still_camera(num_frames: int) -> Camera:
-    """A camera that does not move."""
+    """Return a camera that does not move."""
     return Camera(np.zeros((num_frames, 2)), np.ones(num_frames))
 
 

@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Act:
-    """What happens in a clip: the mover's way (offsets from its start, scales, turns) or the camera's, and what is asked about it."""
+    """What happens in a clip, by the mover (offsets from its start, scales, turns) or the camera, and what is asked."""
 
     text: str
     right: str
@@ -73,7 +73,7 @@ def _named(rng: np.random.Generator, act: _Act, names: list[str]) -> _Act:
 
 
 def _placed(rng: np.random.Generator, extent: tuple[float, float], act: _Act) -> tuple[Body, ...]:
-    """The mover first, then two standing bodies clear of its way and of each other."""
+    """Place the mover first, then two standing bodies clear of its way and of each other."""
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))[:3]]
     shapes = [str(shape) for shape in rng.choice(SHAPES, 3)]
     if act.turns.any() and shapes[0] == "circle":
@@ -173,7 +173,7 @@ def _objects(rng: np.random.Generator, num_frames: int) -> _Act:
 
 
 def _camera(rng: np.random.Generator, num_frames: int) -> _Act:
-    """The camera moves, nothing else does."""
+    """Let the camera move, and nothing else."""
     time_F = np.linspace(0, 1, num_frames)
     moves = {f"It {'pans' if way in ('left', 'right') else 'tilts'} {way}": step for way, step in DIRECTIONS.items()}
     zooms = {"It zooms in": 0.6, "It zooms out": -0.35, "It stands still": 0.0}

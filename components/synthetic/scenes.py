@@ -1,4 +1,4 @@
-"""The synthetic set: short clips whose motion is known, as real H.264 files in MotionBench's own layout, with ground-truth masks.
+"""The synthetic set: short clips of known motion, H.264 files in MotionBench's layout, with ground-truth masks.
 
 `scenes` (to train on): three equal objects on a plain background, one moves, a caption in a closed vocabulary. All
 three are given a course in the same way; which one moves is drawn last, and the others stand still somewhere on theirs.
@@ -61,7 +61,9 @@ def write_set(
     num_frames: int = 17,
     fps: float = 8.0,
 ) -> None:
-    """Write `count` clips of `size` (height, width in pixels) with annotations and masks; a second equal call leaves everything alone.
+    """Write `count` clips of `size` (height, width in pixels) with annotations and masks.
+
+    A second equal call leaves everything alone.
 
     Layout: MotionBench's, beside it `gt/<video stem>.safetensors` with uint8 `mover` and `objects` [F, H, W] (`objects`
     holds 1 + the object's index) and `set.json`. The set appears under its name when it is complete, never half.

@@ -26,11 +26,18 @@ from torch.utils.data import DataLoader
 
 from components.core.errors import ParameterError
 from components.core.progress import track
-from components.synthetic.card import write_card
-from components.synthetic.data import TIMESTEPS, TRAINING_SEEDS, VALIDATION_SEED, Batch, TrainingScenes, joined
-from components.synthetic.muon import Muon
-from components.synthetic.network import Denoiser, make_denoiser, noise_levels, save_pipeline, velocity_loss
-from components.synthetic.settings import Recipe
+from components.synthetic.model.card import write_card
+from components.synthetic.model.muon import Muon
+from components.synthetic.model.network import Denoiser, make_denoiser, noise_levels, save_pipeline, velocity_loss
+from components.synthetic.model.recipe import Recipe
+from components.synthetic.model.training_data import (
+    TIMESTEPS,
+    TRAINING_SEEDS,
+    VALIDATION_SEED,
+    Batch,
+    TrainingScenes,
+    joined,
+)
 
 log = logging.getLogger(__name__)
 QUINTILES = 5
@@ -103,7 +110,7 @@ class Training:
     # -- one update ---------------------------------------------------------------------------------------------------
 
     def _stream(self, start: int, last: int) -> Iterator[Batch]:
-        """This process's part of each batch from update `start` + 1 on."""
+        """Yield this process's part of each batch from update `start` + 1 on."""
         batch, many, mine = self.recipe.batch, self.accelerator.num_processes, self.accelerator.process_index
         scenes = TrainingScenes(
             TRAINING_SEEDS[self.recipe.seed], batch, self.recipe.caption_dropout, self.recipe.num_frames
@@ -176,7 +183,7 @@ class Training:
                 lines.write(json.dumps(row) + "\n")
 
     def _cut_log(self, step: int) -> None:
-        """What was logged after the state is computed again."""
+        """Drop what was logged after the state: it is computed again."""
         file = self.states / _LOG
         if self.accelerator.is_main_process and file.is_file():
             kept = file.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
@@ -185,7 +192,7 @@ class Training:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Path:
-        """The averaged weights as a pipeline with its card; appears whole or not at all."""
+        """Write the averaged weights as a pipeline with its card, whole or not at all."""
         model: Denoiser = self.accelerator.unwrap_model(self.model)
         self.ema.copy_to(model.parameters())
         if self.accelerator.is_main_process:
@@ -203,18 +210,16 @@ class Training:
 
 
 def hidden_matrices(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices of attention and feed-forward in the transformer's blocks, which Muon is for, and all other parameters."""
-    named = list(model.named_parameters())
-    hidden = {
-        name for name, weight in named if weight.dim() == 2 and "transformer_blocks" in name and ".norm" not in name
-    }
-    return [weight for name, weight in named if name in hidden], [
-        weight for name, weight in named if name not in hidden
-    ]
+    """Return the matrices of the blocks' attention and feed-forward, which Muon is for, and all other parameters."""
+    hidden, others = [], []
+    for name, weight in model.named_parameters():
+        inner = weight.dim() == 2 and "transformer_blocks" in name and ".norm" not in name
+        (hidden if inner else others).append(weight)
+    return hidden, others
 
 
 def rate(step: int, total: int, warmup: int) -> float:
-    """Factor of the learning rate at update `step` (1 … total): linear over `warmup` updates, then a cosine that ends at 0."""
+    """Return the factor of the learning rate at update `step` (1 … total): linear warm-up, then a cosine down to 0."""
     if step <= warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -243,7 +248,7 @@ def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: every field of the recipe is an option."""
+    """Train from the command line: every field of the recipe is an option."""
     parser = argparse.ArgumentParser(
         prog="python -m components.synthetic.train", description="Train the small video model."
     )

@@ -14,7 +14,7 @@ from components.models.registry import SHIPPED
 from components.models.video import load_vdm
 from components.pages.stored import Stored
 from components.store.entries import Store
-from components.synthetic.code import closed_form
+from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set
 
 pytestmark = pytest.mark.gpu

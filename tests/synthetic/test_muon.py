@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from components.synthetic.muon import Muon, orthogonal
-from components.synthetic.network import make_denoiser
+from components.synthetic.model.muon import Muon, orthogonal
+from components.synthetic.model.network import make_denoiser
 from components.synthetic.train import hidden_matrices
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from components.core.errors import ParameterError
-from components.synthetic.card import read_card
-from components.synthetic.data import TRAINING_SEEDS, VALIDATION_SEED, TrainingScenes, joined
-from components.synthetic.network import make_denoiser, noise_levels, velocity_loss
-from components.synthetic.settings import Architecture, Recipe
+from components.synthetic.model.card import read_card
+from components.synthetic.model.network import make_denoiser, noise_levels, velocity_loss
+from components.synthetic.model.recipe import Architecture, Recipe
+from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED, TrainingScenes, joined
 from components.synthetic.train import rate, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,10 @@ def test_no_other_video_shares_a_training_seed():
         *ROOT.glob("components/**/*.json"),
     ]
     named = {path.name for path in [*files, ROOT / "Makefile"] if reserved.search(path.read_text())}
-    assert named == {"data.py", "training.json"}  # where they are reserved, and the shipped model's record of them
+    assert named == {
+        "training_data.py",
+        "training.json",
+    }  # where they are reserved, and the shipped model's record of them
     assert VALIDATION_SEED == TRAINING_SEEDS[-1] != TRAINING_SEEDS[SMALL.seed]
     with pytest.raises(ParameterError, match="scene seed 1"):
         TrainingScenes(1, 5, 0.1)

@@ -91,7 +91,7 @@ class CogVideoX:
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
     ) -> Grid:
-        """What each token covers; see `cogvideox_grid`."""
+        """Return what each token covers; see `cogvideox_grid`."""
         return cogvideox_grid(
             frame_times, height, width, box, self.patch_size, self.patch_size_t, self.spatial_scale, TEMPORAL
         )
@@ -176,7 +176,7 @@ class CogVideoX:
 def _rotary(
     grid: tuple[int, int, int], base: tuple[int, int], width: int, sliced: bool, device: Device
 ) -> tuple[Tensor, Tensor]:
-    """1.5 counts positions from the corner; 5B stretches the grid over the largest centred box of its shape in `base`."""
+    """Count positions from the corner (1.5), or stretch the grid over the largest centred box of its shape (5B)."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     frames, rows, cols = grid
@@ -272,7 +272,7 @@ def cogvideox_grid(
     spatial: int = 8,
     temporal: int = TEMPORAL,
 ) -> Grid:
-    """Return the transformer's patch grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
+    """Return the tokens' grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
 
     The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in
     front by the first one; the mixed token covers its real latents only.
@@ -326,7 +326,7 @@ class _Processor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The layer's output for video and text tokens, each [B, tokens, width]."""
+        """Return the layer's output for video and text tokens, each [B, tokens, width]."""
         import torch
 
         if attention_mask is not None:

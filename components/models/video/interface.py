@@ -1,4 +1,4 @@
-"""What the steps need of a video model, whatever its family: `VideoFamily`, without torch, and what it loads, `VideoModel`.
+"""What the steps need of a video model of any family: `VideoFamily`, without torch, and what it loads, `VideoModel`.
 
 The method reads joint attention: every layer attends over one sequence of the text's tokens and the video's. A family
 hands each layer's queries, keys and values over in this order, text first, video tokens frame-major; its network may
@@ -24,7 +24,7 @@ from components.media.sampling import FrameCounts
 from components.models.family import Device, Dtype, Family, Tensor
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The output [B, H, L, d] of one attention layer from its q, k and v, each [B, H, L, d] after norms and rotary embedding."""
+"""The output [B, H, L, d] of an attention layer from its q, k and v, each [B, H, L, d] after norms and rotation."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class VideoModel(Protocol):
         """Embeddings as the transformer takes them."""
 
     def tokenize(self, text: str) -> list[TextPiece]:
-        """The tokens of `text` that carry characters and fit the text encoder's length, in order."""
+        """Return the tokens of `text` that carry characters and fit the text encoder's length, in order."""
 
     def truncated(self, text: str) -> int:
         """Characters at the end of `text` that the text encoder never sees."""
@@ -130,7 +130,7 @@ class VideoModel(Protocol):
     def velocity(
         self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B F C h w"]:
-        """v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, float32, whatever the network predicts."""
+        """Return v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, whatever it predicts; float32."""
 
     def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Frames, rows and columns of the video tokens, for latents of (frames, rows, columns)."""
@@ -138,7 +138,7 @@ class VideoModel(Protocol):
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
     ) -> Grid:
-        """What each video token covers: sampled frames (seconds), pixels after fitting, the part of the source shown."""
+        """Return what each video token covers, from frame times (seconds), pixels, and the part of the source shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

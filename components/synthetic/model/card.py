@@ -1,4 +1,4 @@
-"""The small model's card: `README.md` from the template `card.md`, and beside it `training.json`, the same facts for programs.
+"""The small model's card: `README.md` from the template `card.md`, and `training.json`, the same facts for programs.
 
 The digest names the model's files (all but these two, which cannot name themselves); `read_card` recomputes it, so that
 a card is true or refused.
@@ -13,16 +13,19 @@ from pydantic import ValidationError
 
 from components.core.errors import DataError
 from components.core.records import Digest, Record, canonical_json, sha256
-from components.synthetic.data import TRAINING_SEEDS, VALIDATION_SEED
-from components.synthetic.network import SIZE, latent_grid
-from components.synthetic.settings import Recipe
+from components.synthetic.model.network import SIZE, latent_grid
+from components.synthetic.model.recipe import Recipe
+from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED
 
 RECORD, PAGE = "training.json", "README.md"
 LICENCE = "Apache-2.0"
 
 
 class Card(Record):
-    """What a checkpoint is and how it was made. `files`: bytes and sha256 by path; losses by fifths of the noise, low noise first."""
+    """What a checkpoint is and how it was made.
+
+    `files` holds bytes and sha256 by path; `losses` go by fifths of the noise, low noise first.
+    """
 
     licence: str
     recipe: Recipe
@@ -59,7 +62,7 @@ def write_card(folder: Path, recipe: Recipe, losses: list[float]) -> Card:
 
 
 def read_card(folder: Path | str) -> Card:
-    """The card of a checkpoint, checked against its files.
+    """Return the card of a checkpoint, checked against its files.
 
     Raises:
         DataError: no card, or one that is not true of the folder: names the first file that differs.
@@ -82,7 +85,7 @@ def read_card(folder: Path | str) -> Card:
 
 
 def page(card: Card) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     recipe = card.recipe
     defaults = Recipe()
     changed = [

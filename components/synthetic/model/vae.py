@@ -1,7 +1,7 @@
-"""A VAE that is constructed, not trained: CogVideoX's own class whose encoder computes a known linear code, exact up to rounding.
+"""The small model's VAE, constructed, not trained: CogVideoX's class whose encoder computes a known linear code.
 
-The code of 4 × 4 pixels and 4 frames (the first frame stands alone, as the class pools time) is, of each colour, the
-mean m and the half differences h (left − right) and v (upper − lower), each times a gain: over the training scenes m
+The code is exact up to rounding. That of 4 × 4 pixels and 4 frames (the first frame stands alone, as the class pools
+time) is, of each colour, the mean m and the half differences h (left − right) and v (upper − lower), each times a gain: over the training scenes m
 has about unit variance, h and v a quarter of it.
 How the network becomes linear: residual blocks are silent (conv2 = 0); every feature travels as a pair ±x, so that
 GroupNorm's mean is 0; two channels ±721 hold its deviation at 228; a bias of 12 keeps SiLU where it is the identity,
@@ -39,7 +39,7 @@ _TENT = (
 
 
 def closed_form(frames: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "F C y x"]:
-    """The code of a clip, as the VAE's encoder computes it (posterior mode), float32.
+    """Return the code of a clip, as the VAE's encoder computes it (posterior mode), float32.
 
     Raises:
         ParameterError: frames that are not 4k+1 in number, or sides that are not multiples of 4.
@@ -62,7 +62,7 @@ def closed_form(frames: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "F C 
 
 
 def make_vae(sample_size: int) -> AutoencoderKLCogVideoX:
-    """The VAE, float32, for square clips of `sample_size` pixels; any other size works as well."""
+    """Return the VAE, float32, for square clips of `sample_size` pixels; any other size works as well."""
     vae = AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 3,
         up_block_types=("CogVideoXUpBlock3D",) * 3,

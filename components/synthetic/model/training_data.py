@@ -1,4 +1,4 @@
-"""Training clips of the small model: scenes of seeds that nothing else uses, already coded, every draw a function of its position.
+"""Training clips of the small model: coded scenes of seeds that nothing else uses, each a function of its position.
 
 Position p of a run says everything: clip, caption dropout, noise and time step. So the step number alone says where a
 resumed run goes on, whatever the number of processes. Time steps are stratified over a batch.
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.core.errors import ParameterError
-from components.synthetic.code import closed_form
-from components.synthetic.network import SIZE
+from components.synthetic.model.network import SIZE
+from components.synthetic.model.recipe import Architecture
+from components.synthetic.model.tokenizer import LENGTH, make_tokenizer
+from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip
-from components.synthetic.settings import Architecture
-from components.synthetic.words import LENGTH, make_tokenizer
 
 TRAINING_SEEDS = range(7_340_000, 7_341_000)  # of `scenes`: reserved, no test, smoke or bench may use one
 VALIDATION_SEED = TRAINING_SEEDS[-1]  # its clips are never trained on: the losses on the card

@@ -1,4 +1,4 @@
-"""The small model's network: CogVideoX's transformer, a token a latent, trained jointly with its T5 (by default 8 heads of 16, 4 layers).
+"""The small model's network: CogVideoX's transformer, one token per latent, trained jointly with its T5.
 
 Also the loss (v-prediction on the real schedule, whose last step has no signal) and the pipeline's folder that
 `load_vdm` opens.
@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from components.models.video.cogvideox import SCHEDULER, t5_encoder
-from components.synthetic.code import CHANNELS, SPATIAL, TEMPORAL, make_vae
-from components.synthetic.settings import Architecture
-from components.synthetic.words import LENGTH, make_tokenizer
+from components.synthetic.model.recipe import Architecture
+from components.synthetic.model.tokenizer import LENGTH, make_tokenizer
+from components.synthetic.model.vae import CHANNELS, SPATIAL, TEMPORAL, make_vae
 
 SIZE = 48  # pixels of a side
 TIME_WIDTH, TEXT_WIDTH = 32, 64
@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy_BFCyx: Float[Tensor, "B F C y x"], timesteps_B: Int[Tensor, " B"], ids_BT: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B F C y x"]:
-        """The v of noisy latents at training time steps under token ids, pads attended to as in the pipeline."""
+        """Return v of noisy latents at training time steps under token ids, pads attended to as in the pipeline."""
         velocity: Tensor = self.transformer(
             hidden_states=noisy_BFCyx,
             encoder_hidden_states=self.text_encoder(ids_BT)[0],
@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
 
 
 def make_denoiser(seed: int, architecture: Architecture | None = None) -> Denoiser:
-    """A freshly initialized one, of the default sizes without an architecture; the global generator is left alone."""
+    """Return a fresh one, by default of the default sizes; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Denoiser(architecture or Architecture())
@@ -90,7 +90,7 @@ def velocity_loss(
 
 
 def save_pipeline(model: Denoiser, folder: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Write the whole pipeline, weights in `dtype` (safetensors only), in the layout of a real CogVideoX repository; returns the folder."""
+    """Write the whole pipeline as a CogVideoX repository, weights in `dtype` (safetensors only); returns the folder."""
     copy = make_denoiser(0, model.architecture)
     copy.load_state_dict(model.state_dict())
     pipeline = CogVideoXPipeline(

@@ -23,7 +23,7 @@ class Architecture(Record):
     def _whole_chunks(cls, value: int) -> int:
         if FRAMES.largest(value) != value:
             raise ValueError(
-                f"{value} frames: choose 8k+1, as 9, 17 or 33 (the VAE decodes an even number of latents to more frames)"
+                f"{value} frames: choose 8k+1, as 9, 17 or 33 (an even number of latents decodes to more frames)"
             )
         return value
 

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon): momentum whose every matrix is made orthogonal before it is applied.
+"""Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon): momentum, each matrix made orthogonal when applied.
 
 torch has one too (`torch.optim.Muon`, from 2.9 on), which multiplies in bfloat16: half as fast again on a CPU without
 such arithmetic, and the GPU image's torch is older. The same step here in the gradient's own dtype; the two are
@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix_NM: Float[Tensor, "N M"]) -> Float[Tensor, "N M"]:
-    """The nearest matrix with singular values about 1 (UVᵀ of its SVD), by Newton and Schulz's iteration."""
+    """Return the nearest matrix with singular values about 1 (UVᵀ of its SVD), by Newton and Schulz's iteration."""
     a, b, c = _QUINTIC
     tall = matrix_NM.shape[0] > matrix_NM.shape[1]
     x: Tensor = matrix_NM.T if tall else matrix_NM
