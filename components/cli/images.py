@@ -12,7 +12,7 @@ import typer
 
 from components.core.errors import ParameterError
 from components.kubeflow import images
-from components.kubeflow.tree import tree_digest
+from components.kubeflow.tree import ROOT, tree_digest
 
 app = typer.Typer(no_args_is_help=True, help="Build, push and lock the images of the steps.")
 
@@ -36,7 +36,7 @@ def names(variants: list[str] | None, repository: str, tag: str) -> dict[str, st
             remedy=f"use {', '.join(images.VARIANTS)}",
         )
     return {
-        variant: images.tag_of(repository, variant, tag or tree_digest(images.ROOT)[:12])
+        variant: images.tag_of(repository, variant, tag or tree_digest(ROOT)[:12])
         for variant in images.VARIANTS
         if not variants or variant in variants
     }

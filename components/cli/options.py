@@ -19,11 +19,12 @@ from components.kubeflow.arguments import (
     nested,
     parse_assignments,
     pipeline,
-    pipeline_defaults,
     read_arguments,
     with_absolute_paths,
 )
-from components.kubeflow.descriptions import help_of
+from components.kubeflow.descriptions import help_of, shared_fields
+from components.runtime.declaration import declared
+from components.runtime.parameters import pipeline_default
 
 PANEL = "Parameters of the pipeline"
 Assignments = Annotated[
@@ -98,8 +99,8 @@ class PipelineOptions:
 
     def local_values(self, known: dict[str, Any]) -> dict[str, Any]:
         """Return arguments as `values` does, for a run here: folders, those of defaults too, as absolute paths."""
-        folders = {name: known[name] for name in ("source", "priors", "benchmarks") if name in known}
-        return with_absolute_paths({**folders, **self.values(known)})
+        folders = {name: value for name, value in known.items() if name in ("source", "priors", "benchmarks")}
+        return with_absolute_paths(folders | self.values(known))
 
 
 def pipeline_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -136,26 +137,22 @@ class PipelineCommand(TyperCommand):
 
 def pipelines_help() -> dict[str, list[tuple[str, str]]]:
     """Return names and help of the pipelines, of their parameters, and of the parameters that follow a pattern."""
-    made = {name: pipeline(name) for name in PIPELINES}
-    known = {name: pipeline_defaults(item) for name, item in made.items()}
-    plain = {
-        name: [item for item in values if not item.startswith(("params_", "rerun_"))] for name, values in known.items()
-    }
-    defaults = {name: value for values in known.values() for name, value in values.items()}
-    shared = list(dict.fromkeys(name for names in plain.values() for name in names))
-    patterns = [
-        ("params_<step>.FIELD", "a field of one step's own parameters; listed in docs/reference.md"),
-        ("rerun_<task>", f"{help_of('rerun_<task>')} (default: 0)"),
-    ]
+    forms = declared("plan").forms
+    summaries = {name: pipeline(name).description.split("\n")[0] for name in PIPELINES}
     return {
-        "Pipelines": [(name, f"{_first_line(made[name])} Parameters: {', '.join(plain[name])}.") for name in PIPELINES],
-        "Their parameters": [(name, f"{help_of(name)} (default: {_shown(defaults[name])})") for name in shared],
-        "And by pattern": patterns,
+        "Pipelines": [
+            (name, f"{summary} Parameters: {', '.join(forms[name].shared.model_fields)}.")
+            for name, summary in summaries.items()
+        ],
+        "Their parameters": [
+            (name, f"{field.description} (default: {_shown(pipeline_default(field))})")
+            for name, field in shared_fields().items()
+        ],
+        "Parameters by pattern": [
+            ("params_<step>.FIELD", "a field of one step's own parameters; listed in docs/reference.md"),
+            ("rerun_<task>", f"{help_of('rerun_<task>')} (default: 0)"),
+        ],
     }
-
-
-def _first_line(made: Any) -> str:
-    return str(made.description).split("\n")[0]
 
 
 def _shown(value: Any) -> str:
