@@ -38,7 +38,10 @@ def reconstruction_strip(
         "inverted noise": vdm.decode_latents(trajectory[-1:]),
         f"reconstruction, latent error {error:.2f}": vdm.decode_latents(captured.reconstruction),
     }
-    parts = [part for name, row in rows.items() for part in (_label(name), _beside(_tiles(row.numpy())))]
+    parts = []
+    for name, row in rows.items():
+        tiles = _beside(_tiles(row.numpy()))
+        parts += [_label(name, tiles.width), tiles]
     return _png(_stacked(parts)), error
 
 
@@ -66,19 +69,19 @@ def head_thumbnails(captured: Captured) -> bytes:
     for head in shown:
         pooled = _map(captured.reductions.thumbnail_hnn[head])
         blocks = _map(torch.cat(list(captured.reductions.block_hBFF[head]), dim=1))
-        label = _label(f"head {head}   {float(choice.score[head]):+.2f}".replace("-", "−"), pooled.width)
+        label = _label(f"head {head}   {float(choice.score[head]):+.2f}", pooled.width)
         tiles.append(_stacked([label, pooled, blocks]))
     return _png(_beside(tiles))
 
 
 def _map(map_yx: Float[Tensor, "y x"]) -> Image.Image:
-    """Return a map in the pages' colours, 0 to its largest value; whole pixels per cell, a tile wide if the cells fit."""
+    """Return a map in the pages' colours, 0 to its largest value; unsmoothed, and a tile wide if its cells fit."""
     picture = heat_image(map_yx.double().numpy(), float(map_yx.max()))
-    factor = max(1, _TILE // picture.width)
-    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+    scale = max(1.0, _TILE / picture.width)
+    return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.NEAREST)
 
 
-def _label(text: str, width: int = _COLUMNS * (_TILE + _GAP)) -> Image.Image:
+def _label(text: str, width: int) -> Image.Image:
     picture = Image.new("RGBA", (width, _LABEL))
     ImageDraw.Draw(picture).text((0, 4), text, fill=_INK, font=ImageFont.load_default(13))
     return picture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import ItemResult, Score
 from components.core.records import Json
+from components.media.sampling import spread
 from components.pages.figures import NOTHING, raw
 from components.pages.markdown import document, table, text
 from components.pages.section import Section, film, question_card, shortened
@@ -18,6 +18,14 @@ from components.runtime.parameters import P
 from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
+_ABOUT = (
+    "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by "
+    "which rule."
+)
+_CAPTION = (
+    "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by "
+    "which rule."
+)
 _EACH = 2
 _FRAMES = 6
 _WIDTH = 150  # pixels of a frame
@@ -47,17 +55,12 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     films = [raw(context.store.read(entry.ref("film", context.task)).decode()) for entry in entries]
     cards = [(line.correct, _card(line, frames)) for line, frames in zip(chosen, films, strict=True)]
     right = sum(line.correct for line in lines)
-    said = (
-        "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it "
-        "and by which rule."
-    )
-    head = Section(
-        "top", "Benchmark", f"{name}: {right} of {len(lines)} items right", raw(f'<p class="caption">{said}</p>')
-    )
+    lead = f"{name}: {right} of {len(lines)} items right"
     kinds = (("right", True), ("wrong", False))
     return preview(
         "7 · benchmark",
-        head,
+        lead,
+        _ABOUT,
         [_section(kind, [card for good, card in cards if good is value]) for kind, value in kinds],
     )
 
@@ -98,8 +101,7 @@ def _reads(line: ItemResult) -> Json:
 def _paint(context: Context[P], line: ItemResult, folder: WorkFolder) -> Json:
     from components.media.video import read_frames
 
-    shown = np.unique(np.linspace(0, len(line.frames) - 1, min(_FRAMES, len(line.frames))).round().astype(int))
-    indices = [line.frames[i] for i in shown]
+    indices = [line.frames[i] for i in spread(len(line.frames), min(_FRAMES, len(line.frames)))]
     with context.store.borrowed(line.video.file) as path:
         folder.put("film", "html", film(read_frames(path, indices), indices, _WIDTH).encode())
     return {}

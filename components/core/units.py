@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def readable_bytes(count: float) -> str:
-    """A number of bytes in decimal units with three significant digits: `0 B`, `12.3 kB`, `1.68 TB`."""
+    """Return a number of bytes in decimal units with three significant digits: `0 B`, `12.3 kB`, `1.68 TB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

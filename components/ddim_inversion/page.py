@@ -1,4 +1,4 @@
-"""The step's page in the KFP UI: what the VAE keeps of a few videos, what the inversion makes of them, and whether it is healthy."""
+"""The step's page in the KFP UI: what the VAE keeps of a few videos, and whether their inversion is healthy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from components.runtime.context import Context
 from components.runtime.parameters import P
 from components.store.entries import Entry
 
-_SAID = (
-    "Root mean square of the latents at each noise level, against √(ᾱ·r₀² + 1 − ᾱ), which independent noise of unit variance gives "
-    "(r₀: that of the clean latents): a healthy inversion ends near 1. Residual: by which share one reconstruction step from a level "
-    "misses the level below."
+_ABOUT = (
+    "Root mean square of the latents at each noise level, against √(ᾱ·r₀² + 1 − ᾱ), which independent noise of unit "
+    "variance gives (r₀: that of the clean latents): a healthy inversion ends near 1. Residual: by which share one "
+    "reconstruction step from a level misses the level below."
 )
 
 
 def picture_reads(line: TrajectoryLine) -> Json:
-    """What a video's picture shows: its trajectory, by key."""
+    """Return what a video's picture shows: its trajectory, by key."""
     return {"drawing": DRAWING, "trajectory": line.key}
 
 
 def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:
-    """The remembered figures, each with its numbers."""
+    """Return the remembered figures, each with its numbers."""
     figures = [
         Section(
             f"video-{entry.unit[:16]}",
@@ -39,13 +39,12 @@ def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:
     ]
     steps = context.shared.num_steps
     lead = f"From video to noise in {steps} steps" if figures else "No pictured video in this shard"
-    return preview(
-        "1 · DDIM inversion", Section("top", "DDIM inversion", lead, raw(f'<p class="caption">{_SAID}</p>')), figures
-    )
+    return preview("1 · DDIM inversion", lead, _ABOUT, figures)
 
 
 def _caption(numbers: Json) -> str:
     return (
-        f"PSNR of the VAE {number(numbers['psnr'])} dB · root mean square of the inverted noise {number(numbers['rms'])}, "
-        f"expected {number(numbers['expected'])} · largest residual of a step {number(max(numbers['residuals']))}"
+        f"PSNR of the VAE {number(numbers['psnr'])} dB · root mean square of the inverted noise "
+        f"{number(numbers['rms'])}, expected {number(numbers['expected'])} · largest residual of a step "
+        f"{number(max(numbers['residuals']))}"
     )

@@ -1,4 +1,4 @@
-"""A video's inversion as a figure: original frames, the VAE's decoding of the clean and of the noisiest latents, and two curves.
+"""A video's inversion as a figure: original frames, the decoded clean and noisiest latents, and two curves.
 
 The root mean square is read against independent noise: E[(√ᾱ·x₀ + √(1−ᾱ)·ε)²] = ᾱ·E[x₀²] + 1 − ᾱ. Legend: N1 noise
 levels, F C h w latents.
@@ -18,6 +18,7 @@ from components.core.records import Json
 from components.ddim_inversion.ddim import Levels, levels, step_residuals
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.video import read_trajectory, sample_grid
+from components.media.sampling import spread
 from components.models.video.interface import VideoModel
 from components.pages.charts import Line, line_chart
 from components.pages.figures import Cell, StripRow, photo, raw, strip
@@ -28,7 +29,7 @@ _WIDTH = 128  # pixels of a frame: noise compresses badly, and four videos must 
 
 
 def root_mean_squares(trajectory: Float[Tensor, "N1 F C h w"], schedule: Levels) -> tuple[list[float], list[float]]:
-    """The latents' root mean square at every level, and what independent noise of unit variance would give."""
+    """Return the latents' root mean square at every level, and what independent noise of unit variance would give."""
     squares = trajectory.double().flatten(1).square().mean(1)
     expected = schedule.alpha_bar * squares[0] + 1 - schedule.alpha_bar
     return squares.sqrt().tolist(), expected.sqrt().tolist()
@@ -43,7 +44,7 @@ def psnr(one: UInt8[np.ndarray, "n H W 3"], other: UInt8[np.ndarray, "n H W 3"])
 def inversion_picture(
     vdm: VideoModel, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int
 ) -> tuple[Markup, Json]:
-    """The figure, and the numbers of its caption."""
+    """Return the figure, and the numbers of its caption."""
     trajectory = read_trajectory(store, line.latents, line.video, lambda: vdm, settings, num_steps)
     with store.borrowed(line.video.file) as path:
         frames = sample_grid(vdm, line.video, settings, path)[0].numpy()
@@ -59,7 +60,7 @@ def inversion_picture(
 
 def _strip(rows: list[tuple[str, np.ndarray]], times: list[float]) -> Markup:
     height, width = rows[0][1].shape[1:3]
-    shown = np.unique(np.linspace(0, len(times) - 1, min(_COLUMNS, len(times))).round().astype(int)).tolist()
+    shown = spread(len(times), min(_COLUMNS, len(times)))
     pictures = [
         StripRow(
             name,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from components.core.artifacts import HeadSelection
-from components.pages.figures import raw
 from components.pages.heads import head_figure
 from components.pages.section import Section
 from components.pages.template import preview
 
-_CAPTION = (
-    "Each head by its standardized diagonal focus (DFC), temporal consistency (TCS) and diagonal strength (DSR), mean "
-    "over the samples; heads left of the line are kept."
+_ABOUT = (
+    "How much of a head's attention stays on one place through time (DFC), for how many frames on end (TCS) and in "
+    "which share of frame pairs (DSR); standardized, mean over the samples. Heads left of the line are kept."
 )
 
 
 def page(selection: HeadSelection) -> str:
     """Return the figure of the selection."""
     lead = f"{len(selection.heads)} heads scored on {len(selection.lines)} samples"
-    head = Section("top", "Head selection", lead, raw(f'<p class="caption">{_CAPTION}</p>'))
-    return preview("3 · head selection", head, [Section("heads", "Heads by score", "", head_figure(selection))])
+    return preview(
+        "3 · head selection", lead, _ABOUT, [Section("heads", "Motion-sensitive heads", "", head_figure(selection))]
+    )

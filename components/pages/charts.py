@@ -1,4 +1,4 @@
-"""Charts as inline SVG that take their colours from the page's CSS variables: lines, dots with intervals, histograms, stacked bars.
+"""Charts as inline SVG: lines, dots with intervals, histograms, stacked bars.
 
 Colours are CSS classes (`c1` … `c4`, `grey`), so a chart follows the light and the dark theme. Text from data passes
 through `escape`.
@@ -17,7 +17,7 @@ from components.pages.figures import NOTHING, raw
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that cover [low, high] from inside."""
+    """Return round numbers inside [low, high]."""
     span = (high - low) or 1.0
     step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= count)
@@ -26,7 +26,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high], with 2 and 5 between them where there are fewer than three; every other one where many."""
+    """Return powers of ten in [low, high], with steps between them where there are few; at most six or so."""
     span = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [m * 10.0**e for e in span for m in factors if low <= m * 10.0**e <= high * 1.0001]
@@ -57,7 +57,18 @@ def line_chart(
     height: int = 196,
     show: Callable[[float], str] | None = None,
 ) -> Markup:
-    """A small line chart with a legend; `log` for a logarithmic y axis (values ≤ 0 are left out), `zero` starts a linear one at 0."""
+    """Return a small line chart with a legend.
+
+    Args:
+        title: what is shown, above the chart.
+        lines: the series; without a point nothing is drawn.
+        x_name: name of the x axis.
+        log: logarithmic y axis; values ≤ 0 are left out.
+        zero: a linear y axis starts at 0.
+        width: of the chart, in pixels.
+        height: of the chart, in pixels.
+        show: how a value of the y axis is written.
+    """
     keep = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
     if not keep:
         return NOTHING
@@ -74,8 +85,8 @@ def line_chart(
     marks = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
     whole = all(x == int(x) for x, _ in keep)  # steps, frames and levels have no halves
     parts = [
-        f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" y="{at_y(m) + 3.5:.1f}" '
-        f'text-anchor="end">{(show or _short)(m)}</text>'
+        f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" '
+        f'y="{at_y(m) + 3.5:.1f}" text-anchor="end">{(show or _short)(m)}</text>'
         for m in marks
     ]
     parts += [
@@ -109,7 +120,7 @@ def _chart(title: str, legend: Sequence[tuple[str, str]], parts: Sequence[str], 
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: name, note at the right, and marks (value, low, high, colour class)."""
+    """One line of a dot plot: name, marks (value, low, high, colour class), and a note at the right."""
 
     name: str
     marks: Sequence[tuple[float, float | None, float | None, str]]
@@ -130,7 +141,10 @@ def dot_plot(
     note: int = 230,
     join: bool = False,
 ) -> Markup:
-    """Values with intervals, one line each, and a vertical line at `reference`; `join` links the first two marks of a line."""
+    """Return values with intervals, one line each, and a vertical line at `reference`.
+
+    `join` links the first two marks of each line.
+    """
     ends = [v for dot in dots for mark in dot.marks for v in mark[:3] if v is not None] + (
         [] if reference is None else [reference]
     )
@@ -181,7 +195,7 @@ def histogram(
     high: float = 1.0,
     mark: float | None = None,
 ) -> Markup:
-    """Counts in equal bins of [low, high]; `mark` draws a limit."""
+    """Return counts in equal bins of [low, high]; `mark` draws a limit."""
     counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
     width, height, left, bottom = 440, 160, 34, 132
     step, top = (width - left - 10) / bins, max(1, int(counts.max()))
@@ -221,15 +235,15 @@ class Stack:
 def stacked_bars(
     title: str, stacks: Sequence[Stack], legend: Sequence[tuple[str, str]], cut: int, cut_name: str
 ) -> Markup:
-    """Bars in the given order: positive parts stack up, negative ones down; the first part's error bar; a line behind bar `cut`."""
+    """Return bars in the given order: positive parts stack up, negative ones down; a line stands behind bar `cut`."""
     rise = max(sum(max(v, 0) for v, _ in s.parts) + s.error for s in stacks)
     fall = min(sum(min(v, 0) for v, _ in s.parts) - s.error for s in stacks)
     width, height, left, top, bottom = 960, 250, 40, 18, 214
     scale, step = (bottom - top) / ((rise - fall) or 1), min(96.0, (width - left - 10) / len(stacks))
     zero = top + rise * scale
     parts = [
-        f'<path class="grid" d="M{left} {zero - m * scale:.1f}H{left + step * len(stacks):.1f}"/><text class="tick" x="{left - 6}" '
-        f'y="{zero - m * scale + 3.5:.1f}" text-anchor="end">{_short(m)}</text>'
+        f'<path class="grid" d="M{left} {zero - m * scale:.1f}H{left + step * len(stacks):.1f}"/><text class="tick" '
+        f'x="{left - 6}" y="{zero - m * scale + 3.5:.1f}" text-anchor="end">{_short(m)}</text>'
         for m in ticks(fall, rise, 5)
     ]
     for index, stack in enumerate(stacks):
@@ -258,6 +272,7 @@ def _stack(stack: Stack, x: float, step: float, zero: float, scale: float, botto
     if named:
         bold = " strong" if stack.selected else ""
         parts.append(
-            f'<text class="tick{bold}" x="{x + step / 2:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(stack.name)}</text>'
+            f'<text class="tick{bold}" x="{x + step / 2:.1f}" y="{bottom + 18}" text-anchor="middle">'
+            f"{escape(stack.name)}</text>"
         )
     return "".join(parts)

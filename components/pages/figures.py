@@ -1,7 +1,7 @@
 """Pictures and numbers as HTML: maps and frames as small inlined images, strips of them, and how numbers are written.
 
-Maps are drawn one pixel a cell, unsmoothed, through one colour table (dark → bright, monotone in lightness, the same in
-both themes). Everything returns HTML; text that comes from data passes through `escape`.
+Maps are drawn one pixel per cell, unsmoothed, through one colour table (dark → bright, monotone in lightness, the same
+in both themes). Everything returns HTML; text that comes from data passes through `escape`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SMALL = 40_000  # bytes of a picture that stays as it is
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Bytes as a `data:` address."""
+    """Return bytes as a `data:` address."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -60,14 +60,14 @@ def heat(map_HW: Float[np.ndarray, "H W"], top: float) -> str:
 
 
 def photo(frame: UInt8[np.ndarray, "h w 3"], width: int = 200) -> str:
-    """A frame as a JPEG of at most `width` pixels."""
+    """Return a frame as a JPEG of at most `width` pixels."""
     picture = Image.fromarray(frame)
     picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
     return _encode(picture, "JPEG", quality=82, optimize=True)
 
 
 def stored_picture(png: bytes, name: str, caption: Markup, width: int = 960) -> Markup:
-    """Return a picture of an earlier step with its caption, at most `width` pixels wide; `name` is its text for readers."""
+    """Return a picture of an earlier step with its caption, at most `width` pixels wide; `name` replaces it as text."""
     picture: Image.Image = Image.open(io.BytesIO(png))
     if picture.width > width or len(png) > _SMALL:
         picture = picture.convert("RGBA")
@@ -85,15 +85,16 @@ def _encode(picture: Image.Image, form: str, **options: object) -> str:
 
 
 def scale_bar(top: float, unit: str) -> Markup:
-    """The colour scale of a row of maps, 0 to `top`, printed."""
+    """Return the colour scale of a row of maps, 0 to `top`, printed."""
     stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in TABLE[::51])
     return raw(
-        '<span class="scale"><i>0</i><b style="background:linear-gradient(90deg,{})"></b><i>{}</i></span><span class="unit">{}</span>'
+        '<span class="scale"><i>0</i><b style="background:linear-gradient(90deg,{})"></b><i>{}</i></span>'
+        '<span class="unit">{}</span>'
     ).format(raw(stops), number(top), unit)
 
 
 def raw(text: str) -> Markup:
-    """Text that is HTML already: whatever came from data was escaped when it was put in."""
+    """Mark text as HTML; whatever came from data must be escaped in it already."""
     return Markup(text)
 
 
@@ -103,7 +104,7 @@ def code(value: object) -> Markup:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with `digits` significant digits, without exponents where a person would write none; a true minus sign."""
+    """Return a number with `digits` significant digits and a true minus sign; exponents only far from 1."""
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
@@ -112,18 +113,18 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """`+1.2` or `−1.2`."""
+    """Return `+1.2` or `−1.2`."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def probability(p: float) -> str:
-    """`p = 0.012`, `p < 0.001`."""
+    """Return `p = 0.012` or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a strip: an image inside the video's frame (fractions top, bottom, left, right), and cells to outline."""
+    """One picture of a strip: an image, its box in the video's frame (top, bottom, left, right), cells to outline."""
 
     image: str
     box: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
@@ -133,21 +134,21 @@ class Cell:
 
 
 def cell_svg(cell: Cell, width: int, height: int) -> Markup:
-    """The picture in the video's own proportions; cells that the VLM did not see are outlined and hatched."""
+    """Return the picture in the video's own proportions; cells that the VLM did not see are outlined and veiled."""
     w, h = 160.0, 160.0 * height / width
     top, bottom, left, right = cell.box
     x, y, dx, dy = left * w, top * h, (right - left) * w, (bottom - top) * h
     style = "" if cell.smooth else ' style="image-rendering:pixelated"'
     outline = "" if cell.unseen is None else _outline(cell.unseen, x, y, dx, dy)
     return raw(
-        f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}"><rect width="{w:.6g}" height="{h:.6g}" '
-        f'class="void"/><image href="{cell.image}" x="{x:.6g}" y="{y:.6g}" width="{dx:.6g}" height="{dy:.6g}" '
-        f'preserveAspectRatio="none"{style}/>{outline}</svg>'
+        f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}">'
+        f'<rect width="{w:.6g}" height="{h:.6g}" class="void"/><image href="{cell.image}" x="{x:.6g}" y="{y:.6g}" '
+        f'width="{dx:.6g}" height="{dy:.6g}" preserveAspectRatio="none"{style}/>{outline}</svg>'
     )
 
 
 def _outline(unseen_HW: Bool[np.ndarray, "H W"], x: float, y: float, dx: float, dy: float) -> str:
-    """The border of the unseen cells, one closed line set along cell edges, and a veil over them."""
+    """Return a veil over the unseen cells, and their border along cell edges."""
     if not unseen_HW.any():
         return ""
     rows, cols = unseen_HW.shape
@@ -178,7 +179,7 @@ class StripRow:
 
 
 def strip(rows: Sequence[StripRow], columns: Sequence[str], width: int, height: int) -> Markup:
-    """Rows of pictures under common column heads (times)."""
+    """Return rows of pictures under common column heads (times)."""
     head = "".join(f"<span>{escape(text)}</span>" for text in columns)
     body = "".join(
         f'<div class="label"><b>{escape(row.name)}</b>{row.scale}</div>'

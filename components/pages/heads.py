@@ -11,11 +11,11 @@ from components.core.artifacts import HeadSelection, PriorSet
 from components.core.records import HeadRow
 from components.pages.charts import Stack, stacked_bars
 from components.pages.figures import number, raw, signed
-from components.pages.section import html_table
+from components.pages.section import caption, html_table
 
 
 def head_figure(selection: HeadSelection | PriorSet) -> Markup:
-    """Sorted stacked bars of the three z-scores with the cut line, what saturates, and the table of all heads (supplement Figs. 2, 4)."""
+    """Return sorted stacked z-scores with the cut line, what saturates, and the table (supplement Figs. 2 and 4)."""
     rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
     cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
@@ -36,15 +36,13 @@ def head_figure(selection: HeadSelection | PriorSet) -> Markup:
 
 
 def _saturation(selection: HeadSelection | PriorSet) -> Markup:
-    shares = {name.upper(): share for name, share in selection.saturation.items()}
+    shares = {name if name == "both" else name.upper(): share for name, share in selection.saturation.items()}
     text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
     if not any(share >= 0.9 for share in shares.values()):
-        return raw(
-            f'<p class="caption">Chosen heads at the maximum of a measure: {escape(text or "not recorded")}.</p>'
-        )
+        return caption(f"Chosen heads at the maximum of a measure: {text or 'not recorded'}.")
     return raw(
-        f'<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: {escape(text)}. '
-        "Such heads attend to the same place in every frame whatever the content.</p>"
+        '<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: '
+        f"{escape(text)}. Such heads attend to the same place in every frame whatever the content.</p>"
     )
 
 

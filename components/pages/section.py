@@ -1,4 +1,4 @@
-"""A section of a page, how a sample is named under a picture, and the card of a benchmark's question."""
+"""Parts of a page: sections, captions, tables, folded blocks, and the card of a benchmark's question."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jaxtyping import UInt8
 from markupsafe import Markup, escape
 
 from components.core.records import Sample
-from components.pages.figures import NOTHING, photo, raw
+from components.pages.figures import NOTHING, code, photo, raw
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page: its anchor, title, one line that says what is seen or why nothing is, and the body."""
+    """One section of a page: anchor, title, one line on what is seen or why nothing is, and the body."""
 
     name: str
     title: str
@@ -23,10 +23,25 @@ class Section:
     body: Markup = NOTHING
 
 
+def caption(text: object) -> Markup:
+    """Return a line of explanation."""
+    return raw('<p class="caption">{}</p>').format(text)
+
+
+def absent(text: object) -> Markup:
+    """Return the line that stands where a run lacks something."""
+    return raw('<p class="absent">{}</p>').format(text)
+
+
 def quoted(sample: Sample, limit: int = 110) -> Markup:
     """Return `sample 0123… its text`."""
     text = shortened(sample.response or sample.question, limit)
-    return raw(f'<p class="caption"><code>sample {sample.id}</code> {escape(text)}</p>')
+    return caption(raw("{} {}").format(code(f"sample {sample.id}"), text))
+
+
+def text_caption(sample: Sample, limit: int = 160) -> Markup:
+    """Return a sample's text as a caption."""
+    return caption(shortened(sample.response or sample.question, limit))
 
 
 def folded(blocks: Sequence[Markup], shown: int, what: str, layout: str = "") -> Markup:
@@ -64,19 +79,23 @@ def html_table(head: Sequence[object], rows: Iterable[Sequence[object]], strong:
 
 
 def film(frames: UInt8[np.ndarray, "n h w 3"], indices: Sequence[int], width: int) -> Markup:
-    """Frames side by side, each at most `width` pixels wide."""
+    """Return frames side by side, each at most `width` pixels wide."""
     images = (f'<img src="{photo(frame, width)}" alt="frame {i}">' for i, frame in zip(indices, frames, strict=True))
     return raw(f'<div class="film">{"".join(images)}</div>')
 
 
 def question_card(kind: str, sample: Sample, frames: Markup, replies: Markup) -> str:
-    """A question with its options, the right one marked, and what was replied; `kind` is `won`, `lost`, `right` or `wrong`."""
+    """Return a question with its options, the right one marked, and the replies.
+
+    `kind` is `won`, `lost`, `right` or `wrong`.
+    """
     options = "".join(
         f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>"
         for option in sample.options
     )
     good = "won" if kind in ("won", "right") else "lost"
     return (
-        f'<article class="card {good}"><header>{kind} · {escape(sample.question_type)} · <code>sample {sample.id}</code></header>'
+        f'<article class="card {good}"><header>{kind} · {escape(sample.question_type)} · '
+        f'<code>sample {sample.id}</code></header>'
         f'{frames}<p class="question">{escape(sample.question)}</p><ul class="options">{options}</ul>{replies}</article>'
     )

@@ -1,4 +1,4 @@
-"""Readers for what the lines of a manifest name: tensors and frames of the store, a prior's words, the frame of a cell."""
+"""Readers for what a manifest's lines name: tensors and frames of the store, a prior's words, a cell's frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.store.entries import Store
 
 @dataclass(frozen=True)
 class Stored:
-    """Readers for what lines of a manifest name."""
+    """Reads the objects of a store that a manifest's lines name."""
 
     store: Store
 
@@ -28,16 +28,16 @@ class Stored:
         return {}
 
     def tensors(self, ref: Ref) -> dict[str, np.ndarray]:
-        """The arrays of a stored safetensors file."""
+        """Return the arrays of a stored safetensors file."""
         found: dict[str, np.ndarray] = load(self.store.read(ref))
         return found
 
     def prior(self, line: PriorLine) -> np.ndarray:
-        """A_VDM [T', F, H, W] of a sample."""
+        """Return A_VDM [T', F, H, W] of a sample."""
         return self.tensors(line.prior)["prior"]
 
     def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
-        """Frames uint8 [n, h, w, 3] of a stored video."""
+        """Return frames uint8 [n, h, w, 3] of a stored video."""
         if video.id not in self._fetched:
             self._fetched[video.id] = self.store.fetch(video.file)
         return read_frames(self._fetched[video.id], list(indices))
@@ -49,7 +49,7 @@ def piece_text(sample: Sample, piece: Piece) -> str:
 
 
 def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
-    """Name and motion score of each row of the sample's prior; without MTTI there is one row, the mean over all words."""
+    """Return name and motion score of each row of the sample's prior; without MTTI its one row is all words' mean."""
     chosen = [piece for piece in line.pieces if piece.selected]
     if len(chosen) == rows:
         return [(piece_text(line.sample, piece), piece.score) for piece in chosen]
@@ -57,5 +57,5 @@ def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
 
 
 def nearest_frame(video: Video, start: float, end: float) -> int:
-    """Index of the frame nearest to the middle of a cell's time."""
+    """Return the index of the frame nearest to the middle of a cell's time."""
     return int(np.abs(np.asarray(video.times) - (start + end) / 2).argmin())

@@ -11,6 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from components.core.artifacts import PriorLine, VlmLine
+from components.media.sampling import spread
+from components.media.sampling import spread
 from components.pages.figures import Cell, StripRow, heat, photo, raw, scale_bar, strip
 from components.pages.stored import Stored, nearest_frame, words
 
@@ -19,10 +21,10 @@ COLUMNS = 6
 
 
 def sample_strip(material: Stored, line: PriorLine, seen: Sequence[tuple[str, VlmLine]]) -> Markup:
-    """Six frames of a clip × frames, mask, prior of its three strongest words, and the named VLM maps of these words on one scale."""
+    """Return six frames of a clip, their mask, the prior of its three strongest words, and the VLM's maps of these."""
     prior_TFHW = material.prior(line)
     count = prior_TFHW.shape[1]
-    cells = np.unique(np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int)).tolist()
+    cells = spread(count, min(COLUMNS, count))
     indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
     frames = material.frames(line.video, indices)
     rows = [
@@ -46,13 +48,23 @@ def _mask_row(mask: dict[str, np.ndarray], indices: Sequence[int]) -> StripRow:
     kinds = np.where(mask["mover"] > 0, 2, (mask["objects"] > 0).astype(int))
     step = max(1, kinds.shape[2] // 160)
     cells = [Cell(photo(colours[kinds[i, ::step, ::step]]), label=f"mask of frame {i}") for i in indices]
-    key = raw('<span class="unit"><i class="swatch mover"></i>moves <i class="swatch still"></i>stays</span>')
+    key = raw(
+        '<span class="unit"><span class="pair"><i class="swatch mover"></i>moves</span> '
+        '<span class="pair"><i class="swatch still"></i>stays</span></span>'
+    )
     return StripRow("ground truth", cells, key)
 
 
-def map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: Sequence[int], top: float = 0.0,
-            valid_FHW: np.ndarray | None = None) -> StripRow:  # fmt: skip
-    """A row of a strip: the map at the grid's frames `cells`, 0 to `top` (default: its largest shown value), unseen cells outlined."""
+def map_row(
+    name: str,
+    kind: str,
+    map_FHW: np.ndarray,
+    line: PriorLine,
+    cells: Sequence[int],
+    top: float = 0.0,
+    valid_FHW: np.ndarray | None = None,
+) -> StripRow:
+    """Return a map at the grid's frames `cells`, 0 to `top` (default: the largest value shown), unseen cells veiled."""
     top = top or float(map_FHW[list(cells)].max())
     unseen = [None if valid_FHW is None else ~valid_FHW[f] for f in cells]
     pictures = [
@@ -65,14 +77,17 @@ def map_row(name: str, kind: str, map_FHW: np.ndarray, line: PriorLine, cells: S
 def _vlm_rows(
     material: Stored, line: PriorLine, seen: Sequence[tuple[str, VlmLine]], rows: Sequence[int], cells: Sequence[int]
 ) -> list[StripRow]:
-    """The VLM's maps of the same words, on one scale."""
+    """Return the VLM's maps of the same words, on one scale."""
     found = [(name, *vlm_map(material, one, rows)) for name, one in seen if one.vlm_map is not None]
     top = max((float(map_FHW[list(cells)].max()) for _, map_FHW, _ in found), default=0.0)
     return [map_row(name, "these words", map_FHW, line, cells, top, valid_FHW) for name, map_FHW, valid_FHW in found]
 
 
 def vlm_map(material: Stored, line: VlmLine, rows: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The VLM's map [F, H, W] (mean over those `rows` with a counterpart, density relative to uniform) and the cells it saw."""
+    """Return the VLM's map [F, H, W], density relative to uniform, and the cells it saw.
+
+    The map is the mean over those `rows` that have a counterpart in the VLM.
+    """
     assert line.vlm_map is not None
     found = material.tensors(line.vlm_map)
     map_TFHW, valid_FHW = found["map"].astype(np.float64), found["valid"].astype(bool)

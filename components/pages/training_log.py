@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from components.core.records import Json
 from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, number, raw
+from components.pages.section import absent
 
 
 def read_log(data: bytes) -> list[Json]:
@@ -41,9 +42,9 @@ def training_curves(rows: Sequence[Json]) -> Markup:
             log=True,
         ),
     }
-    absent = ", ".join(title for title, chart in drawn.items() if not chart)
-    missing = raw(f'<p class="absent">Not in this run\'s log: {escape(absent)}.</p>') if absent else NOTHING
-    return raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + missing
+    missing = ", ".join(title for title, chart in drawn.items() if not chart)
+    line = absent(f"Not in this run's log: {missing}.") if missing else NOTHING
+    return raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + line
 
 
 def _chart(title: str, lines: Sequence[Line], *, log: bool = False) -> Markup:

@@ -38,7 +38,7 @@ class ClipCost:
         return steps * forwards * self.model.forward(self.tokens, self._keys)
 
     def capture(self, steps: int, rows: int, *, memory: bool) -> float:
-        """FLOPs of one sample's reconstruction and of the captured rows."""
+        """Return the FLOPs of one sample's reconstruction and of the captured rows."""
         step = 2 * self.model.forward(self.tokens, self._keys)
         if memory:
             step += 2 * self.model.forward(self.tokens, 2 * self._keys)
@@ -52,11 +52,11 @@ class ClipCost:
         return (steps + 1) * model.channels * latents * item
 
     def map_bytes(self, words: float) -> int:
-        """Bytes of a sample's stored t2v maps, fp16."""
+        """Return the bytes of a sample's stored t2v maps, fp16."""
         return int(self.model.heads * words * self.tokens * 2)
 
     def peak_bytes(self, rows: int, words: float) -> int:
-        """Peak of what capture adds on the device: accumulators in fp32 and the q, k of one layer's four streams."""
+        """Return the peak of what capture adds on the device: fp32 accumulators, and q and k of four streams."""
         latent = self.model.latent_frames(self.frames) // self.model.patch_t
         accumulators = 4 * self.model.heads * self.tokens * (min(rows, self.tokens) + words + latent)
         return int(accumulators + 4 * 4 * 2 * self._keys * self.model.width)

@@ -32,7 +32,7 @@ class PlannedVideo:
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Units of one step, its A100-hours and the bytes it stores; without `remembered`, `to_compute` is an upper bound."""
+    """Units of one step, A100-hours and stored bytes; where `remembered` is None, `to_compute` is an upper bound."""
 
     step: str
     remembered: int | None

@@ -52,7 +52,7 @@ def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCount
 
 
 def _shared_questions(source: Source) -> list[str]:
-    """Return a warning per question that most videos share: it carries nothing about one video and should be declared."""
+    """Return one warning per question that most videos share: it should be declared as an instruction."""
     if len(source.videos) < 20:
         return []
     counts = Counter(

@@ -1,4 +1,4 @@
-"""plan: validates everything before anything is computed, and says what this run will compute and what it will cost. Never cached.
+"""plan: validate everything before anything is computed; predict what a run will compute and cost. Never cached.
 
 Its outputs are the digests of the sources: the importers take them, so a changed folder is noticed. What is remembered
 is exact through attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps
@@ -168,7 +168,7 @@ def _extraction(context: Extraction, params: dict[str, Any], model: ResolvedMode
 def _planned(
     context: Extraction, params: dict[str, Any], model: ResolvedModel, source: Source, video: SourceVideo
 ) -> PlannedVideo | None:
-    """What is known of a video without decoding it: from its import if that is remembered, else from its header."""
+    """Return what is known of a video without decoding it: from its remembered import, else from its header."""
     if video.file is None:
         return None
     address, words = video.reads(source.root), [len(f"{row.question} {row.response}".split()) for row in video.rows]
@@ -182,7 +182,7 @@ def _planned(
 def _known(
     context: Extraction, params: dict[str, Any], model: ResolvedModel, video: SourceVideo, digest: str
 ) -> Known:
-    """Which of the keys that follow from the sources are remembered."""
+    """Return which of the keys that follow from the sources are remembered."""
     models, shared = {"vdm": model.id}, context.shared
     inversion, capture = declared("ddim_inversion"), declared("attention_capture")
     trajectory = inversion.key(params["ddim_inversion"], inversion.shared_result(shared), models, {"video": digest})
@@ -200,12 +200,15 @@ def _known(
 
 
 def _entry(context: Extraction, step: str, key: str) -> Entry | None:
-    """What is remembered. Damage counts as work to do: the rerun that computes it again begins with this step."""
+    """Return the entry; damage counts as work to do, as the rerun that computes it again begins with this step."""
     return context.store.entry(step, key, miss_if_damaged=True)
 
 
 def _selected(context: Extraction, params: dict[str, Any], videos: list[PlannedVideo]) -> int | None:
-    """Samples whose token selection is remembered, from the heads that the stored statistics choose; None where one is not captured."""
+    """Count samples whose token selection is remembered, for the heads that the stored statistics choose.
+
+    None where a sample is not captured yet.
+    """
     found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
     captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
     if not captured or len(captured) < len(found):
@@ -223,7 +226,7 @@ def _selected(context: Extraction, params: dict[str, Any], videos: list[PlannedV
 
 
 def _heads(context: Extraction, params: Any, captured: list[Entry]) -> list[list[int]]:
-    """Each sample's heads as head_selection will choose them."""
+    """Return each sample's heads as head_selection will choose them."""
     from components.head_selection.scores import HeadStatistics, choose_all
     from components.store.tensors import unpack
 
@@ -244,7 +247,7 @@ def _heads(context: Extraction, params: Any, captured: list[Entry]) -> list[list
 
 
 def _header_frames(context: Extraction, source: Source, video: SourceVideo, reads: Json) -> int:
-    """Frames by the container's header, remembered; 0 where there is none to read (the import says why), which the next look may change."""
+    """Return the frames by the container's header, remembered; 0, not remembered, where there is none to read."""
     from components.media.video import header
 
     key = sha256(canonical_json(reads))[:32]
@@ -257,7 +260,7 @@ def _header_frames(context: Extraction, source: Source, video: SourceVideo, read
             return 0
         frames = header(path).num_frames
     except DataError:
-        return 0
+        return 0  # the import's message names the reason
     finally:
         backend.release(video.path)
     context.work(key).finish(video.path, reads, {"frames": frames})

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.artifacts import PriorLine
-from components.pages.figures import raw
 from components.pages.heads import head_figure
-from components.pages.section import Section, folded
+from components.pages.section import Section, absent, folded
 from components.report.material import PriorMaterial
 from components.report.reconstruction import pictures
 
@@ -27,5 +26,5 @@ def heads(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
     blocks = pictures(material, shown, "heads", 960)[:_SAMPLES]
     maps = folded(blocks, 1, "more samples")
     if not blocks:
-        maps = raw('<p class="absent">No vision-to-vision thumbnails: the prior set carries none.</p>')
+        maps = absent("No vision-to-vision thumbnails: the prior set carries none.")
     return Section("heads", title, lead, head_figure(material.priors) + maps)

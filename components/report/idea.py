@@ -1,4 +1,4 @@
-"""Section 2 of the report: one clip's frames, mask, prior of three words, and the VLM's maps before and after tuning."""
+"""Section 2 of the report: a clip's frames, mask, prior of three words, and the VLM's maps before and after tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made from: the run's manifests joined by sample, and readers for the tensors, frames and pictures they name."""
+"""What the report is made from: the run's manifests joined by sample, and readers for the objects they name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from components.core.artifacts import EvalResult, PriorLine, PriorSet, TunedMode
 from components.core.records import Failure, ModelId, StepRecord, sha256
 from components.media.grids import pool_mask
 from components.media.map_algebra import frame_difference_prior
+from components.media.sampling import spread
 from components.pages.stored import Stored
 from components.pages.training_log import read_log
 from components.quality.measures import Scene, centre_map
@@ -80,14 +81,14 @@ def paper() -> dict[str, Any]:
 
 
 def prior_table() -> list[dict[str, Any]]:
-    """The rows of `make bench-prior-full`, as `bench/table.py` writes them, where they were put beside this file; each names its model."""
+    """Return the rows of `make bench-prior-full` that lie beside this file; each names its model."""
     file = resources.files("components.report").joinpath("prior_table.json")
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     return found
 
 
 def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
-    """The samples with a mask, as `quality` measures them, with the label-free references on the same grid."""
+    """Return the samples with a mask, as `quality` measures them, with the label-free references on their grids."""
     found = []
     for line in lines:
         if line.mask is None:
@@ -104,9 +105,9 @@ def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
 
 
 def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
-    """The clip's |frame difference| on the prior's grid, as sft's control has it, but from at most 64 small frames (128 pixels a side)."""
+    """Return the clip's |frame difference| on the prior's grid, as sft's control does, from at most 64 small frames."""
     times = line.video.times
-    indices = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_FRAMES)).round().astype(int)).tolist()
+    indices = spread(len(times), min(len(times), _MOST_FRAMES))
     part = max(2, _MOST_BYTES // (3 * line.video.width * line.video.height))  # every part decodes the clip once
     small = [
         _reduced(material.frames(line.video, indices[start : start + part])) for start in range(0, len(indices), part)
@@ -117,7 +118,7 @@ def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
 
 
 def _reduced(frames: np.ndarray) -> np.ndarray:
-    """Frames with whole blocks of pixels averaged, so that no side is longer than needed."""
+    """Average whole blocks of pixels, so that no side is longer than needed."""
     block = -(-max(frames.shape[1:3]) // _MOST_PIXELS)
     n, h, w = len(frames), frames.shape[1] // block, frames.shape[2] // block
     cut = frames[:, : h * block, : w * block].reshape(n, h, block, w, block, 3)

@@ -40,13 +40,13 @@ class Findings:
 
 
 def comparisons(material: Material) -> list[Comparison]:
-    """Both models on each benchmark that both answered."""
+    """Compare both models on each benchmark that both answered."""
     both = [name for name in sorted(material.tuned) if name in material.untouched]
     return [one for name in both if (one := compare(material.untouched[name], material.tuned[name])) is not None]
 
 
 def build(material: Material, findings: Findings, shown: int) -> list[Section]:
-    """The sections in their order, with `shown` pictured samples."""
+    """Return the sections in their order, with `shown` pictured samples."""
     lines: list[PriorLine] = material.order[:shown]
     return [
         verdict(material, findings.comparisons),
@@ -64,7 +64,7 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
 
 
 def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
-    """The page with as many of the `shown` pictured samples as fit into `limit` bytes.
+    """Return the page with as many of the `shown` pictured samples as fit into `limit` bytes.
 
     Raises:
         DataError: even without pictured samples it is larger.

@@ -1,4 +1,4 @@
-"""Section 11 of the report: digests, bytes in the store, what each step ran with, and the command that makes it again."""
+"""Section 11 of the report: digests, bytes in the store, each step's parameters, and the command to make it again."""
 
 from __future__ import annotations
 

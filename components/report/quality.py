@@ -1,4 +1,6 @@
-"""Section 6 of the report: does the prior find what moves? With masks AUC_obj, pointing game and track, without them the confidence.
+"""Section 6 of the report: does the prior find what moves?
+
+With masks AUC_obj, pointing game and track with intervals against their references; without masks the confidence.
 
 `bench` are the rows of `make bench-prior-full`; those of the run's own video model are shown.
 """
@@ -12,10 +14,11 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
+from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot, histogram
-from components.pages.figures import NOTHING, Cell, StripRow, photo, probability, raw, strip
+from components.pages.figures import NOTHING, Cell, StripRow, code, photo, probability, raw, strip
 from components.pages.markdown import document, table
-from components.pages.section import Section, html_table, quoted
+from components.pages.section import Section, absent, caption, html_table, quoted
 from components.pages.stored import nearest_frame
 from components.pages.strips import COLUMNS, map_row
 from components.quality.measures import Quality
@@ -28,12 +31,15 @@ LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 def prior_quality(
     material: Material, quality: Quality, bench: Sequence[dict[str, Any]], pictured: Sequence[str]
 ) -> Section:
-    """AUC_obj, pointing game and track with intervals against their references where masks are known, else the confidence histogram."""
+    """Return the prior's measures, the bench's rows of this video model, and the best and the worst sample."""
     name, title = "quality", "Quality of the prior"
     confidence = [line.confidence.value for line in material.priors.lines]
     bars = histogram(f"Confidence of {len(confidence)} priors", confidence)
     if not quality.rows:
-        lead = "No ground-truth masks with a mover and static objects, so the confidence √(concentration · dynamics) instead."
+        lead = (
+            "No ground-truth masks with a mover and static objects, so the confidence √(concentration · dynamics) "
+            "instead."
+        )
         ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
         extremes = [
             ("highest confidence", ranked[-1], ranked[-1].confidence.value),
@@ -46,16 +52,16 @@ def prior_quality(
     ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
     extremes = [(text, by_id[key], quality.by_sample[key]) for text, key in ends]
     first = quality.rows["prior"]
-    lead = raw(
-        f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of {first.clusters} "
-        "videos with masks, 95 % intervals over videos; dashed lines are chance."
+    lead = (
+        f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of "
+        f"{first.clusters} videos with masks, 95 % intervals over videos; dashed lines are chance."
     )
     body = _charts(quality) + _pointing(quality, pictured) + _permutation(quality) + _bench(material, bench)
     return Section(name, title, lead, body + _extremes(material, extremes) + raw(f'<div class="charts">{bars}</div>'))
 
 
 def pointing_game(quality: Quality, pictured: Sequence[str]) -> str:
-    """How many of the pictured samples have the strongest cell of their whole prior on the mover; half of a tie is no hit."""
+    """Count the pictured samples whose prior has its strongest cell on the mover; half of a tie is no hit."""
     found = [quality.peaks[sample] for sample in pictured if sample in quality.peaks]
     if not found:
         return "Pointing game: no pictured sample has a mask with a mover."
@@ -116,33 +122,33 @@ def _dots(rows: Mapping[str, Estimate]) -> list[Dot]:
 
 
 def _pointing(quality: Quality, pictured: Sequence[str]) -> Markup:
-    return raw(
-        f'<p class="caption"><b>{escape(pointing_game(quality, pictured))}</b> A hit: the strongest cell of all frames lies on the mover, '
-        "which covers more than a tenth of it.</p>"
-    )
+    hit = "A hit: the strongest cell of all frames lies on the mover, which covers more than a tenth of it."
+    return caption(raw("<b>{}</b> {}").format(pointing_game(quality, pictured), hit))
 
 
 def _permutation(quality: Quality) -> Markup:
     if (test := quality.permutation) is None:
-        return raw('<p class="absent">No debiased value and no permutation test: they need two videos on one grid.</p>')
-    return raw(
-        f'<p class="caption">Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed '
-        f"{test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {escape(probability(test.p))}. "
-        "The null is above .5 where a map knows positions that all clips share; debiased, the other videos' mean map is taken out.</p>"
+        return absent("No debiased value and no permutation test: they need two videos on one grid.")
+    return caption(
+        f"Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed "
+        f"{test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {probability(test.p)}. "
+        "The null is above .5 where a map knows positions that all clips share; debiased, the other videos' mean map is "
+        "taken out."
     )
 
 
 def _head_choice(material: Material) -> Markup:
-    """What could make the head selection meaningless, in words: how often heads are chosen, and how many are at a measure's maximum."""
+    """Return what could make the head selection meaningless: heads always chosen, and heads at a maximum."""
     rows, samples = material.priors.heads, len(material.priors.lines)
     if not rows:
-        return raw('<p class="absent">No head table: how often each head was chosen is not known.</p>')
+        return absent("No head table: how often each head was chosen is not known.")
     always, never = (sum(row.chosen == many * row.samples for row in rows) for many in (1, 0))
     full = {name: material.priors.saturation.get(name, 0.0) for name in ("tcs", "dsr")}
-    return raw(
-        f'<p class="caption">Head selection over {samples} samples: of {len(rows)} heads {always} are chosen in every sample, {never} in '
-        f"none, {len(rows) - always - never} in some. Of the chosen ones {full['tcs']:.0%} have the largest possible TCS and "
-        f"{full['dsr']:.0%} the largest DSR: where nearly all do and the choice is always the same, it may be positional.</p>"
+    return caption(
+        f"Head selection over {samples} samples: of {len(rows)} heads {always} are chosen in every sample, {never} in "
+        f"none, {len(rows) - always - never} in some. Of the chosen ones {full['tcs']:.0%} have the largest possible "
+        f"TCS and {full['dsr']:.0%} the largest DSR: where nearly all do and the choice is always the same, it may be "
+        "positional."
     )
 
 
@@ -150,14 +156,13 @@ def _head_choice(material: Material) -> Markup:
 
 
 def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
-    """The bench's rows of this video model: AUC_obj of twin, head and word choices as dots, all rows as a table behind a line."""
+    """Return the bench's rows of this video model: AUC_obj as dots, all rows as a table behind a line."""
     model = material.models.get("vdm")
     rows = [row for row in bench if model is not None and row.get("model") == model.digest]
     if not rows:
-        name = f"{escape(model.name)} ({escape(model.digest[:12])})" if model else "an unnamed video model"
-        return raw(
-            f'<p class="absent">Random twin, MHS and MTTI ablations: <code>make bench-prior</code> has no table for {name}.</p>'
-        )
+        name = f"{model.name} ({model.digest[:12]})" if model else "an unnamed video model"
+        missing = raw("Random twin, MHS and MTTI ablations: {} has no table for {}.")
+        return absent(missing.format(code("make bench-prior"), name))
     shown = [(row["name"].removeprefix(LEVEL), _of_row(row)) for row in rows if row["name"].startswith(LEVEL)]
     dots = [Dot(name, [(e.value, e.low, e.high, "c4")], _estimate(e)) for name, e in shown]
     title = "AUC_obj of this video model on unseen synthetic clips (make bench-prior)"
@@ -185,7 +190,7 @@ def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]
     blocks = []
     for text, line, value in chosen:
         map_FHW = material.prior(line).mean(0)
-        cells = np.unique(np.linspace(0, len(map_FHW) - 1, min(COLUMNS, len(map_FHW))).round().astype(int)).tolist()
+        cells = spread(len(map_FHW), min(COLUMNS, len(map_FHW)))
         indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
         frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
         rows = [StripRow("frames", frames), map_row("prior", "its words", map_FHW, line, cells)]

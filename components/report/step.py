@@ -1,4 +1,4 @@
-"""Step 8 · report: one self-contained page of what a run found, made from manifests, maps, masks and the store's videos, on a CPU.
+"""Step 8 · report: one self-contained page of what a run found, from manifests and the store's objects, on a CPU.
 
 One piece of work: its key reads the digests of everything that is shown. Equal inputs give equal bytes: no dates and no
 timings.
@@ -30,7 +30,7 @@ class Params(StepParams):
 
 
 def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]:
-    """Results by benchmark.
+    """Return results by benchmark.
 
     Raises:
         DataError: two results of one benchmark.

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from components.core.artifacts import VlmLine
 from components.pages.charts import histogram
-from components.pages.figures import NOTHING, raw
+from components.pages.figures import NOTHING, code, raw
 from components.pages.section import Section, quoted
 from components.pages.stored import piece_text
 from components.report.material import Material
@@ -21,7 +21,7 @@ from components.store.transfer import original_name
 
 
 def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
-    """Section 7: the selected pieces and the VLM's tokens with links, and how many pieces have a counterpart."""
+    """Return the selected pieces and the VLM's tokens with links, and how many pieces have a counterpart."""
     lines = material.model.lines
     if not lines:
         return Section("tokens", "Token map", "The tuned model's manifest has no lines.")
@@ -29,13 +29,13 @@ def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     coverage = [line.coverage for line in lines]
     below = [item for item in material.left_out if item.task == "vlm_attention" and "coverage" in item.reason]
     bars = histogram(f"Coverage of {len(coverage)} samples", coverage, mark=limit)
-    listed = "".join(f"<li><code>{escape(item.unit)}</code> {escape(item.reason)}</li>" for item in below)
-    under = f"<ul>{listed}</ul>" if below else "none"
+    listed = NOTHING.join(raw("<li>{} {}</li>").format(code(item.unit), item.reason) for item in below)
+    under = raw("<ul>{}</ul>").format(listed) if below else "none"
     chosen = [material.before[name] for name in shown_ids if name in material.before][:2]
     drawn = NOTHING.join(quoted(line.sample) + links(material, line) for line in chosen)
     lead = (
-        "The kept pieces of the video model's text encoder (top) and the tokens of the vision-language model that stand for the same "
-        f"characters (bottom). Mean coverage {np.mean(coverage):.3f}, n = {len(coverage)}."
+        "The kept pieces of the video model's text encoder (top) and the tokens of the vision-language model that "
+        f"stand for the same characters (bottom). Mean coverage {np.mean(coverage):.3f}, n = {len(coverage)}."
     )
     facts = raw(f'<div class="charts">{bars}<div><h3>Coverage below {limit:g}</h3>{under}</div></div>')
     return Section("tokens", "Token map", lead, drawn + facts)
@@ -47,7 +47,7 @@ def _limit(material: Material) -> float:
 
 
 def links(material: Material, line: VlmLine) -> Markup:
-    """Two lines of text with a curve for each link, as wide as the page allows, then the next pieces below."""
+    """Return two lines of text with one curve per link, as wide as the page allows, then the next pieces below."""
     found = material.tensors(line.token_map)
     map_TR, rows_R = found["map"], found["rows"]
     chosen = [piece for piece in line.pieces if piece.selected]
@@ -76,30 +76,29 @@ def _block(names: Sequence[str], below: Sequence[str], map_TR: np.ndarray, block
         x = 4.0
         for key in keys:
             w = _wide(texts[key])
-            lost = y == 4 and not map_TR[key].any()
+            lost = " lost" if y == 4 and not map_TR[key].any() else ""
             parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{w - 6:.1f}" height="24" rx="5" class="token{" lost" if lost else ""}"/>'
-            )
-            parts.append(
-                f'<text x="{x + (w - 6) / 2:.1f}" y="{y + 16}" text-anchor="middle" class="mono">{escape(texts[key])}</text>'
+                f'<rect x="{x:.1f}" y="{y}" width="{w - 6:.1f}" height="24" rx="5" class="token{lost}"/>'
+                f'<text x="{x + (w - 6) / 2:.1f}" y="{y + 16}" text-anchor="middle" class="mono">'
+                f"{escape(texts[key])}</text>"
             )
             centres[key] = x + (w - 6) / 2
             x += w
     for t in block:
         for r in np.nonzero(map_TR[t])[0].tolist():
-            a, b = tops[t], bottoms[r]
-            parts.append(
-                f'<path class="link" opacity="{0.35 + 0.65 * map_TR[t, r]:.2f}" d="M{a:.1f} 28C{a:.1f} 58 {b:.1f} 54 {b:.1f} 84"/>'
-            )
+            a, b, weight = tops[t], bottoms[r], 0.35 + 0.65 * map_TR[t, r]
+            curve = f"M{a:.1f} 28C{a:.1f} 58 {b:.1f} 54 {b:.1f} 84"
+            parts.append(f'<path class="link" opacity="{weight:.2f}" d="{curve}"/>')
     width = max(_wide(names[t]) + tops[t] - _wide(names[t]) / 2 for t in block)
     width = max([width, *(bottoms[r] + _wide(below[r]) / 2 for r in rows)]) + 4
     return raw(
-        f'<svg class="links" style="max-width:{width:.0f}px" viewBox="0 0 {width:.0f} 112" role="img">{"".join(parts)}</svg>'
+        f'<svg class="links" style="max-width:{width:.0f}px" viewBox="0 0 {width:.0f} 112" role="img">'
+        f"{''.join(parts)}</svg>"
     )
 
 
 def _vlm_tokens(material: Material, line: VlmLine, rows: Sequence[int]) -> list[str]:
-    """Text of the VLM's tokens: those of its tokenizer that share characters with a kept piece, if they are as many as the rows are."""
+    """Return the VLM's tokens that share characters with a kept piece; their positions if they are not one per row."""
     file = next((ref for ref in material.model.files if original_name(ref) == "tokenizer.json"), None)
     if file is None:
         return [f"#{row}" for row in rows]

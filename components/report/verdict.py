@@ -34,7 +34,7 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
 
 
 def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
-    """Return the sentence, a forest of all benchmarks, the models, the data's digest, and what differs from the paper."""
+    """Return the sentence, all benchmarks' differences, models, the data's digest, and what differs from the paper."""
     dots = []
     for one in comparisons:
         e = one.overall

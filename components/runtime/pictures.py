@@ -30,7 +30,7 @@ def remembered_pictures(
     reads: Callable[[U], Json],
     paint: Callable[[U, WorkFolder], Json],
 ) -> list[Entry]:
-    """Return the pictures of `units`, drawing those that are not remembered; they enter no counts and no left-out units.
+    """Return the pictures of `units`, drawing those that are not remembered; no count and no failure includes them.
 
     Args:
         context: the running step.

@@ -14,8 +14,8 @@ def card(model: TunedModel) -> str:
     return document(
         "# Vision-language model tuned with motion priors",
         f"`sha256:{model.digest}`",
-        f"Tuned from {text(base.name)} (`{base.digest}`) on {samples} samples of {videos} videos. The folder above opens "
-        "with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
+        f"Tuned from {text(base.name)} (`{base.digest}`) on {samples} samples of {videos} videos. The folder above "
+        "opens with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
         "`motion-enhancer import` needs.",
         decisions(model),
         left_out(model),

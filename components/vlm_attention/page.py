@@ -1,18 +1,13 @@
-"""The step's page in the KFP UI: a clip's frames against the prior of its strongest words and the VLM's own map of them.
-
-Legend: F, H, W the prior's grid; cells are drawn at their true size, one colour scale a row.
-"""
+"""The step's page in the KFP UI: a clip's frames, the prior of its strongest words, and the VLM's own map of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from components.core.artifacts import VlmLine
 from components.core.records import Json
 from components.pages.figures import number, raw
-from components.pages.section import Section, shortened
+from components.pages.section import Section, text_caption
 from components.pages.template import DRAWING, preview
 from components.runtime.context import Context
 from components.runtime.parameters import P
@@ -20,10 +15,18 @@ from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 _MOST = 4
+_CAPTION = (
+    "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the "
+    "words above it."
+)
+_ABOUT = (
+    "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the "
+    "words above it."
+)
 
 
 def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: str) -> str:
-    """At most four of the pictured samples that have a map, with coverage and distance."""
+    """Return at most four of the pictured samples that have a map, with coverage and distance."""
     mapped = {line.sample.id: line for line in lines if line.vlm_map is not None and line.sample.id in shown}
     chosen = [mapped[name] for name in smallest_by_hash(list(mapped), _MOST)]
     entries = remembered_pictures(
@@ -35,7 +38,7 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
     )
     strips = [raw(context.store.read(entry.ref("strip", context.task)).decode()) for entry in entries]
     figures = [
-        Section(line.sample.id, f"sample {line.sample.id}", _caption(line), _text(line) + drawn)
+        Section(line.sample.id, f"sample {line.sample.id}", _caption(line), text_caption(line.sample) + drawn)
         for line, drawn in zip(chosen, strips, strict=True)
     ]
     lead = (
@@ -43,19 +46,12 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
         if figures
         else "No pictured sample of this shard has a map of the VLM"
     )
-    said = "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the words above it."
-    return preview(
-        "5 · VLM attention", Section("top", "VLM attention", lead, raw(f'<p class="caption">{said}</p>')), figures
-    )
+    return preview("5 · VLM attention", lead, _ABOUT, figures)
 
 
 def _caption(line: VlmLine) -> str:
     distance = "" if line.distance is None else f" · distance to the prior {number(line.distance)}"
     return f"coverage {line.coverage:.0%} of the selected words{distance}"
-
-
-def _text(line: VlmLine) -> Markup:
-    return raw('<p class="caption">{}</p>').format(shortened(line.sample.response or line.sample.question))
 
 
 def _reads(line: VlmLine) -> Json:

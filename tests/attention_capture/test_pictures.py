@@ -43,13 +43,12 @@ def test_blocks_stand_below_the_map_and_show_which_frame_is_looked_at():
     blocks[:, 1] = torch.eye(FRAMES)
     made = captured(blocks)
     picture = np.asarray(Image.open(io.BytesIO(head_thumbnails(made))))
-    side, scale = _TILE // SIDE * SIDE, _TILE // (2 * FRAMES)
-    assert picture.shape == (_LABEL + 2 * _GAP + side + FRAMES * scale, HEADS * (side + _GAP) - _GAP, 4)
-    below = picture[_LABEL + 2 * _GAP + side :, : 2 * FRAMES * scale]
-    cells = below[scale // 2 :: scale, scale // 2 :: scale]
+    assert picture.shape == (_LABEL + 2 * _GAP + _TILE + _TILE // 2, HEADS * (_TILE + _GAP) - _GAP, 4)
+    below, centres = picture[_LABEL + 2 * _GAP + _TILE :], (np.arange(2 * FRAMES) + 0.5) * _TILE / (2 * FRAMES)
+    cells = below[np.ix_(centres[:FRAMES].astype(int), centres.astype(int))]
     expected = np.concatenate([np.eye(FRAMES)[[1] * FRAMES], 0.5 * np.eye(FRAMES)], axis=1)
     np.testing.assert_array_equal(cells[..., :3], np.round(TABLE)[(255 * expected).astype(int)])
-    above = picture[_LABEL + _GAP : _LABEL + _GAP + side, :side]
+    above = picture[_LABEL + _GAP : _LABEL + _GAP + _TILE, :_TILE]
     assert (above[..., :3] == np.round(TABLE)[255]).all()  # a flat map is bright: each map has its own scale
     assert (picture[_LABEL : _LABEL + _GAP, :, 3] == 0).all()  # transparent between the parts
 

@@ -1,4 +1,4 @@
-"""The inversion's pictures: what the numbers mean, that they are work of their own, and that an emptied scratch is inverted again."""
+"""The inversion's pictures: their numbers, their work of their own, and what an emptied scratch changes."""
 
 import json
 import shutil
@@ -123,7 +123,7 @@ def test_an_emptied_scratch_gives_the_same_picture(world, tmp_path):
 
 
 def test_latents_inverted_again_come_back_where_stored_ones_do(tmp_path, monkeypatch):
-    """On a GPU the model's latents lie there, and the pictures' other numbers on the CPU; `meta` stands for that device."""
+    """On a GPU the latents lie there, and the pictures' other numbers on the CPU; `meta` stands for that device."""
     latents = torch.zeros(3, 1, 4, 2, 2, device="meta")
     monkeypatch.setattr(video, "invert_video", lambda *_: SimpleNamespace(latents=latents))
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape))

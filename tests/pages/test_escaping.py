@@ -7,6 +7,7 @@ from components.core.artifacts import PriorSet, StepRecord, TunedModel, VideoLin
 from components.core.records import Failure, ModelId, Ref, Video
 from components.dataset_import.page import page as import_page
 from components.dataset_import.sources import Source, SourceVideo
+from components.models.video.cogvideox import FRAMES
 from components.plan.estimate import Estimate, PlannedVideo
 from components.plan.page import extraction
 from components.prior_set.page import card as prior_card
@@ -46,7 +47,7 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 @pytest.mark.parametrize("page", ["plan", "import", "prior set", "tuned model"])
 def test_hostile_names_are_text(page, name):
     made = {
-        "plan": lambda: extraction(source(name), Estimate([], 0), [PlannedVideo(name, 3, [], None)]),
+        "plan": lambda: extraction(source(name), Estimate([], 0), [PlannedVideo(name, 3, [], None)], FRAMES),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

@@ -4,22 +4,20 @@ from components.pages.figures import raw
 from components.pages.section import Section
 from components.pages.template import preview
 
-HEAD = Section("top", "Head", "What it shows")
-
 
 def test_all_sections_that_fit_are_shown():
-    page = preview("step", HEAD, [Section(f"s{k}", f"one {k}", "") for k in range(3)])
+    page = preview("step", "What it shows", "how", [Section(f"s{k}", f"one {k}", "") for k in range(3)])
     assert page.count("<section") == 3
     assert 'cutnote"' not in page
 
 
 def test_the_last_ones_are_left_out_and_said():
     found = [Section(f"s{k}", f"one {k}", "", raw("x" * 50_000)) for k in range(4)]
-    page = preview("step", HEAD, found, limit=130_000)
+    page = preview("step", "What it shows", "how", found, limit=130_000)
     assert len(page.encode()) <= 130_000
     assert [f'id="s{k}"' in page for k in range(4)] == [True, True, False, False]
     assert "2 of 4 pictures do not fit" in page
 
 
 def test_text_of_the_data_is_escaped():
-    assert "<script>" not in preview("step", Section("top", "t", "<script>"), [Section("s", "<script>", "<script>")])
+    assert "<script>" not in preview("step", "<script>", "<script>", [Section("s", "<script>", "<script>")])

@@ -1,4 +1,4 @@
-"""The whole page, made by the step from a run: sections, sizes, self-containment, determinism, and what it says of missing data."""
+"""The whole page, made by the step from a run: sections, sizes, determinism, and the lines for missing data."""
 
 import json
 import re
@@ -117,7 +117,8 @@ def test_verdict_and_numbers(run, page):
     gain = 100 * sum(int(b.correct) - int(a.correct) for a, b in pairs) / len(pairs)
     text = plain(page)
     assert re.search(
-        rf"MotionBench: tuned − untouched: \+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\.",
+        rf"MotionBench: tuned − untouched: \+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, "
+        rf"{len(pairs)} items\.",
         text,
     )
     assert "Selection may be positional" in text

@@ -10,7 +10,7 @@ from components.media.grids import pool_mask
 
 
 def counted(run, line):
-    """AUC_obj of one VLM map: over pairs of a place of the mover and one of a static object, how often the mover's is higher."""
+    """AUC_obj of one VLM map: how often a place of the mover has more than a place of a static object, over all pairs."""
     stored, mask = load(run.store.read(line.vlm_map)), load(run.store.read(line.mask))
     mover, objects = mask["mover"] > 0, mask["objects"] > 0
     areas = [

@@ -1,4 +1,4 @@
-"""A small finished run in a store of its own: real clips with masks, made-up maps whose truth the tests know, all manifests.
+"""A small finished run in a store of its own: real clips with masks, made-up maps with known truth, all manifests.
 
 `tilt` is how much more density a prior puts on the mover than on static objects: 0 is a prior that knows nothing.
 """
