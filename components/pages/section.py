@@ -97,5 +97,6 @@ def question_card(kind: str, sample: Sample, frames: Markup, replies: Markup) ->
     return (
         f'<article class="card {good}"><header>{kind} · {escape(sample.question_type)} · '
         f'<code>sample {sample.id}</code></header>'
-        f'{frames}<p class="question">{escape(sample.question)}</p><ul class="options">{options}</ul>{replies}</article>'
+        f'{frames}<p class="question">{escape(sample.question)}</p>'
+        f'<ul class="options">{options}</ul>{replies}</article>'
     )
