@@ -22,10 +22,6 @@ _ABOUT = (
     "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by "
     "which rule."
 )
-_CAPTION = (
-    "Frames that the model saw, the question with the right option marked, the reply, the letter read out of it and by "
-    "which rule."
-)
 _EACH = 2
 _FRAMES = 6
 _WIDTH = 150  # pixels of a frame

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from components.core.artifacts import PriorLine, VlmLine
 from components.media.sampling import spread
-from components.media.sampling import spread
 from components.pages.figures import Cell, StripRow, heat, photo, raw, scale_bar, strip
 from components.pages.stored import Stored, nearest_frame, words
 

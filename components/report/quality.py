@@ -132,8 +132,8 @@ def _permutation(quality: Quality) -> Markup:
     return caption(
         f"Permutation test over {test.clusters} videos ({test.n} samples, {test.draws} draws): observed "
         f"{test.observed:.3f}, other clips' masks {test.null_mean:.3f} ± {test.null_std:.3f}, {probability(test.p)}. "
-        "The null is above .5 where a map knows positions that all clips share; debiased, the other videos' mean map is "
-        "taken out."
+        "The null is above .5 where a map knows positions that all clips share; debiased, the other videos' mean map "
+        "is taken out."
     )
 
 

@@ -15,10 +15,6 @@ from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 _MOST = 4
-_CAPTION = (
-    "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the "
-    "words above it."
-)
 _ABOUT = (
     "Density relative to uniform, unsmoothed; outlined where the VLM saw nothing. The VLM's row is the mean over the "
     "words above it."
