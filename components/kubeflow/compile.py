@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+from google.protobuf import json_format
+
 from components.kubeflow import component
 from components.kubeflow.arguments import pipeline
 from components.kubeflow.images import both, locked
@@ -29,12 +32,17 @@ def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: P
     Raises:
         ParameterError: no such pipeline, or an image by tag.
     """
-    from kfp import compiler
-
     if profile is not None:
         PROFILE.set(profile)
     component.use_images(images)
     made = pipeline(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(made, str(target))
+    target.write_text(as_yaml(made))
     return made
+
+
+def as_yaml(made: Any) -> str:
+    """Return a pipeline as YAML, to the byte: kfp's own writer heads it with defaults in an order that changes from run to run."""
+    messages = [made.pipeline_spec] + ([made.platform_spec] if made.platform_spec.platforms else [])
+    documents = [json_format.MessageToDict(message) for message in messages]
+    return f"# Kubeflow pipeline {made.name}\n" + yaml.safe_dump_all(documents, sort_keys=True)

@@ -170,4 +170,7 @@ def validated(model: type[M], values: Json, source: str) -> M:
 
 def _problem(item: Any) -> str:
     name = ".".join(map(str, item["loc"]))
-    return f"no {name}" if item["type"] == "missing" else f"{name}: {item['msg']} (got {item['input']!r})"
+    if item["type"] == "missing":
+        return f"no {name}"
+    problem = "there is no such parameter" if item["type"] == "extra_forbidden" else item["msg"]
+    return f"{name}: {problem} (got {item['input']!r})"

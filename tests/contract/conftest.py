@@ -1,20 +1,16 @@
 """The three pipelines, compiled once."""
 
 import pytest
-from kfp import compiler
+import yaml
 
-import pipeline
-from tests.contract import specs
-
-PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
+from components.kubeflow.arguments import PIPELINES, pipeline
+from components.kubeflow.compile import as_yaml
 
 
 @pytest.fixture(scope="session", params=PIPELINES)
-def documents(request, tmp_path_factory):
+def documents(request):
     """A pipeline's documents, compiled for a local run."""
-    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(getattr(pipeline, request.param), str(file))
-    return specs.load(file)
+    return list(yaml.load_all(as_yaml(pipeline(request.param)), Loader=yaml.CSafeLoader))
 
 
 @pytest.fixture

@@ -1,13 +1,25 @@
 """The compiled pipelines: KFP's own specification, typed wires, caching, and which parameter reaches which task."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from google.protobuf import json_format
 from kfp import dsl
 from kfp.dsl.types.type_utils import InconsistentTypeException
 from kfp.pipeline_spec import pipeline_spec_pb2
+from pydantic_core import PydanticUndefined
 
+from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.component import component
+from components.kubeflow.descriptions import shared_fields
+from components.runtime import parameters as declarations
 from components.runtime.declaration import declared
+from components.runtime.parameters import PipelineDefault
+from components.steps import STEPS
 from tests.contract.specs import container, leaves, parameters, step_of, tasks
 
 
@@ -18,6 +30,36 @@ def test_is_a_pipeline_spec_without_unknown_fields(spec):
 def test_every_parameter_has_a_default_that_old_forms_accept(spec):
     for name, definition in parameters(spec).items():
         assert definition.get("defaultValue") not in (None, "", 0, 0.0, False, [], {}), name
+
+
+def test_compiling_gives_the_same_bytes_in_every_process():
+    code = "from components.kubeflow.arguments import pipeline\nfrom components.kubeflow.compile import as_yaml\n"
+    code += f"print(*[as_yaml(pipeline(name)) for name in {PIPELINES}])"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        )
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert runs[0].stdout.count(b"# Kubeflow pipeline") == len(PIPELINES)
+
+
+def test_a_shared_default_stands_once():
+    """Steps declare a shared parameter by its field and give it no default of their own, whatever its name is."""
+    known = {name: marks(field) for name, field in shared_fields().items()}
+    text = Path(declarations.__file__).read_text()
+    assert len(re.findall(r"\bPipelineDefault\(", text)) == len(known)
+    assert all(len(found) == 1 for found in known.values())
+    for step in map(declared, STEPS):
+        for form in map(step.form, step.forms or [""]):
+            for name, field in form.shared.model_fields.items():
+                assert field.default in (PydanticUndefined, None), (step.name, name)
+                assert marks(field) == known.get(name, []), (step.name, name)
+
+
+def marks(field):
+    return [mark for mark in field.metadata if isinstance(mark, PipelineDefault)]
 
 
 def origin(value):

@@ -122,7 +122,7 @@ def test_the_plan_knows_its_cost(folder, model, tmp_path):
     write_set(tmp_path / "scenes", "scenes", 2, seed=3, size=(SIDE, SIDE), num_frames=COUNT)
     chosen = {"source": str(tmp_path / "scenes"), "vdm": str(folder), "num_steps": NUM_STEPS, "shards": ["0/1"]}
     params = {name: {} for name in ("dataset_import", "attention_capture", "head_selection", "token_selection")}
-    params |= {"prior_set": {}, "ddim_inversion": {"height": SIDE, "width": SIDE, "num_frames": COUNT}}
+    params |= {"ddim_inversion": {"height": SIDE, "width": SIDE, "num_frames": COUNT}}
 
     def plan(**inversion):
         given = params | {"ddim_inversion": params["ddim_inversion"] | inversion}
