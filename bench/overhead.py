@@ -46,7 +46,7 @@ def rows(pairs: int = 2) -> Iterator[Row]:
 
         def pipeline() -> None:
             out = folder / f"pipeline-{next(number)}"
-            _start(["components.cli.main", "run", "motion_priors", "--out", str(out), *settings])
+            _start(["components.cli", "run", "motion_priors", "--out", str(out), *settings])
             _check(next(out.glob("artifacts/*/prior-set/priors")))
 
         def steps() -> None:

@@ -1,8 +1,7 @@
-"""`motion-enhancer submit | rerun | status | logs | fetch`: pipelines on a cluster, through KFP's API."""
+"""`motion-enhancer submit | rerun | status | fetch`: pipelines on a cluster, through KFP's API."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.images import LOCK
 
 if TYPE_CHECKING:
-    from components.kubeflow.client_runs import Look
+    from components.kubeflow.run_status import RunStatus
 
 Host = Annotated[
     str,
@@ -25,18 +24,13 @@ Host = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(help="namespace of the pods, and of the runs where namespaces separate users")]
 Run = Annotated[str, typer.Argument(metavar="RUN_ID", help="as submit prints it, or from the UI's address")]
-Every = Annotated[float, typer.Option(min=1, help="seconds between looks of --watch")]
+Every = Annotated[float, typer.Option(min=1, help="seconds between requests of --watch")]
 Watch = Annotated[bool, typer.Option("--watch", help="wait for the end, with progress")]
-
-
-def say(text: str = "") -> None:
-    """Print to the person at the terminal."""
-    sys.stdout.write(text + "\n")
 
 
 @contextmanager
 def package(name: str, image: str, lock: Path, profile: str) -> Iterator[Path]:
-    """The compiled pipeline: a file that `compile` wrote, or one of the three compiled now."""
+    """Yield the compiled pipeline: a file that `compile` wrote, or one of the three compiled now."""
     if name not in PIPELINES and name.endswith((".yaml", ".yml")):
         if image or lock != LOCK:
             raise ParameterError(
@@ -76,7 +70,7 @@ def submit(
     watch: Watch = False,
     every: Every = 15,
 ) -> None:
-    """Make a run of a pipeline on a cluster and print its id and address. What only changed since earlier runs is executed."""
+    """Submit a pipeline to a cluster and print the run's id and address. KFP executes what changed since earlier runs."""
     from components.kubeflow import client
 
     with package(name, image, lock, profile) as file:
@@ -111,90 +105,70 @@ def rerun(
 
     kubeflow = client.connect(host, namespace)
     made, nonces = client.rerun(kubeflow, run_id, task, assignments, force)
-    say(" ".join(f"{name}={value}" for name, value in nonces.items()))
+    typer.echo(" ".join(f"{name}={value}" for name, value in nonces.items()))
     _started(kubeflow, made, watch, every)
 
 
 def status(
     run_id: Run, host: Host = "", namespace: Namespace = "kubeflow", watch: Watch = False, every: Every = 15
 ) -> None:
-    """Print a run's tasks: state, iterations done, cache hits, time. A failed run ends with the failed step's own exit code."""
-    from components.kubeflow import client, client_runs
+    """Print a run's tasks: state, iterations done, cache hits, time. A failed run ends with code 1."""
+    from components.kubeflow import client, run_status
 
     kubeflow = client.connect(host, namespace)
-    _end(kubeflow, client_runs.watch(kubeflow, run_id, every) if watch else client_runs.look(kubeflow, run_id))
-
-
-def logs(
-    run_id: Run,
-    task: Annotated[str, typer.Argument(help="a task as status names it")],
-    host: Host = "",
-    namespace: Namespace = "kubeflow",
-) -> None:
-    """Print the logs of a task: from the cluster where a kubeconfig is, else from KFP."""
-    from components.kubeflow import client, client_runs
-
-    found = client_runs.task_logs(client.connect(host, namespace), run_id, task)
-    for pod, text in found.items():
-        if len(found) > 1:
-            say(f"—— {pod}")
-        say(text.rstrip())
+    found = run_status.watch(kubeflow, run_id, every) if watch else run_status.run_status(kubeflow, run_id)
+    _end(kubeflow, found)
 
 
 def fetch(
     run_id: Run,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="folder for report.html, summary.md and manifests.json")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for report.html and manifests.json")],
     host: Host = "",
     namespace: Namespace = "kubeflow",
+    report: Annotated[str, typer.Option(help="sha256:… of the report, where several fit the run's parameters")] = "",
 ) -> None:
-    """Bring the report of a finished run here, with the digests of all manifests for export and inspect."""
-    from components.kubeflow import client, client_runs
+    """Bring the report of a finished run here, with the digests of the manifests it was made of."""
+    from components.kubeflow import client, run_status
 
-    for file in client_runs.fetch(client.connect(host, namespace), run_id, output, namespace):
-        say(str(file))
+    for file in run_status.fetch(client.connect(host, namespace), run_id, output, report):
+        typer.echo(str(file))
 
 
 def _started(kubeflow: Any, run_id: str, watch: bool, every: float) -> None:
-    from components.kubeflow import client_runs
+    from components.kubeflow import run_status
 
-    say(f"{run_id}\n{kubeflow.page(run_id)}")
+    typer.echo(f"{run_id}\n{kubeflow.page(run_id)}")
     if watch:
-        _end(kubeflow, client_runs.watch(kubeflow, run_id, every))
+        _end(kubeflow, run_status.watch(kubeflow, run_id, every))
 
 
-def _end(kubeflow: Any, found: Look) -> None:
-    """The table; of a failed run also the end of the failed task's log, and its exit code as this command's."""
-    from components.kubeflow import client_runs
-    from components.kubeflow.client_cluster import MEANINGS
+def _end(kubeflow: Any, found: RunStatus) -> None:
+    """Print the table; a failed run ends with code 1 and the address of its logs."""
+    from components.kubeflow import run_status
 
-    say("\n".join(client_runs.table(found)))
-    if found.state != "FAILED":
-        return
-    code, text = client_runs.verdict(kubeflow, found)
-    task = found.failed[0].task if found.failed else "a task"
-    if code is None:
-        say(f"\n{task} failed; its exit code is not told. {text or 'See the UI: ' + kubeflow.page(found.run_id)}")
+    typer.echo("\n".join(run_status.table(found)))
+    if found.state == "FAILED":
+        failed = ", ".join(item.task for item in found.tasks if item.state == "FAILED") or "a task"
+        typer.echo(f"{failed} failed; the last line of its log has its exit code: {kubeflow.page(found.run_id)}")
         raise typer.Exit(1)
-    say(f"\n{text}\n\n{task} ended with code {code}: {MEANINGS.get(code, 'not a code of these steps')}")
-    raise typer.Exit(code or 1)
 
 
 def _check(documents: list[dict[str, Any]], namespace: str) -> None:
-    from components.kubeflow import client_cluster
+    from components.kubeflow import cluster_check
 
-    if (api := client_cluster.core_api()) is None:
+    if (api := cluster_check.core_api()) is None:
         raise ParameterError("no cluster to look at", source="KUBECONFIG", remedy="set it, or leave --check out")
-    found = client_cluster.check(api, namespace, client_cluster.needs(documents))
+    found = cluster_check.check(api, namespace, cluster_check.needs(documents))
     for item in found:
-        say(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.said}".rstrip())
-    say("Parameters, models, memory and costs are `motion-enhancer plan`'s to check, and the run's own first task's.")
+        typer.echo(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.remedy}".rstrip())
+    typer.echo(
+        "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
+    )
     if missing := [item for item in found if item.state == "missing"]:
-        remedy = "; ".join(f"{item.name}: {item.said}" for item in missing)
+        remedy = "; ".join(f"{item.name}: {item.remedy}" for item in missing)
         raise ParameterError(
             f"{len(missing)} of {len(found)} things are missing in {namespace}", source="--check", remedy=remedy
         )
 
 
-COMMANDS = (submit, rerun, status, logs, fetch)
+COMMANDS = (submit, rerun, status, fetch)

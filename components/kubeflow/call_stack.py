@@ -1,8 +1,7 @@
 """A call stack by names alone, in place of `inspect.stack` in kfp, which reads the lines of source of every frame.
 
 kfp 2.17 asks who called at each setting of a task, only to name the method in an error. Python then looks for the
-source of every frame in
-every loaded module: six of the eight seconds of a compilation, which every run begins with.
+source of every frame in every loaded module: six of the eight seconds of a compilation, which every run begins with.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Frame = tuple[FrameType, str, int, str]
 
 
 def stack() -> list[Frame]:
-    """Frame, file, line and function of the caller, its caller and so on: the first four of `inspect.stack`'s fields."""
+    """Return frame, file, line and function of every caller: the first four of `inspect.stack`'s fields."""
     found: list[Frame] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -1,4 +1,4 @@
-"""A pipeline on a cluster through kfp's own client: make a run, make it again with a new nonce, look at it.
+"""A pipeline on a cluster through kfp's own client: submit a run, and submit it again with a new nonce.
 
 Addresses and credentials are kfp's: `KF_PIPELINES_ENDPOINT`, `KF_PIPELINES_SA_TOKEN_PATH`, its IAP variables,
 `~/.config/kfp/context.json`, a kubeconfig. None of them is printed, stored, or put into an error. Caching is as
@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
@@ -36,51 +36,17 @@ Spec = dict[str, Any]
 
 
 class Kubeflow(kfp.Client):  # type: ignore[misc] # kfp ships no types
-    """kfp's client that asks for health once, not five times, and names a namespace only where namespaces separate users."""
+    """kfp's client that asks for health once, and names a namespace only where namespaces separate users."""
 
     multi_user = False
 
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
-        """The server's health, or its error at once."""
+        """Return the server's health, or raise its error at once."""
         return self._healthz_api.healthz_service_get_healthz()
 
     def get_user_namespace(self) -> str:
-        """The namespace of experiments and runs; empty on an installation for one team."""
+        """Return the namespace of experiments and runs; empty on an installation for one team."""
         return str(super().get_user_namespace()) if self.multi_user else ""
-
-    def raw(
-        self,
-        method: str,
-        path: str,
-        headers: dict[str, str] | None = None,
-        body: bytes | None = None,
-        at_root: bool = False,
-    ) -> tuple[bytes, Mapping[str, str]]:
-        """A request beside the generated API, with the client's own credentials; the answer's body and headers.
-
-        Args:
-            method: GET or POST.
-            path: from the host on; `at_root`: from the host's root on, whatever prefix KFP itself has there.
-            headers: in addition to the credentials.
-            body: of a POST.
-            at_root: see `path`.
-
-        Raises:
-            ApiException: the server refused.
-        """
-        api = self._run_api.api_client
-        host = str(api.configuration.host).rstrip("/")
-        answer = api.call_api(
-            path,
-            method,
-            header_params={"Accept": "*/*", "Content-Type": "application/octet-stream", **(headers or {})},
-            body=body,
-            auth_settings=["Bearer"],
-            _preload_content=False,
-            _request_timeout=120,
-            _host=host.removesuffix("/pipeline") if at_root else host,
-        )
-        return bytes(answer.data), answer.headers
 
     @property
     def where(self) -> str:
@@ -88,12 +54,12 @@ class Kubeflow(kfp.Client):  # type: ignore[misc] # kfp ships no types
         return str(self._existing_config.host)
 
     def page(self, run_id: str) -> str:
-        """A run's address in the UI."""
+        """Return a run's address in the UI."""
         return f"{os.environ.get('KF_PIPELINES_UI_ENDPOINT', self.where).rstrip('/')}/#/runs/details/{run_id}"
 
 
 def connect(host: str, namespace: str) -> Kubeflow:
-    """The client for a host, or without one for what the kubeconfig or the pod's own cluster offers.
+    """Return the client for a host, or without one for what the kubeconfig or the pod's own cluster offers.
 
     Raises:
         ParameterError: credentials are refused, what answers is no KFP, or it separates users and no namespace is
@@ -102,12 +68,12 @@ def connect(host: str, namespace: str) -> Kubeflow:
     """
     credentials = ServiceAccountTokenVolumeCredentials() if os.environ.get(TOKEN_PATH) else None
     where = host or "the cluster of the kubeconfig"
-    with talking_to(where), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with kfp_errors(where), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # kfp says at each start that it wants KFP 2
         kubeflow = Kubeflow(host=host or None, namespace=namespace, credentials=credentials)
         health = kubeflow.get_kfp_healthz()
-    if health.multi_user is None:  # KFP always says
-        remedy = "--host is the KFP UI's address; where a login page stands before it, log in with kfp's own variables or context.json"
+    if health.multi_user is None:  # KFP always answers this
+        remedy = "--host is the KFP UI's address; behind a login page, log in with kfp's own variables or context.json"
         raise ParameterError("what answers is not KFP's API", source=where, remedy=remedy)
     kubeflow.multi_user = bool(health.multi_user)
     if kubeflow.multi_user and not kubeflow.get_user_namespace():
@@ -118,8 +84,8 @@ def connect(host: str, namespace: str) -> Kubeflow:
 
 
 @contextmanager
-def talking_to(where: str, missing: str = "nothing there") -> Iterator[None]:
-    """Errors of kfp's client as ours; `missing` is what a 404 means.
+def kfp_errors(where: str, missing: str = "nothing there") -> Iterator[None]:
+    """Turn errors of kfp's client into ours; `missing` is what a 404 means.
 
     Raises:
         ParameterError: not allowed, or a request that the server calls wrong.
@@ -129,30 +95,29 @@ def talking_to(where: str, missing: str = "nothing there") -> Iterator[None]:
     try:
         yield
     except urllib3.exceptions.HTTPError as error:
-        remedy = "check --host; e.g. kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80, then --host http://localhost:8080"
+        forward = "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
+        remedy = f"check --host; e.g. {forward}, then --host http://localhost:8080"
         raise TryAgainError(f"cannot reach KFP ({type(error).__name__})", source=where, remedy=remedy) from error
     except ApiException as error:
         raise _refusal(error, where, missing) from error
 
 
 def _refusal(error: ApiException, where: str, missing: str) -> MotionEnhancerError:
-    said = f"HTTP {error.status} {error.reason or ''}".strip() if error.status else "TLS failed"
+    status = f"HTTP {error.status} {error.reason or ''}".strip() if error.status else "TLS failed"
     if error.status in (401, 403):
-        remedy = f"log in as kfp.Client does: {TOKEN_PATH}, its IAP variables or ~/.config/kfp/context.json; check --namespace"
-        return ParameterError(f"KFP refuses these credentials: {said}", source=where, remedy=remedy)
+        ways = f"{TOKEN_PATH}, its IAP variables or ~/.config/kfp/context.json"
+        remedy = f"log in as kfp.Client does: {ways}; check --namespace"
+        return ParameterError(f"KFP refuses these credentials: {status}", source=where, remedy=remedy)
     if error.status == 404:
         return DataError(missing, source=where, remedy="check the run's id, --host and --namespace")
+    problem = f"{status}{_message(error)}"
     if error.status == 429 or (error.status or 0) >= 500:
-        return TryAgainError(
-            f"KFP failed: {said}{_message(error)}", source=where, remedy="run again; see the ml-pipeline pod's log"
-        )
-    return ParameterError(
-        f"KFP refuses the request: {said}{_message(error)}", source=where, remedy="correct what it names"
-    )
+        return TryAgainError(f"KFP failed: {problem}", source=where, remedy="run again; see the ml-pipeline pod's log")
+    return ParameterError(f"KFP refuses the request: {problem}", source=where, remedy="correct what it names")
 
 
 def _message(error: ApiException) -> str:
-    """What KFP's own error says; nothing of anybody else's page."""
+    """Return the message of KFP's own error; nothing of anybody else's page."""
     try:
         return f": {json.loads(error.body)['message']}"
     except (TypeError, ValueError, KeyError):
@@ -163,7 +128,7 @@ def _message(error: ApiException) -> str:
 
 
 def read_package(file: Path) -> list[Spec]:
-    """The documents of a compiled pipeline: its specification and, if it has one, its platform's.
+    """Return the documents of a compiled pipeline: its specification and, if it has one, its platform's.
 
     Raises:
         ParameterError: no such file, or not a compiled pipeline.
@@ -179,7 +144,7 @@ def read_package(file: Path) -> list[Spec]:
 
 
 def defaults(spec: Spec) -> dict[str, Any]:
-    """A compiled pipeline's parameters with their defaults."""
+    """Return a compiled pipeline's parameters with their defaults."""
     inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     return {
         name: int(item["defaultValue"]) if item["parameterType"] == "NUMBER_INTEGER" else item["defaultValue"]
@@ -204,13 +169,13 @@ def submit(
         account: the service account of the pods; KFP's own unless given.
 
     Raises:
-        ParameterError: several experiments have this name, and what `talking_to` says.
+        ParameterError: several experiments have this name, or as `kfp_errors`.
     """
     name = name or f"{read_package(package)[0]['pipelineInfo']['name']} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
-    with talking_to(kubeflow.where), redirect_stdout(io.StringIO()):
+    with kfp_errors(kubeflow.where), redirect_stdout(io.StringIO()):
         try:
             found = kubeflow.create_experiment(experiment)
-        except ValueError as error:  # kfp's word for several of one name
+        except ValueError as error:  # kfp's error for several of one name
             raise ParameterError(str(error), source="--experiment", remedy="give another name") from error
         run = kubeflow.run_pipeline(
             found.experiment_id, name, str(package), params=values, service_account=account or None
@@ -219,17 +184,17 @@ def submit(
 
 
 def get_run(kubeflow: Kubeflow, run_id: str) -> Any:
-    """A run as KFP's API tells it.
+    """Return a run from KFP's API.
 
     Raises:
         DataError: there is no such run.
     """
-    with talking_to(kubeflow.where, f"no run {run_id}"):
+    with kfp_errors(kubeflow.where, f"no run {run_id}"):
         return kubeflow.get_run(run_id)
 
 
 def documents_of(run: Any) -> list[Spec]:
-    """A run's pipeline as `read_package` gives it."""
+    """Return a run's pipeline as `read_package` does."""
     spec = run.pipeline_spec or {}
     if "pipeline_spec" in spec:
         return [spec["pipeline_spec"], *([spec["platform_spec"]] if spec.get("platform_spec") else [])]
@@ -237,7 +202,7 @@ def documents_of(run: Any) -> list[Spec]:
 
 
 def values_of(run: Any) -> dict[str, Any]:
-    """All parameters of a run: its own and its pipeline's defaults.
+    """Return all parameters of a run: its own and its pipeline's defaults.
 
     Raises:
         DataError: not a run of these pipelines.
@@ -254,7 +219,7 @@ def values_of(run: Any) -> dict[str, Any]:
 def rerun(
     kubeflow: Kubeflow, run_id: str, tasks: Sequence[str], assignments: list[str] | None, force: bool
 ) -> tuple[str, dict[str, str]]:
-    """The same pipeline with the same parameters, and for each of `tasks` a nonce that no run of the experiment has had.
+    """Submit a run again with a nonce for each of `tasks` that no run of the experiment has had.
 
     Returns:
         The new run's id, and the nonces by parameter.
@@ -273,7 +238,7 @@ def rerun(
     reference, label = old.pipeline_version_reference, f"{old.display_name.split(AGAIN)[0]}{AGAIN}{', '.join(tasks)}"
     with (
         tempfile.TemporaryDirectory(prefix="rerun-") as folder,
-        talking_to(kubeflow.where),
+        kfp_errors(kubeflow.where),
         redirect_stdout(io.StringIO()),
     ):
         source: dict[str, Any] = {}
@@ -299,11 +264,11 @@ def _nonce_of(task: str, values: dict[str, Any]) -> str:
 
 
 def _experiment_values(kubeflow: Kubeflow, experiment_id: str) -> list[dict[str, Any]]:
-    """Parameters of every run of an experiment: KFP's cache would answer a nonce that one of them had."""
+    """Return parameters of every run of an experiment: KFP's cache would answer a nonce that one of them had."""
     found: list[dict[str, Any]] = []
     token = ""
     while True:
-        with talking_to(kubeflow.where):
+        with kfp_errors(kubeflow.where):
             listed = kubeflow.list_runs(page_token=token, page_size=100, experiment_id=experiment_id)
         found += [run.runtime_config.parameters or {} for run in listed.runs or [] if run.runtime_config is not None]
         token = listed.next_page_token or ""
@@ -312,6 +277,6 @@ def _experiment_values(kubeflow: Kubeflow, experiment_id: str) -> list[dict[str,
 
 
 def next_nonce(runs: Sequence[dict[str, Any]], name: str, force: bool) -> str:
-    """One more than the largest number that ends a nonce of these runs; with `force` before it, everything is computed again."""
+    """Return one more than the largest nonce of these runs; with `force` before it, everything is computed again."""
     numbers = [int(found[0]) for values in runs if (found := re.search(r"\d+$", str(values.get(name, "0"))))]
     return f"{'force' if force else ''}{max(numbers, default=0) + 1}"

@@ -16,7 +16,7 @@ from components.kubeflow.scheduling import PROFILE, Profile
 
 
 def chosen_images(image: str, local: bool, lock: Path) -> dict[str, str]:
-    """The images by variant: this tree's digest, one image for all steps, or the lock's.
+    """Return the images by variant: this tree's digest, one image for all steps, or the lock's.
 
     Raises:
         ParameterError: an image by tag, or neither an image nor a lock.
@@ -27,7 +27,9 @@ def chosen_images(image: str, local: bool, lock: Path) -> dict[str, str]:
 
 
 def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: Profile | None = None) -> Any:
-    """Compile into `target` and return the pipeline. A pipeline is compiled as it is imported: once in a process, for one profile.
+    """Compile into `target` and return the pipeline.
+
+    A pipeline is compiled as it is imported: once per process, for one profile.
 
     Raises:
         ParameterError: no such pipeline, or an image by tag.

@@ -1,7 +1,6 @@
 """The task graph of a compiled pipeline: what each task takes from which other, through KFP's loops.
 
-KFP compiles a loop into a DAG of its own; values cross its border under other names. Here only leaf tasks remain, as in
-the UI.
+KFP compiles a loop into a DAG of its own; values cross its border under other names. Here only leaf tasks remain.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ _PIPELINE = ""  # stands as the producer of the pipeline's own parameters
 
 
 def task_graph(pipeline_spec: Any) -> Tasks:
-    """Leaf tasks with the outputs that they take."""
+    """Return leaf tasks with the outputs that they take."""
     tasks, _ = _read(pipeline_spec)
     return {task: {source for source in sources if source[0] != _PIPELINE} for task, sources in tasks.items()}
 
 
 def parameter_tasks(pipeline_spec: Any) -> dict[str, set[str]]:
-    """The leaf tasks that each pipeline parameter reaches directly, as a value or as an item of a loop over it."""
+    """Return the leaf tasks that each pipeline parameter reaches directly, as a value or as a loop's item."""
     tasks, names = _read(pipeline_spec)
     return {name: {task for task, sources in tasks.items() if (_PIPELINE, name) in sources} for name in names}
 
@@ -56,7 +55,7 @@ def _walk(components: dict[str, Any], dag: dict[str, Any], border: _Sources, tas
 def _producers(
     components: dict[str, Any], dag: dict[str, Any], value: dict[str, Any], border: _Sources
 ) -> set[tuple[str, str]]:
-    """Outputs of leaf tasks, or pipeline parameters, behind one input of a task; empty for constants."""
+    """Return outputs of leaf tasks, or pipeline parameters, behind one input of a task; empty for constants."""
     if (name := value.get("componentInputArtifact") or value.get("componentInputParameter")) is not None:
         return border.get(name, set())
     if (source := value.get("taskOutputArtifact")) is not None:
@@ -77,7 +76,7 @@ def _leaves(components: dict[str, Any], dag: dict[str, Any], task: str, output: 
 
 
 def followers(tasks: Tasks, first: set[str]) -> set[str]:
-    """`first` and every task that takes something from one of them, however far."""
+    """Return `first` and every task that takes something from one of them, however far."""
     found = set(first)
     while True:
         more = {
@@ -91,5 +90,5 @@ def followers(tasks: Tasks, first: set[str]) -> set[str]:
 
 
 def usual_order(tasks: Tasks) -> list[str]:
-    """Producers before consumers: by the number of tasks that follow, names break ties."""
+    """Return producers before consumers: by the number of tasks that follow, names break ties."""
     return sorted(tasks, key=lambda task: (-len(followers(tasks, {task})), task))

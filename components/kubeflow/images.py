@@ -31,7 +31,7 @@ _PINNED = re.compile(r"[\w.\-/:]+@sha256:[0-9a-f]{64}")
 
 
 def pinned(reference: str, source: str) -> str:
-    """The reference, if it names one content.
+    """Return the reference, if it names one content.
 
     Raises:
         ParameterError: a tag, or nothing, where a digest is wanted.
@@ -44,12 +44,12 @@ def pinned(reference: str, source: str) -> str:
 
 
 def both(reference: str, source: str) -> dict[str, str]:
-    """One image for every step."""
+    """Return one image for every step."""
     return dict.fromkeys(VARIANTS, pinned(reference, source))
 
 
 def locked(file: Path = LOCK) -> dict[str, str]:
-    """The images of a lock, by variant.
+    """Return the images of a lock, by variant.
 
     Raises:
         ParameterError: there is no lock, or it lacks a variant or pins one by tag.
@@ -58,7 +58,7 @@ def locked(file: Path = LOCK) -> dict[str, str]:
         raise ParameterError(
             f"no image to run in: no {file}",
             source="--lock",
-            remedy="motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local for a local run",
+            remedy="motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local",
         )
     images: dict[str, str] = json.loads(file.read_text())
     if missing := set(VARIANTS) - set(images):
@@ -69,13 +69,13 @@ def locked(file: Path = LOCK) -> dict[str, str]:
 
 
 def tag_of(repository: str, variant: str, tag: str) -> str:
-    """`repository:variant-tag`."""
+    """Return `repository:variant-tag`."""
     return f"{repository}:{variant}-{tag}"
 
 
 @contextmanager
 def engine() -> Iterator[docker.DockerClient]:
-    """The Docker engine that the environment names (`DOCKER_HOST`).
+    """Open the Docker engine that the environment names (`DOCKER_HOST`).
 
     Raises:
         TryAgainError: no engine answers.
@@ -194,7 +194,7 @@ def push(client: docker.DockerClient, name: str) -> str:
 
 
 def lock(client: docker.DockerClient, names: Mapping[str, str], file: Path = LOCK) -> dict[str, str]:
-    """Write the lock: for each variant, the digest under which the registry holds the image that is called `names[variant]` here.
+    """Write the lock: for each variant, the digest under which the registry holds the image `names[variant]`.
 
     Raises:
         DataError: an image is not here, or was never pushed to its repository.

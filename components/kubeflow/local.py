@@ -1,4 +1,4 @@
-"""A pipeline on this machine: KFP's own orchestrator and cache; each container's command runs as a process, or in a real Docker engine.
+"""A pipeline on this machine under KFP's own orchestrator and cache; each container is a process, or runs in Docker.
 
 kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Client` answers those calls, so no private
 API of kfp is touched.
@@ -8,6 +8,7 @@ One pipeline run per process: kfp.local wraps `print` and never unwraps it.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,13 +24,13 @@ from unittest import mock
 
 from components.core.errors import ParameterError
 from components.kubeflow import images
+from components.kubeflow.forked import ForkedTask, Task
 from components.kubeflow.tree import ROOT, tree_digest
-from components.kubeflow.warm import Task, WarmInterpreter
 
 if TYPE_CHECKING:
     import docker
 
-# one thread a task: sums over several threads differ in the last bit
+# one thread per task: sums over several threads differ in the last bit
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 _STORE_VARIABLES = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "LOG_LEVEL")
 
@@ -47,7 +48,7 @@ class TaskRun:
 
 @dataclass
 class Journal:
-    """The tasks that ran, in the order they started (the cached ones are absent), and where the pipeline's outputs lie if it succeeded.
+    """The executed tasks in the order they started (cached ones are absent), and a succeeded pipeline's outputs.
 
     A cached task's outputs lie where an earlier run put them.
     """
@@ -68,10 +69,8 @@ class Journal:
 
     def end(self, run: TaskRun, code: int) -> None:
         """Note how a task ended."""
-        run.seconds, run.code = (
-            time.monotonic() - run.started,
-            code if code >= 0 else 128 - code,
-        )  # killed by a signal: as a shell says it
+        run.seconds = time.monotonic() - run.started
+        run.code = code if code >= 0 else 128 - code  # killed by a signal: as in a shell
         sys.stderr.write(f"  {'✓' if code == 0 else '✗'} {run.task} {run.seconds:.1f} s\n")
 
     @property
@@ -81,7 +80,7 @@ class Journal:
 
 
 class Engine(Protocol):
-    """What runs a task's container: a process of this Python, or a Docker engine."""
+    """Runs a task's container: as a process of this Python, or in a Docker engine."""
 
     images: Any
 
@@ -109,30 +108,14 @@ class ProcessEngine:
 
     def __init__(self) -> None:
         self.images = self  # no image is needed, and none is missing
-        self._lock, self._started = threading.Lock(), 0
-        self._warm: WarmInterpreter | None = None
-
-    def close(self) -> None:
-        """End what tasks are forked from."""
-        if self._warm is not None:
-            self._warm.close()
+        self._tasks = itertools.count()
 
     def list(self) -> list[Any]:
-        """No images."""
+        """Return no images."""
         return []
 
     def pull(self, image: str) -> None:
-        """Nothing to pull."""
-
-    @dataclass
-    class Process:
-        """A running process."""
-
-        process: subprocess.Popen[bytes]
-
-        def finish(self) -> int:
-            """Its exit code."""
-            return self.process.wait()
+        """Do nothing: there is nothing to pull."""
 
     def start(
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
@@ -140,35 +123,45 @@ class ProcessEngine:
         """Start the command with this interpreter."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie elsewhere
         environment = {**os.environ, **environment, "PYTHONPATH": path, "KFP_LOCAL_IMAGE": image}
-        with self._lock:
-            self._started += 1
-            if self._started > 1 and self._warm is None and sys.platform == "linux":
-                self._warm = WarmInterpreter(environment, ROOT)
-        if self._warm is not None:
-            _, _, module, *arguments = command  # python -m MODULE
-            return self._warm.start(Task(module, arguments, environment, str(ROOT), str(log)))
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command[1:]], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+        _, _, module, *arguments = command  # python -m MODULE
+        task = Task(module, arguments, environment, ROOT, log)
+        return ForkedTask(task) if next(self._tasks) and sys.platform == "linux" else FreshTask(task)
+
+
+class FreshTask:
+    """A started process with an interpreter of its own."""
+
+    def __init__(self, task: Task) -> None:
+        with task.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", task.module, *task.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=task.folder,
+                env=task.environment,
             )
-        return self.Process(process)
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code; negative: the signal."""
+        return self._process.wait()
 
 
 class DockerEngine:
-    """The real thing: each task in its image, as a cluster would run it: non-root, read-only root, no capabilities."""
+    """Each task in its image, as on a cluster: non-root, read-only root, no capabilities."""
 
     def __init__(self, client: docker.DockerClient, network: str) -> None:
         self.client, self.network, self.images = client, network, client.images
 
     @dataclass
     class Container:
-        """A running container; removed only after its exit code was read (with `auto_remove` that is a race, and a failure may be lost)."""
+        """A running container, removed after its exit code was read: with `auto_remove` a failure may be lost."""
 
         container: Any
         log: Path
 
         def finish(self) -> int:
-            """Its exit code."""
+            """Wait for the end and return the exit code."""
             with self.log.open("wb") as file:
                 for part in self.container.logs(stream=True):
                     file.write(part)
@@ -198,15 +191,14 @@ class DockerEngine:
 
 @contextmanager
 def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
-    """`process`, or `docker` with the engine that `DOCKER_HOST` names.
+    """Open an engine: `process`, or `docker` with the one that `DOCKER_HOST` names.
 
     Raises:
         ParameterError: another kind.
         TryAgainError: no Docker engine answers.
     """
     if kind == "process":
-        with closing(ProcessEngine()) as started:
-            yield started
+        yield ProcessEngine()
     elif kind == "docker":
         with images.engine() as client:
             yield DockerEngine(client, network)
@@ -215,17 +207,17 @@ def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
 
 
 class _Client:
-    """Stands where kfp.local looks for `docker.DockerClient`: hands each container to an engine and keeps the journal."""
+    """In place of kfp.local's `docker.DockerClient`: hands each container to an engine and keeps the journal."""
 
     def __init__(self, engine: Engine, journal: Journal) -> None:
         self.engine, self.journal, self.images, self.containers = engine, journal, engine.images, self
 
     def info(self) -> dict[str, Any]:
-        """The engine is there."""
+        """Return nothing: the engine is there."""
         return {}
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def run(
         self,
@@ -253,11 +245,11 @@ class _Journaled:
     journal: Journal
 
     def logs(self, stream: bool = True) -> Iterator[bytes]:
-        """Nothing: the task writes into its log file itself."""
+        """Yield nothing: the task writes into its log file itself."""
         return iter(())
 
     def wait(self) -> dict[str, int]:
-        """The exit code, as docker reports it."""
+        """Return the exit code, as docker does."""
         code = self.running.finish()
         self.journal.end(self.run, code)
         return {"StatusCode": code}
@@ -279,7 +271,7 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
         raise_on_error=False,
     )
     pipeline = components.load_component_from_file(str(package))
-    # display names, resources and the like have no meaning here, and kfp.local says so for every task
+    # display names, resources and the like have no meaning here: kfp.local warns of it for every task
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
     with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
         made = pipeline(**arguments)
@@ -288,5 +280,5 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
 
 
 def local_image() -> str:
-    """The image string of local runs: it changes with the code, so KFP's cache sees an edit."""
+    """Return the image string of local runs: it changes with the code, so KFP's cache sees an edit."""
     return f"local@sha256:{tree_digest(ROOT)}"

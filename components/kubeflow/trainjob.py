@@ -1,4 +1,4 @@
-"""SFT on several nodes: the sft task becomes a launcher on a CPU node that creates a Kubeflow Trainer TrainJob and waits for it.
+"""SFT on several nodes: the sft task is a launcher on a CPU node that creates a Kubeflow TrainJob and waits for it.
 
 A KFP task is one pod, so what exceeds a node needs another kind of object (Trainer 2.2 or newer, its runtime
 `torch-distributed`). Launcher and workers run the same image; they share a folder, the launcher's `TMPDIR`, on a volume
@@ -34,7 +34,7 @@ POD_LABELS = {**NAME, "pipelines.kubeflow.org/v2_component": "true"}
 
 
 def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
-    """A task on one node with `gpus` GPUs, or, where the profile has several, the launcher of a TrainJob on them."""
+    """Schedule a task on one node with `gpus` GPUs, or as the launcher of a TrainJob on the profile's nodes."""
     profile = PROFILE.get()
     if profile.sft_nodes == 1:
         return on_a100(task, title, gpus)
@@ -49,7 +49,7 @@ def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.Pipeline
 
 
 def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
-    """The TrainJob without its name and job file, which the launcher adds: `gpus` processes on each of the profile's nodes."""
+    """Return the TrainJob without name and job file, which the launcher adds: `gpus` processes on each node."""
     memory = f"{GPU_MEMORY_GIB * gpus}Gi"
     accelerators = {"nvidia.com/gpu": str(gpus)}
     return {
@@ -63,11 +63,8 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                 "image": image,
                 "numNodes": profile.sft_nodes,
                 "numProcPerNode": gpus,
-                "command": [
-                    "python",
-                    "-m",
-                    "torch.distributed.run",
-                ],  # nodes, rank and rendezvous come from Trainer's PET_ variables
+                # nodes, rank and rendezvous come from Trainer's PET_ variables
+                "command": ["python", "-m", "torch.distributed.run"],
                 "args": ["-m", "components.sft.loop"],
                 "env": [_secret(profile.store_secret, key, name) for key, name in SECRET_KEYS.items()],
                 "resourcesPerNode": {
@@ -85,14 +82,14 @@ def _secret(secret: str, key: str, name: str) -> dict[str, Any]:
 
 
 def _patch(pod: dict[str, Any]) -> dict[str, Any]:
-    """What the runtime's pods get beside it."""
+    """Return what the runtime's pods get beside it."""
     template = {"metadata": {"labels": POD_LABELS}, "spec": pod}
     jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
     return {"manager": "motion-enhancer", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
 
 
 def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
-    """Node, volumes and rights of a worker's pod: those of a GPU step, and Pod Security's profile "restricted"."""
+    """Return node, volumes and rights of a worker's pod: a GPU step's, and Pod Security's profile "restricted"."""
     mounts = {"dshm": "/dev/shm", "models": MODELS, "scratch": SCRATCH}
     return {
         "nodeSelector": dict(profile.node_selector),

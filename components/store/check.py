@@ -7,7 +7,7 @@ are allowed to be gone (`scratch/` may be emptied at any time).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from components.core.artifacts import Manifest, parse_manifest
@@ -49,8 +49,8 @@ def load(store: Store, what: str) -> Manifest:
     return _parse(*named_manifest(what, store))
 
 
-def products(store: Store) -> Iterator[Manifest]:
-    """Yield every prior set, model and report that the store keeps.
+def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest]:
+    """Yield every prior set, model and report of the store, or those of some kinds.
 
     Raises:
         DataError: a manifest is damaged.
@@ -66,7 +66,7 @@ def products(store: Store) -> Iterator[Manifest]:
             raise DataError(
                 "manifest content differs from its name", source=source, remedy="import or compute it again"
             )
-        if data is not None and json.loads(data).get("kind") in PRODUCTS:
+        if data is not None and json.loads(data).get("kind") in kinds:
             yield _parse(data, source)
 
 

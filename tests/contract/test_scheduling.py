@@ -36,7 +36,7 @@ def compiled(tmp_path_factory):
     @functools.cache
     def made(*options):
         file = tmp_path_factory.mktemp("scheduled") / "pipeline.yaml"
-        command = [sys.executable, "-m", "components.cli.main", "compile", "motion_enhancer", "-o", str(file)]
+        command = [sys.executable, "-m", "components.cli", "compile", "motion_enhancer", "-o", str(file)]
         subprocess.run([*command, "--image", IMAGE, *options], cwd=ROOT, check=True, capture_output=True)
         return load(file)
 

@@ -62,7 +62,7 @@ def test_a_whole_run(tmp_path):
     write_set(tmp_path / "scenes", "scenes", 8, seed=1)
     write_set(tmp_path / "bench", "bench", 12, seed=2)
     benchmark = json.dumps([f"motionbench={tmp_path / 'bench'}"])
-    command = ["components.cli.main", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
+    command = ["components.cli", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
     settings = {"source": tmp_path / "scenes", "benchmarks": benchmark, "vlm": "tiny-qwen2.5-vl"}
     example = ROOT / "components" / "cli" / "smoke.json"
     print(call(*command, example, *(f"--set={key}={value}" for key, value in settings.items())))

@@ -33,7 +33,7 @@ def services():
 
 def motion_enhancer(*arguments, check=True, **environment):
     """The command line in a process of its own, with the canary in its environment."""
-    command = [sys.executable, "-m", "components.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "components.cli", *map(str, arguments)]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -204,7 +204,7 @@ def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean,
 
 def test_two_runs_that_write_the_same_work_at_once_are_both_right(clean, data, tmp_path):
     outs = [tmp_path / "one", tmp_path / "other"]
-    command = [sys.executable, "-m", "components.cli.main"]
+    command = [sys.executable, "-m", "components.cli"]
     started = [subprocess.Popen([*command, *map(str, arguments(data, "twice", out))], cwd=ROOT) for out in outs]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     assert [manifest(out) for out in outs] == [clean, clean]

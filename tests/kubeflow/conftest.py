@@ -15,8 +15,8 @@ IMAGE = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
 
 
 def command_line(*arguments):
-    """`motion-enhancer` in a process of its own, started: what a pipeline looks like is settled when its module is imported."""
-    command = [sys.executable, "-m", "components.cli.main", *map(str, arguments)]
+    """Start `motion-enhancer` in a process of its own: a pipeline is compiled as its module is imported."""
+    command = [sys.executable, "-m", "components.cli", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=dict(os.environ), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -24,12 +24,13 @@ def command_line(*arguments):
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory):
-    """fine_tune compiled for A100 nodes and for a cluster without GPUs, by profile."""
+    """fine_tune compiled for A100 nodes, for a cluster without GPUs, and for a training on several nodes."""
     folder = tmp_path_factory.mktemp("packages")
-    files = {profile: folder / f"{profile}.yaml" for profile in ("a100", "cpu")}
+    options = {"a100": (), "cpu": ("--profile", "cpu"), "nodes": ("--sft-nodes", 4, "--scratch-claim", "shared")}
+    files = {name: folder / f"{name}.yaml" for name in options}
     started = [
-        command_line("compile", "fine_tune", "--image", IMAGE, "--profile", profile, "--output", file)
-        for profile, file in files.items()
+        command_line("compile", "fine_tune", "--image", IMAGE, "--output", file, *options[name])
+        for name, file in files.items()
     ]
     for process in started:
         _, said = process.communicate()

@@ -1,10 +1,11 @@
-"""A task for the tests of `warm`: tells what it sees, then ends as its first argument says."""
+"""A task for the tests of forked tasks: it prints what it sees, then ends as its first argument says."""
 
 import atexit
 import json
 import os
 import signal
 import sys
+import threading
 
 
 def end(how):
@@ -25,6 +26,7 @@ def end(how):
 if __name__ == "__main__":
     atexit.register(print, "the last word")
     seen = {"arguments": sys.argv[1:], "environment": {**os.environ}, "folder": os.getcwd(), "stdin": sys.stdin.read()}
+    seen["threads"] = threading.active_count()
     print(json.dumps(seen))
     print("and to the other stream", file=sys.stderr)
     end(sys.argv[1])

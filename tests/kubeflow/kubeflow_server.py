@@ -1,8 +1,6 @@
 """Servers of this machine that answer as KFP and as Kubernetes do, as far as their real clients ask here.
 
-KFP: v2beta1 experiments, runs and health as its REST proxy writes them, its log address, the UI's artifact address, and
-its metadata store's recorded answers (`metadata.json`), found by the exact bytes of a call. Kubernetes: nodes, secrets,
-volume claims, logs.
+KFP: v2beta1 experiments, runs and health as its REST proxy writes them. Kubernetes: nodes, secrets, volume claims.
 """
 
 import base64
@@ -10,16 +8,13 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 
-RECORDED = json.loads(Path(__file__).with_name("metadata.json").read_text())
-CALLS = {(item["method"], item["request"]): base64.b64decode(item["answer"]) for item in RECORDED["calls"]}
 PREFIX = "/apis/v2beta1"
 
 
 class Server(ThreadingHTTPServer):
-    """What both have: an address, requests as they came (method, path, body, headers), and a status that stands for every answer."""
+    """An address, requests as they came (method, path, body, headers), and a status that replaces every answer."""
 
     daemon_threads = True
 
@@ -77,11 +72,11 @@ def refused(status, message):
 
 
 class Kfp:
-    """KFP's state: experiments, runs by id, logs by pod, files by key."""
+    """KFP's state: experiments, and runs by id."""
 
     def __init__(self):
-        self.multi_user, self.metadata, self.token = False, True, None
-        self.experiments, self.runs, self.logs, self.files = [], {}, {}, {}
+        self.multi_user, self.token = False, None
+        self.experiments, self.runs = [], {}
 
     def __call__(self, method, url, body, headers):
         if (
@@ -90,21 +85,6 @@ class Kfp:
             and headers.get("Cookie") != self.token
         ):
             return refused(401, "who are you")
-        if url.path.startswith("/ml_metadata."):
-            return (
-                self.store(url.path.rsplit("/", 1)[1], body) if self.metadata else (404, "text/plain", b"no such page")
-            )
-        if url.path == "/artifacts/get":
-            query = {key: value[0] for key, value in parse_qs(url.query).items()}
-            return 200, "text/plain", self.files[query["source"], query["bucket"], query["key"]]
-        if url.path.startswith("/apis/v1alpha1/runs/"):
-            log = self.logs.get(url.path.split("/")[-2])
-            # an error is written where the log would be, under 200
-            return (
-                200,
-                "text/plain",
-                log or json.dumps({"error_message": "pod not found", "error_details": "x"}).encode(),
-            )
         return self.api(method, url.path.removeprefix(PREFIX), parse_qs(url.query), json.loads(body) if body else None)
 
     def api(self, method, path, query, body):
@@ -133,14 +113,6 @@ class Kfp:
         more = {"next_page_token": str(start + 2)} if start + 2 < len(runs) else {}
         return as_json({"runs": runs[start : start + 2], "total_size": len(runs), **more})
 
-    def store(self, method, body):
-        assert body[:1] == b"\0", "a data frame"
-        assert int.from_bytes(body[1:5], "big") == len(body) - 5
-        answer = CALLS[method, base64.b64encode(body[5:]).decode()]
-        trailer = b"grpc-status:0\r\n"
-        framed = b"\0" + len(answer).to_bytes(4, "big") + answer + b"\x80" + len(trailer).to_bytes(4, "big") + trailer
-        return 200, "application/grpc-web+proto", framed
-
 
 class Kubernetes:
     """A cluster's state: nodes, and by (namespace, kind, name) everything else."""
@@ -161,7 +133,7 @@ class Kubernetes:
         item = self.items.get((parts[1], parts[2], parts[3]))
         if item is None:
             return self.status(404, "NotFound")
-        return (200, "text/plain", item) if isinstance(item, bytes) else as_json(item)
+        return as_json(item)
 
     def status(self, code, reason):
         return as_json(

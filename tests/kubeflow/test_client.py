@@ -1,4 +1,4 @@
-"""`submit` and `rerun` through the real kfp client against a server that answers as KFP does: what is asked, and what goes wrong how."""
+"""`submit` and `rerun` through the real kfp client against a server that answers as KFP does, and their errors."""
 
 import json
 import socket

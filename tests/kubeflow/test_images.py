@@ -1,4 +1,4 @@
-"""Which image a task runs in: by the lock, by `--image`, by `--local`, and never by a tag. (What is inside: tests/infrastructure.)"""
+"""Which image a task runs in: by the lock, `--image` or `--local`, never by a tag (its content: tests/infrastructure)."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ GPU, CPU = (f"registry.example/me@sha256:{digit * 64}" for digit in "ab")
 
 
 def compiled(tmp_path, *options):
-    """Images of a compiled pipeline by task, or the command's failure. A process of its own: a pipeline is compiled as it is imported."""
+    """Images of a compiled pipeline by task, or the failure of the command, which is a process of its own."""
     target = tmp_path / "pipeline.yaml"
-    command = [sys.executable, "-m", "components.cli.main", "compile", "-o", str(target), *map(str, options)]
+    command = [sys.executable, "-m", "components.cli", "compile", "-o", str(target), *map(str, options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return done

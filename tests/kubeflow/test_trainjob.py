@@ -1,4 +1,4 @@
-"""`compile --sft-nodes`: the TrainJob's fields are ones that Kubeflow Trainer's v1alpha1 knows, and only the sft task changes.
+"""`compile --sft-nodes`: only the sft task changes, and its TrainJob has fields that Kubeflow Trainer's v1alpha1 knows.
 
 The field sets below are those of the TrainJob of Trainer 2.2 and 2.3 that may stand in a manifest of ours; an unknown
 one fails.
@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from components.core.errors import ParameterError
-from components.kubeflow.scheduling import Profile
+from components.kubeflow.scheduling import A100, Profile
 from components.kubeflow.trainjob import POD_LABELS, train_job
-from tests.contract.test_scheduling import IMAGES, changed, documents, key_material
+from tests.contract.specs import container as container_of
+from tests.contract.specs import definition, leaves, load
+from tests.kubeflow.conftest import IMAGE
 
 NODES = 4
 ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}
@@ -92,15 +94,13 @@ def faults(value, known, path=""):
 
 
 @pytest.fixture(scope="module")
-def one_node():
-    return documents(Profile("a100"), "fine_tune")
+def one_node(packages):
+    return load(packages["a100"])
 
 
 @pytest.fixture(scope="module")
-def several():
-    return documents(
-        Profile("a100", sft_nodes=NODES, queue="gpus", scratch_claim="shared", node_selector={"pool": "a"}), "fine_tune"
-    )
+def several(packages):
+    return load(packages["nodes"])
 
 
 def container(documents):
@@ -129,8 +129,7 @@ def test_asks_for_whole_nodes(manifest, several):
         == trainer["resourcesPerNode"]["requests"]["nvidia.com/gpu"]
         == "8"
     )
-    assert trainer["image"] == container(several)["image"] == IMAGES["gpu"]
-    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert trainer["image"] == container(several)["image"] == IMAGE
 
 
 def test_its_pods_get_what_a_gpu_step_gets(manifest):
@@ -138,7 +137,7 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     assert job["name"] == pod["containers"][0]["name"] == "node"  # as in the runtime
-    assert pod["nodeSelector"] == {"pool": "a"}
+    assert pod["nodeSelector"] == A100
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
     claims = {item["name"]: item.get("persistentVolumeClaim", {}).get("claimName") for item in pod["volumes"]}
@@ -163,10 +162,25 @@ def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
     assert "nodeSelector" not in pod
 
 
-def test_no_other_task_changes_and_no_interface_or_command(one_node):
-    nodes = documents(Profile("a100", sft_nodes=NODES), "fine_tune")
-    assert all("executors/exec-sft/" in path for path in changed(one_node, nodes))
-    assert key_material(nodes[0]) == key_material(one_node[0])
+def test_no_other_task_changes_and_no_interface_or_command(one_node, several):
+    """KFP hashes a task's interface, image, command and arguments beside the values of its inputs."""
+
+    def parts(documents):
+        spec, pods = documents[0], documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        for name, task in leaves(spec).items():
+            made = dict(container_of(spec, task))
+            key = definition(spec, task), task, [made.pop(part) for part in ("image", "command", "args")]
+            yield name, (key, (made, pods[definition(spec, task)["executorLabel"]]))
+
+    before, after = dict(parts(one_node)), dict(parts(several))
+    assert {name: key for name, (key, _) in before.items()} == {name: key for name, (key, _) in after.items()}
+    assert [name for name in before if before[name] != after[name]] == ["sft"]
+
+
+def test_queue_and_node_selector_reach_the_job():
+    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}), "image", 8)
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert "'nodeSelector': {'pool': 'a'}" in str(made)
 
 
 def test_number_of_processes_and_memory_follow_the_gpus():

@@ -1,13 +1,10 @@
-"""What the cluster itself says, through the kubernetes client: whether it has what a pipeline asks for, and the logs of pods.
+"""Whether a cluster has what a compiled pipeline asks for, through the kubernetes client.
 
-Everything that is asked for is read from the compiled pipeline, so no name stands here twice. Of a secret only the
-names of its keys are looked at.
+Everything that is asked for is read from the compiled pipeline. Of a secret only the names of its keys are looked at.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +13,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
-from components.core.errors import DataError, ParameterError, TryAgainError
-from components.kubeflow.client import Kubeflow, Spec, talking_to
-
-_ENDED = re.compile(r"exit (\d+) after [\d.]+ s")  # the last line of every step
-MEANINGS = {
-    0: "ok",
-    1: "a bug; its traceback is in the log",
-    2: "mend a parameter, credentials or the machine's size",
-    3: "mend or rerun the named data",
-    75: "nothing is wrong with the request; try again",
-}
+from components.core.errors import ParameterError, TryAgainError
+from components.kubeflow.client import Spec
 
 
 @dataclass(frozen=True)
@@ -36,7 +24,7 @@ class Finding:
     what: str
     name: str
     state: str
-    said: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class Needs:
 
 
 def core_api() -> Any:
-    """The Kubernetes API of the kubeconfig, or inside a pod of its own cluster; None where there is neither."""
+    """Return the Kubernetes API of the kubeconfig, or inside a pod of its own cluster; None where there is neither."""
     try:
         return client.CoreV1Api(config.new_client_from_config())
     except ConfigException:
@@ -62,7 +50,7 @@ def core_api() -> Any:
 
 
 def needs(documents: list[Spec]) -> Needs:
-    """What the compiled pipeline asks for; nothing where it was compiled for no cluster."""
+    """Return what the compiled pipeline asks for; nothing where it was compiled for no cluster."""
     platform = documents[1] if len(documents) > 1 else {}
     executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     gpus: dict[tuple[tuple[tuple[str, str], ...], str], int] = {}
@@ -94,7 +82,7 @@ def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
 
 
 def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
-    """The API's answer; None where there is no such thing, the exception where it may not be looked at."""
+    """Return the API's answer; None where there is no such thing, the exception where it may not be looked at."""
     try:
         return question(*arguments, _request_timeout=30, **options)
     except ApiException as error:
@@ -123,15 +111,11 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
     nodes = [node for node in answer.items if not node.spec.unschedulable]
     most = max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0)
     if not nodes:
-        return Finding(
-            what,
-            name,
-            "missing",
-            "no schedulable node has these labels: compile --node-selector KEY=VALUE names others",
-        )
+        remedy = "no schedulable node has these labels: compile --node-selector KEY=VALUE names others"
+        return Finding(what, name, "missing", remedy)
     if most < count:
-        said = f"the largest of {len(nodes)} nodes offers {most}: a larger node, or --node-selector for another pool"
-        return Finding(what, name, "missing", said)
+        remedy = f"the largest of {len(nodes)} nodes offers {most}: a larger node, or --node-selector for another pool"
+        return Finding(what, name, "missing", remedy)
     return Finding(what, name, "ok", f"{len(nodes)} nodes, up to {most} each")
 
 
@@ -154,47 +138,8 @@ def _claim(api: Any, namespace: str, name: str) -> Finding:
     if isinstance(answer, ApiException):
         return Finding(what, name, "?", f"these credentials may not read volume claims in {namespace}")
     if answer is None:
-        return Finding(
-            what, name, "missing", f"make it in {namespace} (manifests/ holds one), or compile with --model-claim"
-        )
+        remedy = f"make it in {namespace} (manifests/ holds one), or compile with --model-claim"
+        return Finding(what, name, "missing", remedy)
     if answer.status.phase == "Lost":
         return Finding(what, name, "missing", "its volume is lost: make claim and volume again")
     return Finding(what, name, "ok", answer.status.phase or "")
-
-
-# Logs -----------------------------------------------------------------------------------------------------------------
-
-
-def pod_log(kubeflow: Kubeflow, run_id: str, pod: str, namespace: str) -> str:
-    """The log of a task's pod: from the Kubernetes API where a kubeconfig is, else by KFP's own log address.
-
-    Raises:
-        DataError: the pod is gone, and KFP keeps no copy of its log.
-        ParameterError: not allowed.
-        TryAgainError: unreachable.
-    """
-    if (api := core_api()) is not None:
-        answer = _ask(api.read_namespaced_pod_log, pod, namespace, container="main")
-        if isinstance(answer, str):
-            return answer
-    with talking_to(kubeflow.where, f"no log of pod {pod}"):
-        text = kubeflow.raw("GET", f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log")[0].decode(errors="replace")
-    if _is_refusal(text):
-        tried = "neither the cluster nor KFP has it" if api is not None else "KFP's API does not hand it out"
-        remedy = f"with a kubeconfig (KUBECONFIG): kubectl logs -n {namespace} {pod} -c main; a deleted pod has none unless logs are archived"
-        raise DataError(f"no log of pod {pod}: {tried}", source=kubeflow.where, remedy=remedy)
-    return text
-
-
-def _is_refusal(text: str) -> bool:
-    """KFP writes its errors into the log's place, under HTTP 200."""
-    try:
-        return "error_message" in json.loads(text)
-    except (TypeError, ValueError):
-        return False
-
-
-def exit_code(log: str) -> int | None:
-    """The code with which a step ended, from the last line of its log; KFP's launcher ends with 1 whatever it was."""
-    found = _ENDED.findall(log)
-    return int(found[-1]) if found else None

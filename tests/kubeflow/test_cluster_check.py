@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.kubeflow.client import read_package
-from components.kubeflow.client_cluster import needs
+from components.kubeflow.cluster_check import needs
 from components.kubeflow.scheduling import A100, SECRET_KEYS
 from tests.command import motion_enhancer
 

@@ -1,0 +1,99 @@
+"""Tasks of a local run as forks of an interpreter that has imported what steps need: `multiprocessing`'s fork server.
+
+Most of a small task's time is the import of torch, transformers and diffusers; on one machine once is enough. A task is
+a process of its own all the same: arguments, environment, working folder, output and exit code are those of a fresh
+interpreter. The fork is safe because the server computes nothing: no thread has started and no device was touched.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import multiprocessing
+import os
+import pkgutil
+import runpy
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from types import ModuleType
+
+from components.steps import STEPS
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# multiprocessing reads the exit code of every ended process at each start, so two threads must not read at once
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command `python -m MODULE ARGUMENT…`: its environment is complete, its output goes into `log`."""
+
+    module: str
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: Path
+    log: Path
+
+
+class ForkedTask:
+    """A started task. The first one of a process starts the server and waits for its imports."""
+
+    def __init__(self, task: Task) -> None:
+        self._process = _CONTEXT.Process(target=_become, args=(task,))
+        # with the last one torch asks the driver's library for devices, not CUDA, which would be of no use after a fork
+        environment = {**task.environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        with _LOCK, _seen_by_server(environment):
+            _CONTEXT.set_forkserver_preload(step_modules())
+            self._process.start()
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code; negative: the signal."""
+        connection.wait([self._process.sentinel])
+        with _LOCK:
+            self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+
+@contextmanager
+def _seen_by_server(environment: dict[str, str]) -> Iterator[None]:
+    """Let multiprocessing hand on this environment, and no `__main__`: a task has its own."""
+    before, main = {name: os.environ.get(name) for name in environment}, sys.modules["__main__"]
+    os.environ.update(environment)
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        for name in [name for name, value in before.items() if value is None]:
+            del os.environ[name]
+
+
+def step_modules() -> list[str]:
+    """Return every module of the steps and of the model families: what steps import when they have work."""
+    root = Path(__file__).parents[1]
+    folders = (*STEPS, "models/video", "models/vlm")
+    names = [(folder, item.name) for folder in folders for item in pkgutil.iter_modules([str(root / folder)])]
+    return [f"components.{folder.replace('/', '.')}.{name}" for folder, name in names if name != "__main__"]
+
+
+def _become(task: Task) -> None:
+    """Run the module as `__main__`, as `python -m` does."""
+    gc.freeze()  # what was imported stays shared with the server: a collection would write on every page
+    os.environ.clear()
+    os.environ.update(task.environment)
+    os.chdir(task.folder)
+    with task.log.open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.argv = ["", *task.arguments]
+    try:
+        runpy.run_module(task.module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()

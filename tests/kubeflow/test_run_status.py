@@ -1,0 +1,206 @@
+"""`status` and `fetch` on what KFP 2.17's run API answered for real runs (`recorded/`, cut to what is read here)."""
+
+import copy
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from components.core.artifacts import Report, StepRecord
+from components.core.errors import TryAgainError
+from components.core.records import ModelId, sha256
+from components.kubeflow import client, run_status
+from components.store.entries import Store, WorkFolder
+from tests.command import motion_enhancer
+
+RECORDED = {
+    file.name.split(".")[0]: json.loads(gzip.decompress(file.read_bytes()))
+    for file in Path(__file__).with_name("recorded").glob("*.json.gz")
+}
+PAGE = b"<html>the report of a run</html>"
+
+
+@pytest.fixture
+def runs(kubeflow, tmp_path):
+    """The recorded runs, by their names; their store is a folder."""
+    for name, recorded in RECORDED.items():
+        kubeflow.answer.runs[name] = run = copy.deepcopy(recorded) | {"run_id": name}
+        run["runtime_config"]["parameters"]["store"] = (tmp_path / "store").as_uri()
+    return kubeflow
+
+
+def call(server, command, run, *more):
+    return motion_enhancer(command, run, *more, "--host", server.url)
+
+
+def rows(printed):
+    """The printed table by task: state, done, cached."""
+    lines = [line.split() for line in printed.splitlines()[1:]]
+    return {line[0]: tuple(line[1:4]) for line in lines if len(line) == 5 and "/" in line[2]}
+
+
+# status ---------------------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_tasks_with_state_iterations_and_cache_hits(runs, capsys):
+    assert call(runs, "status", "rerun_sft") == 0
+    printed = capsys.readouterr().out
+    executed = ("plan", "sft", "tuned-eval", "tuned-attention", "report")
+    loops = ("ddim-inversion", "attention-capture", "token-selection", "vlm-attention")
+    cached = ("dataset-import", "benchmark-import", "baseline-eval", "head-selection", "prior-set")
+    assert rows(printed) == {
+        **dict.fromkeys(executed, ("SUCCEEDED", "1/1", "0")),
+        **dict.fromkeys(loops, ("SUCCEEDED", "2/2", "2")),
+        **dict.fromkeys(cached, ("SUCCEEDED", "1/1", "1")),
+    }
+    assert printed.splitlines()[-1] == "run rerun_sft: SUCCEEDED, 14 of 14 tasks"
+
+
+def test_a_failed_run_names_its_tasks_and_the_place_of_the_log(runs, capsys):
+    assert call(runs, "status", "driver_failed") == 1
+    printed = capsys.readouterr().out
+    assert "report" not in rows(printed)  # it was left out
+    assert rows(printed)["plan"] == ("SUCCEEDED", "1/1", "0")
+    assert "run driver_failed: FAILED, 9 of 14 tasks" in printed
+    assert f"{runs.url}/#/runs/details/driver_failed" in printed
+
+
+def test_a_failed_task_is_named(runs, capsys):
+    for node in runs.answer.runs["driver_failed"]["run_details"]["task_details"]:
+        if node.get("display_name") == "token-selection":
+            node["state"] = "FAILED"
+    assert call(runs, "status", "driver_failed") == 1
+    printed = capsys.readouterr().out
+    assert rows(printed)["token-selection"] == ("FAILED", "1/1", "0")
+    assert "token-selection failed; " in printed
+
+
+def test_a_list_of_tasks_that_stopped_before_the_run_is_called_so_once(runs, capsys):
+    """Argo compresses the status of a long run; KFP keeps the last list it could read."""
+    assert call(runs, "status", "first") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("stopped before the run's end") == 1
+    assert "run first: SUCCEEDED, 11 of 14 tasks" in printed
+    assert call(runs, "status", "rerun_sft") == 0
+    assert "stopped before" not in capsys.readouterr().out
+
+
+def test_no_such_run(runs, capsys):
+    for command, more in (("status", ()), ("status", ("--watch",)), ("fetch", ("-o", "x"))):
+        assert call(runs, command, "nowhere", *more) == 3
+        assert "no run nowhere" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_begun_has_no_tasks(runs):
+    del runs.answer.runs["first"]["run_details"]
+    runs.answer.runs["first"]["state"] = "PENDING"
+    found = run_status.run_status(client.connect(runs.url, "kubeflow"), "first")
+    assert (found.state, found.tasks, found.total, found.stale) == ("PENDING", [], 14, False)
+
+
+# --watch --------------------------------------------------------------------------------------------------------------
+
+
+def test_watch_waits_for_the_end_and_logs_each_change(runs, caplog):
+    caplog.set_level("INFO")
+    runs.answer.runs["first"]["state"] = "RUNNING"
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            runs.answer.runs["first"]["state"] = "SUCCEEDED"
+
+    found = run_status.watch(client.connect(runs.url, "kubeflow"), "first", 15, wait)
+    assert (found.state, waited) == ("SUCCEEDED", [15, 15, 15])
+    logged = [record.getMessage() for record in caplog.records if "tasks" in record.getMessage()]
+    assert logged == [f"first: {state}, 11 of 14 tasks; " for state in ("RUNNING", "SUCCEEDED")]
+
+
+def test_watch_outlives_a_server_that_is_away_and_counts_only_failures_in_a_row(runs, caplog):
+    """Away 30 times in all, twice 15 in a row, over a run of days."""
+    caplog.set_level(logging.WARNING)
+    kubeflow = client.connect(runs.url, "kubeflow")
+    runs.answer.runs["first"]["state"] = "RUNNING"
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        runs.broken = None if len(waited) in (16, 32) or len(waited) > 32 else (503, "text/plain", b"")
+        if len(waited) == 33:
+            runs.answer.runs["first"]["state"] = "SUCCEEDED"
+
+    assert run_status.watch(kubeflow, "first", 5, wait).state == "SUCCEEDED"
+    assert len(waited) == 33
+    runs.broken = (503, "text/plain", b"")
+    with pytest.raises(TryAgainError):
+        run_status.watch(kubeflow, "first", 5, lambda _: None)
+
+
+# fetch ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(runs, tmp_path):
+    return Store((tmp_path / "store").as_uri())
+
+
+def publish(store, name="report", **changed):
+    """A report with the parameters of the recorded run, some of them changed."""
+    values = RECORDED["rerun_sft"]["runtime_config"]["parameters"] | changed
+    folder = WorkFolder(store, "report", "1", sha256(name.encode())[:32])
+    folder.put("page", "html", PAGE)
+    entry = folder.finish("report", {"priors": "p" * 64, "model": "m" * 64, "bench": [1]}, {})
+    captured = {name: values["params_attention_capture"][name] for name in ("norm", "rows", "memory")}
+    vdm = ModelId(name=Path(values["vdm"]).name, digest="d" * 64)
+    provenance = {
+        "attention_capture": StepRecord(
+            version="1", models={"vdm": vdm}, params=captured, scalars={"num_steps": values["num_steps"]}
+        ),
+        "prior_set": StepRecord(version="1", models={}, params={}, scalars={}),
+    }
+    return store.publish(Report(kind="Report", provenance=provenance, page=entry.ref("page", "report")))
+
+
+def test_fetch_brings_page_and_digests(runs, store, tmp_path, capsys):
+    digest = publish(store)
+    publish(store, "of other steps", num_steps=50)
+    publish(store, "of another model", vdm="cogvideox-5b")
+    publish(store, "of other rows", params_attention_capture={"norm": "own", "rows": 1, "memory": True})
+    out = tmp_path / "out"
+    assert call(runs, "fetch", "rerun_sft", "-o", out) == 0
+    assert capsys.readouterr().out.split() == [str(out / name) for name in ("report.html", "manifests.json")]
+    assert (out / "report.html").read_bytes() == PAGE
+    found = json.loads((out / "manifests.json").read_text())
+    assert (found["report"], found["priors"], found["model"]) == (digest, "p" * 64, "m" * 64)
+
+
+def test_fetch_asks_where_several_reports_fit(runs, store, tmp_path, capsys):
+    digests = [publish(store), publish(store, "of other videos")]
+    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 2
+    printed = capsys.readouterr().err
+    assert all(f"sha256:{digest}" in printed for digest in digests)
+    assert not (tmp_path / "out").exists()
+    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", "--report", f"sha256:{digests[1]}") == 0
+
+
+def test_fetch_without_a_report(runs, store, tmp_path, capsys):
+    publish(store, num_steps=50)
+    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 3
+    assert "no report with this run's parameters" in capsys.readouterr().err
+
+
+def test_fetch_of_a_run_that_is_not_over(runs, tmp_path, capsys):
+    runs.answer.runs["first"]["state"] = "RUNNING"
+    assert call(runs, "fetch", "first", "-o", tmp_path / "out") == 3
+    assert "RUNNING" in capsys.readouterr().err
+
+
+def test_fetch_of_a_damaged_report_writes_nothing(runs, store, tmp_path, capsys):
+    page = store.manifest(publish(store), Report).page
+    store.backend.put(page.path, PAGE[:-1] + b"?")
+    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 3
+    assert "rerun_report" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
