@@ -1,6 +1,5 @@
 """The step in process: real synthetic benchmark clips, tiny models, replies against the model's own generate, scores by hand."""
 
-import json
 import math
 import re
 
@@ -19,7 +18,6 @@ from components.core.records import Option, sha256
 from components.core.text import sample_id
 from components.media.video import read_frames
 from components.media.viewing import Viewing
-from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
 from components.models.vlm.batch import collate
 from components.models.vlm.interface import Conversation
@@ -232,41 +230,21 @@ def test_examples_page(world, tmp_path):
 
 def test_tuned_form_has_keys_of_its_own(world, tmp_path):
     folder, artifact, _ = world
-    store = Store(str(folder / "store"))
     before = result(run(world, tmp_path))
-    work = tuned_model.WorkFolder(store, "sft", "1", "e" * 32)
-    roles = tuned_model.stow(ensure_tiny(QWEN), work)
-    work.put("log", "jsonl", json.dumps({"step": 0}).encode())
-    entry = work.finish("model", {}, {"roles": roles})
-    model = a.TunedModel(
-        kind="TunedModel",
-        provenance={},
-        key=entry.key,
-        files=[entry.ref(role, "sft") for role in roles],
-        aligner=[],
-        log=entry.ref("log", "sft"),
-        lines=[],
-    )
-    inputs = {"videos": artifact, "model": made.write(tmp_path / "model", model)}
-    outputs = run_step(
-        STEP,
-        tmp_path,
-        folder / "store",
-        {"viewing": made.VIEWING},
-        {"benchmark": "motionbench=x"},
-        inputs,
-        form="tuned",
-    )
+    model = made.tuned_model(Store(str(folder / "store")), ensure_tiny(QWEN), {}, [])
+
+    def run_tuned(key):
+        manifest = made.write(tmp_path / key, model.model_copy(update={"key": key}))
+        params, scalars = {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}
+        inputs = {"videos": artifact, "model": manifest}
+        return run_step(STEP, tmp_path, folder / "store", params, scalars, inputs, form="tuned")
+
+    outputs = run_tuned(model.key)
     after = result(outputs)
     assert [line.reply for line in after.lines] == [line.reply for line in before.lines]
     assert not {line.key for line in after.lines} & {line.key for line in before.lines}
-    other = made.write(tmp_path / "other", model.model_copy(update={"key": "d" * 32}))
-    again = {**inputs, "model": other}
-    twin = run_step(
-        STEP, tmp_path, folder / "store", {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}, again, form="tuned"
-    )
-    assert metrics(twin)["share_remembered"] == 0
-    assert after.model == "tuned-" + "e" * 12
+    assert metrics(run_tuned("d" * 32))["share_remembered"] == 0
+    assert after.model == f"tuned-{model.key[:12]}"
     assert re.search(r"\| Overall +\| 8 ", outputs["table"].read_text())
 
 

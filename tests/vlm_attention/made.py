@@ -15,7 +15,8 @@ from components.core import artifacts as a
 from components.core.text import sample_id
 from components.media.grids import pool_mask
 from components.media.video import probe
-from components.store.entries import Store
+from components.models.tuned import stow
+from components.store.entries import Store, WorkFolder
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
 
@@ -120,3 +121,14 @@ def prior_set(folder, lines):
     head = a.HeadRow(head=0, dfc=1, dfc_stderr=0, tcs=1, dsr=1, z=(0, 0, 0), score=0, chosen=1, samples=1)
     made = a.PriorSet(kind="PriorSet", provenance={"prior_set": record}, lines=lines, heads=[head], saturation={})
     return write(folder, made)
+
+
+def tuned_model(store, folder, provenance, lines):
+    """A model's folder in the store as sft leaves it, and its manifest."""
+    work = WorkFolder(store, "sft", "1", "f" * 32)
+    roles = stow(folder, work)
+    work.put("log", "jsonl", json.dumps({"step": 0}).encode())
+    entry = work.finish("model", {}, {"roles": roles})
+    files, log = [entry.ref(role, "sft") for role in roles], entry.ref("log", "sft")
+    named = {"kind": "TunedModel", "provenance": provenance, "key": entry.key}
+    return a.TunedModel(**named, files=files, aligner=[], log=log, lines=lines)

@@ -15,12 +15,17 @@ from tests.models.vlm.cases import NAMES, TALK, clip, example, load
 OTHER = Conversation([], "Why?", "Because it is red and moves.")
 
 
+def is_qk(name):
+    """Whether a parameter makes the language model's queries or keys."""
+    return "language_model" in name and ("q_proj" in name or "k_proj" in name)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def vlm(request):
     made = load(request.param)
     with torch.no_grad():
         for name, weight in made.model.named_parameters():
-            if "language_model" in name and ("q_proj" in name or "k_proj" in name):
+            if is_qk(name):
                 weight.mul_(4)  # rows that differ by head and layer
     return made
 
@@ -48,12 +53,7 @@ def eager_rows(vlm, batch, examples, rows):
 
 
 def qk_gradients(model):
-    named = model.named_parameters()
-    return {
-        name: weight.grad.clone()
-        for name, weight in named
-        if "language_model" in name and ("q_proj" in name or "k_proj" in name)
-    }
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if is_qk(name)}
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, "right"), (2, "right"), (2, "left")])
@@ -189,31 +189,23 @@ def test_one_layer_against_naive(kind, chunk):
     query, key, rows = layer()
     causal, padded = masks()
     allowed = causal if kind == "none" else padded
-    mask = {
-        "none": None,
-        "boolean": padded[:, None],
-        "additive": torch.zeros(B, 1, N, N).masked_fill(~padded[:, None], -1e30),
-    }[kind]
+    additive = torch.zeros(B, 1, N, N).masked_fill(~padded[:, None], -1e30)
+    mask = {"none": None, "boolean": padded[:, None], "additive": additive}[kind]
     row_mask = torch.ones(B, R, dtype=torch.bool)
     row_mask[1, -1] = False
     cols = torch.tensor([[7, 3, 3, 20], [30, 6, 8, 0]])
     expected = naive(query, key, rows, allowed) * row_mask[..., None]
     full = attention_rows(query, key, D**-0.5, mask, RowRequest(rows, row_mask, heads_chunk=chunk))
     assert (full - expected).abs().max() < rounding(D)
-    some = attention_rows(
-        query,
-        key,
-        D**-0.5,
-        mask,
-        RowRequest(rows, row_mask, cols, chunk, torch.tensor([[True] * 4, [True] * 3 + [False]])),
-    )
+    col_mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    some = attention_rows(query, key, D**-0.5, mask, RowRequest(rows, row_mask, cols, chunk, col_mask))
     expected = torch.stack([expected[b][:, cols[b]] for b in range(B)])
     expected[1, :, 3] = 0
     assert (some - expected).abs().max() < rounding(D)
 
 
 def test_bf16_logits_are_computed_in_fp32():
-    """The truth is the softmax of the bf16 q and k; eager attention, which rounds its logits to bf16, misses it by far."""
+    """The truth is the softmax of the bf16 q and k; rounding logits to bf16, as eager attention does, misses it."""
     query, key, rows = layer(torch.bfloat16)
     causal, _ = masks()
     expected = naive(query, key, rows, causal)

@@ -1,18 +1,16 @@
-"""The step in process on real clips and tiny models of both families: maps, coverage, memory, shards, failures, the tuned form."""
+"""The step on real clips and tiny models of both families: maps, coverage, memory, shards, failures, the tuned form."""
 
 import hashlib
-import json
 
 import pytest
 import torch
 from torch.nn import functional
 
-from components.core.artifacts import TunedModel, VlmMaps
+from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
 from components.core.records import sha256
 from components.media.video import read_frames
 from components.media.viewing import Viewing
-from components.models import tuned as tuned_model
 from components.models.registry import ensure_tiny
 from components.models.vlm.batch import collate
 from components.models.vlm.interface import Conversation
@@ -48,7 +46,7 @@ def maps(outputs):
 
 
 def eager_map(name, line, store):
-    """A_VLM of the selected words from full attention maps of an eager model, word rows found by decoding token by token."""
+    """A_VLM of the selected words from an eager model's full maps, word rows found by decoding token by token."""
     vlm = load_vlm(ensure_tiny(name), torch.float32, "cpu", rows=False)
     vlm.model.set_attn_implementation("eager")
     path, clip = store.fetch(line.video.file), line.video
@@ -59,9 +57,8 @@ def eager_map(name, line, store):
         count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
         indices = [round(i * (total - 1) / (count - 1) + 1e-9) for i in range(count)]
     talk = Conversation([], line.sample.question, line.sample.response)
-    example = vlm.prepare(
-        talk, read_frames(path, indices), [clip.times[i] for i in indices], clip.duration, Viewing(**made.VIEWING)
-    )
+    frames, times = read_frames(path, indices), [clip.times[i] for i in indices]
+    example = vlm.prepare(talk, frames, times, clip.duration, Viewing(**made.VIEWING))
     batch = vlm.arguments(collate([example]))
     with torch.no_grad():
         out = vlm.model(**batch, output_attentions=True)
@@ -132,11 +129,8 @@ def test_shards_divide_the_videos(made_priors, tmp_path):
 def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
     lines = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
     ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    assert (
-        {line.sample.id for line in lines if line.vlm_map}
-        == set(ranked[:2])
-        == set(smallest_by_hash([line.sample.id for line in lines], 2))
-    )
+    shown = smallest_by_hash([line.sample.id for line in lines], 2)
+    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == set(shown)
     assert all(line.coverage == 1.0 for line in lines)
     full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
@@ -185,43 +179,21 @@ def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_
 
 def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, tmp_path):
     folder, lines, artifact = made_priors
-    store = Store(str(folder / "store"))
     frozen = maps(run(made_priors, tmp_path))
-    work = tuned_model.WorkFolder(store, "sft", "1", "f" * 32)
-    roles = tuned_model.stow(ensure_tiny(FAMILIES[0]), work)
-    work.put("log", "jsonl", json.dumps({"step": 0}).encode())
-    entry = work.finish("model", {}, {"roles": roles})
-    model = TunedModel(
-        kind="TunedModel",
-        provenance=frozen.provenance,
-        key=entry.key,
-        files=[entry.ref(role, "sft") for role in roles],
-        aligner=[],
-        log=entry.ref("log", "sft"),
-        lines=frozen.lines,
-    )
+    model = made.tuned_model(Store(str(folder / "store")), ensure_tiny(FAMILIES[0]), frozen.provenance, frozen.lines)
     assert {original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
-    other = made.write(tmp_path / "other", model.model_copy(update={"key": "e" * 32}))
-    inputs = {"priors": artifact, "model": made.write(tmp_path / "model", model)}
-    params = {"viewing": made.VIEWING, "pictures": 3}
-    outputs = run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task="tuned_attention")
-    found = maps(outputs)
+    params, task = {"viewing": made.VIEWING, "pictures": 3}, "tuned_attention"
+
+    def run_tuned(key):
+        manifest = made.write(tmp_path / key, model.model_copy(update={"key": key}))
+        inputs = {"priors": artifact, "model": manifest}
+        return maps(run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task=task))
+
+    found, twin = run_tuned(model.key), run_tuned("e" * 32)
     assert found.shard == "0/1"
     assert {line.sample.id for line in found.lines} == set(smallest_by_hash([line.sample.id for line in lines], 3))
     before = {line.sample.id: line for line in frozen.lines}
     for line in found.lines:  # the same weights: the same map, under a key of its own
         assert line.key != before[line.sample.id].key
         assert line.vlm_map.sha256 == before[line.sample.id].vlm_map.sha256
-    twin = maps(
-        run_step(
-            STEP,
-            tmp_path,
-            folder / "store",
-            params,
-            {},
-            {**inputs, "model": other},
-            form="tuned",
-            task="tuned_attention",
-        )
-    )
     assert not {line.key for line in twin.lines} & {line.key for line in found.lines}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -30,16 +31,9 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 @pytest.mark.parametrize("make", [qwen2_5_vl.make_tiny, internvl3.make_tiny])
 def test_twins_are_small_and_byte_deterministic(make, tmp_path):
     first, second = make(tmp_path / "a"), make(tmp_path / "b")
-    files = sorted(file.name for file in first.iterdir())
-    assert {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "chat_template.jinja",
-        "preprocessor_config.json",
-    } <= set(files)
-    assert files == sorted(file.name for file in second.iterdir())
-    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    files = {file.name: file.read_bytes() for file in first.iterdir()}
+    assert files == {file.name: file.read_bytes() for file in second.iterdir()}
+    assert files.keys() >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert 200_000 < sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(first).parameters()) < 300_000
 
 
@@ -93,35 +87,25 @@ def test_pixels_against_a_slow_reference(source):
 
 
 def test_patches_against_loops():
-    """Cells frame-major; inside a cell 2 × 2 patches row by row; in a patch channel, frame, row, column; the last frame is repeated."""
+    """Cells frame-major, inside a cell 2 × 2 patches, in a patch channel, frame, row, column; the last frame repeats."""
     patch, merge, group = 2, 2, 2
     pixels = torch.arange(3 * 3 * 8 * 12, dtype=torch.float32).reshape(3, 3, 8, 12)
     found = patchify(pixels, patch, merge, group)
     rows = []
-    for t in range(2):
-        for y in range(2):
-            for x in range(3):
-                for my in range(merge):
-                    for mx in range(merge):
-                        top, left = (y * merge + my) * patch, (x * merge + mx) * patch
-                        frames = [min(t * group + k, 2) for k in range(group)]
-                        rows.append(
-                            [
-                                pixels[f, c, top + i, left + j]
-                                for c in range(3)
-                                for f in frames
-                                for i in range(patch)
-                                for j in range(patch)
-                            ]
-                        )
+    for t, y, x, my, mx in np.ndindex(2, 2, 3, merge, merge):
+        top, left = (y * merge + my) * patch, (x * merge + mx) * patch
+        rows.append(
+            [
+                pixels[min(t * group + k, 2), c, top + i, left + j]
+                for c, k, i, j in np.ndindex(3, group, patch, patch)
+            ]
+        )
     assert torch.equal(found, torch.tensor(rows))
 
 
 def test_smart_resize():
-    assert smart_resize(720, 1280, 28, 3136, 360 * 420) == (
-        280,
-        504,
-    )  # √(720·1280/151200) = 2.469: ⌊291.6/28⌋ = 10, ⌊518.4/28⌋ = 18
+    # √(720·1280/151200) = 2.469: ⌊291.6/28⌋ = 10, ⌊518.4/28⌋ = 18
+    assert smart_resize(720, 1280, 28, 3136, 360 * 420) == (280, 504)
     assert smart_resize(64, 96, 28, 3136, 360 * 420) == (56, 84)
     assert smart_resize(10, 10, 28, 3136, 360 * 420) == (56, 56)
     rng = np.random.default_rng(0)
@@ -185,7 +169,7 @@ def test_internvl_segments(total, n):
 
 
 def slow_positions(ids, video_id, shape, seconds, per_second):
-    """Qwen's rule token by token: text counts on from the largest position so far; a cell is (time, row, column) from there."""
+    """Qwen's rule token by token: text counts on from the largest position so far, cells (t, y, x) from there."""
     out, largest, cell = [], -1, 0
     for token in ids:
         if token != video_id:
@@ -210,9 +194,8 @@ def test_qwen_positions_against_its_own_rule(n, duration):
     frames, *_ = clip(n)
     made = vlm.prepare(TALK, frames, [k * duration / n for k in range(n)], duration)
     shape = (math.ceil(n / 2), 2, 3)
-    assert torch.equal(
-        made.position_ids, slow_positions(made.input_ids.tolist(), vlm.inputs.visual_id, shape, 2 * duration / n, 2)
-    )
+    expected = slow_positions(made.input_ids.tolist(), vlm.inputs.visual_id, shape, 2 * duration / n, 2)
+    assert torch.equal(made.position_ids, expected)
 
 
 @pytest.mark.parametrize(("frames", "after", "transformers"), [(6, 27, 21), (24, 63, 21), (60, 135, 21)])
@@ -249,7 +232,7 @@ def embedded(vlm, made):
 
 
 def test_a_changed_cell_changes_its_column(vlm):
-    """From source pixels to the sequence: noise in one cell's place and time moves the embedding at `video_columns` of that cell most."""
+    """From pixels to the sequence: noise in one cell moves the embedding at its `video_columns` most."""
     frames, times, duration = clip(4, 224, 336)
     base = vlm.prepare(TALK, frames, times, duration)
     before, grid = embedded(vlm, base), base.grid
@@ -269,21 +252,12 @@ def test_a_changed_cell_changes_its_column(vlm):
 
 def test_layout_of_both_families():
     qwen, intern = (example(load(name), n=3) for name in NAMES)
-    assert qwen.text.startswith(
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|>"
-    )
-    assert qwen.text.endswith(
-        "<|vision_end|>" + TALK.question + "<|im_end|>\n<|im_start|>assistant\n" + TALK.response + "<|im_end|>\n"
-    )
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    assert qwen.text.startswith(system + "<|im_start|>user\n<|vision_start|><|video_pad|>")
+    talk = f"{TALK.question}<|im_end|>\n<|im_start|>assistant\n{TALK.response}<|im_end|>\n"
+    assert qwen.text.endswith("<|vision_end|>" + talk)
     frame = "<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
-    assert intern.text == (
-        "<|im_start|>user\n"
-        + "".join(f"Frame{k}: {frame}" for k in (1, 2, 3))
-        + TALK.question
-        + "<|im_end|>\n<|im_start|>assistant\n"
-        + TALK.response
-        + "<|im_end|>\n"
-    )
+    assert intern.text == "<|im_start|>user\n" + "".join(f"Frame{k}: {frame}" for k in (1, 2, 3)) + talk
     assert qwen.grid.shape == (2, 2, 3)
     assert intern.grid.shape == (3, 4, 4)
 
@@ -331,17 +305,12 @@ def test_no_labels_without_response(vlm):
     assert vlm.forward(collate([made])).logits_BLV.shape[1] == 1
 
 
-@pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>", "\ue000"])
 @pytest.mark.parametrize("place", ["question", "response", "earlier"])
-def test_control_tokens_are_refused(vlm, token, place):
-    changed = {place: [("a", f"b{token}")] if place == "earlier" else f"a {token} b"}
-    with pytest.raises(DataError, match="control tokens"):
-        example(vlm, replace(TALK, **changed))
-
-
-def test_placeholder_in_the_text_is_refused(vlm):
-    with pytest.raises(DataError, match="control tokens"):
-        example(vlm, replace(TALK, question=vlm.inputs.placeholder))
+def test_control_tokens_are_refused(vlm, place):
+    for token in ("<|im_end|>", "<|endoftext|>", "\ue000", vlm.inputs.placeholder):
+        changed = {place: [("a", f"b{token}")] if place == "earlier" else f"a {token} b"}
+        with pytest.raises(DataError, match="control tokens"):
+            example(vlm, replace(TALK, **changed))
 
 
 def test_bad_input_is_named(vlm):
@@ -388,10 +357,8 @@ def test_a_batch_equals_its_samples(vlm, side):
             at = slice(int(batch["start"][b]), int(batch["start"][b]) + len(one.input_ids))
             close = rounding(64, float(alone.logits_BLV.abs().max()))
             torch.testing.assert_close(together.logits_BLV[b, at], alone.logits_BLV[0], atol=close, rtol=0)
-            few = vlm.forward(batch)
-            assert (
-                few.targets_BL[b][few.targets_BL[b] != IGNORED].tolist() == one.labels[one.labels != IGNORED].tolist()
-            )
+            targets = vlm.forward(batch).targets_BL[b]
+            assert torch.equal(targets[targets != IGNORED], one.labels[one.labels != IGNORED])
             seen = batch["video_columns"][b][batch["video_mask"][b]]
             assert torch.equal(seen - batch["start"][b], one.video_columns)
 
@@ -461,8 +428,7 @@ def test_unknown_folders_are_refused(tmp_path):
 
 
 def test_internvl_cells_must_follow_from_the_tower(tmp_path):
-    for file in folder(NAMES[1]).iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder(NAMES[1]), tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_seq_length": 25}))
     with pytest.raises(ParameterError, match="image_seq_length=25"):
