@@ -53,17 +53,12 @@ FAST = {
 @pytest.fixture(scope="module")
 def world(made_priors):
     folder, _, artifact = made_priors
-    found = {}
-    for name in (QWEN, INTERN):
-        found[name] = []
-        for k in range(2):
-            shared, params = {"vlm": name, "shard": f"{k}/2"}, {"viewing": made.VIEWING}
-            found[name].append(
-                run_step(VLM_ATTENTION, folder, folder / "store", params, shared, {"priors": artifact}, form="frozen")[
-                    "maps"
-                ]
-            )
-    return folder, found
+
+    def maps(name, shard):
+        scalars, params, inputs = {"vlm": name, "shard": shard}, {"viewing": made.VIEWING}, {"priors": artifact}
+        return run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, inputs, form="frozen")["maps"]
+
+    return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in (QWEN, INTERN)}
 
 
 @pytest.fixture
@@ -96,18 +91,11 @@ def weights(job):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def aligned(rows):
-    return [row["align"] for row in rows if "align" in row and row["step"] > 0]
-
-
 @pytest.mark.parametrize("name", [QWEN, INTERN])
 def test_both_losses_fall(job, name):
-    one = job(
-        name, max_steps=40, held_out=0.0, global_batch=3, gradient_checkpointing=True, lr_llm=5e-3, lr_vision=5e-3
-    )
-    rows = train(one)
-    losses = aligned(rows)
-    assert losses[-1] < 0.8 * losses[0]
+    fast = {"max_steps": 40, "global_batch": 3, "lr_llm": 5e-3, "lr_vision": 5e-3}
+    rows = train(job(name, held_out=0.0, gradient_checkpointing=True, **fast))
+    assert rows[-1]["align"] < 0.8 * rows[1]["align"]
     assert rows[-1]["ar"] < 0.8 * rows[1]["ar"]
     plain = train(job(name, align_weight=0.0, max_steps=1, held_out=0.0))
     assert not [key for row in plain for key in row if "align" in key and key not in ("align_weight", "lr_aligner")]
@@ -129,15 +117,11 @@ def plain_loop(one):
         examples.append(vlm.prepare(talk, frames, [clip.times[i] for i in indices], clip.duration, viewing))
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
-    groups = [
-        {
-            "params": [p for n, p in named.items() if (n in slow) == tower and (p.dim() > 1) == decays],
-            "weight_decay": 0.1 if decays else 0.0,
-            "base": base,
-        }
-        for tower, base in ((True, settings.lr_vision), (False, settings.lr_llm))
-        for decays in (True, False)
-    ]
+    groups = []
+    for tower, decays in ((True, True), (True, False), (False, True), (False, False)):
+        chosen = [p for n, p in named.items() if (n in slow) == tower and (p.dim() > 1) == decays]
+        base = settings.lr_vision if tower else settings.lr_llm
+        groups.append({"params": chosen, "weight_decay": 0.1 if decays else 0.0, "base": base})
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     sequence = order(len(lines), one.seed, range(settings.max_steps * settings.global_batch))
     losses = []
@@ -230,12 +214,11 @@ def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name):
 
 
 def test_the_aligner_starts_as_the_identity(job):
-    kinds = {
-        kind: train(job(max_steps=3, aligner=kind, aligner_lr=0.0, clip=1e9)) for kind in ("local", "pointwise", "none")
-    }
-    for rows in kinds.values():
-        assert [row["align"] for row in rows[1:]] == [row["align"] for row in kinds["none"][1:]]
-        assert [row["ar"] for row in rows[1:]] == [row["ar"] for row in kinds["none"][1:]]
+    def losses(kind):
+        rows = train(job(max_steps=3, aligner=kind, aligner_lr=0.0, clip=1e9))
+        return [(row["align"], row["ar"]) for row in rows[1:]]
+
+    assert losses("local") == losses("pointwise") == losses("none")
 
 
 def test_the_log_says_what_was_learned(job):
@@ -245,9 +228,8 @@ def test_the_log_says_what_was_learned(job):
     assert rows[0]["held_out"] == 2
     assert rows[0]["steps"] == 2 == rows[-1]["step"]
     own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in split(one.lines, 0.34, 1)[0]]
-    variance = sum(
-        float((p / p.mean((1, 2, 3), keepdim=True)).flatten(1).var(1, correction=0).mean()) for p in own
-    ) / len(own)
+    normal = [(p / p.mean((1, 2, 3), keepdim=True)).flatten(1) for p in own]
+    variance = sum(float(p.var(1, correction=0).mean()) for p in normal) / len(own)
     assert rows[0]["lambda_variance"] == pytest.approx(variance, rel=1e-5)
     assert {"val_ar", "val_align", "val_loss"} <= rows[0].keys() & rows[-1].keys()
     assert {"grad_ar", "grad_align", "grad", "lr_vision", "lr_llm", "lr_aligner", "loss"} <= rows[1].keys()
@@ -267,26 +249,23 @@ def test_contrast_divides_by_the_variance_and_the_gate_multiplies(job):
 
 
 def test_controls_take_the_priors_place(job):
-    losses = {
-        kind: train(job(max_steps=1, prior_control=kind))[0]
-        for kind in ("none", "shuffled", "uniform", "frame_difference")
-    }
+    kinds = ("none", "shuffled", "uniform", "frame_difference")
+    losses = {kind: train(job(max_steps=1, prior_control=kind))[0] for kind in kinds}
     assert losses["uniform"]["prior_variance"] == 0
     assert len({row["val_align"] for row in losses.values()}) == 4
 
 
+def renamed(line, uid):
+    return line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})})
+
+
 def test_a_shuffled_map_is_another_videos(job):
     lines = job().lines
-    twice = [
-        line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})})
-        for line in lines
-        for uid in ("a", "b")
-    ]
+    twice = [renamed(line, uid) for line in lines for uid in ("a", "b")]
     found = partners(twice, twice, seed=3)
     assert all(one.video.id != other.video.id for one, other in zip(twice, found, strict=True))
-    assert sorted(line.sample.id for line in found) == sorted(
-        line.sample.id for line in twice
-    )  # each one's map is used once
+    used, given = (sorted(line.sample.id for line in some) for some in (found, twice))
+    assert used == given  # each one's map is used once
     assert found != partners(twice, twice, seed=4)
     train_on, held = twice[:-2], twice[-2:]
     assert {line.video.id for line in partners(held, train_on, seed=3)} < {line.video.id for line in train_on}
@@ -345,25 +324,15 @@ def test_order_and_rates():
     assert rate(1, 1, 0.03) == 1.0
 
 
-def numbered(ref):
-    """A hundred files."""
-    return [ref.model_copy(update={"sha256": f"{k:064x}", "path": f"videos/{k:064x}.mp4"}) for k in range(100)]
-
-
 def test_held_out_is_by_video(job):
     lines = job().lines
-    doubled = [
-        *lines,
-        *(line.model_copy(update={"sample": line.sample.model_copy(update={"uid": "again"})}) for line in lines),
-    ]
-    kept, out = split(doubled, 0.5, seed=4)
+    kept, out = split([*lines, *(renamed(line, "again") for line in lines)], 0.5, seed=4)
     assert not {line.video.id for line in kept} & {line.video.id for line in out}
     assert len({line.video.id for line in out}) == 3
     assert len(out) == 6
-    many = [
-        lines[0].model_copy(update={"video": lines[0].video.model_copy(update={"file": ref})})
-        for ref in numbered(lines[0].video.file)
-    ]
+    video = lines[0].video
+    files = [video.file.model_copy(update={"sha256": f"{k:064x}", "path": f"videos/{k:064x}.mp4"}) for k in range(100)]
+    many = [lines[0].model_copy(update={"video": video.model_copy(update={"file": file})}) for file in files]
     assert len(split(many, 0.29, seed=4)[1]) == 29
     with pytest.raises(ParameterError):
         split([], 0.1, 1)
@@ -375,10 +344,8 @@ def test_lora_trains_the_llm_only_and_is_merged(job):
     assert "lr_vision" not in rows[1]
     before = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict()
     changed = {name for name, value in weights(one).items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(
-        name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj") and "visual" not in name for name in changed
-    )
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert not any("visual" in name for name in changed)
 
 
 # The step -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The launcher of a TrainJob against an API server: what it asks for, how it waits, and what each refusal means to a person."""
+"""The launcher of a TrainJob against an API server: what it asks for, how it waits, what each refusal means."""
 
 from pathlib import Path
 

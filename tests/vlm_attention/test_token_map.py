@@ -53,7 +53,7 @@ def t5():
 
 
 def pieces_of(t5, question, response):
-    """Pieces of the response, then of the question, truncated like the video model's text; bare word starts are dropped."""
+    """Pieces of response and question without bare word starts, truncated like the video model's text."""
     found = []
     for field, text in (("response", response), ("question", question)):
         encoded = t5.encode(text)

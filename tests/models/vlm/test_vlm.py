@@ -87,7 +87,7 @@ def test_pixels_against_a_slow_reference(source):
 
 
 def test_patches_against_loops():
-    """Cells frame-major, inside a cell 2 × 2 patches, in a patch channel, frame, row, column; the last frame repeats."""
+    """Cells frame-major, in a cell 2 × 2 patches, in a patch channel, frame, row, column; the last frame repeats."""
     patch, merge, group = 2, 2, 2
     pixels = torch.arange(3 * 3 * 8 * 12, dtype=torch.float32).reshape(3, 3, 8, 12)
     found = patchify(pixels, patch, merge, group)
@@ -265,10 +265,8 @@ def test_layout_of_both_families():
 def test_frame_size_follows_max_pixels():
     frames, times, duration = clip(4, 224, 336)
     vlm = load(NAMES[0])
-    large, small = (
-        vlm.prepare(TALK, frames, times, duration, Viewing(max_pixels=pixels)) for pixels in (360 * 420, 56 * 84)
-    )
-    assert (large.grid.shape, small.grid.shape) == ((2, 8, 12), (2, 2, 3))
+    for viewing, cells in ((Viewing(), (2, 8, 12)), (Viewing(max_pixels=56 * 84), (2, 2, 3))):
+        assert vlm.prepare(TALK, frames, times, duration, viewing).grid.shape == cells
 
 
 # Text and labels ------------------------------------------------------------------------------------------------------
