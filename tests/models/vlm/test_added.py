@@ -64,7 +64,7 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
     assert all(line.coverage == 1.0 and line.distance > 0 for line in lines)
 
     shared = {"vlm": str(dots), "align_weight": 1.0, "seed": 0}
-    tuned = run_step(SFT, tmp_path, store, TRAINING | SAME_VIEW, shared, {"maps": [mapped["maps"]]})
+    tuned = run_step(SFT, tmp_path, store, TRAINING, shared, {"maps": [mapped["maps"]]})
     model = published(tuned, "model", a.TunedModel)
     rows = [json.loads(row) for row in Store(str(store)).read(model.log).splitlines()]
     assert all(row["grad_align"] > 0 for row in rows[1:])
@@ -82,9 +82,6 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
         assert len(replies) == len(lines)
         total = len(replies[0].video.times)
         assert replies[0].frames == [total // 4 - 1, total // 2 - 1, 3 * total // 4 - 1, total - 1]
-
-
-SAME_VIEW = {"viewing": made.VIEWING}
 
 
 def question_set(folder, lines):
