@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from components.attention_capture.settings import Norm
 from components.attention_capture.softmax import BLOCK_ELEMENTS
 from components.core.errors import ParameterError
-
-Norm = Literal["own", "joint", "fold"]
+from components.head_selection.settings import Tau
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class CapturedMaps:
         """Each video row's mass on text and video: 1, or under `joint` its share on the stream's own keys."""
         return self._mean("share_hS") if "share_hS" in self._sums else torch.ones_like(self.text_mass)
 
-    def tau(self, kind: Literal["map", "mask"] = "map") -> Float[Tensor, " h"]:
+    def tau(self, kind: Tau = "map") -> Float[Tensor, " h"]:
         """Return the mean of A_v2v over all S × S (exact), or over pairs of the same location, float64."""
         if kind == "mask":
             return self.diag.double().mean((1, 2, 3))

@@ -10,13 +10,14 @@ Legend: N1 = N + 1 noise levels, F C h w latent frames, channels, rows, columns,
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, capture_attention, cross_stream_memory
+from components.attention_capture.settings import Start
 from components.core.errors import ParameterError
 from components.ddim_inversion.ddim import Levels, reconstruct
 from components.models.video.interface import VideoModel
@@ -35,7 +36,7 @@ def reconstruct_with_memory(
     schedule: Levels,
     embeds: Float[Tensor, "1 L D"],
     guidance_scale: float = 6.0,
-    start: Literal["inverted", "noise"] = "inverted",
+    start: Start = "inverted",
     capture: CaptureSpec | None = None,
     *,
     memory: bool = True,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.maps import HeadReductions
 from components.attention_capture.memory import reconstruct_with_memory
+from components.attention_capture.settings import Params
 from components.core.errors import DataError
 from components.core.records import Piece, sha256
 from components.core.text import Part
@@ -22,22 +22,6 @@ from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
 from components.models.video.interface import VideoModel
 from components.store.tensors import pack
-
-
-@runtime_checkable
-class Settings(Protocol):
-    """The step's parameters that a capture depends on."""
-
-    @property
-    def guidance_scale(self) -> float: ...
-    @property
-    def start(self) -> Literal["inverted", "noise"]: ...
-    @property
-    def memory(self) -> bool: ...
-    @property
-    def norm(self) -> Literal["own", "joint", "fold"]: ...
-    @property
-    def rows(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ def capture_sample(
     trajectory: Float[Tensor, "N1 F C y x"],
     text: str,
     parts: Sequence[Part],
-    settings: Settings,
+    settings: Params,
     num_steps: int,
     seed: int,
     unit: str,

@@ -10,16 +10,19 @@ from components.core.records import Json, Sample
 from components.core.text import TextChoice, conditioning
 from components.runtime.parameters import UnitParams, operational
 
+Start = Literal["inverted", "noise"]
+Norm = Literal["own", "joint", "fold"]
+
 
 class Params(UnitParams):
     """Parameters of the reconstruction and the capture (method step 2)."""
 
     guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")
-    start: Literal["inverted", "noise"] = Field("inverted", description="where the reconstruction starts")
+    start: Start = Field("inverted", description="where the reconstruction starts")
     memory: bool = Field(
         True, description="cross-stream memory: the main stream also attends to the inverted latent of its noise level"
     )
-    norm: Literal["own", "joint", "fold"] = Field(
+    norm: Norm = Field(
         "own", description="softmax over own keys, over both, or both folded by position"
     )
     rows: int = Field(512, ge=2, description="sampled rows R of the v2v map for the DFC denominator; R ≥ S is exact")

@@ -7,13 +7,12 @@ words.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import Field
 
 from components.benchmark_eval.page import page, scores_table
 from components.benchmark_eval.scores import scores
-from components.benchmarks.interface import Benchmark, get_benchmark, parse_benchmark
+from components.benchmarks.interface import Benchmark, FramePreset, get_benchmark, parse_benchmark
 from components.benchmarks.parse import parse_reply
 from components.core.artifacts import EvalResult, ItemResult, TunedModel, VideoDataset, VideoLine
 from components.core.errors import DataError
@@ -30,7 +29,7 @@ class Params(UnitParams):
     """Parameters of the evaluation (method step 7)."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    preset: Literal["paper", "supplement"] = Field(
+    preset: FramePreset = Field(
         "paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)"
     )
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Json = dict[str, Any]
+TextField = Literal["question", "response"]
 
 
 class Record(BaseModel):
@@ -133,7 +134,7 @@ class Piece(Record):
 
     index: int = Field(description="position in the text encoder's sequence")
     token: str
-    field: Literal["question", "response"]
+    field: TextField
     start: int
     end: int
 

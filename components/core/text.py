@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.core.errors import DataError
-from components.core.records import Option, Sample, Turn, canonical_json, sha256
+from components.core.records import Option, Sample, TextField, Turn, canonical_json, sha256
 
-Field = Literal["question", "response"]
 TextChoice = Literal["question", "response", "both"]
 
 _CONTROL = re.compile(
@@ -57,7 +56,7 @@ def sample_id(
 class Part:
     """One field of the sample inside a joined text: `text[start : start + len]` is the field."""
 
-    field: Field
+    field: TextField
     start: int
     text: str
 
@@ -71,7 +70,7 @@ def conditioning(sample: Sample, choice: TextChoice) -> tuple[str, list[Part]]:
     Raises:
         DataError: nothing is left to condition on.
     """
-    fields: list[tuple[Field, str]] = [
+    fields: list[tuple[TextField, str]] = [
         ("response", sample.response),
         ("question", "" if sample.is_instruction else sample.question),
     ]

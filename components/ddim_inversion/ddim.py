@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from components.core.errors import ParameterError
+from components.ddim_inversion.settings import InversionEval
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def invert(
     velocity: Velocity,
     clean: Float[Tensor, " ..."],
     schedule: Levels,
-    inversion_eval: Literal["next", "current"] = "next",
+    inversion_eval: InversionEval = "next",
     fixed_point_iters: int = 0,
 ) -> Inversion:
     """From the clean latents to noise, one step a level.

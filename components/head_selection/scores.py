@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,9 +20,7 @@ from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import HeadRow
-
-Tau = Literal["map", "mask"]
-Scope = Literal["sample", "dataset"]
+from components.head_selection.settings import Scope, Tau
 
 _TOLERANCE = 1e-6  # relative, of comparisons with τ
 _DFC_CAP = 1e6  # a pure diagonal has DFC = ∞, which would flatten everyone else's z-score

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
-
-from pydantic import Field
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
 from components.head_selection.page import page
+from components.head_selection.settings import Params
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.parameters import HeadRatio, SharedParams, StepParams, operational
+from components.runtime.parameters import HeadRatio, SharedParams
 from components.runtime.shards import all_shards
-
-
-class Params(StepParams):
-    """Parameters of the head selection (method step 3)."""
-
-    tau: Literal["map", "mask"] = Field(
-        "map", description="threshold of TCS and DSR: mean over the whole map, or over M"
-    )
-    include_self: bool = Field(True, description="pairs of a frame with itself belong to M")
-    scope: Literal["sample", "dataset"] = Field(
-        "sample", description="heads per sample (Algorithm 1), or one set for the data set"
-    )
-    mhs: bool = Field(True, description="false keeps all heads")
-    readers: int = operational(16, ge=1, le=64, description="statistics read at once")
 
 
 class Shared(SharedParams):

@@ -47,4 +47,5 @@ def as_yaml(made: Any) -> str:
     """Return a pipeline as YAML, to the byte: kfp's own writer heads it with defaults in an order that changes from run to run."""
     messages = [made.pipeline_spec] + ([made.platform_spec] if made.platform_spec.platforms else [])
     documents = [json_format.MessageToDict(message) for message in messages]
-    return f"# Kubeflow pipeline {made.name}\n" + yaml.safe_dump_all(documents, sort_keys=True)
+    text: str = yaml.safe_dump_all(documents, sort_keys=True)
+    return f"# Kubeflow pipeline {made.name}\n{text}"

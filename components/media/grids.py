@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
+from components.media.choices import Fit
 from components.media.sampling import choose_frames, spread, usable_frames
 
 __all__ = [
@@ -47,7 +47,7 @@ _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one bo
 
 
 def fit_frames(
-    frames: UInt8[np.ndarray, "n H W 3"], height: int, width: int, fit: Literal["squash", "crop"] = "squash"
+    frames: UInt8[np.ndarray, "n H W 3"], height: int, width: int, fit: Fit = "squash"
 ) -> tuple[UInt8[Tensor, "n h w 3"], tuple[float, float, float, float]]:
     """Return frames at the model's size (antialiased bicubic), and the part of the source they show.
 

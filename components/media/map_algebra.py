@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -18,10 +17,8 @@ from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
+from components.media.choices import Distance, RowNorm
 from components.media.grids import axes, axis_weights, frame_intervals
-
-RowNorm = Literal["mean1", "sum1", "max", "zscore", "none"]
-Distance = Literal["mse", "sse", "l2"]
 
 
 def normalize_rows(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from components.core.errors import DataError, ParameterError
+from components.media.choices import Sampling, Window
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def choose_frames(
     times: Sequence[float],
     num_frames: int,
     counts: FrameCounts,
-    sampling: Literal["whole", "native_fps"] = "whole",
+    sampling: Sampling = "whole",
     native_fps: float = 8.0,
-    window: Literal["first", "middle", "motion"] = "first",
+    window: Window = "first",
     motion: Float[np.ndarray, " F"] | None = None,
     source: str = "the clip",
 ) -> list[int]:

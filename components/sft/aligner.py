@@ -10,15 +10,13 @@ Legend: R rows (words), F H W the prior's grid.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from components.core.errors import ParameterError
+from components.sft.settings import AlignerKind
 
-AlignerKind = Literal["local", "pointwise", "none"]
 _WIDTH = 64
 
 

@@ -9,18 +9,17 @@ Legend: B samples, L positions, N vocabulary, T aligned words, F H W the prior's
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
+from components.media.choices import RowNorm
 from components.media.grids import interpolate
-from components.media.map_algebra import RowNorm, normalize_rows
+from components.media.map_algebra import normalize_rows
+from components.sft.settings import AlignScale
 
-AlignScale = Literal["none", "contrast"]
 IGNORED = -100
 
 

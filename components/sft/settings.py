@@ -9,20 +9,24 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.media.choices import Distance, RowNorm
 from components.runtime.parameters import StepParams, operational
 from components.vlm_attention.settings import View
+
+AlignScale = Literal["none", "contrast"]
+AlignerKind = Literal["local", "pointwise", "none"]
 
 
 class Params(StepParams):
     """Parameters of the fine-tuning."""
 
-    row_norm: Literal["mean1", "sum1", "max", "zscore", "none"] = Field(
+    row_norm: RowNorm = Field(
         "mean1", description="normalization of both sides' rows"
     )
-    distance: Literal["mse", "sse", "l2"] = Field(
+    distance: Distance = Field(
         "mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)"
     )
-    align_scale: Literal["none", "contrast"] = Field(
+    align_scale: AlignScale = Field(
         "none", description="`contrast`: λ divided by the variance of the normalized priors"
     )
     contrast_samples: int = Field(
@@ -34,7 +38,7 @@ class Params(StepParams):
     prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field(
         "none", description="map in the prior's place"
     )
-    aligner: Literal["local", "pointwise", "none"] = Field(
+    aligner: AlignerKind = Field(
         "local", description="3-layer MLP between the VLM's map and the loss (§3.4)"
     )
     tuning: Literal["full", "lora"] = Field(

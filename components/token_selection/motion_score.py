@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,7 @@ from torch import Tensor
 from components.core.errors import DataError, ParameterError
 from components.core.records import Confidence, Piece, ScoredPiece
 from components.head_selection.scores import share_count, z_score
-
-Unit = Literal["token", "word"]
+from components.token_selection.settings import Unit
 
 
 @dataclass(frozen=True)

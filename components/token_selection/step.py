@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
-
 from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
 from components.core.records import Confidence, Json, ScoredPiece
 from components.runtime.context import Context
 from components.runtime.declaration import Step
-from components.runtime.parameters import ShardParams, TokenRatio, UnitParams
+from components.runtime.parameters import ShardParams, TokenRatio
 from components.store.entries import WorkFolder
-
-
-class Params(UnitParams):
-    """Parameters of the token selection (method step 4)."""
-
-    unit: Literal["token", "word"] = Field("token", description="rank the text encoder's tokens, or whole words")
-    mtti: bool = Field(True, description="false averages all tokens into one row")
+from components.token_selection.settings import Params
 
 
 class Shared(ShardParams):

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.core.errors import DataError
+from components.core.records import TextField
 from components.models.vlm.batch import Example
-from components.models.vlm.interface import Field
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class TextPiece(Protocol):
     @property
     def token(self) -> str: ...
     @property
-    def field(self) -> Field: ...
+    def field(self) -> TextField: ...
     @property
     def start(self) -> int: ...
     @property

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from components.core.records import Grid
-from components.models.vlm.interface import Field
+from components.core.records import Grid, TextField
 
 IGNORED = -100
 Batch = dict[str, Tensor]
@@ -40,7 +39,7 @@ class Example:
     grid: Grid
     offsets: Int[Tensor, "N 2"]
     text: str
-    spans: dict[Field, tuple[int, int]]
+    spans: dict[TextField, tuple[int, int]]
 
 
 def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] = "right") -> Batch:

@@ -15,8 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
+from components.core.records import TextField
 from components.models.vlm.batch import IGNORED
-from components.models.vlm.interface import Conversation, Field
+from components.models.vlm.interface import Conversation
 
 _SENTINEL = "\ue000"
 _OWN_TEMPLATE = "use the checkpoint's own chat_template"
@@ -39,7 +40,7 @@ def refuse_control_tokens(conversation: Conversation, tokenizer: Any, placeholde
 
 def render(
     conversation: Conversation, tokenizer: Any, placeholder: str, video: str
-) -> tuple[str, dict[Field, tuple[int, int]]]:
+) -> tuple[str, dict[TextField, tuple[int, int]]]:
     """Return the whole text with `video` in the placeholder's place, and the character span of each field.
 
     Raises:
@@ -50,12 +51,12 @@ def render(
         problem = f"{count} × {placeholder!r} for one video"
         raise ParameterError(problem, source="the chat template", remedy=_OWN_TEMPLATE)
     text = rendered.replace(placeholder, video)
-    fields: dict[Field, str] = {"question": conversation.question}
+    fields: dict[TextField, str] = {"question": conversation.question}
     marked = {"question": _templated(replace(conversation, question=_SENTINEL), tokenizer)}
     if conversation.response is not None:
         fields["response"] = conversation.response
         marked["response"] = _templated(replace(conversation, response=_SENTINEL), tokenizer)
-    spans: dict[Field, tuple[int, int]] = {}
+    spans: dict[TextField, tuple[int, int]] = {}
     for name, value in fields.items():  # every field stands behind the video
         start = marked[name].index(_SENTINEL) + len(text) - len(rendered)
         if text[start : start + len(value)] != value:

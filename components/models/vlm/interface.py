@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -20,8 +20,6 @@ from jaxtyping import Int, UInt8
 from components.core.records import Video
 from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
-
-Field = Literal["question", "response"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""Parameters of the token selection (method step 4). Apart from the algorithm, so that a declaration imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.runtime.parameters import UnitParams
+
+Unit = Literal["token", "word"]
+
+
+class Params(UnitParams):
+    """Parameters of the token selection."""
+
+    unit: Unit = Field("token", description="rank the text encoder's tokens, or whole words")
+    mtti: bool = Field(True, description="false averages all tokens into one row")
