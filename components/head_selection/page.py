@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.core.artifacts import HeadSelection
+from components.core.units import counted
 from components.pages.heads import head_figure
 from components.pages.section import Section
 from components.pages.template import preview
@@ -15,7 +16,7 @@ _ABOUT = (
 
 def page(selection: HeadSelection) -> str:
     """Return the figure of the selection."""
-    lead = f"{len(selection.heads)} heads scored on {len(selection.lines)} samples"
+    lead = f"{len(selection.heads)} heads scored on {counted(len(selection.lines), 'sample')}"
     return preview(
         "3 · head selection", lead, _ABOUT, [Section("heads", "Motion-sensitive heads", "", head_figure(selection))]
     )

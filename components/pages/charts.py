@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 
 from components.pages.figures import NOTHING, raw
 
+_NARROW, _LEAST = 500, 700  # pixels
+
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return round numbers inside [low, high]."""
@@ -111,10 +113,11 @@ def _chart(title: str, legend: Sequence[tuple[str, str]], parts: Sequence[str], 
     keys = "".join(
         f'<span class="key"><i class="swatch {colour}"></i>{escape(name)}</span>' for name, colour in legend if name
     )
+    least = min(width, _LEAST) if width > _NARROW else 0  # a wide chart scrolls on a phone instead of shrinking
     return raw(
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{keys}</figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg></figure>"
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{keys}</figcaption><div class="scroll">'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{least}px" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg></div></figure>'
     )
 
 

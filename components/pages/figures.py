@@ -38,6 +38,7 @@ TABLE = np.stack(
 
 
 NOTHING = Markup("")
+_WIDE = 960  # pixels of the widest picture
 _SMALL = 40_000  # bytes of a picture that stays as it is
 
 
@@ -66,12 +67,12 @@ def photo(frame: UInt8[np.ndarray, "h w 3"], width: int = 200) -> str:
     return _encode(picture, "JPEG", quality=82, optimize=True)
 
 
-def stored_picture(png: bytes, name: str, caption: Markup, width: int = 960) -> Markup:
-    """Return a picture of an earlier step with its caption, at most `width` pixels wide; `name` replaces it as text."""
+def stored_picture(png: bytes, name: str, caption: Markup) -> Markup:
+    """Return a picture of an earlier step with its caption, as wide as the page; `name` replaces it as text."""
     picture: Image.Image = Image.open(io.BytesIO(png))
-    if picture.width > width or len(png) > _SMALL:
+    if picture.width > _WIDE or len(png) > _SMALL:
         picture = picture.convert("RGBA")
-        picture.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+        picture.thumbnail((_WIDE, 10 * _WIDE), Image.Resampling.LANCZOS)
         address = _encode(picture, "WEBP", quality=85)
     else:
         address = data_uri(png, "image/png")

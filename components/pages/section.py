@@ -96,7 +96,7 @@ def question_card(kind: str, sample: Sample, frames: Markup, replies: Markup) ->
     good = "won" if kind in ("won", "right") else "lost"
     return (
         f'<article class="card {good}"><header>{kind} · {escape(sample.question_type)} · '
-        f'<code>sample {sample.id}</code></header>'
+        f"<code>sample {sample.id}</code></header>"
         f'{frames}<p class="question">{escape(sample.question)}</p>'
         f'<ul class="options">{options}</ul>{replies}</article>'
     )

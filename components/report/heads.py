@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.artifacts import PriorLine
+from components.core.units import counted
 from components.pages.heads import head_figure
 from components.pages.section import Section, absent, folded
 from components.report.material import PriorMaterial
@@ -20,10 +21,10 @@ def heads(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
         return Section("heads", title, "The prior set has no head table.")
     lead = (
         "MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over "
-        f"{len(material.priors.lines)} samples); a sample keeps as many as stand left of the line, the table lists how "
+        f"{counted(len(material.priors.lines), 'sample')}); a sample keeps as many as stand left of the line, the table lists how "
         "often each head was kept."
     )
-    blocks = pictures(material, shown, "heads", 960)[:_SAMPLES]
+    blocks = pictures(material, shown, "heads")[:_SAMPLES]
     maps = folded(blocks, 1, "more samples")
     if not blocks:
         maps = absent("No vision-to-vision thumbnails: the prior set carries none.")

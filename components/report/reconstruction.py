@@ -13,26 +13,25 @@ from components.report.material import PriorMaterial
 
 
 def reconstruction(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
-    """Return the pictures of four clips; further clips are folded away."""
+    """Return the pictures of two clips; further clips are folded away."""
     name, title = "reconstruction", "Reconstruction"
-    blocks = pictures(material, shown, name, 720)
+    blocks = pictures(material, shown, name)
     if not blocks:
         return Section(name, title, "The prior set carries no reconstruction pictures of these samples.")
     lead = (
         "Original, inverted noise and what the video model makes of it again, with the latent error: attention is read "
         "on this path."
     )
-    return Section(name, title, lead, folded(blocks, 4, "more clips", "two"))
+    return Section(name, title, lead, folded(blocks, 2, "more clips"))
 
 
-def pictures(material: PriorMaterial, shown: Sequence[PriorLine], role: str, width: int) -> list[Markup]:
+def pictures(material: PriorMaterial, shown: Sequence[PriorLine], role: str) -> list[Markup]:
     """Return the stored pictures of one role, for the samples that have one."""
     return [
         stored_picture(
             material.store.read(line.pictures[role]),
             f"{role} of sample {line.sample.id}",
-            quoted(line.sample, 80),
-            width,
+            quoted(line.sample),
         )
         for line in shown
         if role in line.pictures

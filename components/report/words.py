@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
 from components.core.records import ScoredPiece
+from components.core.units import counted
 from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, raw
 from components.pages.section import Section, folded
@@ -27,7 +28,7 @@ def motion_words(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section
     every = sum(len(line.pieces) for line in material.priors.lines)
     lead = (
         "Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones "
-        f"are kept by MTTI ({kept} of {every} tokens in {len(material.priors.lines)} samples)."
+        f"are kept by MTTI ({kept} of {every} tokens in {counted(len(material.priors.lines), 'sample')})."
     )
     blocks = [
         _text(line) + (_over_frames(material, line) if index < 2 else NOTHING) for index, line in enumerate(shown)

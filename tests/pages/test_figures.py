@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.core.units import readable_bytes
 from components.pages import charts, figures
 
 
@@ -109,3 +110,10 @@ def test_histogram_counts():
     drawn = ElementTree.fromstring(str(charts.histogram("t", [0.01, 0.02, 0.99, 1.0, 0.5], bins=10)))
     heights = [float(n.get("height")) for n in drawn.iter("rect")]
     assert [round(h / heights[1]) for h in heights] == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (12_345, "12.3 kB"), (5e9, "5 GB"), (2e15, "2 PB")]
+)
+def test_readable_bytes(count, text):
+    assert readable_bytes(count) == text
