@@ -74,9 +74,9 @@ class Material(PriorMaterial):
         return found
 
 
-def paper() -> dict[str, Any]:
-    """Return the paper's preset; its numbers are in the benchmarks' modules."""
-    found: dict[str, Any] = json.loads(resources.files("components.report").joinpath("paper_tables.json").read_text())
+def paper_preset() -> dict[str, Any]:
+    """Return the paper's own models and parameters; its numbers are in the benchmarks' modules."""
+    found: dict[str, Any] = json.loads(resources.files("components.report").joinpath("paper_preset.json").read_text())
     return found
 
 

@@ -13,7 +13,7 @@ from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, code, probability, raw, signed
 from components.pages.section import Section, fact_list
 from components.report.benchmarks import Comparison, interval
-from components.report.material import Material, paper
+from components.report.material import Material, paper_preset
 
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
 
@@ -56,7 +56,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
 
 def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) -> list[Markup]:
     """Return where the recorded parameters differ from the paper's; only what was recorded is judged."""
-    preset, found = paper()["preset"], []
+    preset, found = paper_preset(), []
     for role in ("vdm", "vlm"):
         if role in models and (name := models[role].name) not in preset[role]:
             found.append(raw("{}: {} (paper: {})").format(role, code(name), " or ".join(preset[role])))
