@@ -47,18 +47,20 @@ class PaperRow:
     tuned: Mapping[str, float]
     flags: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        label: str,
-        columns: str,
-        untouched: Sequence[float],
-        tuned: Sequence[float],
-        flags: Mapping[str, str] | None = None,
-    ) -> PaperRow:
-        """Return the row of two printed lines; `columns` are their heads, separated by spaces."""
-        before, after = (dict(zip(columns.split(), numbers, strict=True)) for numbers in (untouched, tuned))
-        return cls(label, before, after, flags or {})
+
+def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None) -> tuple[PaperRow, ...]:
+    """Return the rows of a text table: the heads, then per model a line with its label and one for `tuned`.
+
+    Args:
+        table: its cells are separated by spaces.
+        flags: doubts, by label.
+    """
+    heads, *lines = (line.split() for line in table.strip().splitlines())
+    rows = []
+    for (label, *before), (_, *after) in zip(lines[::2], lines[1::2], strict=True):
+        untouched, tuned = (dict(zip(heads, map(float, cells), strict=True)) for cells in (before, after))
+        rows.append(PaperRow(label, untouched, tuned, (flags or {}).get(label, {})))
+    return tuple(rows)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The step in process: real synthetic benchmark clips, tiny models, replies against the model's own generate, scores by hand."""
+"""The step in process: real synthetic clips, tiny models, replies against the model's own generate, scores by hand."""
 
 import math
 import re

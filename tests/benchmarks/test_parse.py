@@ -1,4 +1,4 @@
-"""The parser on replies written by hand (right option D unless said), and the benchmarks' own rules with their known defects."""
+"""The parser on replies written by hand (right option D), and the benchmarks' own rules with their known defects."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from components.benchmarks.seed import official_rule as seed_rule
 from components.benchmarks.videomme import official_rule as videomme_rule
 from components.core.records import Option
 
-OPTIONS = [
-    Option(letter="A", text="The man raises his arm"),
-    Option(letter="B", text="The man lowers his arm"),
-    Option(letter="C", text="The man sits down"),
-    Option(letter="D", text="The man turns left"),
-]
+
+def options(*texts: str) -> list[Option]:
+    return [Option(letter=chr(65 + i), text=text) for i, text in enumerate(texts)]
+
+
+OPTIONS = options("The man raises his arm", "The man lowers his arm", "The man sits down", "The man turns left")
+LISTED = "\n".join(f"{option.letter}. {option.text}" for option in OPTIONS)
 
 READ = [
     ("D", "D", "letter"),
@@ -54,11 +55,7 @@ READ = [
     ("I would choose D here", "D", "phrase"),
     ("I'd go with option D, as he turns.", "D", "phrase"),
     ("A person walks by and then stops, so the answer is D.", "D", "phrase"),
-    (
-        "A. The man raises his arm\nB. The man lowers his arm\nC. The man sits down\nD. The man turns left\nThe answer is D",
-        "D",
-        "phrase",
-    ),
+    (f"{LISTED}\nThe answer is D", "D", "phrase"),
     ("First I thought the answer is A, but the answer is D.", "D", "phrase"),
     ("The man turns left", "D", "text"),
     ("the man TURNS left.", "D", "text"),
@@ -87,7 +84,7 @@ UNREAD = [
     "The answer is a person who turns",
     "The answer is A person who turns",
     "A man walks through the room.",
-    "A. The man raises his arm\nB. The man lowers his arm\nC. The man sits down\nD. The man turns left",
+    LISTED,
     "The man raises his arm and then the man sits down",
     "E",
     "The answer is E",
@@ -105,10 +102,6 @@ def test_read(reply: str, letter: str, rule: str) -> None:
 @pytest.mark.parametrize("reply", UNREAD)
 def test_nothing_is_guessed(reply: str) -> None:
     assert (parse_reply(reply, OPTIONS).letter, parse_reply(reply, OPTIONS).rule) == (None, "unparsed")
-
-
-def options(*texts: str) -> list[Option]:
-    return [Option(letter=chr(65 + i), text=text) for i, text in enumerate(texts)]
 
 
 def test_nested_options_count_where_they_stand_alone() -> None:

@@ -32,6 +32,10 @@ def rows(source):
     return [row for video in source.videos for row in video.rows]
 
 
+def check(row, **expected):
+    assert {name: getattr(row, name) for name in expected} == expected
+
+
 def options(*texts):
     return tuple(Option(letter=letter, text=text) for letter, text in zip("ABCDEFGH", texts, strict=False))
 
@@ -66,9 +70,8 @@ def test_options_out_of_order(text):
 
 def motionbench(root, qa, path="v.mp4", kind="Action Order"):
     touch(root, f"MotionBench/self-collected/{path}")
-    lines(
-        root / "MotionBench/video_info.meta.jsonl", [{"question_type": kind, "key": "k", "video_path": path, "qa": qa}]
-    )
+    line = {"question_type": kind, "key": "k", "video_path": path, "qa": qa}
+    lines(root / "MotionBench/video_info.meta.jsonl", [line])
 
 
 def item(uid, answer, question="Which?\nA. one\nB. two"):
@@ -78,14 +81,9 @@ def item(uid, answer, question="Which?\nA. one\nB. two"):
 def test_motionbench(tmp_path):
     motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
     first, second = rows(read(tmp_path, protocol="motionbench"))
-    assert (first.uid, first.question, first.options, first.answer) == ("q1", "Which?", options("one", "two"), "B")
-    assert (first.response, first.question_type, first.protocol, first.is_instruction) == (
-        "B. two",
-        "Action Order",
-        "motionbench",
-        False,
-    )
-    assert (second.uid, second.answer, second.response) == ("q2", "", "")
+    check(first, uid="q1", question="Which?", options=options("one", "two"), answer="B", response="B. two")
+    check(first, question_type="Action Order", protocol="motionbench", is_instruction=False)
+    check(second, uid="q2", answer="", response="")
 
 
 def test_motionbench_looks_into_both_folders(tmp_path):
@@ -103,28 +101,20 @@ def test_motionbench_looks_into_both_folders(tmp_path):
 def test_held_out_items_teach_nothing(tmp_path):
     motionbench(tmp_path, [item("q1", "B"), item("q2", "NA", "Other?\nA. x\nB. y")])
     source = read(tmp_path)
+    (bad,) = source.rejected
     assert [row.uid for row in rows(source)] == ["q1"]
-    assert [(bad.unit, "held out" in bad.reason) for bad in source.rejected] == [
-        ("q2 (MotionBench/video_info.meta.jsonl:1)", True)
-    ]
+    assert bad.unit == "q2 (MotionBench/video_info.meta.jsonl:1)"
+    assert "held out" in bad.reason
 
 
 def test_captions(tmp_path):
     touch(tmp_path, "MotionBenchCaption-train/videos/a b.mp4")
-    lines(
-        tmp_path / "MotionBenchCaption-train/train.jsonl",
-        [{"video_path": "a b.mp4", "motion_caption": " A man runs. "}],
-    )
+    caption = {"video_path": "a b.mp4", "motion_caption": " A man runs. "}
+    lines(tmp_path / "MotionBenchCaption-train/train.jsonl", [caption])
     (row,) = rows(read(tmp_path))
-    assert (row.uid, row.question, row.is_instruction, row.response, row.protocol) == (
-        "a b",
-        ASK,
-        True,
-        "A man runs.",
-        "",
-    )
+    check(row, uid="a b", question=ASK, is_instruction=True, response="A man runs.", protocol="")
     (row,) = rows(read(tmp_path, instructions=("Say what moves.", ASK)))
-    assert (row.question, row.is_instruction) == ("Say what moves.", True)
+    check(row, question="Say what moves.", is_instruction=True)
 
 
 def test_synthetic_sets_are_read_as_motionbench_with_masks(tmp_path):
@@ -152,75 +142,46 @@ def test_synthetic_sets_are_read_as_motionbench_with_masks(tmp_path):
 def test_own_jsonl(tmp_path):
     touch(tmp_path, "a.mp4", "videos/b.webm")
     letters = [{"letter": "A", "text": "up"}, {"letter": "B", "text": "down"}]
-    lines(
-        tmp_path / "x.jsonl",
-        [
-            {"video": "a.mp4", "response": "Cafe\u0301 moves."},
-            "",
-            {
-                "id": 7,
-                "video": "./a.mp4",
-                "response": "It falls.",
-                "question": "Which way?",
-                "options": letters,
-                "answer": "B",
-                "type": "LM",
-            },
-            {"id": "z", "video": "b.webm", "question": "Which way?", "options": ["up", "down"], "answer": "A"},
-        ],
-    )
+    asked = {"question": "Which way?", "options": letters, "answer": "B"}
+    given = [
+        {"video": "a.mp4", "response": "Cafe\u0301 moves."},
+        "",
+        asked | {"id": 7, "video": "./a.mp4", "response": "It falls.", "type": "LM"},
+        asked | {"id": "z", "video": "b.webm", "options": ["up", "down"], "answer": "A"},
+    ]
+    lines(tmp_path / "x.jsonl", given)
     one, two, three = rows(read(tmp_path))
-    assert (one.uid, one.question, one.is_instruction, one.response) == ("x.jsonl:1", ASK, True, "Café moves.")
-    assert (two.uid, two.where, two.response, two.answer, two.question_type) == (
-        "7",
-        "x.jsonl:3",
-        "It falls.",
-        "B",
-        "LM",
-    )
-    assert (three.uid, three.options, three.response) == ("z", options("up", "down"), "A. up")
+    check(one, uid="x.jsonl:1", question=ASK, is_instruction=True, response="Café moves.")
+    check(two, uid="7", where="x.jsonl:3", response="It falls.", answer="B", question_type="LM")
+    check(three, uid="z", options=options("up", "down"), response="A. up")
     assert [video.path for video in read(tmp_path).videos] == ["a.mp4", "videos/b.webm"]
 
 
 def test_own_jsonl_as_any_benchmark(tmp_path):
     touch(tmp_path, "a.mp4")
-    lines(
-        tmp_path / "x.jsonl",
-        [
-            {"video": "a.mp4", "question": "Q?", "options": ["u", "v"], "type": "short"},
-            {"video": "a.mp4", "question": "Q?"},
-        ],
-    )
+    bare = {"video": "a.mp4", "question": "Q?"}
+    lines(tmp_path / "x.jsonl", [bare | {"options": ["u", "v"], "type": "short"}, bare])
     for protocol in benchmarks():
         source = read(tmp_path, protocol=protocol)
         assert [(row.protocol, row.answer, row.question_type) for row in rows(source)] == [(protocol, "", "short")]
         assert [bad.reason for bad in source.rejected] == ["a benchmark item needs a question and options"]
 
 
+def talk(*values, first=0):
+    """Turns of a person and of the model in turn."""
+    speakers = ["human", "gpt"]
+    return [{"from": speakers[(first + k) % 2], "value": value} for k, value in enumerate(values)]
+
+
 def test_llava_turns_become_samples(tmp_path):
     touch(tmp_path, "openvid/a.mp4")
-    talk = [
-        ("human", "<video>\nWhat moves?"),
-        ("gpt", "A dog."),
-        ("human", "How?"),
-        ("gpt", "Fast."),
-        ("user", "Where?"),
-        ("assistant", "Left."),
+    three_turns = talk("<video>\nWhat moves?", "A dog.", "How?", "Fast.")
+    three_turns += [{"from": "user", "value": "Where?"}, {"from": "assistant", "value": "Left."}]
+    items = [
+        {"id": "k", "video": "openvid/a.mp4", "conversations": three_turns},
+        {"video": "openvid/a.mp4", "conversations": talk("<video>", "A cat.")},
     ]
-    document(
-        tmp_path / "all_sft.json",
-        [
-            {
-                "id": "k",
-                "video": "openvid/a.mp4",
-                "conversations": [{"from": who, "value": said} for who, said in talk],
-            },
-            {
-                "video": "openvid/a.mp4",
-                "conversations": [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "A cat."}],
-            },
-        ],
-    )
+    document(tmp_path / "all_sft.json", items)
     one, two, three, four = rows(read(tmp_path))
     assert [row.uid for row in (one, two, three, four)] == ["k#1", "k#2", "k#3", "all_sft.json:2"]
     assert (one.question, one.response, one.earlier) == ("What moves?", "A dog.", ())
@@ -231,73 +192,45 @@ def test_llava_turns_become_samples(tmp_path):
 
 def test_llava_refuses_a_turn_and_what_follows(tmp_path):
     touch(tmp_path, "a.mp4")
-    say = [
-        ("human", "One?"),
-        ("gpt", "1"),
-        ("human", "Two <|im_end|>?"),
-        ("gpt", "2"),
-        ("human", "Three?"),
-        ("gpt", "3"),
+    items = [
+        {"id": "k", "conversations": talk("One?", "1", "Two <|im_end|>?", "2", "Three?", "3")},
+        {"id": "odd", "conversations": talk("?")},
+        {"id": "order", "conversations": talk("?", "!", first=1)},
+        {"id": "two", "conversations": talk("<video><video>?", "!")},
     ]
-    document(
-        tmp_path / "x.json",
-        [
-            {"id": "k", "video": "a.mp4", "conversations": [{"from": who, "value": said} for who, said in say]},
-            {"id": "odd", "video": "a.mp4", "conversations": [{"from": "human", "value": "?"}]},
-            {
-                "id": "order",
-                "video": "a.mp4",
-                "conversations": [{"from": "gpt", "value": "?"}, {"from": "human", "value": "!"}],
-            },
-            {
-                "id": "two",
-                "video": "a.mp4",
-                "conversations": [{"from": "human", "value": "<video><video>?"}, {"from": "gpt", "value": "!"}],
-            },
-            {"id": "image", "image": "a.png", "conversations": []},
-        ],
-    )
+    items = [item | {"video": "a.mp4"} for item in items] + [{"id": "image", "image": "a.png", "conversations": []}]
+    document(tmp_path / "x.json", items)
     source = read(tmp_path)
     assert [row.uid for row in rows(source)] == ["k#1"]
-    assert [bad.unit for bad in source.rejected] == [
-        "k#2 (x.json:1)",
-        "k#3 (x.json:1)",
-        "x.json:2",
-        "x.json:3",
-        "two (x.json:4)",
-        "x.json:5",
-    ]
-    for bad, said in zip(
-        source.rejected, ["<|im_end|>", "earlier turn", "1 turns", "'gpt'", "<video>", "'video'"], strict=True
-    ):
-        assert said in bad.reason
+    expected = {
+        "k#2 (x.json:1)": "<|im_end|>",
+        "k#3 (x.json:1)": "earlier turn",
+        "x.json:2": "1 turns",
+        "x.json:3": "'gpt'",
+        "two (x.json:4)": "<video>",
+        "x.json:5": "'video'",
+    }
+    assert [bad.unit for bad in source.rejected] == list(expected)
+    for bad in source.rejected:
+        assert expected[bad.unit] in bad.reason
 
 
 def favor(root, name="00AAA.mp4", **changes):
-    question = {
-        "question": "What?",
-        "options": ["Sits", "Runs.", "Jumps"],
-        "correct_answer": "Runs.",
-        "task_type": "HAC",
-    } | changes
+    question = {"question": "What?", "options": ["Sits", "Runs.", "Jumps"], "correct_answer": "Runs."}
     touch(root, "videos/FAVOR-Bench/00AAA.mp4")
-    document(root / "video_perspective.json", [{"video_name": name, "caption": "…", "questions": [question]}])
+    questions = [question | {"task_type": "HAC"} | changes]
+    document(root / "video_perspective.json", [{"video_name": name, "caption": "…", "questions": questions}])
 
 
 @pytest.mark.parametrize("name", ["00AAA.mp4", "00AAA"])
 def test_favor(tmp_path, name):
     favor(tmp_path, name)
     document(tmp_path / "question_perspective.json", [{"question_key": 1}])
-    source = read(tmp_path, protocol="favor")
-    (row,) = rows(source)
-    assert (row.uid, row.options, row.answer, row.response) == (
-        "00AAA#1",
-        options("Sits", "Runs.", "Jumps"),
-        "B",
-        "B. Runs.",
-    )
-    assert (row.question_type, source.videos[0].path) == ("HAC", "videos/FAVOR-Bench/00AAA.mp4")
-    assert source.videos[0].file is not None
+    (video,) = read(tmp_path, protocol="favor").videos
+    (row,) = video.rows
+    check(row, uid="00AAA#1", options=options("Sits", "Runs.", "Jumps"), answer="B", response="B. Runs.")
+    check(row, question_type="HAC")
+    assert video.path == video.file.path == "videos/FAVOR-Bench/00AAA.mp4"
 
 
 @pytest.mark.parametrize("changes", [{"correct_answer": "Flies"}, {"options": ["Runs.", "Runs."]}])
@@ -310,86 +243,61 @@ def test_favor_answers_by_text_must_be_one_option(tmp_path, changes):
 # Bad rows -------------------------------------------------------------------------------------------------------------
 
 GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
+NAMED = {"id": "b", "video": "a.mp4", "response": "r"}
+ASKED = NAMED | {"question": "Q"}
+SWAPPED = [{"letter": "B", "text": "x"}, {"letter": "A", "text": "y"}]
+
+
+def refused(root, bad):
+    """What becomes of a bad row between two good ones."""
+    touch(root, "a.mp4")
+    lines(root / "x.jsonl", [GOOD, bad, GOOD | {"id": "after", "response": "It stops."}])
+    source = read(root)
+    assert [row.uid for row in rows(source)] == ["good", "after"]
+    (rejected,) = source.rejected
+    return rejected
 
 
 @pytest.mark.parametrize(
-    ("bad", "unit", "said"),
+    ("bad", "said"),
     [
-        ("{nonsense", "x.jsonl:2", "not JSON"),
-        ("[1]", "x.jsonl:2", "not a JSON object but list"),
-        ({"response": "r"}, "x.jsonl:2", "no field 'video'"),
-        ({"video": 5, "response": "r"}, "x.jsonl:2", "field 'video' is int"),
-        ({"video": "a.mp4", "response": ["r"]}, "x.jsonl:2", "field 'response' is list"),
-        ({"id": "b", "video": "a.mp4", "response": " \n"}, "b", "question and response are empty"),
-        ({"id": "b", "video": "a.mp4", "response": "", "question": "Q?"}, "b", "response is empty"),
-        (
-            {"id": "b", "video": "a.mp4", "response": "It <|vision_start|> moves"},
-            "b",
-            "control token '<|vision_start|>'",
-        ),
-        ({"id": "b", "video": "a.mp4", "response": "r", "question": "a\ue001"}, "b", "U+E001"),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "<image>"]},
-            "b",
-            "control token",
-        ),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", "b"], "answer": "C"},
-            "b",
-            "answer 'C' is not",
-        ),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "answer": "A"},
-            "b",
-            "answer 'A' is not among the options []",
-        ),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a"]},
-            "b",
-            "at least two options",
-        ),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["a", " "]},
-            "b",
-            "none of them empty",
-        ),
-        (
-            {
-                "id": "b",
-                "video": "a.mp4",
-                "response": "r",
-                "question": "Q",
-                "options": [{"letter": "B", "text": "x"}, {"letter": "A", "text": "y"}],
-            },
-            "b",
-            "lettered ['B', 'A']",
-        ),
-        (
-            {"id": "b", "video": "a.mp4", "response": "r", "question": "Q", "options": ["x"] * 27},
-            "b",
-            "options are lettered",
-        ),
-        ({"id": "b", "video": "../a.mp4", "response": "r"}, "b", "leaves the source"),
-        ({"id": "b", "video": "x/../../a.mp4", "response": "r"}, "b", "leaves the source"),
-        ({"id": "b", "video": "/etc/passwd", "response": "r"}, "b", "leaves the source"),
-        ({"id": "b", "video": "..\\a.mp4", "response": "r"}, "b", "leaves the source"),
-        ({"id": "b", "video": "", "response": "r"}, "b", "leaves the source"),
-        (
-            '{"id": "b\\ud800", "video": "a.mp4", "response": "r"}',
-            "x.jsonl:2",
-            "U+D800",
-        ),  # a name that no file could hold
-        ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "b", "U+D800"),
-        ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "b", "U+D800"),
+        ("{nonsense", "not JSON"),
+        ("[1]", "not a JSON object but list"),
+        ({"response": "r"}, "no field 'video'"),
+        ({"video": 5, "response": "r"}, "field 'video' is int"),
+        ({"video": "a.mp4", "response": ["r"]}, "field 'response' is list"),
+        ('{"id": "b\\ud800", "video": "a.mp4", "response": "r"}', "U+D800"),  # a name that no file could hold
     ],
 )
-def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, bad, unit, said):
-    touch(tmp_path, "a.mp4")
-    lines(tmp_path / "x.jsonl", [GOOD, bad, GOOD | {"id": "after", "response": "It stops."}])
-    source = read(tmp_path)
-    assert [row.uid for row in rows(source)] == ["good", "after"]
-    (rejected,) = source.rejected
-    assert rejected.unit == {"b": "b (x.jsonl:2)"}.get(unit, unit)
+def test_a_bad_row_without_a_name_goes_by_its_place(tmp_path, bad, said):
+    rejected = refused(tmp_path, bad)
+    assert rejected.unit == "x.jsonl:2"
+    assert said in rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (NAMED | {"response": " \n"}, "question and response are empty"),
+        (ASKED | {"response": ""}, "response is empty"),
+        (NAMED | {"response": "It <|vision_start|> moves"}, "control token '<|vision_start|>'"),
+        (NAMED | {"question": "a\ue001"}, "U+E001"),
+        (ASKED | {"options": ["a", "<image>"]}, "control token"),
+        (ASKED | {"options": ["a", "b"], "answer": "C"}, "answer 'C' is not"),
+        (ASKED | {"answer": "A"}, "answer 'A' is not among the options []"),
+        (ASKED | {"options": ["a"]}, "at least two options"),
+        (ASKED | {"options": ["a", " "]}, "none of them empty"),
+        (ASKED | {"options": SWAPPED}, "lettered ['B', 'A']"),
+        (ASKED | {"options": ["x"] * 27}, "options are lettered"),
+        *[(NAMED | {"video": path}, "leaves the source") for path in ("../a.mp4", "x/../../a.mp4", "/etc/passwd")],
+        *[(NAMED | {"video": path}, "leaves the source") for path in ("..\\a.mp4", "")],
+        ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "U+D800"),
+        ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "U+D800"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, bad, said):
+    rejected = refused(tmp_path, bad)
+    assert rejected.unit == "b (x.jsonl:2)"
     assert said in rejected.reason
 
 
@@ -401,8 +309,7 @@ def test_no_layout_lets_a_path_leave(tmp_path, path):
         tmp_path / "f/video_perspective.json",
         [{"video_name": path, "questions": [{"question": "Q", "options": ["a", "b"], "correct_answer": "a"}]}],
     )
-    talk = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "r"}]
-    document(tmp_path / "l/x.json", [{"video": path, "conversations": talk}])
+    document(tmp_path / "l/x.json", [{"video": path, "conversations": talk("Q", "r")}])
     for folder in "cmfl":
         source = read(tmp_path / folder)
         assert source.videos == ()
@@ -482,11 +389,8 @@ def test_bad_instructions_are_a_parameter(tmp_path):
 
 def test_source_digest_is_the_documented_hash_whatever_the_order():
     listed = [Listed("b", 2, "s2"), Listed("a", 1, "s1")]
-    assert (
-        source_digest(listed)
-        == hashlib.sha256(b'[["a",1,"s1"],["b",2,"s2"]]').hexdigest()
-        == source_digest(listed[::-1])
-    )
+    expected = hashlib.sha256(b'[["a",1,"s1"],["b",2,"s2"]]').hexdigest()
+    assert source_digest(listed) == source_digest(listed[::-1]) == expected
     others = [Listed("b", 3, "s2"), Listed("b", 2, "s3"), Listed("c", 2, "s2")]
     assert len({source_digest([other, listed[1]]) for other in others} | {source_digest(listed)}) == 4
 

@@ -1,4 +1,4 @@
-"""The step as its container runs it, on real H.264 files: what is imported, remembered, noticed, refused and left out."""
+"""The step as its container runs it, on real H.264 files: what is imported, remembered, noticed, refused, left out."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ import pytest
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.dataset_import import decode as decode_module
-from components.dataset_import.decode import Decoded, Job, decode, decode_all
+from components.dataset_import.decode import Job, decode, decode_all
 from components.dataset_import.sources import file_key, list_source, read_source
 from components.dataset_import.step import STEP
 from components.store.entries import Store
@@ -24,19 +25,12 @@ from tests.runner import metrics, published, run_step
 from tests.s3_server import KEYS, closed_port, s3_server
 
 ONE = {"processes": 1}
+ASKED = {"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A"}
 
 
 def train(tmp_path, source, store=None, params=None, rerun="0"):
-    store = store or tmp_path / "store"
-    return run_step(
-        STEP,
-        tmp_path,
-        store,
-        params=ONE | (params or {}),
-        shared={"source": str(source)},
-        rerun=rerun,
-        form="training",
-    )
+    store, params = store or tmp_path / "store", ONE | (params or {})
+    return run_step(STEP, tmp_path, store, params, {"source": str(source)}, rerun=rerun, form="training")
 
 
 def bench(tmp_path, *benchmarks, params=None):
@@ -55,13 +49,8 @@ def digest(path):
 
 
 def two(root):
-    return own(
-        root,
-        [
-            {"id": "u1", "video": "a.mp4", "response": "It goes."},
-            {"id": "u2", "video": "b.mp4", "response": "It comes."},
-        ],
-    )
+    said = [("u1", "a.mp4", "It goes."), ("u2", "b.mp4", "It comes.")]
+    return own(root, [{"id": name, "video": video, "response": text} for name, video, text in said])
 
 
 # What comes in --------------------------------------------------------------------------------------------------------
@@ -73,9 +62,8 @@ def test_synthetic_set_end_to_end(tmp_path):
     manifest, store = data(outputs), Store(str(tmp_path / "store"))
     files = {digest(path): path for path in (tmp_path / "set/MotionBenchCaption-train/videos").iterdir()}
     assert [line.video.id for line in manifest.lines] == sorted(files)
-    captions = [
-        json.loads(row) for row in (tmp_path / "set/MotionBenchCaption-train/train.jsonl").read_text().splitlines()
-    ]
+    written = (tmp_path / "set/MotionBenchCaption-train/train.jsonl").read_text().splitlines()
+    captions = {row["video_path"]: row["motion_caption"] for row in map(json.loads, written)}
     for line in manifest.lines:
         path = files[line.video.id]
         assert store.read(line.video.file) == path.read_bytes()
@@ -86,18 +74,16 @@ def test_synthetic_set_end_to_end(tmp_path):
         assert line.video.times == [time - times[0] for time in times]
         assert (line.video.width, line.video.height, len(times)) == (48, 32, 9)
         (sample,) = line.samples
-        assert sample.response == next(row["motion_caption"] for row in captions if row["video_path"] == path.name)
+        assert sample.response == captions[path.name]
         assert sample.is_instruction
-    assert (
-        metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4}.items()
-    )
+    expected = {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4, "videos": 4}
+    assert metrics(outputs).items() >= expected.items()
     assert re.search(r"videos with a ground-truth mask +\| 4 ", outputs["summary"].read_text())
 
 
 def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
-    root = own(
-        tmp_path / "data", [{"id": str(n), "video": "a.mp4", "question": f"Q{n}?", "response": "r"} for n in range(3)]
-    )
+    rows = [{"id": str(n), "video": "a.mp4", "question": f"Q{n}?", "response": "r"} for n in range(3)]
+    root = own(tmp_path / "data", rows)
     shutil.copy(root / "a.mp4", root / "copy.MP4")
     lines(root / "more.jsonl", [{"id": "other", "video": "copy.MP4", "response": "It goes."}])
     (line,) = data(train(tmp_path, root)).lines
@@ -128,15 +114,6 @@ def test_two_masks_of_one_video(tmp_path):
     assert line.mask.sha256 == hashlib.sha256(b"one").hexdigest()
 
 
-def test_text_is_composed_once_here(tmp_path):
-    root = own(
-        tmp_path / "data",
-        [{"id": "u", "video": "a.mp4", "question": "Cafe\u0301?", "response": "A\u030angstro\u0308m"}],
-    )
-    (line,) = data(train(tmp_path, root)).lines
-    assert (line.samples[0].question, line.samples[0].response) == ("Café?", "Ångström")
-
-
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
@@ -154,14 +131,12 @@ def test_other_text_instructions_or_layout_decode_nothing_again(tmp_path, monkey
     train(tmp_path, root)
     monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
     lines(root / "data.jsonl", [{"id": "u1", "video": "a.mp4", "question": "What moves?", "response": "Another text."}])
-    outputs = train(tmp_path, root, params={"layout": "jsonl", "template_instructions": ["What moves?"]})
+    params = {"layout": "jsonl", "template_instructions": ["What moves?"]}
+    outputs = train(tmp_path, root, params=params)
     assert metrics(outputs)["share_remembered"] == 1
     (line,) = data(outputs).lines
     assert line.samples[0].is_instruction
-    assert data(outputs).provenance["dataset_import"].params == {
-        "layout": "jsonl",
-        "template_instructions": ["What moves?"],
-    }
+    assert data(outputs).provenance["dataset_import"].params == params
 
 
 def test_a_changed_and_a_new_file_are_noticed(tmp_path):
@@ -286,12 +261,6 @@ def test_allowed_failures_are_listed_with_reasons(tmp_path, troubled, processes)
     assert "* `short.mp4`: 8 frames" in page
 
 
-
-def test_one_more_than_allowed_stops(tmp_path, troubled):
-    with pytest.raises(DataError, match="7 of 8"):
-        train(tmp_path, troubled, params={"max_failed": 6 / 8})
-
-
 def test_nothing_usable_is_never_an_empty_data_set(tmp_path):
     root = own(tmp_path / "data", [{"id": "u", "video": "a.mp4", "response": ""}])
     with pytest.raises(DataError, match="no usable video"):
@@ -311,9 +280,8 @@ def test_a_file_that_kills_its_process_is_named_and_the_others_are_done_in_few_p
     answers = {job.path: answer for job, answer in decode_all(jobs, 2, crash_on_a)}
     said = {name: f"tried {name}" for name in "abcdefghijkl"} | {"a": "the decoder crashed on this file"}
     assert {name: answer.problem for name, answer in answers.items()} == said
-    assert (
-        len({answer.source for answer in answers.values() if answer.source != "a"}) <= 4
-    )  # one before, one for what was under way, two
+    processes = {answer.source for answer in answers.values()} - {"a"}
+    assert len(processes) <= 4  # one before, one for what was under way, two
 
 
 def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
@@ -332,17 +300,11 @@ def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
 
 def test_benchmarks_come_as_one_list(tmp_path):
     write_set(tmp_path / "mb", "bench", 24, seed=3, size=(32, 32), num_frames=5)
-    seed = own(
-        tmp_path / "seed",
-        [{"id": "s1", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "B", "type": "AR"}],
-    )
+    seed = own(tmp_path / "seed", [ASKED | {"id": "s1", "type": "AR"}])
     clip(seed / "a.mp4", num_frames=1)
     outputs = bench(tmp_path, f"motionbench={tmp_path / 'mb'}", f"seed={seed}", params={"layout": "llava"})
     samples = [sample for line in data(outputs).lines for sample in line.samples]
-    assert {protocol: sum(s.protocol == protocol for s in samples) for protocol in ("motionbench", "seed")} == {
-        "motionbench": 24,
-        "seed": 1,
-    }
+    assert Counter(sample.protocol for sample in samples) == {"motionbench": 24, "seed": 1}
     assert sum(not sample.answer for sample in samples) == 1
     assert re.search(r"answer held out +\| 1 ", outputs["summary"].read_text())
     assert data(outputs).lines[0].video.file.task == "benchmark_import"
@@ -350,18 +312,14 @@ def test_benchmarks_come_as_one_list(tmp_path):
 
 
 def test_a_file_of_both_forms_is_imported_once(tmp_path, monkeypatch):
-    rows = [{"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A", "type": "MR"}]
-    root = own(tmp_path / "data", rows)
+    root = own(tmp_path / "data", [ASKED])
     train(tmp_path, root)
     monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
     assert metrics(bench(tmp_path, f"motionbench={root}"))["share_remembered"] == 1
 
 
 def test_benchmark_failures_name_their_protocol(tmp_path):
-    lines(
-        tmp_path / "data/x.jsonl",
-        [{"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A"}, {"video": "a.mp4"}],
-    )
+    lines(tmp_path / "data/x.jsonl", [ASKED, {"video": "a.mp4"}])
     with pytest.raises(DataError, match=r"seed: a\.mp4: not in the source") as caught:
         bench(tmp_path, f"seed={tmp_path / 'data'}")
     assert "seed: x.jsonl:2: " in caught.value.problem
@@ -406,13 +364,3 @@ def test_stores_and_sources_on_s3_give_the_same_manifest(tmp_path):
         changed = train(tmp_path, "minio://source/some/set", store="minio://store/two")
         assert digest(tmp_path / "new.mp4") in [line.video.id for line in data(changed).lines]
         assert metrics(changed)["share_remembered"] == pytest.approx(2 / 3, abs=1e-4)
-
-
-def test_answers_of_a_pool_are_those_of_one_process(tmp_path):
-    root = two(tmp_path / "data")
-    jobs = [
-        Job(name, root.as_uri(), f"{name}.mp4", (tmp_path / "store").as_uri(), False) for name in ("a", "b", "none")
-    ]
-    alone, pooled = (dict(decode_all(jobs, processes)) for processes in (1, 2))
-    assert {job: str(answer) for job, answer in alone.items()} == {job: str(answer) for job, answer in pooled.items()}
-    assert [type(pooled[job]) for job in jobs] == [Decoded, Decoded, DataError]

@@ -87,10 +87,8 @@ def test_a_flat_map_gets_chance_and_so_do_random_maps():
     one = Scene("a", "a", mover, mover, 0 * mover)
     chance = pointing_chance(one)
     assert chance == pytest.approx(np.mean([(mover[f] > 0.1).mean() for f in (0, 2)]))
-    for flat in (
-        np.ones_like(mover),
-        np.full_like(mover, 0.1) + 1e-12 * rng.random(mover.shape),
-    ):  # rounding breaks no tie
+    rounded = np.full_like(mover, 0.1) + 1e-12 * rng.random(mover.shape)  # breaks no tie
+    for flat in (np.ones_like(mover), rounded):
         assert pointing(one, flat) == pytest.approx(chance)
         assert peak(one, flat) == pytest.approx(on_mover(one).mean())
     drawn = [pointing(one, rng.random(mover.shape)) for _ in range(6000)]
@@ -101,9 +99,8 @@ def test_the_peak_is_one_cell_of_all_frames():
     mover = np.zeros((2, 1, 4))
     mover[0, 0, 0] = mover[1, 0, 3] = 1
     one = Scene("a", "a", mover, mover, 0 * mover)
-    prior = np.array(
-        [[[5.0, 1, 1, 1]], [[6.0, 1, 1, 2]]]
-    )  # right in the first frame, wrong in the second, which is stronger
+    # right in the first frame, wrong in the second, which is stronger
+    prior = np.array([[[5.0, 1, 1, 1]], [[6.0, 1, 1, 2]]])
     assert (pointing(one, prior), peak(one, prior)) == (0.5, 0.0)
     other = prior[::-1].copy()
     assert (pointing(one, other), peak(one, other)) == (0.5, 1.0)
@@ -187,7 +184,7 @@ def test_permutation_p_agrees_with_all_permutations():
 
 
 def test_a_shared_position_bias_is_taken_out():
-    """Movers always left, maps always bright there: raw AUC is 1, the debiased value and the permutation test say nothing."""
+    """Movers always left, maps always bright there: raw AUC is 1, debiased and permuted it is chance."""
     shape, scenes = (1, 4, 8), []
     rng = np.random.default_rng(4)
     for i in range(24):

@@ -8,7 +8,7 @@ from components.report.material import Material, scenes
 
 
 def test_on_real_clips(run):
-    """A prior that leans to the mover is found; the frame difference finds it too; a centre prior and an ignorant prior do not."""
+    """Of a prior that leans to the mover, frame difference, centre prior and noise, the first two find the mover."""
     material = Material(run.store, run.priors, run.model, {}, {}, {}, {})
     rows = assess(scenes(material, material.order)).rows
     assert rows["prior"].low > 0.7
