@@ -29,9 +29,7 @@ class Params(UnitParams):
     """Parameters of the evaluation (method step 7)."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    preset: FramePreset = Field(
-        "paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)"
-    )
+    preset: FramePreset = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
 
 
 class Tuned(SharedParams):

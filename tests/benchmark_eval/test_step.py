@@ -1,11 +1,11 @@
 """The step in process: real synthetic clips, tiny models, replies against the model's own generate, scores by hand."""
 
-import math
 import re
 
 import pytest
 import torch
 from markupsafe import escape
+from scipy import stats
 
 from components.benchmark_eval import step as module
 from components.benchmark_eval.page import choose
@@ -28,14 +28,13 @@ from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
-TYPES = list(get_benchmark("motionbench").types)
+MOTIONBENCH = get_benchmark("motionbench")
+TYPES = list(MOTIONBENCH.types)
 
 
 def sample(clip, k, answer="A", protocol="motionbench"):
-    options = [
-        Option(letter=letter, text=f"{text} {k}")
-        for letter, text in zip("ABCD", ("left", "right", "up", "down"), strict=True)
-    ]
+    words = zip("ABCD", ("left", "right", "up", "down"), strict=True)
+    options = [Option(letter=letter, text=f"{word} {k}") for letter, word in words]
     question = f"Where does it move, {k}?"
     name = sample_id(clip.id, question, options, "", [])
     return a.Sample(
@@ -117,13 +116,8 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
     store = Store(str(world[0] / "store"))
     for line in found.lines[:3]:
         one = line.sample
-        prompt = "\n".join(
-            [
-                one.question,
-                *(f"{option.letter}. {option.text}" for option in one.options),
-                "Answer with only the option letter.",
-            ]
-        )
+        options = [f"{option.letter}. {option.text}" for option in one.options]
+        prompt = "\n".join([one.question, *options, "Answer with only the option letter."])
         frames = read_frames(store.fetch(line.video.file), line.frames)
         example = vlm.prepare(
             Conversation([], prompt, None),
@@ -148,59 +142,46 @@ def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):
 
 def test_a_new_item_computes_one(world, tmp_path):
     run(world, tmp_path)
-    lines = [
-        world[2][0].model_copy(update={"samples": [*world[2][0].samples, sample(world[2][0].video, 99)]}),
-        *world[2][1:],
-    ]
-    outputs = run(world, tmp_path, videos=dataset(tmp_path / "more", lines))
+    first, *others = world[2]
+    more = first.model_copy(update={"samples": [*first.samples, sample(first.video, 99)]})
+    outputs = run(world, tmp_path, videos=dataset(tmp_path / "more", [more, *others]))
     assert metrics(outputs)["share_remembered"] == pytest.approx(8 / 9, abs=1e-4)
 
 
 def answered(world, replies):
-    units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), get_benchmark("motionbench"))
-    entries = [
-        Entry(
-            step="benchmark_eval", version="1", key=str(k), unit="", reads={}, numbers={"reply": reply, "frames": [0]}
-        )
-        for k, reply in enumerate(replies)
-    ]
-    return [
-        module._result(unit, get_benchmark("motionbench"), found) for unit, found in zip(units, entries, strict=True)
-    ]
+    units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), MOTIONBENCH)
+    made = {"step": "benchmark_eval", "version": "1", "unit": "", "reads": {}}
+    entries = [Entry(key=str(k), numbers={"reply": reply, "frames": [0]}, **made) for k, reply in enumerate(replies)]
+    return [module._result(unit, MOTIONBENCH, found) for unit, found in zip(units, entries, strict=True)]
+
+
+REPLIES = ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"]
 
 
 def test_scores_by_hand(world):
     # answers are A, B for each of four videos; types cycle with the item's number
-    lines = answered(world, ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"])
+    lines = answered(world, REPLIES)
     assert [line.correct for line in lines] == [True, True, True, False, True, False, True, True]
     assert [line.parsed for line in lines] == ["A", "B", "A", "A", "A", "", "A", "B"]
-    found = {score.name: score for score in scores(lines, get_benchmark("motionbench"))}
-    assert (found["Overall"].n, found["Overall"].correct, found["Overall"].accuracy, found["Overall"].unparsed) == (
-        8,
-        6,
-        75.0,
-        1,
-    )
+    found = {score.name: score for score in scores(lines, MOTIONBENCH)}
+    overall = found["Overall"]
+    assert (overall.n, overall.correct, overall.accuracy, overall.unparsed) == (8, 6, 75.0, 1)
     by_type = {}
     for line in lines:
         by_type.setdefault(line.sample.question_type, []).append(line.correct)
     macro = sum(sum(values) / len(values) for values in by_type.values()) / len(by_type)
     assert found["Average"].accuracy == pytest.approx(100 * macro)
     for name, values in by_type.items():
-        one = found[get_benchmark("motionbench").types[name]]
-        n, share, z = len(values), sum(values) / len(values), 1.959963984540054
-        centre, half = (
-            (share + z * z / (2 * n)) / (1 + z * z / n),
-            z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
-        )
-        assert (one.n, one.low, one.high) == pytest.approx((n, 100 * (centre - half), 100 * (centre + half)), abs=1e-9)
-    assert found["Overall"].low < 75 < found["Overall"].high
+        one, n, right = found[MOTIONBENCH.types[name]], len(values), sum(values)
+        wilson = stats.binomtest(right, n).proportion_ci(method="wilson")
+        assert (one.n, one.low, one.high) == pytest.approx((n, 100 * wilson.low, 100 * wilson.high), abs=1e-9)
+    assert overall.low < 75 < overall.high
     official = found["Official rule"]  # "The answer is A." starts with T, "no idea" with n
     assert official.correct == sum(line.official_correct for line in lines) == 5
 
 
 def test_as_many_wrong_as_right_are_shown(world):
-    lines = answered(world, ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"])
+    lines = answered(world, REPLIES)
     ranked = sorted(lines, key=lambda line: sha256(line.sample.id.encode()))
     right, wrong = ([line for line in ranked if line.correct is kind] for kind in (True, False))
     assert choose(lines) == [*right[:2], *wrong[:2]]

@@ -35,17 +35,15 @@ def test_prompts_word_for_word() -> None:
     prompt = {name: benchmark.prompt("Where?", OPTIONS) for name, benchmark in benchmarks().items()}
     assert prompt["motionbench"] == "Where?\nA. It's up\nB. Down\nAnswer with only the option letter."
     assert prompt["favor"] == (
-        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera motions, actions, "
-        "activities, and interactions. Based on your observations, select the best option that accurately addresses the question.\n"
-        "Where?\nYou can only response with the answer among [\"It's up\", 'Down']"
+        "Carefully watch the video and pay attention to temporal dynamics in this video, focusing on the camera "
+        "motions, actions, activities, and interactions. Based on your observations, select the best option that "
+        "accurately addresses the question.\nWhere?\nYou can only response with the answer among [\"It's up\", 'Down']"
     )
-    assert (
-        prompt["seed"]
-        == "Where?\nA. It's up\nB. Down\nAnswer with the option's letter from the given choices directly."
-    )
+    asked = "Where?\nA. It's up\nB. Down\n"
+    assert prompt["seed"] == f"{asked}Answer with the option's letter from the given choices directly."
     assert prompt["videomme"] == (
-        "Select the best answer to the following multiple-choice question based on the video. Respond with only the letter (A, B, C, or D) "
-        "of the correct option.\nWhere?\nA. It's up\nB. Down\nThe best answer is:"
+        "Select the best answer to the following multiple-choice question based on the video. Respond with only the "
+        f"letter (A, B, C, or D) of the correct option.\n{asked}The best answer is:"
     )
 
 
@@ -58,9 +56,8 @@ def test_the_expected_reply_is_right_by_both_rules(benchmark: Benchmark) -> None
 
 def test_types_by_name_or_abbreviation() -> None:
     motionbench = get_benchmark("motionbench")
-    assert [motionbench.task_type(given, "x") for given in ("Camera Motion", "camera motion", "CM", "cm ")] == [
-        "CM"
-    ] * 4
+    given = ("Camera Motion", "camera motion", "CM", "cm ")
+    assert {motionbench.task_type(name, "x") for name in given} == {"CM"}
     with pytest.raises(DataError, match="item u7"):
         motionbench.task_type("Optical Flow", "item u7")
     assert list(motionbench.types.values()) == ["MR", "LM", "AO", "RC", "MO", "CM"]
@@ -106,7 +103,7 @@ def test_frame_presets() -> None:
     [("motionbench", [1478, 546, 519, 400, 690, 385]), ("favor", [2637, 1541, 1662, 1205, 1075, 64])],
 )
 def test_the_papers_overall_is_the_counts_mean(name: str, counts: list[int]) -> None:
-    """A slip in our copy would show: Overall is the types' mean by count (supplement Table 2), Average the plain one."""
+    """Check our copy: Overall is the types' mean by count (supplement, Table 2), Average the plain one."""
     benchmark = get_benchmark(name)
     cells = [side for row in benchmark.paper for side in (row.untouched, row.tuned)]
     assert len(cells) == 8
