@@ -70,7 +70,7 @@ def submit(
     watch: Watch = False,
     every: Every = 15,
 ) -> None:
-    """Submit a pipeline to a cluster and print the run's id and address. KFP executes what changed since earlier runs."""
+    """Submit a pipeline to a cluster and print the run's id and address. What has not changed is not executed."""
     from components.kubeflow import client
 
     with package(name, image, lock, profile) as file:

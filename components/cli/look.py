@@ -102,8 +102,7 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
 
     Args:
         folder: where each step's artifacts go, by its name.
-        values: `params_<step>` of every step, and the shared parameters that the steps declare, among them `store` and the
-            one shard.
+        values: `params_<step>` of every step, and the shared parameters of all, among them `store` and the one shard.
     """
     for name, form, inputs in track(CHAIN, "steps"):
         step = declared(name)
@@ -152,7 +151,7 @@ def _warning(model: str, line: PriorLine) -> str:
 
 
 def model_size(vdm: str) -> dict[str, Any]:
-    """Frames, height and width that a video model was trained at, from its folder's own configuration; and a number format.
+    """Return frames, height and width that a video model was trained at, by its configuration, and a number format.
 
     bfloat16 on a GPU; float32 for a model of `components/synthetic`, whose VAE needs the digits.
     """

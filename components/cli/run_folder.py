@@ -104,6 +104,12 @@ def find_manifest(what: str, store: str = "", output: str = "") -> Found:
     return _in_store(what, next(holds, opened[0]))
 
 
+def find_manifests(what: str, store: str) -> list[Found]:
+    """Return all outputs in a run's folder, or the one manifest that `find_manifest` returns."""
+    record = read_record(Path(what))
+    return [find_manifest(what, store, name) for name in (record.outputs if record else [""])]
+
+
 def _chosen(record: RunRecord, folder: str, output: str) -> Output:
     made = record.outputs
     if not output and len(made) == 1:

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from components.cli.run_folder import find_manifests
+from components.core.artifacts import Manifest
+from components.core.errors import ParameterError
 from components.core.units import readable_bytes
+from components.kubeflow.tree import own_part
 from components.store.backend import Listed
-from components.store.check import Damage, check, load, products
+from components.store.check import Damage, Findings, check, parse_any, products
 from components.store.entries import Store
 from components.store.gc import Collector
 
@@ -20,28 +24,49 @@ StoreUri = Annotated[str, typer.Option("--store", help="file:///folder or minio:
 
 @app.command("check")
 def check_command(
-    store: StoreUri,
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[WHAT]…", help="manifests (sha256:…) or artifact folders")
+        list[str] | None,
+        typer.Argument(metavar="[WHAT]…", help="folders of runs, manifests (sha256:…) or artifact folders"),
     ] = None,
+    store: Annotated[
+        str, typer.Option(help="file:///folder or minio://bucket/prefix; a run's folder names its own")
+    ] = "",
     content: Annotated[bool, typer.Option("--content", help="read every file and compare its sha256")] = False,
 ) -> None:
     """Find missing or damaged files of a run, and the nonce that computes them again; code 3 if there are any.
 
     Without WHAT, of every prior set, model and report in the store.
     """
-    opened = Store(store)
-    manifests = [load(opened, item) for item in what] if what else list(products(opened))
-    found = check(opened, manifests, content=content)
+    found = [_check(opened, manifests, content) for opened, manifests in _manifests(what or [], store)]
+    raise typer.Exit(3 if any(item.damages for item in found) else 0)
+
+
+def _manifests(what: list[str], store: str) -> list[tuple[Store, list[Manifest]]]:
+    """Return what is checked, by store: uncommitted code keeps its results in a part of the store of its own."""
+    if what:
+        named = [found for item in what for found in find_manifests(item, store)]
+        stores = {found.store.uri: found.store for found in named}
+        return [
+            (opened, [parse_any(found.data, found.source) for found in named if found.store.uri == uri])
+            for uri, opened in stores.items()
+        ]
+    if not store:
+        raise ParameterError("nothing to check", source="store check", remedy="give --store, or the folder of a run")
+    kept = [(opened, list(products(opened))) for opened in (Store(store), Store(own_part(store)))]
+    return [(opened, manifests) for opened, manifests in kept if manifests] or kept[:1]
+
+
+def _check(store: Store, manifests: list[Manifest], content: bool) -> Findings:
+    found = check(store, manifests, content=content)
     _damages(found.damages)
     seen = f"{len(manifests)} manifests, {found.files} files, {readable_bytes(found.bytes)}"
     how = "sha256 compared" if content else "sizes compared"
-    typer.echo(f"{seen}, {how}: {len(found.damages)} missing or damaged")
+    typer.echo(f"{store.uri}: {seen}, {how}: {len(found.damages)} missing or damaged")
     if found.emptied:
         typer.echo(
             f"{found.emptied} trajectories are gone from scratch, as they may be: what needs one computes it again"
         )
-    raise typer.Exit(3 if found.damages else 0)
+    return found
 
 
 def _damages(damages: list[Damage]) -> None:

@@ -14,7 +14,7 @@ from components.core.artifacts import Manifest, parse_manifest
 from components.core.errors import DataError
 from components.core.progress import track
 from components.core.records import Ref, sha256
-from components.store.entries import Store, hash_file, named_manifest
+from components.store.entries import Store, hash_file
 from components.store.inventory import MANIFEST, PRODUCTS
 from components.store.transfer import references
 
@@ -39,16 +39,6 @@ class Findings:
     damages: list[Damage] = field(default_factory=list)
 
 
-def load(store: Store, what: str) -> Manifest:
-    """Return a manifest by its digest (`sha256:…`) or from an artifact's folder.
-
-    Raises:
-        ParameterError: neither is there.
-        DataError: it is damaged.
-    """
-    return _parse(*named_manifest(what, store))
-
-
 def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest]:
     """Yield every prior set, model and report of the store, or those of some kinds.
 
@@ -67,10 +57,15 @@ def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest
                 "manifest content differs from its name", source=source, remedy="import or compute it again"
             )
         if data is not None and json.loads(data).get("kind") in kinds:
-            yield _parse(data, source)
+            yield parse_any(data, source)
 
 
-def _parse(data: bytes, source: str) -> Manifest:
+def parse_any(data: bytes, source: str) -> Manifest:
+    """Return a manifest of any kind.
+
+    Raises:
+        DataError: not a manifest, of an unknown kind, or as `parse_manifest`.
+    """
     kinds = {kind.KIND: kind for kind in _kinds(Manifest)}
     try:
         named = kinds.get(json.loads(data).get("kind"), Manifest)

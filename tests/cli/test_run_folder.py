@@ -1,5 +1,6 @@
 """From one run to the next command: with uncommitted changes, and where a run's folder names store and outputs."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from components.cli.run_folder import Output, find_manifest, read_record, write_
 from components.core.errors import DataError, ParameterError
 from components.kubeflow.tree import ROOT
 from components.prior_set.reading import read_priors
+from tests.command import motion_enhancer
 
 SETTINGS = "--vdm tiny-cogvideox --shards 1 --set num_steps=2 --set params_attention_capture.pictures=0"
 SETTINGS += "".join(
@@ -34,7 +36,7 @@ def edited(tmp_path_factory):
     return checkout
 
 
-def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path):
+def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path, capsys):
     environment = {**os.environ, "PYTHONPATH": str(edited), "OMP_NUM_THREADS": "1"}
 
     def cli(arguments):
@@ -43,7 +45,7 @@ def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path):
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stdout
 
-    cli("synthesize clips --count 2")
+    assert motion_enhancer("synthesize", tmp_path / "clips", "--count", 2) == 0
     printed = cli(f"run motion_priors --out runs/mine --source clips {SETTINGS}")
     first, *_, last = printed.strip().splitlines()
     (part,) = re.findall(r"^Uncommitted changes .* kept under (dev-[0-9a-f]{16}) ", first)
@@ -59,8 +61,14 @@ def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path):
         cli(command)
         found = list(read_priors(tmp_path / folder))
         assert (len(found), all(prior.video.is_file() for prior in found)) == (2, True)
-    assert cli("import priors --store other").strip() == digest
-    assert cli(f"inspect {digest} {store}") == cli("inspect runs/mine")
+    assert json.loads(cli(f"inspect {digest} {store}"))["kind"] == "PriorSet"
+    assert cli(f"store check {store}").endswith("sizes compared: 0 missing or damaged\n")
+    # from here on with other code, as after a commit: the folder of the run names the store
+    capsys.readouterr()
+    assert motion_enhancer("import", tmp_path / "priors", "--store", tmp_path / "other") == 0
+    assert capsys.readouterr().out.strip() == digest
+    for command in (("inspect",), ("store", "check")):
+        assert motion_enhancer(*command, tmp_path / "runs/mine") == 0
 
 
 def test_a_run_folder_may_be_moved_and_keeps_outputs_of_other_names(tmp_path):

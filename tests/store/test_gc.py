@@ -9,8 +9,8 @@ import pytest
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import DataError, ParameterError
 from components.core.records import canonical_json, sha256
-from components.store.check import check, load, products
-from components.store.entries import Store
+from components.store.check import check, parse_any, products
+from components.store.entries import Store, named_manifest
 from components.store.gc import DAY, Collector
 from components.store.inventory import Inventory
 from components.store.transfer import references
@@ -129,7 +129,7 @@ def test_dropping_takes_that_work_and_nothing_else(store):
     gone(store)
     assert gone(store, second) == {f"manifests/{second}.json"} | everything_of(other)
     assert gone(store) == set()
-    assert check(store, [load(store, f"sha256:{first}")], content=True).damages == []
+    assert check(store, [parse_any(*named_manifest(f"sha256:{first}", store))], content=True).damages == []
     assert f"videos/{sha256(b'video')}.mp4" in gone(store, first)
     assert paths(store) == set()
 
