@@ -19,10 +19,9 @@ from diffusers import CogVideoXTransformer3DModel
 from transformers import T5Config, T5EncoderModel
 
 from bench.measure import prepare, workers
-from components.cli.look import extract_priors, model_size
+from components.cli.look import chain_defaults, extract_priors, model_size
 from components.core.artifacts import HeadSelection, PriorSet, load_manifest
 from components.core.progress import track
-from components.kubeflow.arguments import pipeline, pipeline_defaults
 from components.models.registry import resolve
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
@@ -105,15 +104,8 @@ def extract(
     source, store = folder / "clips", (folder / "store").as_uri()
     size = model_size(vdm)
     write_set(source, "scenes", videos, SEED, num_frames=size["num_frames"])
-    values: dict[str, Any] = deepcopy(pipeline_defaults(pipeline("motion_priors")))
-    values |= {
-        "source": str(source),
-        "source_digest": "-",
-        "store": store,
-        "shard": "0/1",
-        "text": "response",
-        "vdm": vdm,
-    }
+    own = {"source": str(source), "store": store, "shard": "0/1", "text": "response", "vdm": vdm}
+    values = chain_defaults() | own
     values["params_dataset_import"]["processes"] = 1
     values["params_ddim_inversion"] |= {**size, "dtype": "float32", "pictures": 0}
     values["params_attention_capture"]["pictures"] = 0

@@ -62,7 +62,7 @@ def look(
         raise ParameterError(f"no file {clip}", source="look", remedy="give a video file")
     if not text.strip():
         raise ParameterError("the text is empty", source="look", remedy='describe the clip: "a man raises his arm"')
-    known = {**_defaults(), "vdm": vdm}
+    known = {**chain_defaults(), "vdm": vdm}
     known["params_ddim_inversion"] |= model_size(vdm)
     page = _look(clip, text, {**known, **nested(settings or {}, known, "settings")})
     if output is not None:
@@ -88,8 +88,8 @@ def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
         return _page(Store(store), priors, clip.name)
 
 
-def _defaults() -> dict[str, Any]:
-    """Parameters of the steps with their defaults."""
+def chain_defaults() -> dict[str, Any]:
+    """Return the shared parameters and `params_<step>` of these steps with their defaults."""
     found: dict[str, Any] = {}
     for name, form, _ in CHAIN:
         step = declared(name)
