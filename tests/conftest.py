@@ -24,7 +24,7 @@ LONGEST = ("test_local_run.py", "test_readme.py")
 
 
 def pytest_collection_modifyitems(config, items):
-    """The files that take longest begin first: a process of `--numprocesses` that began one at the end would finish alone.
+    """Begin with the files that take longest: a process of `--numprocesses` that began one at the end would finish alone.
 
     Tests marked `gpu` are left out where there is none.
     """
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What the imports and the collection left behind stays: collecting garbage must not go through it again and again."""
+    """Keep what imports and collection left behind out of garbage collection, which would go through it each time."""
     gc.collect()
     gc.freeze()
 

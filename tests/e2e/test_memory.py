@@ -140,7 +140,7 @@ def test_damage_stops_the_reader_and_the_named_rerun_heals(base, copied, damage)
 
 
 def test_a_killed_extraction_goes_on_where_it_was(base, tmp_path):
-    """SIGKILL in the middle of inversion; the second run computes only what is missing and gives the uninterrupted run's bytes."""
+    """SIGKILL in the middle of inversion: the second run computes what is missing and gives the same bytes."""
     _, source, _, uninterrupted = base
     store = tmp_path / "store"
     videos = run_step(declared("dataset_import"), tmp_path, store, shared={"source": str(source)}, form="training")[

@@ -1,4 +1,4 @@
-"""Attention on a GPU: the fused kernels' log-sum-exp, captured maps against whole float64 maps, a VLM's rows against eager."""
+"""Attention on a GPU: fused kernels' log-sum-exp, captured maps against float64 maps, a VLM's rows against eager."""
 
 import copy
 import logging

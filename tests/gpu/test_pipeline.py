@@ -1,4 +1,4 @@
-"""The pipeline on a GPU: the same priors as on a CPU, and a whole run by the local orchestrator with fine-tuning in bfloat16."""
+"""The pipeline on a GPU: the same priors as on a CPU, and a whole local run with fine-tuning in bfloat16."""
 
 import json
 import os

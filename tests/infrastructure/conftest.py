@@ -1,4 +1,4 @@
-"""Tests against the services of `.ci/services`: a Docker engine, a registry, an authenticated S3 server. Without them they fail."""
+"""Tests against the services of `.ci/services` (Docker engine, registry, S3 server), without which they fail."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that hands on every request as it came, but for the faults that it is told to make."""
+"""A proxy in front of an S3 server that forwards every request as it came, but for the faults that a test asks for."""
 
 import http.client
 import socket
@@ -11,7 +11,7 @@ RESET, UNAVAILABLE, TRUNCATE = "reset", "503", "truncate"
 
 
 class FaultyProxy:
-    """`fault(number, method, path)` is asked before each request (numbered from 1): a fault's name, seconds to wait, or None."""
+    """`fault(number, method, path)`, for requests from 1 on, returns a fault's name, seconds to wait, or None."""
 
     def __init__(self, target, fault=lambda number, method, path: None):
         self.fault, self.count, self.made, self._lock = fault, 0, 0, threading.Lock()

@@ -1,4 +1,4 @@
-"""`motion-enhancer` with a record of each task's executor input: `python -m tests.infrastructure.recorded_run RECORD ARGUMENT…`."""
+"""`python -m tests.infrastructure.recorded_run RECORD ARGUMENT…`: `motion-enhancer` with a record of executor inputs."""
 
 import json
 import sys
@@ -13,8 +13,9 @@ def main(record, arguments):
     start = local.ProcessEngine.start
 
     def recorded(self, image, command, *rest):
+        *_, task, given = command  # python -m components STEP TASK EXECUTOR_INPUT
         with record.open("a") as file:
-            file.write(json.dumps({"task": command[3], "input": command[4]}) + "\n")
+            file.write(json.dumps({"task": task, "input": given}) + "\n")
         return start(self, image, command, *rest)
 
     local.ProcessEngine.start = recorded

@@ -1,4 +1,4 @@
-"""Store faults during a run, against a real server: what heals heals in the process, what does not ends with its code, nothing is lost."""
+"""Store faults during a run, against a real server: retried in the process, or ended with their code; nothing is lost."""
 
 import collections
 import functools
@@ -35,7 +35,7 @@ def arguments(data, store, out):
 
 
 def imported(data, store, out, **environment):
-    """dataset_import as a process, whatever its end; the videos of the source are read and written through the same endpoint."""
+    """dataset_import as a process, whatever its end; source and store are behind the same endpoint."""
     return motion_enhancer(*arguments(data, store, out), check=False, **environment)
 
 
@@ -64,7 +64,7 @@ def proxy(services):
 
 
 def seldom(fault, every, only=("GET", "PUT", "POST", "HEAD", "DELETE")):
-    """Every so many of these requests, the same one at most twice: parallel ones keep in step, and one could meet the fault at each try."""
+    """A fault for every so many of these requests, for the same one at most twice: it must not meet one at each try."""
     met, asked = collections.Counter(), itertools.count(1)
 
     def ask(number, method, path):
@@ -194,7 +194,7 @@ def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean,
     assert stopped.returncode == 3, stopped.stderr
     assert line["video"]["file"]["path"] in stopped.stderr
     assert "rerun_dataset_import" in stopped.stderr
-    assert s3.stat_object(BUCKET, path).size == len(content) - 100  # a reader never mends
+    assert s3.stat_object(BUCKET, path).size == len(content) - 100  # a reader never repairs
     healed = motion_enhancer(*arguments(data, store, out), "--rerun", "1", check=False)
     assert healed.returncode == 0, healed.stderr
     assert s3.get_object(BUCKET, path).read() == content

@@ -1,4 +1,4 @@
-"""A hundred shards for eight videos: empty shards cost next to nothing, and the collected artifacts still fit one argument of a process.
+"""A hundred shards for eight videos: empty shards cost little, and collected artifacts fit one argument of a process.
 
 The run is `make smoke`'s, on the process engine, and needs no service. It takes minutes, hence its place here.
 """
@@ -85,7 +85,7 @@ def lines(run, task):
 
 @pytest.mark.parametrize("task", SHARDED)
 def test_an_empty_shard_imports_nothing_heavy(run, task, tmp_path):
-    """In an interpreter of its own, as in a container: a shard without videos and one with some, whose work is remembered, run again."""
+    """Run again in an interpreter of their own: a shard without videos, and one with some, whose work is remembered."""
     counts = lines(run, task)
     assert len(counts) == SHARDS
     assert sum(counts) == VIDEOS
@@ -94,7 +94,7 @@ def test_an_empty_shard_imports_nothing_heavy(run, task, tmp_path):
     (fewest, empty), (most, busy) = shards[0], shards[-1]
     assert fewest == 0 < most
     assert not imports(task, inputs[empty], tmp_path)
-    assert imports(task, {**inputs[busy], "inputs": _forced(inputs[busy]["inputs"])}, tmp_path)  # the record does tell
+    assert imports(task, {**inputs[busy], "inputs": _forced(inputs[busy]["inputs"])}, tmp_path)  # the record shows it
 
 
 def _lines(run, request):
@@ -114,7 +114,7 @@ def imports(task, request, folder):
         for entry in item["artifacts"]:
             text = text.replace(entry["uri"], str(folder / entry["name"]))
     text = text.replace(request["outputs"]["outputFile"], str(folder / "answer.json"))
-    command = [sys.executable, "-X", "importtime", "-m", f"components.{task}", task, text]
+    command = [sys.executable, "-X", "importtime", "-m", "components", task, task, text]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **ENVIRONMENT}
     )

@@ -10,9 +10,8 @@ import pytest
 
 from components.core.errors import ParameterError
 from components.kubeflow.images import locked, pinned
+from components.steps import STEPS
 from tests.infrastructure.conftest import ROOT
-
-STEPS = {path.parent.name for path in ROOT.glob("components/*/step.py")} - {"core"}
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])
@@ -41,8 +40,9 @@ def inside(image, *command):
 def test_the_steps_and_nothing_of_the_submitting_side(image):
     files = inside(image[0], "ls", "/opt/motion-enhancer", "/opt/motion-enhancer/components").split()
     assert {*STEPS, "core", "media", "models", "sbom.cdx.json"} <= set(files)
-    assert not {"orchestration", "pipeline.py", "tests", "docker"} & set(files)
-    code = "import importlib.util as u; print([n for n in ('kfp', 'docker', 'typer_cli', 'pytest', 'pip') if u.find_spec(n)])"
+    assert not {"kubeflow", "cli", "pipeline.py", "tests", "docker"} & set(files)
+    absent = ("kfp", "docker", "typer", "pytest", "pip")
+    code = f"import importlib.util as u; print([name for name in {absent} if u.find_spec(name)])"
     assert inside(image[0], "python", "-c", code).strip() == "[]"
 
 
@@ -56,11 +56,12 @@ def test_no_compiler_and_no_package_manager(image):
 def test_numeric_user_and_read_only_root(image):
     assert image[0].attrs["Config"]["User"] == "65532:65532"
     assert not image[0].attrs["Config"]["Entrypoint"]
-    code = "import os; print(os.getuid(), [p for p in ('/', '/opt/motion-enhancer', '/opt/venv', '/root', '/usr') if os.access(p, os.W_OK)])"
+    paths = ("/", "/opt/motion-enhancer", "/opt/venv", "/root", "/usr")
+    code = f"import os; print(os.getuid(), [path for path in {paths} if os.access(path, os.W_OK)])"
     assert inside(image[0], "python", "-c", code).strip() == "65532 []"
 
 
-@pytest.mark.parametrize("step", sorted(STEPS))
+@pytest.mark.parametrize("step", STEPS)
 def test_every_step_imports_with_its_torch(image, step):
     code = f"import components.{step}.step, torch, diffusers, transformers, av; print(torch.__version__)"
     if step in ("plan", "sft"):  # two are enough for the heavy imports

@@ -1,4 +1,4 @@
-"""The smoke pipeline in containers against the S3 server, and the same run as processes: equal manifests, and no secret anywhere."""
+"""The smoke pipeline in containers against the S3 server and as processes: equal manifests, and no secret anywhere."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the tests know of Kubernetes: which pods a selector takes, what NetworkPolicies let through, what the profile "restricted" asks."""
+"""Kubernetes for tests: the pods of a selector, what NetworkPolicies let through, what the profile "restricted" asks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _peer(peer, pod, other):
 
 
 def lets(pod, other, objects, direction, port, protocol="TCP"):
-    """Whether the policies let `pod` send to `other` (Egress) or receive from it (Ingress) at a port. No policy: yes."""
+    """Whether policies let `pod` send to `other` (Egress) or receive from it (Ingress) at a port. Without any: yes."""
     return not policies_for(pod, objects, direction) or any(
         _port(ports, port, protocol) and (not peers or any(_peer(peer, pod, other) for peer in peers))
         for peers, ports in rules(pod, objects, direction)

@@ -1,4 +1,4 @@
-"""The manifests as a cluster would take them: valid, restricted, walled in, without a secret, and switched by one line."""
+"""The manifests as a cluster would take them: valid, restricted, walled in, without a secret, switched by one line."""
 
 import copy
 import importlib.util
