@@ -1,4 +1,4 @@
-"""How a VLM is fine-tuned with attention alignment (method step 6). Apart from the loop, so that a declaration imports no torch.
+"""Parameters of the fine-tuning (method step 6), apart from the loop, so that a declaration imports no torch.
 
 Defaults are the paper's recipe: full fine-tuning, AdamW, cosine with warm-up 0.03, one epoch, global batch 8.
 """

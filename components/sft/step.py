@@ -1,4 +1,4 @@
-"""Step 6 · sft: fine-tune the VLM so that it answers and, for the words that carry motion, attends where the prior does.
+"""Step 6 · sft: fine-tune the VLM so that it answers and, for words of motion, attends where the prior does.
 
 One piece of work: its key reads every sample's token map. The tuned model is kept file by file as a folder that plain
 `from_pretrained` opens, with the aligner and the training log beside it.
@@ -58,7 +58,7 @@ def run(context: Context[Params, Shared]) -> None:
 
 
 def joined(shards: list[VlmMaps]) -> list[VlmLine]:
-    """All lines in order of sample id.
+    """Return all lines in order of sample id.
 
     Raises:
         DataError: a shard is missing or there twice, or nothing is left to train on.
@@ -70,7 +70,7 @@ def joined(shards: list[VlmMaps]) -> list[VlmLine]:
 
 
 def reads(lines: list[VlmLine]) -> Json:
-    """What the training reads: every sample's work by key, and its token map."""
+    """Return what the training reads: every sample's work by key, and its token map."""
     return {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
 
 
@@ -121,7 +121,7 @@ def _train(context: Context[Params, Shared], key: str, lines: list[VlmLine], fol
 
 
 def _launch(job: Any) -> None:
-    """Train on other nodes where the pipeline was compiled so; else here on a CPU or one GPU, else in a process a GPU."""
+    """Train on other nodes where the pipeline was compiled so, else here: in a process per GPU if there are several."""
     import torch
 
     from components.sft.loop import train
@@ -138,19 +138,18 @@ def _launch(job: Any) -> None:
         code = subprocess.run([*command, "-m", "components.sft.loop", str(path)], check=False).returncode
     else:
         code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
-    if (told := Path(job.out) / "error.json").is_file():
-        raise _retold(json.loads(told.read_bytes()))
+    if (left := Path(job.out) / "error.json").is_file():
+        raise _error(json.loads(left.read_bytes()))
     if code:
-        raise RuntimeError(
-            f"a training process ended with code {code}; its traceback is {'above' if manifest is None else 'in its pod'}"
-        )
+        where = "above" if manifest is None else "in its pod"
+        raise RuntimeError(f"a training process ended with code {code}; its traceback is {where}")
 
 
-def _retold(told: Json) -> MotionEnhancerError:
-    kinds: dict[int, type[MotionEnhancerError]] = {
-        kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)
-    }
-    return kinds[told["code"]](told["problem"], source=told["source"], remedy=told["remedy"])
+def _error(fields: Json) -> MotionEnhancerError:
+    """Return the error that a training process left."""
+    kinds: tuple[type[MotionEnhancerError], ...] = (ParameterError, DataError, TryAgainError)
+    kind = next(kind for kind in kinds if kind.exit_code == fields["code"])
+    return kind(fields["problem"], source=fields["source"], remedy=fields["remedy"])
 
 
 STEP = Step(

@@ -1,4 +1,4 @@
-"""How a VLM sees a clip, and its other parameters (method step 5). Apart from the algorithm, so that a declaration imports no torch."""
+"""How a VLM sees a clip, and step 5's other parameters, apart from the algorithm: a declaration imports no torch."""
 
 from __future__ import annotations
 

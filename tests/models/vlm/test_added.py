@@ -1,6 +1,7 @@
-"""A family that is one file, put beside the others, runs through every step that reads a VLM."""
+"""The family that docs/extending shows, one file, runs through every step that reads a VLM."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,22 @@ from tests.models.vlm.cases import example
 from tests.runner import published, run_step
 from tests.vlm_attention import made
 
+ROOT = Path(__file__).resolve().parents[3]
+HEAD = "```python\n# components/models/vlm/dots.py\n"
 TRAINING = {"max_steps": 3, "global_batch": 2, "held_out": 0.0, "norms_every": 1, "warmup": 0.0, "lr_vision": 1e-2}
 
 
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory):
-    """The toy's folder; its module stands in the package while the tests of this file run."""
-    vlm.__path__.append(str(Path(__file__).parent / "added"))
+    """A tiny model of the documented family, whose module lies in a folder that the package has besides its own."""
+    pages = "".join(page.read_text() for page in sorted((ROOT / "docs").glob("extending*.md")))
+    folder = tmp_path_factory.mktemp("dots")
+    (folder / "dots.py").write_text(pages.split(HEAD)[1].split("```\n")[0])
+    vlm.__path__.append(str(folder))
     family = next(family for family in vlm.families() if family.name == "Dots")
-    yield family.make_tiny(tmp_path_factory.mktemp("dots") / "dots", "")
+    yield family.make_tiny(folder / "model", "")
     vlm.__path__.pop()
+    del sys.modules["components.models.vlm.dots"], vlm.dots
 
 
 def test_what_is_particular_comes_from_the_file(dots):
