@@ -24,7 +24,7 @@ LONGEST = ("test_local_run.py", "test_readme.py")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Begin with the files that take longest: a process of `--numprocesses` that began one at the end would finish alone.
+    """Begin with the files that take longest: a process that began one of them at the end would finish alone.
 
     Tests marked `gpu` are left out where there is none.
     """

@@ -68,9 +68,7 @@ def world(tmp_path_factory):
 def run(world, tmp_path, **params):
     folder, videos = world
     shared = {"vdm": "tiny-cogvideox", "num_steps": 2, "shard": "0/1"}
-    return run_step(
-        STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, shared, {"videos": videos}
-    )
+    return run_step(STEP, tmp_path, folder / "store", {**SMALL["ddim_inversion"], **params}, shared, {"videos": videos})
 
 
 def works(world):

@@ -1,4 +1,4 @@
-"""`python -m tests.infrastructure.recorded_run RECORD ARGUMENT…`: `motion-enhancer` with a record of executor inputs."""
+"""`python -m tests.infrastructure.recorded_run RECORD ARGUMENT…`: `motion-enhancer`, its executor inputs recorded."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Store faults during a run, against a real server: retried in the process, or ended with their code; nothing is lost."""
+"""Store faults during a run, against a real server: retried in the process or ended with their code, nothing lost."""
 
 import collections
 import functools

@@ -1,4 +1,4 @@
-"""Kubernetes for tests: the pods of a selector, what NetworkPolicies let through, what the profile "restricted" asks."""
+"""Kubernetes for tests: pods of a selector, what NetworkPolicies let through, what the profile "restricted" asks."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ def connects(source, target, objects, port, protocol="TCP"):
 def reaches(pod, objects, address, port):
     """Whether `pod` may open a TCP connection to an address outside of the cluster."""
     ip = ipaddress.ip_address(address)
-    held = lambda cidr: ip in ipaddress.ip_network(cidr)
+
+    def held(cidr):
+        return ip in ipaddress.ip_network(cidr)
+
     blocks = [
         (peers is None) or [peer["ipBlock"] for peer in peers if "ipBlock" in peer]
         for peers, ports in rules(pod, objects, "Egress")

@@ -223,7 +223,11 @@ def test_unknown_pipelines_and_unreadable_files_end_with_2(tmp_path, capsys):
 def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
     _, source, store, _ = world
     write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
-    more = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_vlm_attention.viewing.fps=2"]
+    more = [
+        f'benchmarks=["motionbench={tmp_path / "bench"}"]',
+        "vlm=tiny-qwen2.5-vl",
+        "params_vlm_attention.viewing.fps=2",
+    ]
     assert motion_enhancer("plan", "motion_enhancer", *settings(source, store, *more)) == 0
     printed = capsys.readouterr().out
     assert "| motionbench | 2 " in printed

@@ -109,7 +109,12 @@ def test_the_steps_run_on_it(folder, tmp_path):
     part = chain.task("token_selection", {"heads": heads}, shard="0/1")["prior"]
     priors = chain.task("prior_set", {"shards": [part]}, form="collected")
     for line in published(priors, "priors", PriorSet).lines:
-        assert load(store.read(line.prior))["prior"].shape == (sum(piece.selected for piece in line.pieces), COUNT, 4, 4)
+        assert load(store.read(line.prior))["prior"].shape == (
+            sum(piece.selected for piece in line.pieces),
+            COUNT,
+            4,
+            4,
+        )
 
 
 def test_the_plan_knows_its_cost(folder, model, tmp_path):

@@ -95,10 +95,7 @@ def test_patches_against_loops():
     for t, y, x, my, mx in np.ndindex(2, 2, 3, merge, merge):
         top, left = (y * merge + my) * patch, (x * merge + mx) * patch
         rows.append(
-            [
-                pixels[min(t * group + k, 2), c, top + i, left + j]
-                for c, k, i, j in np.ndindex(3, group, patch, patch)
-            ]
+            [pixels[min(t * group + k, 2), c, top + i, left + j] for c, k, i, j in np.ndindex(3, group, patch, patch)]
         )
     assert torch.equal(found, torch.tensor(rows))
 
