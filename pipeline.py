@@ -1,4 +1,4 @@
-"""Three Kubeflow pipelines: `motion_priors` (videos → prior set), `fine_tune` (prior set → tuned model, report), `motion_enhancer` (both).
+"""Three Kubeflow pipelines: `motion_priors` (videos → prior set), `fine_tune` (prior set → report), both in one.
 
 Wiring and scheduling, nothing else. `given.task` passes a task the parameters that its step declares and no others, so
 KFP's cache reruns only what a change touches; `params_<step>` goes by step, `rerun_<task>` by task: give it a new value
@@ -84,7 +84,7 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
 @dsl.pipeline(name="motion-priors", pipeline_config=run_limits())
 @takes(*EXTRACTION)
 def motion_priors(given: Arguments) -> Priors:  # type: ignore[valid-type]
-    """Read a video diffusion model's attention while it reconstructs videos, and publish it as a motion-prior data set."""
+    """Read a video diffusion model's attention while it reconstructs videos, and publish it as a set of motion priors."""
     planned = plan_first(given, "motion_priors")
     return Priors(priors=extract(given, planned))  # type: ignore[no-any-return]
 
@@ -92,7 +92,7 @@ def motion_priors(given: Arguments) -> Priors:  # type: ignore[valid-type]
 @dsl.pipeline(name="fine-tune", pipeline_config=run_limits())
 @takes("prior_set", *TUNING)
 def fine_tune(given: Arguments) -> Tuned:  # type: ignore[valid-type]
-    """Fine-tune a vision-language model with an existing motion-prior data set, evaluate it before and after, and report."""
+    """Fine-tune a vision-language model with a published set of motion priors, evaluate it before and after, report."""
     planned = plan_first(given, "fine_tune")
     opened = given.task("prior_set", form="opened", prior_digest=planned.outputs["prior_digest"])
     on_cpu(opened, "Prior set")
@@ -102,6 +102,6 @@ def fine_tune(given: Arguments) -> Tuned:  # type: ignore[valid-type]
 @dsl.pipeline(name="motion-enhancer", pipeline_config=run_limits())
 @takes(*EXTRACTION, *TUNING)
 def motion_enhancer(given: Arguments) -> Tuned:  # type: ignore[valid-type]
-    """From a folder of videos with captions or questions to a fine-tuned vision-language model with its benchmark table."""
+    """From a folder of videos with captions or questions to a fine-tuned vision-language model with its benchmarks."""
     planned = plan_first(given, "motion_enhancer")
     return tune(given, planned, extract(given, planned))  # type: ignore[no-any-return]

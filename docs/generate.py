@@ -1,4 +1,4 @@
-"""The generated parts of the README: `python -m components.orchestration.docs` refreshes what stands between its markers.
+"""The generated parts of the README: `python -m docs.generate` refreshes what stands between the markers.
 
 Tables come from what they describe: steps and parameters from their declarations, costs from `plan/cost.py` at the
 published sizes, what a parameter re-runs from the compiled pipelines, decisions from `decisions.json` and the
@@ -234,7 +234,7 @@ def _tasks_again(pipeline: str, name: str) -> set[str]:
 
 
 def _executed(pipeline: str, name: str) -> list[str]:
-    """Tasks that see a parameter, or the digest that `plan` makes of it; in order, without `plan`, which always runs."""
+    """Return the tasks that see a parameter, or the digest that `plan` makes of it, in order and without `plan`."""
     tasks = graph(pipeline)
     digest = f"{name.removesuffix('s')}_digest"
     found = reached(pipeline)[name] | {task for task, producers in tasks.items() if ("plan", digest) in producers}

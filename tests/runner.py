@@ -11,13 +11,13 @@ _count = itertools.count()
 
 
 def run_step(
-    step, tmp_path, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None
+    step, folder, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None
 ):
-    """Execute `step` once and return the path of every output: a folder per artifact, a file per page and output parameter.
+    """Execute `step` once and return each output's path: a folder per artifact, a file per page and output parameter.
 
-    `store` is a URI or a folder; `shared` overrides the pipeline's defaults; `inputs` are artifact folders by name, lists
-    for collected ones; `step_params` are other steps' parameters, by step (what `plan` takes). Errors come out as the step
-    raised them.
+    `store` is a URI or a folder; `shared` overrides the pipeline's defaults; `inputs` are artifact folders by name,
+    lists for collected ones; `step_params` are other steps' parameters, by step (what `plan` takes). Errors come out
+    as the step raised them.
     """
     task = task or step.name
     model = step.form(form).shared
@@ -26,7 +26,7 @@ def run_step(
     values |= {f"params_{name}": value for name, value in (step_params or {}).items()}
     values |= {"params": params or {}, "rerun": rerun}
     folders = {name: given if isinstance(given, list) else [given] for name, given in (inputs or {}).items()}
-    return runner.run_step(step, Path(tmp_path) / f"run-{next(_count):03d}-{task}", values, folders, task)
+    return runner.run_step(step, Path(folder) / f"run-{next(_count):03d}-{task}", values, folders, task)
 
 
 def metrics(outputs, name="metrics"):

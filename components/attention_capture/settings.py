@@ -1,4 +1,4 @@
-"""Parameters of the capture, and what one unit of it reads. Apart from the algorithm, so that a step's declaration imports no torch."""
+"""Parameters of the capture, and what a unit of it reads; apart from the algorithm, as declarations import no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Params(UnitParams):
 
 
 def reads(trajectory_key: str, sample: Sample, text: TextChoice) -> Json:
-    """What a unit reads: its video's trajectory by key, and its text."""
+    """Return what a unit reads: its video's trajectory by key, and its text."""
     words, parts = conditioning(sample, text)
     return {
         "trajectory": trajectory_key,

@@ -1,7 +1,7 @@
-"""Step 2 · attention_capture: reconstruct each video under its text and read the attention while it happens. A unit is one sample.
+"""Step 2 · attention_capture: reconstruct each video under its text and read the attention while it happens.
 
-Stored per sample: t2v of all heads in fp16 (density relative to uniform) and the head statistics. A trajectory that
-scratch no longer holds is computed again here.
+A unit is one sample. Stored per sample: t2v of all heads in fp16 (density relative to uniform) and the head
+statistics. A trajectory that scratch no longer holds is computed again here.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Capture:
         )
 
     def trajectory(self, line: TrajectoryLine) -> Any:
-        """The latents of all levels; inverted again where scratch was emptied."""
+        """Return the latents of all levels; they are inverted again where scratch was emptied."""
         from components.ddim_inversion.video import read_trajectory
 
         context = self.context
@@ -158,8 +158,8 @@ STEP = Step(
     unit="sample",
     device="gpu",
     params=Params,
-    run=run,
     shared=Shared,
+    run=run,
     inputs={"trajectories": Trajectories},
     outputs={"maps": AttentionMaps},
     pages={"metrics": "Metrics", "preview": "HTML"},

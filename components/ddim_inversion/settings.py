@@ -1,4 +1,4 @@
-"""How a video is sampled, fitted and inverted. Apart from the algorithm, so that a step's declaration imports no torch."""
+"""How a video is sampled, fitted and inverted; apart from the algorithm, as declarations import no torch."""
 
 from __future__ import annotations
 

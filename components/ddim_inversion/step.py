@@ -1,4 +1,4 @@
-"""Step 1 · ddim_inversion: each video's latents at all N+1 noise levels. A unit is one video; trajectories are scratch."""
+"""Step 1 · ddim_inversion: each video's latents at all N+1 noise levels, kept in scratch. A unit is one video."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shared(ShardParams):
 
 
 def reads(line: VideoLine) -> Json:
-    """What a unit reads: its video, by content."""
+    """Return what a unit reads: its video, by content."""
     return {"video": line.video.id}
 
 
@@ -98,8 +98,8 @@ STEP = Step(
     unit="video",
     device="gpu",
     params=Params,
-    run=run,
     shared=Shared,
+    run=run,
     inputs={"videos": VideoDataset},
     outputs={"trajectories": Trajectories},
     pages={"metrics": "Metrics", "preview": "HTML"},

@@ -1,4 +1,4 @@
-"""Parameters of the head selection (method step 3). Apart from the algorithm, so that a declaration imports no torch."""
+"""Parameters of the head selection (method step 3); apart from the algorithm, as declarations import no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 3 · head_selection (MHS): which heads follow motion, from the stored statistics of all samples of all shards. A reduction."""
+"""Step 3 · head_selection (MHS): which heads follow motion, from the stored statistics of all samples of all shards."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ STEP = Step(
     unit="sample",
     device="cpu",
     params=Params,
-    run=run,
     shared=Shared,
+    run=run,
     inputs={"maps": [AttentionMaps]},
     outputs={"heads": HeadSelection},
     pages={"figure": "HTML", "metrics": "Metrics"},

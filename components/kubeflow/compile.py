@@ -44,7 +44,7 @@ def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: P
 
 
 def as_yaml(made: Any) -> str:
-    """Return a pipeline as YAML, to the byte: kfp's own writer heads it with defaults in an order that changes from run to run."""
+    """Return a pipeline as YAML, equal to the byte in every process: kfp's own writer heads it in a changing order."""
     messages = [made.pipeline_spec] + ([made.platform_spec] if made.platform_spec.platforms else [])
     documents = [json_format.MessageToDict(message) for message in messages]
     text: str = yaml.safe_dump_all(documents, sort_keys=True)

@@ -1,8 +1,8 @@
 """From a step's declaration, its KFP container component.
 
-The component has the step's typed inputs and outputs, `params` where it has some, its shared parameters and `rerun`; the container's command
-is `python -m components <step>` with two arguments, the task's name and KFP's executor input. Wiring a wrong kind fails
-at compile time.
+The component has the step's typed inputs and outputs, `params` where the step has some, its shared parameters and
+`rerun`. The container's command is `python -m components <step>` with two arguments, the task's name and KFP's executor
+input. Wiring a wrong kind fails at compile time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IMAGES = dict.fromkeys(VARIANTS, "unnamed@sha256:" + "0" * 64)
 
 
 def use_images(images: dict[str, str]) -> None:
-    """The images, `cpu` and `gpu`, that components compiled from now on run in; only digests, since KFP's cache sees the string alone.
+    """Set the images `cpu` and `gpu` of components compiled from now on; by digest: KFP's cache sees the string alone.
 
     Raises:
         ParameterError: an image is named by tag.
@@ -42,7 +42,7 @@ def artifact_type(kind: str) -> type[dsl.Artifact]:
 
 
 def pipeline_outputs(name: str, **kinds: str) -> Any:
-    """What a pipeline returns, by name: one of our manifests or a page; KFP wants it as a named tuple of types."""
+    """Return the named tuple of types that KFP wants of a pipeline's outputs: manifests or pages by name."""
     return NamedTuple(name, [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()])  # type: ignore[misc]
 
 
@@ -58,7 +58,7 @@ def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
 
 
 def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., dsl.PipelineTask]:
-    """The KFP component of a step's form, named after the task."""
+    """Return the KFP component of a step's form, named after the task."""
     task = task or step.name
     chosen = step.form(form)
     fields: dict[str, Any] = {name: kfp_type(field.annotation) for name, field in chosen.shared.model_fields.items()}

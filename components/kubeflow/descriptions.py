@@ -32,7 +32,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInf
 
 
 def step_fields(name: str) -> list[tuple[str, FieldInfo]]:
-    """The fields of `params_<step>`."""
+    """Return the fields of `params_<step>`."""
     return fields(declared(name.removeprefix("params_")).params)
 
 
@@ -44,10 +44,12 @@ def help_of(name: str) -> str:
     """
     if name.startswith("params_"):
         step = declared(name.removeprefix("params_"))
-        return f"parameters of the step {step.title!r}, a JSON object: {', '.join(field for field, _ in step_fields(name))}"
+        names = ", ".join(field for field, _ in step_fields(name))
+        return f"parameters of the step {step.title!r}, a JSON object: {names}"
     if name.startswith("rerun_"):
         task = name.removeprefix("rerun_").replace("_", "-")
-        return f"a new value executes {task} and what follows again and checks remembered files; force… computes everything"
+        once = f"a new value executes {task} and what follows again and checks remembered files"
+        return f"{once}; force… computes everything"
     return shared_fields()[name].description or ""
 
 

@@ -1,7 +1,8 @@
 """What a pipeline takes, from the declarations, and its tasks made of it.
 
-A pipeline takes what `plan` takes in the form of its name: the shared parameters with their defaults and `params_<step>`,
-pre-filled with the step's full defaults (so that a changed default changes the cache key); and `rerun_<task>`, a nonce.
+A pipeline takes what `plan` takes in the form of its name: the shared parameters with their defaults, and
+`params_<step>`, pre-filled with the step's full defaults (so that a changed default changes KFP's cache key). Beside
+them stands `rerun_<task>`: a new value runs the task again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from kfp import dsl
 from components.kubeflow.component import component, kfp_type
 from components.kubeflow.descriptions import description
 from components.runtime.declaration import Form, declared
-from components.runtime.parameters import pipeline_default
 
 NO_RERUN = "0"
 
@@ -33,7 +33,7 @@ class Arguments:
         """Make a task of a step, with every parameter of the pipeline that the step's form declares.
 
         Args:
-            name: the task's name; `rerun_<name>` is its nonce.
+            name: the task's name; `rerun_<name>` runs it again.
             step: the step's name where it is not the task's.
             form: the step's form.
             inputs: artifacts, and parameters that are not the pipeline's own (a loop's item, another task's output).
@@ -51,10 +51,10 @@ class Arguments:
 
 
 def takes(*tasks: str) -> Callable[[Callable[[Arguments], Any]], Callable[..., Any]]:
-    """Give a pipeline function of `Arguments` the signature and the description that KFP reads; goes below `@dsl.pipeline`.
+    """Give a function of `Arguments` the signature and the description that KFP reads; goes below `@dsl.pipeline`.
 
     Args:
-        tasks: the pipeline's tasks but `plan`, by name; each has a nonce.
+        tasks: the pipeline's tasks but `plan`, by name; each has a `rerun_<task>`.
     """
 
     def decorate(function: Callable[[Arguments], Any]) -> Callable[..., Any]:
@@ -74,7 +74,8 @@ def takes(*tasks: str) -> Callable[[Callable[[Arguments], Any]], Callable[..., A
 
 
 def _parameters(form: Form, tasks: tuple[str, ...]) -> list[inspect.Parameter]:
-    found = [(name, kfp_type(field.annotation), pipeline_default(field)) for name, field in form.shared.model_fields.items()]
+    fields, defaults = form.shared.model_fields, form.shared.pipeline_defaults()
+    found = [(name, kfp_type(fields[name].annotation), value) for name, value in defaults.items()]
     found += [(f"params_{name}", dict, declared(name).defaults()) for name in form.planned]
     found += [(f"rerun_{task}", str, NO_RERUN) for task in tasks]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

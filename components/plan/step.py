@@ -133,7 +133,7 @@ def look(context: Context[StepParams, Any]) -> None:
 
 
 def _params(context: Context[StepParams, Any], name: str) -> Any:
-    """Validated parameters of another step."""
+    """Return another step's validated parameters."""
     return validated(declared(name).params, context.step_params[name], f"params_{name}")
 
 

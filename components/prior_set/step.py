@@ -1,4 +1,4 @@
-"""prior_set: the shards' priors joined into one data set that knows nothing of any VLM, with a card. Opened again by its digest."""
+"""prior_set: the shards' priors joined into one data set of no particular VLM, with a card; opened by its digest."""
 
 from __future__ import annotations
 

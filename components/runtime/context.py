@@ -50,7 +50,7 @@ class Context(Generic[P, S_co]):
         return name in self._inputs
 
     def input(self, name: str, kind: type[M]) -> M:
-        """The single manifest of an input."""
+        """Return the single manifest of an input."""
         (manifest,) = self.collected(name, kind)
         return manifest
 
@@ -78,11 +78,11 @@ class Context(Generic[P, S_co]):
         return self.step.key(self.params, self.step.shared_result(self.shared), self.models, reads)
 
     def work(self, key: str, step: str = "") -> WorkFolder:
-        """A folder to write one piece of work into."""
+        """Return a folder to write one piece of work into."""
         return WorkFolder(self.store, step or self.step.name, self.step.version, key)
 
     def remembered(self, key: str, step: str = "") -> Entry | None:
-        """The entry of this work, or None if it has to be computed (again), as `rerun` asks.
+        """Return the entry of this work, or None if it has to be computed (again), as `rerun` asks.
 
         Raises:
             DataError: the entry is damaged and no rerun was asked for.
@@ -173,8 +173,8 @@ class Context(Generic[P, S_co]):
         if failures and len(failures) > self.params.max_failed * total:
             listed = "\n".join(f"    {item.unit}: {item.reason}" for item in failures)
             raise UnitsFailed(
-                f"{len(failures)} of {total} {self.step.unit}s failed (max_failed={self.params.max_failed:g}), the others are done:"
-                f"\n{listed}",
+                f"{len(failures)} of {total} {self.step.unit}s failed (max_failed={self.params.max_failed:g}), "
+                f"the others are done:\n{listed}",
                 source=self.task,
                 remedy="fix or remove them and run again (only they are tried), or raise max_failed",
                 reasons={item.unit: item.reason for item in failures},
@@ -183,7 +183,7 @@ class Context(Generic[P, S_co]):
     # -- outputs ------------------------------------------------------------------------------------------------------
 
     def manifest(self, kind: type[M], **fields: Any) -> M:
-        """A manifest of `kind` with this step's provenance and left-out units filled in."""
+        """Return a manifest of `kind` with this step's provenance and left-out units filled in."""
         record = StepRecord(
             version=self.step.version,
             params=self.params.result(),
@@ -209,7 +209,7 @@ class Context(Generic[P, S_co]):
         self._outputs.page(name, text)
 
     def metrics(self, name: str = "metrics", **values: float) -> None:
-        """Write a Metrics output: counts of units, how many were computed an hour in this run, and what the step adds."""
+        """Write a Metrics output: counts of units, how many this run computed per hour, and what the step adds."""
         total = sum(self.counts.values())
         share = self.counts["remembered"] / total if total else 0.0
         hours = max(1e-3, time.monotonic() - self._started) / 3600

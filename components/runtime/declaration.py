@@ -1,4 +1,4 @@
-"""A step is declared once; from the declaration come the KFP component, the command line and the in-process call of a test.
+"""A step is declared once; from it come the KFP component, the command line and the in-process call of a test.
 
 `Step` holds the pydantic models of its own and of its shared parameters, its typed inputs and outputs, and `run`.
 """
@@ -21,7 +21,7 @@ Ui = Literal["Metrics", "Markdown", "HTML"]
 
 @dataclass(frozen=True)
 class Form:
-    """What one KFP component of a step takes, and its output parameters; a step without forms has one, with everything."""
+    """What one KFP component of a step takes, and its output parameters; a step without forms has one of everything."""
 
     shared: type[SharedParams]
     inputs: Collection[str] = ()
@@ -65,7 +65,7 @@ class Step(Generic[P]):
         return self.forms[name] if self.forms else Form(self.shared, self.inputs)
 
     def form_for(self, given: Collection[str]) -> Form:
-        """Return the form closest to these names of parameters and inputs: validation names what it lacks or does not know."""
+        """Return the form closest to these names of parameters and inputs; validation then names what is wrong."""
         return min(map(self.form, self.forms or [""]), key=lambda form: len(form.names ^ set(given)))
 
     def shared_result(self, shared: SharedParams) -> Json:
@@ -75,7 +75,7 @@ class Step(Generic[P]):
         return {name: values[name] for name in sorted(names)}
 
     def key(self, params: StepParams, shared: Json, models: Mapping[str, ModelId], reads: Json) -> str:
-        """Return the key of one piece of work: 32 hex of a hash over everything its result depends on, known before it is done.
+        """Return the key of one piece of work: 32 hex of a hash over everything that its result depends on.
 
         Args:
             params: the step's own parameters.

@@ -43,7 +43,7 @@ class Request:
 
 
 def _local_path(item: Json) -> str:
-    """Where KFP's launcher puts an artifact inside the container."""
+    """Return where KFP's launcher puts an artifact inside the container."""
     if custom := item.get("customPath"):
         return str(custom)
     uri = str(item["uri"])
@@ -71,19 +71,19 @@ class Outputs:
         self._answer["artifacts"][name] = {"artifacts": [{**item, "metadata": metadata}]}
 
     def artifact(self, name: str, manifest: bytes, metadata: Json) -> None:
-        """A manifest in a folder of its own."""
+        """Write a manifest into a folder of its own."""
         self._write(name, manifest, metadata, "manifest.json")
 
     def page(self, name: str, text: str) -> None:
-        """A page for the KFP UI."""
+        """Write a page for the KFP UI."""
         self._write(name, text.encode(), {})
 
     def metrics(self, name: str, values: dict[str, float]) -> None:
-        """Scalars as metadata (what the UI shows) and as a file (kfp's local cache needs one)."""
+        """Write numbers as metadata (what the UI shows) and as a file (kfp's local cache needs one)."""
         self._write(name, canonical_json(values), dict(values))
 
     def value(self, name: str, text: str) -> None:
-        """An output parameter."""
+        """Write an output parameter."""
         path = Path(self._parameters[name])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -102,14 +102,14 @@ class Outputs:
 
 
 def output_paths(request: Json) -> dict[str, Path]:
-    """Where `executor_input` lets a step's outputs go, by name."""
+    """Return where `executor_input` lets a step's outputs go, by name."""
     outputs = request["outputs"]
     artifacts = {name: Path(entry["artifacts"][0]["uri"]) for name, entry in outputs["artifacts"].items()}
     return artifacts | {name: Path(entry["outputFile"]) for name, entry in outputs["parameters"].items()}
 
 
 def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Path]]) -> Json:
-    """KFP's executor input for a step whose outputs go to `out`.
+    """Return KFP's executor input for a step whose outputs go to `out`.
 
     Args:
         step: the declaration.

@@ -1,7 +1,7 @@
 """Parameters: the base of every step's own, and the shared ones that pipelines show first, each declared once.
 
-A field is a *result* field (it enters the key of a piece of work and the provenance) or an *operational* one (it changes
-where or how a step runs, not what comes out): the declaration of the field states which.
+A field is a *result* field (it enters the key of a piece of work and the provenance) or an *operational* one (it
+changes where or how a step runs, not what comes out): the declaration of the field states which.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running a step: what a container does. Read KFP's executor input, validate, run, check the declared outputs, write KFP's answer."""
+"""What a container does: read KFP's executor input, validate, run the step, check its outputs, write KFP's answer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The container's entry, `python -m components STEP TASK EXECUTOR_INPUT`; return the exit code."""
+    """Run `python -m components STEP TASK EXECUTOR_INPUT`, a container's command; return the exit code."""
     start_logging()
     if len(arguments) != 3:
         log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")

@@ -34,12 +34,12 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def holds(self, video_sha256: str) -> bool:
-        """Whether the video belongs to this shard."""
+        """Return whether the video belongs to this shard."""
         return int(video_sha256, 16) % self.count == self.index
 
 
 def all_shards(manifests: list[S], source: str) -> list[S]:
-    """The shards in order, each there once.
+    """Return the shards in order, each there once.
 
     Raises:
         DataError: a shard is missing or there twice.

@@ -1,4 +1,4 @@
-"""Parameters of the token selection (method step 4). Apart from the algorithm, so that a declaration imports no torch."""
+"""Parameters of the token selection (method step 4); apart from the algorithm, as declarations import no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 4 · token_selection (MTTI): which words carry motion, and the motion prior that they make. A unit is one sample."""
+"""Step 4 · token_selection (MTTI): which words carry motion, and the prior that they make. A unit is one sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Shared(ShardParams):
 
 
 def reads(line: HeadLine) -> Json:
-    """What a unit reads: the captured maps by key, and the heads chosen for the sample."""
+    """Return what a unit reads: the captured maps by key, and the heads chosen for the sample."""
     return {"attention": line.key, "heads": line.heads}
 
 
@@ -77,8 +77,8 @@ STEP = Step(
     unit="sample",
     device="cpu",
     params=Params,
-    run=run,
     shared=Shared,
+    run=run,
     inputs={"heads": HeadSelection},
     outputs={"prior": MotionPrior},
     pages={"metrics": "Metrics"},

@@ -13,7 +13,7 @@ GridChoice = Literal["aligned", "interpolate"]
 
 
 class View(Parameters):
-    """What token maps hold for: sft reads it from this step's provenance."""
+    """What a token map holds for: the frames and the grid. sft reads them from this step's provenance."""
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     grid: GridChoice = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")

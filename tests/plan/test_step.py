@@ -1,4 +1,4 @@
-"""`motion-enhancer plan` before and after a real extraction: what is remembered, what is to compute, what it leaves behind."""
+"""`motion-enhancer plan` before and after a real extraction: what is remembered, what is to compute, what is left."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ COUNT = 3
 
 @pytest.fixture(autouse=True)
 def _clean_tree(monkeypatch, tmp_path):
-    """Outside a checkout the store has no prefix for uncommitted work; and nothing may be written where the command is called."""
+    """Outside a checkout the store has no prefix for uncommitted work; nothing may be written where the command runs."""
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
