@@ -18,7 +18,7 @@ from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, probability, raw, signed
-from components.pages.section import Section, film, question_card, shortened
+from components.pages.section import Section, absent, caption, film, html_table, question_card, shortened
 from components.quality.statistics import Estimate, holm, mcnemar, minimal_detectable_difference
 from components.report.material import Material
 
@@ -133,12 +133,11 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     ]
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    power = raw(f'<p class="caption">{escape(detectable(one))}</p>')
     alone = raw(
         f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>'
     )
-    body = chart + _table(one, paper) + power + (alone if one.alone else NOTHING)
-    return raw(f"<h3>{escape(one.title)}</h3>") + body + _examples(material, one, shown)
+    body = chart + _table(one, paper) + caption(detectable(one)) + (alone if one.alone else NOTHING)
+    return raw("<h3>{}</h3>").format(one.title) + body + _examples(material, one, shown)
 
 
 def detectable(one: Comparison) -> str:
@@ -171,51 +170,50 @@ def _around(row: Row) -> tuple[float | None, float | None]:
     return row.untouched.value + e.low, row.untouched.value + e.high
 
 
-def _cell(e: Estimate) -> str:
-    between = "" if e.low is None or e.high is None else f" <small>[{e.low:.1f}, {e.high:.1f}]</small>"
-    return f"{e.value:.1f}{between}"
+def _cell(text: str, between: str) -> Markup:
+    return raw("{} <small>{}</small>").format(text, between) if between else escape(text)
+
+
+def _accuracy(e: Estimate) -> Markup:
+    return _cell(f"{e.value:.1f}", "" if e.low is None or e.high is None else f"[{e.low:.1f}, {e.high:.1f}]")
 
 
 def _table(one: Comparison, paper: PaperRow | None) -> Markup:
-    heads = ["", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper"]
     notes: list[str] = []
-    body = ""
-    for row in one.rows:
-        p = "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p ")
-        cells = [
-            escape(row.name),
-            str(row.difference.n),
-            _cell(row.untouched),
-            _cell(row.tuned),
-            f"{signed(row.difference.value)} <small>{interval(row.difference)}</small>",
-            escape(p),
+    rows = [
+        (
+            row.name,
+            row.difference.n,
+            _accuracy(row.untouched),
+            _accuracy(row.tuned),
+            _cell(signed(row.difference.value), interval(row.difference)),
+            "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p "),
             f"{row.unparsed[0]} → {row.unparsed[1]}",
-        ]
-        printed = "" if paper is None else _paper_cell(one.benchmark, row.name, paper, notes)
-        line = "".join(f"<td>{cell}</td>" for cell in cells) + f"<td class=paper>{printed}</td>"
-        body += f"<tr{' class=strong' if row.is_total else ''}>{line}</tr>"
+            "" if paper is None else _paper_cell(one.benchmark, row.name, paper, notes),
+        )
+        for row in one.rows
+    ]
+    head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper")
     said = "The paper has no row for this model and benchmark."
     if paper is not None:
         said = f"Paper: {paper.label}, untouched → tuned."
-    marks = "".join(f"<br>{'*' * (i + 1)} {escape(note)}." for i, note in enumerate(notes))
-    head = "".join(f"<th>{text}</th>" for text in heads)
-    return raw(
-        f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><p class="caption">{escape(said)}{marks}</p>'
-    )
+    marks = [f"{'*' * (i + 1)} {note}." for i, note in enumerate(notes)]
+    scrolled = raw('<div class="scroll">{}</div>').format(html_table(head, rows, sum(row.is_total for row in one.rows)))
+    return scrolled + caption(raw("<br>").join([said, *marks]))
 
 
-def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]) -> str:
+def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]) -> Markup:
     """Return the paper's pair of numbers, with stars where its own tables cast doubt on it."""
     key = name if name in row.tuned else benchmark.types.get(name, "")
     if key not in row.tuned:
-        return ""
+        return NOTHING
     stars = ""
     for flag, note in row.flags.items():
         if flag in ("row", f"untouched.{key}", f"tuned.{key}"):
             if note not in notes:
                 notes.append(note)
             stars += "*" * (notes.index(note) + 1)
-    return f"{row.untouched[key]:.1f} → {row.tuned[key]:.1f}{stars}"
+    return raw('<span class="paper">{}</span>').format(f"{row.untouched[key]:.1f} → {row.tuned[key]:.1f}{stars}")
 
 
 # wins and losses ------------------------------------------------------------------------------------------------------
@@ -228,9 +226,7 @@ def _examples(material: Material, one: Comparison, shown: int) -> Markup:
     count = min(len(wins), len(losses), shown)
     head = f"<h4>{len(wins)} won, {len(losses)} lost of {len(one.pairs)} items</h4>"
     if not count:
-        return raw(
-            f'{head}<p class="absent">No examples: as many losses as wins are shown, and here one side has none.</p>'
-        )
+        return raw(head) + absent("No examples: as many losses as wins are shown, and here one side has none.")
     cards = ""
     for i in range(count):
         for kind, pairs in (("won", wins), ("lost", losses)):

@@ -91,11 +91,11 @@ def test_the_papers_row():
     doubted, row = motionbench.paper[:2]
     assert (doubted.label, row.label) == ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B")
     notes = []
-    assert _paper_cell(motionbench, "Overall", row, notes) == "52.8 → 57.0"
-    assert _paper_cell(motionbench, "Repetition Count", row, notes) == "30.8 → 31.5"
-    assert _paper_cell(motionbench, "unheard of", row, notes) == ""
+    names = ("Overall", "Repetition Count", "unheard of")
+    cells = [_paper_cell(motionbench, name, row, notes).striptags() for name in names]
+    assert cells == ["52.8 → 57.0", "30.8 → 31.5", ""]
     assert notes == []
-    assert _paper_cell(motionbench, "Overall", doubted, notes).endswith("56.6*")
+    assert _paper_cell(motionbench, "Overall", doubted, notes).striptags().endswith("56.6*")
     assert len(notes) == 1
 
 
