@@ -50,7 +50,7 @@ def blockwise_attention(
 def merge(
     own: Float[Tensor, "b h Q d"], other: Float[Tensor, "b h Q d"], own_share: Float[Tensor, "b h Q"]
 ) -> Float[Tensor, "b h Q d"]:
-    """Return the output over the union of two key sets, from those over each and the first set's share of the attention."""
+    """Return the output over the union of two key sets, from those over each and the first set's share."""
     return torch.lerp(other.float(), own.float(), own_share[..., None]).to(own.dtype)
 
 

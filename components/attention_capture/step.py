@@ -18,6 +18,7 @@ from components.core.records import Json, Piece, Sample
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
+from components.models.video.interface import VideoModel
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
@@ -101,7 +102,7 @@ class Capture:
         self._kept: dict[str, Any] = {}  # captures of this process that are still to be pictured
 
     @cached_property
-    def vdm(self) -> Any:
+    def vdm(self) -> VideoModel:
         """The video model."""
         from components.models.video import load_vdm
 

@@ -10,6 +10,7 @@ from components.ddim_inversion.page import page, picture_reads
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
 from components.models.video import family_of
+from components.models.video.interface import VideoModel
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational
@@ -46,7 +47,7 @@ def run(context: Context[Params, Shared]) -> None:
     units = [line for line in data.lines if context.shared.holds(line.video.id)]
 
     @cache
-    def vdm():  # type: ignore[no-untyped-def]
+    def vdm() -> VideoModel:
         from components.models.video import load_vdm
 
         return load_vdm(model.path, context.params.dtype)

@@ -36,7 +36,7 @@ class Inverted:
 def sample_grid(
     vdm: VideoModel, video: Video, settings: InversionSettings, path: Path
 ) -> tuple[Tensor, Grid, list[int]]:
-    """The fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
+    """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
     frames = choose_frames(
         video.times,
         settings.num_frames,
@@ -53,7 +53,7 @@ def sample_grid(
 
 
 def invert_video(vdm: VideoModel, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:
-    """DDIM inversion with the empty prompt in `num_steps` steps (supplement eqs. 1–4)."""
+    """Run DDIM inversion with the empty prompt in `num_steps` steps (supplement eqs. 1–4)."""
     pixels, grid, frames = sample_grid(vdm, video, settings, path)
     clean = vdm.encode_video(pixels)
     embeds = vdm.encode_text("")
@@ -70,7 +70,7 @@ def invert_video(vdm: VideoModel, path: Path, video: Video, settings: InversionS
 def read_trajectory(
     store: Store, latents: Ref, video: Video, vdm: Callable[[], VideoModel], settings: InversionSettings, num_steps: int
 ) -> Float[Tensor, "N1 F C h w"]:
-    """The latents of all levels; inverted again, which asks for the model, where scratch was emptied.
+    """Return the latents of all levels; inverted again, which asks for the model, where scratch was emptied.
 
     Raises:
         DataError: the stored file is damaged, or the video is missing.

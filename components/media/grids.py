@@ -79,7 +79,7 @@ def _resize(picture_HW3: UInt8[Tensor, "H W 3"], height: int, width: int) -> UIn
 
 
 def frame_intervals(frame_times: Sequence[float], duration: float | None = None) -> list[Interval]:
-    """Return the time each sampled frame stands for: half-way to its neighbours, as far outwards at both ends as inwards.
+    """Return the time each sampled frame stands for: half-way to its neighbours, at both ends as far outwards.
 
     A frame's time is the middle of its interval (at equal spacing), because that is where interpolation puts its value;
     the outer intervals may therefore begin before 0 or end after the clip, where nothing is compared. A repeated frame

@@ -31,7 +31,7 @@ class FrameCounts:
 
 
 def spread(n_available: int, n: int) -> list[int]:
-    """Return `n` indices evenly over the frames, both ends included (linspace, halves up); repeats where n is larger."""
+    """Return `n` indices evenly over the frames, both ends included (linspace, halves up); repeats if n is larger."""
     if n == 1:
         return [0]
     return [(2 * i * (n_available - 1) + n - 1) // (2 * (n - 1)) for i in range(n)]

@@ -1,4 +1,4 @@
-"""Training the small scenes model: the loss against its closed form, a run that goes on exactly, the card, seeds of its own."""
+"""Training the small scenes model: the loss in closed form, a run that goes on exactly, the card, its own seeds."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_other_recipes_states_and_existing_folders_are_refused(whole, tmp_path):
 
 
 def test_no_other_video_shares_a_training_seed():
-    """No number of the reserved range stands anywhere in tests, benches, smoke settings or the Makefile but where it is reserved."""
+    """No number of the reserved range stands in tests, benches, settings or the Makefile but where it is reserved."""
     reserved = re.compile(r"\b7_?34[01]_?\d{3}\b")
     files = [
         *ROOT.glob("tests/**/*.py"),

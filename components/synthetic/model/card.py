@@ -138,7 +138,7 @@ def _parameters(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*/*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
         counts[file.parent.name] = sum(_product(shape) for shape in shapes)
     return counts
 

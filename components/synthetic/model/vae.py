@@ -1,8 +1,8 @@
 """The small model's VAE, constructed, not trained: CogVideoX's class whose encoder computes a known linear code.
 
 The code is exact up to rounding. That of 4 × 4 pixels and 4 frames (the first frame stands alone, as the class pools
-time) is, of each colour, the mean m and the half differences h (left − right) and v (upper − lower), each times a gain: over the training scenes m
-has about unit variance, h and v a quarter of it.
+time) is, of each colour, the mean m and the half differences h (left − right) and v (upper − lower), each times a gain:
+over the training scenes m has about unit variance, h and v a quarter of it.
 How the network becomes linear: residual blocks are silent (conv2 = 0); every feature travels as a pair ±x, so that
 GroupNorm's mean is 0; two channels ±721 hold its deviation at 228; a bias of 12 keeps SiLU where it is the identity,
 and the pair's difference cancels the bias.

@@ -1,6 +1,7 @@
 """A family of video models is one module: `added/frame_sheet.py`, put into the package, runs through the steps."""
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,3 +139,14 @@ def test_the_plan_knows_its_cost(folder, model, tmp_path):
     assert "Nothing, by the headers." in plan()
     with pytest.raises(ParameterError, match="Frame sheet takes no fewer"):
         plan(num_frames=1)
+
+
+def test_the_document_shows_this_very_file():
+    pages = [path.read_text() for path in (ROOT / "docs").glob("extending*.md")]
+    (section,) = (
+        part for page in pages for part in re.split(r"^## ", page, flags=re.M) if part.startswith("A video model")
+    )
+    blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S)
+    source = (Path(__file__).parent / "added" / "frame_sheet.py").read_text()
+    assert len(blocks) == 3
+    assert all(block in source for block in blocks)
