@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
-# sums on the way through the tiny twin: two layers of norm, q·k over 16, up to 144 keys, projections of 64, a layer of 256
+# sums on the way through the tiny twin: two layers of norm, q·k over 16, up to 144 keys, projections, a layer of 256
 TERMS = 2 * (64 + 16 + 144 + 3 * 64 + 256)
 
 

@@ -1,4 +1,4 @@
-"""DDIM levels, inversion and reconstruction: closed forms on a Gaussian, order of the error, agreement with diffusers' schedulers."""
+"""DDIM levels, inversion, reconstruction: closed forms on a Gaussian, order of the error, diffusers' schedulers."""
 
 import math
 

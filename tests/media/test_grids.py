@@ -1,4 +1,4 @@
-"""Grids and resampling against SciPy's interpolator, F.interpolate, hand-made borders and painted geometry; a moving blob end to end."""
+"""Grids and resampling against SciPy, F.interpolate, hand-made borders and painted geometry; a moving blob."""
 
 from itertools import pairwise
 
@@ -157,7 +157,7 @@ GRIDS = {
 
 
 def oracle(values, src, dst):
-    """Mean over points of each cell, point by point, with SciPy's interpolator; points outside the source's cells do not count."""
+    """Mean over points of each cell with SciPy's interpolator; points outside the source's cells do not count."""
     s, d = [cells.numpy() for cells in axes(src)], [cells.numpy() for cells in axes(dst)]
     centres = [cells.mean(1) for cells in s]
     at = RegularGridInterpolator(centres, values.numpy(), method="linear") if min(map(len, centres)) > 1 else None

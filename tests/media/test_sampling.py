@@ -86,5 +86,6 @@ def test_too_short_names_its_source():
 def test_needs_no_torch():
     import subprocess
 
-    code = "import sys, components.media.sampling, components.synthetic.scenes, components.media.video; sys.exit('torch' in sys.modules)"
+    modules = "components.media.sampling, components.synthetic.scenes, components.media.video"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -88,7 +88,7 @@ def boxes(data, kind):
 
 @pytest.mark.parametrize(("matrix", "turn"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
 def test_rotation(matrix, turn, tmp_path):
-    """The container's matrix sends (x, y) to (a x + c y, b x + d y); y points down, so (0, 1, -1, 0) turns clockwise."""
+    """The container's matrix sends (x, y) to (a x + c y, b x + d y); y points down: (0, 1, -1, 0) turns clockwise."""
     frames = numbered(12)
     path = tmp_path / "turned.mp4"
     write_mp4(path, frames, 25.0)
@@ -180,7 +180,7 @@ def test_missing_truncated_and_audio_only(tmp_path):
 
 
 def cut_at_a_packet(path, kept):
-    """The file without its packets from number `kept` on, in the order of the file; a header or an index behind them goes as well."""
+    """The file without its packets from number `kept` on, nor a header or an index behind them."""
     with av.open(str(path)) as container:
         places = sorted(packet.pos for packet in container.demux(container.streams.video[0]) if packet.size)
     path.write_bytes(path.read_bytes()[: places[kept]])

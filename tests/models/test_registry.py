@@ -1,4 +1,4 @@
-"""The registry: every published checkpoint is pinned, a folder's digest is of its content, and errors name the remedy."""
+"""The registry: published checkpoints are pinned, a folder's digest is of its content, errors name the remedy."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_a_folders_digest_is_its_content(tmp_path, store):
 
 
 def test_what_a_link_leads_to_is_content(tmp_path, store):
-    """Links to folders, and to files as a hub's cache lays them out; the digest is that of plain files, and as it ever was."""
+    """Links to folders, and to files as a hub's cache lays them out; the digest is that of plain files, as ever."""
     plain, linked, weights = tmp_path / "plain", tmp_path / "linked", tmp_path / "weights"
     for folder in (plain / "transformer", weights, linked):
         folder.mkdir(parents=True)

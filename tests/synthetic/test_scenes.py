@@ -212,7 +212,7 @@ def many():
 
 
 def test_movers_and_standing_objects_are_equally_far_out(many):
-    """Squared distances from the middle, averaged over time; at their courses' ends objects would be 0.013 farther out."""
+    """Squared distances from the middle, averaged over time; at courses' ends objects would be 0.013 farther out."""
     differences = []
     for clip in many:
         squared = [((body.centres - 0.5) ** 2).sum(axis=1).mean() for body in clip.scene.bodies]
