@@ -211,7 +211,8 @@ class Training:
 
 def hidden_matrices(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the matrices of the blocks' attention and feed-forward, which Muon is for, and all other parameters."""
-    hidden, others = [], []
+    hidden: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         inner = weight.dim() == 2 and "transformer_blocks" in name and ".norm" not in name
         (hidden if inner else others).append(weight)
