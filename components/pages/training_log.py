@@ -24,8 +24,7 @@ def training_curves(rows: Sequence[Json]) -> Markup:
     colours = ("c1", "c2", "c3", "c4")
     drawn = {
         "response loss": _chart(
-            "Response loss",
-            [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)],
+            "Response loss", [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)]
         ),
         "alignment loss": _chart(
             "Alignment loss",

@@ -19,14 +19,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
-from components.dataset_import.sources import (
-    Source,
-    SourceVideo,
-    file_key,
-    list_source,
-    read_source,
-    source_digest,
-)
+from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.pages.markdown import document
@@ -179,9 +172,7 @@ def _planned(
     return PlannedVideo(video.path, len(entry.numbers["times"]), words, known)
 
 
-def _known(
-    context: Extraction, params: dict[str, Any], model: ResolvedModel, video: SourceVideo, digest: str
-) -> Known:
+def _known(context: Extraction, params: dict[str, Any], model: ResolvedModel, video: SourceVideo, digest: str) -> Known:
     """Return which of the keys that follow from the sources are remembered."""
     models, shared = {"vdm": model.id}, context.shared
     inversion, capture = declared("ddim_inversion"), declared("attention_capture")

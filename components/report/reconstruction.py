@@ -29,9 +29,7 @@ def pictures(material: PriorMaterial, shown: Sequence[PriorLine], role: str) -> 
     """Return the stored pictures of one role, for the samples that have one."""
     return [
         stored_picture(
-            material.store.read(line.pictures[role]),
-            f"{role} of sample {line.sample.id}",
-            quoted(line.sample),
+            material.store.read(line.pictures[role]), f"{role} of sample {line.sample.id}", quoted(line.sample)
         )
         for line in shown
         if role in line.pictures

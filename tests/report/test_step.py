@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,93 +13,65 @@ import world
 from bench.table import Row, write
 from components.core.artifacts import EvalResult, Report, VlmMaps, load_manifest
 from components.core.errors import DataError
-from components.core.records import ModelId
+from components.core.records import ModelId, sha256
 from components.pages.template import render
 from components.quality.measures import Quality, assess
 from components.report.material import Material, prior_table, scenes
 from components.report.page import Findings, build, comparisons, fit
-from components.report.step import STEP, by_protocol
-from components.runtime.runner import execute
+from components.report.step import by_protocol
+from components.sft.aligner import Aligner
+from components.store.tensors import unpack
 
-ORDER = [
-    "verdict",
-    "idea",
-    "reconstruction",
-    "heads",
-    "words",
-    "quality",
-    "tokens",
-    "training",
-    "benchmarks",
-    "left-out",
-    "provenance",
-]
+ORDER = "verdict idea reconstruction heads words quality tokens training benchmarks left-out provenance".split()
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
 
 
 class Tags(HTMLParser):
-    """Fails on tags that are not closed in order; keeps ids and addresses."""
+    """Fails on tags that are not closed in order; keeps ids, addresses and text."""
 
-    def __init__(self):
+    def __init__(self, page):
         super().__init__()
         self.open, self.ids, self.addresses, self.text = [], [], [], []
+        self.feed(page)
+        assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        named = dict(attrs)
-        self.ids += [named["id"]] if "id" in named else []
-        self.addresses += [named[key] for key in ("src", "href") if key in named]
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
         if tag not in EMPTY:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        named = dict(attrs)
-        self.addresses += [named[key] for key in ("src", "href") if key in named]
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
 
     def handle_endtag(self, tag):
-        if tag in {"p"} and self.open[-1] != "p":
-            raise AssertionError(f"</p> inside <{self.open[-1]}>")
         assert self.open.pop() == tag, f"</{tag}> after {self.open[-3:]}"
 
     def handle_data(self, data):
         self.text.append(data)
 
 
-def parse(page):
-    found = Tags()
-    found.feed(page)
-    assert found.open == []
-    return found
-
-
 def plain(page):
-    return re.sub(r"\s+", " ", " ".join(parse(page).text))
+    return re.sub(r"\s+", " ", " ".join(Tags(page).text))
 
 
-def material_of(run, **changed):
-    fields = {
-        "priors": run.priors,
-        "model": run.model,
-        "untouched": {},
-        "tuned": {},
-        "after": {},
-        "provenance": run.untouched[0].provenance,
-    }
+def material_of(run, evaluated=False, **changed):
+    both = {f"{name}": {"motionbench": getattr(run, name)[0]} if evaluated else {} for name in ("untouched", "tuned")}
+    fields = {"priors": run.priors, "model": run.model, "after": {}, "provenance": run.untouched[0].provenance, **both}
     return Material(run.store, **{**fields, **changed})
 
 
 def page_of(material, quality=None, shown=8, bench=()):
-    return render(
-        build(material, Findings(quality or Quality({}, None, {}), comparisons(material), list(bench)), shown)
-    )
+    findings = Findings(quality or Quality({}, None, {}), comparisons(material), list(bench))
+    return render(build(material, findings, shown))
 
 
 def test_sections_in_order_and_well_formed(page):
-    found = parse(page)
-    assert found.ids == ORDER
+    assert Tags(page).ids == ORDER
 
 
 def test_self_contained_without_scripts(page):
-    found = parse(page)
+    found = Tags(page)
     assert all(address.startswith(("data:image/", "#")) for address in found.addresses)
     assert not re.search(r"<script|javascript:|@import|url\(|https?://", page)
     assert "prefers-color-scheme: dark" in page
@@ -108,7 +81,7 @@ def test_every_picture_carries_its_sample(run, page):
     assert page.count('<figure class="stored"') == 8 + 3
     for figure in re.findall(r'<figure class="stored">.*?</figure>', page, re.S):
         assert re.search(r"sample [0-9a-f]{16}", figure)
-    wanted = sorted((line.sample.id for line in run.priors.lines), key=lambda name: world.sha256(name.encode()))[:8]
+    wanted = sorted((line.sample.id for line in run.priors.lines), key=lambda name: sha256(name.encode()))[:8]
     assert all(f"sample {name}" in page for name in wanted)
 
 
@@ -133,14 +106,13 @@ def test_verdict_and_numbers(run, page):
 
 
 def test_summary_and_cut(run):
-    summary = (run.out / "summary").read_text()
+    summary = run.out["summary"].read_text()
     assert re.search(r"\| Overall +\|", summary)
     assert re.search(r"\| prior, debiased +\|( [\d.]+ \[[\d.]+, [\d.]+\] +\|){3} 12 +\|", summary)
     assert pointing_line(run) in summary
-    cut = (run.out / "page").read_text()
-    assert len(cut.encode()) <= 1_000_000
-    report = load_manifest(run.out / "report", Report)
+    cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report)
     assert f"The whole report is {report.page.path}" in plain(cut)
+    assert len(cut.encode()) <= 1_000_000
     assert report.page.bytes <= 8_000_000
 
 
@@ -163,23 +135,13 @@ def test_the_pointing_game_is_printed(run, page):
 
 
 def test_the_benchs_rows_of_this_model_are_shown(run, tmp_path):
-    other, own = "e" * 64, world.VDM.digest
+    own = {"n": 64, "clusters": 64, "model": world.VDM.digest}
+    title = "difference in AUC_obj: trained − random twin"
     rows = [
-        Row("AUC_obj: random twin", 0.421, None, "", low=0.362, high=0.485, n=64, clusters=64, model=own),
-        Row("AUC_obj: MHS", 0.615, None, "", low=0.575, high=0.657, n=64, clusters=64, model=own),
-        Row(
-            "difference in AUC_obj: trained − random twin",
-            0.272,
-            0.0,
-            "",
-            "low >",
-            low=0.203,
-            high=0.338,
-            n=64,
-            clusters=64,
-            model=own,
-        ),
-        Row("AUC_obj: somebody else's", 0.5, None, "", low=0.4, high=0.6, n=64, clusters=64, model=other),
+        Row("AUC_obj: random twin", 0.421, None, "", low=0.362, high=0.485, **own),
+        Row("AUC_obj: MHS", 0.615, None, "", low=0.575, high=0.657, **own),
+        Row(title, 0.272, 0.0, "", "low >", low=0.203, high=0.338, **own),
+        Row("AUC_obj: somebody else's", 0.5, None, "", low=0.4, high=0.6, **{**own, "model": "e" * 64}),
     ]
     bench = json.loads(write(rows, tmp_path / "bench-prior.json").read_text())
     quality = assess(scenes(material_of(run), material_of(run).order))
@@ -206,20 +168,14 @@ def test_fit_takes_pictures_away_until_it_fits():
 
 
 def test_equal_inputs_equal_bytes(run, tmp_path, page):
-    request = run.request(tmp_path)
-    request["inputs"]["parameterValues"]["rerun"] = "force1"
-    execute(STEP, "report", request)
-    again = load_manifest(tmp_path / "report", Report)
-    assert run.store.read(again.page).decode() == page
-    assert (tmp_path / "report/manifest.json").read_bytes() == (run.out / "report/manifest.json").read_bytes()
+    again = run.report(tmp_path, rerun="force1")
+    assert run.page(again) == page
+    assert (again["report"] / "manifest.json").read_bytes() == (run.out["report"] / "manifest.json").read_bytes()
     assert not re.search(r"\b20\d\d-\d\d-\d\d\b|\d\d:\d\d:\d\d", page)
 
 
 def test_a_picture_more_is_other_work(run, tmp_path):
-    execute(STEP, "report", run.request(tmp_path, pictures=2))
-    fewer = load_manifest(tmp_path / "report", Report)
-    page = run.store.read(fewer.page).decode()
-    assert page.count('<figure class="stored"') == 2 + 2
+    assert run.page(run.report(tmp_path, pictures=2)).count('<figure class="stored"') == 2 + 2
 
 
 def test_missing_data_is_said_in_one_line(run):
@@ -262,71 +218,44 @@ def test_without_pictured_samples(run):
 
 def test_without_mtti_there_is_one_row(run):
     line = run.priors.lines[0]
-    prior = world.density(run_prior(run, line).mean(0, keepdims=True))
+    prior = world.density(material_of(run).prior(line).mean(0, keepdims=True))
     single = line.model_copy(update={"prior": world.tensors(run.store, "fixture/single.safetensors", prior=prior)})
     material = material_of(run, priors=run.priors.model_copy(update={"lines": [single]}))
     assert "“all words”" in plain(page_of(material))
 
 
-def run_prior(run, line):
-    return material_of(run).prior(line)
-
-
 def test_random_weights_are_called_plumbing(run):
-    tiny = ModelId(name="tiny-qwen2.5-vl", digest="e" * 40)
+    tiny = {"vlm": ModelId(name="tiny-qwen2.5-vl", digest="e" * 40)}
     provenance = {
-        task: record.model_copy(
-            update={"models": {role: tiny if role == "vlm" else model for role, model in record.models.items()}}
-        )
+        task: record.model_copy(update={"models": {**record.models, **(tiny if "vlm" in record.models else {})}})
         for task, record in run.untouched[0].provenance.items()
     }
-    text = plain(
-        page_of(
-            material_of(
-                run,
-                provenance=provenance,
-                untouched={"motionbench": run.untouched[0]},
-                tuned={"motionbench": run.tuned[0]},
-            )
-        )
-    )
+    text = plain(page_of(material_of(run, evaluated=True, provenance=provenance)))
     assert f"Plumbing only: random weights (tiny-qwen2.5-vl), {len(run.tuned[0].lines)} items." in text
 
 
 def test_hostile_text_stays_text(run):
-    line = run.tuned[0].lines[0]
     evil = "<script>alert(1)</script>\"'"
-    tuned = [
+    lines = [
         item.model_copy(update={"reply": evil, "sample": item.sample.model_copy(update={"question": evil})})
         for item in run.tuned[0].lines
     ]
-    assert line.reply != evil
-    page = page_of(
-        material_of(
-            run,
-            untouched={"motionbench": run.untouched[0]},
-            tuned={"motionbench": run.tuned[0].model_copy(update={"lines": tuned})},
-        )
-    )
-    parse(page)
+    tuned = {"motionbench": run.tuned[0].model_copy(update={"lines": lines})}
+    page = page_of(material_of(run, evaluated=True, tuned=tuned))
+    Tags(page)
+    assert evil in plain(page)
     assert "<script" not in page
 
 
 def test_what_the_aligner_absorbs_is_its_own_output(run, page):
     """The number on the page against the loss and the aligner called by hand."""
-    from components.sft.aligner import Aligner
-    from components.store.tensors import unpack
-
     aligner = Aligner("local")
     aligner.load_state_dict(unpack(run.store.read(run.model.aligner[0])))
     before = {line.sample.id: line for line in run.model.lines}
     plain_gap, aligned_gap = [], []
     for line in run.after.lines:
-        found, prior = (
-            unpack(run.store.read(before[line.sample.id].vlm_map)),
-            unpack(run.store.read(line.prior))["prior"],
-        )
-        valid = found["valid"]
+        found = unpack(run.store.read(before[line.sample.id].vlm_map))
+        prior, valid = unpack(run.store.read(line.prior))["prior"], found["valid"]
         for gaps, seen in ((plain_gap, found["map"]), (aligned_gap, aligner(found["map"], valid).detach())):
             a, b = seen[found["covered"]][:, valid], prior[found["covered"]][:, valid]
             gaps.append(float(((a / a.mean(1, keepdim=True) - b / b.mean(1, keepdim=True)) ** 2).mean()))
@@ -336,12 +265,9 @@ def test_what_the_aligner_absorbs_is_its_own_output(run, page):
 
 
 def test_links_follow_the_token_map(run, page):
-    shown = sorted(run.model.lines, key=lambda line: world.sha256(line.sample.id.encode()))[:2]
-    table = [run.store.read(line.token_map) for line in shown]
-    from safetensors.numpy import load
-
-    wanted = sum(int((load(data)["map"] > 0).sum()) for data in table)
-    assert page.count('class="link"') == wanted
+    shown = sorted(run.model.lines, key=lambda line: sha256(line.sample.id.encode()))[:2]
+    maps = [unpack(run.store.read(line.token_map))["map"] for line in shown]
+    assert page.count('class="link"') == sum(int((found > 0).sum()) for found in maps)
 
 
 def test_two_results_of_one_benchmark_are_refused(run):
@@ -356,15 +282,13 @@ def test_unpaired_benchmarks_are_left_alone(run):
 
 def test_no_tuned_maps(run, tmp_path):
     after = VlmMaps(kind="VlmMaps", provenance={}, shard="0/1", lines=[])
-    empty = world.World(run.store, tmp_path, run.priors, run.model, after, run.untouched, run.tuned)
-    execute(STEP, "report", empty.request(tmp_path / "out", pictures=1))
-    assert json.loads((tmp_path / "out/answer.json").read_text())["artifacts"]["report"]
+    outputs = replace(run, after=after).report(tmp_path, pictures=1)
+    assert "No distance to the prior before and after" in run.page(outputs)
 
 
 def test_a_damaged_prior_is_named(run, tmp_path):
     line = run.priors.lines[0]
     ref = line.prior.model_copy(update={"sha256": "0" * 64})
     priors = run.priors.model_copy(update={"lines": [line.model_copy(update={"prior": ref})]})
-    broken = world.World(run.store, tmp_path, priors, run.model, run.after, run.untouched, run.tuned)
     with pytest.raises(DataError, match=r"rerun_fixture|prior"):
-        execute(STEP, "report", broken.request(tmp_path / "out"))
+        replace(run, priors=priors).report(tmp_path)

@@ -10,7 +10,7 @@ from components.media.grids import pool_mask
 
 
 def counted(run, line):
-    """AUC_obj of one VLM map: how often a place of the mover has more than a place of a static object, over all pairs."""
+    """AUC_obj of one VLM map, over all pairs: how often a place of the mover has more than one of a static object."""
     stored, mask = load(run.store.read(line.vlm_map)), load(run.store.read(line.mask))
     mover, objects = mask["mover"] > 0, mask["objects"] > 0
     areas = [

@@ -19,19 +19,13 @@ from components.core.records import ModelId, Option, canonical_json, sha256
 from components.media.grids import pool_mask
 from components.media.video import probe
 from components.models.video.cogvideox import cogvideox_grid
+from components.report.step import STEP
+from components.runtime.runner import run_step
 from components.sft.aligner import Aligner
 from components.store.entries import Store
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
 
-TYPES = (
-    "Motion Recognition",
-    "Location-related Motion",
-    "Action Order",
-    "Repetition Count",
-    "Motion-related Objects",
-    "Camera Motion",
-)
 VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
 
 
@@ -52,31 +46,21 @@ class World:
     untouched: list
     tuned: list
 
-    def request(self, out: Path, **params):
-        """KFP's executor input."""
-        named = {
-            "priors": [self.priors],
-            "model": [self.model],
-            "maps": [self.after],
-            "untouched": self.untouched,
-            "tuned": self.tuned,
-        }
+    def report(self, out: Path, rerun="0", **params):
+        """Run the step; the paths of its outputs."""
+        named = {"priors": [self.priors], "model": [self.model], "maps": [self.after]}
+        named |= {"untouched": self.untouched, "tuned": self.tuned}
         inputs = {}
         for name, manifests in named.items():
-            inputs[name] = {"artifacts": []}
-            for index, manifest in enumerate(manifests):
-                folder = self.folder / "inputs" / f"{name}-{index}"
+            inputs[name] = [out / "inputs" / f"{name}-{index}" for index in range(len(manifests))]
+            for folder, manifest in zip(inputs[name], manifests, strict=True):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "manifest.json").write_bytes(manifest.to_bytes())
-                inputs[name]["artifacts"].append({"uri": str(folder)})
-        outputs = {
-            name: {"artifacts": [{"name": name, "uri": str(out / name)}]} for name in ("report", "page", "summary")
-        }
-        values = {"store": self.store.uri, "params": params, "rerun": "0"}
-        return {
-            "inputs": {"parameterValues": values, "artifacts": inputs},
-            "outputs": {"artifacts": outputs, "outputFile": str(out / "answer.json")},
-        }
+        return run_step(STEP, out, {"store": self.store.uri, "params": params, "rerun": rerun}, inputs)
+
+    def page(self, outputs):
+        """The whole page of a finished step."""
+        return self.store.read(a.load_manifest(outputs["report"], a.Report).page).decode()
 
 
 def put(store, path, data, task="fixture"):
@@ -98,38 +82,23 @@ def png(array):
 
 def clip(store, file):
     info, data = probe(file), file.read_bytes()
+    facts = {name: getattr(info, name) for name in ("width", "height", "rotation", "duration")}
     ref = put(store, f"videos/{sha256(data)}.mp4", data, "dataset_import")
-    return a.Video(
-        file=ref,
-        width=info.width,
-        height=info.height,
-        rotation=info.rotation,
-        duration=info.duration,
-        times=list(info.times),
-    )
+    return a.Video(file=ref, times=list(info.times), **facts)
 
 
 def pieces_of(text, rng):
-    found, at = [], 0
-    scores = np.array([1.9 if word in ("left", "right", "up", "down", "moves") else 1.1 for word in text.split()])
+    found, at, names = [], 0, text.split()
+    scores = np.array([1.9 if word in ("left", "right", "up", "down", "moves") else 1.1 for word in names])
     scores = scores + rng.normal(0, 0.12, len(scores))
     z = (scores - scores.mean()) / scores.std()
     kept = set(np.argsort(-scores)[: -(-len(scores) // 2)].tolist())
-    for index, word in enumerate(text.split()):
+    for index, word in enumerate(names):
         start = text.index(word, at)
         at = start + len(word)
-        found.append(
-            a.ScoredPiece(
-                index=index,
-                token=f"▁{word}",
-                field="response",
-                start=start,
-                end=at,
-                score=float(scores[index]),
-                standardized=float(z[index]),
-                selected=index in kept,
-            )
-        )
+        place = {"index": index, "token": f"▁{word}", "field": "response", "start": start, "end": at}
+        measured = {"score": float(scores[index]), "standardized": float(z[index]), "selected": index in kept}
+        found.append(a.ScoredPiece(**place, **measured))
     return found
 
 
@@ -183,60 +152,42 @@ def records(num_steps=5, align_weight=1.0):
 
 
 def head_table(rng, heads=8, samples=12):
-    raw = np.stack([rng.gamma(2, 0.03, heads), 1 + 4 * rng.random(heads), rng.random(heads)], 1)
-    z = (raw - raw.mean(0)) / raw.std(0)
-    score = z.sum(1)
-    order = np.argsort(-score)
-    return [
+    """The rows of the table, and the chosen heads."""
+    values = np.stack([rng.gamma(2, 0.03, heads), 1 + 4 * rng.random(heads), rng.random(heads)], 1)
+    z = (values - values.mean(0)) / values.std(0)
+    score, order = z.sum(1), np.argsort(-z.sum(1)).tolist()
+    rows = [
         a.HeadRow(
             head=i,
-            dfc=raw[i, 0],
-            dfc_stderr=raw[i, 0] * 0.12,
-            tcs=raw[i, 1],
-            dsr=raw[i, 2],
+            dfc=values[i, 0],
+            dfc_stderr=values[i, 0] * 0.12,
+            tcs=values[i, 1],
+            dsr=values[i, 2],
             z=tuple(z[i]),
             score=score[i],
-            chosen=int(samples - (order.tolist().index(i))),
+            chosen=samples - order.index(i),
             samples=samples,
         )
         for i in range(heads)
-    ], sorted(order[: heads // 2].tolist())
+    ]
+    return rows, sorted(order[: heads // 2])
 
 
 def log_rows(steps=60):
-    yield {
-        "step": 0,
-        "samples": 11,
-        "held_out": 1,
-        "steps": steps,
-        "align_weight": 1.0,
-        "prior_variance": 2.1,
-        "lambda_variance": 2.1,
-        "val_ar": 2.6,
-        "val_align": 2.3,
-        "val_loss": 4.9,
-    }
+    about = {"samples": 11, "held_out": 1, "steps": steps, "align_weight": 1.0}
+    about |= {"prior_variance": 2.1, "lambda_variance": 2.1}
+    yield {"step": 0, **about, "val_ar": 2.6, "val_align": 2.3, "val_loss": 4.9}
     rng = np.random.default_rng(5)
     for step in range(1, steps + 1):
-        fade = np.exp(-step / 22)
-        row = {
-            "step": step,
-            "ar": 0.4 + 2.2 * fade + rng.normal(0, 0.06),
-            "align": 0.7 + 1.6 * fade + rng.normal(0, 0.05),
-        }
-        rate = min(step / 3, 0.5 * (1 + np.cos(np.pi * step / steps))) + 1e-4
-        row |= {
-            "lr_vision": 2e-6 * rate,
-            "lr_llm": 1e-5 * rate,
-            "lr_aligner": 1e-4 * rate,
-            "rows": 40,
-            "rows_before_response": 12,
-        }
+        fade, rate = np.exp(-step / 22), min(step / 3, 0.5 * (1 + np.cos(np.pi * step / steps))) + 1e-4
+        row = {"ar": 0.4 + 2.2 * fade + rng.normal(0, 0.06), "align": 0.7 + 1.6 * fade + rng.normal(0, 0.05)}
+        row |= {"lr_vision": 2e-6 * rate, "lr_llm": 1e-5 * rate, "lr_aligner": 1e-4 * rate}
+        row |= {"rows": 40, "rows_before_response": 12}
         if step % 5 == 0:
             row |= {"grad_ar": 3 * fade + 0.3, "grad_align": 0.5 * fade + 0.05}
         if step % 15 == 0:
             row |= {"val_ar": 0.6 + 2.1 * fade, "val_align": 0.8 + 1.5 * fade}
-        yield {name: float(value) if name != "step" else value for name, value in row.items()}
+        yield {"step": step, **{name: float(value) for name, value in row.items()}}
 
 
 def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
@@ -309,13 +260,12 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
 
 
 def item_lines(store, root, rng, gain):
+    """Each question's items of the untouched and of the tuned model, which is right more often."""
     rows = [json.loads(row) for row in (root / "MotionBench/video_info.meta.jsonl").read_text().splitlines()]
-    untouched, tuned = [], []
+    found = [], []
     for row in rows:
         video = clip(store, root / "MotionBench/self-collected" / row["video_path"])
-        for qa in row["qa"]:
-            if qa["answer"] == "NA":
-                continue
+        for qa in (qa for qa in row["qa"] if qa["answer"] != "NA"):
             question, *options = qa["question"].split("\n")
             sample = a.Sample(
                 id=sha256(qa["uid"].encode())[:16],
@@ -330,28 +280,22 @@ def item_lines(store, root, rng, gain):
             )
             first = rng.random() < 0.42
             second = first if rng.random() > gain else rng.random() < 0.75
-            for target, right, how in ((untouched, first, "letter"), (tuned, second, "phrase")):
-                other = next(o.letter for o in sample.options if o.letter != sample.answer)
+            other = next(o.letter for o in sample.options if o.letter != sample.answer)
+            for lines, right, words in zip(found, (first, second), ("{}", "The answer is {}."), strict=True):
                 parsed = sample.answer if right else ("" if rng.random() < 0.1 else other)
-                reply = (
-                    "I cannot tell from the video."
-                    if not parsed
-                    else (parsed if how == "letter" else f"The answer is {parsed}.")
+                line = a.ItemResult(
+                    video=video,
+                    sample=sample,
+                    key=sha256(sample.id.encode())[:32],
+                    reply=words.format(parsed) if parsed else "I cannot tell from the video.",
+                    parsed=parsed,
+                    rule="letter" if words == "{}" else "phrase",
+                    correct=bool(right),
+                    official_correct=bool(right),
+                    frames=list(range(0, len(video.times), 4)),
                 )
-                target.append(
-                    a.ItemResult(
-                        video=video,
-                        sample=sample,
-                        key=sha256(sample.id.encode())[:32],
-                        reply=reply,
-                        parsed=parsed,
-                        rule=how,
-                        correct=bool(right),
-                        official_correct=bool(right),
-                        frames=list(range(0, len(video.times), 4)),
-                    )
-                )
-    return untouched, tuned
+                lines.append(line)
+    return found
 
 
 def build(folder, *, tilt=2.5, clips=12, questions=24, with_mask=True, seed=3):
