@@ -1,4 +1,4 @@
-"""A model hub on a port of this machine: the endpoints that `snapshot_download` uses, over a folder, with faults when a test wants them."""
+"""A model hub on a port of this machine: the endpoints that `snapshot_download` uses, over a folder, with faults."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Hub:
-    """One repository at one commit. Files of `large` suffixes are listed by sha256, as on the hub, the others by Git's hash.
+    """One repository at one commit. Files of `large` suffixes are listed by sha256, the others by Git's hash.
 
     `requests` are (method, path, authorization) in order; `fault(method, path)` may return a status, or a number of
     bytes (negative) after which the connection breaks.
@@ -18,12 +18,12 @@ class Hub:
 
     def __init__(self, folder, repository, revision, large=(".safetensors",)):
         self.folder, self.repository, self.revision, self.large = folder, repository, revision, large
-        self.requests, self.fault, self.listed_sizes = [], lambda method, path: None, {}
+        self.requests, self.fault = [], lambda method, path: None
 
     def entry(self, file):
         path, data = file.relative_to(self.folder).as_posix(), file.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        made = {"type": "file", "oid": git, "size": self.listed_sizes.get(path, len(data)), "path": path}
+        made = {"type": "file", "oid": git, "size": len(data), "path": path}
         if file.suffix in self.large:
             made["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": made["size"], "pointerSize": 130}
         return made

@@ -37,7 +37,7 @@ _VALUE = re.compile(rf"({_PART})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Profile:
-    """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` everything but what belongs to GPUs.
+    """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` all but what GPUs need.
 
     `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `node_selector` holds labels of the GPU
     nodes.
@@ -89,7 +89,7 @@ class Profile:
 
 
 def option(name: str) -> str:
-    """The option of `compile` that sets a field."""
+    """Return the option of `compile` that sets a field."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -112,29 +112,29 @@ def node_labels(kind: str, given: Sequence[str]) -> dict[str, str]:
 def _label(text: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
     if not (sign and _KEY.fullmatch(key) and _VALUE.fullmatch(value)):
-        remedy = "KEY=VALUE, a node's label, e.g. nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB; repeat the option for another"
+        remedy = "KEY=VALUE, a node's label, e.g. nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB; repeat it for another"
         raise ParameterError(f"{text!r} is no label", source="--node-selector", remedy=remedy)
     return key, value
 
 
 def each(items: Any, name: str) -> dsl.ParallelFor:
-    """A loop that the UI shows as `name`, with as many iterations at once as the profile allows."""
+    """Open a loop that the UI shows as `name`, with as many iterations at once as the profile allows."""
     return dsl.ParallelFor(items, name=name, parallelism=PROFILE.get().parallelism)
 
 
 def run_limits() -> dsl.PipelineConfig:
-    """The deadline of a whole run, where the profile has one; servers before KFP 2.17 do not know the field."""
+    """Return the deadline of a whole run, where the profile has one; KFP before 2.17 does not know the field."""
     return dsl.PipelineConfig(active_deadline_seconds=PROFILE.get().deadline)
 
 
 def on_cpu(task: dsl.PipelineTask, title: str, *, models: bool = False) -> dsl.PipelineTask:
-    """A task without a GPU; `models` mounts the checkpoints."""
+    """Schedule a task without a GPU; `models` mounts the checkpoints."""
     _everywhere(task, title, models=models)
     return _cpu_size(task)
 
 
 def on_a100(task: dsl.PipelineTask, title: str, gpus: int = 1) -> dsl.PipelineTask:
-    """A task with the checkpoints on one node with `gpus` A100s: its processes share memory, and nothing is asked of a second pod."""
+    """Schedule a task on one node with `gpus` A100s and the checkpoints: one pod, whose processes share memory."""
     profile = PROFILE.get()
     _everywhere(task, title, models=True)
     if profile.kind != "local" and profile.queue is not None:
@@ -170,7 +170,7 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
 
 
 def _cpu_size(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Requests that fit a small node, limits for a manifest of 25k samples."""
+    """Set requests that fit a small node, and limits for a manifest of 25k samples."""
     if PROFILE.get().kind != "local":
         task.set_cpu_request("1").set_cpu_limit("4").set_memory_request("2Gi").set_memory_limit("16Gi")
     return task
