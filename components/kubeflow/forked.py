@@ -48,7 +48,7 @@ class ForkedTask:
         # with the last one torch asks the driver's library for devices, not CUDA, which would be of no use after a fork
         environment = {**task.environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         with _LOCK, _seen_by_server(environment):
-            _CONTEXT.set_forkserver_preload(step_modules())
+            _CONTEXT.set_forkserver_preload(["components.kubeflow.interruptible", *step_modules()])
             self._process.start()
 
     def finish(self) -> int:

@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from components.cli.options import PipelineOptions
 from components.core.errors import ParameterError
 from components.kubeflow.arguments import PIPELINES, pipeline, pipeline_defaults
-from components.kubeflow.local import Journal, ProcessEngine
+from components.kubeflow.local import Journal
 from components.kubeflow.tree import ROOT
 from components.synthetic.scenes import write_set
 from tests.command import motion_enhancer
@@ -130,22 +131,34 @@ def test_a_step_takes_its_parameters_by_set_and_as_json(tmp_path):
 
 
 def test_a_killed_task_has_failed(tmp_path):
-    """As a shell says it: 128 and the signal's number."""
+    """As in a shell: 128 and the signal's number."""
     journal = Journal(tmp_path)
     run = journal.start("sft")
     assert journal.failed is run  # not ended yet
-    command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    journal.end(run, ProcessEngine().start("", command, {}, {}, run.log).finish())
+    journal.end(run, -signal.SIGKILL)
     assert (journal.failed, run.code) == (run, 128 + signal.SIGKILL)
 
 
 def test_control_c_ends_a_run_with_130(tmp_path):
-    command = [*CLI, "run", "motion_priors", "--out", tmp_path, "--source", tmp_path]
+    """Also while the fork server imports what tasks need."""
+    write_set(tmp_path / "scenes", preset="scenes", count=1, seed=5)
+    command = [
+        *CLI,
+        "run",
+        "motion_priors",
+        "--out",
+        tmp_path,
+        "--source",
+        tmp_path / "scenes",
+        "--vdm",
+        "tiny-cogvideox",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    before = next(line for line in process.stderr if "▸ plan" in line)
+    before = "".join(iter(process.stderr.readline, "  ▸ dataset_import\n"))
+    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, after = process.communicate(timeout=60)
     assert process.returncode == 130
