@@ -40,3 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     except MotionEnhancerError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()
