@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-ROOT = Path(__file__).resolve().parents[1]
+from components.kubeflow.tree import ROOT
+
 Test = Literal["value <=", "value >", "low >", "high <"]
 
 

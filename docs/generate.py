@@ -23,6 +23,7 @@ from components.core.units import readable_bytes
 from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.descriptions import fields, shared_fields
+from components.kubeflow.tree import ROOT
 from components.models.video.interface import Sizes
 from components.plan.cost import A100_FLOPS, ClipCost
 from components.runtime.declaration import declared
@@ -30,7 +31,6 @@ from components.runtime.parameters import UnitParams, is_operational, pipeline_d
 from components.steps import STEPS
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 SOURCES = {
     "plan": "parameters, sources",

@@ -2,16 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import motion_enhancer
 from components.attention_capture import capture
 from components.cli.look import look
+from components.kubeflow.tree import ROOT
 from components.prior_set.reading import read_priors
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_names_are_those_of_the_components():

@@ -19,6 +19,7 @@ from components.cli.main import app
 from components.core.errors import ParameterError
 from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.dag import followers, usual_order
+from components.kubeflow.tree import ROOT
 from components.models.registry import ensure_tiny
 from components.models.video import family_of
 from components.runtime.declaration import declared
@@ -26,7 +27,6 @@ from components.steps import STEPS
 from components.synthetic.scenes import write_set
 from docs import generate as docs
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("components/*/README.md"))]
 TINY_SIZE = "FRAMES=17 HEIGHT=64 WIDTH=64"
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +10,12 @@ from components.benchmark_eval.step import STEP as EVALUATE
 from components.benchmarks.interface import benchmarks, get_benchmark
 from components.core.artifacts import EvalResult, VideoDataset
 from components.dataset_import.step import STEP as IMPORT
+from components.kubeflow.tree import ROOT
 from components.report.benchmarks import _table, compare
 from tests.dataset_import.data import clip
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAD = "```python\n# components/benchmarks/directions.py\n"
 
 

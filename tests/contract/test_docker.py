@@ -2,11 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from components.kubeflow.tree import ROOT
+
 IMAGES = json.loads((ROOT / "docker/images.json").read_text())
 
 

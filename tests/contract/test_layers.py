@@ -4,15 +4,14 @@ import ast
 import graphlib
 import subprocess
 import sys
-from pathlib import Path
 
 import grimp
 import pytest
 from importlinter.cli import lint_imports
 
+from components.kubeflow.tree import ROOT
 from components.steps import STEPS
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ("components", "motion_enhancer")
 FILES = [ROOT / "pipeline.py", *(file for folder in SOURCE for file in sorted((ROOT / folder).rglob("*.py")))]
 # packages that the images of the steps lack

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from components.kubeflow.tree import ROOT
+
 PACKAGES = ("components", "motion_enhancer")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
 OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index"]

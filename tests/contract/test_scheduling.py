@@ -4,16 +4,15 @@ import functools
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from components.kubeflow.tree import ROOT
 from components.runtime.declaration import declared
 from tests.command import motion_enhancer
 from tests.contract.specs import container, definition, leaves, load, parameters, step_of, tasks
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
 CPU = ("--profile", "cpu")
 SECRETS = {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}

@@ -1,12 +1,12 @@
 """The workflows of GitHub: they parse, actions are pinned by commit, and what they call is in this repository."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from components.kubeflow.tree import ROOT
+
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 

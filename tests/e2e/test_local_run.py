@@ -5,17 +5,16 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
+from components.kubeflow.tree import ROOT
 from components.store.entries import Store
 from components.store.transfer import import_folder, references
 from components.synthetic.scenes import write_set
 from tests.s3_server import s3_server
 
-ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "components/cli/smoke.json"
 CLI = [sys.executable, "-m", "components.cli"]
 

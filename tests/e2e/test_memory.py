@@ -7,18 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from components.core.artifacts import AttentionMaps, PriorSet, load_manifest
 from components.core.errors import DataError
+from components.kubeflow.tree import ROOT
 from components.runtime.declaration import declared
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
 from tests.runner import run_step
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

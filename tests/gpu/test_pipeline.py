@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
+from components.kubeflow.tree import ROOT
 from components.models.registry import SHIPPED
 from components.models.video import load_vdm
 from components.pages.stored import Stored
@@ -18,7 +18,6 @@ from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set
 
 pytestmark = pytest.mark.gpu
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(*arguments, hidden=False):

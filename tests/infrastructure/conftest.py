@@ -10,7 +10,8 @@ from urllib.parse import urlparse
 import pytest
 from minio import Minio, S3Error
 
-ROOT = Path(__file__).resolve().parents[2]
+from components.kubeflow.tree import ROOT
+
 BUCKET = "motion-enhancer"
 WANTED = ("DOCKER_HOST", "REGISTRY", "BASE_IMAGE", "TORCH_INDEX", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 CANARY = "canary-7f3e9b1c5d2a4860"  # a secret that a process here knows and that must turn up nowhere

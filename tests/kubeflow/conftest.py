@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import kfp
 import pytest
 
+from components.kubeflow.tree import ROOT
 from tests.kubeflow.kubeflow_server import Kfp, Kubernetes, Server, kubeconfig, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
 
 

@@ -5,14 +5,13 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from components.kubeflow.forked import ForkedTask, Task, step_modules
 from components.kubeflow.local import FreshTask, ProcessEngine
+from components.kubeflow.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ECHO = "tests.kubeflow.echo"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tasks are forked on Linux alone")
 

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
+from components.kubeflow.tree import ROOT
 from components.models import fetch as module
 from components.models.fetch import fetch
 from components.models.registry import CHECKPOINTS, RECORD, ensure_tiny, resolve
@@ -21,7 +21,6 @@ from tests.command import motion_enhancer
 from tests.hub_server import hub_server
 from tests.s3_server import closed_port
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "cogvideox-5b"
 KNOWN = CHECKPOINTS[NAME]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"

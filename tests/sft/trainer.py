@@ -14,16 +14,15 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from components.kubeflow.tree import ROOT
 from components.sft.nodes import Api
 
 TOKEN = "a-service-account's-token"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cluster:

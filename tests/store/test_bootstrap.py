@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
+from components.kubeflow.tree import ROOT
 from components.store.address import open_backend
 from components.store.bootstrap import bootstrap
 from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from components.kubeflow.tree import ROOT
+
 KEY, ROUNDS = "a" * 32, 12
 WRITER = f"""
 import sys, time

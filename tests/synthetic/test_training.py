@@ -2,19 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 from components.core.errors import ParameterError
+from components.kubeflow.tree import ROOT
 from components.synthetic.model.card import read_card
 from components.synthetic.model.network import make_denoiser, noise_levels, velocity_loss
 from components.synthetic.model.recipe import Architecture, Recipe
 from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED, TrainingScenes, joined
 from components.synthetic.train import rate, train
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = Architecture(layers=1, heads=2, num_frames=9)
 SMALL = Recipe(**TINY.model_dump(), steps=4, batch=5, warmup=1, validation_clips=5)
 

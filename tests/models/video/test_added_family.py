@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.core.artifacts import AttentionMaps, HeadSelection, PriorSet, Trajectories
 from components.core.errors import ParameterError
+from components.kubeflow.tree import ROOT
 from components.models import video
 from components.plan.cost import ClipCost
 from components.runtime.declaration import declared
@@ -24,7 +25,6 @@ from tests.arithmetic import rounding
 from tests.chain import Chain
 from tests.runner import published, run_step
 
-ROOT = Path(__file__).resolve().parents[3]
 COUNT, SIDE, NUM_STEPS = 6, 32, 2  # six frames: CogVideoX takes no fewer than nine
 
 

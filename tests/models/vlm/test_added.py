@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.core import artifacts as a
 from components.core.records import Option
 from components.core.text import sample_id
+from components.kubeflow.tree import ROOT
 from components.models import vlm
 from components.models.tuned import materialize
 from components.models.vlm.batch import collate
@@ -23,7 +23,6 @@ from tests.models.vlm.cases import example
 from tests.runner import published, run_step
 from tests.vlm_attention import made
 
-ROOT = Path(__file__).resolve().parents[3]
 HEAD = "```python\n# components/models/vlm/dots.py\n"
 TRAINING = {"max_steps": 3, "global_batch": 2, "held_out": 0.0, "norms_every": 1, "warmup": 0.0, "lr_vision": 1e-2}
 
