@@ -134,13 +134,13 @@ def plan(
     out: Out = Path("runs/local"),
 ) -> None:
     """Check what `run` with these options is given, and print what it will compute and cost. Computes none of it."""
-    from components.plan.step import STEP, look
+    from components.plan.step import STEP, forecast
 
     known = pipeline_defaults(pipeline(name))
     values = {**known, **_local_values(known, given, out)[1]}
     wanted = {key: values[key] for key in STEP.form(name).names}
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        run_step(replace(STEP, run=look), Path(folder), wanted)
+        run_step(replace(STEP, run=forecast), Path(folder), wanted)
         typer.echo((Path(folder) / "plan").read_text().rstrip())
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from components.core.errors import MotionEnhancerError, ParameterError, TryAgainError
 from components.core.job import run_job
 from components.core.records import canonical_json
+from components.core.units import readable_bytes
 from components.models.family import Checkpoint
 from components.models.registry import CHECKPOINTS, RECORD, Fetched, recorded
 from components.store.entries import hash_file
@@ -103,7 +104,7 @@ def _download(known: Checkpoint, partial: Path, root: Path) -> None:
         raise ParameterError(problem, source="model hub", remedy="pin a commit that has them")
     needed, free = sum(item.file_size for item in listed.values() if item.will_download), shutil.disk_usage(root).free
     if needed > free:
-        problem = f"{needed / 1e9:.1f} GB to come, {free / 1e9:.1f} GB free"
+        problem = f"{readable_bytes(needed)} to come, {readable_bytes(free)} free"
         raise TryAgainError(problem, source=str(root), remedy="free or enlarge it, then run again")
     snapshot_download(**options)
     shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's notes

@@ -94,15 +94,15 @@ Extraction = Context[StepParams, MotionPriors]
 
 
 def run(context: Context[StepParams, Shared]) -> None:
-    """Look ahead; a prior set given as a folder is brought into the store."""
-    look(context)
+    """Validate and predict; a prior set given as a folder is brought into the store."""
+    forecast(context)
     shared = context.shared
     if isinstance(shared, FineTune) and not shared.priors.startswith("sha256:"):
         import_folder(Path(shared.priors), context.store)
 
 
-def look(context: Context[StepParams, Any]) -> None:
-    """Validate, list, count, predict; writes only what was read of headers and models, into the store."""
+def forecast(context: Context[StepParams, Any]) -> None:
+    """Validate, list, count, predict; write nothing but what was read of headers and models into the store."""
     shared = context.shared
     params = {name: _params(context, name) for name in context.step_params}
     _check_shards(shared.shards)

@@ -21,8 +21,8 @@ def heads(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
         return Section("heads", title, "The prior set has no head table.")
     lead = (
         "MHS scores each head by how much of its vision-to-vision attention follows a place through time (mean over "
-        f"{counted(len(material.priors.lines), 'sample')}); a sample keeps as many as stand left of the line, the table lists how "
-        "often each head was kept."
+        f"{counted(len(material.priors.lines), 'sample')}); a sample keeps as many as stand left of the line, the "
+        "table lists how often each head was kept."
     )
     blocks = pictures(material, shown, "heads")[:_SAMPLES]
     maps = folded(blocks, 1, "more samples")

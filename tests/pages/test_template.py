@@ -1,4 +1,4 @@
-"""A step's preview: what does not fit into the UI's limit is left out from the end, and said."""
+"""A step's preview: what does not fit into the UI's limit is left out from the end, with a note."""
 
 from components.pages.figures import raw
 from components.pages.section import Section
@@ -11,7 +11,7 @@ def test_all_sections_that_fit_are_shown():
     assert 'cutnote"' not in page
 
 
-def test_the_last_ones_are_left_out_and_said():
+def test_the_last_ones_are_left_out_with_a_note():
     found = [Section(f"s{k}", f"one {k}", "", raw("x" * 50_000)) for k in range(4)]
     page = preview("step", "What it shows", "how", found, limit=130_000)
     assert len(page.encode()) <= 130_000
