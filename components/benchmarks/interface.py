@@ -151,15 +151,11 @@ class Benchmark:
         totals = {}
         for metric in self.metrics:
             if own := self.members(metric, types):
-                part = whole if metric.types is None else bootstrap(*_chosen(own, values, videos, types))
+                part = whole
+                if metric.types is not None:
+                    part = bootstrap([values[i] for i in own], [videos[i] for i in own], [types[i] for i in own])
                 totals[metric.name] = part.average if metric.kind == "macro" else part.overall
         return Measured(totals, whole.by_type)
-
-
-def _chosen(
-    own: Sequence[int], values: Sequence[float], videos: Sequence[str], types: Sequence[str]
-) -> tuple[list[float], list[str], list[str]]:
-    return [values[i] for i in own], [videos[i] for i in own], [types[i] for i in own]
 
 
 @cache

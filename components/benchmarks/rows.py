@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """A sample-to-be: everything but the video's sha256, which its id needs. `where` is its file and line."""
+    """A sample's fields without its id, which needs the video's sha256; `where` is its file and line."""
 
     uid: str
     where: str
@@ -40,18 +40,8 @@ class Row:
 
     def sample(self, video_sha256: str) -> Sample:
         """Return the sample, once its video is known by content."""
-        return Sample(
-            id=sample_id(video_sha256, self.question, self.options, self.response, self.earlier),
-            uid=self.uid,
-            question=self.question,
-            is_instruction=self.is_instruction,
-            options=list(self.options),
-            response=self.response,
-            answer=self.answer,
-            earlier=list(self.earlier),
-            question_type=self.question_type,
-            protocol=self.protocol,
-        )
+        name = sample_id(video_sha256, self.question, self.options, self.response, self.earlier)
+        return Sample(id=name, **{field: value for field, value in vars(self).items() if field != "where"})
 
 
 @dataclass(frozen=True)

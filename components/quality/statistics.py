@@ -51,15 +51,6 @@ class Means:
     by_type: dict[str, Estimate]
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Discordant pairs (only the first right, only the second right) and the exact two-sided p."""
-
-    first_only: int
-    second_only: int
-    p: float
-
-
 def wilson(correct: int, n: int) -> Estimate:
     """Return Wilson's score interval of a share of independent items; (0, 1) around nothing for n = 0.
 
@@ -156,8 +147,8 @@ def _measures(totals_DC: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "D M"]:
 # Tests ----------------------------------------------------------------------------------------------------------------
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Return the exact two-sided McNemar test of two models on the same items: a fair coin per discordant pair.
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Return p of McNemar's exact two-sided test of two models on the same items: a fair coin per discordant pair.
 
     Raises:
         DataError: lists of several lengths.
@@ -170,7 +161,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     for k in range(fewer):
         term = term * (n - k) // (k + 1)
         tail += term
-    return McNemar(int(first_only), int(second_only), min(1.0, 2 * tail / 2**n))
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

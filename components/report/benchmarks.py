@@ -85,7 +85,7 @@ def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
     several = len(set(types)) > 1
 
     def test(own: Sequence[int]) -> float:
-        return mcnemar([before[i] for i in own], [after[i] for i in own]).p
+        return mcnemar([before[i] for i in own], [after[i] for i in own])
 
     def row(name: str, own: Sequence[int], estimates: Sequence[Estimate], p: float | None, is_total: bool) -> Row:
         unparsed = [sum(pairs[i][side].parsed == "" for i in own) for side in (0, 1)]

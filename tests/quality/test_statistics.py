@@ -39,15 +39,13 @@ def test_mcnemar_equals_scipys_exact_binomial(counts: tuple[int, int]) -> None:
     b, c = counts
     first = [True] * b + [False] * c + [True] * 7 + [False] * 9
     second = [False] * b + [True] * c + [True] * 7 + [False] * 9
-    found = mcnemar(first, second)
-    assert (found.first_only, found.second_only) == counts
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert found.p == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_far_in_the_tail() -> None:
-    assert mcnemar([True] * 4000, [False] * 4000).p == 0.0  # 2^-3999 is no float
-    assert mcnemar([True] * 1000, [False] * 1000).p == pytest.approx(2.0**-999)
+    assert mcnemar([True] * 4000, [False] * 4000) == 0.0  # 2^-3999 is no float
+    assert mcnemar([True] * 1000, [False] * 1000) == pytest.approx(2.0**-999)
 
 
 def test_holm_equals_its_definition() -> None:
