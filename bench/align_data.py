@@ -26,7 +26,7 @@ from components.media.grids import pool_mask, resample, sampled_grid
 from components.media.map_algebra import frame_difference_prior
 from components.media.viewing import Viewing
 from components.models.video.cogvideox import CogVideoX
-from components.models.vlm.batch import IGNORED, Batch, Example, collate
+from components.models.vlm.example import IGNORED, Batch, Example, collate
 from components.models.vlm.pixels import ImageSettings
 from components.models.vlm.qwen2_5_vl import Qwen
 from components.sft.loss import shuffled_prior

@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from bench.align_data import ANSWERS, GRID, IDS, INPUTS, ROLES, SIZE, Scenes
 from components.media.map_algebra import map_distance
-from components.models.vlm.batch import Batch
+from components.models.vlm.example import Batch
 from components.models.vlm.model import Vlm
 from components.models.vlm.qwen2_5_vl import FAMILY
 from components.models.vlm.rows import ROWS_ATTENTION, request_rows

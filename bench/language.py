@@ -27,7 +27,7 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 from bench.measure import memory_ratio, time_ratio
 from bench.table import Row
 from components.media.map_algebra import map_distance
-from components.models.vlm.batch import Batch, collate
+from components.models.vlm.example import Batch, collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import Vlm, VlmOutput, load_vlm
 from components.models.vlm.qwen2_5_vl import make_tiny

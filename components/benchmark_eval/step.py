@@ -18,6 +18,7 @@ from components.core.artifacts import EvalResult, ItemResult, TunedModel, VideoD
 from components.core.errors import DataError
 from components.core.records import Json, Sample
 from components.media.viewing import Viewing
+from components.models.vlm.interface import conversation
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -103,13 +104,11 @@ def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, 
         return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": benchmark.name, **chosen.origin}
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
-        from components.models.vlm.input import conversation, example
-
         vlm, video = chosen.load(), unit.line.video
         prompt = benchmark.prompt(unit.sample.question, unit.sample.options)
         viewing = benchmark.viewing(params.viewing, params.preset, vlm.family, video.duration)
         with context.store.borrowed(video.file) as path:
-            made, frames = example(vlm, viewing, video, path, conversation(unit.sample, prompt))
+            made, frames = vlm.read(conversation(unit.sample, prompt), video, path, viewing)
         return {"reply": vlm.generate(made, benchmark.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)

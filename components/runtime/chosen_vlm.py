@@ -60,6 +60,6 @@ def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
 
 
 def _open(folder: Path, rows: bool) -> Vlm:
-    from components.models.vlm.input import open_vlm
+    from components.models.vlm.model import open_vlm
 
     return open_vlm(folder, rows)

@@ -24,8 +24,8 @@ from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.media.map_algebra import frame_difference_prior
 from components.media.video import iterate_frames
-from components.models.vlm.batch import IGNORED, Example
-from components.models.vlm.input import conversation, example
+from components.models.vlm.example import IGNORED, Example
+from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
 from components.sft.loss import shuffled_prior, uniform_prior
 from components.sft.settings import SftSettings
@@ -133,9 +133,8 @@ class Samples(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         line = self.lines[index]
-        talk = conversation(line.sample)
         with self.store.borrowed(line.video.file) as path:
-            made, _ = example(self.vlm, self.settings.viewing, line.video, path, talk)
+            made, _ = self.vlm.read(conversation(line.sample), line.video, path, self.settings.viewing)
         return Item(line.sample.id, made, self._target(index) if self.aligned else None)
 
     def _target(self, index: int) -> Target | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from components.core.records import Grid
 from components.media.map_algebra import map_distance
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.model import Vlm
 from components.models.vlm.rows import request_rows
 from components.sft.aligner import make_aligner

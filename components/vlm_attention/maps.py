@@ -18,7 +18,7 @@ from torch import Tensor
 from components.core.errors import DataError
 from components.core.records import Grid
 from components.media.grids import interpolate, resample
-from components.models.vlm.batch import Example, collate
+from components.models.vlm.example import Example, collate
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
 from components.vlm_attention.settings import GridChoice

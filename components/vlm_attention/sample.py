@@ -16,7 +16,7 @@ from components.core.artifacts import PriorLine
 from components.core.errors import DataError
 from components.media.map_algebra import map_distance
 from components.media.viewing import Viewing
-from components.models.vlm.input import conversation, example
+from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
 from components.vlm_attention.maps import WordRows, on_grid, word_attention
@@ -47,7 +47,7 @@ def map_tokens(vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing) -> Token
     Raises:
         DataError: a word's row precedes the video, so that it cannot attend to it.
     """
-    made, frames = example(vlm, viewing, line.video, path, conversation(line.sample))
+    made, frames = vlm.read(conversation(line.sample), line.video, path, viewing)
     words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
     if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
         problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
@@ -61,7 +61,7 @@ def map_attention(
     vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
 ) -> Attention:
     """Return A_VLM of the sample's words and how far it is from the prior."""
-    made, _ = example(vlm, viewing, line.video, path, conversation(line.sample))
+    made, _ = vlm.read(conversation(line.sample), line.video, path, viewing)
     prior_TFHW = unpack(prior)["prior"].float()
     rows = WordRows.unpack(words).matched(len(prior_TFHW), f"sample {line.sample.id}")
     values_TS = word_attention(vlm, made, rows).float().cpu()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from components.core.errors import DataError
 from components.core.records import TextField
-from components.models.vlm.batch import Example
+from components.models.vlm.example import Example
 
 
 @runtime_checkable

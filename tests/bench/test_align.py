@@ -31,7 +31,7 @@ from components.kubeflow.descriptions import shared_fields
 from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.rows import request_rows
 from components.runtime.parameters import pipeline_default
 from components.synthetic.model.training_data import TRAINING_SEEDS

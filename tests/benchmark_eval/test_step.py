@@ -19,7 +19,7 @@ from components.core.text import sample_id
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.store.entries import Entry, Store
@@ -132,7 +132,7 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
 
 def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):
     first = run(world, tmp_path)
-    monkeypatch.setattr("components.models.vlm.input.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.vlm.model.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
     second = run(world, tmp_path)
     assert metrics(second)["share_remembered"] == 1.0
     assert (first["result"] / "manifest.json").read_bytes() == (second["result"] / "manifest.json").read_bytes()

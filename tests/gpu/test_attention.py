@@ -10,7 +10,7 @@ from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
 from tests.attention_capture.oracle import naive_attention, parts
 from tests.models.vlm.cases import NAMES, TALK, clip

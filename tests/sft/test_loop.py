@@ -16,7 +16,7 @@ from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.tuned import materialize
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.sft.data import Samples, loaded, order, partners, split

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.core.errors import DataError, ParameterError
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.rows import RowRequest, attention_rows, request_rows
 from tests.arithmetic import rounding

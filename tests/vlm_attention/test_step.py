@@ -12,7 +12,7 @@ from components.core.records import sha256
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.pages.figures import number
@@ -93,7 +93,7 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(m
 
 def test_second_run_computes_nothing_and_publishes_the_same_bytes(made_priors, tmp_path, monkeypatch):
     first = run(made_priors, tmp_path)
-    monkeypatch.setattr("components.models.vlm.input.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("components.models.vlm.model.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
     second = run(made_priors, tmp_path)
     assert metrics(second)["share_remembered"] == 1.0
     assert (second["maps"] / "manifest.json").read_bytes() == (first["maps"] / "manifest.json").read_bytes()

@@ -9,15 +9,17 @@ Legend: N tokens, P axes of positions, n frames.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from components.core.records import Video
+from components.core.records import Sample, Video
+from components.core.text import render_question
 from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
 
@@ -31,6 +33,14 @@ class Conversation:
     response: str | None
 
 
+def conversation(sample: Sample, prompt: str | None = None) -> Conversation:
+    """Return the sample with its response as a conversation; with `prompt` that text instead, to be answered."""
+    earlier = [(turn.question, turn.response) for turn in sample.earlier]
+    if prompt is not None:
+        return Conversation(earlier, prompt, None)
+    return Conversation(earlier, render_question(sample.question, sample.options), sample.response)
+
+
 @dataclass(frozen=True)
 class Seen:
     """A video as the model takes it: pixel arguments of forward, cells (t, y, x), text in the placeholder's place."""
@@ -40,8 +50,8 @@ class Seen:
     text: str
 
 
-@runtime_checkable
-class Inputs(Protocol):
+@dataclass(frozen=True)
+class Inputs(ABC):
     """How a checkpoint of a family reads a video.
 
     Attributes:
@@ -50,16 +60,15 @@ class Inputs(Protocol):
         group: frames per cell.
     """
 
-    @property
-    def placeholder(self) -> str: ...
-    @property
-    def visual_id(self) -> int: ...
-    @property
-    def group(self) -> int: ...
+    placeholder: str
+    visual_id: int
+    group: int
 
+    @abstractmethod
     def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
         """Return pixels, cells and text of the whole frames."""
 
+    @abstractmethod
     def positions(
         self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
     ) -> Int[Tensor, "P N"]:

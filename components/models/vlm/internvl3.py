@@ -16,21 +16,18 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from components.core.errors import ParameterError
-from components.core.records import Video
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Seen, VlmFamily
+from components.models.vlm.interface import Inputs, Seen, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
 
 
 @dataclass(frozen=True)
-class InternVL:
+class InternVL(Inputs):
     """How a checkpoint reads a video: `size` pixels and `rows` × `cols` cells per frame, between `start` and `end`."""
 
-    placeholder: str
-    visual_id: int
     image: ImageSettings
     size: tuple[int, int]
     rows: int
@@ -38,7 +35,6 @@ class InternVL:
     start: str
     context: str
     end: str
-    group: int = 1
 
     @classmethod
     def load(cls, config: Any, tokenizer: Any, folder: Path) -> InternVL:
@@ -63,6 +59,7 @@ class InternVL:
         return cls(
             placeholder=tokenizer.video_token,
             visual_id=config.image_token_id,
+            group=1,
             image=ImageSettings.read(folder),
             size=(height, width),
             rows=rows,
@@ -88,16 +85,6 @@ class InternVL:
         import torch
 
         return torch.arange(len(input_ids_N))[None]
-
-
-def frames(viewing: Viewing, video: Video) -> list[int]:
-    """Return the indices of `num_frames` frames."""
-    return segment_indices(len(video.times), viewing.num_frames)
-
-
-def by_time(viewing: Viewing, fps: float, duration: float) -> Viewing:
-    """Return the viewing with as many frames as `fps` frames per second of the clip are."""
-    return viewing.model_copy(update={"num_frames": max(1, round(fps * duration))})
 
 
 def segment_indices(n_total: int, n: int) -> list[int]:
@@ -129,12 +116,7 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
     template = chat_template(image="<IMG_CONTEXT>\\n", video="<video>\\n")
     tokenizer = byte_tokenizer(_CONTROL, "<|im_end|>", template, roles)
     ids = tokenizer.convert_tokens_to_ids
-    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}
-    text = (
-        small_llm(len(tokenizer))
-        | rope
-        | {"model_type": "qwen2", "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
-    )
+    text = small_llm(tokenizer) | {"model_type": "qwen2"}
     size = 8 * _PATCH
     vision = {
         "hidden_size": 32,
@@ -182,8 +164,8 @@ FAMILY = VlmFamily(
     },
     model_types=("internvl",),
     inputs=InternVL.load,
-    frames=frames,
-    by_time=by_time,
+    frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
+    by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
     tower=r"\bvision_tower\.",
     lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",
 )

@@ -21,12 +21,21 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from components.core.errors import DataError, ParameterError
+from components.core.records import Video
 from components.media.grids import sampled_grid
+from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
 from components.models.vlm import families
-from components.models.vlm.batch import IGNORED, Batch, Example, collate
-from components.models.vlm.chat import refuse_control_tokens, render, response_labels
+from components.models.vlm.example import (
+    IGNORED,
+    Batch,
+    Example,
+    collate,
+    refuse_control_tokens,
+    render,
+    response_labels,
+)
 from components.models.vlm.interface import Conversation, Inputs, VlmFamily
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
 
@@ -61,6 +70,12 @@ class Vlm:
         """Where the weights are."""
         found: torch.device = next(self.model.parameters()).device
         return found
+
+    def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:
+        """Return the conversation about a video file as tensors, and the indices of the frames that the model sees."""
+        indices = self.family.frames(viewing, video)
+        times = [video.times[i] for i in indices]
+        return self.prepare(talk, read_frames(path, indices), times, video.duration, viewing), indices
 
     def prepare(
         self,
@@ -228,6 +243,14 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
     named = stops if isinstance(stops, list) else [] if stops is None else [stops]
     end = tokenizer.convert_tokens_to_ids(family.end_of_turn)
     return Vlm(model.to(device).eval(), tokenizer, family, inputs, frozenset([*named, end]))
+
+
+def open_vlm(folder: Path, rows: bool) -> Vlm:
+    """Load a model for inference: bf16 on a GPU, fp32 in one thread on a CPU, so that sums come out the same."""
+    if torch.cuda.is_available():
+        return load_vlm(folder, torch.bfloat16, "cuda", rows=rows)
+    torch.set_num_threads(1)
+    return load_vlm(folder, torch.float32, "cpu", rows=rows)
 
 
 def _family(folder: Path) -> VlmFamily:

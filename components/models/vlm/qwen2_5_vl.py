@@ -18,23 +18,19 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from components.core.errors import DataError
-from components.core.records import Video
 from components.media.sampling import spread
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Seen, VlmFamily
+from components.models.vlm.interface import Inputs, Seen, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
 
 
 @dataclass(frozen=True)
-class Qwen:
+class Qwen(Inputs):
     """How a checkpoint reads a video: `group` frames per cell, `merge` × `merge` patches of `patch` pixels per cell."""
 
-    placeholder: str
-    visual_id: int
-    group: int
     image: ImageSettings
     patch: int
     merge: int
@@ -85,11 +81,6 @@ class Qwen:
         before_3N = torch.arange(first).expand(3, -1)
         after_3N = (torch.arange(len(input_ids_N) - first - count) + int(video_3S.max()) + 1).expand(3, -1)
         return torch.cat([before_3N, video_3S, after_3N], dim=1)
-
-
-def frames(viewing: Viewing, video: Video) -> list[int]:
-    """Return the indices of `fps` frames per second, at most `max_frames`."""
-    return fps_indices(video.duration, len(video.times), viewing.fps, max_frames=viewing.max_frames)
 
 
 def fps_indices(
@@ -161,11 +152,7 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
     )
     tokenizer = byte_tokenizer(_CONTROL, "<|endoftext|>", template)
     ids = tokenizer.convert_tokens_to_ids
-    text = small_llm(len(tokenizer)) | {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [2, 3, 3]},
-        "bos_token_id": ids("<|endoftext|>"),
-        "eos_token_id": ids("<|im_end|>"),
-    }
+    text = small_llm(tokenizer, mrope_section=[2, 3, 3])
     vision = {
         "depth": 2,
         "hidden_size": 32,
@@ -208,7 +195,9 @@ FAMILY = VlmFamily(
     },
     model_types=("qwen2_5_vl",),
     inputs=Qwen.load,
-    frames=frames,
+    frames=lambda viewing, video: fps_indices(
+        video.duration, len(video.times), viewing.fps, max_frames=viewing.max_frames
+    ),
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
     lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",

@@ -23,7 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.core.errors import DataError
-from components.models.vlm.batch import Batch
+from components.models.vlm.example import Batch
 
 ROWS_ATTENTION = "sdpa_rows"
 _BASE = "sdpa"

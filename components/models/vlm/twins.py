@@ -57,10 +57,14 @@ def chat_template(image: str, video: str, text: str = "part.type == 'text'", sys
     return template.replace("«image»", image).replace("«video»", video)
 
 
-def small_llm(vocabulary: int) -> dict[str, Any]:
-    """Return the configuration of a twin's language model."""
+def small_llm(tokenizer: Any, **rope: Any) -> dict[str, Any]:
+    """Return the configuration of a twin's language model; `rope` adds to its rotary embedding's parameters."""
+    ids = tokenizer.convert_tokens_to_ids
     return {
-        "vocab_size": vocabulary,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, **rope},
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 3,

@@ -13,7 +13,7 @@ from components.core.text import sample_id
 from components.kubeflow.tree import ROOT
 from components.models import vlm
 from components.models.tuned import materialize
-from components.models.vlm.batch import collate
+from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
 from components.models.vlm.tuning import add_lora
 from components.sft.step import STEP as SFT

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from components.core.errors import DataError, ParameterError
 from components.media.viewing import Viewing
 from components.models.vlm import internvl3, qwen2_5_vl
-from components.models.vlm.batch import IGNORED, collate
+from components.models.vlm.example import IGNORED, collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.internvl3 import segment_indices
 from components.models.vlm.model import load_vlm
