@@ -10,9 +10,7 @@ from components.runtime import runner
 _count = itertools.count()
 
 
-def run_step(
-    step, folder, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None
-):
+def run_step(step, folder, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None):
     """Execute `step` once and return each output's path: a folder per artifact, a file per page and output parameter.
 
     `store` is a URI or a folder; `shared` overrides the pipeline's defaults; `inputs` are artifact folders by name,

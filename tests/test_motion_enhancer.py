@@ -1,15 +1,12 @@
 """The package that scripts import: its names are those of `components`, and importing it takes no torch."""
 
-import subprocess
-import sys
-
 import pytest
 
 import motion_enhancer
 from components.attention_capture import capture
 from components.cli.look import look
-from components.kubeflow.tree import ROOT
 from components.prior_set.reading import read_priors
+from tests.command import python
 
 
 def test_names_are_those_of_the_components():
@@ -24,5 +21,4 @@ def test_names_are_those_of_the_components():
 
 def test_importing_takes_no_torch():
     code = "import motion_enhancer as m, sys; print(m.__version__, {'torch', 'kfp', 'pydantic'} & {*sys.modules})"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert answer.stdout.split() == [motion_enhancer.__version__, "set()"]
+    assert python("-c", code).stdout.split() == [motion_enhancer.__version__, "set()"]

@@ -1,12 +1,10 @@
 """From one run to the next command: with uncommitted changes, and where a run's folder names store and outputs."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -14,7 +12,7 @@ from components.cli.run_folder import Output, find_manifest, read_record, write_
 from components.core.errors import DataError, ParameterError
 from components.kubeflow.tree import ROOT
 from components.prior_set.reading import read_priors
-from tests.command import motion_enhancer
+from tests.command import motion_enhancer, python
 
 SETTINGS = "--vdm tiny-cogvideox --shards 1 --set num_steps=2 --set params_attention_capture.pictures=0"
 SETTINGS += "".join(
@@ -37,13 +35,9 @@ def edited(tmp_path_factory):
 
 
 def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path, capsys):
-    environment = {**os.environ, "PYTHONPATH": str(edited), "OMP_NUM_THREADS": "1"}
-
     def cli(arguments):
-        command = [sys.executable, "-m", "components.cli", *shlex.split(arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout
+        words = shlex.split(arguments)
+        return python("-m", "components.cli", *words, cwd=tmp_path, PYTHONPATH=str(edited)).stdout
 
     assert motion_enhancer("synthesize", tmp_path / "clips", "--count", 2) == 0
     printed = cli(f"run motion_priors --out runs/mine --source clips {SETTINGS}")

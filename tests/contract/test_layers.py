@@ -2,8 +2,6 @@
 
 import ast
 import graphlib
-import subprocess
-import sys
 
 import grimp
 import pytest
@@ -11,6 +9,7 @@ from importlinter.cli import lint_imports
 
 from components.kubeflow.tree import ROOT
 from components.steps import STEPS
+from tests.command import python
 
 SOURCE = ("components", "motion_enhancer")
 FILES = [ROOT / "pipeline.py", *(file for folder in SOURCE for file in sorted((ROOT / folder).rglob("*.py")))]
@@ -66,8 +65,7 @@ def test_no_pickle_and_no_remote_code():
 def test_declarations_import_no_torch():
     imports = "\n".join(f"import components.{step}.step" for step in STEPS)
     code = f"import sys\n{imports}\nprint([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert answer.stdout.strip() == "[]"
+    assert python("-c", code).stdout.strip() == "[]"
 
 
 def test_every_step_is_listed():

@@ -1,27 +1,17 @@
 """The project as others install it: every file that the code reads is in it, and the commands work from elsewhere."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from components.kubeflow.tree import ROOT
+from tests.command import python
 
 PACKAGES = ("components", "motion_enhancer")
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
 OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index"]
-
-
-def call(*command, cwd, **environment):
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +35,7 @@ def files(folder):
 def installed(source, tmp_path_factory):
     """A folder with nothing but this project, by `pip install .`."""
     target = tmp_path_factory.mktemp("installed")
-    call(*PIP, "install", *OFFLINE, "--no-compile", "--target", target, ".", cwd=source)
+    python(*PIP, "install", *OFFLINE, "--no-compile", "--target", target, ".", cwd=source)
     return target
 
 
@@ -55,19 +45,19 @@ def test_the_package_holds_every_file(source, installed):
 
 
 def test_a_wheel_holds_the_same(source, installed, tmp_path):
-    call(*PIP, "wheel", *OFFLINE, "--wheel-dir", tmp_path, ".", cwd=source)
+    python(*PIP, "wheel", *OFFLINE, "--wheel-dir", tmp_path, ".", cwd=source)
     (wheel,) = tmp_path.glob("motion_enhancer-*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name for name in names if not name.endswith("README.md")} == files(installed) | {"pipeline.py"}
 
 
 def test_it_works_outside_of_the_checkout(installed, tmp_path):
-    def python(*words):
-        return call(sys.executable, *words, cwd=tmp_path, PYTHONPATH=str(installed))
+    def run(*words):
+        return python(*words, cwd=tmp_path, PYTHONPATH=str(installed)).stdout
 
-    assert Path(python("-c", "import components; print(components.__file__)")).is_relative_to(installed)
+    assert Path(run("-c", "import components; print(components.__file__)")).is_relative_to(installed)
     program, image = installed / "bin" / "motion-enhancer", f"registry.example/steps@sha256:{'0' * 64}"
-    python(program, "compile", "motion_priors", "-o", "made.yaml", "--image", image)
+    run(program, "compile", "motion_priors", "-o", "made.yaml", "--image", image)
     assert "attention-capture" in (tmp_path / "made.yaml").read_text()
-    python(program, "synthesize", "clips", "--preset", "scenes", "--count", "2")
+    run(program, "synthesize", "clips", "--preset", "scenes", "--count", "2")
     assert len(list((tmp_path / "clips").rglob("*.mp4"))) == 2

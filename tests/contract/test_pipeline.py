@@ -1,9 +1,6 @@
 """The compiled pipelines: KFP's own specification, typed wires, caching, and which parameter reaches which task."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from components.runtime import parameters as declarations
 from components.runtime.declaration import declared
 from components.runtime.parameters import PipelineDefault
 from components.steps import STEPS
+from tests.command import python
 from tests.contract.specs import container, leaves, parameters, step_of, tasks
 
 
@@ -35,14 +33,9 @@ def test_every_parameter_has_a_default_that_old_forms_accept(spec):
 def test_compiling_gives_the_same_bytes_in_every_process():
     code = "from components.kubeflow.arguments import pipeline\nfrom components.kubeflow.compile import as_yaml\n"
     code += f"print(*[as_yaml(pipeline(name)) for name in {PIPELINES}])"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
-        )
-        for seed in ("1", "2")
-    ]
-    assert runs[0].stdout == runs[1].stdout
-    assert runs[0].stdout.count(b"# Kubeflow pipeline") == len(PIPELINES)
+    one, other = (python("-c", code, PYTHONHASHSEED=seed).stdout for seed in "12")
+    assert one == other
+    assert one.count("# Kubeflow pipeline") == len(PIPELINES)
 
 
 def test_a_shared_default_stands_once():

@@ -2,15 +2,12 @@
 
 import functools
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 
-from components.kubeflow.tree import ROOT
 from components.runtime.declaration import declared
-from tests.command import motion_enhancer
+from tests.command import motion_enhancer, python
 from tests.contract.specs import container, definition, leaves, load, parameters, step_of, tasks
 
 IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
@@ -35,8 +32,7 @@ def compiled(tmp_path_factory):
     @functools.cache
     def made(*options):
         file = tmp_path_factory.mktemp("scheduled") / "pipeline.yaml"
-        command = [sys.executable, "-m", "components.cli", "compile", "motion_enhancer", "-o", str(file)]
-        subprocess.run([*command, "--image", IMAGE, *options], cwd=ROOT, check=True, capture_output=True)
+        python("-m", "components.cli", "compile", "motion_enhancer", "-o", file, "--image", IMAGE, *options)
         return load(file)
 
     return made

@@ -1,7 +1,6 @@
 """The compiled pipeline under KFP's local orchestrator: what executes the first time, unchanged, and after a change."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,22 +12,17 @@ from components.kubeflow.tree import ROOT
 from components.store.entries import Store
 from components.store.transfer import import_folder, references
 from components.synthetic.scenes import write_set
+from tests.command import python
 from tests.s3_server import s3_server
 
 SMOKE = ROOT / "components/cli/smoke.json"
-CLI = [sys.executable, "-m", "components.cli"]
 
 
 def run(pipeline, out, *settings, expect=0, command="run"):
     """One pipeline run in a process of its own (kfp.local wants that); returns the executed tasks and the output."""
-    command = [*CLI, command, pipeline, "--out", str(out)]
-    command += ["--arguments", str(SMOKE)] if pipeline == "motion_enhancer" else []
-    for setting in settings:
-        command += ["--set", setting]
-    answer = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert answer.returncode == expect, answer.stdout[-3000:] + answer.stderr[-3000:]
+    words = ["--arguments", SMOKE] if pipeline == "motion_enhancer" else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    answer = python("-m", "components.cli", command, pipeline, "--out", out, *words, code=expect)
     return sorted(re.findall(r"▸ (\w+)", answer.stderr)), answer.stdout
 
 
@@ -60,7 +54,7 @@ def artifact(out, task, name, kind):
 def exported(base):
     """The base run's prior set as a folder for elsewhere."""
     tmp = base[0]
-    subprocess.run([*CLI, "export", str(tmp / "out"), "priors", str(tmp / "priors")], cwd=ROOT, check=True)
+    python("-m", "components.cli", "export", tmp / "out", "priors", tmp / "priors")
     made, _ = artifact(tmp / "out", "prior_set", "priors", PriorSet)
     assert (tmp / "priors" / "manifest.json").read_bytes() == made.to_bytes()
     return tmp / "priors"
@@ -115,7 +109,7 @@ def test_a_misspelt_key_is_found_by_plan(base):
 def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, exported):
     tmp, settings, _ = base
     model, _ = artifact(tmp / "out", "sft", "model", TunedModel)
-    subprocess.run([*CLI, "export", str(tmp / "out"), "model", str(tmp / "model")], cwd=ROOT, check=True)
+    python("-m", "components.cli", "export", tmp / "out", "model", tmp / "model")
     code = (
         "import sys; sys.modules['components'] = None\n"  # importing it would fail
         "from transformers import AutoModelForImageTextToText, AutoTokenizer\n"

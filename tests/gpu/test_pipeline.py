@@ -1,9 +1,6 @@
 """The pipeline on a GPU: the same priors as on a CPU, and a whole local run with fine-tuning in bfloat16."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,17 +13,9 @@ from components.pages.stored import Stored
 from components.store.entries import Store
 from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set
+from tests.command import python
 
 pytestmark = pytest.mark.gpu
-
-
-def call(*arguments, hidden=False):
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if hidden else {})
-    answer = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert answer.returncode == 0, f"{answer.stdout[-3000:]}\n{answer.stderr[-6000:]}"
-    return answer.stdout
 
 
 def priors(folder):
@@ -39,8 +28,8 @@ def test_priors_are_those_of_a_cpu(tmp_path):
     """float32 on both: the code of the clip, five levels of inversion and reconstruction, capture."""
     clips = tmp_path / "clips"
     write_set(clips, "scenes", 3, seed=41)
-    call("tests.gpu.extraction", clips, tmp_path / "gpu")
-    call("tests.gpu.extraction", clips, tmp_path / "cpu", hidden=True)
+    python("-m", "tests.gpu.extraction", clips, tmp_path / "gpu")
+    python("-m", "tests.gpu.extraction", clips, tmp_path / "cpu", CUDA_VISIBLE_DEVICES="")
     ours, theirs = priors(tmp_path / "gpu"), priors(tmp_path / "cpu")
     assert len(ours) == 3
     for name, prior in theirs.items():
@@ -61,10 +50,10 @@ def test_a_whole_run(tmp_path):
     write_set(tmp_path / "scenes", "scenes", 8, seed=1)
     write_set(tmp_path / "bench", "bench", 12, seed=2)
     benchmark = json.dumps([f"motionbench={tmp_path / 'bench'}"])
-    command = ["components.cli", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
+    command = ["-m", "components.cli", "run", "motion_enhancer", "--out", tmp_path / "out", "--arguments"]
     settings = {"source": tmp_path / "scenes", "benchmarks": benchmark, "vlm": "tiny-qwen2.5-vl"}
     example = ROOT / "components" / "cli" / "smoke.json"
-    print(call(*command, example, *(f"--set={key}={value}" for key, value in settings.items())))
+    print(python(*command, example, *(f"--set={key}={value}" for key, value in settings.items())).stdout)
     assert (tmp_path / "out" / "report.html").is_file()
     (log,) = (tmp_path / "out").glob("store/*/sft/*/log-*.jsonl")
     rows = [json.loads(line) for line in log.read_text().splitlines()]

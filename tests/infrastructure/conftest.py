@@ -1,8 +1,6 @@
 """Tests against the services of `.ci/services` (Docker engine, registry, S3 server), without which they fail."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlparse
@@ -10,7 +8,7 @@ from urllib.parse import urlparse
 import pytest
 from minio import Minio, S3Error
 
-from components.kubeflow.tree import ROOT
+from tests.command import python
 
 BUCKET = "motion-enhancer"
 WANTED = ("DOCKER_HOST", "REGISTRY", "BASE_IMAGE", "TORCH_INDEX", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY")
@@ -34,17 +32,8 @@ def services():
 
 def motion_enhancer(*arguments, check=True, **environment):
     """The command line in a process of its own, with the canary in its environment."""
-    command = [sys.executable, "-m", "components.cli", *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1", **environment},
-    )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    return done
+    code = 0 if check else None
+    return python("-m", "components.cli", *arguments, code=code, **{"HF_TOKEN": CANARY, **environment})
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from urllib.parse import urlparse
 
 import pytest
 
-from tests.infrastructure.conftest import BUCKET, ROOT, motion_enhancer
+from components.kubeflow.tree import ROOT
+from tests.infrastructure.conftest import BUCKET, motion_enhancer
 from tests.infrastructure.faulty import RESET, TRUNCATE, UNAVAILABLE, FaultyProxy
 
 SESSION = uuid.uuid4().hex[:8]  # a server that outlives these tests remembers their work

@@ -4,11 +4,8 @@ The run is `make smoke`'s, on the process engine, and needs no service. It takes
 """
 
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from components.kubeflow.local import ENVIRONMENT
+from components.kubeflow.tree import ROOT
 from components.synthetic.scenes import write_set
-from tests.infrastructure.conftest import ROOT
+from tests.command import python
 
 SHARDS = 100
 VIDEOS = 8
@@ -42,23 +40,12 @@ def run(tmp_path_factory):
         f'benchmarks=["motionbench={folder / "bench"}"]',
         f"shards={json.dumps([f'{k}/{SHARDS}' for k in range(SHARDS)])}",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.infrastructure.recorded_run",
-        str(folder / "record.jsonl"),
-        "run",
-        "motion_enhancer",
-        "--out",
-        str(folder / "out"),
-        "--arguments",
-        str(ROOT / "components/cli/smoke.json"),
-    ]
+    command = ["-m", "tests.infrastructure.recorded_run", folder / "record.jsonl", "run", "motion_enhancer"]
+    command += ["--out", folder / "out", "--arguments", ROOT / "components/cli/smoke.json"]
     command += [word for setting in settings for word in ("--set", setting)]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    python(*command)
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
     return SimpleNamespace(out=folder / "out", wall=wall, cpu=cpu, record=record)
@@ -114,10 +101,7 @@ def imports(task, request, folder):
         for entry in item["artifacts"]:
             text = text.replace(entry["uri"], str(folder / entry["name"]))
     text = text.replace(request["outputs"]["outputFile"], str(folder / "answer.json"))
-    command = [sys.executable, "-X", "importtime", "-m", "components", task, task, text]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **ENVIRONMENT}
-    )
+    done = python("-X", "importtime", "-m", "components", task, task, text, **ENVIRONMENT)
     return set(HEAVY.findall(done.stderr))
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from components.core.errors import ParameterError
 from components.kubeflow.images import locked, pinned
+from components.kubeflow.tree import ROOT
 from components.steps import STEPS
-from tests.infrastructure.conftest import ROOT
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])

@@ -8,7 +8,8 @@ import docker
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
-from tests.infrastructure.conftest import BUCKET, CANARY, ROOT, motion_enhancer
+from components.kubeflow.tree import ROOT
+from tests.infrastructure.conftest import BUCKET, CANARY, motion_enhancer
 
 TASKS = 18
 

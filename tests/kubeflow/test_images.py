@@ -1,8 +1,6 @@
 """Which image a task runs in: by the lock, `--image` or `--local`, never by a tag (its content: tests/infrastructure)."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from components.cli.images import names
 from components.core.errors import ParameterError
 from components.kubeflow.images import ROOT, locked, pinned
 from components.kubeflow.tree import tree_digest
+from tests.command import python
 
 GPU, CPU = (f"registry.example/me@sha256:{digit * 64}" for digit in "ab")
 
@@ -19,8 +18,7 @@ GPU, CPU = (f"registry.example/me@sha256:{digit * 64}" for digit in "ab")
 def compiled(tmp_path, *options):
     """Images of a compiled pipeline by task, or the failure of the command, which is a process of its own."""
     target = tmp_path / "pipeline.yaml"
-    command = [sys.executable, "-m", "components.cli", "compile", "-o", str(target), *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-m", "components.cli", "compile", "-o", target, *options, code=None)
     if done.returncode:
         return done
     spec = next(yaml.load_all(target.read_text(), Loader=yaml.CSafeLoader))

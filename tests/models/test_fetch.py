@@ -4,20 +4,17 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
-from components.kubeflow.tree import ROOT
 from components.models import fetch as module
 from components.models.fetch import fetch
 from components.models.registry import CHECKPOINTS, RECORD, ensure_tiny, resolve
 from components.store.entries import Store, hash_file
-from tests.command import motion_enhancer
+from tests.command import motion_enhancer, python
 from tests.hub_server import hub_server
 from tests.s3_server import closed_port
 
@@ -295,10 +292,7 @@ def test_progress_is_a_log_line_per_30_s_where_there_is_no_terminal(caplog, caps
 
 
 def run(**more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", **more}
-    return subprocess.run(
-        [sys.executable, "-m", "components.models.fetch"], env=environment, capture_output=True, text=True, check=False
-    )
+    return python("-m", "components.models.fetch", code=None, **{"HF_HUB_OFFLINE": "0", **more})
 
 
 def test_as_the_job_runs_it(hub, root, tmp_path):

@@ -1,15 +1,11 @@
 """The store's bucket: made once, nobody else's rules touched."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
-from components.kubeflow.tree import ROOT
 from components.store.address import open_backend
 from components.store.bootstrap import bootstrap
+from tests.command import python
 from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
 
 
@@ -49,9 +45,7 @@ def test_a_store_that_refuses_and_one_that_is_not_there(monkeypatch):
 
 def test_as_the_job_runs_it(server):
     def run(store):
-        environment = {**os.environ, "STORE": store, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "components.store.bootstrap"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return python("-m", "components.store.bootstrap", code=None, STORE=store)
 
     answer = run("minio://by-the-job/store")
     assert answer.returncode == 0, answer.stderr

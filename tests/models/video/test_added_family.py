@@ -2,7 +2,6 @@
 
 import copy
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.arithmetic import rounding
 from tests.chain import Chain
+from tests.command import python
 from tests.runner import published, run_step
 
 COUNT, SIDE, NUM_STEPS = 6, 32, 2  # six frames: CogVideoX takes no fewer than nine
@@ -63,8 +63,7 @@ def test_importing_it_takes_no_torch():
         "import sys; from components.models import video; video.__path__.append('tests/models/video/added');"
         "print([f.name for f in video.families()], 'torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert answer.stdout.strip() == "['CogVideoX', 'Frame sheet'] False"
+    assert python("-c", code).stdout.strip() == "['CogVideoX', 'Frame sheet'] False"
 
 
 def test_captured_maps_are_softmaxes_of_its_queries_and_keys(model):
