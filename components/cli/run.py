@@ -56,7 +56,7 @@ def run(
             f"Uncommitted changes in the code: results are kept under {part} of the store, apart from all others."
         )
     made = compile_pipeline(name, out.absolute() / f"{name}.yaml", chosen_images(image, engine == "process", lock))
-    store, values = _local_values(pipeline_defaults(made), given, out)
+    store, values = local_values(pipeline_defaults(made), given, out)
     write_record(out, store, {})
     start = time.monotonic()
     with open_engine(engine, network) as opened:
@@ -71,7 +71,7 @@ def run(
     _show(outputs, journal.outputs, out)
 
 
-def _local_values(known: Mapping[str, Any], given: PipelineOptions, out: Path) -> tuple[str, dict[str, Any]]:
+def local_values(known: Mapping[str, Any], given: PipelineOptions, out: Path) -> tuple[str, dict[str, Any]]:
     """Return the store that was given (not its part for uncommitted code), and the arguments of a run here.
 
     Without a store the folder's earlier runs name it, and the first run takes `<out>/store`.
@@ -137,7 +137,7 @@ def plan(
     from components.plan.step import STEP, forecast
 
     known = pipeline_defaults(pipeline(name))
-    values = {**known, **_local_values(known, given, out)[1]}
+    values = {**known, **local_values(known, given, out)[1]}
     wanted = {key: values[key] for key in STEP.form(name).names}
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         run_step(replace(STEP, run=forecast), Path(folder), wanted)

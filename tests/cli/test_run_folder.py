@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from components.cli.options import PipelineOptions
+from components.cli.run import local_values
 from components.cli.run_folder import Output, find_manifest, read_record, write_record
 from components.core.errors import DataError, ParameterError
 from components.kubeflow.tree import ROOT
@@ -76,6 +78,14 @@ def test_a_run_folder_may_be_moved_and_keeps_outputs_of_other_names(tmp_path):
     assert read_record(new).outputs["priors"].store == (new / "store").as_uri()
     assert read_record(new).store == "minio://bucket/store"
     assert read_record(tmp_path) is None
+
+
+def test_a_later_run_in_the_folder_takes_its_store(tmp_path):
+    known, folder = {"store": "minio://default/store"}, tmp_path / "run"
+    assert local_values(known, PipelineOptions(), folder)[0] == (folder / "store").as_uri()
+    write_record(folder, "minio://bucket/store", {})
+    assert local_values(known, PipelineOptions(), folder)[0] == "minio://bucket/store"
+    assert local_values(known, PipelineOptions(store="file:///other"), folder)[0] == "file:///other"
 
 
 def test_what_cannot_be_found_says_what_there_is(tmp_path):
