@@ -21,8 +21,8 @@ from pydantic.fields import FieldInfo
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
 from components.kubeflow.arguments import PIPELINES
-from components.kubeflow.dag import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.descriptions import fields, shared_fields
+from components.kubeflow.task_graph import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.tree import ROOT
 from components.models.video.interface import Sizes
 from components.plan.cost import A100_FLOPS, ClipCost

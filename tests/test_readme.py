@@ -18,7 +18,7 @@ import pipeline
 from components.cli.main import app
 from components.core.errors import ParameterError
 from components.kubeflow.arguments import PIPELINES
-from components.kubeflow.dag import followers, usual_order
+from components.kubeflow.task_graph import followers, usual_order
 from components.kubeflow.tree import ROOT
 from components.models.registry import ensure_tiny
 from components.models.video import family_of

@@ -1,6 +1,6 @@
 """A pipeline on this machine under KFP's own orchestrator and cache; each container is a process, or runs in Docker.
 
-kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Client` answers those calls, so no private
+kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Docker` answers those calls, so no private
 API of kfp is touched.
 One pipeline run per process: kfp.local wraps `print` and never unwraps it.
 """
@@ -10,21 +10,21 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
 from components.core.errors import ParameterError
 from components.kubeflow import images
-from components.kubeflow.forked import ForkedTask, Task
+from components.kubeflow.processes import Task, run_forked, run_fresh
 from components.kubeflow.tree import ROOT, tree_digest
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class TaskRun:
 
     task: str
     log: Path
-    started: float
     seconds: float = 0.0
     code: int = -1
 
@@ -58,20 +57,19 @@ class Journal:
     outputs: dict[str, Path] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, task: str) -> TaskRun:
-        """Open a task's log."""
+    def execute(self, task: str, execute: Callable[[Path], int]) -> int:
+        """Execute a task with a log of its own, note how it ended, and return its exit code."""
         with self._lock:
             count = sum(run.task == task for run in self.runs)
-            run = TaskRun(task, self.folder / f"{task}-{count}.log", time.monotonic())
+            run = TaskRun(task, self.folder / f"{task}-{count}.log")
             self.runs.append(run)
         sys.stderr.write(f"  ▸ {task}\n")
-        return run
-
-    def end(self, run: TaskRun, code: int) -> None:
-        """Note how a task ended."""
-        run.seconds = time.monotonic() - run.started
+        started = time.monotonic()
+        code = execute(run.log)
+        run.seconds = time.monotonic() - started
         run.code = code if code >= 0 else 128 - code  # killed by a signal: as in a shell
-        sys.stderr.write(f"  {'✓' if code == 0 else '✗'} {run.task} {run.seconds:.1f} s\n")
+        sys.stderr.write(f"  {'✓' if code == 0 else '✗'} {task} {run.seconds:.1f} s\n")
+        return run.code
 
     @property
     def failed(self) -> TaskRun | None:
@@ -80,22 +78,14 @@ class Journal:
 
 
 class Engine(Protocol):
-    """Runs a task's container: as a process of this Python, or in a Docker engine."""
+    """Executes a task's container: as a process of this Python, or in a Docker engine."""
 
     images: Any
 
-    def start(
+    def execute(
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
-    ) -> Running:
-        """Start the command; its output goes into `log`."""
-        ...
-
-
-class Running(Protocol):
-    """A started container."""
-
-    def finish(self) -> int:
-        """Wait for the end and return the exit code."""
+    ) -> int:
+        """Execute the command, its output into `log`, and return its exit code (negative: the signal)."""
         ...
 
 
@@ -117,34 +107,15 @@ class ProcessEngine:
     def pull(self, image: str) -> None:
         """Do nothing: there is nothing to pull."""
 
-    def start(
+    def execute(
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
-    ) -> Running:
-        """Start the command with this interpreter."""
+    ) -> int:
+        """Execute the command with this interpreter."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie elsewhere
         environment = {**os.environ, **environment, "PYTHONPATH": path, "KFP_LOCAL_IMAGE": image}
         _, _, module, *arguments = command  # python -m MODULE
-        task = Task(module, arguments, environment, ROOT, log)
-        return ForkedTask(task) if next(self._tasks) and sys.platform == "linux" else FreshTask(task)
-
-
-class FreshTask:
-    """A started process with an interpreter of its own."""
-
-    def __init__(self, task: Task) -> None:
-        with task.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", task.module, *task.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=task.folder,
-                env=task.environment,
-            )
-
-    def finish(self) -> int:
-        """Wait for the end and return the exit code; negative: the signal."""
-        return self._process.wait()
+        execute = run_forked if next(self._tasks) and sys.platform == "linux" else run_fresh
+        return execute(Task(module, arguments, environment, ROOT, log))
 
 
 class DockerEngine:
@@ -153,26 +124,10 @@ class DockerEngine:
     def __init__(self, client: docker.DockerClient, network: str) -> None:
         self.client, self.network, self.images = client, network, client.images
 
-    @dataclass
-    class Container:
-        """A running container, removed after its exit code was read: with `auto_remove` a failure may be lost."""
-
-        container: Any
-        log: Path
-
-        def finish(self) -> int:
-            """Wait for the end and return the exit code."""
-            with self.log.open("wb") as file:
-                for part in self.container.logs(stream=True):
-                    file.write(part)
-            code = int(self.container.wait()["StatusCode"])
-            self.container.remove()
-            return code
-
-    def start(
+    def execute(
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
-    ) -> Container:
-        """Start the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
+    ) -> int:
+        """Execute as the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
         passed = {name: os.environ[name] for name in _STORE_VARIABLES if name in os.environ}
         container = self.client.containers.run(
             image,
@@ -186,7 +141,12 @@ class DockerEngine:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
         )
-        return self.Container(container, log)
+        with log.open("wb") as file:
+            for part in container.logs(stream=True):
+                file.write(part)
+        code = int(container.wait()["StatusCode"])
+        container.remove()  # only now: with `auto_remove` an exit code may be lost
+        return code
 
 
 @contextmanager
@@ -206,8 +166,8 @@ def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
         raise ParameterError(f"unknown engine {kind!r}", source="--engine", remedy="process or docker")
 
 
-class _Client:
-    """In place of kfp.local's `docker.DockerClient`: hands each container to an engine and keeps the journal."""
+class _Docker:
+    """In place of `docker.DockerClient` in kfp.local: hands each container to an engine and keeps the journal."""
 
     def __init__(self, engine: Engine, journal: Journal) -> None:
         self.engine, self.journal, self.images, self.containers = engine, journal, engine.images, self
@@ -226,37 +186,29 @@ class _Client:
         volumes: dict[str, Any],
         environment: dict[str, str] | None = None,
         **_: Any,
-    ) -> _Journaled:
-        """Start a task."""
-        run = self.journal.start(command[4])
-        return _Journaled(
-            self.engine.start(image, command, volumes, {**ENVIRONMENT, **(environment or {})}, run.log),
-            run,
-            self.journal,
-        )
+    ) -> _Container:
+        """Prepare a task, which is executed when kfp.local waits for it."""
+        execute = partial(self.engine.execute, image, command, volumes, {**ENVIRONMENT, **(environment or {})})
+        return _Container(partial(self.journal.execute, command[4], execute))
 
 
 @dataclass
-class _Journaled:
+class _Container:
     """The part of docker's container that kfp.local uses."""
 
-    running: Running
-    run: TaskRun
-    journal: Journal
+    execute: Callable[[], int]
 
     def logs(self, stream: bool = True) -> Iterator[bytes]:
         """Yield nothing: the task writes into its log file itself."""
         return iter(())
 
     def wait(self) -> dict[str, int]:
-        """Return the exit code, as docker does."""
-        code = self.running.finish()
-        self.journal.end(self.run, code)
-        return {"StatusCode": code}
+        """Execute the task and return its exit code, as docker does."""
+        return {"StatusCode": self.execute()}
 
 
 def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine: Engine) -> Journal:
-    """Run a compiled pipeline under kfp.local; returns what was executed, also when a task failed."""
+    """Run a compiled pipeline under kfp.local; return what was executed, also when a task failed."""
     from kfp import components, local
 
     journal, artifacts = Journal(folder / "logs"), folder / "artifacts"
@@ -273,7 +225,7 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
     pipeline = components.load_component_from_file(str(package))
     # display names, resources and the like have no meaning here: kfp.local warns of it for every task
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
-    with mock.patch("docker.from_env", return_value=_Client(engine, journal)), redirect_stdout(io.StringIO()):
+    with mock.patch("docker.from_env", return_value=_Docker(engine, journal)), redirect_stdout(io.StringIO()):
         made = pipeline(**arguments)
     journal.outputs = {name: Path(made.outputs[name].uri) for name in sorted(made.outputs)}  # KFP's own order changes
     return journal

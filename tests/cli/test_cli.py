@@ -13,7 +13,6 @@ import pytest
 from components.cli.options import PipelineOptions
 from components.core.errors import ParameterError
 from components.kubeflow.arguments import PIPELINES, pipeline, pipeline_defaults
-from components.kubeflow.local import Journal
 from components.kubeflow.tree import ROOT
 from components.synthetic.scenes import write_set
 from tests.command import motion_enhancer
@@ -128,15 +127,6 @@ def test_a_step_takes_its_parameters_by_set_and_as_json(tmp_path):
     assert motion_enhancer("step", "dataset_import", *given, *field) == 0
     manifest = json.loads((tmp_path / "out" / "videos" / "manifest.json").read_text())
     assert manifest["provenance"]["dataset_import"]["params"]["layout"] == "motionbench_caption"
-
-
-def test_a_killed_task_has_failed(tmp_path):
-    """As in a shell: 128 and the signal's number."""
-    journal = Journal(tmp_path)
-    run = journal.start("sft")
-    assert journal.failed is run  # not ended yet
-    journal.end(run, -signal.SIGKILL)
-    assert (journal.failed, run.code) == (run, 128 + signal.SIGKILL)
 
 
 def test_control_c_ends_a_run_with_130(tmp_path):

@@ -10,15 +10,15 @@ from components.kubeflow import local
 
 def main(record, arguments):
     """Run the command line; `record` gets {task, input} of every process that it starts."""
-    start = local.ProcessEngine.start
+    execute = local.ProcessEngine.execute
 
     def recorded(self, image, command, *rest):
         *_, task, given = command  # python -m components STEP TASK EXECUTOR_INPUT
         with record.open("a") as file:
             file.write(json.dumps({"task": task, "input": given}) + "\n")
-        return start(self, image, command, *rest)
+        return execute(self, image, command, *rest)
 
-    local.ProcessEngine.start = recorded
+    local.ProcessEngine.execute = recorded
     cli.main(arguments)
 
 

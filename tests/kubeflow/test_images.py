@@ -1,4 +1,4 @@
-"""Which image a task runs in: by the lock, `--image` or `--local`, never by a tag (its content: tests/infrastructure)."""
+"""Which image a task runs in: by the lock, `--image` or `--local`, never by a tag (inside: tests/infrastructure)."""
 
 import json
 from pathlib import Path

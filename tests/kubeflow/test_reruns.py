@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
-from components.kubeflow.dag import followers, parameter_tasks, task_graph
+from components.kubeflow.task_graph import followers, parameter_tasks, task_graph
 from docs import generate as docs
 
 TABLE = docs.README.read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]

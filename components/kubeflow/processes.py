@@ -1,8 +1,9 @@
-"""Tasks of a local run as forks of an interpreter that has imported what steps need: `multiprocessing`'s fork server.
+"""Tasks of a local run as processes: a fresh interpreter, or a fork of one that has imported what steps need.
 
-Most of a small task's time is the import of torch, transformers and diffusers; on one machine once is enough. A task is
-a process of its own all the same: arguments, environment, working folder, output and exit code are those of a fresh
-interpreter. The fork is safe because the server computes nothing: no thread has started and no device was touched.
+Most of a small task's time is the import of torch, transformers and diffusers; on one machine once is enough, in the
+fork server of `multiprocessing`. A fork is a process of its own all the same: arguments, environment, working folder,
+output and exit code are those of a fresh interpreter. It is safe because the server computes nothing: no thread has
+started and no device was touched.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import pkgutil
 import runpy
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,24 +42,35 @@ class Task:
     log: Path
 
 
-class ForkedTask:
-    """A started task. The first one of a process starts the server and waits for its imports."""
+def run_fresh(task: Task) -> int:
+    """Run a task in an interpreter of its own and return its exit code (negative: the signal)."""
+    command = [sys.executable, "-m", task.module, *task.arguments]
+    with task.log.open("wb") as log:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=task.folder,
+            env=task.environment,
+            check=False,
+        )
+    return done.returncode
 
-    def __init__(self, task: Task) -> None:
-        self._process = _CONTEXT.Process(target=_become, args=(task,))
-        # with the last one torch asks the driver's library for devices, not CUDA, which would be of no use after a fork
-        environment = {**task.environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-        with _LOCK, _seen_by_server(environment):
-            _CONTEXT.set_forkserver_preload(["components.kubeflow.interruptible", *step_modules()])
-            self._process.start()
 
-    def finish(self) -> int:
-        """Wait for the end and return the exit code; negative: the signal."""
-        connection.wait([self._process.sentinel])
-        with _LOCK:
-            self._process.join()
-        assert self._process.exitcode is not None
-        return self._process.exitcode
+def run_forked(task: Task) -> int:
+    """Run a task as a fork; the first one starts the server and waits for its imports."""
+    process = _CONTEXT.Process(target=_become, args=(task,))
+    # with the last one torch asks the driver's library for devices, not CUDA, which would be of no use after a fork
+    environment = {**task.environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    with _LOCK, _seen_by_server(environment):
+        _CONTEXT.set_forkserver_preload(["components.kubeflow.interruptible", *step_modules()])
+        process.start()
+    connection.wait([process.sentinel])
+    with _LOCK:
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @contextmanager

@@ -1,15 +1,16 @@
-"""Forked tasks against the same commands in fresh interpreters."""
+"""Forked tasks against the same commands in fresh interpreters, and how a run's journal notes their ends."""
 
 import importlib
 import json
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.kubeflow.forked import ForkedTask, Task, step_modules
-from components.kubeflow.local import FreshTask, ProcessEngine
+from components.kubeflow import local, processes
+from components.kubeflow.processes import Task, run_forked, run_fresh, step_modules
 from components.kubeflow.tree import ROOT
 
 ECHO = "tests.kubeflow.echo"
@@ -22,17 +23,18 @@ def environment():
 
 
 @pytest.fixture(autouse=True)
-def few_modules(monkeypatch):
-    monkeypatch.setattr("components.kubeflow.forked.step_modules", list)
+def empty_server(monkeypatch):
+    """A server without the steps' modules."""
+    monkeypatch.setattr(processes, "step_modules", list)
 
 
 @pytest.mark.parametrize("how", ["return", "0", "3", "75", "text", "raise", "killed"])
 def test_a_task_ends_as_in_a_fresh_interpreter(environment, tmp_path, how):
     arguments, environment = [how, '{"a": "ä\n"}', ""], {**environment, "GREETING": "grüß"}
-    ways, logs, codes = (FreshTask, ForkedTask), [], []
-    for way in ways:
+    logs, codes = [], []
+    for way in (run_fresh, run_forked):
         task = Task(ECHO, arguments, environment, tmp_path, tmp_path / way.__name__)
-        codes.append(way(task).finish())
+        codes.append(way(task))
         logs.append(sorted(line for line in task.log.read_text().splitlines() if not _place(line)))
     assert codes[0] == codes[1]
     assert logs[0] == logs[1]
@@ -47,7 +49,7 @@ def _place(line):
 def test_tasks_run_side_by_side_and_leave_nothing_to_the_next(environment, tmp_path):
     def run(number):
         log = tmp_path / str(number)
-        return ForkedTask(Task(ECHO, [str(number)], {**environment, "NUMBER": str(number)}, tmp_path, log)).finish()
+        return run_forked(Task(ECHO, [str(number)], {**environment, "NUMBER": str(number)}, tmp_path, log))
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(run, range(24))) == list(range(24))
@@ -58,15 +60,31 @@ def test_tasks_run_side_by_side_and_leave_nothing_to_the_next(environment, tmp_p
 
 def test_the_first_task_of_a_run_is_fresh_and_the_others_are_forked(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/where/packages/lie")
-    engine = ProcessEngine()
+    ways = []
+    for way in (run_fresh, run_forked):
+        monkeypatch.setattr(local, way.__name__, lambda task, way=way: ways.append(way) or way(task))
+    engine = local.ProcessEngine()
     command = ["python", "-m", ECHO, "4", "{}"]
-    started = [engine.start("local@sha256:0", command, {}, {}, tmp_path / name) for name in ("first", "second")]
-    assert [type(item) for item in started] == [FreshTask, ForkedTask]
-    assert [item.finish() for item in started] == [4, 4]
-    first, second = ((tmp_path / name).read_text() for name in ("first", "second"))
-    assert first == second
+    names = ("first", "second", "third")
+    assert [engine.execute("local@sha256:0", command, {}, {}, tmp_path / name) for name in names] == [4, 4, 4]
+    assert ways == [run_fresh, run_forked, run_forked]
+    first, *others = ((tmp_path / name).read_text() for name in names)
+    assert others == [first, first]
     assert '"KFP_LOCAL_IMAGE": "local@sha256:0"' in first
     assert f'"PYTHONPATH": "{ROOT}:/where/packages/lie"' in first
+
+
+def test_a_killed_task_has_failed(tmp_path):
+    """As in a shell: 128 and the signal's number."""
+    journal, engine = local.Journal(tmp_path), local.ProcessEngine()
+    for how in ("0", "killed"):
+        command = ["python", "-m", ECHO, how, "{}"]
+        journal.execute("sft", lambda log, command=command: engine.execute("", command, {}, {}, log))
+    assert [(run.task, run.log.name, run.code) for run in journal.runs] == [
+        ("sft", "sft-0.log", 0),
+        ("sft", "sft-1.log", 128 + signal.SIGKILL),
+    ]
+    assert journal.failed is journal.runs[1]
 
 
 def test_what_the_server_imports_exists():
