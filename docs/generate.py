@@ -1,7 +1,7 @@
-"""The generated parts of the README: `python -m docs.generate` refreshes what stands between the markers.
+"""The generated tables of the documents: `python -m docs.generate` writes them between the markers of each page.
 
 Tables come from what they describe: steps and parameters from their declarations, costs from `plan/cost.py` at the
-published sizes, what a parameter re-runs from the compiled pipelines, decisions from `decisions.json` and the
+published sizes, what a parameter starts again from the compiled pipelines, decisions from `decisions.json` and the
 declarations.
 """
 
@@ -25,20 +25,23 @@ from components.kubeflow.descriptions import fields, shared_fields
 from components.kubeflow.task_graph import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.tree import ROOT
 from components.models.video.interface import Sizes
+from components.pages import markdown
+from components.pages.markdown import Markdown
 from components.plan.cost import A100_FLOPS, ClipCost
 from components.runtime.declaration import declared
 from components.runtime.parameters import UnitParams, is_operational, pipeline_default
 from components.steps import STEPS
 
 log = logging.getLogger(__name__)
-README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 SOURCES = {
     "plan": "parameters, sources",
     "dataset_import": "videos, questions",
 }  # what steps without an input artifact read
 GPUS = {"sft": "8 GPUs"}  # the others take one
 
-# Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels and frames of a latent
+# Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels and frames per
+# latent
 COGVIDEOX = Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720))
 COGVIDEOX_1_5 = Sizes(42, 48, 3072, 226, 16, 2, 2, 8, 4, (81, 768, 1360))
 CASES = (
@@ -52,13 +55,13 @@ VIDEOS = 25_000
 
 @cache
 def reached(name: str) -> dict[str, set[str]]:
-    """Which tasks each parameter of a pipeline reaches directly."""
+    """Return which tasks each parameter of a pipeline reaches directly."""
     return parameter_tasks(getattr(import_module("pipeline"), name).pipeline_spec)
 
 
 @cache
 def graph(name: str) -> Tasks:
-    """Task graph of one of the three pipelines."""
+    """Return the task graph of one of the three pipelines."""
     return task_graph(getattr(import_module("pipeline"), name).pipeline_spec)
 
 
@@ -66,20 +69,20 @@ def graph(name: str) -> Tasks:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; a `|` inside a cell is escaped."""
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    """Return the lines of a table whose cells are Markdown; a placeholder such as `<step>` stays visible in it."""
+    cells = [[Markdown(re.sub(r"<(?=[a-z])", "&lt;", cell)) for cell in row] for row in rows]
+    return markdown.table(head, cells).split("\n")
 
 
 def code(value: Any) -> str:
-    """A value as it is written in JSON, bare where it is text; a dash for none."""
+    """Return a value as it is written in JSON, bare where it is text; a dash for none."""
     if value is None:
         return "–"
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value, ensure_ascii=False)}`"
+    return markdown.code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def bounds(field: FieldInfo) -> str:
-    """A field's choices or bounds."""
+    """Return a field's choices or bounds."""
     choices = [
         choice
         for part in (field.annotation, *get_args(field.annotation))
@@ -109,7 +112,7 @@ def bounds(field: FieldInfo) -> str:
 
 
 def default_of(field: FieldInfo) -> str:
-    """A field's default as code."""
+    """Return a field's default as code."""
     return code(field.get_default(call_default_factory=True, validated_data={}))
 
 
@@ -117,7 +120,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def steps_part() -> list[str]:
-    """What each step reads, writes and runs on."""
+    """Return what each step reads, writes and runs on."""
     rows = []
     for step in map(declared, STEPS):
         reads = [
@@ -128,7 +131,7 @@ def steps_part() -> list[str]:
         values = dict.fromkeys(value for name in step.forms for value in step.form(name).values)
         writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(values)]
         device = "CPU" if step.device == "cpu" else GPUS.get(step.name, "GPU")
-        title = f"[`{step.name}`](components/{step.name})"
+        title = f"[`{step.name}`](../components/{step.name})"
         rows.append(
             [title, ", ".join(dict.fromkeys(reads)) or SOURCES[step.name], ", ".join(writes), step.unit, device]
         )
@@ -136,7 +139,7 @@ def steps_part() -> list[str]:
 
 
 def shared_part() -> list[str]:
-    """The pipeline parameters that people change most or that several steps share."""
+    """Return the pipeline parameters that people change most or that several steps share."""
     inputs = {name: spec for pipeline in PIPELINES for name, spec in _inputs(pipeline).items()}
     rows = []
     for name, field in shared_fields().items():
@@ -153,7 +156,7 @@ def _inputs(pipeline: str) -> dict[str, Any]:
 
 
 def parameters_part() -> list[str]:
-    """Each step's own parameters."""
+    """Return each step's own parameters."""
     common = set(UnitParams.model_fields)
     lines = ["Every step with units that may fail", "", *_parameter_table(fields(UnitParams))]
     for name in STEPS:
@@ -171,7 +174,7 @@ def _parameter_table(items: list[tuple[str, FieldInfo]]) -> list[str]:
 
 
 def costs_part() -> list[str]:
-    """Cost of one sample of the video model's part at published sizes, and of the paper's number of videos."""
+    """Return the video model's cost at published sizes: of one sample, and of the paper's number of videos."""
     steps = pipeline_default(shared_fields()["num_steps"])
     rows_sampled = int(declared("attention_capture").params.model_fields["rows"].default)
     rows = []
@@ -205,7 +208,7 @@ def costs_part() -> list[str]:
 
 
 def reruns_part() -> list[str]:
-    """Which tasks a changed parameter executes again: those it reaches, and what follows from them.
+    """Return which tasks a changed parameter executes again: those it reaches, and what follows from them.
 
     A row is `motion_enhancer`'s; another pipeline has one of its own where the same parameter does something else
     there.
@@ -229,12 +232,12 @@ def reruns_part() -> list[str]:
 
 
 def _tasks_again(pipeline: str, name: str) -> set[str]:
-    """All tasks that a changed parameter executes; none where the pipeline has no such parameter."""
+    """Return all tasks that a changed parameter executes; none where the pipeline has no such parameter."""
     return followers(graph(pipeline), set(_executed(pipeline, name)) if name in reached(pipeline) else set())
 
 
 def _executed(pipeline: str, name: str) -> list[str]:
-    """Return the tasks that see a parameter, or the digest that `plan` makes of it, in order and without `plan`."""
+    """Return the tasks that a parameter, or its digest from `plan`, reaches; in order, without `plan` itself."""
     tasks = graph(pipeline)
     digest = f"{name.removesuffix('s')}_digest"
     found = reached(pipeline)[name] | {task for task, producers in tasks.items() if ("plan", digest) in producers}
@@ -242,7 +245,7 @@ def _executed(pipeline: str, name: str) -> list[str]:
 
 
 def decisions_part() -> list[str]:
-    """Where the paper is silent or contradicts itself: parameter, default, other values, the paper, why."""
+    """Return where the paper is silent or contradicts itself: parameter, default, other values, the paper, why."""
     rows = []
     for item in json.loads(Path(__file__).with_name("decisions.json").read_text(encoding="utf-8")):
         shared = item["step"] == "shared"
@@ -257,52 +260,57 @@ def decisions_part() -> list[str]:
 
 
 def factor_part() -> list[str]:
-    """The factor between the default alignment loss and the supplement's."""
+    """Return the factor between the default alignment loss and the supplement's."""
     factors = [
         f"{model.tokens(*size):,} ({name}, {size[0]} frames)".replace(",", " ", 1) for name, model, size in CASES
     ]
     return [
-        "`row_norm: mean1` with `distance: mse` (default) is V times `sum1` with `sse` (supplement eqs. 22–24), in value and gradient; V "
-        f"is the number of cells that both models see. Where the VLM sees the whole clip V = S: {', '.join(factors)}. "
+        "`row_norm: mean1` with `distance: mse` (default) is V times `sum1` with `sse` (supplement eqs. 22–24), in "
+        "value and gradient; V is the number of cells that both models see. "
+        f"Where the VLM sees the whole clip V = S: {', '.join(factors)}. "
         "So λ = 1 here is λ = V there."
     ]
 
 
-PARTS: dict[str, Callable[[], list[str]]] = {
-    "steps": steps_part,
-    "shared": shared_part,
-    "parameters": parameters_part,
-    "costs": costs_part,
-    "reruns": reruns_part,
-    "decisions": decisions_part,
-    "factor": factor_part,
+PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
+    "reference.md": {
+        "steps": steps_part,
+        "shared": shared_part,
+        "parameters": parameters_part,
+        "reruns": reruns_part,
+    },
+    "decisions.md": {"decisions": decisions_part, "factor": factor_part},
+    "costs.md": {"costs": costs_part},
 }
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
-def refresh(text: str) -> str:
-    """`text` with every generated part made anew.
+def refresh(name: str, text: str) -> str:
+    """Return the text of a page with each generated part written anew.
 
     Raises:
         ParameterError: a part is missing, unknown, there twice, or has no end.
     """
-    names = [match[1] for match in _PART.findall(text)]
+    parts = PAGES[name]
+    ended = [match[1] for match in _PART.findall(text)]
     opened = re.findall(r"<!-- generated: (\S+) -->", text)
-    if sorted(opened) != sorted(PARTS) or names != opened:
+    if sorted(opened) != sorted(parts) or ended != opened:
         raise ParameterError(
-            f"generated parts {opened}, ended {names}",
-            source=README.name,
-            remedy=f"each once, with its end: {', '.join(PARTS)}",
+            f"generated parts {opened}, ended {ended}",
+            source=name,
+            remedy=f"each once, with its end: {', '.join(parts)}",
         )
-    return _PART.sub(lambda match: "\n".join([match[1], *PARTS[match[2]](), "", match[4]]), text)
+    return _PART.sub(lambda match: "\n".join([match[1], *parts[match[2]](), "", match[4]]), text)
 
 
 def main() -> None:
-    """Refresh the README."""
-    before = README.read_text(encoding="utf-8")
-    after = refresh(before)
-    README.write_text(after, encoding="utf-8")
-    log.info("%s: %s", README.name, "refreshed" if after != before else "was up to date")
+    """Write all generated parts anew."""
+    for name in PAGES:
+        page = DOCS / name
+        before = page.read_text(encoding="utf-8")
+        after = refresh(name, before)
+        page.write_text(after, encoding="utf-8")
+        log.info("%s: %s", name, "was up to date" if after == before else "written")
 
 
 if __name__ == "__main__":

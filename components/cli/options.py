@@ -59,6 +59,14 @@ class PipelineOptions:
     ] = None
     vdm: Annotated[str | None, _option("vdm", "NAME|DIR")] = None
     vlm: Annotated[str | None, _option("vlm", "NAME|DIR")] = None
+    native_size: Annotated[
+        bool,
+        typer.Option(
+            "--native-size",
+            help="read clips at the frames, height and width that the video model was made for, as `look` does",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
     shards: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, max=100, help="number of parts that run side by side", rich_help_panel=PANEL),
@@ -89,6 +97,11 @@ class PipelineOptions:
                     f"this pipeline has no parameter {name!r}", source=source, remedy=f"it has {', '.join(known)}"
                 )
             given[name] = value
+        if self.native_size:
+            from components.cli.look import model_size
+
+            part = "params_ddim_inversion"
+            given[part] = {**known[part], **given.get(part, {}), **model_size(given.get("vdm", known["vdm"]))}
         return given | parse_assignments(self.assignments, {**known, **given})
 
     def _named(self) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def nested(given: Mapping[str, Any], known: Mapping[str, Any], source: str) -> d
                 f"cannot set {path!r}", source=source, remedy=f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
             )
         if not fields:
-            arguments[name] = value
+            # KFP takes no number for text: 1 given for a nonce is "1"
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            arguments[name] = str(value) if is_number and isinstance(known[name], str) else value
             continue
         inner = arguments.setdefault(name, deepcopy(known[name]))
         for field in fields[:-1]:

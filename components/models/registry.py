@@ -28,8 +28,22 @@ from components.store.entries import Store, WorkFolder, hash_file
 FAMILIES: list[Family] = [*video.families(), *vlm.families()]
 CHECKPOINTS = {name: checkpoint for family in FAMILIES for name, checkpoint in family.checkpoints.items()}
 TINY = {name: family for family in FAMILIES for name in family.tiny}
-# small trained models that travel with the code
-SHIPPED = {"scenes-cogvideox": Path(__file__).parents[1] / "synthetic" / "checkpoint"}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A small trained model that travels with the code, and the digest that names it: a new training takes a new one."""
+
+    path: Path
+    digest: str
+
+
+SHIPPED = {
+    "scenes-cogvideox": Shipped(
+        Path(__file__).parents[1] / "synthetic" / "checkpoint",
+        "c9e3f584569071d2ced5ba1e27d14f3c653d6bcc56acb6fcc09d11318215306a",
+    )
+}
 
 RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
 
@@ -69,6 +83,8 @@ def resolve(name: str, store: Store) -> ResolvedModel:
         ParameterError: neither a registry name nor a folder, or the registry's model is not under MODELS_DIR, of
             another commit, or incomplete.
     """
+    if name in SHIPPED:
+        return ResolvedModel(SHIPPED[name].path, ModelId(name=name, digest=SHIPPED[name].digest))
     path = _folder(name)
     fetched = recorded(path) if name in CHECKPOINTS else None
     digest = _folder_digest(path, store) if fetched is None else _pinned(name, path, fetched)
@@ -109,14 +125,12 @@ def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
 
 def _public_name(name: str) -> str:
     """Return a folder's last part: manifests hold no path of a machine."""
-    return name if name in CHECKPOINTS or name in TINY or name in SHIPPED else Path(name).name
+    return name if name in CHECKPOINTS or name in TINY else Path(name).name
 
 
 def _folder(name: str) -> Path:
     if name in TINY:
         return ensure_tiny(name)
-    if name in SHIPPED:
-        return SHIPPED[name]
     if name in CHECKPOINTS:
         path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
         remedy = (

@@ -21,7 +21,7 @@ from components.core.records import Json
 
 log = logging.getLogger(__name__)
 MANIFEST = "SFT_TRAINJOB"  # the environment variable that holds the manifest
-PAGE = "docs/several-nodes.md"
+PAGE = "docs/cluster.md"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S = 15.0
 PATIENCE = 40  # polls in a row that may fail: 10 minutes without an API server

@@ -39,7 +39,7 @@ def test_priors_are_those_of_a_cpu(tmp_path):
 
 def test_the_constructed_encoder_keeps_its_digits():
     """TensorFloat-32 would leave it three: the largest error is then near .1."""
-    vdm = load_vdm(SHIPPED["scenes-cogvideox"], "float32", "cuda")
+    vdm = load_vdm(SHIPPED["scenes-cogvideox"].path, "float32", "cuda")
     frames = draw(make_clip("scenes", 0, 0, (48, 48), 17).scene, (48, 48))[0]
     found = np.abs(vdm.encode_video(frames)[0].cpu().numpy() - closed_form(frames)).max()
     print(f"largest |encoder − closed form| {found:.1e}")

@@ -196,7 +196,7 @@ def test_nodes_that_cannot_be(kind, nodes):
 
 
 def test_what_the_page_asks_of_the_cluster_fits():
-    page = (Path(__file__).resolve().parents[2] / "docs/several-nodes.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs/cluster.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     found = {item["kind"]: item for item in yaml.safe_load_all(block)}
     assert found["PersistentVolumeClaim"]["metadata"]["name"] == Profile.scratch_claim

@@ -69,7 +69,7 @@ def test_time_that_is_up_is_worth_another_try_and_holds_no_nodes(launch):
 
 @pytest.mark.parametrize(
     ("status", "remedy"),
-    [(401, "token"), (403, "role"), (404, "install Kubeflow Trainer"), (422, "several-nodes")],
+    [(401, "token"), (403, "role"), (404, "install Kubeflow Trainer"), (422, "docs/cluster.md")],
     ids=str,
 )
 def test_a_refusal_says_what_to_do(launch, status, remedy):

@@ -1,0 +1,279 @@
+"""What README and documents promise: blocks run, commands and links are real, generated tables are fresh."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+
+import pipeline
+from components.cli.main import app
+from components.core.errors import ParameterError
+from components.kubeflow.task_graph import followers, usual_order
+from components.models.registry import ensure_tiny
+from components.models.video import family_of
+from components.runtime.declaration import declared
+from components.steps import STEPS
+from components.synthetic.scenes import write_set
+from docs import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("components/*/README.md")),
+    ROOT / "bench/README.md",
+    ROOT / "manifests/README.md",
+]
+README, RECIPES, CLUSTER = ROOT / "README.md", ROOT / "docs/recipes.md", ROOT / "docs/cluster.md"
+
+
+def blocks(page):
+    """Language and text of every fenced bash or python block."""
+    return re.findall(r"^```(bash|python)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def run(language, text, folder, first_line=None):
+    """A block in a process of its own, with another first line where one is given; returns what it printed."""
+    if first_line is not None:
+        assert first_line.split("=")[0] == text.splitlines()[0].split("=")[0], text
+        text = "\n".join([first_line, *text.splitlines()[1:]])
+    command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # without a checkout the store has no prefix for uncommitted work, as in a clean tree
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "GIT_DIR": "/nonexistent",
+        "OMP_NUM_THREADS": "1",
+    }
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, f"{text}\n{answer.stdout[-2000:]}\n{answer.stderr[-3000:]}"
+    return answer.stdout
+
+
+# Blocks: run in the order a reader meets them -------------------------------------------------------------------------
+
+
+def test_the_readme_fits_on_a_page():
+    assert len(README.read_bytes()) <= 10_000
+
+
+def test_quick_start(tmp_path):
+    """The blocks of README; those that set up the checkout (`make …`) are CI's own."""
+    made = [(language, text) for language, text in blocks(README) if not text.startswith("make ")]
+    assert [language for language, _ in made] == ["bash", "python"]
+    (_, commands), (_, script) = made
+    run("bash", commands.replace("--count 4", "--count 2"), tmp_path)
+    assert (tmp_path / "look.html").stat().st_size > 10_000
+    assert len(run("python", script, tmp_path).splitlines()) == 3 * 2
+
+
+def test_recipes(tmp_path):
+    """Priors of one's own clips, reading them, tuning, rerunning a step, moving the model."""
+    write_set(tmp_path / "scenes", preset="scenes", count=2, seed=5)
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=6)
+    (tmp_path / "clips").mkdir()
+    for name, video in zip(("dog.mp4", "door.mp4"), sorted((tmp_path / "scenes").rglob("*.mp4")), strict=True):
+        video.rename(tmp_path / "clips" / name)
+    _, priors, script, tune, look, again, move = blocks(RECIPES)
+    run(*priors, tmp_path, "VDM=tiny-cogvideox")
+    printed = run(*script, tmp_path, 'FOLDER = "priors"')
+    assert len(printed.splitlines()) == 2
+    assert "It turns to the left." in printed
+    assert (tmp_path / "priors" / "samples.jsonl").read_text().count("\n") == 2
+    models = f"VLM=tiny-qwen2.5-vl MOTIONBENCH={tmp_path / 'bench'}"
+    run(*tune, tmp_path, f"{models} STEPS=1")
+    assert (tmp_path / "runs/tune/report.html").stat().st_size > 10_000
+    assert (tmp_path / "tuned" / "config.json").is_file()
+    assert "sft" in run(
+        "bash", f"{models}\n{again[1].replace('--shards', '--set params_sft.max_steps=1 --shards')}", tmp_path
+    )
+    digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")
+    assert (tmp_path / f"other/manifests/{digest}.json").is_file()
+    assert parsed(look[1].strip())
+
+
+def test_compiling_for_a_cluster(tmp_path):
+    image = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
+    for language, text in blocks(CLUSTER):
+        run(language, text, tmp_path, f"IMAGE={image}")
+        assert image in (tmp_path / "motion_enhancer.yaml").read_text()
+
+
+def test_the_capture_example(tmp_path):
+    ((language, text),) = blocks(ROOT / "components/attention_capture/README.md")
+    assert len([line for line in text.splitlines() if line]) <= 12
+    call = {"num_frames": 17, "height": 64, "width": 64, "max_sequence_length": 64}
+    first = f'MODEL, DEVICE, GRID, CALL = "{ensure_tiny("tiny-cogvideox")}", "cpu", (5, 4, 4), {call}'
+    text = "\n".join([first, *text.splitlines()[1:]])
+    shape, count = re.fullmatch(r"torch\.Size\(\[(.*)\]\) (\d+)\n", run(language, text, tmp_path)).groups()
+    assert shape.split(", ")[1:] == ["5", "4", "4"]
+    assert int(shape.split(", ")[0]) >= 7  # the words and the point
+    assert int(count) == 2 * 5  # layers × steps
+
+
+# Commands that the text names -----------------------------------------------------------------------------------------
+
+
+def parsed(line):
+    """Whether `motion-enhancer …` is a command with arguments and options that it has; nothing is run."""
+    words = [word for word in shlex.split(line.replace("…", "x")) if word != "motion-enhancer"]
+    words = ["TEXT" if word.startswith("[") else word for word in words]
+    command, path = typer.main.get_command(app), []
+    while words and hasattr(command, "commands") and words[0] in command.commands:
+        path.append(words[0])
+        command = command.commands[words.pop(0)]
+    options = {option for item in command.params for option in [*item.opts, *item.secondary_opts]}
+    used = [word.split("=")[0] for word in words if word.startswith("--")]
+    return bool(path) and not hasattr(command, "commands") and set(used) <= options | {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page):
+    text = page.read_text()
+    lines = re.findall(r"`(motion-enhancer [a-z][^`\n]*)`", text)
+    lines += [
+        line
+        for _, block in blocks(page)
+        for line in re.sub(r"\\\n\s*", "", block).splitlines()
+        if line.startswith("motion-enhancer ")
+    ]
+    for line in lines:
+        if line.split()[1] not in ("images", "models", "store") or len(line.split()) > 2:
+            assert parsed(line), f"{page.name}: {line}"
+    known = {name for made in generate.PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
+    for name, field in re.findall(r"--set ['\"]?([a-z_]+)(?:\.([a-z_]+))?=", text):
+        assert name in known, name
+        assert not field or field in declared(name.removeprefix("params_")).params.model_fields, (name, field)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if target.startswith(("http", "../../actions")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", item.lower()).replace(" ", "-") for item in headings}, target
+
+
+def test_module_commands_exist():
+    """`python -m MODULE` in any document names a module of ours."""
+    for page in PAGES:
+        for module in re.findall(r"python -m ((?:components|bench|docs|tests)[\w.]*)", page.read_text()):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"{page.name}: {module}"
+
+
+def test_the_pictures_are_small_and_open():
+    for name in ("report.png", "bench-prior.png", "bench-align.png"):
+        picture = ROOT / "docs" / name
+        assert picture.stat().st_size <= 400_000
+        with Image.open(picture) as opened:
+            opened.load()
+
+
+# The generated tables -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_generated_parts_are_in_sync(name):
+    text = (generate.DOCS / name).read_text()
+    assert generate.refresh(name, text) == text, "run `python -m docs.generate`"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("<!-- generated: costs -->", "<!-- generated: prices -->"),
+        ("<!-- end: costs -->", ""),
+        ("<!-- generated: costs -->", ""),
+    ],
+    ids=["unknown", "no end", "missing"],
+)
+def test_broken_markers_are_refused(change):
+    with pytest.raises(ParameterError, match="generated parts"):
+        generate.refresh("costs.md", (generate.DOCS / "costs.md").read_text().replace(*change))
+
+
+# The generator against what it describes ------------------------------------------------------------------------------
+
+
+def test_published_sizes_are_read_as_the_config_says(tmp_path):
+    """The tiny twins' folders: both temporal layouts give the tokens that the transformer has."""
+    for twin, tokens, patch_t in (("tiny-cogvideox", 80, 1), ("tiny-cogvideox1.5", 48, 2)):
+        folder = ensure_tiny(twin)
+        model = family_of(folder).sizes(folder)
+        assert model.tokens(17, 64, 64) == tokens
+        assert model.patch_t == patch_t
+    assert generate.COGVIDEOX.tokens(49, 480, 720) == 13 * 30 * 45
+    assert generate.COGVIDEOX_1_5.tokens(81, 768, 1360) == 11 * 48 * 85
+
+
+def test_costs_are_those_worked_out_by_hand():
+    """2·L·42·12·3072² + 42·4·L·keys·3072 FLOPs per forward at 184 TFLOP/s: 54 s, 22 s and 258 s per video."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generate.costs_part()[2:]]
+    for row, total in zip(rows, (54, 22, 258), strict=True):
+        assert float(row[3].removesuffix(" s")) + float(row[4].removesuffix(" s")) == pytest.approx(total, abs=0.6)
+    assert rows[0][2:] == ["17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "376 h, 1.68 TB"]
+    length = 17550 + 226
+    assert 5 * (2 * length * 42 * 12 * 3072**2 + 42 * 4 * length**2 * 3072) / 184e12 == pytest.approx(9.0, abs=0.05)
+    assert pytest.approx(13.5e6, rel=0.01) == 6 * 16 * 13 * 60 * 90 * 2
+    assert pytest.approx(67.4e6, rel=0.01) == 48 * 40 * 17550 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "executed"),
+    [
+        ("token_ratio", "token-selection prior-set vlm-attention sft tuned-eval tuned-attention report"),
+        ("rerun_tuned_eval", "tuned-eval report"),
+        ("benchmarks", "benchmark-import baseline-eval tuned-eval report"),
+        ("params_report", "report"),
+    ],
+)
+def test_what_follows_a_parameter(name, executed):
+    """Written down by hand from the pipeline; the first is also what an end-to-end test sees executed."""
+    (row,) = [line.split("|") for line in generate.reruns_part() if f"`{name}`" in line.split("|")[1]]
+    assert sorted(re.findall(r"`([\w-]+)`", row[2] + row[3])) == sorted(executed.split())
+
+
+def test_graph_goes_through_loops():
+    tasks = generate.graph("motion_enhancer")
+    assert {producer for producer, _ in tasks["head-selection"]} == {"attention-capture"}
+    assert tasks["tuned-eval"] == {("benchmark-import", "videos"), ("sft", "model")}
+    assert ("plan", "source_digest") in tasks["dataset-import"]
+    assert "baseline-eval" not in followers(tasks, {"sft"})
+    order = usual_order(tasks)
+    assert all(order.index(producer) < order.index(task) for task, sources in tasks.items() for producer, _ in sources)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_field_is_in_the_tables_with_its_default(name):
+    text = "\n".join(generate.parameters_part())
+    start = text.find(f"`params_{name}`")
+    part = text[start:].split("\n`params_", 1)[0] if start >= 0 else ""
+    for field, value in declared(name).params().model_dump(mode="json").items():
+        if field == "max_failed":
+            continue
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, default in inner:
+            (row,) = [line for line in part.splitlines() if line.startswith(f"| `{field}{'.' * bool(key)}{key}`")]
+            assert row.split("|")[2].strip() == generate.code(default)
+            assert row.split("|")[4].strip()
+
+
+def test_shared_parameters_are_those_of_the_pipelines():
+    rows = re.findall(r"^\| `(\w+)`", "\n".join(generate.shared_part()), re.MULTILINE)
+    named = {name for made in generate.PIPELINES for name in getattr(pipeline, made).component_spec.inputs}
+    assert set(rows) == {name for name in named if not name.startswith(("params_", "rerun_"))}
