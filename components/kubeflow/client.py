@@ -69,7 +69,7 @@ def connect(host: str, namespace: str) -> Kubeflow:
     credentials = ServiceAccountTokenVolumeCredentials() if os.environ.get(TOKEN_PATH) else None
     where = host or "the cluster of the kubeconfig"
     with kfp_errors(where), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # kfp says at each start that it wants KFP 2
+        warnings.simplefilter("ignore")  # kfp warns at each start that it wants KFP 2
         kubeflow = Kubeflow(host=host or None, namespace=namespace, credentials=credentials)
         health = kubeflow.get_kfp_healthz()
     if health.multi_user is None:  # KFP always answers this

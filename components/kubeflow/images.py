@@ -13,9 +13,10 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import BuildError, DockerException, ImageNotFound
@@ -37,9 +38,8 @@ def pinned(reference: str, source: str) -> str:
         ParameterError: a tag, or nothing, where a digest is wanted.
     """
     if not _PINNED.fullmatch(reference):
-        raise ParameterError(
-            f"image {reference!r} is not pinned", source=source, remedy="give name@sha256:… (64 hex digits), not a tag"
-        )
+        remedy = "give name@sha256:… (64 hex digits), not a tag"
+        raise ParameterError(f"image {reference!r} is not pinned", source=source, remedy=remedy)
     return reference
 
 
@@ -62,9 +62,8 @@ def locked(file: Path = LOCK) -> dict[str, str]:
         )
     images: dict[str, str] = json.loads(file.read_text())
     if missing := set(VARIANTS) - set(images):
-        raise ParameterError(
-            f"no {', '.join(sorted(missing))} image", source=str(file), remedy="motion-enhancer images lock"
-        )
+        remedy = "motion-enhancer images lock"
+        raise ParameterError(f"no {', '.join(sorted(missing))} image", source=str(file), remedy=remedy)
     return {variant: pinned(images[variant], str(file)) for variant in VARIANTS}
 
 
@@ -134,14 +133,11 @@ def build(
 def _arguments(variant: str, overrides: Mapping[str, str]) -> dict[str, str]:
     known: dict[str, dict[str, str]] = json.loads((ROOT / "docker" / "images.json").read_text())
     if variant not in known:
-        raise ParameterError(
-            f"no image variant {variant!r}", source="command line", remedy=f"use one of {', '.join(VARIANTS)}"
-        )
+        remedy = f"use one of {', '.join(VARIANTS)}"
+        raise ParameterError(f"no image variant {variant!r}", source="command line", remedy=remedy)
     if unknown := set(overrides) - set(known[variant]):
-        remedy = f"known: {', '.join(known[variant])}"
-        raise ParameterError(
-            f"unknown build argument {', '.join(sorted(unknown))}", source="--build-arg", remedy=remedy
-        )
+        problem, remedy = f"unknown build argument {', '.join(sorted(unknown))}", f"known: {', '.join(known[variant])}"
+        raise ParameterError(problem, source="--build-arg", remedy=remedy)
     return {**known[variant], **overrides}
 
 
@@ -175,20 +171,12 @@ def push(client: docker.DockerClient, name: str) -> str:
         DataError: there is no such image here.
         TryAgainError: the registry refused or could not be reached.
     """
-    try:
-        client.images.get(name)
-    except ImageNotFound as error:
-        raise DataError(
-            f"no image {name}", source="the Docker engine", remedy="motion-enhancer images build"
-        ) from error
+    _image(client, name)
     digest = ""
     for line in client.images.push(name, stream=True, decode=True):
         if "error" in line:
-            raise TryAgainError(
-                f"{name} was not pushed: {line['error']}",
-                source="the registry",
-                remedy="check its address and your login",
-            )
+            problem, remedy = f"{name} was not pushed: {line['error']}", "check its address and your login"
+            raise TryAgainError(problem, source="the registry", remedy=remedy)
         digest = line.get("aux", {}).get("Digest", digest)
     return f"{name.rsplit(':', 1)[0]}@{digest}"
 
@@ -205,17 +193,18 @@ def lock(client: docker.DockerClient, names: Mapping[str, str], file: Path = LOC
 
 
 def _digest(client: docker.DockerClient, name: str) -> str:
-    try:
-        known: Iterable[str] = client.images.get(name).attrs["RepoDigests"]
-    except ImageNotFound as error:
-        raise DataError(
-            f"no image {name}", source="the Docker engine", remedy="motion-enhancer images build"
-        ) from error
+    known: list[str] = _image(client, name).attrs["RepoDigests"]
     repository = name.rsplit(":", 1)[0]
     found = [reference for reference in known if reference.startswith(f"{repository}@")]
     if len(found) != 1:
-        remedy = "motion-enhancer images push"
-        raise DataError(
-            f"{name} has no one digest in {repository}: {list(known)}", source="the Docker engine", remedy=remedy
-        )
+        problem = f"{name} has no one digest in {repository}: {known}"
+        raise DataError(problem, source="the Docker engine", remedy="motion-enhancer images push")
     return pinned(found[0], name)
+
+
+def _image(client: docker.DockerClient, name: str) -> Any:
+    try:
+        return client.images.get(name)
+    except ImageNotFound as error:
+        remedy = "motion-enhancer images build"
+        raise DataError(f"no image {name}", source="the Docker engine", remedy=remedy) from error

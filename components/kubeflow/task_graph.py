@@ -35,7 +35,7 @@ def _read(pipeline_spec: Any) -> tuple[Tasks, list[str]]:
 
 
 def _walk(components: dict[str, Any], dag: dict[str, Any], border: _Sources, tasks: Tasks) -> None:
-    """Add a DAG's tasks; `border` says which outputs stand behind its own inputs."""
+    """Add a DAG's tasks; `border` holds the outputs behind its own inputs."""
     for name, task in dag["tasks"].items():
         given = task.get("inputs", {})
         sources = {

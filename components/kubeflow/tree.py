@@ -38,7 +38,7 @@ def tree_is_dirty(root: Path) -> bool:
         return False
     if answer.returncode and "not a git repository" not in answer.stderr:
         raise ParameterError(
-            f"git does not say whether the code was edited: {answer.stderr.strip()}",
+            f"git cannot see whether the code was edited: {answer.stderr.strip()}",
             source=str(root),
             remedy=f"run as the owner of the checkout, or `git config --global --add safe.directory {root}`",
         )
