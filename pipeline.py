@@ -84,7 +84,7 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
 @dsl.pipeline(name="motion-priors", pipeline_config=run_limits())
 @takes(*EXTRACTION)
 def motion_priors(given: Arguments) -> Priors:  # type: ignore[valid-type]
-    """Read a video diffusion model's attention while it reconstructs videos, and publish it as a set of motion priors."""
+    """Read a video diffusion model's attention while it reconstructs videos, and publish it as motion priors."""
     planned = plan_first(given, "motion_priors")
     return Priors(priors=extract(given, planned))  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""The steps of the method in their order, by the name of their folder. Their declarations are loaded when one asks for them."""
+"""The steps of the method in their order, by the names of their folders; declarations are loaded on first use."""
 
 from __future__ import annotations
 

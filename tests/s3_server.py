@@ -1,4 +1,4 @@
-"""Servers that speak S3 on a port of this machine: moto's, and one that answers what a test tells it to."""
+"""Servers that speak S3 on a port of this machine: moto's, and one that answers as a test wants."""
 
 import os
 import socket
@@ -39,7 +39,7 @@ def s3_server(*buckets):
 
 @contextmanager
 def scripted_server(*answers):
-    """A server that gives these (status, body) answers in turn, the last one for ever. Yields its URL and the list of request lines."""
+    """Serve these (status, body) answers in turn, the last one for ever; yield the URL and the request lines."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,8 +71,8 @@ def scripted_server(*answers):
 
 def s3_error(code):
     """S3's error document."""
-    text = f"<Error><Code>{code}</Code><Message>m</Message><Resource>/</Resource><RequestId>1</RequestId><HostId>1</HostId></Error>"
-    return b'<?xml version="1.0"?>' + text.encode()
+    rest = "<Message>m</Message><Resource>/</Resource><RequestId>1</RequestId><HostId>1</HostId>"
+    return f'<?xml version="1.0"?><Error><Code>{code}</Code>{rest}</Error>'.encode()
 
 
 def closed_port():

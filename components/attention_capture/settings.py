@@ -22,9 +22,7 @@ class Params(UnitParams):
     memory: bool = Field(
         True, description="cross-stream memory: the main stream also attends to the inverted latent of its noise level"
     )
-    norm: Norm = Field(
-        "own", description="softmax over own keys, over both, or both folded by position"
-    )
+    norm: Norm = Field("own", description="softmax over own keys, over both, or both folded by position")
     rows: int = Field(512, ge=2, description="sampled rows R of the v2v map for the DFC denominator; R ≥ S is exact")
     keep: Literal["all"] = Field("all", description="maps of all heads are stored")
     granularity: Literal["head"] = Field("head", description="heads averaged over layers first")

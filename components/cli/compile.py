@@ -35,7 +35,7 @@ def compile_(
     queue: Annotated[str | None, typer.Option(help="Kueue's local queue for the GPU steps")] = None,
     store_secret: Annotated[
         str, typer.Option(help="secret with endpoint, accesskey and secretkey")
-    ] = "motion-enhancer-store",  # noqa: S107
+    ] = "motion-enhancer-store",
     model_claim: Annotated[
         str, typer.Option(help="volume claim of checkpoints; KFP's cache keys hold it")
     ] = "motion-enhancer-models",

@@ -90,7 +90,7 @@ class PriorLine(SampleLine):
 
 
 class VlmLine(PriorLine):
-    """The same words in the VLM: token map, coverage, and where computed the model's own map and its distance to the prior."""
+    """The same words in the VLM: token map, coverage, and where computed the model's own map and its distance."""
 
     token_map: Ref
     coverage: float
@@ -135,7 +135,7 @@ class Manifest(Record):
     left_out: list[Failure] = []
 
     def to_bytes(self) -> bytes:
-        """The manifest's one spelling."""
+        """Return the manifest's one spelling."""
         return canonical_json(self.model_dump(mode="json"))
 
     @property

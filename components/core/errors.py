@@ -47,5 +47,5 @@ class TryAgainError(MotionEnhancerError):
 
 
 def _rebuild(kind: type[MotionEnhancerError], problem: str, source: str, remedy: str) -> MotionEnhancerError:
-    """An error that crossed from one process to another."""
+    """Rebuild an error that crossed from one process to another."""
     return kind(problem, source=source, remedy=remedy)

@@ -1,4 +1,4 @@
-"""How a container logs, and how a Kubernetes Job that is no step ends: with the steps' exit codes and a line that says what to do."""
+"""How a container logs, and how a Kubernetes Job that is no step ends: with the steps' exit codes and a remedy."""
 
 from __future__ import annotations
 

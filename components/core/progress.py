@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere a log line every 30 s with done/total, items/h and the time left."""
+"""Progress of long work: a bar on a terminal, elsewhere a log line every 30 s (done/total, items/h, time left)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What manifests and their lines are built of: references, videos, samples, grids, pieces of text; and the one spelling of JSON.
+"""Records that manifests and their lines are built of, and the one spelling of JSON.
 
 Nothing here depends on when or where it was made: no dates, hosts, run ids or timings, so equal inputs give equal
 bytes.
@@ -140,7 +140,7 @@ class Piece(Record):
 
 
 class ScoredPiece(Piece):
-    """A piece with its motion score MS(t) = m_t + d_t, the score standardized over the sample, and whether MTTI kept it."""
+    """A piece with its motion score MS(t) = m_t + d_t, that standardized over the sample, and whether MTTI kept it."""
 
     score: float
     standardized: float

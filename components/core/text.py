@@ -62,7 +62,7 @@ class Part:
 
 
 def conditioning(sample: Sample, choice: TextChoice) -> tuple[str, list[Part]]:
-    """The text that conditions the video model (decision `text`), and where its fields lie.
+    """Return the text that conditions the video model (decision `text`), and where its fields lie.
 
     `both` is the response, then the question, so that truncation cuts the question; a declared template instruction is
     left out.
@@ -92,5 +92,5 @@ def conditioning(sample: Sample, choice: TextChoice) -> tuple[str, list[Part]]:
 
 
 def render_question(question: str, options: Sequence[Option]) -> str:
-    """The question as a VLM sees it: its options below it, one a line."""
+    """Return the question as a VLM sees it: its options below it, one per line."""
     return "\n".join([question, *(f"{option.letter}. {option.text}" for option in options)])

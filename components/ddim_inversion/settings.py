@@ -15,9 +15,7 @@ InversionEval = Literal["next", "current"]
 class InversionSettings(UnitParams):
     """How a video is sampled, fitted and inverted (method step 1)."""
 
-    sampling: Sampling = Field(
-        "whole", description="frames spread over the clip, or `native_fps` of them a second"
-    )
+    sampling: Sampling = Field("whole", description="frames spread over the clip, or `native_fps` of them a second")
     native_fps: float = Field(
         8.0, gt=0, description="frames a second of `native_fps` sampling; CogVideoX's own rate is 8, CogVideoX1.5's 16"
     )

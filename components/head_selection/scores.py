@@ -39,7 +39,7 @@ def dfc(on2: PerHead, off2: PerHead) -> PerHead:
 
 
 def dfc_stderr(on2: PerHead, off2: PerHead, off2_stderr: PerHead) -> PerHead:
-    """Standard error of DFC from that of its sampled denominator (first order: DFC · σ/off2); 0 where DFC is at its cap."""
+    """Return DFC's standard error from that of its sampled denominator (first order: DFC · σ/off2); 0 at DFC's cap."""
     capped = off2.double() <= on2.double() / _DFC_CAP
     error = on2.double() * off2_stderr.double() / torch.where(capped, 1.0, off2.double()) ** 2
     return torch.where(capped | (on2 <= 0), 0.0, error)
@@ -58,7 +58,7 @@ def tcs(diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead) -> PerHead:
 
 
 def dsr(diag_hPFF: Float[Tensor, "h P F F"], tau_h: PerHead, *, include_self: bool = True) -> PerHead:
-    """Diagonal saturation (eq. 13): share of M's entries with A ≥ τ; `include_self=False` leaves the pairs f = f′ out of M."""
+    """Diagonal saturation (eq. 13): share of M's entries with A ≥ τ; `include_self=False` leaves f = f′ out of M."""
     reached = diag_hPFF.double() >= (tau_h.double() * (1 - _TOLERANCE))[:, None, None, None]
     if include_self:
         return reached.double().mean((1, 2, 3))
@@ -76,7 +76,7 @@ def _pairs(frames: int, *, include_self: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """Everything that any decision of step 3 needs of one sample, a number a head (float64), and the number of frames F."""
+    """What decisions of step 3 need of one sample: numbers per head (float64), and the number of frames F."""
 
     on2: PerHead
     on2_noself: PerHead
@@ -101,7 +101,7 @@ class HeadStatistics:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], source: str = "head statistics") -> HeadStatistics:
-        """The inverse of `tensors`; names that are not fields are left alone.
+        """Invert `tensors`; names that are not fields are left alone.
 
         Raises:
             DataError: a field is missing.
@@ -177,7 +177,7 @@ def head_statistics(
 
 @dataclass(frozen=True)
 class Choice:
-    """One sample's measures under the decisions taken, their z-scores over the heads, the summed score, and the chosen heads."""
+    """One sample's measures under the decisions taken, their z-scores over the heads, their sum, the chosen heads."""
 
     dfc: PerHead
     dfc_stderr: PerHead
@@ -210,7 +210,7 @@ def share_count(ratio: float, total: int, name: str = "head_ratio") -> int:
 
 
 def select_heads(scores: PerHead, head_ratio: float) -> list[int]:
-    """The top ⌈head_ratio · h⌉ heads, at least one, ascending; ties go to the lower index."""
+    """Return the top ⌈head_ratio · h⌉ heads, at least one, ascending; ties go to the lower index."""
     ranked = torch.sort(scores, descending=True, stable=True).indices
     return sorted(ranked[: share_count(head_ratio, len(scores))].tolist())
 

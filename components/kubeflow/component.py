@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, List, NamedTuple, get_origin
+from typing import Any, List, NamedTuple, get_origin  # noqa: UP035 - kfp knows typing.List only
 
 from kfp import dsl
 
@@ -53,7 +53,7 @@ def kfp_type(annotation: Any) -> type:
 
 def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
     if isinstance(kind, list):
-        return dsl.Input[List[artifact_type(kind[0].KIND)]]  # type: ignore[misc]
+        return dsl.Input[List[artifact_type(kind[0].KIND)]]  # type: ignore[misc]  # noqa: UP006
     return dsl.Input[artifact_type(kind.KIND)]
 
 

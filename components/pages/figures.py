@@ -96,7 +96,7 @@ def scale_bar(top: float, unit: str) -> Markup:
 
 def raw(text: str) -> Markup:
     """Mark text as HTML; whatever came from data must be escaped in it already."""
-    return Markup(text)
+    return Markup(text)  # noqa: S704 - the one place
 
 
 def code(value: object) -> Markup:

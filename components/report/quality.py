@@ -1,4 +1,4 @@
-"""Section 6 of the report: does the prior find what moves?
+"""Section 6 of the report: whether the prior finds what moves.
 
 With masks AUC_obj, pointing game and track with intervals against their references; without masks the confidence.
 

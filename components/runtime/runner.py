@@ -70,7 +70,7 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         code = error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
         code = 2 if _gpu_is_full(error) else 1
         what = (
             "the GPU has too little memory: lower num_frames, height or width, or take a larger one"

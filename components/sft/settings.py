@@ -20,12 +20,8 @@ AlignerKind = Literal["local", "pointwise", "none"]
 class Params(StepParams):
     """Parameters of the fine-tuning."""
 
-    row_norm: RowNorm = Field(
-        "mean1", description="normalization of both sides' rows"
-    )
-    distance: Distance = Field(
-        "mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)"
-    )
+    row_norm: RowNorm = Field("mean1", description="normalization of both sides' rows")
+    distance: Distance = Field("mse", description="distance of the normalized maps (eq. 20, eq. 24, Algorithm 1)")
     align_scale: AlignScale = Field(
         "none", description="`contrast`: λ divided by the variance of the normalized priors"
     )
@@ -38,9 +34,7 @@ class Params(StepParams):
     prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field(
         "none", description="map in the prior's place"
     )
-    aligner: AlignerKind = Field(
-        "local", description="3-layer MLP between the VLM's map and the loss (§3.4)"
-    )
+    aligner: AlignerKind = Field("local", description="3-layer MLP between the VLM's map and the loss (§3.4)")
     tuning: Literal["full", "lora"] = Field(
         "full", description="all weights, or low-rank updates of the LLM's attention"
     )

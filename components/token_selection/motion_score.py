@@ -37,7 +37,7 @@ class MotionScores:
 
 @dataclass(frozen=True)
 class Prior:
-    """A sample's motion prior: the selected rows, all pieces with scores, A_t2f of all pieces, and how far to trust it."""
+    """A sample's motion prior: the selected rows, all pieces with scores, A_t2f of all pieces, and its confidence."""
 
     maps_TFHW: Float[Tensor, "K F H W"]
     pieces: list[ScoredPiece]
@@ -74,7 +74,7 @@ def motion_scores(t2f_TF: Float[Tensor, "T F"]) -> MotionScores:
 
 
 def select_tokens(score_T: Float[Tensor, " T"], token_ratio: float) -> list[int]:
-    """The top ⌈token_ratio · T⌉ pieces by MS, at least one, in the text's order; ties go to the earlier piece."""
+    """Return the top ⌈token_ratio · T⌉ pieces by MS, at least one, in the text's order; ties: the earlier piece."""
     ranked = torch.sort(score_T, descending=True, stable=True).indices
     return sorted(ranked[: share_count(token_ratio, len(score_T), "token_ratio")].tolist())
 
@@ -82,7 +82,7 @@ def select_tokens(score_T: Float[Tensor, " T"], token_ratio: float) -> list[int]
 def merge_words(
     t2v_TFHW: Float[Tensor, "T F H W"], pieces: Sequence[Piece]
 ) -> tuple[Float[Tensor, "words F H W"], list[Piece]]:
-    """Pieces of a word as one (decision `unit: word`): its map is their mean, its span and token run from the first to the last.
+    """Join the pieces of a word (decision `unit: word`): its map is their mean, its span goes from first to last.
 
     A word is a run of pieces that touch in the text; punctuation at its ends stays apart, so that "jumps." and "jumps"
     are one word.
@@ -152,7 +152,7 @@ def motion_prior(
     mtti: bool = True,
     source: str = "sample",
 ) -> Prior:
-    """The motion prior of one sample.
+    """Return the motion prior of one sample.
 
     Args:
         t2v_TFHW: A_t2v after head selection, one row a piece (pads, `</s>` and lone word-start pieces already dropped).

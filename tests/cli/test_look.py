@@ -1,5 +1,7 @@
 """`motion-enhancer look`: the pipeline's own numbers for one clip on a page, and errors that speak of the clip."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,7 @@ def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
     (source / "clip.mp4").write_bytes(clip.read_bytes())
-    (source / "train.jsonl").write_text('{"video": "clip.mp4", "response": "%s"}\n' % TEXT)
+    (source / "train.jsonl").write_text(json.dumps({"video": "clip.mp4", "response": TEXT}) + "\n")
     chain = Chain(tmp_path, (tmp_path / "store").as_uri(), source, shards=1, text="response")
     theirs = chain.priors()
     kept = []

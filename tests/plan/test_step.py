@@ -24,7 +24,7 @@ COUNT = 3
 
 @pytest.fixture(autouse=True)
 def _clean_tree(monkeypatch, tmp_path):
-    """Outside a checkout the store has no prefix for uncommitted work; nothing may be written where the command runs."""
+    """Leave the checkout: the store then has no prefix for uncommitted work, and nothing may be written here."""
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

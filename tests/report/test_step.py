@@ -22,7 +22,8 @@ from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
 
-ORDER = "verdict idea reconstruction heads words quality tokens training benchmarks left-out provenance".split()
+ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
+ORDER += ["left-out", "provenance"]
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
 
 
