@@ -1,4 +1,4 @@
-"""The README's table "which parameter re-runs what", and the compiled graph behind it."""
+"""The reference's table "which parameter re-runs what", and the compiled graph behind it."""
 
 import re
 
@@ -7,10 +7,11 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
+from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.task_graph import followers, parameter_tasks, task_graph
 from docs import generate as docs
 
-TABLE = docs.README.read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
+TABLE = (docs.DOCS / "reference.md").read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
 AFTER_PRIORS = "vlm-attention sft tuned-eval tuned-attention report"
 
 
@@ -77,7 +78,7 @@ def test_in_fine_tune_the_same_name_may_reach_less():
     assert row("seed", "fine_tune")[0] == {"sft"}
 
 
-@pytest.mark.parametrize("made", docs.PIPELINES)
+@pytest.mark.parametrize("made", PIPELINES)
 def test_every_parameter_of_every_pipeline_does_what_its_row_says(made):
     """With the tasks that the pipeline has."""
     spec = getattr(pipeline, made).pipeline_spec
