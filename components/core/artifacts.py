@@ -165,7 +165,7 @@ class Trajectories(Sharded):
 
 
 class AttentionMaps(Sharded):
-    """Captured attention, a line a sample."""
+    """Captured attention, one line per sample."""
 
     KIND = "AttentionMaps"
     lines: list[AttentionLine]

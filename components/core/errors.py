@@ -1,7 +1,7 @@
 """Errors a person can act on, and the exit code each one ends a step with.
 
-Every message names the value, where it came from, and what to do. Codes: 0 ok, 1 a bug (traceback), 2 mend a parameter,
-credentials or the machine's size, 3 mend or rerun the named data, 75 try again (store unreachable, 503, disk full).
+Every message names the value, where it came from, and what to do. Codes: 0 ok, 1 a bug (traceback), 2 fix a parameter,
+credentials or the machine's size, 3 fix or rerun the named data, 75 try again (store unreachable, 503, disk full).
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Sample(Record):
 
 
 class Video(Record):
-    """One video file and what decoding it once told."""
+    """One video file and what decoding it once found."""
 
     file: Ref
     width: int = Field(description="pixels, after rotation")

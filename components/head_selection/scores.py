@@ -226,7 +226,7 @@ def choose(
         include_self: pairs f = f′ belong to M; else they join DFC's denominator and DSR leaves them out, TCS keeps
             them.
         head_ratio: share of the heads that is kept.
-        mhs: False keeps all heads; measures and scores are still told.
+        mhs: False keeps all heads; measures and scores are returned all the same.
     """
     within = "" if include_self else "_noself"
     on2 = stats.on2 if include_self else stats.on2_noself

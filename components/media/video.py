@@ -29,7 +29,7 @@ _MOTION_SIDE = 64  # pixels; enough for "how much changes", and a 1080p clip cos
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What decoding a whole file told.
+    """What decoding a whole file found.
 
     Attributes:
         width: pixels, after rotation.
