@@ -1,20 +1,22 @@
-"""Drawing of the synthetic set: bodies over a background, seen by a camera, with the ground truth of every pixel.
+"""The synthetic set's pictures: where bodies may go, how they are drawn, and the ground truth of every pixel.
 
 Everything is measured in short sides of the frame (the frame is H/s × W/s with s = min(H, W)), so one scene looks the
 same at every resolution. A body is drawn by its signed distance, with edges one pixel soft; square, circle and triangle
-of one size have equal areas.
-Legend: F frames, H,W pixels, N places; points are (down, right).
+of one size have equal areas. Courses are found by rejection, some hundred tries per scene: plain floats, no arrays.
+Legend: F frames, H,W pixels; points are (down, right).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from components.synthetic.courses import HALF_SIDE, REACH, frame_extent
+Point = tuple[float, float]  # down, right
+Box = tuple[float, float, float, float]  # top, left, bottom, right
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
@@ -25,6 +27,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
 }
 SHAPES = ("square", "circle", "triangle")
+DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+HALF_SIDE = 0.08  # of the square; all bodies of the set start with its area
+TRAVEL = (0.26, 0.38)  # shortest and longest straight course
+REACH = 4 / 27**0.25  # half sides from a body's centre to its farthest point: the triangle's corner
 
 _CIRCLE = 2 / math.sqrt(math.pi)  # radius in half sides of the square of equal area
 _TRIANGLE = REACH / 2  # its inscribed circle
@@ -84,6 +90,69 @@ def still_camera(num_frames: int) -> Camera:
     return Camera(np.zeros((num_frames, 2)), np.ones(num_frames))
 
 
+@dataclass(frozen=True)
+class Course:
+    """A straight way through the frame."""
+
+    begin: Point
+    end: Point
+    way: str
+
+
+def courses_apart(rng: np.random.Generator, extent: tuple[float, float]) -> list[Course]:
+    """Draw three courses whose swept boxes do not touch.
+
+    A clash begins all three anew: redrawing one alone would favour the first.
+    """
+    while True:
+        courses: list[Course] = []
+        boxes: list[Box] = []
+        while len(courses) < 3:
+            course = _course(rng, extent)
+            box = swept((course.begin, course.end))
+            if any(touch(box, other) for other in boxes):
+                break
+            courses.append(course)
+            boxes.append(box)
+        else:
+            return courses
+
+
+def _course(rng: np.random.Generator, extent: tuple[float, float]) -> Course:
+    way = list(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
+    travel = float(rng.uniform(*TRAVEL))
+    down, right = (travel * step for step in DIRECTIONS[way])
+    begin = place(rng, extent, [(0.0, 0.0), (down, right)])
+    return Course(begin, (begin[0] + down, begin[1] + right), way)
+
+
+def place(rng: np.random.Generator, extent: tuple[float, float], offsets: Sequence[Sequence[float]]) -> Point:
+    """Return a random start from which a body at all `offsets` stays inside a frame of `extent`."""
+    margin = REACH * HALF_SIDE
+    start = []
+    for side, drawn, along in zip(extent, rng.uniform(size=2).tolist(), zip(*offsets, strict=True), strict=True):
+        low, high = margin - min(along), side - margin - max(along)
+        start.append(low + drawn * (high - low))
+    return start[0], start[1]
+
+
+def swept(centres: Sequence[Sequence[float]], scale: float = 1.0) -> Box:
+    """Return the box that a body at these centres can cover."""
+    margin = REACH * HALF_SIDE * scale
+    downs, rights = zip(*centres, strict=True)
+    return min(downs) - margin, min(rights) - margin, max(downs) + margin, max(rights) + margin
+
+
+def touch(one: Box, other: Box) -> bool:
+    """Whether two boxes overlap."""
+    return one[0] < other[2] and one[1] < other[3] and other[0] < one[2] and other[1] < one[3]
+
+
+def frame_extent(size: tuple[int, int]) -> tuple[float, float]:
+    """Height and width of a frame of `size` (pixels) in short sides."""
+    return size[0] / min(size), size[1] / min(size)
+
+
 def render(scene: Scene, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "F H W 3"], UInt8[np.ndarray, "F H W"]]:
     """Draw a scene: RGB frames, and which body each pixel shows (1 + its index, 0 for the background)."""
     camera = scene.camera
@@ -108,8 +177,7 @@ def render(scene: Scene, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "F H 
 def _world(size: tuple[int, int], camera: Camera, f: int) -> tuple[np.ndarray, np.ndarray]:
     """World coordinates of every pixel's centre."""
     y, x = np.meshgrid(*((np.arange(n) + 0.5) / min(size) for n in size), indexing="ij")
-    (height, width), (down, right) = frame_extent(size), camera.shifts[f]
-    zoom = camera.zooms[f]
+    (height, width), (down, right), zoom = frame_extent(size), camera.shifts[f], camera.zooms[f]
     return (y - height / 2) / zoom + height / 2 + down, (x - width / 2) / zoom + width / 2 + right
 
 

@@ -23,11 +23,14 @@ from safetensors.numpy import save_file
 
 from components.core.errors import ParameterError
 from components.media.video import write_mp4
-from components.synthetic.courses import DIRECTIONS, courses_apart, frame_extent
-from components.synthetic.drawing import COLOURS, SHAPES, Background, Scene, body_at, render, still_camera
+from components.synthetic import drawing
+from components.synthetic.drawing import COLOURS, DIRECTIONS, SHAPES, Background, Scene, body_at, frame_extent
 from components.synthetic.questions import Question, questioned
 
-PRESETS = ("scenes", "bench")
+PRESETS = {  # annotations and folder of the videos
+    "scenes": ("MotionBenchCaption-train/train.jsonl", "MotionBenchCaption-train/videos"),
+    "bench": ("MotionBench/video_info.meta.jsonl", "MotionBench/self-collected"),
+}
 VOCABULARY = (*COLOURS, *SHAPES, *DIRECTIONS, "the", "and", "moves", "while", "stays", "stay")
 HELD_OUT = "NA"  # MotionBench's answer of items whose answer is not published
 _MARKER = "set.json"
@@ -71,35 +74,21 @@ def write_set(
     Raises:
         ParameterError: impossible sizes, or a folder that holds something else.
     """
-    if (
-        preset not in PRESETS
-        or count < 1
-        or num_frames < 2
-        or fps <= 0
-        or min(size) < 16
-        or any(side % 2 for side in size)
-    ):
-        raise ParameterError(
-            f"synthetic set {preset!r}: {count} clips of {num_frames} frames, {size} pixels, {fps} fps",
-            source="write_set",
-            remedy=f"preset one of {PRESETS}, at least 1 clip, 2 frames, and even sides of at least 16 pixels",
-        )
-    target = Path(folder).resolve()
-    marker = {
-        "preset": preset,
-        "count": count,
-        "seed": seed,
-        "size": list(size),
-        "num_frames": num_frames,
-        "fps": float(fps),
-    }
+    sides = min(size) >= 16 and not any(side % 2 for side in size)
+    if preset not in PRESETS or count < 1 or num_frames < 2 or fps <= 0 or not sides:
+        problem = f"synthetic set {preset!r}: {count} clips of {num_frames} frames, {size} pixels, {fps} fps"
+        remedy = f"preset one of {(*PRESETS,)}, at least 1 clip, 2 frames, and even sides of at least 16 pixels"
+        raise ParameterError(problem, source="write_set", remedy=remedy)
+    target, fps = Path(folder).resolve(), float(fps)
+    given = {"preset": preset, "count": count, "seed": seed, "size": size, "num_frames": num_frames, "fps": fps}
+    marker = json.dumps(given, sort_keys=True)
     if _already_there(target, marker):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write(draft, preset, count, seed, size, num_frames, float(fps))
-        (draft / _MARKER).write_text(json.dumps(marker, sort_keys=True) + "\n", encoding="utf-8")
+        _write(draft, preset, count, seed, size, num_frames, fps)
+        (draft / _MARKER).write_text(f"{marker}\n", encoding="utf-8")
         draft.chmod(0o755)  # mkdtemp's is private
         draft.replace(target)  # takes the place of an empty folder
     finally:
@@ -108,10 +97,9 @@ def write_set(
 
 def make_clip(preset: str, seed: int, index: int, size: tuple[int, int], num_frames: int) -> Clip:
     """Clip `index` of a set; it depends on nothing but these arguments."""
-    rng = np.random.default_rng([seed, PRESETS.index(preset), index])
+    rng = np.random.default_rng([seed, list(PRESETS).index(preset), index])
     if preset == "scenes":
-        scene, caption = _captioned(rng, frame_extent(size), num_frames)
-        return Clip(scene, caption=caption)
+        return _captioned(rng, frame_extent(size), num_frames)
     scene, question = questioned(rng, index, frame_extent(size), num_frames)
     return Clip(scene, question=question)
 
@@ -120,36 +108,29 @@ def draw(
     scene: Scene, size: tuple[int, int]
 ) -> tuple[UInt8[np.ndarray, "F H W 3"], UInt8[np.ndarray, "F H W"], UInt8[np.ndarray, "F H W"]]:
     """RGB frames, the mover's mask (all zero where only the camera moves), and object ids (1 + index)."""
-    frames, ids = render(scene, size)
+    frames, ids = drawing.render(scene, size)
     mover = np.zeros_like(ids) if scene.mover is None else (ids == scene.mover + 1).astype(np.uint8)
     return frames, mover, ids
 
 
-# Writing --------------------------------------------------------------------------------------------------------------
-
-
-def _already_there(target: Path, marker: dict[str, Any]) -> bool:
+def _already_there(target: Path, marker: str) -> bool:
     """Whether this very set is there; anything else in the folder is refused."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     path = target / _MARKER
     found = path.read_text(encoding="utf-8").strip() if path.is_file() else "no set.json"
-    if found != json.dumps(marker, sort_keys=True):
-        raise ParameterError(
-            f"the folder holds something else ({found}), wanted {json.dumps(marker, sort_keys=True)}",
-            source=str(target),
-            remedy="choose an empty folder, or remove this one",
-        )
+    if found != marker:
+        problem = f"the folder holds something else ({found}), wanted {marker}"
+        raise ParameterError(problem, source=str(target), remedy="choose an empty folder, or remove this one")
     return True
 
 
 def _write(root: Path, preset: str, count: int, seed: int, size: tuple[int, int], num_frames: int, fps: float) -> None:
-    annotations, videos = {
-        "scenes": (root / "MotionBenchCaption-train" / "train.jsonl", root / "MotionBenchCaption-train" / "videos"),
-        "bench": (root / "MotionBench" / "video_info.meta.jsonl", root / "MotionBench" / "self-collected"),
-    }[preset]
+    annotations, videos = (root / path for path in PRESETS[preset])
     videos.mkdir(parents=True)
     (root / "gt").mkdir()
+    resolution = {"width": size[1], "height": size[0]}
+    info = {"duration": num_frames / fps, "fps": fps, "resolution": resolution}
     with annotations.open("w", encoding="utf-8") as lines:
         for index in range(count):
             clip = make_clip(preset, seed, index, size, num_frames)
@@ -157,20 +138,15 @@ def _write(root: Path, preset: str, count: int, seed: int, size: tuple[int, int]
             frames, mover, ids = draw(clip.scene, size)
             write_mp4(videos / f"{stem}.mp4", frames, fps)
             save_file({"mover": mover, "objects": ids}, root / "gt" / f"{stem}.safetensors")
-            held_out = count >= _HELD_OUT_FROM and _is_held_out(index)
-            row = _caption_row(stem, clip)
+            row: dict[str, Any] = {"video_path": f"{stem}.mp4", "motion_caption": clip.caption}
             if clip.question:
-                row = _question_row(stem, clip.question, held_out, size, num_frames, fps)
+                # one item in 24 is held out, going round the question types
+                held_out = count >= _HELD_OUT_FROM and index // 6 % 4 == 3 and index % 6 == index // 24 % 6
+                row = _question_row(stem, clip.question, held_out) | {"video_info": info}
             lines.write(json.dumps(row) + "\n")
 
 
-def _caption_row(stem: str, clip: Clip) -> dict[str, Any]:
-    return {"video_path": f"{stem}.mp4", "motion_caption": clip.caption}
-
-
-def _question_row(
-    stem: str, question: Question, held_out: bool, size: tuple[int, int], num_frames: int, fps: float
-) -> dict[str, Any]:
+def _question_row(stem: str, question: Question, held_out: bool) -> dict[str, Any]:
     answer = HELD_OUT if held_out else question.answer
     return {
         "question_type": question.kind,
@@ -178,38 +154,22 @@ def _question_row(
         "key": stem,
         "video_path": f"{stem}.mp4",
         "qa": [{"uid": f"{stem}_1", "start": None, "end": None, "answer": answer, "question": question.rendered()}],
-        "video_info": {
-            "duration": num_frames / fps,
-            "fps": float(fps),
-            "resolution": {"width": size[1], "height": size[0]},
-        },
     }
 
 
-def _is_held_out(index: int) -> bool:
-    """One item in 24, going round the question types."""
-    return index // 6 % 4 == 3 and index % 6 == index // 24 % 6
-
-
-# Captioned scenes -----------------------------------------------------------------------------------------------------
-
-
-def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames: int) -> tuple[Scene, str]:
-    courses = courses_apart(rng, extent)
+def _captioned(rng: np.random.Generator, extent: tuple[float, float], num_frames: int) -> Clip:
+    courses = drawing.courses_apart(rng, extent)
     colours, shapes = rng.permutation(list(COLOURS))[:3], rng.choice(SHAPES, 3)
     mover = int(rng.integers(3))
     bodies = []
     for i, course in enumerate(courses):
-        progress_F = (
-            np.linspace(0, 1, num_frames)
-            if i == mover
-            else np.full(num_frames, rng.integers(num_frames) / (num_frames - 1))
-        )
+        progress_F = np.linspace(0, 1, num_frames)
+        if i != mover:
+            progress_F = np.full(num_frames, rng.integers(num_frames) / (num_frames - 1))
         begin, end = np.asarray(course.begin), np.asarray(course.end)
         bodies.append(body_at(str(colours[i]), str(shapes[i]), begin + progress_F[:, None] * (end - begin)))
     a, b = (bodies[i].name for i in rng.permutation([i for i in range(3) if i != mover]))
-    caption = _TEMPLATES[rng.integers(len(_TEMPLATES))].format(
-        mover=bodies[mover].name, way=courses[mover].way, a=a, b=b
-    )
+    template = _TEMPLATES[rng.integers(len(_TEMPLATES))]
     grey = float(rng.uniform(0.4, 0.6))
-    return Scene(tuple(bodies), mover, still_camera(num_frames), Background((grey, grey, grey))), caption
+    scene = Scene(tuple(bodies), mover, drawing.still_camera(num_frames), Background((grey, grey, grey)))
+    return Clip(scene, template.format(mover=bodies[mover].name, way=courses[mover].way, a=a, b=b))

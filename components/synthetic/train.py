@@ -26,18 +26,18 @@ from torch.utils.data import DataLoader
 
 from components.core.errors import ParameterError
 from components.core.progress import track
+from components.synthetic.model import training_data as data
 from components.synthetic.model.card import write_card
 from components.synthetic.model.muon import Muon
-from components.synthetic.model.network import Denoiser, make_denoiser, noise_levels, save_pipeline, velocity_loss
-from components.synthetic.model.recipe import Recipe
-from components.synthetic.model.training_data import (
-    TIMESTEPS,
-    TRAINING_SEEDS,
-    VALIDATION_SEED,
-    Batch,
-    TrainingScenes,
-    joined,
+from components.synthetic.model.network import (
+    Denoiser,
+    Recipe,
+    make_denoiser,
+    noise_levels,
+    save_pipeline,
+    velocity_loss,
 )
+from components.synthetic.model.training_data import Batch, TrainingScenes
 
 log = logging.getLogger(__name__)
 QUINTILES = 5
@@ -47,12 +47,7 @@ Row = dict[str, Any]
 
 
 def train(
-    folder: Path,
-    recipe: Recipe | None = None,
-    *,
-    save_every: int = 500,
-    workers: int = 1,
-    stop_after: int | None = None,
+    folder: Path, recipe: Recipe, *, save_every: int = 500, workers: int = 1, stop_after: int | None = None
 ) -> Path | None:
     """Train from the last saved state on and write the checkpoint into `folder`; returns it.
 
@@ -64,17 +59,17 @@ def train(
         stop_after: save a state after this update and return None (a run in parts).
 
     Raises:
-        ParameterError: the folder exists, states of another recipe lie beside it, or the batch cannot be shared among
-            the processes.
+        ParameterError: the folder exists, states of another recipe lie beside it, the loss is not finite, or the batch
+            cannot be shared among the processes.
     """
     folder = Path(folder).absolute()
     if folder.exists():
         raise ParameterError(f"{folder.name} exists", source=str(folder), remedy="remove it or name another folder")
-    return Training(folder, recipe or Recipe(), save_every, workers).run(stop_after)
+    return _Training(folder, recipe, save_every, workers).run(stop_after)
 
 
-class Training:
-    """One training: model, optimizer, averaged weights and states."""
+class _Training:
+    """One training: model, optimizers, averaged weights and states."""
 
     def __init__(self, folder: Path, recipe: Recipe, save_every: int, workers: int) -> None:
         self.folder, self.recipe, self.save_every, self.workers = folder, recipe, save_every, workers
@@ -94,8 +89,8 @@ class Training:
         self.accelerator.register_for_checkpointing(self.ema)
         self.alpha_bar = noise_levels().to(self.accelerator.device)
 
-    def run(self, stop_after: int | None = None) -> Path | None:
-        """All remaining updates, then the checkpoint; None where it stopped before."""
+    def run(self, stop_after: int | None) -> Path | None:
+        """Do all remaining updates, then write the checkpoint; None where it stopped before."""
         start, last = self._resume(), min(stop_after or self.recipe.steps, self.recipe.steps)
         stream = self._stream(start, last)
         self.model.train()
@@ -107,17 +102,14 @@ class Training:
                 log.info("step %d: loss %.3f by noise %s", step, row["loss"], row["by_noise"])
         return self._finish() if last == self.recipe.steps else None
 
-    # -- one update ---------------------------------------------------------------------------------------------------
-
     def _stream(self, start: int, last: int) -> Iterator[Batch]:
         """Yield this process's part of each batch from update `start` + 1 on."""
-        batch, many, mine = self.recipe.batch, self.accelerator.num_processes, self.accelerator.process_index
-        scenes = TrainingScenes(
-            TRAINING_SEEDS[self.recipe.seed], batch, self.recipe.caption_dropout, self.recipe.num_frames
-        )
+        recipe, many, mine = self.recipe, self.accelerator.num_processes, self.accelerator.process_index
+        seed, batch = data.TRAINING_SEEDS[recipe.seed], recipe.batch
+        scenes = TrainingScenes(seed, batch, recipe.caption_dropout, recipe.num_frames)
         parts = [list(range(step * batch, (step + 1) * batch))[mine::many] for step in range(start, last)]
-        options: Row = {"prefetch_factor": 8} if self.workers else {}
-        return iter(DataLoader(scenes, batch_sampler=parts, num_workers=self.workers, collate_fn=joined, **options))
+        options: Row = {"num_workers": self.workers, **({"prefetch_factor": 8} if self.workers else {})}
+        return iter(DataLoader(scenes, batch_sampler=parts, collate_fn=data.joined, **options))
 
     def _step(self, step: int, batch: Batch) -> Row:
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
@@ -126,42 +118,38 @@ class Training:
         batch = Batch(*(part.to(self.accelerator.device) for part in batch))
         losses_B = velocity_loss(self.model, *batch, self.alpha_bar)
         self.accelerator.backward(losses_B.mean())
+        losses_B = losses_B.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.ema.step(self.model.parameters())
-        row: Row = {
-            "step": step,
-            "loss": float(losses_B.detach().mean()),
-            "grad": float(norm),
-            "by_noise": by_noise(losses_B.detach(), batch.timesteps_B),
-        }
-        if not math.isfinite(row["loss"]):
-            raise ParameterError(
-                f"the loss is {row['loss']} at update {step}", source="train", remedy="choose a lower --learning-rate"
-            )
-        self._log(row)
+        loss, noises = float(losses_B.mean()), by_noise(losses_B, batch.timesteps_B)
+        if not math.isfinite(loss):
+            problem = f"the loss is {loss} at update {step}"
+            raise ParameterError(problem, source="train", remedy="choose a lower --learning-rate")
+        row: Row = {"step": step, "loss": loss, "grad": float(norm), "by_noise": noises}
+        if self.accelerator.is_main_process:
+            with (self.states / _LOG).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
         return row
 
-    # -- states -------------------------------------------------------------------------------------------------------
-
     def _resume(self) -> int:
-        """Load the last complete state; returns its update, 0 where there is none."""
-        own = self.recipe.model_dump_json()
+        """Load the last complete state and return its update, 0 where there is none; later log lines are dropped."""
         self.states.mkdir(parents=True, exist_ok=True)
-        noted = self.states / _RECIPE
+        noted, logged, own = self.states / _RECIPE, self.states / _LOG, self.recipe.model_dump_json()
         if noted.is_file() and noted.read_text(encoding="utf-8") != own:
-            raise ParameterError(
-                "states of another recipe", source=str(self.states), remedy="remove the folder or give its recipe"
-            )
+            remedy = "remove the folder or give its recipe"
+            raise ParameterError("states of another recipe", source=str(self.states), remedy=remedy)
         noted.write_text(own, encoding="utf-8")
         steps = [int(done.parent.name.removeprefix("step-")) for done in self.states.glob(f"step-*/{_DONE}")]
         step = max(steps, default=0)
         if step:
             self.accelerator.load_state(str(self._state(step)))
             log.info("going on after update %d", step)
-        self._cut_log(step)
+        if self.accelerator.is_main_process and logged.is_file():
+            kept = logged.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
+            logged.write_text("".join(kept), encoding="utf-8")
         return step
 
     def _save_state(self, step: int) -> None:
@@ -176,20 +164,6 @@ class Training:
 
     def _state(self, step: int) -> Path:
         return self.states / f"step-{step:08d}"
-
-    def _log(self, row: Row) -> None:
-        if self.accelerator.is_main_process:
-            with (self.states / _LOG).open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row) + "\n")
-
-    def _cut_log(self, step: int) -> None:
-        """Drop what was logged after the state: it is computed again."""
-        file = self.states / _LOG
-        if self.accelerator.is_main_process and file.is_file():
-            kept = file.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-            file.write_text("".join(kept), encoding="utf-8")
-
-    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Path:
         """Write the averaged weights as a pipeline with its card, whole or not at all."""
@@ -228,9 +202,9 @@ def rate(step: int, total: int, warmup: int) -> float:
 
 def by_noise(losses_B: torch.Tensor, timesteps_B: torch.Tensor) -> list[float | None]:
     """Mean loss of each fifth of the time steps, low noise first; None where no clip fell into it."""
-    fifth = timesteps_B * QUINTILES // TIMESTEPS
-    means = [losses_B[fifth == q].mean().item() if bool((fifth == q).any()) else None for q in range(QUINTILES)]
-    return [None if mean is None else round(mean, 4) for mean in means]
+    fifth = timesteps_B * QUINTILES // data.TIMESTEPS
+    parts = [losses_B[fifth == q] for q in range(QUINTILES)]
+    return [round(part.mean().item(), 4) if len(part) else None for part in parts]
 
 
 @torch.no_grad()
@@ -238,43 +212,36 @@ def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
     """Loss of clips that no training sees, by fifths of the noise; each clip is seen once in every fifth."""
     device = next(model.parameters()).device
     alpha_bar = noise_levels().to(device)
-    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0, recipe.num_frames)
+    scenes = TrainingScenes(data.VALIDATION_SEED, 1, 0.0, recipe.num_frames)
     sums = torch.zeros(QUINTILES, dtype=torch.float64)
     for index in range(recipe.validation_clips):
         clean, noise, timestep, ids = (part.to(device) for part in scenes[index])
         for fifth in range(QUINTILES):
-            within = (timestep + fifth * TIMESTEPS) // QUINTILES
+            within = (timestep + fifth * data.TIMESTEPS) // QUINTILES
             sums[fifth] += velocity_loss(model, clean, noise, within, ids, alpha_bar).double().cpu().item()
     return [round(float(total) / recipe.validation_clips, 4) for total in sums]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train from the command line: every field of the recipe is an option."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.synthetic.train", description="Train the small video model."
-    )
+    parser = argparse.ArgumentParser("python -m components.synthetic.train", description="Train the small video model.")
     parser.add_argument("folder", type=Path, help="where the checkpoint goes; must not exist")
-    for name, field in Recipe.model_fields.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(field.default), default=field.default, help=field.description
-        )
-    parser.add_argument("--save-every", type=int, default=500, help="updates between two states")
-    parser.add_argument(
-        "--stop-after", type=int, help="save a state after this update and end; the same command goes on"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="side processes that draw clips")
-    parser.add_argument("--threads", type=int, default=2, help="of torch; the same number gives the same bits")
+    own = {
+        "save_every": (int, 500, "updates between two states"),
+        "stop_after": (int, None, "save a state after this update and end; the same command goes on"),
+        "workers": (int, 1, "side processes that draw clips"),
+        "threads": (int, 2, "of torch; the same number gives the same bits"),
+    }
+    fields = {
+        name: (type(field.default), field.default, field.description) for name, field in Recipe.model_fields.items()
+    }
+    for name, (kind, default, text) in {**fields, **own}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     found = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(found["threads"])
-    recipe = Recipe(**{name: found[name] for name in Recipe.model_fields})
-    train(
-        found["folder"],
-        recipe,
-        save_every=found["save_every"],
-        workers=found["workers"],
-        stop_after=found["stop_after"],
-    )
+    torch.set_num_threads(found.pop("threads"))
+    recipe = Recipe(**{name: found.pop(name) for name in fields})
+    train(found.pop("folder"), recipe, **found)
 
 
 if __name__ == "__main__":

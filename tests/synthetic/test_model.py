@@ -11,9 +11,16 @@ from components.core.errors import DataError, ParameterError
 from components.ddim_inversion.ddim import invert, levels
 from components.models.video import load_vdm
 from components.synthetic.model.card import read_card, write_card
-from components.synthetic.model.network import SIZE, latent_grid, make_denoiser, save_pipeline
-from components.synthetic.model.recipe import Architecture, Recipe
-from components.synthetic.model.tokenizer import LENGTH, make_tokenizer
+from components.synthetic.model.network import (
+    LENGTH,
+    SIZE,
+    Architecture,
+    Recipe,
+    latent_grid,
+    make_denoiser,
+    make_tokenizer,
+    save_pipeline,
+)
 from components.synthetic.model.training_data import TRAINING_SEEDS, TrainingScenes
 from components.synthetic.model.vae import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
 from components.synthetic.scenes import draw, make_clip

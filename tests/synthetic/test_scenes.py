@@ -10,8 +10,17 @@ from safetensors.numpy import load_file
 
 from components.core.errors import ParameterError
 from components.media.video import probe, read_frames
-from components.synthetic.courses import DIRECTIONS, HALF_SIDE
-from components.synthetic.drawing import COLOURS, SHAPES, Background, Body, Scene, render, still_camera
+from components.synthetic.drawing import (
+    COLOURS,
+    DIRECTIONS,
+    HALF_SIDE,
+    SHAPES,
+    Background,
+    Body,
+    Scene,
+    render,
+    still_camera,
+)
 from components.synthetic.questions import QUESTION_TYPES
 from components.synthetic.scenes import VOCABULARY, draw, make_clip, write_set
 

@@ -9,8 +9,7 @@ import torch
 from components.core.errors import ParameterError
 from components.kubeflow.tree import ROOT
 from components.synthetic.model.card import read_card
-from components.synthetic.model.network import make_denoiser, noise_levels, velocity_loss
-from components.synthetic.model.recipe import Architecture, Recipe
+from components.synthetic.model.network import Architecture, Recipe, make_denoiser, noise_levels, velocity_loss
 from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED, TrainingScenes, joined
 from components.synthetic.train import rate, train
 

@@ -6,15 +6,16 @@ a card is true or refused.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from string import Template
 
 from pydantic import ValidationError
+from safetensors import safe_open
 
 from components.core.errors import DataError
 from components.core.records import Digest, Record, canonical_json, sha256
-from components.synthetic.model.network import SIZE, latent_grid
-from components.synthetic.model.recipe import Recipe
+from components.synthetic.model.network import SIZE, Recipe, latent_grid
 from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED
 
 RECORD, PAGE = "training.json", "README.md"
@@ -87,25 +88,16 @@ def read_card(folder: Path | str) -> Card:
 def page(card: Card) -> str:
     """Return the card as Markdown."""
     recipe = card.recipe
-    defaults = Recipe()
-    changed = [
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in recipe.model_dump().items()
-        if value != getattr(defaults, name)
-    ]
+    changed = recipe.model_dump(exclude_defaults=True)
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     files = [f"| `{path}` | {size} | `{digest}` |" for path, (size, digest) in sorted(card.files.items())]
     return Template(template).substitute(
         recipe.model_dump(),
-        licence=card.licence,
-        digest=card.digest,
-        command=" ".join(["python -m components.synthetic.train FOLDER", *changed]),
+        **card.model_dump(include={"licence", "digest", "size", "num_frames", "scene_seed", "validation_seed"}),
+        command=" ".join(["python -m components.synthetic.train FOLDER", *options]),
         clips=recipe.steps * recipe.batch,
-        size=card.size,
-        num_frames=card.num_frames,
         tokens=" × ".join(str(side) for side in latent_grid(card.num_frames)),
-        scene_seed=card.scene_seed,
-        validation_seed=card.validation_seed,
         first_seed=card.reserved_seeds[0],
         last_seed=card.reserved_seeds[1],
         losses=" | ".join(f"{loss:.4f}" for loss in card.losses),
@@ -133,18 +125,9 @@ def _digest(files: dict[str, tuple[int, str]]) -> str:
 
 def _parameters(folder: Path) -> dict[str, int]:
     """Parameters of each part, counted in its file."""
-    from safetensors import safe_open
-
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*/*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-        counts[file.parent.name] = sum(_product(shape) for shape in shapes)
+        counts[file.parent.name] = sum(map(math.prod, shapes))
     return counts
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total

@@ -1,7 +1,9 @@
-"""The small model's network: CogVideoX's transformer, one token per latent, trained jointly with its T5.
+"""The small model: its sizes and recipe, tokenizer, network, loss, and the pipeline's folder that `load_vdm` opens.
 
-Also the loss (v-prediction on the real schedule, whose last step has no signal) and the pipeline's folder that
-`load_vdm` opens.
+The network is CogVideoX's transformer, one token per latent, trained jointly with its T5; v-prediction on the real
+schedule, whose last step has no signal. The tokenizer knows the words of the `scenes` captions: a word is a token
+(`▁red`), so that character spans are whole words. Anything else, a capital or a full stop included, is `<unk>`, which
+training never shows: a text with unknown words gets a prior from its known ones at best.
 Legend: B batch, F C y x latent frames, channels, rows, columns, T text tokens.
 """
 
@@ -13,15 +15,58 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from jaxtyping import Float, Int
+from pydantic import Field, field_validator
 from torch import Tensor, nn
+from transformers import T5Tokenizer
 
-from components.models.video.cogvideox import SCHEDULER, t5_encoder
-from components.synthetic.model.recipe import Architecture
-from components.synthetic.model.tokenizer import LENGTH, make_tokenizer
+from components.core.records import Record
+from components.models.video.cogvideox import FRAMES, SCHEDULER, t5_encoder
 from components.synthetic.model.vae import CHANNELS, SPATIAL, TEMPORAL, make_vae
+from components.synthetic.scenes import VOCABULARY
 
 SIZE = 48  # pixels of a side
+LENGTH = 16  # text tokens: the longest caption has 14 words; `</s>` follows
 TIME_WIDTH, TEXT_WIDTH = 32, 64
+
+
+class Architecture(Record):
+    """Sizes of the network and of the clips that it is trained on."""
+
+    layers: int = Field(4, ge=1, description="blocks of the transformer")
+    heads: int = Field(8, ge=1, description="attention heads of a block")
+    head_width: int = Field(16, ge=16, multiple_of=16, description="width of a head")
+    num_frames: int = Field(17, ge=FRAMES.fewest, description="frames of a clip: 8k+1, for an odd number of latents")
+
+    @field_validator("num_frames")
+    @classmethod
+    def _whole_chunks(cls, value: int) -> int:
+        if FRAMES.largest(value) != value:
+            reason = "an even number of latents decodes to more frames"
+            raise ValueError(f"{value} frames: choose 8k+1, as 9, 17 or 33 ({reason})")
+        return value
+
+
+class Recipe(Architecture):
+    """What decides a training's result."""
+
+    steps: int = Field(3400, ge=1, description="updates")
+    batch: int = Field(4, ge=1, description="clips per update")
+    muon_rate: float = Field(0.02, gt=0, description="peak of Muon, for the matrices of the blocks")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak of AdamW, for all else")
+    warmup: int = Field(100, ge=0, description="updates of linear warm-up; then a cosine to 0")
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is saved")
+    caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of empty captions")
+    seed: int = Field(0, ge=0, lt=999, description="of the initialization; the scenes take the same training seed")
+    validation_clips: int = Field(64, ge=5, description="unseen clips that the card's losses are measured on")
+
+
+def make_tokenizer() -> T5Tokenizer:
+    """Return the closed vocabulary; offsets and padding work as with a real T5 tokenizer."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces = [(f"▁{word}", -2.0 - 0.001 * rank) for rank, word in enumerate(VOCABULARY)]
+    return T5Tokenizer(vocab=[*special, *pieces], extra_ids=0, model_max_length=LENGTH)
 
 
 def latent_grid(num_frames: int) -> tuple[int, int, int]:
@@ -35,15 +80,26 @@ class Denoiser(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.transformer = _transformer(architecture)
-        self.text_encoder = t5_encoder(len(make_tokenizer()), TEXT_WIDTH, feed_forward=128, heads=4, dropout=0.0)
-        frames, *places = latent_grid(architecture.num_frames)
-        cos, sin = get_3d_rotary_pos_embed(
-            embed_dim=architecture.head_width,
-            crops_coords=((0, 0), tuple(places)),
-            grid_size=tuple(places),
-            temporal_size=frames,
+        frames, rows, columns = latent_grid(architecture.num_frames)
+        self.transformer = CogVideoXTransformer3DModel(
+            num_attention_heads=architecture.heads,
+            attention_head_dim=architecture.head_width,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            time_embed_dim=TIME_WIDTH,
+            text_embed_dim=TEXT_WIDTH,
+            num_layers=architecture.layers,
+            sample_width=columns,
+            sample_height=rows,
+            sample_frames=architecture.num_frames,
+            temporal_compression_ratio=TEMPORAL,
+            patch_size=1,
+            max_text_seq_length=LENGTH,
+            use_rotary_positional_embeddings=True,
         )
+        self.text_encoder = t5_encoder(len(make_tokenizer()), TEXT_WIDTH, feed_forward=128, heads=4, dropout=0.0)
+        places = (rows, columns)
+        cos, sin = get_3d_rotary_pos_embed(architecture.head_width, ((0, 0), places), places, temporal_size=frames)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -102,23 +158,3 @@ def save_pipeline(model: Denoiser, folder: Path, dtype: torch.dtype = torch.floa
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return Path(folder)
-
-
-def _transformer(architecture: Architecture) -> CogVideoXTransformer3DModel:
-    _, rows, columns = latent_grid(architecture.num_frames)
-    return CogVideoXTransformer3DModel(
-        num_attention_heads=architecture.heads,
-        attention_head_dim=architecture.head_width,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        time_embed_dim=TIME_WIDTH,
-        text_embed_dim=TEXT_WIDTH,
-        num_layers=architecture.layers,
-        sample_width=columns,
-        sample_height=rows,
-        sample_frames=architecture.num_frames,
-        temporal_compression_ratio=TEMPORAL,
-        patch_size=1,
-        max_text_seq_length=LENGTH,
-        use_rotary_positional_embeddings=True,
-    )

@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.core.errors import ParameterError
-from components.synthetic.model.network import SIZE
-from components.synthetic.model.recipe import Architecture
-from components.synthetic.model.tokenizer import LENGTH, make_tokenizer
+from components.synthetic.model.network import LENGTH, SIZE, Architecture, make_tokenizer
 from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip
 
@@ -51,7 +49,7 @@ class TrainingScenes(Dataset[Batch]):
 
     def __init__(self, seed: int, batch: int, dropout: float, num_frames: int = _NUM_FRAMES) -> None:
         if seed not in TRAINING_SEEDS:
-            remedy = f"choose {TRAINING_SEEDS[0]} to {TRAINING_SEEDS[-1]}: other seeds may be somebody's test videos"
+            remedy = f"choose {TRAINING_SEEDS[0]} to {TRAINING_SEEDS[-1]}: other seeds may be those of test videos"
             raise ParameterError(f"scene seed {seed}", source="TrainingScenes", remedy=remedy)
         self.seed, self.batch, self.dropout, self.num_frames = seed, batch, dropout, num_frames
         self.tokenizer = make_tokenizer()

@@ -31,11 +31,7 @@ MEAN_GAIN, DIFFERENCE_GAIN = 5.0, 10.0
 _WIDTH = 20  # channels: nine pairs and the two constants
 _CONSTANT, _DEVIATION = 721.0, 228.0  # 721 · √(2/20) = 228.0002, and both are exact in half precision
 _LIFT = 12.0
-_TENT = (
-    0.25,
-    0.5,
-    0.25,
-)  # after repeating twice along an axis, this is linear interpolation between the centres of cells
+_TENT = (0.25, 0.5, 0.25)  # after repeating twice along an axis: linear interpolation between the centres of cells
 
 
 def closed_form(frames: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "F C y x"]:
@@ -48,12 +44,10 @@ def closed_form(frames: UInt8[np.ndarray, "n H W 3"]) -> Float[np.ndarray, "F C 
     if count % TEMPORAL != 1 or height % SPATIAL or width % SPATIAL:
         problem = f"{count} frames of {height} × {width} pixels do not make whole latents"
         raise ParameterError(problem, source="closed_form", remedy=f"give 4k+1 frames, sides multiples of {SPATIAL}")
-    halves = (
-        frames.reshape(count, height // 4, 2, 2, width // 4, 2, 2, 3).astype(np.float32).mean(axis=(3, 6)) / 127.5 - 1
-    )
-    pooled = np.concatenate(
-        [halves[:1], halves[1:].reshape(-1, TEMPORAL, *halves.shape[1:]).mean(axis=1)]
-    )  # F y 2 x 2 3
+    pixels = frames.reshape(count, height // 4, 2, 2, width // 4, 2, 2, 3).astype(np.float32)
+    halves = pixels.mean(axis=(3, 6)) / 127.5 - 1
+    later = halves[1:].reshape(-1, TEMPORAL, *halves.shape[1:]).mean(axis=1)
+    pooled = np.concatenate([halves[:1], later])  # F y 2 x 2 3
     up, down, left, right = pooled[:, :, 0], pooled[:, :, 1], pooled[..., 0, :], pooled[..., 1, :]
     mean = pooled.mean(axis=(2, 4))
     horizontal, vertical = (left - right).mean(axis=2) / 2, (up - down).mean(axis=3) / 2
@@ -83,18 +77,13 @@ def make_vae(sample_size: int) -> AutoencoderKLCogVideoX:
     return vae.eval()
 
 
-def _gains() -> np.ndarray:
-    return np.repeat(np.array([MEAN_GAIN, DIFFERENCE_GAIN, DIFFERENCE_GAIN], np.float32), 3)
-
-
 def _construct_encoder(encoder: Any) -> None:
     """RGB → means of 2 × 2 → the nine features as pairs, and the constants → the code."""
     for colour in range(3):
         encoder.conv_in.conv.weight[colour, colour, -1, 1, 1] = 1
         encoder.down_blocks[0].downsamplers[0].conv.weight[colour, colour, :2, :2] = 0.25
-    signs = (
-        torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]]]) / 4
-    )  # m, h, v over a block's quarters
+    # m, h, v over a block's quarters
+    signs = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]]]) / 4
     last = encoder.down_blocks[1].downsamplers[0].conv
     for feature in range(CHANNELS):
         last.weight[feature, feature % 3, :2, :2] = signs[feature // 3]
@@ -102,7 +91,8 @@ def _construct_encoder(encoder: Any) -> None:
     _hold_constants(last.bias)
     encoder.norm_out.weight.fill_(_DEVIATION)
     encoder.norm_out.bias.fill_(_LIFT)
-    for feature, gain in enumerate(_gains().tolist()):
+    for feature in range(CHANNELS):
+        gain = MEAN_GAIN if feature < 3 else DIFFERENCE_GAIN
         encoder.conv_out.conv.weight[feature, feature, -1, 1, 1] = gain / 2
         encoder.conv_out.conv.weight[feature, CHANNELS + feature, -1, 1, 1] = -gain / 2
     encoder.conv_out.conv.bias[CHANNELS:] = -30.0  # the posterior's log variance: none
