@@ -31,7 +31,7 @@ def export(
 ) -> None:
     """Write a prior set or a tuned model with all its files into a folder."""
     from components.prior_set.page import card as priors_card
-    from components.sft.card import card as model_card
+    from components.sft.page import card as model_card
 
     if len(names) > 2:
         raise ParameterError(f"too many names: {' '.join(names)}", source="export", remedy="WHAT [priors|model] DIR")

@@ -8,10 +8,10 @@ Legend: T words, F H W the prior's grid.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,9 +46,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Item:
-    """One training sample; no target where only the response is learned."""
+    """One training sample; without a target only the response is learned."""
 
-    name: str
     example: Example
     target: Target | None
 
@@ -78,10 +77,9 @@ def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLi
 
 def order(count: int, seed: int, positions: range) -> list[int]:
     """Return the sample at each position of an endless run of seeded permutations of `count` samples."""
-    found: dict[int, np.ndarray[Any, Any]] = {}
-    for epoch in {position // count for position in positions}:
-        found[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
-    return [int(found[position // count][position % count]) for position in positions]
+    epochs = {position // count for position in positions}
+    found = {epoch: np.random.default_rng([seed, epoch]).permutation(count).tolist() for epoch in epochs}
+    return [found[position // count][position % count] for position in positions]
 
 
 def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
@@ -99,7 +97,7 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
     names = sorted(by_video)
     cycle = [names[int(k)] for k in np.random.default_rng([seed, 0x5EED]).permutation(len(names))]
     places = {name: place for place, name in enumerate(cycle)}
-    found, seen = [], dict[str, int]()
+    found, seen = [], Counter[str]()
     for line in lines:
         own = line.video.id
         if names in ([], [own]):
@@ -107,26 +105,21 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
             raise ParameterError("no other video's map", source="prior_control=shuffled", remedy=remedy)
         place = places[own] + 1 if own in places else int(sha256(own.encode()), 16)
         others = by_video[cycle[place % len(cycle)]]
-        found.append(others[seen.get(own, 0) % len(others)])
-        seen[own] = seen.get(own, 0) + 1
+        found.append(others[seen[own] % len(others)])
+        seen[own] += 1
     return found
 
 
-class Samples(Dataset[Item]):
+@dataclass(frozen=True)
+class Samples:
     """The lines as samples, read from the store; `partners` are those of `prior_control: shuffled`."""
 
-    def __init__(
-        self,
-        lines: Sequence[VlmLine],
-        vlm: Vlm,
-        store: Store,
-        settings: SftSettings,
-        *,
-        aligned: bool,
-        partners: Sequence[VlmLine] = (),
-    ) -> None:
-        self.lines, self.vlm, self.store, self.settings = lines, vlm, store, settings
-        self.aligned, self.partners = aligned, partners
+    lines: Sequence[VlmLine]
+    vlm: Vlm
+    store: Store
+    settings: SftSettings
+    aligned: bool
+    partners: Sequence[VlmLine] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -135,12 +128,11 @@ class Samples(Dataset[Item]):
         line = self.lines[index]
         with self.store.borrowed(line.video.file) as path:
             made, _ = self.vlm.read(conversation(line.sample), line.video, path, self.settings.viewing)
-        return Item(line.sample.id, made, self._target(index) if self.aligned else None)
+        return Item(made, self._target(index) if self.aligned else None)
 
     def _target(self, index: int) -> Target | None:
-        line = self.lines[index]
-        prior_TFHW = self.prior(index)
-        words = WordRows.unpack(self.store.read(line.token_map)).matched(len(prior_TFHW), f"sample {line.sample.id}")
+        line, prior_TFHW = self.lines[index], self.prior(index)
+        words = WordRows.unpack(self.store.read(line.token_map), len(prior_TFHW), f"sample {line.sample.id}")
         covered = words.covered_T
         if not bool(covered.any()):
             return None
@@ -148,16 +140,12 @@ class Samples(Dataset[Item]):
         weight = line.confidence.value if self.settings.gate == "confidence" else 1.0
         return Target(kept, prior_TFHW[covered], line.grid, weight)
 
-    def own_prior(self, line: VlmLine) -> Float[Tensor, "T F H W"]:
-        """Return a sample's motion prior."""
-        return unpack(self.store.read(line.prior))["prior"].float()
-
     def prior(self, index: int) -> Float[Tensor, "T F H W"]:
         """Return the map that the sample is aligned with: its prior, or the control in its place."""
         control, line = self.settings.prior_control, self.lines[index]
-        prior_TFHW = self.own_prior(line)
+        prior_TFHW = unpack(self.store.read(line.prior))["prior"].float()
         if control == "shuffled":
-            return shuffled_prior(prior_TFHW, self.own_prior(self.partners[index]))
+            return shuffled_prior(prior_TFHW, unpack(self.store.read(self.partners[index].prior))["prior"].float())
         if control == "uniform":
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
@@ -186,12 +174,7 @@ def loaded(samples: Samples, indices: Sequence[int], workers: int) -> Iterator[I
     Raises:
         MotionEnhancerError: an error of a sample, as it was raised where it was read.
     """
-    items = _ErrorsAsItems(samples)
-    for found in DataLoader(items, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_same):
+    for found in DataLoader(_ErrorsAsItems(samples), batch_size=None, sampler=indices, num_workers=workers):
         if isinstance(found, MotionEnhancerError):
             raise found
         yield found
-
-
-def _same(item: Any) -> Any:
-    return item

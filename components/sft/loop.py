@@ -15,23 +15,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
-from components.models.vlm.model import Vlm, load_vlm
-from components.models.vlm.tuning import add_lora, save_vlm
+from components.models.vlm.model import load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
-from components.sft.engine import make_accelerator, number, rate
-from components.sft.log import Row, TrainingLog
 from components.sft.loss import effective_weight, prior_variance
-from components.sft.module import MotionSFT, parameter_groups
-from components.sft.resume import ResumeStates
+from components.sft.module import MotionSFT, parameter_groups, rate
+from components.sft.resume import ResumeStates, Row, TrainingLog
 from components.sft.settings import SftSettings
 from components.store.entries import Store
 from components.store.tensors import pack
@@ -65,11 +64,24 @@ def train(job: Job) -> list[Row]:
     try:
         return Training(job).run()
     except torch.OutOfMemoryError as error:
-        remedy = (
-            "tuning=lora, gradient_checkpointing=true, fewer or smaller frames (viewing.max_frames, "
-            "viewing.max_pixels), or a larger GPU"
-        )
+        remedy = "tuning=lora, gradient_checkpointing=true, smaller viewing.max_frames or max_pixels, or a larger GPU"
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
+
+
+def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
+    """Return bf16 on GPUs, fp32 on a CPU; on several GPUs full tuning is sharded by `blocks` (FSDP2), LoRA is not."""
+    cuda = torch.cuda.is_available()
+    plugin = None
+    if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=blocks,
+            state_dict_type="SHARDED_STATE_DICT",
+            # fp32 master weights: AdamW in bf16 loses updates of 2e-6
+            mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
+        )
+    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no", fsdp_plugin=plugin)
 
 
 class Training:
@@ -77,49 +89,37 @@ class Training:
 
     def __init__(self, job: Job) -> None:
         self.job, self.settings, self.store = job, job.settings, Store(job.store)
+        settings, seed, aligned = job.settings, job.seed, job.align_weight > 0
         processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
-        if job.settings.global_batch % processes:
-            problem = f"global_batch={job.settings.global_batch} for {processes} processes"
+        if settings.global_batch % processes:
+            problem = f"global_batch={settings.global_batch} for {processes} processes"
             raise ParameterError(problem, source="params_sft", remedy="choose a multiple of the number of GPUs")
-        self.accumulation = job.settings.global_batch // processes
-        torch.manual_seed(job.seed)
-        vlm = self._load()
-        self.accelerator = make_accelerator(job.settings, sorted(vlm.model._no_split_modules))
-        self._data(vlm)
-        self._model(vlm)
+        self.accumulation = settings.global_batch // processes
+        torch.manual_seed(seed)
+        # fp32 master weights; without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit
+        vlm = load_vlm(Path(job.vlm), torch.float32, PartialState().device, rows=aligned)
+        if settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
+            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.tuning == "lora":
+            vlm.add_lora(settings.lora_rank)
+        self.accelerator = make_accelerator(settings, sorted(vlm.model._no_split_modules))
+
+        train, held = split(job.lines, settings.held_out, seed)
+        shuffled = aligned and settings.prior_control == "shuffled"
+        self.samples, self.held = (
+            Samples(lines, vlm, self.store, settings, aligned, partners(lines, train, seed) if shuffled else ())
+            for lines in (train, held)
+        )
+        self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
+        self.variance = self._variance() if aligned else 0.0
+
+        weight = effective_weight(job.align_weight, settings.align_scale, self.variance) if aligned else 0.0
+        self.module = MotionSFT(vlm, settings, weight)
+        optimizer = torch.optim.AdamW(parameter_groups(self.module, settings), betas=(0.9, 0.999), eps=1e-8)
+        self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         self.states = ResumeStates(self.store.backend, job.key)
         board = Path(job.out) / "board" if self.accelerator.is_main_process else None
         self.log = TrainingLog(self.store.backend, job.key, board)
-
-    def _load(self) -> Vlm:
-        # fp32 master weights; without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit
-        vlm = load_vlm(Path(self.job.vlm), torch.float32, PartialState().device, rows=self.job.align_weight > 0)
-        if self.settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
-            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.settings.tuning == "lora":
-            add_lora(vlm, self.settings.lora_rank)
-        return vlm
-
-    def _data(self, vlm: Vlm) -> None:
-        settings, job = self.settings, self.job
-        train, held = split(job.lines, settings.held_out, job.seed)
-        self.samples, self.held = (self._samples(lines, train, vlm) for lines in (train, held))
-        self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
-        self.variance = self._variance() if job.align_weight > 0 else None
-
-    def _samples(self, lines: list[VlmLine], train: list[VlmLine], vlm: Vlm) -> Samples:
-        aligned = self.job.align_weight > 0
-        others = partners(lines, train, self.job.seed) if aligned and self.settings.prior_control == "shuffled" else []
-        return Samples(lines, vlm, self.store, self.settings, aligned=aligned, partners=others)
-
-    def _model(self, vlm: Vlm) -> None:
-        weight = 0.0
-        if self.variance is not None:
-            weight = effective_weight(self.job.align_weight, self.settings.align_scale, self.variance)
-        self.module = MotionSFT(vlm, self.settings, weight)
-        groups = parameter_groups(self.module, self.settings)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
-        self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
 
     def _variance(self) -> float:
         """Return the normalized maps' mean variance over (a part of) the data; λ times it is the strength."""
@@ -134,7 +134,10 @@ class Training:
         start = self._resume()
         if start == 0:
             self.log.add({"step": 0, **self._about(), **self._validate()})
-        stream = self._stream(start)
+        positions = range(start * self.settings.global_batch, self.total * self.settings.global_batch)
+        sequence = order(len(self.samples), self.job.seed, positions)
+        mine = sequence[self.accelerator.process_index :: self.accelerator.num_processes]
+        stream = loaded(self.samples, mine, self.settings.workers if torch.cuda.is_available() else 0)
         self.model.train()
         for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
             row = self._step(step, stream)
@@ -147,31 +150,20 @@ class Training:
         return self.log.rows
 
     def _about(self) -> Row:
-        row: Row = {
-            "samples": len(self.samples),
-            "held_out": len(self.held),
-            "steps": self.total,
-            "align_weight": self.job.align_weight,
-        }
-        if self.variance is not None:
+        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total}
+        row["align_weight"] = self.job.align_weight
+        if self.job.align_weight > 0:
             row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
             log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
         return row
 
-    def _stream(self, start: int) -> Iterator[Item]:
-        """Return this process's samples from step `start` + 1 on."""
-        batch = self.settings.global_batch
-        positions = range(start * batch, self.total * batch)
-        mine = order(len(self.samples), self.job.seed, positions)[
-            self.accelerator.process_index :: self.accelerator.num_processes
-        ]
-        workers = self.settings.workers if torch.cuda.is_available() else 0
-        return loaded(self.samples, mine, workers)
-
     def _step(self, step: int, stream: Iterator[Item]) -> Row:
         """Make one update; return its row of the log."""
         items = [next(stream) for _ in range(self.accumulation)]
-        row: Row = {"step": step, **self._rates(step)}
+        row: Row = {"step": step}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate(step, self.total, self.settings.warmup)
+            row[f"lr_{group['role']}"] = group["lr"]
         if step == 1 or step % self.settings.norms_every == 0:
             row |= self._gradient_norms(items[0])
         sums = torch.zeros(4, dtype=torch.float64)
@@ -181,34 +173,28 @@ class Training:
                 found = self.model(item)
                 self.accelerator.backward(found["loss"] / len(items))
             sums += torch.tensor([found["ar"].item(), found["align"].item(), *item.aligned_rows], dtype=torch.float64)
-        row["grad"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip))
+        row["grad"] = self._clipped_norm(self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         row |= self._means(sums, self.settings.global_batch)
         if not math.isfinite(row["loss"]):  # the same number on every process
-            raise ParameterError(
-                f"the loss of step {step} is {row['loss']}: L_AR {row['ar']:.4g}, L_align {row.get('align', 0.0):.4g}",
-                source="params_sft",
-                remedy="lower lr_llm, lr_vision or aligner_lr; saved states up to here stay",
-            )
+            losses = f"L_AR {row['ar']:.4g}, L_align {row.get('align', 0.0):.4g}"
+            problem = f"the loss of step {step} is {row['loss']}: {losses}"
+            remedy = "lower lr_llm, lr_vision or aligner_lr; saved states up to here stay"
+            raise ParameterError(problem, source="params_sft", remedy=remedy)
         return row
 
     def _means(self, sums: Tensor, count: int) -> Row:
-        ar, align, rows, before = self.accelerator.reduce(
-            sums.to(self.accelerator.device, torch.float32), "sum"
-        ).tolist()
+        whole = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
+        ar, align, rows, before = whole.tolist()
         row: Row = {"ar": ar / count, "loss": (ar + self.module.weight * align) / count}
         if self.module.weight:
             row |= {"align": align / count, "rows": int(rows), "rows_before_response": int(before)}
         return row
 
-    def _rates(self, step: int) -> Row:
-        factor = rate(step, self.total, self.settings.warmup)
-        found: Row = {}
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-            found[f"lr_{group['role']}"] = group["lr"]
-        return found
+    def _clipped_norm(self, most: float) -> float:
+        norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), most)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # a sharded one is gathered
 
     def _gradient_norms(self, item: Item) -> Row:
         """Return norms of ∇L_AR and ∇L_align on each process's first sample; the two backward passes leave nothing."""
@@ -218,7 +204,7 @@ class Training:
                 continue
             out = self.model(item)
             self.accelerator.backward(out[name] + 0 * out[other])  # every parameter takes part, as wrappers expect
-            found[f"grad_{name}"] = number(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf))
+            found[f"grad_{name}"] = self._clipped_norm(math.inf)
             self.optimizer.zero_grad()
         return found
 
@@ -265,21 +251,20 @@ class Training:
 
     def _finish(self) -> None:
         out = Path(self.job.out)
-        state = self.accelerator.get_state_dict(self.model)  # gathered from all processes
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)  # gathered from all processes
         if not self.accelerator.is_main_process:
             return
+        model, aligner = (
+            {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+            for part in ("model.", "aligner.")
+        )
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        whole = _part(state, "model") if sharded else None
-        save_vlm(self.module.vlm, whole, Path(self.job.vlm), out / "model", dtype)
-        if aligner := _part(state, "aligner"):
+        self.module.vlm.save(model if sharded else None, Path(self.job.vlm), out / "model", dtype)
+        if aligner:
             (out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
         self.log.write(out / "log.jsonl")
         self.log.close()
-
-
-def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def main(argv: list[str]) -> int:

@@ -1,12 +1,14 @@
 """One module for training, MotionSFT(VLM, aligner), whose forward gives L = L_AR + λ · L_align: one engine can wrap it.
 
 L_align: the words' rows of all layers and heads, averaged, on the prior's grid, through the aligner, against the prior.
+Also how AdamW updates its parameters: groups with their learning rates, and the rates' course.
 
 Legend: R rows of the sequence, S visual tokens, T words, F H W the prior's grid.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -46,17 +48,16 @@ class MotionSFT(nn.Module):
         request = None if target is None else request_rows(batch, [target.words.rows_R])
         out = self.vlm.forward(batch, request)
         ar = response_loss(out.logits_BLV, out.targets_BL)
-        if target is None or out.rows_BRS is None:
-            align = self._no_alignment(ar)
-            return {"loss": ar + align, "ar": ar, "align": align}
-        align = self.align(out.rows_BRS[0], target, item.example.grid)
-        return {"loss": ar + self.weight * align, "ar": ar, "align": align}
+        if target is not None and out.rows_BRS is not None:
+            align = self._align(out.rows_BRS[0], target, item.example.grid)
+            return {"loss": ar + self.weight * align, "ar": ar, "align": align}
+        # a 0 that depends on the aligner: every process must have a gradient for it, whatever its sample is
+        spare = [parameter.sum() for parameter in self.aligner.parameters()] if self.aligner is not None else []
+        align = 0 * torch.stack(spare).sum() if spare else torch.zeros_like(ar)
+        return {"loss": ar + align, "ar": ar, "align": align}
 
-    def align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
-        """Return L_align of one sample, times its gate.
-
-        The mean is over samples, not over gates, so that a gate that closes lowers the loss.
-        """
+    def _align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
+        """Return L_align times its gate; the mean is over samples, not gates, so a gate that closes lowers the loss."""
         with torch.autocast(rows_RS.device.type, enabled=False):  # bf16 products would blur the maps by half a percent
             values_TS = target.words.map_TR.to(rows_RS) @ rows_RS
             map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
@@ -65,11 +66,6 @@ class MotionSFT(nn.Module):
         prior_TFHW = target.prior_TFHW.to(map_TFHW.device)
         norm, distance = self.settings.row_norm, self.settings.distance
         return target.weight * map_distance(map_TFHW, prior_TFHW, valid_FHW, norm, distance)
-
-    def _no_alignment(self, ar: Tensor) -> Tensor:
-        """Return 0 that depends on the aligner: every process must have a gradient for it, whatever its sample is."""
-        spare = [parameter.sum() for parameter in self.aligner.parameters()] if self.aligner is not None else []
-        return 0 * torch.stack(spare).sum() if spare else torch.zeros_like(ar)
 
 
 def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str, Any]]:
@@ -85,3 +81,11 @@ def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str,
                 rate, decay = rates[role], settings.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "lr": rate, "base_lr": rate, "role": role, "weight_decay": decay})
     return groups
+
+
+def rate(step: int, total: int, warmup: float) -> float:
+    """Return the rates' factor at update `step` (1 … total): linear over ⌈warmup · total⌉ updates, then a cosine."""
+    warm = math.ceil(warmup * total)
+    if step <= warm:
+        return step / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - 1 - warm) / max(1, total - warm)))

@@ -16,7 +16,7 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
-from components.core.errors import MotionEnhancerError, ParameterError, TryAgainError
+from components.core.errors import ParameterError, TryAgainError
 from components.core.records import Json
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def named(manifest: Json, name: str, job_file: Path) -> Json:
     return made
 
 
-def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = None) -> int:
+def train_on_nodes(manifest: Json, job_file: Path, name: str, jobs: TrainJobs | None = None) -> int:
     """Run the TrainJob to its end and return 0, or 1 where it failed: it then stays for its logs until the next try.
 
     Raises:
@@ -49,7 +49,7 @@ def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = 
     """
     deadline = float(manifest["spec"]["activeDeadlineSeconds"])
     until = time.monotonic() + max(deadline - SLACK_S, deadline / 2)
-    jobs = TrainJobs(api or Api.of_this_pod())
+    jobs = jobs or TrainJobs.of_this_pod()
     jobs.remove(name)  # what an earlier try left: two trainings of the same work would hold twice the nodes
     log.info("TrainJob %s: %d nodes", name, manifest["spec"]["trainer"]["numNodes"])
     jobs.create(named(manifest, name, job_file))
@@ -65,17 +65,18 @@ def train_on_nodes(manifest: Json, job_file: Path, name: str, api: Api | None = 
     return 1
 
 
-class Api:
-    """The Kubernetes API of one namespace, as a service account sees it."""
+class TrainJobs:
+    """The TrainJobs of one namespace, by the Kubernetes API as a service account sees it."""
 
     def __init__(self, host: str, port: int, account: Path) -> None:
         self.host, self.port, self.account = host, port, account
         self.namespace = (account / "namespace").read_text().strip()
+        self.path = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{self.namespace}/trainjobs"
         self.context = ssl.create_default_context(cafile=str(account / "ca.crt"))
 
     @classmethod
-    def of_this_pod(cls) -> Api:
-        """Return the API server that a pod's environment names.
+    def of_this_pod(cls) -> TrainJobs:
+        """Return those behind the API server that a pod's environment names.
 
         Raises:
             ParameterError: this is no pod, or it has no service account's token.
@@ -83,111 +84,87 @@ class Api:
         try:
             return cls(os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"]), ACCOUNT)
         except (KeyError, OSError) as error:
-            problem = f"no Kubernetes API here ({error})"
-            raise ParameterError(
-                problem, source=MANIFEST, remedy="this pipeline was compiled for several nodes of a cluster"
-            ) from error
-
-    def call(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
-        """Return status and answer of a request.
-
-        Raises:
-            TryAgainError: no answer, or a server's error.
-        """
-        token = (self.account / "token").read_text().strip()  # it is renewed while this runs
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Accept": "application/json"}
-        connection = http.client.HTTPSConnection(self.host, self.port, timeout=60, context=self.context)
-        try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            status, data = answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise TryAgainError(
-                f"no Kubernetes API: {error}", source=f"{self.host}:{self.port}", remedy="run again"
-            ) from error
-        finally:
-            connection.close()
-        if status >= 500 or status == 429:
-            raise TryAgainError(f"the Kubernetes API answered {status}", source=f"{method} {path}", remedy="run again")
-        return status, _parsed(data)
-
-
-def _parsed(data: bytes) -> Json:
-    """Return an answer's JSON; a server that knows no such path answers in plain text."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        found = {"message": data.decode(errors="replace").strip()}
-    return found if isinstance(found, dict) else {}
-
-
-class TrainJobs:
-    """TrainJobs of a namespace."""
-
-    def __init__(self, api: Api) -> None:
-        self.api, self.path = api, f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{api.namespace}/trainjobs"
+            problem, remedy = (
+                f"no Kubernetes API here ({error})",
+                "this pipeline was compiled for several nodes of a cluster",
+            )
+            raise ParameterError(problem, source=MANIFEST, remedy=remedy) from error
 
     def create(self, manifest: Json) -> None:
         """Create one."""
-        status, answer = self.api.call("POST", self.path, manifest)
-        if status not in (200, 201):
-            raise self._refused("create", status, answer)
+        self._call("create", "POST", "", manifest)
 
     def remove(self, name: str, *, wait: bool = True) -> None:
         """Delete one, if there is one, with its pods; `wait` until it is gone."""
-        options: Json = {"propagationPolicy": "Foreground"}
-        status, answer = self.api.call("DELETE", f"{self.path}/{name}", options)
-        if status not in (200, 202, 404):
-            raise self._refused("delete", status, answer)
+        status, _ = self._call("delete", "DELETE", f"/{name}", {"propagationPolicy": "Foreground"}, missing=True)
         while wait and status != 404:
             time.sleep(min(POLL_S, 2.0))
-            status, answer = self.api.call("GET", f"{self.path}/{name}")
+            status, _ = self._call("read", "GET", f"/{name}", missing=True)
 
     def wait(self, name: str, until: float) -> Json:
         """Return the condition that ends a TrainJob, `Complete` or `Failed`; `until` is a time of `monotonic`."""
-        shown, missed = "", 0
+        shown, missed = "not started", 0
         while True:
             try:
-                status, answer = self.api.call("GET", f"{self.path}/{name}")
+                _, answer = self._call("read", "GET", f"/{name}")
                 missed = 0
             except TryAgainError:
                 missed += 1
                 if missed >= PATIENCE:
                     raise
-                status, answer = 0, {}
-            if status >= 400:
-                raise self._refused("read", status, answer)
-            for condition in answer.get("status", {}).get("conditions", []):
-                if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-                    return dict(condition)
-            if status and (seen := _progress(answer)) != shown:
-                shown = seen
-                log.info("TrainJob %s: %s", name, shown)
+            else:
+                for condition in answer.get("status", {}).get("conditions", []):
+                    if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+                        return dict(condition)
+                if (seen := _progress(answer)) != shown:
+                    shown = seen
+                    log.info("TrainJob %s: %s", name, shown)
             if time.monotonic() > until:
-                remedy = "run again: it resumes; or allow more"
-                raise TryAgainError(
-                    f"the TrainJob's time is up ({shown or 'not started'})", source="compile --timeout", remedy=remedy
-                )
+                problem, remedy = f"the TrainJob's time is up ({shown})", "run again: it resumes; or allow more"
+                raise TryAgainError(problem, source="compile --timeout", remedy=remedy)
             time.sleep(POLL_S)
 
-    def _refused(self, verb: str, status: int, answer: Json) -> MotionEnhancerError:
+    def _call(
+        self, verb: str, method: str, path: str, body: Json | None = None, missing: bool = False
+    ) -> tuple[int, Json]:
+        """Return status and answer of a request; a refusal is a ParameterError, no answer a TryAgainError."""
+        token = (self.account / "token").read_text().strip()  # it is renewed while this runs
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Accept": "application/json"}
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=60, context=self.context)
+        try:
+            connection.request(method, self.path + path, json.dumps(body) if body is not None else None, headers)
+            reply = connection.getresponse()
+            status, data = reply.status, reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            problem, source = f"no Kubernetes API: {error}", f"{self.host}:{self.port}"
+            raise TryAgainError(problem, source=source, remedy="run again") from error
+        finally:
+            connection.close()
+        if status >= 500 or status == 429:
+            problem, source = f"the Kubernetes API answered {status}", f"{method} {self.path}{path}"
+            raise TryAgainError(problem, source=source, remedy="run again")
+        try:
+            found = json.loads(data)
+        except ValueError:  # a server that knows no such path answers in plain text
+            found = {"message": data.decode(errors="replace").strip()}
+        answer: Json = found if isinstance(found, dict) else {}
+        if status < 300 or (missing and status == 404):
+            return status, answer
+        gone, old = "somebody deleted the TrainJob: run again, it resumes", "install Kubeflow Trainer 2.2 or newer"
         remedy = {
             401: "give the run a service account with a valid token",
             403: f"give the run's service account the role of {PAGE}",
-            404: "somebody deleted the TrainJob: run again, it resumes"
-            if verb == "read"
-            else "install Kubeflow Trainer 2.2 or newer",
+            404: gone if verb == "read" else old,
         }.get(status, f"see {PAGE} for the versions that know this manifest")
         problem = f"cannot {verb} a TrainJob: {status} {answer.get('message', '')}"
-        return ParameterError(problem, source=f"namespace {self.api.namespace}", remedy=remedy)
+        raise ParameterError(problem, source=f"namespace {self.namespace}", remedy=remedy)
 
 
 def _progress(answer: Json) -> str:
-    """Return where a TrainJob stands, in words."""
     status = answer.get("status", {})
-    jobs = ", ".join(
+    jobs = [
         f"{job['name']}: {job.get('active', 0)} active, {job.get('ready', 0)} ready"
         for job in status.get("jobsStatus", [])
-    )
+    ]
     suspended = any(item["type"] == "Suspended" and item["status"] == "True" for item in status.get("conditions", []))
-    return jobs + (" (suspended: waiting for its queue)" if suspended else "") or "created"
+    return ", ".join(jobs) + (" (suspended: waiting for its queue)" if suspended else "") or "created"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
-from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
-from components.core.records import Json, ModelId, StepRecord, canonical_json
+from components.core.errors import DataError, ParameterError, TryAgainError
+from components.core.records import Json, canonical_json
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
@@ -42,27 +42,26 @@ def run(context: Context[Params, Shared]) -> None:
     lines = joined(context.collected("maps", VlmMaps))
     model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
-    _same_model(context.provenance["vlm_attention"], model.id)
+    seen = context.provenance["vlm_attention"].models["vlm"]
+    if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
+        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
+        raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
     key = context.key(reads(lines))
     entry = context.remembered(key)
     context.counts["computed" if entry is None else "remembered"] += 1
     if entry is None:
         entry = _train(context, key, lines, model.path)
-    rows = read_log(context.store.read(entry.ref("log", context.task)))
     files = [entry.ref(role, context.task) for role in entry.numbers["roles"]]
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
     log = entry.ref("log", context.task)
+    rows = read_log(context.store.read(log))
     context.publish("model", context.manifest(TunedModel, key=key, files=files, aligner=aligner, log=log, lines=lines))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
 
 
 def joined(shards: list[VlmMaps]) -> list[VlmLine]:
-    """Return all lines in order of sample id.
-
-    Raises:
-        DataError: a shard is missing or there twice, or nothing is left to train on.
-    """
+    """Return all lines in order of sample id; a DataError where a shard lacks or is there twice, or none is left."""
     lines = sorted((line for item in all_shards(shards, "sft") for line in item.lines), key=lambda line: line.sample.id)
     if not lines:
         raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
@@ -74,17 +73,6 @@ def reads(lines: list[VlmLine]) -> Json:
     return {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
 
 
-def _same_model(record: StepRecord, model: ModelId) -> None:
-    """Token maps hold positions in one model's sequence: it must be this training's.
-
-    Raises:
-        ParameterError: vlm_attention ran with another model.
-    """
-    if (seen := record.models["vlm"]).digest != model.digest:
-        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.digest[:12]})"
-        raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
-
-
 def _train(context: Context[Params, Shared], key: str, lines: list[VlmLine], folder: Path) -> Entry:
     from components.models.tuned import stow
     from components.sft.loop import Job
@@ -93,24 +81,13 @@ def _train(context: Context[Params, Shared], key: str, lines: list[VlmLine], fol
     states = ResumeStates(context.store.backend, key)
     if context.rerun.startswith("force"):
         states.clear()
+    view = context.provenance["vlm_attention"].params
+    seen = {name: view[name] for name in View.model_fields}
+    settings = SftSettings.model_validate(context.params.model_dump() | seen)
+    shared, store, model = context.shared.model_dump(include={"align_weight", "seed"}), context.store.uri, str(folder)
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        out, shared = Path(scratch), context.shared
-        view = context.provenance["vlm_attention"].params
-        seen = {name: view[name] for name in View.model_fields}
-        settings = SftSettings.model_validate(context.params.model_dump() | seen)
-        _launch(
-            Job(
-                settings=settings,
-                align_weight=shared.align_weight,
-                seed=shared.seed,
-                vlm=str(folder),
-                store=context.store.uri,
-                key=key,
-                lines=lines,
-                out=str(out),
-            )
-        )
-        work = context.work(key)
+        _launch(Job(settings=settings, vlm=model, store=store, key=key, lines=lines, out=scratch, **shared))
+        work, out = context.work(key), Path(scratch)
         roles = stow(out / "model", work)
         if (aligner := out / "aligner.safetensors").is_file():
             work.put("aligner", "safetensors", aligner.read_bytes())
@@ -139,17 +116,12 @@ def _launch(job: Any) -> None:
     else:
         code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
     if (left := Path(job.out) / "error.json").is_file():
-        raise _error(json.loads(left.read_bytes()))
+        fields = json.loads(left.read_bytes())
+        kinds = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}
+        raise kinds[fields.pop("code")](**fields)
     if code:
         where = "above" if manifest is None else "in its pod"
         raise RuntimeError(f"a training process ended with code {code}; its traceback is {where}")
-
-
-def _error(fields: Json) -> MotionEnhancerError:
-    """Return the error that a training process left."""
-    kinds: tuple[type[MotionEnhancerError], ...] = (ParameterError, DataError, TryAgainError)
-    kind = next(kind for kind in kinds if kind.exit_code == fields["code"])
-    return kind(fields["problem"], source=fields["source"], remedy=fields["remedy"])
 
 
 STEP = Step(

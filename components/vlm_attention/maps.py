@@ -1,7 +1,7 @@
 """A sample's A_VLM on the prior's grid: its words' rows in the VLM's sequence, and where their cells lie in the clip.
 
 A_VLM [T', F, H, W] = M · rows, resampled (decision `grid`): `aligned` by time stamps and geometry with a validity mask,
-`interpolate` is Algorithm 1's blind trilinear letter. Used by vlm_attention offline and by sft in its loss, so both
+`interpolate` is Algorithm 1's blind trilinear letter. `WordRows` and `on_grid` are used by sft's loss as well, so both
 mean the same map.
 
 Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H W the prior's grid.
@@ -10,18 +10,24 @@ Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from components.core.artifacts import PriorLine
 from components.core.errors import DataError
-from components.core.records import Grid
+from components.core.records import Grid, Json
 from components.media.grids import interpolate, resample
-from components.models.vlm.example import Example, collate
+from components.media.map_algebra import map_distance
+from components.media.viewing import Viewing
+from components.models.vlm.example import collate
+from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
 from components.vlm_attention.settings import GridChoice
+from components.vlm_attention.token_map import coverage, token_map
 
 
 @dataclass(frozen=True)
@@ -37,33 +43,22 @@ class WordRows:
         return pack({"map": self.map_TR, "rows": self.rows_R, "covered": self.covered_T}, source)
 
     @classmethod
-    def unpack(cls, data: bytes) -> WordRows:
-        """Read safetensors."""
-        tensors = unpack(data)
-        return cls(tensors["map"], tensors["rows"], tensors["covered"])
-
-    def matched(self, words: int, source: str) -> WordRows:
-        """Return the rows for a prior of `words` rows; without MTTI both sides have one, the mean over all words.
+    def unpack(cls, data: bytes, words: int, source: str) -> WordRows:
+        """Read safetensors for a prior of `words` rows; without MTTI both sides have one, the mean over all words.
 
         Raises:
             DataError: the prior's number of rows fits neither.
         """
-        if self.map_TR.shape[0] == words:
-            return self
+        tensors = unpack(data)
+        map_TR, rows_R, covered_T = tensors["map"], tensors["rows"], tensors["covered"]
+        if len(map_TR) == words:
+            return cls(map_TR, rows_R, covered_T)
         if words != 1:
-            problem = f"{self.map_TR.shape[0]} selected pieces, a prior of {words} rows"
-            raise DataError(
-                problem, source=source, remedy="compute the prior and the token map from the same prior set"
-            )
-        covered = self.covered_T.any()[None]
-        pooled = self.map_TR[self.covered_T].mean(0, keepdim=True) if bool(covered) else self.map_TR[:1]
-        return WordRows(pooled, self.rows_R, covered)
-
-
-def word_attention(vlm: Vlm, made: Example, words: WordRows) -> Float[Tensor, "T S"]:
-    """Return A_VLM of the words, M · rows, from one forward pass; rows of uncovered words are 0."""
-    rows_RS = vlm.vision_rows(collate([made]), [words.rows_R])[0]
-    return words.map_TR.to(rows_RS) @ rows_RS[: len(words.rows_R)]
+            problem = f"{len(map_TR)} selected pieces, a prior of {words} rows"
+            remedy = "compute the prior and the token map from the same prior set"
+            raise DataError(problem, source=source, remedy=remedy)
+        covered = covered_T.any()[None]
+        return cls(map_TR[covered_T].mean(0, keepdim=True) if bool(covered) else map_TR[:1], rows_R, covered)
 
 
 def on_grid(
@@ -75,3 +70,38 @@ def on_grid(
         return interpolate(values, grid.shape), torch.ones(grid.shape, dtype=torch.bool, device=values.device)
     placed, valid = resample(values, seen, grid)
     return placed, valid.to(values.device)
+
+
+def map_tokens(vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing) -> tuple[bytes, Json]:
+    """Find the selected pieces in the conversation: packed word rows, their coverage, the frames that the VLM saw.
+
+    Raises:
+        DataError: a word's row precedes the video, so that it cannot attend to it.
+    """
+    made, frames = vlm.read(conversation(line.sample), line.video, path, viewing)
+    words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
+    if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
+        problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
+        remedy = "this is a bug of the conversation's layout: report it"
+        raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
+    return words.pack(line.sample.id), {"coverage": coverage(words.covered_T), "frames": frames}
+
+
+@torch.no_grad()
+def map_attention(
+    vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
+) -> tuple[bytes, Json]:
+    """Return A_VLM of the sample's words, packed (`map` [T, F, H, W], `valid` [F, H, W], `covered` [T]).
+
+    Beside it its distance to the prior: the loss' own in its default form (rows of mean 1, mean square over cells and
+    words), without aligner.
+    """
+    made, _ = vlm.read(conversation(line.sample), line.video, path, viewing)
+    prior_TFHW = unpack(prior)["prior"].float()
+    rows = WordRows.unpack(words, len(prior_TFHW), f"sample {line.sample.id}")
+    rows_RS = vlm.vision_rows(collate([made]), [rows.rows_R])[0]
+    values_TS = (rows.map_TR.to(rows_RS) @ rows_RS).float().cpu()
+    map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
+    covered_T = rows.covered_T
+    distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
+    return pack({"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, line.sample.id), {"distance": distance}

@@ -25,47 +25,27 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
     """Return at most four of the pictured samples that have a map, with coverage and distance."""
     mapped = {line.sample.id: line for line in lines if line.vlm_map is not None and line.sample.id in shown}
     chosen = [mapped[name] for name in smallest_by_hash(list(mapped), _MOST)]
-    entries = remembered_pictures(
-        context,
-        chosen,
-        name=lambda line: line.sample.id,
-        reads=_reads,
-        paint=lambda line, folder: _paint(context, line, folder),
-    )
-    strips = [raw(context.store.read(entry.ref("strip", context.task)).decode()) for entry in entries]
-    figures = [
-        Section(line.sample.id, f"sample {line.sample.id}", _caption(line), text_caption(line.sample) + drawn)
-        for line, drawn in zip(chosen, strips, strict=True)
-    ]
-    lead = (
-        f"Where {model} looks for the words that carry motion"
-        if figures
-        else "No pictured sample of this shard has a map of the VLM"
-    )
+
+    def paint(line: VlmLine, folder: WorkFolder) -> Json:
+        from components.pages.stored import Stored
+        from components.pages.strips import sample_strip
+
+        folder.put("strip", "html", sample_strip(Stored(context.store), line, [("the VLM's own map", line)]).encode())
+        return {}
+
+    entries = remembered_pictures(context, chosen, name=lambda line: line.sample.id, reads=_reads, paint=paint)
+    figures = []
+    for line, entry in zip(chosen, entries, strict=True):
+        assert line.distance is not None
+        about = f"coverage {line.coverage:.0%} of the selected words · distance to the prior {number(line.distance)}"
+        strip = raw(context.store.read(entry.ref("strip", context.task)).decode())
+        figures.append(Section(line.sample.id, f"sample {line.sample.id}", about, text_caption(line.sample) + strip))
+    empty = "No pictured sample of this shard has a map of the VLM"
+    lead = f"Where {model} looks for the words that carry motion" if figures else empty
     return preview("5 · VLM attention", lead, _ABOUT, figures)
 
 
-def _caption(line: VlmLine) -> str:
-    distance = "" if line.distance is None else f" · distance to the prior {number(line.distance)}"
-    return f"coverage {line.coverage:.0%} of the selected words{distance}"
-
-
 def _reads(line: VlmLine) -> Json:
-    assert line.vlm_map is not None
-    mask = {} if line.mask is None else {"mask": line.mask.sha256}
-    return {
-        "drawing": DRAWING,
-        "sample": line.sample.id,
-        "prior": line.prior.sha256,
-        "map": line.vlm_map.sha256,
-        **mask,
-    }
-
-
-def _paint(context: Context[P], line: VlmLine, folder: WorkFolder) -> Json:
-    from components.pages.stored import Stored
-    from components.pages.strips import sample_strip
-
-    picture = sample_strip(Stored(context.store), line, [("the VLM's own map", line)])
-    folder.put("strip", "html", picture.encode())
-    return {}
+    shown = {"prior": line.prior, "map": line.vlm_map, "mask": line.mask}
+    digests = {name: ref.sha256 for name, ref in shown.items() if ref is not None}
+    return {"drawing": DRAWING, "sample": line.sample.id, **digests}

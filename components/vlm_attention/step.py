@@ -15,7 +15,7 @@ from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import ShardParams, SharedParams, Vlm
 from components.runtime.pictures import smallest_by_hash
-from components.store.entries import Entry, WorkFolder
+from components.store.entries import WorkFolder
 from components.vlm_attention.page import page
 from components.vlm_attention.settings import Params
 
@@ -33,7 +33,7 @@ def _name(line: PriorLine) -> str:
 
 
 def run(context: Context[Params, Frozen | SharedParams]) -> None:
-    """Token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
+    """Compute token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
     shown = set(smallest_by_hash([_name(line) for line in priors.lines], context.params.pictures))
     shared = context.shared
@@ -52,52 +52,44 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
     """Do both works of all units and return their lines."""
     params, store = context.params, context.store
 
-    def token_map(line: PriorLine, folder: WorkFolder) -> Json:
-        from components.vlm_attention.sample import map_tokens
+    def map_words(line: PriorLine, folder: WorkFolder) -> Json:
+        from components.vlm_attention.maps import map_tokens
 
         with store.borrowed(line.video.file) as path:
-            found = map_tokens(vlm.load(), line, path, params.viewing)
-        if found.coverage < params.min_coverage:
-            problem = f"coverage {found.coverage:.2f} is below min_coverage={params.min_coverage:g}"
+            data, numbers = map_tokens(vlm.load(), line, path, params.viewing)
+        if numbers["coverage"] < params.min_coverage:
+            problem = f"coverage {numbers['coverage']:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
             raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
-        folder.put("token_map", "safetensors", found.data)
-        return {"coverage": found.coverage, "frames": found.frames}
+        folder.put("token_map", "safetensors", data)
+        return numbers
 
-    tokens = context.each(units, name=_name, reads=lambda line: _reads(line, vlm.origin), compute=token_map)
+    def attend(line: PriorLine, folder: WorkFolder) -> Json:
+        from components.vlm_attention.maps import map_attention
 
-    def attention(line: PriorLine, folder: WorkFolder) -> Json:
-        from components.vlm_attention.sample import map_attention
-
-        words = store.read(tokens[_name(line)].ref("token_map", context.task))
+        words, prior = store.read(tokens[_name(line)].ref("token_map", context.task)), store.read(line.prior)
         with store.borrowed(line.video.file) as path:
-            prior = store.read(line.prior)
-            found = map_attention(vlm.load(), line, path, params.viewing, words, prior, params.grid)
-        folder.put("vlm_map", "safetensors", found.data)
-        return {"distance": found.distance}
+            data, numbers = map_attention(vlm.load(), line, path, params.viewing, words, prior, params.grid)
+        folder.put("vlm_map", "safetensors", data)
+        return numbers
 
-    wanted = [line for line in units if _name(line) in tokens and (params.maps_for == "all" or _name(line) in shown)]
-    maps = context.each(
-        wanted, name=_name, reads=lambda line: {"token_map": tokens[_name(line)].key}, compute=attention, work=MAPS
-    )
+    def reads(line: PriorLine) -> Json:
+        return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **vlm.origin}
+
+    tokens = context.each(units, name=_name, reads=reads, compute=map_words)
+    found = [line for line in units if _name(line) in tokens]
+    wanted = [line for line in found if params.maps_for == "all" or _name(line) in shown]
+    keys = {name: {"token_map": entry.key} for name, entry in tokens.items()}
+    maps = context.each(wanted, name=_name, reads=lambda line: keys[_name(line)], compute=attend, work=MAPS)
     failed = {_name(line) for line in wanted} - set(maps)
-    done = [line for line in units if _name(line) in tokens and _name(line) not in failed]
-    return [_line(context, line, tokens[_name(line)], maps.get(_name(line))) for line in done]
-
-
-def _reads(line: PriorLine, origin: Json) -> Json:
-    return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **origin}
-
-
-def _line(context: Context[Params], line: PriorLine, tokens: Entry, found: Entry | None) -> VlmLine:
-    carried = {**dict(line), "key": tokens.key}
-    return VlmLine(
-        **carried,
-        token_map=tokens.ref("token_map", context.task),
-        coverage=tokens.numbers["coverage"],
-        vlm_map=found.ref("vlm_map", context.task) if found else None,
-        distance=found.numbers["distance"] if found else None,
-    )
+    lines = []
+    for line in (line for line in found if _name(line) not in failed):
+        entry = tokens[_name(line)]
+        fields = {"token_map": entry.ref("token_map", context.task), "coverage": entry.numbers["coverage"]}
+        if (mapped := maps.get(_name(line))) is not None:
+            fields |= {"vlm_map": mapped.ref("vlm_map", context.task), "distance": mapped.numbers["distance"]}
+        lines.append(VlmLine(**{**dict(line), "key": entry.key}, **fields))
+    return lines
 
 
 STEP = Step(

@@ -11,7 +11,7 @@ from components.models.video.cogvideox import FRAMES
 from components.plan.estimate import Estimate, PlannedVideo
 from components.plan.page import extraction
 from components.prior_set.page import card as prior_card
-from components.sft.card import card as model_card
+from components.sft.page import card as model_card
 from tests.pages.test_markdown import HOSTILE, parse
 
 

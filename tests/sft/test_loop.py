@@ -20,11 +20,10 @@ from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.sft.data import Samples, loaded, order, partners, split
-from components.sft.engine import rate
-from components.sft.log import TrainingLog
 from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
-from components.sft.resume import ResumeStates
+from components.sft.module import rate
+from components.sft.resume import ResumeStates, TrainingLog
 from components.sft.settings import SftSettings
 from components.sft.step import STEP
 from components.store.entries import Store

@@ -6,7 +6,7 @@ import pytest
 
 from components.core.errors import ParameterError, TryAgainError
 from components.sft import nodes
-from components.sft.nodes import TrainJobs, named, train_on_nodes
+from components.sft.nodes import named, train_on_nodes
 from tests.sft.trainer import Cluster, serving
 
 PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team-video/trainjobs"
@@ -94,7 +94,7 @@ def test_nobody_listens(tmp_path):
     with serving(Cluster(), tmp_path) as api:
         pass
     with pytest.raises(TryAgainError, match="no Kubernetes API"):
-        TrainJobs(api).remove("sft-1")
+        api.remove("sft-1")
 
 
 def test_outside_of_a_pod(monkeypatch):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from components.kubeflow.tree import ROOT
-from components.sft.nodes import Api
+from components.sft.nodes import TrainJobs
 
 TOKEN = "a-service-account's-token"
 
@@ -114,7 +114,7 @@ def serving(cluster, folder):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Api("127.0.0.1", server.server_port, account)
+        yield TrainJobs("127.0.0.1", server.server_port, account)
     finally:
         server.shutdown()
         server.server_close()

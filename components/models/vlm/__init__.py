@@ -5,7 +5,7 @@ from __future__ import annotations
 from components.models.family import find_families
 from components.models.vlm.interface import VlmFamily
 
-_SHARED = {"example", "interface", "model", "pixels", "rows", "tuning", "twins"}
+_SHARED = {"example", "interface", "model", "pixels", "rows", "twins"}
 
 
 def families() -> list[VlmFamily]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid, TextField
@@ -23,6 +24,8 @@ from components.models.vlm.interface import Conversation
 
 IGNORED = -100
 Batch = dict[str, Tensor]
+Span = tuple[int, int]
+Spans = dict[TextField, Span]
 _SENTINEL = "\ue000"
 _OWN_TEMPLATE = "use the checkpoint's own chat_template"
 
@@ -47,7 +50,7 @@ class Example:
     grid: Grid
     offsets: Int[Tensor, "N 2"]
     text: str
-    spans: dict[TextField, tuple[int, int]]
+    spans: Spans
 
 
 def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] = "right") -> Batch:
@@ -59,25 +62,21 @@ def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] 
         [B, S]`.
     """
     lengths = [len(example.input_ids) for example in examples]
-    cells = [len(example.video_columns) for example in examples]
     before = [max(lengths) - length if padding_side == "left" else 0 for length in lengths]
 
-    def padded(values: Sequence[Tensor], fill: int) -> Tensor:
-        after = [max(lengths) - length - start for length, start in zip(lengths, before, strict=True)]
-        around = zip(values, before, after, strict=True)
-        return torch.stack([nn.functional.pad(value, (b, a), value=fill) for value, b, a in around], dim=-2)
+    def padded(values: Sequence[Tensor], fill: int = 0) -> Tensor:
+        around = [(b, max(lengths) - length - b) for length, b in zip(lengths, before, strict=True)]
+        return torch.stack([nn.functional.pad(v, a, value=fill) for v, a in zip(values, around, strict=True)], dim=-2)
 
-    def columns(values: Sequence[Tensor]) -> Tensor:
-        return torch.stack([nn.functional.pad(v, (0, max(cells) - len(v)), value=0) for v in values])
-
+    columns = [example.video_columns + b for example, b in zip(examples, before, strict=True)]
     return {
-        "input_ids": padded([example.input_ids for example in examples], 0),  # masked: any text token will do
-        "attention_mask": padded([torch.ones_like(example.input_ids) for example in examples], 0),
-        "position_ids": padded([example.position_ids for example in examples], 0),
+        "input_ids": padded([example.input_ids for example in examples]),  # masked: any text token will do
+        "attention_mask": padded([torch.ones_like(example.input_ids) for example in examples]),
+        "position_ids": padded([example.position_ids for example in examples]),
         "labels": padded([example.labels for example in examples], IGNORED),
         "start": torch.tensor(before),
-        "video_columns": columns([example.video_columns + b for example, b in zip(examples, before, strict=True)]),
-        "video_mask": columns([torch.ones_like(example.video_columns) for example in examples]).bool(),
+        "video_columns": pad_sequence(columns, batch_first=True),
+        "video_mask": pad_sequence([torch.ones_like(one) for one in columns], batch_first=True).bool(),
         **{name: torch.cat([example.pixels[name] for example in examples]) for name in examples[0].pixels},
     }
 
@@ -85,42 +84,30 @@ def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def refuse_control_tokens(conversation: Conversation, tokenizer: Any, placeholder: str) -> None:
-    """Raise where the text would be read as the model's control tokens.
-
-    Raises:
-        DataError: a control token, the video's placeholder or the private-use character in the text.
-    """
-    control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    control |= {_SENTINEL, placeholder}
-    texts = [text for turn in conversation.earlier for text in turn]
-    texts += [conversation.question, conversation.response or ""]
-    if found := sorted(token for token in control if any(token in text for text in texts)):
-        remedy = "remove them from the sample's text"
-        raise DataError(f"control tokens {found} in the text", source="the conversation", remedy=remedy)
-
-
-def render(
-    conversation: Conversation, tokenizer: Any, placeholder: str, video: str
-) -> tuple[str, dict[TextField, tuple[int, int]]]:
+def render(talk: Conversation, tokenizer: Any, placeholder: str, video: str) -> tuple[str, Spans]:
     """Return the whole text with `video` in the placeholder's place, and the character span of each field.
 
     Raises:
+        DataError: a control token, the video's placeholder or the private-use character in the text.
         ParameterError: the template has not one placeholder, or changes a field's text.
     """
-    rendered = _templated(conversation, tokenizer)
+    control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    texts = [*(text for turn in talk.earlier for text in turn), talk.question, talk.response or ""]
+    if found := sorted(token for token in control | {_SENTINEL, placeholder} if any(token in text for text in texts)):
+        remedy = "remove them from the sample's text"
+        raise DataError(f"control tokens {found} in the text", source="the conversation", remedy=remedy)
+    rendered = _templated(talk, tokenizer)
     if (count := rendered.count(placeholder)) != 1:
         problem = f"{count} × {placeholder!r} for one video"
         raise ParameterError(problem, source="the chat template", remedy=_OWN_TEMPLATE)
     text = rendered.replace(placeholder, video)
-    fields: dict[TextField, str] = {"question": conversation.question}
-    marked = {"question": _templated(replace(conversation, question=_SENTINEL), tokenizer)}
-    if conversation.response is not None:
-        fields["response"] = conversation.response
-        marked["response"] = _templated(replace(conversation, response=_SENTINEL), tokenizer)
-    spans: dict[TextField, tuple[int, int]] = {}
+    fields: dict[TextField, str | None] = {"question": talk.question, "response": talk.response}
+    spans: Spans = {}
     for name, value in fields.items():  # every field stands behind the video
-        start = marked[name].index(_SENTINEL) + len(text) - len(rendered)
+        if value is None:
+            continue
+        marked = replace(talk, question=_SENTINEL) if name == "question" else replace(talk, response=_SENTINEL)
+        start = _templated(marked, tokenizer).index(_SENTINEL) + len(text) - len(rendered)
         if text[start : start + len(value)] != value:
             raise ParameterError(f"the chat template changes the {name}", source="chat_template", remedy=_OWN_TEMPLATE)
         spans[name] = (start, start + len(value))
@@ -128,11 +115,7 @@ def render(
 
 
 def response_labels(
-    input_ids_N: Int[Tensor, " N"],
-    offsets_N2: Int[Tensor, "N 2"],
-    span: tuple[int, int] | None,
-    tokenizer: Any,
-    end_of_turn: str,
+    input_ids_N: Int[Tensor, " N"], offsets_N2: Int[Tensor, "N 2"], span: Span | None, tokenizer: Any, end_of_turn: str
 ) -> Int[Tensor, " N"]:
     """Return the response's tokens and the token that ends its turn, -100 elsewhere (everywhere without a response).
 
@@ -150,13 +133,11 @@ def response_labels(
     return torch.where(inside_N, input_ids_N, IGNORED)
 
 
-def _templated(conversation: Conversation, tokenizer: Any) -> str:
+def _templated(talk: Conversation, tokenizer: Any) -> str:
     messages: list[dict[str, Any]] = []
-    for question, response in [*conversation.earlier, (conversation.question, conversation.response)]:
+    for question, response in [*talk.earlier, (talk.question, talk.response)]:
         video = [] if messages else [{"type": "video"}]
         messages.append({"role": "user", "content": [*video, {"type": "text", "text": question}]})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
-    asked = conversation.response is None
-    rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
-    return rendered
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=talk.response is None))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
 
 
+_FRAME_TOKENS = ("video_token", "start_image_token", "end_image_token")
+
+
 @dataclass(frozen=True)
 class InternVL(Inputs):
     """How a checkpoint reads a video: `size` pixels and `rows` × `cols` cells per frame, between `start` and `end`."""
@@ -33,7 +36,7 @@ class InternVL(Inputs):
     rows: int
     cols: int
     start: str
-    context: str
+    cell: str
     end: str
 
     @classmethod
@@ -41,40 +44,32 @@ class InternVL(Inputs):
         """Return what the checkpoint's configuration says.
 
         Raises:
-            ParameterError: the tokens of a frame do not follow from the vision tower, or the tokenizer lacks the frame
-                tokens.
+            ParameterError: a frame's tokens do not follow from the vision tower, or the tokenizer lacks frame tokens.
         """
         from components.models.vlm.pixels import ImageSettings
 
         (height, width), patches = config.vision_config.image_size, config.vision_config.patch_size
         sides = zip((height, width), patches, strict=True)
         rows, cols = (round(size // patch * config.downsample_ratio) for size, patch in sides)
-        names = ("video_token", "start_image_token", "end_image_token")
-        missing = [name for name in names if getattr(tokenizer, name, None) is None]
+        edges = [getattr(tokenizer, name, None) for name in _FRAME_TOKENS]
+        missing = [name for name, token in zip(_FRAME_TOKENS, edges, strict=True) if token is None]
         if rows * cols != config.image_seq_length or missing:
             problem = f"{rows} × {cols} cells a frame, image_seq_length={config.image_seq_length}; "
             problem += f"tokenizer lacks {missing or 'nothing'}"
             remedy = "use the transformers form of the checkpoint (`…-hf`)"
             raise ParameterError(problem, source=str(folder), remedy=remedy)
-        return cls(
-            placeholder=tokenizer.video_token,
-            visual_id=config.image_token_id,
-            group=1,
-            image=ImageSettings.read(folder),
-            size=(height, width),
-            rows=rows,
-            cols=cols,
-            start=tokenizer.start_image_token,
-            context=tokenizer.convert_ids_to_tokens(config.image_token_id),
-            end=tokenizer.end_image_token,
-        )
+        placeholder, start, end = edges
+        cell = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        tokens = {"placeholder": placeholder, "start": start, "cell": cell, "end": end}
+        size, image = (height, width), ImageSettings.read(folder)
+        return cls(visual_id=config.image_token_id, group=1, image=image, size=size, rows=rows, cols=cols, **tokens)
 
     def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
         """Return pixels, cells and text of the frames, which have the tower's size whatever the viewing is."""
         from components.models.vlm.pixels import to_pixels
 
         pixels = {"pixel_values": to_pixels(frames_nHW3, *self.size, self.image)}
-        cells = self.context * (self.rows * self.cols)
+        cells = self.cell * (self.rows * self.cols)
         text = "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(len(frames_nHW3)))
         return Seen(pixels, (len(frames_nHW3), self.rows, self.cols), text)
 
@@ -107,49 +102,29 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
 
     from components.models.vlm.twins import byte_tokenizer, chat_template, small_llm, write_twin
 
-    roles = {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    }
+    roles = dict(zip(_FRAME_TOKENS, ("<video>", "<img>", "</img>"), strict=True))
+    roles["context_image_token"] = "<IMG_CONTEXT>"
     template = chat_template(image="<IMG_CONTEXT>\\n", video="<video>\\n")
     tokenizer = byte_tokenizer(_CONTROL, "<|im_end|>", template, roles)
-    ids = tokenizer.convert_tokens_to_ids
-    text = small_llm(tokenizer) | {"model_type": "qwen2"}
-    size = 8 * _PATCH
-    vision = {
+    text, size = small_llm(tokenizer) | {"model_type": "qwen2"}, 8 * _PATCH
+    vision: dict[str, Any] = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 64,
-        "attention_bias": True,
-        "image_size": [size, size],
-        "patch_size": [_PATCH, _PATCH],
     }
-    config = InternVLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids("<IMG_CONTEXT>"),
-        image_seq_length=16,
-        tie_word_embeddings=False,
-    )
-    pixels = {
-        "processor_class": "InternVLProcessor",
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    }
+    vision |= {"attention_bias": True, "image_size": [size, size], "patch_size": [_PATCH, _PATCH]}
+    tokens = {"image_token_id": tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), "image_seq_length": 16}
+    config = InternVLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **tokens)
+    processor = {"processor_class": "InternVLProcessor"}
+    pixels = {**processor, "do_resize": True, "size": {"height": size, "width": size}, "resample": 3}
+    pixels |= {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    pixels |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    images = {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": False}
     files = {
-        "preprocessor_config.json": pixels
-        | {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": False},
+        "preprocessor_config.json": pixels | images,
         "video_preprocessor_config.json": pixels | {"video_processor_type": "InternVLVideoProcessor"},
-        "processor_config.json": {"image_seq_length": 16, "processor_class": "InternVLProcessor"},
+        "processor_config.json": processor | {"image_seq_length": 16},
     }
     return write_twin(folder, InternVLForConditionalGeneration, config, tokenizer, files, {})
 

@@ -1,7 +1,7 @@
 """A loaded vision-language model: a conversation about one video in; logits, attention rows or a greedy reply out.
 
-Checkpoints are loaded by one path, without torchvision; what is particular comes from the family
-(`components.models.vlm.interface`).
+Checkpoints are loaded by one path, without torchvision; what is particular comes from the family. A model can be tuned
+by low-rank updates, and is written as a folder that plain `from_pretrained` opens.
 
 Legend: B samples, N tokens, S visual cells (t-major), L positions with logits, V vocabulary, R rows.
 """
@@ -9,6 +9,7 @@ Legend: B samples, N tokens, S visual cells (t-major), L positions with logits, 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +28,13 @@ from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
 from components.models.vlm import families
-from components.models.vlm.example import (
-    IGNORED,
-    Batch,
-    Example,
-    collate,
-    refuse_control_tokens,
-    render,
-    response_labels,
-)
+from components.models.vlm.example import IGNORED, Batch, Example, collate, render, response_labels
 from components.models.vlm.interface import Conversation, Inputs, VlmFamily
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
 
 _DEFAULT = Viewing.model_validate({})
+_KEPT = {".json", ".jinja", ".txt", ".model"}  # what a checkpoint's folder holds beside its weights
+_SHARD = "2GB"  # a stored file passes through memory
 _NOT_FOR_FORWARD = {"labels", "start", "video_columns", "video_mask"}
 
 
@@ -68,8 +63,7 @@ class Vlm:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        found: torch.device = next(self.model.parameters()).device
-        return found
+        return torch.device(next(self.model.parameters()).device)
 
     def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:
         """Return the conversation about a video file as tensors, and the indices of the frames that the model sees."""
@@ -79,7 +73,7 @@ class Vlm:
 
     def prepare(
         self,
-        conversation: Conversation,
+        talk: Conversation,
         frames: UInt8[np.ndarray, "n H W 3"],
         frame_times: Sequence[float],
         duration: float,
@@ -88,7 +82,7 @@ class Vlm:
         """Return one conversation about one video as tensors.
 
         Args:
-            conversation: its text must be free of the model's control tokens.
+            talk: its text must be free of the model's control tokens.
             frames: whole upright frames, RGB.
             frame_times: seconds of each frame.
             duration: seconds of the clip.
@@ -102,23 +96,21 @@ class Vlm:
             problem = f"{len(frames)} frames, {len(frame_times)} times"
             raise DataError(problem, source="prepare", remedy="give one time for every frame")
         inputs, tokenizer = self.inputs, self.tokenizer
-        refuse_control_tokens(conversation, tokenizer, inputs.placeholder)
         seen = inputs.see(frames, viewing)
-        text, spans = render(conversation, tokenizer, inputs.placeholder, seen.text)
+        text, spans = render(talk, tokenizer, inputs.placeholder, seen.text)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         input_ids_N, offsets_N2 = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["offset_mapping"])
         if len(input_ids_N) > (most := self.model.config.get_text_config().max_position_embeddings):
             problem = f"{len(input_ids_N)} tokens, the model has {most} positions"
             remedy = "take fewer or smaller frames, or shorten the text"
             raise DataError(problem, source="the conversation", remedy=remedy)
-        _, rows, cols = seen.shape
         return Example(
             input_ids=input_ids_N,
             position_ids=inputs.positions(input_ids_N, seen.shape, inputs.group * duration / len(frames)),
             labels=response_labels(input_ids_N, offsets_N2, spans.get("response"), tokenizer, self.family.end_of_turn),
             pixels=seen.pixels,
             video_columns=torch.nonzero(input_ids_N == inputs.visual_id).flatten(),
-            grid=sampled_grid(frame_times, inputs.group, rows, cols, duration),
+            grid=sampled_grid(frame_times, inputs.group, *seen.shape[1:], duration),
             offsets=offsets_N2,
             text=text,
             spans=spans,
@@ -137,24 +129,28 @@ class Vlm:
             ParameterError: rows under reentrant gradient checkpointing, whose gradient would be lost without a word.
         """
         labels_BN = batch["labels"].to(self.device)
-        at_L = _predicting(labels_BN, all_logits)
+        targets_BN = nn.functional.pad(labels_BN[:, 1:], (0, 1), value=IGNORED)
+        predicted_N = torch.ones_like(labels_BN[0]) if all_logits else (targets_BN != IGNORED).any(0)
+        predicted_N[-1] |= not predicted_N.any()
+        at_L = torch.nonzero(predicted_N).flatten()
         extra: dict[str, Any] = {}
         if row_request is not None:
             _refuse_reentrant(self.model)
             extra = {"output_attentions": True, "row_request": row_request}
         out = self.model(**self.arguments(batch), use_cache=False, logits_to_keep=at_L, **extra)
-        shifted_BN = nn.functional.pad(labels_BN[:, 1:], (0, 1), value=IGNORED)
-        rows_BRS = None if row_request is None else self._mean_over_layers(out.attentions)
-        return VlmOutput(out.logits, shifted_BN[:, at_L], rows_BRS)
+        if row_request is None:
+            return VlmOutput(out.logits, targets_BN[:, at_L], None)
+        expected, layers = self.model.config.get_text_config().num_hidden_layers, out.attentions or ()
+        if len(layers) != expected:
+            raise RuntimeError(f"rows of {len(layers)} layers instead of {expected}: load the model with rows=True")
+        return VlmOutput(out.logits, targets_BN[:, at_L], torch.stack(layers).mean(0))
 
     def vision_rows(
         self, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None
     ) -> Float[Tensor, "B R S"]:
         """Return A_VLM of each sample's rows: fp32, differentiable, 0 where a shorter sample has no row or cell.
 
-        Raises:
-            DataError: as `request_rows`.
-            ParameterError: reentrant gradient checkpointing.
+        Raises as `request_rows` and `forward`.
         """
         found = self.forward(batch, request_rows(batch, rows, heads_chunk)).rows_BRS
         assert found is not None
@@ -175,16 +171,11 @@ class Vlm:
             mask_1N = nn.functional.pad(mask_1N, (0, 1), value=1)
             position = torch.full((*inputs["position_ids"].shape[:-1], 1), next_position, device=self.device)
             next_position += 1
-            out = self.model(
-                input_ids=torch.tensor([[token]], device=self.device),
-                attention_mask=mask_1N,
-                position_ids=position,
-                past_key_values=out.past_key_values,
-                use_cache=True,
-            )
+            following = {"input_ids": torch.tensor([[token]], device=self.device), "position_ids": position}
+            cache = out.past_key_values
+            out = self.model(**following, attention_mask=mask_1N, past_key_values=cache, use_cache=True)
         self.model.train(training)
-        decoded: str = self.tokenizer.decode(reply, skip_special_tokens=True)
-        return decoded
+        return str(self.tokenizer.decode(reply, skip_special_tokens=True))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by the recipe's learning rates: `vision` (the tower), `llm` (all else)."""
@@ -201,30 +192,41 @@ class Vlm:
             inputs["position_ids"] = inputs["position_ids"][0]
         return inputs
 
-    def _mean_over_layers(self, layers: Sequence[Tensor] | None) -> Float[Tensor, "B R S"]:
-        expected = self.model.config.get_text_config().num_hidden_layers
-        if layers is None or len(layers) != expected:
-            raise RuntimeError(
-                f"rows of {len(layers or ())} layers instead of {expected}: load the model with rows=True"
-            )
-        return torch.stack(list(layers)).mean(0)
+    def add_lora(self, rank: int) -> None:
+        """Train low-rank updates of the language model's attention only; everything else is frozen."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=self.family.lora_targets)
+        self.model = get_peft_model(self.model, config)
+
+    def save(self, state: dict[str, Tensor] | None, source: Path, folder: Path, dtype: torch.dtype) -> None:
+        """Write the weights as `dtype`, and the tokenizer and processor files of `source`; low-rank updates are merged.
+
+        `state` is the gathered weights where this process holds only a part of them; None: it holds them all.
+        """
+        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        folder.mkdir(parents=True)
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.suffix in _KEPT and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, folder / file.name)
+        if state is None:
+            model.to(dtype).save_pretrained(folder, max_shard_size=_SHARD)
+            return
+        model.config.dtype = dtype
+        weights = {name: value.to(dtype) for name, value in state.items()}
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)
 
 
 def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows: bool = True) -> Vlm:
-    """Load a checkpoint's folder in evaluation mode.
+    """Load a folder with configuration, safetensors, tokenizer with chat template, and processor files, for evaluation.
 
-    Args:
-        folder: configuration, safetensors, tokenizer with chat template, and the processor files.
-        dtype: of the weights.
-        device: where to put them.
-        rows: whether attention rows can be requested.
+    `rows`: whether attention rows can be requested.
 
     Raises:
         ParameterError: not a folder of a supported model.
         DataError: a file is missing, cannot be read or has no safetensors, or tensors, the vocabulary or the chat
             template are missing.
     """
-    folder = Path(folder)
     family = _family(folder)
     family.register()
     config = load_part(AutoConfig, folder)
@@ -233,16 +235,11 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
         raise DataError("the tokenizer has no chat template", source=str(folder), remedy="fetch the checkpoint again")
     inputs = family.inputs(config, tokenizer, folder)
     read_json(folder / "generation_config.json")  # transformers passes over one that it cannot read
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "attn_implementation": ROWS_ATTENTION if rows else "sdpa",
-        "ignore_mismatched_sizes": True,
-    }
-    model = load_weights(AutoModelForImageTextToText, folder, **options)
-    stops = model.generation_config.eos_token_id
-    named = stops if isinstance(stops, list) else [] if stops is None else [stops]
-    end = tokenizer.convert_tokens_to_ids(family.end_of_turn)
-    return Vlm(model.to(device).eval(), tokenizer, family, inputs, frozenset([*named, end]))
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ROWS_ATTENTION if rows else "sdpa"}
+    model = load_weights(AutoModelForImageTextToText, folder, ignore_mismatched_sizes=True, **options)
+    named = model.generation_config.eos_token_id
+    stops = {tokenizer.convert_tokens_to_ids(family.end_of_turn), *(named if isinstance(named, list) else [named])}
+    return Vlm(model.to(device).eval(), tokenizer, family, inputs, frozenset(stops - {None}))
 
 
 def open_vlm(folder: Path, rows: bool) -> Vlm:
@@ -254,9 +251,8 @@ def open_vlm(folder: Path, rows: bool) -> Vlm:
 
 
 def _family(folder: Path) -> VlmFamily:
-    """By the configuration's own word, before transformers would offer to run a checkpoint's own code."""
-    config = read_json(folder / "config.json")
-    if config is None:
+    """Read the configuration before transformers would offer to run a checkpoint's own code."""
+    if (config := read_json(folder / "config.json")) is None:
         remedy = "give a folder that transformers' from_pretrained opens"
         raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
     known = {model_type: family for family in families() for model_type in family.model_types}
@@ -266,23 +262,12 @@ def _family(folder: Path) -> VlmFamily:
     return known[model_type]
 
 
-def _predicting(labels_BN: Int[Tensor, "B N"], everywhere: bool) -> Int[Tensor, " L"]:
-    """Return the positions whose logits are wanted: those before a label of any sample."""
-    count = labels_BN.shape[1]
-    if everywhere:
-        return torch.arange(count, device=labels_BN.device)
-    at_L = torch.nonzero((labels_BN[:, 1:] != IGNORED).any(0)).flatten()
-    return at_L if len(at_L) else torch.tensor([count - 1], device=labels_BN.device)
-
-
 def _refuse_reentrant(model: nn.Module) -> None:
     """Reentrant checkpointing runs the forward pass without gradients, so captured rows would carry none."""
     for module in model.modules():
         if module.training and getattr(module, "gradient_checkpointing", False):
             function = getattr(module, "_gradient_checkpointing_func", None)
             if getattr(function, "keywords", {}).get("use_reentrant", True):
-                raise ParameterError(
-                    "attention rows under reentrant gradient checkpointing",
-                    source="the model",
-                    remedy="enable it with gradient_checkpointing_kwargs={'use_reentrant': False}",
-                )
+                problem = "attention rows under reentrant gradient checkpointing"
+                remedy = "enable it with gradient_checkpointing_kwargs={'use_reentrant': False}"
+                raise ParameterError(problem, source="the model", remedy=remedy)

@@ -41,16 +41,10 @@ class Qwen(Inputs):
         """Return what the checkpoint's configuration says."""
         from components.models.vlm.pixels import ImageSettings
 
-        vision = config.vision_config
-        return cls(
-            placeholder=tokenizer.convert_ids_to_tokens(config.video_token_id),
-            visual_id=config.video_token_id,
-            group=vision.temporal_patch_size,
-            image=ImageSettings.read(folder),
-            patch=vision.patch_size,
-            merge=vision.spatial_merge_size,
-            tokens_per_second=vision.tokens_per_second,
-        )
+        vision, video, image = config.vision_config, config.video_token_id, ImageSettings.read(folder)
+        text = {"placeholder": tokenizer.convert_ids_to_tokens(video), "visual_id": video}
+        sizes = {"group": vision.temporal_patch_size, "patch": vision.patch_size, "merge": vision.spatial_merge_size}
+        return cls(image=image, tokens_per_second=vision.tokens_per_second, **text, **sizes)
 
     def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
         """Return pixels, cells and text of the whole frames; an incomplete last group repeats the last frame."""
@@ -153,33 +147,19 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
     tokenizer = byte_tokenizer(_CONTROL, "<|endoftext|>", template)
     ids = tokenizer.convert_tokens_to_ids
     text = small_llm(tokenizer, mrope_section=[2, 3, 3])
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": _PATCH,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "tokens_per_second": 2,
-        "window_size": 4 * _PATCH,
-        "fullatt_block_indexes": [1],
-        "out_hidden_size": text["hidden_size"],
-    }
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": text["hidden_size"]}
+    cells = {"patch_size": _PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2, "tokens_per_second": 2}
+    vision = {"depth": 2, **width, **cells, "window_size": 4 * _PATCH, "fullatt_block_indexes": [1]}
     tokens = {f"{name}_token_id": ids(f"<|{name}_pad|>") for name in ("image", "video")}
     edges = {f"vision_{edge}_token_id": ids(f"<|vision_{edge}|>") for edge in ("start", "end")}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens, **edges)
-    processor = {
+    processor: dict[str, Any] = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "min_pixels": 3136,
-        "max_pixels": 12845056,
-        "patch_size": _PATCH,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
     }
+    processor |= {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    processor |= {"min_pixels": 3136, "max_pixels": 12845056}
+    processor |= {"patch_size": _PATCH, "temporal_patch_size": 2, "merge_size": 2}
     sampling = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-6}
     files = {"preprocessor_config.json": processor}
     return write_twin(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, files, sampling)
@@ -195,9 +175,7 @@ FAMILY = VlmFamily(
     },
     model_types=("qwen2_5_vl",),
     inputs=Qwen.load,
-    frames=lambda viewing, video: fps_indices(
-        video.duration, len(video.times), viewing.fps, max_frames=viewing.max_frames
-    ),
+    frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
     lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",

@@ -46,11 +46,8 @@ _SYSTEM = """\
 def chat_template(image: str, video: str, text: str = "part.type == 'text'", system: str = "") -> str:
     """Return what an official template renders, turn by turn.
 
-    Args:
-        image: written for an image.
-        video: written for a video.
-        text: the template's condition for a part of text.
-        system: the prompt that stands first where a conversation has none.
+    `image` and `video` are written for one, `text` is the template's condition for a part of text, `system` the prompt
+    that stands first where a conversation has none.
     """
     first = _SYSTEM.replace("«prompt»", system) if system else ""
     template = _TEMPLATE.replace("«system»", first).replace("«text»", text)
@@ -60,19 +57,12 @@ def chat_template(image: str, video: str, text: str = "part.type == 'text'", sys
 def small_llm(tokenizer: Any, **rope: Any) -> dict[str, Any]:
     """Return the configuration of a twin's language model; `rope` adds to its rotary embedding's parameters."""
     ids = tokenizer.convert_tokens_to_ids
-    return {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": ids("<|endoftext|>"),
-        "eos_token_id": ids("<|im_end|>"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, **rope},
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 8192,
-        "initializer_range": 0.06,  # at the real 0.02 so narrow a model attends to everything alike
-    }
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "max_position_embeddings": 8192}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    rotary = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, **rope}}
+    # at the real 0.02 so narrow a model attends to everything alike
+    return {**tokens, **sizes, **heads, **rotary, "initializer_range": 0.06}
 
 
 def byte_tokenizer(control: str, end: str, template: str, roles: dict[str, str] | None = None) -> Qwen2Tokenizer:
@@ -101,12 +91,9 @@ def write_twin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = model_class(config)
-    ids = tokenizer.convert_tokens_to_ids
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     model.generation_config = GenerationConfig(
-        bos_token_id=ids("<|endoftext|>"),
-        pad_token_id=ids("<|endoftext|>"),
-        eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")],
-        **sampling,
+        bos_token_id=text, pad_token_id=text, eos_token_id=[turn, text], **sampling
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
