@@ -3,7 +3,7 @@
 `python -m components.models.fetch`, a Kubernetes Job, takes `MODELS` (names of the registry, blanks between),
 `MODELS_DIR` and optionally `HF_TOKEN` and `HF_ENDPOINT` from the environment. The hub's own client downloads into
 `.partial-<name>`, where the next try goes on, and compares every file with the hash that the hub lists; then the folder
-is renamed and `.revision.json` records what it is. No pickle and no code is ever downloaded. Several at once take turns.
+is renamed and `.revision.json` records what it is. No pickle and no code is ever downloaded. Several take turns.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ TINY = {name: family for family in FAMILIES for name in family.tiny}
 
 @dataclass(frozen=True)
 class Shipped:
-    """A small trained model that travels with the code, and the digest that names it: a new training takes a new one."""
+    """A small trained model that travels with the code, and the digest that names it; a new training has a new one."""
 
     path: Path
     digest: str
