@@ -9,9 +9,8 @@ from components.core.records import Json
 from components.pages.figures import NOTHING, stored_picture
 from components.pages.section import Section, text_caption
 from components.pages.template import DRAWING, preview
-from components.runtime.context import Context
+from components.runtime.context import Context, smallest_by_hash
 from components.runtime.parameters import P
-from components.runtime.pictures import smallest_by_hash
 from components.store.entries import Entry
 
 _MOST = 2

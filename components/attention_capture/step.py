@@ -19,10 +19,9 @@ from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.models.video.interface import VideoModel
-from components.runtime.context import Context
+from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
-from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 

@@ -13,9 +13,8 @@ from components.pages.figures import NOTHING, raw
 from components.pages.markdown import document, table, text
 from components.pages.section import Section, film, question_card, shortened
 from components.pages.template import DRAWING, preview
-from components.runtime.context import Context
+from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.parameters import P
-from components.runtime.pictures import remembered_pictures, smallest_by_hash
 from components.store.entries import WorkFolder
 
 _ABOUT = (

@@ -22,8 +22,7 @@ from components.kubeflow.arguments import parse_assignments, parse_value, pipeli
 from components.kubeflow.images import LOCK
 from components.kubeflow.tree import ROOT, own_part, run_store, tree_is_dirty
 from components.runtime.declaration import Step, declared
-from components.runtime.executor import executor_input
-from components.runtime.runner import run_step, run_task
+from components.runtime.runner import executor_input, run_step, run_task
 from components.store.entries import Store
 
 Out = Annotated[

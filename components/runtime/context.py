@@ -1,10 +1,16 @@
-"""What a running step sees: its parameters and inputs, the memory of its work, and where its outputs go."""
+"""What a running step sees: its parameters and inputs, the memory of its work, and where its outputs go.
+
+Inputs and outputs are KFP's: the launcher hands over an executor input and reads the answer back.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
@@ -12,9 +18,8 @@ from typing_extensions import TypeVar as DefaultedTypeVar
 from components.core.artifacts import M, Manifest, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
-from components.core.records import Failure, Json, ModelId, StepRecord
+from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json, sha256
 from components.runtime.declaration import Step
-from components.runtime.executor import Outputs, Request
 from components.runtime.parameters import P, SharedParams, UnitParams, validated
 from components.store.entries import Entry, Store, WorkFolder
 
@@ -30,20 +35,26 @@ class Context(Generic[P, S_co]):
     params: P
     shared: S_co
 
-    def __init__(self, step: Step[P], task: str, request: Request, folder: Outputs) -> None:
-        self.step, self.task, self._outputs = step, task, folder
-        self.params = validated(step.params, request.params, f"params_{step.name}")
-        self.shared = validated(request.form.shared, request.shared, f"parameters of {task}")  # type: ignore[assignment]
-        self.rerun, self.step_params = request.rerun, request.step_params
+    def __init__(self, step: Step[P], task: str, executor_input: Json) -> None:
+        self.step, self.task = step, task
+        given, self._outputs = executor_input.get("inputs", {}), executor_input.get("outputs", {})
+        values = dict(given.get("parameterValues", {}))
+        params, self.rerun = values.pop("params", {}), str(values.pop("rerun", "0"))
+        artifacts = given.get("artifacts", {}).items()
+        self._inputs = {name: [_path(item) for item in entry.get("artifacts", [])] for name, entry in artifacts}
+        self._form = step.form_for([*values, *self._inputs])
+        self.step_params = {
+            name: values.pop(f"params_{name}") for name in self._form.planned if f"params_{name}" in values
+        }
+        self.params = validated(step.params, params, f"params_{step.name}")
+        self.shared = validated(self._form.shared, values, f"parameters of {task}")  # type: ignore[assignment]
         self.store = Store(self.shared.store)
-        self._inputs = request.inputs
         self.models: dict[str, ModelId] = {}
         self.provenance: dict[str, StepRecord] = {}
         self.left_out: list[Failure] = []
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
+        self._answer: dict[str, Json] = {"artifacts": {}, "parameterValues": {}}
         self._started = time.monotonic()
-
-    # -- inputs -------------------------------------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:
         """Whether this form has the input."""
@@ -62,16 +73,13 @@ class Context(Generic[P, S_co]):
             DataError: an artifact's folder holds no manifest of this kind.
         """
         if name not in self._inputs:
-            raise ParameterError(
-                f"no input {name!r}", source=f"inputs of {self.task}", remedy=f"wire it (`step`: --in {name}=FOLDER)"
-            )
+            remedy = f"wire it (`step`: --in {name}=FOLDER)"
+            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
         manifests = [load_manifest(folder, kind) for folder in self._inputs[name]]
         for manifest in manifests:
             self.provenance.update(manifest.provenance)
             self.left_out.extend(item for item in manifest.left_out if item not in self.left_out)
         return manifests
-
-    # -- work ---------------------------------------------------------------------------------------------------------
 
     def key(self, reads: Json) -> str:
         """Key of one piece of this step's work."""
@@ -126,7 +134,7 @@ class Context(Generic[P, S_co]):
             try:
                 key = self.key(reads(unit))
             except DataError as error:
-                failures.append(self._left_out(name(unit), error))
+                failures.append(self._failure(name(unit), error))
                 continue
             if (entry := self.remembered(key, work)) is not None:
                 entries[name(unit)] = entry
@@ -139,20 +147,13 @@ class Context(Generic[P, S_co]):
             try:
                 entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
             except DataError as error:
-                failures.append(self._left_out(name(unit), error))
+                failures.append(self._failure(name(unit), error))
         self.counts["computed"] += len(entries) - remembered
         self.fail(failures, len(units))
         return entries
 
     def once(self, unit: str, reads: Json, compute: Callable[[WorkFolder], Json], work: str = "") -> Entry:
-        """Do one piece of work unless it is remembered; only the step's own work is counted.
-
-        Args:
-            unit: what the work is about.
-            reads: what it reads, by key or content hash (enters the key).
-            compute: writes files into the folder and returns small numbers for the entry.
-            work: folder of the store when it is not the step's own name (pictures and the like).
-        """
+        """Do one piece of work about `unit` unless it is remembered, as `each` does; only the step's own is counted."""
         key = self.key(reads)
         entry = self.remembered(key, work)
         if not work:
@@ -162,7 +163,7 @@ class Context(Generic[P, S_co]):
             entry = folder.finish(unit, reads, compute(folder))
         return entry
 
-    def _left_out(self, unit: str, error: DataError) -> Failure:
+    def _failure(self, unit: str, error: DataError) -> Failure:
         log.error("%s left out: %s", unit, error)
         return Failure(unit=unit, task=self.task, reason=error.problem)
 
@@ -172,24 +173,16 @@ class Context(Generic[P, S_co]):
         self.left_out.extend(failures)
         if failures and len(failures) > self.params.max_failed * total:
             listed = "\n".join(f"    {item.unit}: {item.reason}" for item in failures)
-            raise UnitsFailed(
-                f"{len(failures)} of {total} {self.step.unit}s failed (max_failed={self.params.max_failed:g}), "
-                f"the others are done:\n{listed}",
-                source=self.task,
-                remedy="fix or remove them and run again (only they are tried), or raise max_failed",
-                reasons={item.unit: item.reason for item in failures},
-            )
-
-    # -- outputs ------------------------------------------------------------------------------------------------------
+            allowed = f"max_failed={self.params.max_failed:g}"
+            problem = f"{len(failures)} of {total} {self.step.unit}s failed ({allowed}), the others are done:\n{listed}"
+            remedy = "fix or remove them and run again (only they are tried), or raise max_failed"
+            reasons = {item.unit: item.reason for item in failures}
+            raise UnitsFailed(problem, source=self.task, remedy=remedy, reasons=reasons)
 
     def manifest(self, kind: type[M], **fields: Any) -> M:
         """Return a manifest of `kind` with this step's provenance and left-out units filled in."""
-        record = StepRecord(
-            version=self.step.version,
-            params=self.params.result(),
-            scalars=self.step.shared_result(self.shared),
-            models=dict(self.models),
-        )
+        params, scalars = self.params.result(), self.step.shared_result(self.shared)
+        record = StepRecord(version=self.step.version, params=params, scalars=scalars, models=dict(self.models))
         # a task of a loop carries no shard: every shard's record is the same
         provenance = {**self.provenance, self.task: record}
         left_out = sorted(self.left_out, key=lambda item: (item.task, item.unit))
@@ -198,32 +191,88 @@ class Context(Generic[P, S_co]):
     def publish(self, name: str, manifest: Manifest) -> str:
         """Write an output artifact: into the store under its digest, and as the artifact's folder."""
         digest = self.store.publish(manifest)
-        lines = getattr(manifest, "lines", [])
-        self._outputs.artifact(
-            name, manifest.to_bytes(), {"digest": f"sha256:{digest}", "kind": manifest.kind, "lines": float(len(lines))}
-        )
+        lines = float(len(getattr(manifest, "lines", [])))
+        metadata = {"digest": f"sha256:{digest}", "kind": manifest.kind, "lines": lines}
+        self._write(name, manifest.to_bytes(), metadata, "manifest.json")
         return digest
 
     def page(self, name: str, text: str) -> None:
         """Write a Markdown or HTML output that the KFP UI shows."""
-        self._outputs.page(name, text)
+        self._write(name, text.encode(), {})
 
     def metrics(self, name: str = "metrics", **values: float) -> None:
-        """Write a Metrics output: counts of units, how many this run computed per hour, and what the step adds."""
+        """Write a Metrics output: counts of units, how many this run computed per hour, and what the step adds.
+
+        The UI shows the metadata; kfp's local cache needs a file as well.
+        """
         total = sum(self.counts.values())
         share = self.counts["remembered"] / total if total else 0.0
-        hours = max(1e-3, time.monotonic() - self._started) / 3600
-        numbers = {
-            "units": total,
-            "failed": self.counts["failed"],
-            "share_remembered": round(share, 4),
-            **(
-                {"units_per_hour": round(self.counts["computed"] / hours, 1)} if total else {}
-            ),  # a reduction has no units
-            **values,
-        }
-        self._outputs.metrics(name, {key: float(value) for key, value in numbers.items()})
+        numbers = {"units": total, "failed": self.counts["failed"], "share_remembered": round(share, 4)}
+        if total:  # a reduction has no units
+            hours = max(1e-3, time.monotonic() - self._started) / 3600
+            numbers["units_per_hour"] = round(self.counts["computed"] / hours, 1)
+        shown = {key: float(value) for key, value in {**numbers, **values}.items()}
+        self._write(name, canonical_json(shown), shown)
 
     def value(self, name: str, text: str) -> None:
         """Write an output parameter."""
-        self._outputs.value(name, text)
+        _put(Path(self._outputs["parameters"][name]["outputFile"]), text.encode())
+        self._answer["parameterValues"][name] = text
+
+    def _write(self, name: str, data: bytes, metadata: Json, file: str = "") -> None:
+        item = self._outputs["artifacts"][name]["artifacts"][0]
+        _put(_path(item) / file, data)
+        self._answer["artifacts"][name] = {"artifacts": [{**item, "metadata": metadata}]}
+
+    def close(self) -> None:
+        """Check that every declared output was written, then write KFP's answer."""
+        wanted = {*self.step.outputs, *self.step.pages, *self._form.values}
+        if missing := wanted - set(self._answer["artifacts"]) - set(self._answer["parameterValues"]):
+            raise AssertionError(f"step {self.step.name} ended without its outputs {sorted(missing)}")
+        if file := self._outputs.get("outputFile"):
+            _put(Path(file), json.dumps(self._answer).encode())
+
+
+def _path(item: Json) -> Path:
+    """Return where KFP's launcher mounts or copies an artifact; a plain path under kfp.local."""
+    uri = str(item.get("customPath") or item["uri"]).removeprefix("file://")
+    for scheme, folder in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/")):
+        uri = folder + uri.removeprefix(scheme) if uri.startswith(scheme) else uri
+    return Path(uri)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def smallest_by_hash(names: Sequence[str], count: int) -> list[str]:
+    """Return the `count` names with the smallest sha256, in that order: one new unit changes at most one of them."""
+    return sorted(set(names), key=lambda name: sha256(name.encode()))[:count]
+
+
+def remembered_pictures(
+    context: Context[Any],
+    units: Sequence[U],
+    *,
+    name: Callable[[U], str],
+    reads: Callable[[U], Json],
+    paint: Callable[[U, WorkFolder], Json],
+) -> list[Entry]:
+    """Return the pictures of `units` for a step's page, drawing those that are not remembered.
+
+    A picture is work of its own (`<step>_pictures/<key>`): asking for more never touches results, and no count and no
+    failure includes pictures.
+
+    Args:
+        context: the running step.
+        units: what to draw, in the order of the answer.
+        name: a unit's id.
+        reads: what a picture shows, by key or content hash.
+        paint: writes files into the folder and returns small numbers for the entry.
+
+    Raises:
+        DataError: a picture needs an object of the store that is missing or damaged.
+    """
+    work = f"{context.step.name}_pictures"
+    return [context.once(name(unit), reads(unit), partial(paint, unit), work) for unit in units]

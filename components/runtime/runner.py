@@ -1,4 +1,4 @@
-"""What a container does: read KFP's executor input, validate, run the step, check its outputs, write KFP's answer."""
+"""What a container does: read KFP's executor input, run the step, check its outputs, write KFP's answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from components.core.job import start_logging
 from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step, declared
-from components.runtime.executor import Outputs, Request, executor_input, output_paths
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +27,9 @@ def execute(step: Step[Any], task: str, executor_input: Json) -> None:
         MotionEnhancerError: anything a person can fix; the subclass holds the exit code.
         AssertionError: the step did not write an output that it declares.
     """
-    outputs = Outputs(executor_input)
-    request = Request.parse(step, executor_input)
-    step.run(Context(step, task, request, outputs))
-    outputs.close(step, request.form)
+    context = Context(step, task, executor_input)
+    step.run(context)
+    context.close()
 
 
 def run_step(
@@ -58,7 +56,28 @@ def run_step(
     """
     request = executor_input(step, out, values, inputs or {})
     execute(step, task or step.name, request)
-    return output_paths(request)
+    return {name: out.absolute() / name for kind in ("artifacts", "parameters") for name in request["outputs"][kind]}
+
+
+def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Path]]) -> Json:
+    """Return KFP's executor input for a step whose outputs go to `out`.
+
+    Args:
+        step: the declaration.
+        out: folder of the outputs.
+        values: KFP's parameter values by name.
+        inputs: folders of the input artifacts by name, in order.
+    """
+    out, form = out.absolute(), step.form_for([*values, *inputs])
+    given = {name: [{"uri": str(folder.absolute())} for folder in folders] for name, folders in inputs.items()}
+    made = {name: [{"name": name, "uri": str(out / name), "metadata": {}}] for name in (*step.outputs, *step.pages)}
+    outputs = {
+        "artifacts": {name: {"artifacts": items} for name, items in made.items()},
+        "parameters": {name: {"outputFile": str(out / name)} for name in form.values},
+        "outputFile": str(out / "executor_output.json"),
+    }
+    artifacts = {name: {"artifacts": items} for name, items in given.items()}
+    return {"inputs": {"parameterValues": dict(values), "artifacts": artifacts}, "outputs": outputs}
 
 
 def run_task(step: Step[Any], task: str, given: str) -> int:
@@ -71,12 +90,10 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
         log.error("%s: %s", task, error)
         code = error.exit_code
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
-        code = 2 if _gpu_is_full(error) else 1
-        what = (
-            "the GPU has too little memory: lower num_frames, height or width, or take a larger one"
-            if code == 2
-            else "a bug in this project"
-        )
+        torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
+        code, what = 1, "a bug in this project"
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            code, what = 2, "the GPU has too little memory: lower num_frames, height or width, or take a larger one"
         log.error("%s: %s\n%s", task, what, traceback.format_exc())
     log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
     return code
@@ -95,9 +112,3 @@ def main(arguments: Sequence[str]) -> int:
         log.error("%s: %s", task, error)
         return error.exit_code
     return run_task(step, task, given)
-
-
-def _gpu_is_full(error: Exception) -> bool:
-    """Whether torch found no room on a GPU; where no step has imported torch, nothing of it was raised."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -11,10 +11,9 @@ from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, 
 from components.core.errors import DataError
 from components.core.records import Json
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
-from components.runtime.context import Context
+from components.runtime.context import Context, smallest_by_hash
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import ShardParams, SharedParams, Vlm
-from components.runtime.pictures import smallest_by_hash
 from components.store.entries import WorkFolder
 from components.vlm_attention.page import page
 from components.vlm_attention.settings import Params

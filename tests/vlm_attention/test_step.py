@@ -16,7 +16,7 @@ from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.pages.figures import number
-from components.runtime.pictures import smallest_by_hash
+from components.runtime.context import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
