@@ -167,7 +167,7 @@ def video_prior(vdm: CogVideoX, clip: Clip, num_steps: int = VDM_STEPS) -> Float
     two steps.
     """
     config = vdm.transformer.config
-    side, count = int(config.sample_height) * vdm.spatial_scale, int(config.sample_frames)
+    side, count = int(config.sample_height) * vdm.sizes.spatial, int(config.sample_frames)
     frames_nHW3, _, _ = draw(at_frames(clip.scene, count), (side, side))
     duration = TIMES[-1] / (count - 1)
     seen = vdm.grid([k * duration for k in range(count)], side, side, (0.0, 1.0, 0.0, 1.0))

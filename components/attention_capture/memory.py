@@ -65,9 +65,8 @@ def reconstruct_with_memory(
         raise ParameterError(problem, source="trajectory, num_steps", remedy="use the num_steps of the inversion")
     if start not in ("inverted", "noise") or guidance_scale < 1:
         problem = f"start = {start!r}, guidance_scale = {guidance_scale}"
-        raise ParameterError(
-            problem, source="start, guidance_scale", remedy="choose inverted or noise, and a scale ≥ 1"
-        )
+        remedy = "choose inverted or noise, and a scale ≥ 1"
+        raise ParameterError(problem, source="start, guidance_scale", remedy=remedy)
     if capture is not None and capture.memory != memory:
         problem = f"capture.memory = {capture.memory}, memory = {memory}"
         raise ParameterError(problem, source="CaptureSpec.memory", remedy="give both the same value")
@@ -84,11 +83,9 @@ def reconstruct_with_memory(
         v = vdm.velocity(torch.cat(rows), timestep, texts.repeat(len(rows), 1, 1))[: len(texts)]
         return v[:1] + guidance_scale * (v[1:] - v[:1]) if guided else v
 
-    noise = (
-        trajectory[-1]
-        if start == "inverted"
-        else torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(seed))
-    )
+    noise = trajectory[-1]
+    if start == "noise":
+        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
     with ExitStack() as stack:
         maps = None
         if capture is not None:

@@ -30,17 +30,15 @@ def picture_reads(key: str) -> Json:
 def page(context: Context[P], lines: Sequence[AttentionLine], drawn: Sequence[Entry]) -> str:
     """Return the first samples' remembered pictures."""
     by_id, entries = {line.sample.id: line for line in lines}, {entry.unit: entry for entry in drawn}
-    chosen = smallest_by_hash(list(entries), _MOST)
-    sections = [_section(context, by_id[name], entries[name]) for name in chosen]
+    sections = [_section(context, by_id[name], entries[name]) for name in smallest_by_hash(list(entries), _MOST)]
     lead = "The video model's attention, head by head" if sections else "No pictured sample in this shard"
     return preview("2 · attention capture", lead, _ABOUT, sections)
 
 
 def _section(context: Context[P], line: AttentionLine, entry: Entry) -> Section:
-    pictures = (
-        stored_picture(context.store.read(entry.ref(role, context.task)), f"{role} of sample {line.sample.id}", NOTHING)
-        for role in ("reconstruction", "heads")
-    )
+    name, body = f"sample {line.sample.id}", text_caption(line.sample)
+    for role in ("reconstruction", "heads"):
+        png = context.store.read(entry.ref(role, context.task))
+        body += stored_picture(png, f"{role} of {name}", NOTHING)
     lead = f"latent error of the reconstruction {entry.numbers['latent_error']:.2f}"
-    body = text_caption(line.sample) + NOTHING.join(pictures)
-    return Section(f"sample-{line.sample.id}", f"sample {line.sample.id}", lead, body)
+    return Section(f"sample-{line.sample.id}", name, lead, body)

@@ -40,9 +40,9 @@ def reconstruction_strip(
     }
     parts = []
     for name, row in rows.items():
-        tiles = _beside(_tiles(row.numpy()))
+        tiles = _sheet(_tiles(row.numpy()))
         parts += [_label(name, tiles.width), tiles]
-    return _png(_stacked(parts)), error
+    return _png(_sheet(parts, down=True)), error
 
 
 def _tiles(frames: UInt8[np.ndarray, "n H W 3"]) -> list[Image.Image]:
@@ -70,8 +70,8 @@ def head_thumbnails(captured: Captured) -> bytes:
         pooled = _map(captured.reductions.thumbnail_hnn[head])
         blocks = _map(torch.cat(list(captured.reductions.block_hBFF[head]), dim=1))
         label = _label(f"head {head}   {float(choice.score[head]):+.2f}", pooled.width)
-        tiles.append(_stacked([label, pooled, blocks]))
-    return _png(_beside(tiles))
+        tiles.append(_sheet([label, pooled, blocks], down=True))
+    return _png(_sheet(tiles))
 
 
 def _map(map_yx: Float[Tensor, "y x"]) -> Image.Image:
@@ -87,21 +87,15 @@ def _label(text: str, width: int) -> Image.Image:
     return picture
 
 
-def _beside(parts: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGBA", (sum(p.width + _GAP for p in parts) - _GAP, max(p.height for p in parts)))
-    left = 0
-    for part in parts:
-        sheet.paste(part, (left, 0))
-        left += part.width + _GAP
-    return sheet
-
-
-def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGBA", (max(p.width for p in parts), sum(p.height + _GAP for p in parts) - _GAP))
-    top = 0
-    for part in parts:
-        sheet.paste(part, (0, top))
-        top += part.height + _GAP
+def _sheet(parts: Sequence[Image.Image], *, down: bool = False) -> Image.Image:
+    """Return pictures beside each other, or one below the other."""
+    lengths = [part.height if down else part.width for part in parts]
+    long, wide = sum(lengths) + _GAP * (len(parts) - 1), max(part.width if down else part.height for part in parts)
+    sheet = Image.new("RGBA", (wide, long) if down else (long, wide))
+    place = 0
+    for part, length in zip(parts, lengths, strict=True):
+        sheet.paste(part, (0, place) if down else (place, 0))
+        place += length + _GAP
     return sheet
 
 

@@ -21,7 +21,6 @@ from components.core.text import Part
 from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
 from components.models.video.interface import VideoModel
-from components.store.tensors import pack
 
 
 @dataclass(frozen=True)
@@ -36,33 +35,21 @@ class Captured:
     reconstruction: Float[Tensor, "1 F C y x"]
 
 
-def unit_seed(seed: int, unit: str) -> int:
-    """Return the seed of one unit's random draws: other units and their order do not matter."""
-    return int(sha256(f"{seed}:{unit}".encode())[:15], 16)
-
-
 def text_pieces(vdm: VideoModel, text: str, parts: Sequence[Part], source: str) -> list[Piece]:
     """Return the text encoder's tokens as characters of the sample's fields.
 
     Raises:
         DataError: no token carries text.
     """
-    pieces = [
-        Piece(
-            index=piece.index,
-            token=piece.token,
-            field=part.field,
-            start=piece.start - part.start,
-            end=piece.end - part.start,
-        )
-        for piece in vdm.tokenize(text)
-        for part in parts
-        if part.start <= piece.start and piece.end <= part.start + len(part.text)
-    ]
+    pieces = []
+    for found in vdm.tokenize(text):
+        for part in parts:
+            start, end = found.start - part.start, found.end - part.start
+            if start >= 0 and end <= len(part.text):
+                pieces.append(Piece(index=found.index, token=found.token, field=part.field, start=start, end=end))
     if not pieces:
-        raise DataError(
-            "the text encoder finds no token in the text", source=f"sample {source}", remedy="check the text"
-        )
+        problem = "the text encoder finds no token in the text"
+        raise DataError(problem, source=f"sample {source}", remedy="check the text")
     return pieces
 
 
@@ -90,40 +77,19 @@ def capture_sample(
     """
     pieces = text_pieces(vdm, text, parts, unit)
     frames, _, height, width = trajectory.shape[1:]
-    own_seed = unit_seed(seed, unit)
+    own_seed = int(sha256(f"{seed}:{unit}".encode())[:15], 16)  # other units and their order do not matter
     spec = CaptureSpec(
         text_indices=tuple(piece.index for piece in pieces),
         grid=vdm.patch_grid((frames, height, width)),
-        norm=settings.norm,
-        rows=settings.rows,
         seed=own_seed,
-        memory=settings.memory,
+        **settings.model_dump(include={"norm", "rows", "memory"}),
     )
-    found = reconstruct_with_memory(
-        vdm,
-        trajectory[:, None],
-        levels(vdm.alphas_cumprod, num_steps),
-        vdm.encode_text(text),
-        settings.guidance_scale,
-        settings.start,
-        spec,
-        memory=settings.memory,
-        seed=own_seed,
-    )
+    schedule, embeds = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text(text)
+    how = settings.model_dump(include={"guidance_scale", "start", "memory"})
+    found = reconstruct_with_memory(vdm, trajectory[:, None], schedule, embeds, capture=spec, seed=own_seed, **how)
     assert found.maps is not None
-    reductions = found.maps.reduce()
-    statistics = head_statistics(
-        reductions.diag_hPFF, reductions.tau_map, reductions.sum_not_m, reductions.sum_not_m_error, f"sample {unit}"
-    )
+    reduced = found.maps.reduce()
+    off_m = (reduced.tau_map, reduced.sum_not_m, reduced.sum_not_m_error)
+    statistics = head_statistics(reduced.diag_hPFF, *off_m, f"sample {unit}")
     density = found.maps.t2v.cpu() * spec.num_video_tokens
-    return Captured(pieces, vdm.truncated(text), density, statistics, reductions, found.trajectory[0])
-
-
-def pack_maps(captured: Captured, unit: str) -> bytes:
-    """Return t2v of all heads as density relative to uniform, fp16: unscaled values would be subnormal there."""
-    return pack({"t2v": captured.density_hTS.half()}, f"sample {unit}")
-
-
-def pack_statistics(captured: Captured, unit: str) -> bytes:
-    """Return the head statistics, float64."""
-    return pack(captured.statistics.tensors(), f"sample {unit}")
+    return Captured(pieces, vdm.truncated(text), density, statistics, reduced, found.trajectory[0])

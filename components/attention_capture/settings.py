@@ -34,9 +34,5 @@ class Params(UnitParams):
 def reads(trajectory_key: str, sample: Sample, text: TextChoice) -> Json:
     """Return what a unit reads: its video's trajectory by key, and its text."""
     words, parts = conditioning(sample, text)
-    return {
-        "trajectory": trajectory_key,
-        "text": words,
-        "parts": [[part.field, part.start] for part in parts],
-        "sample": sample.id,
-    }
+    places = [[part.field, part.start] for part in parts]
+    return {"trajectory": trajectory_key, "text": words, "parts": places, "sample": sample.id}

@@ -14,7 +14,7 @@ from typing import Any
 from components.attention_capture.page import page, picture_reads
 from components.attention_capture.settings import Params, reads
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
-from components.core.records import Json, Piece, Sample
+from components.core.records import Json, Sample
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
@@ -41,6 +41,11 @@ class Unit:
     line: TrajectoryLine
     sample: Sample
 
+    @property
+    def name(self) -> str:
+        """The sample's id."""
+        return self.sample.id
+
 
 def run(context: Context[Params, Shared]) -> None:
     """Capture every sample of this shard that is not remembered."""
@@ -49,46 +54,31 @@ def run(context: Context[Params, Shared]) -> None:
     context.models["vdm"] = model.id
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
     units = [Unit(line, sample) for line in data.lines for sample in line.samples]
-
-    shown = smallest_by_hash([unit.sample.id for unit in units], context.params.pictures)
+    shown = smallest_by_hash([unit.name for unit in units], context.params.pictures)
     work = Capture(context, model, settings, shown)
 
     def unit_reads(unit: Unit) -> Json:
         return reads(unit.line.key, unit.sample, context.shared.text)
 
     entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
-    drawn = [unit for unit in units if _name(unit) in shown and _name(unit) in entries]
+    pictured = [unit for unit in units if unit.name in shown and unit.name in entries]
     found = remembered_pictures(
-        context, drawn, name=_name, reads=lambda unit: picture_reads(entries[_name(unit)].key), paint=work.pictures
+        context, pictured, name=_name, reads=lambda unit: picture_reads(entries[unit.name].key), paint=work.pictures
     )
-    pictures = {entry.unit: entry for entry in found}
-    lines = [
-        AttentionLine(
-            video=unit.line.video,
-            mask=unit.line.mask,
-            sample=unit.sample,
-            key=entry.key,
-            grid=unit.line.grid,
-            pieces=[Piece.model_validate(piece) for piece in entry.numbers["pieces"]],
-            truncated=entry.numbers["truncated"],
-            maps=entry.ref("maps", context.task),
-            statistics=entry.ref("statistics", context.task),
-            pictures={role: drawing.ref(role, context.task) for role in drawing.files}
-            if (drawing := pictures.get(_name(unit)))
-            else {},
-        )
-        for unit in units
-        if (entry := entries.get(unit.sample.id)) is not None
-    ]
-    context.publish(
-        "maps", context.manifest(AttentionMaps, shard=data.shard, lines=sorted(lines, key=lambda line: line.sample.id))
-    )
+    pictures = {entry.unit: entry.refs(context.task) for entry in found}
+    lines = []
+    for unit in sorted(units, key=_name):
+        if (entry := entries.get(unit.name)) is not None:
+            carried: Json = {"video": unit.line.video, "mask": unit.line.mask, "sample": unit.sample, "grid": unit.line.grid}
+            own = {**entry.numbers, **entry.refs(context.task), "pictures": pictures.get(unit.name, {})}
+            lines.append(AttentionLine(**carried, **own, key=entry.key))
+    context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=lines))
     context.page("preview", page(context, lines, found))
     context.metrics()
 
 
 def _name(unit: Unit) -> str:
-    return unit.sample.id
+    return unit.name
 
 
 class Capture:
@@ -109,13 +99,14 @@ class Capture:
 
     def maps(self, unit: Unit, folder: WorkFolder) -> Json:
         """Capture a sample and store its maps and statistics."""
-        from components.attention_capture.sample import pack_maps, pack_statistics
+        from components.store.tensors import pack
 
-        result = self._captured(unit, self.trajectory(unit.line))
-        folder.put("maps", "safetensors", pack_maps(result, _name(unit)))
-        folder.put("statistics", "safetensors", pack_statistics(result, _name(unit)))
-        if _name(unit) in self.shown:
-            self._kept[_name(unit)] = result
+        result, source = self._captured(unit, self._trajectory(unit.line)), f"sample {unit.name}"
+        # fp16 of the density relative to uniform: unscaled values would be subnormal there
+        folder.put("maps", "safetensors", pack({"t2v": result.density_hTS.half()}, source))
+        folder.put("statistics", "safetensors", pack(result.statistics.tensors(), source))
+        if unit.name in self.shown:
+            self._kept[unit.name] = result
         return {"pieces": [piece.model_dump(mode="json") for piece in result.pieces], "truncated": result.truncated}
 
     def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
@@ -123,8 +114,8 @@ class Capture:
         from components.attention_capture.pictures import head_thumbnails, reconstruction_strip
         from components.ddim_inversion.video import sample_grid
 
-        trajectory = self.trajectory(unit.line)
-        result = self._kept.pop(_name(unit), None) or self._captured(unit, trajectory)
+        trajectory = self._trajectory(unit.line)
+        result = self._kept.pop(unit.name, None) or self._captured(unit, trajectory)
         with self.context.store.borrowed(unit.line.video.file) as path:
             frames, _, _ = sample_grid(self.vdm, unit.line.video, self.settings, path)
         strip, error = reconstruction_strip(self.vdm, frames, trajectory, result)
@@ -135,20 +126,15 @@ class Capture:
     def _captured(self, unit: Unit, trajectory: Any) -> Any:
         from components.attention_capture.sample import capture_sample
 
-        shared = self.context.shared
+        params, shared = self.context.params, self.context.shared
         text, parts = conditioning(unit.sample, shared.text)
-        return capture_sample(
-            self.vdm, trajectory, text, parts, self.context.params, shared.num_steps, shared.seed, _name(unit)
-        )
+        return capture_sample(self.vdm, trajectory, text, parts, params, shared.num_steps, shared.seed, unit.name)
 
-    def trajectory(self, line: TrajectoryLine) -> Any:
-        """Return the latents of all levels; they are inverted again where scratch was emptied."""
+    def _trajectory(self, line: TrajectoryLine) -> Any:
         from components.ddim_inversion.video import read_trajectory
 
-        context = self.context
-        return read_trajectory(
-            context.store, line.latents, line.video, lambda: self.vdm, self.settings, context.shared.num_steps
-        )
+        store, num_steps = self.context.store, self.context.shared.num_steps
+        return read_trajectory(store, line.latents, line.video, lambda: self.vdm, self.settings, num_steps)
 
 
 STEP = Step(

@@ -125,13 +125,8 @@ def _solve_step(
     alpha_bar: float,
     iterations: int,
 ) -> tuple[Tensor, float]:
-    """Find the x whose DDIM step down gives `below`, by fixed-point iteration.
-
-    Returns the best x and its residual ‖step(x) − below‖ / ‖below‖.
-
-    With √ᾱ = cos φ the step down is cos(Δφ)·x − sin(Δφ)·v, so that the residual divided by cos(Δφ) is the correction of
-    x.
-    """
+    """Return the best x of a fixed-point iteration for step(x) = `below`, and ‖step(x) − below‖ / ‖below‖."""
+    # with √ᾱ = cos φ the step down is cos(Δφ)·x − sin(Δφ)·v: the residual divided by cos(Δφ) is the correction of x
     cosine = math.sqrt(alpha_bar_below * alpha_bar) + math.sqrt((1 - alpha_bar_below) * (1 - alpha_bar))
     if cosine < 1e-6:
         problem = (

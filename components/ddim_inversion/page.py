@@ -28,15 +28,10 @@ def picture_reads(line: TrajectoryLine) -> Json:
 
 def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:
     """Return the remembered figures, each with its numbers."""
-    figures = [
-        Section(
-            f"video-{entry.unit[:16]}",
-            f"video {entry.unit[:16]}",
-            _caption(entry.numbers),
-            raw(context.store.read(entry.ref("figure", context.task)).decode()),
-        )
-        for entry in drawn
-    ]
+    figures = []
+    for entry in drawn:
+        name, figure = entry.unit[:16], context.store.read(entry.ref("figure", context.task)).decode()
+        figures.append(Section(f"video-{name}", f"video {name}", _caption(entry.numbers), raw(figure)))
     steps = context.shared.num_steps
     lead = f"From video to noise in {steps} steps" if figures else "No pictured video in this shard"
     return preview("1 · DDIM inversion", lead, _ABOUT, figures)

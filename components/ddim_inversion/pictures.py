@@ -55,28 +55,19 @@ def inversion_picture(
     times = [line.video.times[index] for index in line.frames]
     figure = _strip([("original", frames), ("what the VAE keeps", kept), ("inverted noise", noise)], times)
     numbers = {"psnr": psnr(frames, kept), "rms": measured[-1], "expected": expected[-1], "residuals": residuals}
-    return figure + _curves(measured, expected, residuals), numbers
+    every = list(range(len(measured)))
+    sizes = [Line("measured", every, measured, "c1"), Line("independent noise", every, expected, "grey")]
+    left = line_chart("Root mean square", sizes, x_name="noise level")
+    right = line_chart("Residual of a step", [Line("", every[1:], residuals, "c2")], x_name="noise level")
+    return figure + raw(f'<div class="charts">{left}{right}</div>'), numbers
 
 
 def _strip(rows: list[tuple[str, np.ndarray]], times: list[float]) -> Markup:
     height, width = rows[0][1].shape[1:3]
-    shown = spread(len(times), min(_COLUMNS, len(times)))
-    pictures = [
-        StripRow(
-            name,
-            [Cell(photo(frames[i], _WIDTH), smooth=width > _WIDTH, label=f"{name}, {times[i]:.2f} s") for i in shown],
-        )
-        for name, frames in rows
-    ]
-    return strip(pictures, [f"{times[i]:.2f} s" for i in shown], width, height)
+    stamps = {i: f"{times[i]:.2f} s" for i in spread(len(times), min(_COLUMNS, len(times)))}
 
+    def cell(name: str, frames: np.ndarray, i: int) -> Cell:
+        return Cell(photo(frames[i], _WIDTH), smooth=width > _WIDTH, label=f"{name}, {stamps[i]}")
 
-def _curves(measured: list[float], expected: list[float], residuals: list[float]) -> Markup:
-    every = list(range(len(measured)))
-    size = line_chart(
-        "Root mean square",
-        [Line("measured", every, measured, "c1"), Line("independent noise", every, expected, "grey")],
-        x_name="noise level",
-    )
-    residual = line_chart("Residual of a step", [Line("", every[1:], residuals, "c2")], x_name="noise level")
-    return raw(f'<div class="charts">{size}{residual}</div>')
+    pictures = [StripRow(name, [cell(name, frames, i) for i in stamps]) for name, frames in rows]
+    return strip(pictures, list(stamps.values()), width, height)

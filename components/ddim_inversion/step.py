@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
-from components.core.records import Grid, Json
+from components.core.records import Json
 from components.ddim_inversion.page import page, picture_reads
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
@@ -32,11 +32,6 @@ class Shared(ShardParams):
     num_steps: NumSteps
 
 
-def reads(line: VideoLine) -> Json:
-    """Return what a unit reads: its video, by content."""
-    return {"video": line.video.id}
-
-
 def run(context: Context[Params, Shared]) -> None:
     """Invert every video of this shard that is not remembered."""
     data = context.input("videos", VideoDataset)
@@ -60,16 +55,9 @@ def run(context: Context[Params, Shared]) -> None:
         folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
         return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
 
-    entries = context.each(units, name=lambda line: line.video.id, reads=reads, compute=compute)
+    entries = context.each(units, name=_video, reads=lambda line: {"video": line.video.id}, compute=compute)
     lines = [
-        TrajectoryLine(
-            **dict(line),
-            key=entry.key,
-            frames=entry.numbers["frames"],
-            grid=Grid.model_validate(entry.numbers["grid"]),
-            latents=entry.ref("latents", context.task),
-            residual=entry.numbers["residual"],
-        )
+        TrajectoryLine(**dict(line), **entry.numbers, **entry.refs(context.task), key=entry.key)
         for line in units
         if (entry := entries.get(line.video.id)) is not None
     ]
@@ -82,13 +70,15 @@ def run(context: Context[Params, Shared]) -> None:
         folder.put("figure", "html", figure.encode())
         return numbers
 
-    chosen = smallest_by_hash([line.video.id for line in lines], context.params.pictures)
     by_id = {line.video.id: line for line in lines}
-    drawn = remembered_pictures(
-        context, [by_id[name] for name in chosen], name=lambda line: line.video.id, reads=picture_reads, paint=paint
-    )
+    shown = [by_id[name] for name in smallest_by_hash(list(by_id), context.params.pictures)]
+    drawn = remembered_pictures(context, shown, name=_video, reads=picture_reads, paint=paint)
     context.page("preview", page(context, drawn))
     context.metrics()
+
+
+def _video(line: VideoLine) -> str:
+    return line.video.id
 
 
 STEP = Step(

@@ -16,7 +16,8 @@ from torch import Tensor
 from components.core.records import Grid, Ref, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
-from components.media.grids import choose_frames, fit_frames
+from components.media.grids import fit_frames
+from components.media.sampling import choose_frames
 from components.media.video import motion_profile, read_frames
 from components.models.video.interface import VideoModel
 from components.store.entries import Store
@@ -37,16 +38,9 @@ def sample_grid(
     vdm: VideoModel, video: Video, settings: InversionSettings, path: Path
 ) -> tuple[Tensor, Grid, list[int]]:
     """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
-    frames = choose_frames(
-        video.times,
-        settings.num_frames,
-        vdm.frames,
-        sampling=settings.sampling,
-        native_fps=settings.native_fps,
-        window=settings.window,
-        motion=motion_profile(path) if settings.sampling == "native_fps" and settings.window == "motion" else None,
-        source=f"video {video.id}",
-    )
+    rule = (settings.sampling, settings.native_fps, settings.window)
+    motion = motion_profile(path) if rule[::2] == ("native_fps", "motion") else None
+    frames = choose_frames(video.times, settings.num_frames, vdm.frames, *rule, motion, f"video {video.id}")
     pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
     times = [video.times[index] for index in frames]
     return pixels, vdm.grid(times, settings.height, settings.width, box), frames
@@ -57,13 +51,8 @@ def invert_video(vdm: VideoModel, path: Path, video: Video, settings: InversionS
     pixels, grid, frames = sample_grid(vdm, video, settings, path)
     clean = vdm.encode_video(pixels)
     embeds = vdm.encode_text("")
-    trajectory, residuals = invert(
-        lambda x, t: vdm.velocity(x, t, embeds),
-        clean,
-        levels(vdm.alphas_cumprod, num_steps),
-        inversion_eval=settings.inversion_eval,
-        fixed_point_iters=settings.fixed_point_iters,
-    )
+    schedule, velocity = levels(vdm.alphas_cumprod, num_steps), lambda x, t: vdm.velocity(x, t, embeds)
+    trajectory, residuals = invert(velocity, clean, schedule, settings.inversion_eval, settings.fixed_point_iters)
     return Inverted(trajectory[:, 0], grid, frames, max(residuals, default=0.0))
 
 

@@ -28,23 +28,12 @@ def run(context: Context[Params, Shared]) -> None:
     parts = all_shards(context.collected("maps", AttentionMaps), context.task)
     lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
     if not lines:
-        raise DataError(
-            "no sample was captured", source=context.task, remedy="see what was left out and why in the steps' logs"
-        )
+        remedy = "see what was left out and why in the steps' logs"
+        raise DataError("no sample was captured", source=context.task, remedy=remedy)
     with ThreadPoolExecutor(context.params.readers) as pool:
         data = list(pool.map(lambda line: context.store.read(line.statistics), lines))
-    statistics = [
-        HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True)
-    ]
-    params = context.params
-    choices = choose_all(
-        statistics,
-        scope=params.scope,
-        tau=params.tau,
-        include_self=params.include_self,
-        head_ratio=context.shared.head_ratio,
-        mhs=params.mhs,
-    )
+    read = (HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True))
+    choices = choose_all(list(read), head_ratio=context.shared.head_ratio, **context.params.result())
     chosen = [HeadLine(**dict(line), heads=choice.heads) for line, choice in zip(lines, choices, strict=True)]
     rows, full = head_table(choices), saturation(choices)
     selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)

@@ -23,21 +23,6 @@ from torch.nn import functional
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
 from components.media.choices import Fit
-from components.media.sampling import choose_frames, spread, usable_frames
-
-__all__ = [
-    "axes",
-    "axis_weights",
-    "choose_frames",
-    "fit_frames",
-    "frame_intervals",
-    "interpolate",
-    "pool_mask",
-    "resample",
-    "sampled_grid",
-    "spread",
-    "usable_frames",
-]
 
 Interval = tuple[float, float]
 _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border

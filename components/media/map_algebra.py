@@ -49,13 +49,11 @@ def normalize_rows(
     if row_norm == "zscore":
         mean_T1 = rows_TV.mean(-1, keepdim=True)
         centred = rows_TV - mean_T1
-        # a flat row's deviation is rounding: it is not blown up to 1, and √ is kept away from 0, where it has no
-        # gradient
+        # a flat row's deviation is rounding: it stays small, and √ is kept away from 0, where it has no gradient
         least = (1e-5 * mean_T1.detach()).square().clamp_min(tiny)
         return centred / torch.maximum(centred.square().mean(-1, keepdim=True), least).sqrt()
-    raise ParameterError(
-        f"row_norm={row_norm!r}", source="params_sft", remedy="choose mean1, sum1, max, zscore or none"
-    )
+    remedy = "choose mean1, sum1, max, zscore or none"
+    raise ParameterError(f"row_norm={row_norm!r}", source="params_sft", remedy=remedy)
 
 
 def map_distance(
@@ -77,9 +75,8 @@ def map_distance(
     if vlm_TFHW.shape != prior_TFHW.shape:
         problem = f"A_VLM {tuple(vlm_TFHW.shape)}, prior {tuple(prior_TFHW.shape)}"
         raise DataError(problem, source="L_align", remedy="compute both from the same prior set")
-    difference_TV = normalize_rows(vlm_TFHW.float(), valid_FHW, row_norm) - normalize_rows(
-        prior_TFHW.float(), valid_FHW, row_norm
-    )
+    own_TV, prior_TV = (normalize_rows(maps.float(), valid_FHW, row_norm) for maps in (vlm_TFHW, prior_TFHW))
+    difference_TV = own_TV - prior_TV
     if distance == "mse":
         return difference_TV.square().mean()
     if distance == "sse":
@@ -107,9 +104,8 @@ def frame_difference_prior(
     pooled = list(_pooled_changes(frames_nHW3, grid))
     if not pooled or len(times) != len(pooled) + 1:
         problem = f"{len(pooled) + 1} frames, {len(times)} times"
-        raise DataError(
-            problem, source="prior_control=frame_difference", remedy="leave the clip out: a difference needs two frames"
-        )
+        remedy = "leave the clip out: a difference needs two frames"
+        raise DataError(problem, source="prior_control=frame_difference", remedy=remedy)
     time_Fn, _ = axis_weights(torch.tensor(frame_intervals(times), dtype=torch.float64), axes(grid)[0])
     map_FHW = torch.tensordot(time_Fn.float(), torch.stack([pooled[0], *pooled]), dims=1)
     mean = map_FHW.mean()

@@ -78,9 +78,8 @@ def choose_frames(
     start = {"first": 0, "middle": spare // 2}.get(window)
     if start is None:
         if motion is None or len(motion) != len(times):
-            raise ParameterError(
-                "window 'motion' needs a value for every frame", source=source, remedy="give motion_profile(…)"
-            )
+            problem = "window 'motion' needs a value for every frame"
+            raise ParameterError(problem, source=source, remedy="give motion_profile(…)")
         change = np.cumsum(np.asarray(motion, dtype=np.float64))[track]
         start = int(np.argmax(change[count - 1 :] - change[: spare + 1]))
     return track[start : start + count]

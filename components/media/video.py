@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -23,27 +23,21 @@ from jaxtyping import Float, UInt8
 from components.core.errors import DataError, ParameterError
 
 _REMEDY = "replace the file by one that plays, or remove its rows from the annotations"
+T = TypeVar("T", bound=tuple[int, ...])
+
 _CUT_SHARE, _CUT_FRAMES = 0.1, 3  # what may be missing of what the header declares
 _MOTION_SIDE = 64  # pixels; enough for "how much changes", and a 1080p clip costs little beyond its decoding
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What decoding a whole file found.
+    """What decoding a whole file found."""
 
-    Attributes:
-        width: pixels, after rotation.
-        height: pixels, after rotation.
-        rotation: degrees that the container asks for, counter-clockwise: 0, 90, 180 or 270.
-        times: presentation time of every frame, seconds from the first.
-        duration: seconds from the first frame to the end of the last.
-    """
-
-    width: int
-    height: int
-    rotation: int
-    times: tuple[float, ...]
-    duration: float
+    width: int  # pixels, after rotation
+    height: int  # pixels, after rotation
+    rotation: int  # degrees that the container asks for, counter-clockwise: 0, 90, 180 or 270
+    times: tuple[float, ...]  # presentation time of every frame, seconds from the first
+    duration: float  # seconds from the first frame to the end of the last
 
     @property
     def num_frames(self) -> int:
@@ -71,24 +65,25 @@ def probe(path: Path | str) -> VideoInfo:
     tail = 0.0
     shape: tuple[int, int, int] | None = None
     for frame in _decode(path):
-        found = (*_upright_size(frame, path), _rotation(frame, path))
-        _same_shape(shape, found, path)
-        shape = found
-        times.append(_time(frame, path))
+        rotation = _rotation(frame, path)
+        width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+        shape = _same_shape(shape, (width, height, rotation), path)
+        if frame.pts is None:
+            remedy = "put the stream into a container (mp4, mkv, webm)"
+            raise _bad(path, "a frame without a presentation time", remedy)
+        times.append(float(frame.pts * frame.time_base))
         tail = float((frame.duration or 0) * frame.time_base)
     if shape is None:
-        raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
+        raise _bad(path, "no frame in the video")
     if any(later < earlier for earlier, later in pairwise(times)):
-        raise DataError("presentation times go backwards", source=str(path), remedy=_REMEDY)
-    if (
-        tail <= 0 and len(times) > 1
-    ):  # some containers keep no duration of the last frame: it lasts as long as the others do
+        raise _bad(path, "presentation times go backwards")
+    if tail <= 0 and len(times) > 1:  # some containers keep no duration of the last frame: it lasts as the others do
         tail = (times[-1] - times[0]) / (len(times) - 1)
     duration = times[-1] - times[0] + tail
     if duration <= 0:
-        raise DataError("zero-length video", source=str(path), remedy=_REMEDY)
+        raise _bad(path, "zero-length video")
     _refuse_cut(path, times, tail)
-    return VideoInfo(shape[0], shape[1], shape[2], tuple(time - times[0] for time in times), duration)
+    return VideoInfo(*shape, tuple(time - times[0] for time in times), duration)
 
 
 def header(path: Path | str) -> Header:
@@ -98,18 +93,16 @@ def header(path: Path | str) -> Header:
         DataError: not a video file, an empty one, or one of a codec without a decoder.
     """
     with _open(path) as (container, stream):
-        if stream.codec_context is None:
-            raise DataError("the video does not decode: no decoder for its codec", source=str(path), remedy=_REMEDY)
+        codec = stream.codec_context
+        if codec is None:
+            raise _bad(path, "the video does not decode: no decoder for its codec")
         rate = float(stream.average_rate or 0)
-        duration = _header_duration(container, stream)
+        own = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        duration = own or float(container.duration or 0) / float(av.time_base)
         count = int(stream.frames or round(duration * rate))
-        if not count:
-            count = sum(1 for packet in container.demux(stream) if packet.size)
-        if not count:
-            raise DataError("no frame in the video", source=str(path), remedy=_REMEDY)
-        return Header(
-            stream.codec_context.width, stream.codec_context.height, count, duration or count / (rate or 25.0)
-        )
+        if not (count := count or sum(1 for packet in container.demux(stream) if packet.size)):
+            raise _bad(path, "no frame in the video")
+        return Header(codec.width, codec.height, count, duration or count / (rate or 25.0))
 
 
 def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
@@ -122,9 +115,8 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
         DataError: the file does not decode, or has fewer frames than asked for.
     """
     if not len(indices) or min(indices) < 0:
-        raise ParameterError(
-            f"frame indices {list(indices)[:8]}", source=str(path), remedy="give at least one index, none negative"
-        )
+        problem = f"frame indices {list(indices)[:8]}"
+        raise ParameterError(problem, source=str(path), remedy="give at least one index, none negative")
     wanted, last = set(indices), max(indices)
     found: dict[int, np.ndarray] = {}
     count = 0
@@ -135,11 +127,8 @@ def read_frames(path: Path | str, indices: Sequence[int]) -> UInt8[np.ndarray, "
         if count > last:
             break
     if count <= last:
-        raise DataError(
-            f"frame {last} was asked for, the video has {count}",
-            source=str(path),
-            remedy="run the import again for this file",
-        )
+        problem = f"frame {last} was asked for, the video has {count}"
+        raise _bad(path, problem, "run the import again for this file")
     return np.ascontiguousarray(np.stack([found[index] for index in indices]))
 
 
@@ -175,20 +164,20 @@ def write_mp4(path: Path | str, frames: UInt8[np.ndarray, "n H W 3"], fps: float
         ParameterError: no frames, odd sides (yuv420p halves both), or a rate that is not positive.
     """
     if frames.ndim != 4 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2 or fps <= 0:
-        raise ParameterError(
-            f"cannot write frames of shape {frames.shape} at {fps} fps",
-            source=str(path),
-            remedy="give [n,H,W,3] frames with even sides",
-        )
+        problem = f"cannot write frames of shape {frames.shape} at {fps} fps"
+        raise ParameterError(problem, source=str(path), remedy="give [n,H,W,3] frames with even sides")
     rate = Fraction(fps).limit_denominator(60000)
     with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream: Any = container.add_stream(
-            "libx264", rate=rate, options={"crf": str(crf), "threads": "1", "x264-params": "cpu-independent=1"}
-        )
+        options = {"crf": str(crf), "threads": "1", "x264-params": "cpu-independent=1"}
+        stream: Any = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _bad(path: Path | str, problem: str, remedy: str = _REMEDY) -> DataError:
+    return DataError(problem, source=str(path), remedy=remedy)
 
 
 @contextmanager
@@ -197,10 +186,10 @@ def _open(path: Path | str) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path), mode="r") as container:
             if not container.streams.video:
-                raise DataError("no video stream", source=str(path), remedy=_REMEDY)
+                raise _bad(path, "no video stream")
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
-        raise DataError(f"the video does not decode: {error}", source=str(path), remedy=_REMEDY) from error
+        raise _bad(path, f"the video does not decode: {error}") from error
 
 
 def _decode(path: Path | str) -> Iterator[Any]:
@@ -209,68 +198,39 @@ def _decode(path: Path | str) -> Iterator[Any]:
 
 
 def _refuse_cut(path: Path | str, times: Sequence[float], tail: float) -> None:
-    """Refuse a file that was cut between two packets, which decodes without an error, by its header.
-
-    `times` are as the container counts them.
-    """
+    """Refuse by its header a file that was cut between two packets: it decodes without an error."""
     with _open(path) as (container, stream):
-        if container.format.name.startswith(
-            "mov"
-        ):  # an edit list hides frames and shifts durations: only the samples' places tell
+        if container.format.name.startswith("mov"):  # an edit list hides frames and shifts durations: see their places
             size = Path(path).stat().st_size
             missing = sum(entry.pos + entry.size > size for entry in stream.index_entries)
         else:
             missing = _missing_frames(container, stream, times, tail)
     about = len(times) + missing
     if missing > max(_CUT_FRAMES, _CUT_SHARE * about):
-        raise DataError(
-            f"the file ends early: {len(times)} of about {about} frames decode", source=str(path), remedy=_REMEDY
-        )
+        raise _bad(path, f"the file ends early: {len(times)} of about {about} frames decode")
 
 
 def _missing_frames(container: Any, stream: Any, times: Sequence[float], tail: float) -> int:
     """Frames between the last one and the end that the header declares, at the clip's mean rate."""
-    declared = _declared_end(container, stream)
-    end = max(times[-1], times[-1] - times[0]) + tail
-    slack = _CUT_FRAMES * max(
-        (later - earlier for earlier, later in pairwise(times)), default=declared
-    )  # a last frame may stay long
-    if end + slack < declared and not stream.duration:
-        end = max(end, _last_packet(container))  # the duration is the file's, and its sound may be longer
-    return round((declared - end) / (times[-1] - times[0] + tail) * len(times)) if end + slack < declared else 0
-
-
-def _declared_end(container: Any, stream: Any) -> float:
-    """Return the seconds at which the file ends by its header; 0 where that has none (libav would estimate one)."""
+    declared = 0.0  # where the header declares none (libav would estimate one)
     if container.format.name == "avi":  # its count: libav fits an AVI's durations to the size of the file
-        return float(stream.frames * stream.time_base)
-    return float(container.duration or 0) / float(av.time_base) if container.format.name.startswith("matroska") else 0.0
-
-
-def _last_packet(container: Any) -> float:
-    """Seconds at which the last packet of all streams ends."""
-    ends = [
-        (packet.pts + (packet.duration or 0)) * packet.time_base
-        for packet in container.demux()
-        if packet.pts is not None
-    ]
-    return float(max(ends, default=0))
-
-
-def _time(frame: Any, path: Path | str) -> float:
-    if frame.pts is None:
-        raise DataError(
-            "a frame without a presentation time",
-            source=str(path),
-            remedy="put the stream into a container (mp4, mkv, webm)",
-        )
-    return float(frame.pts * frame.time_base)
+        declared = float(stream.frames * stream.time_base)
+    elif container.format.name.startswith("matroska"):
+        declared = float(container.duration or 0) / float(av.time_base)
+    end = max(times[-1], times[-1] - times[0]) + tail
+    longest = max((later - earlier for earlier, later in pairwise(times)), default=declared)
+    slack = _CUT_FRAMES * longest  # a last frame may stay long
+    if end + slack < declared and not stream.duration:  # the duration is the file's, and its sound may be longer
+        packets = (packet for packet in container.demux() if packet.pts is not None)
+        ends = ((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)
+        end = max(end, float(max(ends, default=0)))
+    return round((declared - end) / (times[-1] - times[0] + tail) * len(times)) if end + slack < declared else 0
 
 
 def _rotation(frame: Any, path: Path | str) -> int:
     rotation: int = round(frame.rotation) % 360
     if rotation % 90:
-        raise DataError(f"rotation by {rotation} degrees", source=str(path), remedy="re-encode the clip upright")
+        raise _bad(path, f"rotation by {rotation} degrees", "re-encode the clip upright")
     return rotation
 
 
@@ -278,21 +238,7 @@ def _upright(frame: Any, path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     return np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame, path) // 90)
 
 
-def _upright_size(frame: Any, path: Path | str) -> tuple[int, int]:
-    """(width, height) after rotation."""
-    return (frame.height, frame.width) if _rotation(frame, path) % 180 else (frame.width, frame.height)
-
-
-def _same_shape(expected: tuple[int, ...] | None, found: tuple[int, ...], path: Path | str) -> None:
+def _same_shape(expected: T | None, found: T, path: Path | str) -> T:
     if expected is not None and expected != found:
-        raise DataError(
-            f"the frame size changes from {expected} to {found}",
-            source=str(path),
-            remedy="re-encode the clip at one size",
-        )
-
-
-def _header_duration(container: Any, stream: Any) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / float(av.time_base)
+        raise _bad(path, f"the frame size changes from {expected} to {found}", "re-encode the clip at one size")
+    return found

@@ -7,11 +7,11 @@ what needs torch is imported by the function that needs it.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -31,27 +31,14 @@ class Checkpoint:
     revision: str
 
 
-class MakeTwin(Protocol):
-    """Writes a tiny random twin of a family's models into a folder; equal bytes in every call."""
-
-    def __call__(self, folder: Path, variant: str) -> Path: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The part of a family that the registry of models needs.
+    """The part of a family that the registry of models needs."""
 
-    Attributes:
-        name: as messages print it.
-        make_tiny: writes a tiny twin.
-        tiny: the variants of the twin, by registry name (`tiny-…`).
-        checkpoints: published checkpoints, by registry name.
-    """
-
-    name: str
-    make_tiny: MakeTwin
-    tiny: Mapping[str, str]
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    name: str  # as messages print it
+    make_tiny: Callable[[Path, str], Path]  # writes a tiny random twin of a variant into a folder, always equal bytes
+    tiny: Mapping[str, str]  # the variants of the twin, by registry name (`tiny-…`)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)  # published ones, by registry name
 
 
 F = TypeVar("F", bound=Family)

@@ -2,8 +2,8 @@
 
 `python -m components.models.fetch`, a Kubernetes Job, takes `MODELS` (names of the registry, blanks between),
 `MODELS_DIR` and optionally `HF_TOKEN` and `HF_ENDPOINT` from the environment. The hub's own client downloads into
-`.partial-<name>`, where the next try goes on, and compares every file with the hash that the hub lists; then the folder
-is renamed and `.revision.json` records what it is. No pickle and no code is ever downloaded. Several take turns.
+`.partial-<name>`, where a retry continues, and compares every file with the hub's hash; then the folder is renamed.
+`.revision.json` records what it is. No pickle and no code is ever downloaded. Several at once take turns.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def fetch(name: str, root: Path) -> Path:
     if name not in CHECKPOINTS:
         remedy = f"one of: {', '.join(CHECKPOINTS)} (tiny-… are made where they are used)"
         raise ParameterError(f"no checkpoint {name!r} in the registry", source="models fetch", remedy=remedy)
-    known, target, partial = CHECKPOINTS[name], root / name, root / f".partial-{name}"
+    known, target = CHECKPOINTS[name], root / name
+    partial, earlier = root / f".partial-{name}", root / f".old-{name}"
     with _hub_errors(known, root):
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported on first use
 
@@ -57,17 +58,17 @@ def fetch(name: str, root: Path) -> Path:
         # one fetch of a model at a time, also between pods that share the volume
         with WeakFileLock(root / f".lock-{name}"):
             if _settled(name, target):
+                log.info("%s is there", name)
                 return target
-            if (
-                target.is_dir()
-                and not partial.exists()
-                and (old := recorded(target))
-                and old.revision == known.revision
-            ):
+            if not partial.exists() and (old := recorded(target)) and old.revision == known.revision:
                 target.rename(partial)  # damaged: what is whole of it need not come again
             _download(known, partial, root)
             _verify(known, partial)
-            _swap(partial, target)
+            shutil.rmtree(earlier, ignore_errors=True)
+            if target.exists():  # another commit
+                target.rename(earlier)
+            partial.rename(target)
+            shutil.rmtree(earlier, ignore_errors=True)
     log.info("%s: %s at %s is in %s", name, known.repository, known.revision, target)
     return target
 
@@ -79,10 +80,7 @@ def _settled(name: str, target: Path) -> bool:
     if found is None:
         log.warning("%s was put there by hand: it stays, and its content names it instead of the pinned commit", target)
         return True
-    if (found.repository, found.revision) == (known.repository, known.revision) and not found.wrong(target):
-        log.info("%s is there", name)
-        return True
-    return False
+    return (found.repository, found.revision) == (known.repository, known.revision) and not found.wrong(target)
 
 
 def _download(known: Checkpoint, partial: Path, root: Path) -> None:
@@ -134,16 +132,6 @@ def _files(folder: Path) -> dict[str, int]:
     return {item.relative_to(folder).as_posix(): item.stat().st_size for item in files}
 
 
-def _swap(partial: Path, target: Path) -> None:
-    """Rename the new folder to the model's name; one of another commit goes."""
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 class _LogProgress(tqdm):  # type: ignore[type-arg]
     """The hub client's bar of bytes as log lines, at most one per 30 s."""
 
@@ -159,66 +147,54 @@ class _LogProgress(tqdm):  # type: ignore[type-arg]
             log.info("%s", str(self))
 
 
-# Errors ---------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _hub_errors(known: Checkpoint, root: Path) -> Iterator[None]:
-    """Turn errors of the hub and of the disk into what a person can do about them. No message holds the token."""
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP: a file that broke off goes on where it stopped
+    import httpx
+
+    try:
+        yield
+    except MotionEnhancerError:
+        raise
+    except (OSError, httpx.HTTPError) as error:
+        raise _explained(error, known, root) from error
+
+
+def _explained(error: Exception, known: Checkpoint, root: Path) -> MotionEnhancerError:
+    """Turn an error of the hub or of the disk into what a person can do about it. No message holds the token."""
     import httpx
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{known.repository}"
     again = "run again when the hub answers: it goes on where it stopped"
-    try:
-        yield
-    except MotionEnhancerError:
-        raise
-    except errors.OfflineModeIsEnabled as error:
-        raise ParameterError(
-            "HF_HUB_OFFLINE forbids downloads", source="environment", remedy="set HF_HUB_OFFLINE=0"
-        ) from error
-    except errors.RevisionNotFoundError as error:
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return ParameterError("HF_HUB_OFFLINE forbids downloads", source="environment", remedy="set HF_HUB_OFFLINE=0")
+    if isinstance(error, errors.RevisionNotFoundError):
         problem = f"the hub has no commit {known.revision} of {known.repository}"
         remedy = "put the model's files under MODELS_DIR by hand, or pin another commit"
-        raise ParameterError(problem, source=page, remedy=remedy) from error
-    except errors.HfHubHTTPError as error:
-        raise _refused(known, page, again, error.response.status_code) from error
-    except (errors.LocalEntryNotFoundError, errors.FileMetadataError, httpx.HTTPError) as error:
-        raise _unanswered(known, page, again, error) from error
-    except OSError as error:
-        raise _disk(error, root, again) from error
-
-
-def _refused(known: Checkpoint, page: str, again: str, status: int) -> MotionEnhancerError:
-    if status in (401, 403, 404):  # a private or unknown repository is a 401 for who shows no token
-        remedy = f"accept the licence at {page} and give the token of that account as HF_TOKEN"
-        return ParameterError(
-            f"the hub does not give out {known.repository} (status {status})", source=page, remedy=remedy
-        )
-    if status == 429 or status >= 500:
-        return TryAgainError(f"the hub answered {status}", source=page, remedy=again)
-    return ParameterError(f"the hub answered {status}", source=page, remedy="check HF_ENDPOINT")
-
-
-def _unanswered(known: Checkpoint, page: str, again: str, error: Exception) -> MotionEnhancerError:
-    """Return what stopped a file: the hub's own refusal if the client met one, else that it was not reached."""
-    cause = error.__cause__
-    if (response := getattr(cause, "response", None)) is not None:
-        return _refused(known, page, again, response.status_code)
-    return TryAgainError(f"the hub did not answer: {type(cause or error).__name__}", source=page, remedy=again)
-
-
-def _disk(error: OSError, root: Path, again: str) -> MotionEnhancerError:
+        return ParameterError(problem, source=page, remedy=remedy)
+    # the client may wrap a refusal into an error of its own
+    refusal = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__
+    if (response := getattr(refusal, "response", None)) is not None:
+        status = response.status_code
+        if status in (401, 403, 404):  # a private or unknown repository is a 401 for who shows no token
+            problem = f"the hub does not give out {known.repository} (status {status})"
+            remedy = f"accept the licence at {page} and give the token of that account as HF_TOKEN"
+            return ParameterError(problem, source=page, remedy=remedy)
+        if status == 429 or status >= 500:
+            return TryAgainError(f"the hub answered {status}", source=page, remedy=again)
+        return ParameterError(f"the hub answered {status}", source=page, remedy="check HF_ENDPOINT")
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.FileMetadataError, httpx.HTTPError)):
+        problem = f"the hub did not answer: {type(error.__cause__ or error).__name__}"
+        return TryAgainError(problem, source=page, remedy=again)
+    assert isinstance(error, OSError)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TryAgainError("no space left", source=str(root), remedy="free or enlarge it, then run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         problem = f"cannot write {error.filename or root}: {error.strerror}"
         return ParameterError(problem, source="MODELS_DIR", remedy="give a folder that this user may write")
-    return TryAgainError(
-        f"{type(error).__name__}: {error.strerror or 'the connection broke'}", source=str(root), remedy=again
-    )
+    problem = f"{type(error).__name__}: {error.strerror or 'the connection broke'}"
+    return TryAgainError(problem, source=str(root), remedy=again)
 
 
 def main() -> None:

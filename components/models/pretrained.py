@@ -35,13 +35,9 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def load_part(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:
-    """Load a part without weights, by its class's `from_pretrained`.
+    """Load a part without weights by `from_pretrained` of `kind`, a class of diffusers or transformers.
 
-    Args:
-        kind: a class of diffusers or transformers.
-        folder: the checkpoint.
-        subfolder: the part's own folder in there; none where the checkpoint has no parts.
-        options: for `from_pretrained`.
+    `subfolder` is the part's own folder in the checkpoint's; none where the checkpoint has no parts.
 
     Raises:
         DataError: a file of the part is missing or cannot be read.
@@ -67,9 +63,8 @@ def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -
     empty = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
     if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])} | empty):
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-        raise _broken(
-            folder / subfolder, f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}"
-        )
+        problem = f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}"
+        raise _broken(folder / subfolder, problem)
     return model
 
 

@@ -30,21 +30,6 @@ CHECKPOINTS = {name: checkpoint for family in FAMILIES for name, checkpoint in f
 TINY = {name: family for family in FAMILIES for name in family.tiny}
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """A small trained model that travels with the code, and the digest that names it; a new training has a new one."""
-
-    path: Path
-    digest: str
-
-
-SHIPPED = {
-    "scenes-cogvideox": Shipped(
-        Path(__file__).parents[1] / "synthetic" / "checkpoint",
-        "c9e3f584569071d2ced5ba1e27d14f3c653d6bcc56acb6fcc09d11318215306a",
-    )
-}
-
 RECORD = ".revision.json"  # written by `models fetch`, last, into a model's folder
 
 
@@ -57,11 +42,8 @@ class Fetched(Record):
 
     def wrong(self, folder: Path) -> list[str]:
         """Files that are not there with their size."""
-        return [
-            path
-            for path, (size, _) in self.files.items()
-            if not (folder / path).is_file() or (folder / path).stat().st_size != size
-        ]
+        sizes = {path: (folder / path).stat().st_size for path in self.files if (folder / path).is_file()}
+        return [path for path, (size, _) in self.files.items() if sizes.get(path) != size]
 
 
 @dataclass(frozen=True)
@@ -70,6 +52,15 @@ class ResolvedModel:
 
     path: Path
     id: ModelId
+
+
+# small trained models that travel with the code; a new training takes a new digest
+SHIPPED = {
+    "scenes-cogvideox": ResolvedModel(
+        Path(__file__).parents[1] / "synthetic" / "checkpoint",
+        ModelId(name="scenes-cogvideox", digest="c9e3f584569071d2ced5ba1e27d14f3c653d6bcc56acb6fcc09d11318215306a"),
+    )
+}
 
 
 def resolve(name: str, store: Store) -> ResolvedModel:
@@ -84,11 +75,13 @@ def resolve(name: str, store: Store) -> ResolvedModel:
             another commit, or incomplete.
     """
     if name in SHIPPED:
-        return ResolvedModel(SHIPPED[name].path, ModelId(name=name, digest=SHIPPED[name].digest))
+        return SHIPPED[name]
     path = _folder(name)
     fetched = recorded(path) if name in CHECKPOINTS else None
     digest = _folder_digest(path, store) if fetched is None else _pinned(name, path, fetched)
-    return ResolvedModel(path, ModelId(name=_public_name(name), digest=digest))
+    # of a folder its last part: manifests hold no path of a machine
+    public = name if name in CHECKPOINTS or name in TINY else Path(name).name
+    return ResolvedModel(path, ModelId(name=public, digest=digest))
 
 
 def recorded(folder: Path) -> Fetched | None:
@@ -111,21 +104,14 @@ def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
     """Return the registry's commit, if the folder is of that commit and whole."""
     known, problem = CHECKPOINTS[name], ""
     if (fetched.repository, fetched.revision) != (known.repository, known.revision):
-        problem = (
-            f"{fetched.repository} at {fetched.revision}, the registry pins {known.repository} at {known.revision}"
-        )
+        pinned = f"the registry pins {known.repository} at {known.revision}"
+        problem = f"{fetched.repository} at {fetched.revision}, {pinned}"
     elif wrong := fetched.wrong(folder):
         problem = f"{len(wrong)} of {len(fetched.files)} files are missing or cut off, {wrong[0]} among them"
     if problem:
-        raise ParameterError(
-            f"{name}: {problem}", source=str(folder), remedy=f"run `motion-enhancer models fetch {name}`"
-        )
+        remedy = f"run `motion-enhancer models fetch {name}`"
+        raise ParameterError(f"{name}: {problem}", source=str(folder), remedy=remedy)
     return known.revision
-
-
-def _public_name(name: str) -> str:
-    """Return a folder's last part: manifests hold no path of a machine."""
-    return name if name in CHECKPOINTS or name in TINY else Path(name).name
 
 
 def _folder(name: str) -> Path:
@@ -133,9 +119,8 @@ def _folder(name: str) -> Path:
         return ensure_tiny(name)
     if name in CHECKPOINTS:
         path, known = Path(os.environ.get("MODELS_DIR", "/models")) / name, CHECKPOINTS[name]
-        remedy = (
-            f"run `motion-enhancer models fetch {name}` ({known.repository} at {known.revision}), or set MODELS_DIR"
-        )
+        pinned = f"{known.repository} at {known.revision}"
+        remedy = f"run `motion-enhancer models fetch {name}` ({pinned}), or set MODELS_DIR"
     else:
         path, remedy = Path(name), f"use a folder or one of: {', '.join([*SHIPPED, *TINY, *CHECKPOINTS])}"
     if not path.is_dir():

@@ -48,6 +48,10 @@ class Entry(Record):
         file = self.files[role]
         return Ref(path=file.path, sha256=file.sha256, bytes=file.bytes, task=task)
 
+    def refs(self, task: str) -> dict[str, Any]:
+        """Return all files as references, by role: fields of a line."""
+        return {role: self.ref(role, task) for role in self.files}
+
 
 class Store:
     """Typed access to one store root."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
-from components.core.records import Confidence, Json, ScoredPiece
+from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import ShardParams, TokenRatio
@@ -32,41 +32,23 @@ def run(context: Context[Params, Shared]) -> None:
         from components.token_selection.motion_score import aggregate_heads, motion_prior
 
         maps = unpack(context.store.read(line.maps))["t2v"]
-        found = motion_prior(
-            aggregate_heads(maps, line.heads, line.grid.shape),
-            line.pieces,
-            token_ratio=context.shared.token_ratio,
-            unit=context.params.unit,
-            mtti=context.params.mtti,
-            source=line.sample.id,
-        )
+        t2v = aggregate_heads(maps, line.heads, line.grid.shape)
+        options = {"token_ratio": context.shared.token_ratio, **context.params.result()}
+        found = motion_prior(t2v, line.pieces, source=line.sample.id, **options)
         folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.float()}, line.sample.id))
         folder.put("per_frame", "safetensors", pack({"per_frame": found.per_frame_TF.float()}, line.sample.id))
-        return {
-            "pieces": [piece.model_dump(mode="json") for piece in found.pieces],
-            "confidence": found.confidence.model_dump(mode="json"),
-        }
+        pieces = [piece.model_dump(mode="json") for piece in found.pieces]
+        return {"pieces": pieces, "confidence": found.confidence.model_dump(mode="json")}
 
     entries = context.each(units, name=lambda line: line.sample.id, reads=reads, compute=compute)
-    lines = [
-        PriorLine(
-            **{
-                name: getattr(line, name)
-                for name in ("video", "mask", "sample", "grid", "truncated", "heads", "statistics", "pictures")
-            },
-            key=entry.key,
-            pieces=[ScoredPiece.model_validate(piece) for piece in entry.numbers["pieces"]],
-            prior=entry.ref("prior", context.task),
-            per_frame=entry.ref("per_frame", context.task),
-            confidence=Confidence.model_validate(entry.numbers["confidence"]),
-        )
-        for line in units
-        if (entry := entries.get(line.sample.id)) is not None
-    ]
-    found = context.manifest(
-        MotionPrior, shard=context.shared.shard, lines=lines, heads=data.heads, saturation=data.saturation
-    )
-    context.publish("prior", found)
+    lines = []
+    for line in units:
+        if (entry := entries.get(line.sample.id)) is not None:
+            carried = {name: value for name, value in line if name in PriorLine.model_fields}
+            own = {**entry.numbers, **entry.refs(context.task), "key": entry.key}
+            lines.append(PriorLine(**(carried | own)))
+    carried_on = {"shard": context.shared.shard, "heads": data.heads, "saturation": data.saturation}
+    context.publish("prior", context.manifest(MotionPrior, lines=lines, **carried_on))
     context.metrics()
 
 

@@ -18,6 +18,10 @@ def families() -> list[VideoFamily]:
     return find_families(__name__, VideoFamily)
 
 
+def _names() -> str:
+    return " or ".join(family.name for family in families())
+
+
 def fewest_frames() -> int:
     """Return the fewest frames that any family takes."""
     return min(family.frames.fewest for family in families())
@@ -81,7 +85,3 @@ def load_vdm(folder: Path | str, dtype: Any = "bfloat16", device: Any = None) ->
     if number_format == torch.float32 and where.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is True, unlike that of matrix products
     return family.load(Path(folder), number_format, where)
-
-
-def _names() -> str:
-    return " or ".join(family.name for family in families())

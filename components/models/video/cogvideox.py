@@ -42,30 +42,10 @@ class CogVideoX:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
+    sizes: Sizes
     dtype: Dtype
     device: Device
     frames: FrameCounts = FRAMES
-
-    @property
-    def patch_size(self) -> int:
-        """Latent rows (and columns) of a patch."""
-        return int(self.transformer.config.patch_size)
-
-    @property
-    def patch_size_t(self) -> int | None:
-        """Latent frames of a patch; None where the model has no temporal patches (CogVideoX-5B)."""
-        value = self.transformer.config.patch_size_t
-        return None if value is None else int(value)
-
-    @property
-    def spatial_scale(self) -> int:
-        """Pixels of a latent's side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @property
-    def text_length(self) -> int:
-        """Tokens of the text encoder's sequence, pads included."""
-        return int(self.transformer.config.max_text_seq_length)
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " steps"]:
@@ -80,21 +60,17 @@ class CogVideoX:
             ParameterError: patches do not divide rows or columns.
         """
         frames, rows, cols = latent_shape
-        if rows % self.patch_size or cols % self.patch_size:
-            raise ParameterError(
-                f"latents of {rows} × {cols} are not made of patches of {self.patch_size}",
-                source="height, width",
-                remedy=f"choose multiples of {self.spatial_scale * self.patch_size} pixels",
-            )
-        return -(-frames // (self.patch_size_t or 1)), rows // self.patch_size, cols // self.patch_size
+        patch, patch_t = self.sizes.patch, self.sizes.patch_t
+        if rows % patch or cols % patch:
+            problem = f"latents of {rows} × {cols} are not made of patches of {patch}"
+            remedy = f"choose multiples of {self.sizes.side} pixels"
+            raise ParameterError(problem, source="height, width", remedy=remedy)
+        return -(-frames // patch_t), rows // patch, cols // patch
 
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
     ) -> Grid:
-        """Return what each token covers; see `cogvideox_grid`."""
-        return cogvideox_grid(
-            frame_times, height, width, box, self.patch_size, self.patch_size_t, self.spatial_scale, TEMPORAL
-        )
+        return cogvideox_grid(frame_times, height, width, box, self.sizes.patch, self.sizes.patch_t, self.sizes.spatial)
 
     def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
         """Posterior mode × scaling factor, in the model's dtype.
@@ -106,40 +82,32 @@ class CogVideoX:
 
         video = torch.as_tensor(frames)
         if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[-1] != 3:
-            raise DataError(
-                f"frames {video.dtype} {tuple(video.shape)}",
-                source="encode_video",
-                remedy="give uint8 [n, height, width, 3]",
-            )
-        count, height, width, _ = video.shape
-        if count % self.frames.step != 1 or height % self.spatial_scale or width % self.spatial_scale:
+            problem = f"frames {video.dtype} {tuple(video.shape)}"
+            raise DataError(problem, source="encode_video", remedy="give uint8 [n, height, width, 3]")
+        (count, height, width, _), spatial = video.shape, self.sizes.spatial
+        if count % self.frames.step != 1 or height % spatial or width % spatial:
             problem = f"{count} frames of {height} × {width} pixels do not make whole latents"
-            raise DataError(
-                problem, source="encode_video", remedy=f"give 8k+1 frames, sides multiples of {self.spatial_scale}"
-            )
+            remedy = f"give 8k+1 frames, sides multiples of {spatial}"
+            raise DataError(problem, source="encode_video", remedy=remedy)
         pixels = video.to(self.device, torch.float32).div_(127.5).sub_(1).permute(3, 0, 1, 2)[None].to(self.dtype)
         codes: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
         return codes.permute(0, 2, 1, 3, 4).contiguous()
 
     def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
-        """Frames uint8 on the CPU."""
         codes = latents.permute(0, 2, 1, 3, 4).to(self.device, self.dtype) / self.vae.config.scaling_factor
         video: Tensor = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
         return video.byte().permute(1, 2, 3, 0).contiguous().cpu()
 
     def tokenize(self, text: str) -> list[TextPiece]:
-        """Pieces of the T5 tokenizer."""
-        return text_pieces(self.tokenizer, text, self.text_length)
+        return text_pieces(self.tokenizer, text, self.sizes.text_tokens)
 
     def truncated(self, text: str) -> int:
-        """Characters at the end of `text` that the text encoder never sees."""
-        return unseen_characters(self.tokenizer, text, self.text_length)
+        return unseen_characters(self.tokenizer, text, self.sizes.text_tokens)
 
     def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
         """Embeddings of the whole padded sequence; pads are encoded and attended to, as in the pipeline."""
-        tokens = self.tokenizer(
-            text, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
-        )
+        padded = {"padding": "max_length", "max_length": self.sizes.text_tokens, "truncation": True}
+        tokens = self.tokenizer(text, **padded, return_tensors="pt")
         embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return embeds.to(self.dtype)
 
@@ -151,8 +119,9 @@ class CogVideoX:
 
         grid = self.patch_grid((latents.shape[1], latents.shape[3], latents.shape[4]))
         x = latents.to(self.device, self.dtype)
-        missing = -x.shape[1] % (self.patch_size_t or 1)
-        if missing:  # whole temporal patches: the first latent frame is repeated in front
+        if (
+            missing := -x.shape[1] % self.sizes.patch_t
+        ):  # whole temporal patches: the first latent frame is repeated in front
             x = torch.cat([x[:, :1].expand(-1, missing, -1, -1, -1), x], dim=1)
         output: Tensor = self.transformer(
             hidden_states=x,
@@ -168,8 +137,8 @@ class CogVideoX:
         config = self.transformer.config
         if not config.use_rotary_positional_embeddings:
             return None
-        base = (config.sample_height // self.patch_size, config.sample_width // self.patch_size)
-        return _rotary(grid, base, int(config.attention_head_dim), self.patch_size_t is not None, self.device)
+        base = (config.sample_height // self.sizes.patch, config.sample_width // self.sizes.patch)
+        return _rotary(grid, base, int(config.attention_head_dim), self.sizes.patch_t > 1, self.device)
 
 
 @lru_cache(maxsize=4)
@@ -180,27 +149,20 @@ def _rotary(
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     frames, rows, cols = grid
-    common: dict[str, Any] = {"embed_dim": width, "grid_size": (rows, cols), "temporal_size": frames, "device": device}
-    if sliced:
-        if rows > base[0] or cols > base[1]:
-            raise ParameterError(
-                f"{rows} × {cols} tokens a frame exceed the model's {base[0]} × {base[1]}",
-                source="height, width",
-                remedy="choose a smaller height and width",
-            )
-        cos, sin = get_3d_rotary_pos_embed(crops_coords=None, grid_type="slice", max_size=base, **common)
+    options: dict[str, Any] = {"embed_dim": width, "grid_size": (rows, cols), "temporal_size": frames, "device": device}
+    if not sliced:
+        # (top, left), (bottom, right) of the largest box of the grid's aspect ratio that is centred in `base`
+        taller = rows / cols > base[0] / base[1]
+        box = (base[0], round(base[0] / rows * cols)) if taller else (round(base[1] / cols * rows), base[1])
+        top, left = (round((whole - part) / 2.0) for whole, part in zip(base, box, strict=True))
+        options["crops_coords"] = (top, left), (top + box[0], left + box[1])
+    elif rows > base[0] or cols > base[1]:
+        problem = f"{rows} × {cols} tokens a frame exceed the model's {base[0]} × {base[1]}"
+        raise ParameterError(problem, source="height, width", remedy="choose a smaller height and width")
     else:
-        cos, sin = get_3d_rotary_pos_embed(crops_coords=_centred_box((rows, cols), base), **common)
+        options |= {"crops_coords": None, "grid_type": "slice", "max_size": base}
+    cos, sin = get_3d_rotary_pos_embed(**options)
     return cos, sin
-
-
-def _centred_box(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(top, left), (bottom, right) of the largest box of the grid's aspect ratio centred in `base` (rows, columns)."""
-    rows, cols = grid
-    taller = rows / cols > base[0] / base[1]
-    box = (base[0], round(base[0] / rows * cols)) if taller else (round(base[1] / cols * rows), base[1])
-    top, left = (round((whole - part) / 2.0) for whole, part in zip(base, box, strict=True))
-    return (top, left), (top + box[0], left + box[1])
 
 
 def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
@@ -223,12 +185,11 @@ def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
         raise ParameterError(problem, source=f"{folder}/scheduler", remedy="use a CogVideoX that predicts v")
     if transformer.config.in_channels != vae.config.latent_channels:
         problem = f"{transformer.config.in_channels} input channels for {vae.config.latent_channels} latent channels"
-        raise ParameterError(
-            problem, source=f"{folder}/transformer", remedy="use a text-to-video CogVideoX, not image-to-video"
-        )
+        remedy = "use a text-to-video CogVideoX, not image-to-video"
+        raise ParameterError(problem, source=f"{folder}/transformer", remedy=remedy)
     for module in (transformer, vae, encoder):
         module.eval().requires_grad_(False).to(device)
-    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, dtype, device)
+    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, sizes(folder), dtype, device)
 
 
 # Sizes and grid -------------------------------------------------------------------------------------------------------
@@ -242,11 +203,8 @@ def sizes(folder: Path) -> Sizes:
     """
     net, vae = read_json(folder / "transformer" / "config.json"), read_json(folder / "vae" / "config.json")
     if net is None or vae is None:
-        raise ParameterError(
-            "transformer/config.json or vae/config.json is missing",
-            source=str(folder),
-            remedy="give a whole CogVideoX folder",
-        )
+        problem = "transformer/config.json or vae/config.json is missing"
+        raise ParameterError(problem, source=str(folder), remedy="give a whole CogVideoX folder")
     spatial = 2 ** (len(vae["block_out_channels"]) - 1)
     return Sizes(
         layers=net["num_layers"],
@@ -270,7 +228,6 @@ def cogvideox_grid(
     patch: int,
     patch_t: int | None,
     spatial: int = 8,
-    temporal: int = TEMPORAL,
 ) -> Grid:
     """Return the tokens' grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
 
@@ -283,14 +240,12 @@ def cogvideox_grid(
     from components.media.grids import frame_intervals
 
     side = spatial * patch
-    if (len(frame_times) - 1) % temporal or not len(frame_times) or height % side or width % side:
-        raise ParameterError(
-            f"{len(frame_times)} frames of {height} × {width} pixels",
-            source="num_frames, height, width",
-            remedy=f"choose {temporal}k+1 frames and multiples of {side} pixels",
-        )
+    if (len(frame_times) - 1) % TEMPORAL or not len(frame_times) or height % side or width % side:
+        problem = f"{len(frame_times)} frames of {height} × {width} pixels"
+        remedy = f"choose {TEMPORAL}k+1 frames and multiples of {side} pixels"
+        raise ParameterError(problem, source="num_frames, height, width", remedy=remedy)
     frames = frame_intervals(frame_times)
-    latents = [frames[0]] + [(frames[k][0], frames[k + temporal - 1][1]) for k in range(1, len(frames), temporal)]
+    latents = [frames[0]] + [(frames[k][0], frames[k + TEMPORAL - 1][1]) for k in range(1, len(frames), TEMPORAL)]
     group = patch_t or 1
     padding = -len(latents) % group
     starts = [max(0, k - padding) for k in range(0, len(latents) + padding, group)]
@@ -312,11 +267,11 @@ def attention(transformer: Any, attend: Attend) -> Iterator[None]:
         transformer.set_attn_processor(before)
 
 
+@dataclass(frozen=True)
 class _Processor:
     """CogVideoX's joint attention, [text; video]; what happens between q, k, v and the output is `attend`'s."""
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
+    attend: Attend
 
     def __call__(
         self,
@@ -326,13 +281,11 @@ class _Processor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the layer's output for video and text tokens, each [B, tokens, width]."""
         import torch
 
         if attention_mask is not None:
-            raise ParameterError(
-                "an attention mask", source="attention_kwargs", remedy="capture without a mask: CogVideoX uses none"
-            )
+            remedy = "capture without a mask: CogVideoX uses none"
+            raise ParameterError("an attention mask", source="attention_kwargs", remedy=remedy)
         text = encoder_hidden_states.shape[1]
         joint = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         output = self.attend(*_heads(attn, joint, text, image_rotary_emb))
@@ -345,9 +298,8 @@ def _heads(attn: Any, joint: Tensor, text: int, rotary: tuple[Tensor, Tensor] | 
     import torch
     from diffusers.models.embeddings import apply_rotary_emb
 
-    q, k, v = (
-        layer(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer in (attn.to_q, attn.to_k, attn.to_v)
-    )
+    layers = (attn.to_q, attn.to_k, attn.to_v)
+    q, k, v = (layer(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for layer in layers)
     q = q if attn.norm_q is None else attn.norm_q(q)
     k = k if attn.norm_k is None else attn.norm_k(k)
     if rotary is not None:
@@ -388,49 +340,34 @@ def make_tiny(folder: Path, variant: str = "5b") -> Path:
     Weights are drawn from a fixed seed with each class's own initialization; two calls write equal bytes. 64 × 64
     pixels and 17 frames are 5 latents of 8 × 8, which is 5 × 4 × 4 tokens (`5b`) or 3 × 4 × 4 (`1.5`).
 
-    Args:
-        folder: made if it is not there.
-        variant: the patch layout: `5b` (patches of one latent frame, resized rotary grid) or `1.5` (two latent frames a
-            patch, no patch bias, sliced rotary grid).
+    `variant` is the patch layout: `5b` (patches of one latent frame, resized rotary grid) or `1.5` (two latent frames
+    per patch, no patch bias, sliced rotary grid).
     """
     import torch
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 
+    blocks = {"down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4}
+    narrow = {"block_out_channels": (8,) * 4, "latent_channels": LATENT_CHANNELS, "layers_per_block": 1}
+    square = {"sample_height": 64, "sample_width": 64, "temporal_compression_ratio": TEMPORAL}
+    heads = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16, "time_embed_dim": 32}
+    text = {"text_embed_dim": TEXT_WIDTH, "max_text_seq_length": TEXT_LENGTH}
+    latents = {
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "use_rotary_positional_embeddings": True,
+    }
+    clip = {"sample_frames": 17, "sample_height": 8, "sample_width": 8}
+    joined = variant == "1.5"
+    patches = {"patch_size": 2, "patch_size_t": 2 if joined else None, "patch_bias": not joined}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = _tiny_tokenizer()
         pipeline = CogVideoXPipeline(
             tokenizer=tokenizer,
             text_encoder=t5_encoder(len(tokenizer), TEXT_WIDTH, feed_forward=64, heads=2),
-            vae=AutoencoderKLCogVideoX(
-                down_block_types=("CogVideoXDownBlock3D",) * 4,
-                up_block_types=("CogVideoXUpBlock3D",) * 4,
-                block_out_channels=(8, 8, 8, 8),
-                latent_channels=LATENT_CHANNELS,
-                layers_per_block=1,
-                norm_num_groups=2,
-                temporal_compression_ratio=TEMPORAL,
-                sample_height=64,
-                sample_width=64,
-                scaling_factor=3.26,  # latents of random weights get unit variance, as a trained model's have
-            ),
-            transformer=CogVideoXTransformer3DModel(
-                num_attention_heads=4,
-                attention_head_dim=16,
-                in_channels=LATENT_CHANNELS,
-                out_channels=LATENT_CHANNELS,
-                time_embed_dim=32,
-                text_embed_dim=TEXT_WIDTH,
-                num_layers=2,
-                sample_width=8,
-                sample_height=8,
-                sample_frames=17,
-                patch_size=2,
-                patch_size_t=None if variant == "5b" else 2,
-                patch_bias=variant == "5b",
-                max_text_seq_length=TEXT_LENGTH,
-                use_rotary_positional_embeddings=True,
-            ),
+            # with this factor latents of random weights have unit variance, as a trained model's have
+            vae=AutoencoderKLCogVideoX(**blocks, **narrow, **square, norm_num_groups=2, scaling_factor=3.26),
+            transformer=CogVideoXTransformer3DModel(**heads, **text, **latents, **clip, **patches),
             scheduler=CogVideoXDDIMScheduler(**SCHEDULER),
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -456,20 +393,10 @@ def t5_encoder(vocabulary: int, width: int, feed_forward: int, heads: int, dropo
     """Return a T5 encoder of two layers with heads of 16, with the class's own initialization."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=16,
-        d_ff=feed_forward,
-        num_layers=2,
-        num_heads=heads,
-        dropout_rate=dropout,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return T5EncoderModel(config)
+    size = {"vocab_size": vocabulary, "d_model": width, "d_kv": 16, "d_ff": feed_forward, "num_heads": heads}
+    layers = {"num_layers": 2, "feed_forward_proj": "gated-gelu", "dropout_rate": dropout}
+    alone = {"tie_word_embeddings": False, "is_encoder_decoder": False, "use_cache": False}  # without a decoder
+    return T5EncoderModel(T5Config(**size, **layers, **alone))
 
 
 FAMILY = VideoFamily(

@@ -39,33 +39,19 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a model of joint attention, from its configuration: what the plan's cost follows from.
+    """Sizes of a model of joint attention, from its configuration: what the plan's cost follows from."""
 
-    Attributes:
-        layers: attention layers.
-        heads: attention heads of a layer.
-        width: of a token.
-        text_tokens: of the text encoder's sequence, pads included.
-        channels: of the latents.
-        patch: latent rows (and columns) of a token.
-        patch_t: latent frames of a token.
-        spatial: pixels of a latent's side.
-        temporal: frames of a latent but the first, which has one.
-        native: frames, height and width (pixels) that the model was trained at.
-        weights: of a layer's matrices that a token passes, in units of width².
-    """
-
-    layers: int
-    heads: int
-    width: int
-    text_tokens: int
-    channels: int
-    patch: int
-    patch_t: int
-    spatial: int
-    temporal: int
-    native: tuple[int, int, int]
-    weights: int = 12
+    layers: int  # attention layers
+    heads: int  # attention heads of a layer
+    width: int  # of a token
+    text_tokens: int  # of the text encoder's sequence, pads included
+    channels: int  # of the latents
+    patch: int  # latent rows (and columns) of a token
+    patch_t: int  # latent frames of a token
+    spatial: int  # pixels of a latent's side
+    temporal: int  # frames of a latent but the first, which has one
+    native: tuple[int, int, int]  # frames, height and width (pixels) that the model was trained at
+    weights: int = 12  # of a layer's matrices that a token passes, in units of width²
 
     @property
     def side(self) -> int:
@@ -143,22 +129,14 @@ class VideoModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFamily(Family):
-    """A family of video models. Its folders are in the layout of diffusers.
+    """A family of video models. Its folders are in the layout of diffusers."""
 
-    Attributes:
-        pipeline: how `_class_name` of a folder's `model_index.json` begins.
-        transformer: class name of its transformer.
-        frames: numbers of frames that its models encode and decode.
-        sizes: sizes of the model in a folder.
-        load: the model in a folder, whose class names fit, on a device and in a number format.
-        attention: inside the block each attention layer's output comes from the given function; then all is as before.
-    """
-
-    pipeline: str
-    transformer: str
-    frames: FrameCounts
-    sizes: Callable[[Path], Sizes]
-    load: Callable[[Path, Dtype, Device], VideoModel]
+    pipeline: str  # how `_class_name` of a folder's `model_index.json` begins
+    transformer: str  # class name of its transformer
+    frames: FrameCounts  # numbers of frames that its models encode and decode
+    sizes: Callable[[Path], Sizes]  # of the model in a folder
+    load: Callable[[Path, Dtype, Device], VideoModel]  # from a folder whose class names fit
+    # inside the block each attention layer's output comes from the given function; then all is as before
     attention: Callable[[Any, Attend], AbstractContextManager[None]]
 
     def check(self, num_frames: int) -> None:
@@ -168,11 +146,9 @@ class VideoFamily(Family):
             ParameterError: fewer frames than the models take.
         """
         if num_frames < self.frames.fewest:
-            raise ParameterError(
-                f"num_frames = {num_frames}",
-                source="params_ddim_inversion.num_frames",
-                remedy=f"choose at least {self.frames.fewest}: {self.name} takes no fewer",
-            )
+            remedy = f"choose at least {self.frames.fewest}: {self.name} takes no fewer"
+            source = "params_ddim_inversion.num_frames"
+            raise ParameterError(f"num_frames = {num_frames}", source=source, remedy=remedy)
 
 
 def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
@@ -181,22 +157,14 @@ def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece
     Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
     space.
     """
-    tokens = tokenizer(
-        text,
-        max_length=length,
-        truncation=length is not None,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
+    wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
+    tokens = tokenizer(text, max_length=length, truncation=length is not None, **wanted)
     names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
     found: list[TextPiece] = []
     spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
     for index, (name, (start, end), special) in enumerate(spans):
-        while start < end and text[start].isspace():
-            start += 1
-        while end > start and text[end - 1].isspace():
-            end -= 1
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        end = start + len(text[start:end].rstrip())
         if not special and name.strip("▁") and start < end:
             found.append(TextPiece(index, name, start, end))
     return found

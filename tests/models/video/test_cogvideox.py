@@ -79,7 +79,7 @@ def test_frames_that_do_not_make_whole_latents_are_refused(vdm, bad):
 
 def test_text_is_encoded_as_the_pipeline_does(vdm, pipeline):
     for text in ("", TEXT, "a red ball " * 40):
-        theirs, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=vdm.text_length)
+        theirs, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=vdm.sizes.text_tokens)
         ours = vdm.encode_text(text)
         # two layers of norm, q·k over 16, 64 keys, projections of 32, a gated layer of 64
         close = rounding(2 * (32 + 16 + 64 + 3 * 32 + 64), size=float(ours.abs().max()))
@@ -92,7 +92,7 @@ def test_velocity_is_the_transformer_as_the_pipeline_calls_it(vdm, pipeline, sha
     count, rows, cols = shape
     x = torch.randn(2, count, 4, rows, cols, generator=torch.Generator().manual_seed(1))
     embeds = torch.cat([vdm.encode_text(""), vdm.encode_text(TEXT)])
-    padded = torch.cat([x[:, :1], x], 1) if vdm.patch_size_t and count % 2 else x
+    padded = torch.cat([x[:, :1], x], 1) if vdm.sizes.patch_t > 1 and count % 2 else x
     rotary = pipeline._prepare_rotary_positional_embeddings(rows * 8, cols * 8, padded.shape[1], torch.device("cpu"))
     with torch.no_grad():
         theirs = pipeline.transformer(
@@ -103,7 +103,7 @@ def test_velocity_is_the_transformer_as_the_pipeline_calls_it(vdm, pipeline, sha
     # two layers of norm, q·k over 16, up to 144 keys, projections of 64, a layer of 256
     close = rounding(2 * (64 + 16 + 144 + 3 * 64 + 256), size=float(ours.abs().max()))
     torch.testing.assert_close(ours, theirs[:, -count:], atol=close, rtol=0)
-    assert vdm.patch_grid(shape) == (padded.shape[1] // (vdm.patch_size_t or 1), rows // 2, cols // 2)
+    assert vdm.patch_grid(shape) == (padded.shape[1] // vdm.sizes.patch_t, rows // 2, cols // 2)
 
 
 def test_grid_of_broken_patches_is_refused(vdm):
@@ -166,7 +166,7 @@ def test_spans_that_begin_with_the_space_are_trimmed():
 def test_truncation_is_counted_in_characters(vdm):
     text = "a red ball moves " * 30
     pieces = vdm.tokenize(text)
-    assert len(pieces) == vdm.text_length - 1
+    assert len(pieces) == vdm.sizes.text_tokens - 1
     assert text[pieces[-1].end :].strip()
     assert vdm.truncated(text) == len(text.rstrip()) - pieces[-1].end
 
