@@ -69,9 +69,9 @@ def run(context: Context[Params, Shared]) -> None:
     lines = []
     for unit in sorted(units, key=_name):
         if (entry := entries.get(unit.name)) is not None:
-            carried: Json = {"video": unit.line.video, "mask": unit.line.mask, "sample": unit.sample, "grid": unit.line.grid}
+            video: Json = {"video": unit.line.video, "mask": unit.line.mask, "grid": unit.line.grid}
             own = {**entry.numbers, **entry.refs(context.task), "pictures": pictures.get(unit.name, {})}
-            lines.append(AttentionLine(**carried, **own, key=entry.key))
+            lines.append(AttentionLine(**video, **own, sample=unit.sample, key=entry.key))
     context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=lines))
     context.page("preview", page(context, lines, found))
     context.metrics()

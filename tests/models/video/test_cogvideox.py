@@ -79,7 +79,8 @@ def test_frames_that_do_not_make_whole_latents_are_refused(vdm, bad):
 
 def test_text_is_encoded_as_the_pipeline_does(vdm, pipeline):
     for text in ("", TEXT, "a red ball " * 40):
-        theirs, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=vdm.sizes.text_tokens)
+        length = vdm.sizes.text_tokens
+        theirs, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)
         ours = vdm.encode_text(text)
         # two layers of norm, q·k over 16, 64 keys, projections of 32, a gated layer of 64
         close = rounding(2 * (32 + 16 + 64 + 3 * 32 + 64), size=float(ours.abs().max()))
