@@ -9,6 +9,7 @@ from typing import Any
 
 from kfp import dsl
 
+from components import steps
 from components.kubeflow.component import pipeline_outputs
 from components.kubeflow.scheduling import each, on_a100, on_cpu, run_limits
 from components.kubeflow.signature import Arguments, takes
@@ -16,11 +17,8 @@ from components.kubeflow.trainjob import on_a100_nodes
 
 Priors = pipeline_outputs("Priors", priors="PriorSet")
 Tuned = pipeline_outputs("Tuned", model="TunedModel", report="Report", summary="Markdown")
-EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection", "prior_set")
-TUNING = (
-    *("vlm_attention", "sft", "benchmark_import", "baseline_eval"),
-    *("tuned_eval", "tuned_attention", "report"),
-)
+EXTRACTION = (*steps.EXTRACTION, "prior_set")
+TUNING = ("vlm_attention", "sft", "benchmark_import", "baseline_eval", "tuned_eval", "tuned_attention", "report")
 
 
 def plan_first(given: Arguments, form: str) -> Any:

@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-STEPS = (
-    "plan",
-    "dataset_import",
-    "ddim_inversion",
-    "attention_capture",
-    "head_selection",
-    "token_selection",
-    "prior_set",
-    "vlm_attention",
-    "sft",
-    "benchmark_eval",
-    "report",
-)
+EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection")
+TUNING = ("vlm_attention", "sft", "benchmark_eval", "report")
+STEPS = ("plan", *EXTRACTION, "prior_set", *TUNING)

@@ -21,19 +21,13 @@ from components.models.registry import TINY, resolve
 from components.models.video import family_of
 from components.runtime.declaration import declared
 from components.runtime.runner import run_step
+from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.file import FileBackend
 
 UNKNOWN = "<unk>"  # of every T5 tokenizer
-# step, its form, and which output of which step before it each of its inputs is
-CHAIN: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
-    ("dataset_import", "training", {}),
-    ("ddim_inversion", "", {"videos": ("dataset_import", "videos")}),
-    ("attention_capture", "", {"trajectories": ("ddim_inversion", "trajectories")}),
-    ("head_selection", "", {"maps": ("attention_capture", "maps")}),
-    ("token_selection", "", {"heads": ("head_selection", "heads")}),
-    ("prior_set", "collected", {"shards": ("token_selection", "prior")}),
-)
+CHAIN = (*EXTRACTION, "prior_set")  # what each of them makes is what the next one takes
+FORMS = {"dataset_import": "training", "prior_set": "collected"}
 
 
 def look(
@@ -91,9 +85,9 @@ def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
 def chain_defaults() -> dict[str, Any]:
     """Return the shared parameters and `params_<step>` of these steps with their defaults."""
     found: dict[str, Any] = {}
-    for name, form, _ in CHAIN:
+    for name in CHAIN:
         step = declared(name)
-        found |= {**step.form(form).shared.pipeline_defaults(), f"params_{name}": step.defaults()}
+        found |= step.form(FORMS.get(name, "")).shared.pipeline_defaults() | {f"params_{name}": step.defaults()}
     return found
 
 
@@ -104,11 +98,14 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
         folder: where each step's artifacts go, by its name.
         values: `params_<step>` of every step, and the shared parameters of all, among them `store` and the one shard.
     """
-    for name, form, inputs in track(CHAIN, "steps"):
+    made: list[Path] = []
+    for name in track(CHAIN, "steps"):
         step = declared(name)
-        shared = {key: values[key] for key in step.form(form).shared.model_fields if key in values}
-        given = {**shared, "params": values[f"params_{name}"], "rerun": "0"}
-        run_step(step, folder / name, given, {key: [folder / made / output] for key, (made, output) in inputs.items()})
+        form = step.form(FORMS.get(name, ""))
+        given = {key: values[key] for key in form.shared.model_fields if key in values}
+        given |= {"params": values[f"params_{name}"], "rerun": "0"}
+        outputs = run_step(step, folder / name, given, dict.fromkeys(form.inputs, made))
+        made = [outputs[output] for output in step.outputs]
     return load_manifest(folder / "prior_set" / "priors", PriorSet)
 
 

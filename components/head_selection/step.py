@@ -11,7 +11,6 @@ from components.head_selection.settings import Params
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import HeadRatio, SharedParams
-from components.runtime.shards import all_shards
 
 
 class Shared(SharedParams):
@@ -25,7 +24,7 @@ def run(context: Context[Params, Shared]) -> None:
     from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
     from components.store.tensors import unpack
 
-    parts = all_shards(context.collected("maps", AttentionMaps), context.task)
+    parts = context.shards("maps", AttentionMaps)
     lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
     if not lines:
         remedy = "see what was left out and why in the steps' logs"

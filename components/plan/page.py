@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
@@ -11,7 +12,7 @@ from components.core.units import readable_bytes
 from components.dataset_import.sources import Source
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
-from components.plan.estimate import Estimate, PlannedVideo, StepEstimate
+from components.plan.cost import Estimate, PlannedVideo, StepEstimate
 
 
 def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
@@ -43,11 +44,8 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
 def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
     absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
     rejected = [(row.unit, row.reason) for row in source.rejected]
-    short = [
-        (video.name, f"{video.frames} frames by its header, {counts.fewest} are needed")
-        for video in videos
-        if not counts.largest(video.frames)
-    ]
+    needed = f"by its header, {counts.fewest} are needed"
+    short = [(video.name, f"{video.frames} frames {needed}") for video in videos if not counts.largest(video.frames)]
     return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
 
 
@@ -55,11 +53,8 @@ def _shared_questions(source: Source) -> list[str]:
     """Return one warning per question that most videos share: it should be declared as an instruction."""
     if len(source.videos) < 20:
         return []
-    counts = Counter(
-        question
-        for video in source.videos
-        for question in {row.question for row in video.rows if not row.is_instruction}
-    )
+    asked = ({row.question for row in video.rows if not row.is_instruction} for video in source.videos)
+    counts = Counter(chain.from_iterable(asked))
     return [
         f"**Warning:** {count} of {len(source.videos)} videos share the question {code(question)}; if it is an "
         "instruction, declare it in `params_dataset_import.template_instructions`."

@@ -24,7 +24,7 @@ from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.pages.markdown import document
 from components.plan import page
-from components.plan.estimate import Known, PlannedVideo, estimate
+from components.plan.cost import Known, PlannedVideo, estimate
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
 from components.runtime.parameters import (
@@ -34,6 +34,7 @@ from components.runtime.parameters import (
     NumSteps,
     Priors,
     Seed,
+    Shard,
     Shards,
     SharedParams,
     SourceUri,
@@ -44,13 +45,11 @@ from components.runtime.parameters import (
     Vlm,
     validated,
 )
-from components.runtime.shards import Shard
+from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Entry
 from components.store.transfer import exported_manifest, import_folder
 
-EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection")
-TUNING = ("dataset_import", "vlm_attention", "sft", "benchmark_eval", "report")
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
@@ -90,9 +89,6 @@ class MotionEnhancer(MotionPriors, Tuning):
     """The shared parameters of `motion_enhancer`."""
 
 
-Extraction = Context[StepParams, MotionPriors]
-
-
 def run(context: Context[StepParams, Shared]) -> None:
     """Validate and predict; a prior set given as a folder is brought into the store."""
     forecast(context)
@@ -104,178 +100,158 @@ def run(context: Context[StepParams, Shared]) -> None:
 def forecast(context: Context[StepParams, Any]) -> None:
     """Validate, list, count, predict; write nothing but what was read of headers and models into the store."""
     shared = context.shared
-    params = {name: _params(context, name) for name in context.step_params}
-    _check_shards(shared.shards)
+    params = {
+        name: validated(declared(name).params, given, f"params_{name}") for name, given in context.step_params.items()
+    }
+    shards = [Shard.parse(text) for text in shared.shards]
+    if not Shard.all(shards):
+        problem = f"shards {shared.shards} are not 0/n … n-1/n"
+        raise ParameterError(problem, source="shards", remedy='e.g. ["0/2", "1/2"]')
     models: dict[str, ResolvedModel] = {}
     parts = ["# Plan"]
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
         context.value("source_digest", source_digest(list_source(shared.source)))
-        parts.append(_extraction(context, params, models["vdm"], _read(context, shared.source)))
+        parts.append(_Extraction(context, params, models["vdm"]).forecast())
     if isinstance(shared, FineTune):
-        found = _priors(context, shared.priors)
+        priors, stored = shared.priors, shared.priors.startswith("sha256:")
+        found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
         context.value("prior_digest", f"sha256:{found.digest}")
         parts.append(page.prior_set(found))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
-        benchmark_digest, shown = _benchmarks(context, shared.benchmarks)
+        benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         parts.append(shown)
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
 
 
-def _params(context: Context[StepParams, Any], name: str) -> Any:
-    """Return another step's validated parameters."""
-    return validated(declared(name).params, context.step_params[name], f"params_{name}")
-
-
-def _check_shards(shards: list[str]) -> None:
-    parsed = [Shard.parse(text) for text in shards]
-    if {shard.count for shard in parsed} != {len(parsed)} or len({shard.index for shard in parsed}) != len(parsed):
-        raise ParameterError(f"shards {shards} are not 0/n … n-1/n", source="shards", remedy='e.g. ["0/2", "1/2"]')
-
-
-def _read(context: Context[StepParams, Any], uri: str, protocol: str = "") -> Source:
-    params = _params(context, "dataset_import")
+def _read(params: Any, uri: str, protocol: str = "") -> Source:
     layout = "auto" if protocol else params.layout
     return read_source(open_backend(uri), list_source(uri), layout, params.template_instructions, protocol)
 
 
-# Extraction -----------------------------------------------------------------------------------------------------------
-
-
-def _extraction(context: Extraction, params: dict[str, Any], model: ResolvedModel, source: Source) -> str:
-    inversion, shared = params["ddim_inversion"], context.shared
-    family = family_of(model.path)
-    family.check(inversion.num_frames)
-    with ThreadPoolExecutor(LOOKUPS) as pool:
-        looked = pool.map(lambda video: _planned(context, params, model, source, video), source.videos)
-        videos = [video for video in track(looked, STEP.title, len(source.videos)) if video is not None]
-    held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
-    settings, selected = (inversion, params["attention_capture"]), _selected(context, params, held)
-    found = estimate(model.path, videos, *settings, shared.num_steps, shared.token_ratio, selected)
-    return page.extraction(source, found, videos, family.frames)
-
-
-def _planned(
-    context: Extraction, params: dict[str, Any], model: ResolvedModel, source: Source, video: SourceVideo
-) -> PlannedVideo | None:
-    """Return what is known of a video without decoding it: from its remembered import, else from its header."""
-    if video.file is None:
-        return None
-    address, words = video.reads(source.root), [len(f"{row.question} {row.response}".split()) for row in video.rows]
-    entry = _entry(context, "dataset_import", file_key(declared("dataset_import"), address))
-    if entry is None:
-        return PlannedVideo(video.path, _header_frames(context, source, video, address), words, None)
-    known = _known(context, params, model, video, entry.files["video"].sha256)
-    return PlannedVideo(video.path, len(entry.numbers["times"]), words, known)
-
-
-def _known(context: Extraction, params: dict[str, Any], model: ResolvedModel, video: SourceVideo, digest: str) -> Known:
-    """Return which of the keys that follow from the sources are remembered."""
-    models, shared = {"vdm": model.id}, context.shared
-    inversion, capture = declared("ddim_inversion"), declared("attention_capture")
-    trajectory = inversion.key(params["ddim_inversion"], inversion.shared_result(shared), models, {"video": digest})
-    captured: list[Entry | None] = []
-    for row in video.rows:
-        try:
-            conditioning(row.sample(digest), shared.text)
-        except DataError:  # raised by the step itself, with the sample's name
-            captured.append(None)
-            continue
-        found = reads(trajectory, row.sample(digest), shared.text)
-        key = capture.key(params["attention_capture"], capture.shared_result(shared), models, found)
-        captured.append(_entry(context, "attention_capture", key))
-    return Known(_entry(context, "ddim_inversion", trajectory) is not None, captured)
-
-
-def _entry(context: Extraction, step: str, key: str) -> Entry | None:
-    """Return the entry; damage counts as work to do, as the rerun that computes it again begins with this step."""
-    return context.store.entry(step, key, miss_if_damaged=True)
-
-
-def _selected(context: Extraction, params: dict[str, Any], videos: list[PlannedVideo]) -> int | None:
-    """Count samples whose token selection is remembered, for the heads that the stored statistics choose.
-
-    None where a sample is not captured yet.
-    """
-    found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
-    captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
-    if not captured or len(captured) < len(found):
-        return None
-    try:
-        heads = _heads(context, params["head_selection"], captured)
-    except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
-        return None
-    select = declared("token_selection")
-    reads = [{"attention": entry.key, "heads": chosen} for entry, chosen in zip(captured, heads, strict=True)]
-    shared = select.shared_result(context.shared)
-    keys = [select.key(params["token_selection"], shared, {}, item) for item in reads]
-    with ThreadPoolExecutor(LOOKUPS) as pool:
-        return sum(pool.map(lambda key: _entry(context, "token_selection", key) is not None, keys))
-
-
-def _heads(context: Extraction, params: Any, captured: list[Entry]) -> list[list[int]]:
-    """Return each sample's heads as head_selection will choose them."""
-    from components.head_selection.scores import HeadStatistics, choose_all
-    from components.store.tensors import unpack
-
-    with ThreadPoolExecutor(params.readers) as pool:
-        data = list(pool.map(lambda entry: context.store.read(entry.ref("statistics", "attention_capture")), captured))
-    statistics = [
-        HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in zip(data, captured, strict=True)
-    ]
-    choices = choose_all(
-        statistics,
-        scope=params.scope,
-        tau=params.tau,
-        include_self=params.include_self,
-        head_ratio=context.shared.head_ratio,
-        mhs=params.mhs,
-    )
-    return [choice.heads for choice in choices]
-
-
-def _header_frames(context: Extraction, source: Source, video: SourceVideo, reads: Json) -> int:
-    """Return the frames by the container's header, remembered; 0, not remembered, where there is none to read."""
-    from components.media.video import header
-
-    key = sha256(canonical_json(reads))[:32]
-    if (entry := _entry(context, "plan", key)) is not None:
-        return int(entry.numbers["frames"])
-    backend = open_backend(source.root)  # one of its own: threads cannot share the folder of its downloads
-    try:
-        path = backend.local(video.path)
-        if path is None:
-            return 0
-        frames = header(path).num_frames
-    except DataError:
-        return 0  # the import's message names the reason
-    finally:
-        backend.release(video.path)
-    context.work(key).finish(video.path, reads, {"frames": frames})
-    return frames
-
-
-# The other sources ----------------------------------------------------------------------------------------------------
-
-
-def _priors(context: Context[StepParams, Any], priors: str) -> PriorSet:
-    """Return the prior set, from the store or an exported folder."""
-    stored = priors.startswith("sha256:")
-    return context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
-
-
-def _benchmarks(context: Context[StepParams, Any], benchmarks: list[str]) -> tuple[str, str]:
+def _benchmarks(params: Any, benchmarks: list[str]) -> tuple[str, str]:
     lines, digests = [], []
-    for item in benchmarks:
-        protocol, uri = parse_benchmark(item)
-        source = _read(context, uri, protocol)
+    for protocol, uri in map(parse_benchmark, benchmarks):
+        source = _read(params, uri, protocol)
         rows = [row for video in source.videos for row in video.rows]
         digests.append([protocol, source_digest(list_source(uri))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
     return sha256(canonical_json(digests)), page.benchmarks(lines)
+
+
+class _Extraction:
+    """What the steps up to token_selection will do with the source."""
+
+    def __init__(
+        self, context: Context[StepParams, MotionPriors], params: dict[str, Any], model: ResolvedModel
+    ) -> None:
+        self.context, self.shared, self.store = context, context.shared, context.store
+        self.params, self.model = params, model
+        self.source = _read(params["dataset_import"], context.shared.source)
+
+    def forecast(self) -> str:
+        """Return the page's part about them."""
+        inversion, capture = self.params["ddim_inversion"], self.params["attention_capture"]
+        family = family_of(self.model.path)
+        family.check(inversion.num_frames)
+        with ThreadPoolExecutor(LOOKUPS) as pool:
+            looked = track(pool.map(self._planned, self.source.videos), STEP.title, len(self.source.videos))
+            videos = [video for video in looked if video is not None]
+        held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
+        found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
+        return page.extraction(self.source, found, videos, family.frames)
+
+    def _planned(self, video: SourceVideo) -> PlannedVideo | None:
+        """Return what is known of a video without decoding it: from its remembered import, else from its header."""
+        if video.file is None:
+            return None
+        address, words = (
+            video.reads(self.source.root),
+            [len(f"{row.question} {row.response}".split()) for row in video.rows],
+        )
+        entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
+        if entry is None:
+            return PlannedVideo(video.path, self._header_frames(video, address), words, None)
+        return PlannedVideo(
+            video.path, len(entry.numbers["times"]), words, self._known(video, entry.files["video"].sha256)
+        )
+
+    def _known(self, video: SourceVideo, digest: str) -> Known:
+        """Return which of the keys that follow from the sources are remembered."""
+        trajectory = self._key("ddim_inversion", {"video": digest})
+        captured: list[Entry | None] = []
+        for row in video.rows:
+            try:
+                conditioning(row.sample(digest), self.shared.text)
+            except DataError:  # raised by the step itself, with the sample's name
+                captured.append(None)
+                continue
+            key = self._key("attention_capture", reads(trajectory, row.sample(digest), self.shared.text))
+            captured.append(self._entry("attention_capture", key))
+        return Known(self._entry("ddim_inversion", trajectory) is not None, captured)
+
+    def _key(self, name: str, reads: Json) -> str:
+        step = declared(name)
+        models = {} if name == "token_selection" else {"vdm": self.model.id}
+        return step.key(self.params[name], step.shared_result(self.shared), models, reads)
+
+    def _entry(self, step: str, key: str) -> Entry | None:
+        """Return the entry; damage counts as work to do, as the rerun that computes it again begins with this step."""
+        return self.store.entry(step, key, miss_if_damaged=True)
+
+    def _selected(self, videos: list[PlannedVideo]) -> int | None:
+        """Count samples whose token selection is remembered, for the heads that the stored statistics choose.
+
+        None where a sample is not captured yet.
+        """
+        found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
+        captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
+        if not captured or len(captured) < len(found):
+            return None
+        try:
+            heads = self._heads(captured)
+        except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
+            return None
+        pairs = zip(captured, heads, strict=True)
+        keys = [self._key("token_selection", {"attention": entry.key, "heads": chosen}) for entry, chosen in pairs]
+        with ThreadPoolExecutor(LOOKUPS) as pool:
+            return sum(pool.map(lambda key: self._entry("token_selection", key) is not None, keys))
+
+    def _heads(self, captured: list[Entry]) -> list[list[int]]:
+        """Return each sample's heads as head_selection will choose them."""
+        from components.head_selection.scores import HeadStatistics, choose_all
+        from components.store.tensors import unpack
+
+        params, read = self.params["head_selection"], self.store.read
+        with ThreadPoolExecutor(params.readers) as pool:
+            data = list(pool.map(lambda entry: read(entry.ref("statistics", "attention_capture")), captured))
+        pairs = zip(data, captured, strict=True)
+        statistics = [HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in pairs]
+        choices = choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result())
+        return [choice.heads for choice in choices]
+
+    def _header_frames(self, video: SourceVideo, reads: Json) -> int:
+        """Return the frames by the container's header, remembered; 0, not remembered, where there is none to read."""
+        from components.media.video import header
+
+        key = sha256(canonical_json(reads))[:32]
+        if (entry := self._entry("plan", key)) is not None:
+            return int(entry.numbers["frames"])
+        backend = open_backend(self.source.root)  # one of its own: threads cannot share the folder of its downloads
+        try:
+            path = backend.local(video.path)
+            if path is None:
+                return 0
+            frames = header(path).num_frames
+        except DataError:
+            return 0  # the import's message names the reason
+        finally:
+            backend.release(video.path)
+        self.context.work(key).finish(video.path, reads, {"frames": frames})
+        return frames
 
 
 STEP = Step(
@@ -289,9 +265,9 @@ STEP = Step(
     pages={"plan": "Markdown"},
     forms={
         "motion_priors": Form(MotionPriors, values=("source_digest",), planned=EXTRACTION),
-        "fine_tune": Form(FineTune, values=("prior_digest", "benchmark_digest"), planned=TUNING),
+        "fine_tune": Form(FineTune, values=("prior_digest", "benchmark_digest"), planned=("dataset_import", *TUNING)),
         "motion_enhancer": Form(
-            MotionEnhancer, values=("source_digest", "benchmark_digest"), planned=(*EXTRACTION, *TUNING[1:])
+            MotionEnhancer, values=("source_digest", "benchmark_digest"), planned=(*EXTRACTION, *TUNING)
         ),
     },
 )

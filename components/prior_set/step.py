@@ -8,7 +8,6 @@ from components.prior_set.page import card
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import PriorDigest, SharedParams, StepParams
-from components.runtime.shards import all_shards
 
 
 class Opened(SharedParams):
@@ -23,7 +22,7 @@ def run(context: Context[StepParams, SharedParams]) -> None:
     if isinstance(shared, Opened):
         joined = context.store.manifest(shared.prior_digest, PriorSet)
     else:
-        parts = all_shards(context.collected("shards", MotionPrior), "prior_set")
+        parts = context.shards("shards", MotionPrior)
         lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
         joined = context.manifest(PriorSet, lines=lines, heads=parts[0].heads, saturation=parts[0].saturation)
     if not joined.lines:

@@ -37,29 +37,25 @@ class ChosenVlm:
 def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
     """Yield the tuned model where the task's form has the input `model`, else the frozen `vlm`.
 
-    The tuned model enters keys by its own key, the frozen one by its digest.
-
-    Args:
-        context: the running step.
-        rows: whether attention rows will be requested.
+    The tuned model enters keys by its own key, the frozen one by its digest; `rows`: attention rows will be requested.
 
     Raises:
         DataError: a file of the tuned model is missing or damaged (when it is loaded).
         ParameterError: no such model.
     """
+
+    def opened(folder: Path) -> Vlm:
+        from components.models.vlm.model import open_vlm
+
+        return open_vlm(folder, rows)
+
     if not context.has("model"):
         model = resolve(context.shared.vlm, context.store)
         context.models["vlm"] = model.id
-        yield ChosenVlm(model.id.name, {}, cache(lambda: _open(model.path, rows)))
+        yield ChosenVlm(model.id.name, {}, cache(lambda: opened(model.path)))
         return
     tuned = context.input("model", TunedModel)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        load = cache(lambda: _open(materialize(tuned.files, context.store, folder), rows))
+        load = cache(lambda: opened(materialize(tuned.files, context.store, folder)))
         yield ChosenVlm(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, load)
-
-
-def _open(folder: Path, rows: bool) -> Vlm:
-    from components.models.vlm.model import open_vlm
-
-    return open_vlm(folder, rows)

@@ -15,16 +15,17 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
 
-from components.core.artifacts import M, Manifest, load_manifest
+from components.core.artifacts import M, Manifest, Sharded, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json, sha256
 from components.runtime.declaration import Step
-from components.runtime.parameters import P, SharedParams, UnitParams, validated
+from components.runtime.parameters import P, Shard, SharedParams, UnitParams, validated
 from components.store.entries import Entry, Store, WorkFolder
 
 S_co = DefaultedTypeVar("S_co", bound=SharedParams, default=SharedParams, covariant=True)
 U = TypeVar("U")
+S = TypeVar("S", bound=Sharded)
 UnitP = TypeVar("UnitP", bound=UnitParams)
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,15 @@ class Context(Generic[P, S_co]):
             self.provenance.update(manifest.provenance)
             self.left_out.extend(item for item in manifest.left_out if item not in self.left_out)
         return manifests
+
+    def shards(self, name: str, kind: type[S]) -> list[S]:
+        """Return the manifests of an input that is collected over shards, in order; each shard must be there once."""
+        manifests = self.collected(name, kind)
+        found = {item.shard: Shard.parse(item.shard) for item in manifests}
+        if len(found) != len(manifests) or not Shard.all(list(found.values())):
+            problem = f"shards {[item.shard for item in manifests]} are not k/n, each once"
+            raise DataError(problem, source=self.task, remedy="correct `shards`")
+        return sorted(manifests, key=lambda item: found[item.shard].index)
 
     def key(self, reads: Json) -> str:
         """Key of one piece of this step's work."""

@@ -6,6 +6,8 @@ changes where or how a step runs, not what comes out): the declaration of the fi
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +17,6 @@ from pydantic.fields import FieldInfo
 from components.core.errors import ParameterError
 from components.core.records import Json
 from components.core.text import TextChoice
-from components.runtime.shards import Shard
 
 M = TypeVar("M", bound="Parameters")
 P = TypeVar("P", bound="StepParams")
@@ -115,9 +116,7 @@ Vlm = Annotated[
     PipelineDefault("qwen2.5-vl-7b"),
 ]
 NumSteps = Annotated[
-    int,
-    Field(ge=1, le=1000, description="DDIM steps N of inversion and of reconstruction"),
-    PipelineDefault(5),
+    int, Field(ge=1, le=1000, description="DDIM steps N of inversion and of reconstruction"), PipelineDefault(5)
 ]
 HeadRatio = Annotated[float, Field(gt=0, le=1, description="share of heads that MHS keeps"), PipelineDefault(0.5)]
 TokenRatio = Annotated[
@@ -132,6 +131,32 @@ Shards = Annotated[
     PipelineDefault([f"{k}/8" for k in range(8)]),
 ]
 ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`; a video belongs to sha256(video) mod count, so a new video moves no other."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `"k/n"`; a ParameterError where it is anything else, or k is not below n."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or int(found[1]) >= int(found[2]):
+            problem = f"shard {text!r} is not k/n with 0 ≤ k < n"
+            raise ParameterError(problem, source="shards", remedy='e.g. ["0/2", "1/2"]')
+        return cls(int(found[1]), int(found[2]))
+
+    @staticmethod
+    def all(shards: Sequence[Shard]) -> bool:
+        """Return whether these are all shards of one count, each once."""
+        return {shard.count for shard in shards} == {len(shards)} == {len({shard.index for shard in shards})}
+
+    def holds(self, video_sha256: str) -> bool:
+        """Return whether the video belongs to this shard."""
+        return int(video_sha256, 16) % self.count == self.index
 
 
 class SharedParams(Parameters):
@@ -161,11 +186,8 @@ def validated(model: type[M], values: Json, source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ParameterError(
-            "; ".join(map(_problem, error.errors())),
-            source=source,
-            remedy=f"known fields: {', '.join(model.model_fields)}",
-        ) from error
+        problem, remedy = "; ".join(map(_problem, error.errors())), f"known fields: {', '.join(model.model_fields)}"
+        raise ParameterError(problem, source=source, remedy=remedy) from error
 
 
 def _problem(item: Any) -> str:

@@ -22,7 +22,6 @@ from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
-from components.runtime.shards import all_shards
 from components.sft.page import page
 from components.sft.settings import Params, SftSettings
 from components.store.entries import Entry
@@ -39,7 +38,7 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
-    lines = joined(context.collected("maps", VlmMaps))
+    lines = joined(context.shards("maps", VlmMaps))
     model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
     seen = context.provenance["vlm_attention"].models["vlm"]
@@ -61,8 +60,8 @@ def run(context: Context[Params, Shared]) -> None:
 
 
 def joined(shards: list[VlmMaps]) -> list[VlmLine]:
-    """Return all lines in order of sample id; a DataError where a shard lacks or is there twice, or none is left."""
-    lines = sorted((line for item in all_shards(shards, "sft") for line in item.lines), key=lambda line: line.sample.id)
+    """Return all lines in order of sample id; a DataError where none is left."""
+    lines = sorted((line for item in shards for line in item.lines), key=lambda line: line.sample.id)
     if not lines:
         raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
     return lines

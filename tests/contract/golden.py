@@ -15,6 +15,7 @@ import torch
 from components.core import artifacts as a
 from components.pages.training_log import read_log
 from components.runtime.declaration import declared
+from components.steps import STEPS
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
@@ -24,17 +25,6 @@ from tests.vlm_attention.made import VIEWING
 
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.contract.golden"
-# which step's numbers each step works on
-BEFORE = {
-    "dataset_import": None,
-    "ddim_inversion": "dataset_import",
-    "attention_capture": "ddim_inversion",
-    "head_selection": "attention_capture",
-    "token_selection": "head_selection",
-    "vlm_attention": "token_selection",
-    "sft": "vlm_attention",
-    "benchmark_eval": "dataset_import",
-}
 SAMPLES = 2
 SFT = {
     "global_batch": SAMPLES,
@@ -71,8 +61,8 @@ def measure(folder):
     )["videos"]
     chain.task("benchmark_eval", {"videos": asked}, form="untouched", viewing=VIEWING)
     return {
-        name: {"version": declared(name).version, "numbers": NUMBERS[name](store, chain.outputs[name][0])}
-        for name in BEFORE
+        name: {"version": declared(name).version, "numbers": numbers(store, chain.outputs[name][0])}
+        for name, numbers in NUMBERS.items()
     }
 
 
@@ -155,19 +145,9 @@ def benchmark_eval(store, outputs):
     }
 
 
-NUMBERS = {
-    found.__name__: found
-    for found in (
-        dataset_import,
-        ddim_inversion,
-        attention_capture,
-        head_selection,
-        token_selection,
-        vlm_attention,
-        sft,
-        benchmark_eval,
-    )
-}
+NUMBERS = {name: globals()[name] for name in STEPS if name in globals()}
+# which step's numbers each step works on
+BEFORE = dict(zip(NUMBERS, (None, *NUMBERS), strict=False)) | {"benchmark_eval": "dataset_import"}
 
 
 def rounded(value):

@@ -8,7 +8,7 @@ from components.core.records import Failure, ModelId, Ref, Video
 from components.dataset_import.page import page as import_page
 from components.dataset_import.sources import Source, SourceVideo
 from components.models.video.cogvideox import FRAMES
-from components.plan.estimate import Estimate, PlannedVideo
+from components.plan.cost import Estimate, PlannedVideo
 from components.plan.page import extraction
 from components.prior_set.page import card as prior_card
 from components.sft.page import card as model_card

@@ -9,9 +9,17 @@ from pydantic import TypeAdapter
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.runtime.declaration import Step, declared
-from components.runtime.parameters import HeadRatio, NumSteps, SharedParams, TokenRatio, UnitParams, Vdm, validated
+from components.runtime.parameters import (
+    HeadRatio,
+    NumSteps,
+    Shard,
+    SharedParams,
+    TokenRatio,
+    UnitParams,
+    Vdm,
+    validated,
+)
 from components.runtime.runner import run_step, run_task
-from components.runtime.shards import Shard
 from components.steps import STEPS
 from tests import runner
 
