@@ -17,27 +17,20 @@ def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
     """Return the task types that are there, the metrics, and the score by the benchmark's own rule."""
     types = [benchmark.task_type(line.sample.question_type, f"item {line.sample.uid}") for line in lines]
     videos = [line.video.id for line in lines]
+    right, official = [line.correct for line in lines], [line.official_correct for line in lines]
+
+    def score(name: str, own: Sequence[int], share: Estimate, correct: Sequence[bool] = right) -> Score:
+        value = share.percent.value
+        low, high = (value if bound is None else bound for bound in (share.percent.low, share.percent.high))
+        hits, unparsed = sum(correct[i] for i in own), sum(not lines[i].parsed for i in own)
+        return Score(name=name, n=len(own), correct=hits, accuracy=value, low=low, high=high, unparsed=unparsed)
+
     found = []
     for kind in dict.fromkeys(benchmark.types.values()):
-        if chosen := [line for line, name in zip(lines, types, strict=True) if name == kind]:
-            found.append(_score(kind, chosen, wilson(sum(line.correct for line in chosen), len(chosen))))
-    totals = benchmark.measure([line.correct for line in lines], videos, types).totals
+        if own := [i for i, name in enumerate(types) if name == kind]:
+            found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
+    totals, _ = benchmark.measure(right, videos, types)
     for metric in benchmark.metrics:
         if metric.name in totals:
-            found.append(_score(metric.name, [lines[i] for i in benchmark.members(metric, types)], totals[metric.name]))
-    official = [line.official_correct for line in lines]
-    share = bootstrap(official, videos, types).overall
-    return [*found, _score("Official rule", lines, share).model_copy(update={"correct": sum(official)})]
-
-
-def _score(name: str, lines: Sequence[ItemResult], share: Estimate) -> Score:
-    percent = share.percent
-    return Score(
-        name=name,
-        n=len(lines),
-        correct=sum(line.correct for line in lines),
-        accuracy=percent.value,
-        low=percent.value if percent.low is None else percent.low,
-        high=percent.value if percent.high is None else percent.high,
-        unparsed=sum(not line.parsed for line in lines),
-    )
+            found.append(score(metric.name, benchmark.members(metric, types), totals[metric.name]))
+    return [*found, score("Official rule", range(len(lines)), bootstrap(official, videos, types).overall, official)]

@@ -6,7 +6,7 @@ words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ from components.store.entries import Entry, WorkFolder
 class Params(UnitParams):
     """Parameters of the evaluation (method step 7)."""
 
-    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
+    viewing: Viewing = Field(default_factory=Viewing, description="frames of the VLM")
     preset: FramePreset = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
 
 
@@ -45,8 +45,7 @@ class Untouched(Tuned):
     vlm: Vlm
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """A question about a video."""
 
     line: VideoLine
@@ -65,9 +64,8 @@ def run(context: Context[Params, Tuned]) -> None:
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, benchmark)
-    context.publish(
-        "result", context.manifest(EvalResult, protocol=benchmark.name, model=vlm.name, scores=found, lines=lines)
-    )
+    fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines}
+    context.publish("result", context.manifest(EvalResult, **fields))
     title = f"{benchmark.title} · {vlm.name}"
     context.page("table", scores_table(title, found))
     context.page("examples", page(context, title, lines))
@@ -78,17 +76,9 @@ def run(context: Context[Params, Tuned]) -> None:
 
 
 def items(data: VideoDataset, benchmark: Benchmark) -> list[Unit]:
-    """Return the benchmark's items with a known answer (held-out ones cannot be scored).
-
-    Raises:
-        DataError: there are none, or an item does not fit the benchmark.
-    """
-    units = [
-        Unit(line, sample)
-        for line in data.lines
-        for sample in line.samples
-        if sample.protocol == benchmark.name and sample.answer
-    ]
+    """Return the benchmark's items with a known answer; DataError if there are none, or one that does not fit it."""
+    asked = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == benchmark.name]
+    units = [unit for unit in asked if unit.sample.answer]  # held-out ones cannot be scored
     for unit in units:
         benchmark.check(unit.sample)
     if not units:
@@ -115,20 +105,12 @@ def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, 
 
 
 def _result(unit: Unit, benchmark: Benchmark, entry: Entry) -> ItemResult:
-    sample, reply = unit.sample, entry.numbers["reply"]
-    parsed = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
-    return ItemResult(
-        video=unit.line.video,
-        mask=unit.line.mask,
-        sample=sample,
-        key=entry.key,
-        reply=reply,
-        parsed=parsed.letter or "",
-        rule=parsed.rule,
-        correct=parsed.letter == sample.answer,
-        official_correct=benchmark.official_rule(reply.strip(), sample.options, sample.answer),
-        frames=entry.numbers["frames"],
-    )
+    (line, sample), reply = unit, entry.numbers["reply"]
+    letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
+    official = benchmark.official_rule(reply.strip(), sample.options, sample.answer)
+    judged: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
+    correct = letter == sample.answer
+    return ItemResult(video=line.video, mask=line.mask, sample=sample, key=entry.key, correct=correct, **judged)
 
 
 STEP = Step(

@@ -6,11 +6,9 @@ It ships as `video_perspective.json`, with the clips in `videos/FAVOR-Bench` or 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from components.benchmarks.interface import Benchmark, Metric, paper_rows
-from components.benchmarks.rows import REMEDY, Layout, Rows, has, lettered, list_of, text_of
-from components.core.errors import DataError
+from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, text_of
 from components.core.records import Option
 
 ANNOTATIONS = "video_perspective.json"
@@ -25,25 +23,13 @@ def read(rows: Rows) -> None:
             for index, item in enumerate(list_of(video, "questions", where), start=1):
                 uid = f"{name}#{index}"
                 with rows.attempt(where, uid):
-                    _add(rows, item, uid, name, where)
-
-
-def _add(rows: Rows, item: Any, uid: str, name: str, where: str) -> None:
-    texts, right = list_of(item, "options", where), text_of(item, "correct_answer", where)
-    if texts.count(right) != 1:
-        problem = f"answer {right!r} is {texts.count(right)} times among the options"
-        raise DataError(problem, source=where, remedy=REMEDY)
-    options = lettered(texts, where)
-    rows.add(
-        uid,
-        where,
-        f"{name}.mp4",
-        FOLDERS,
-        question=text_of(item, "question", where),
-        options=options,
-        answer=options[texts.index(right)][0],
-        question_type=text_of(item, "task_type", where, ""),
-    )
+                    texts, right = list_of(item, "options", where), text_of(item, "correct_answer", where)
+                    if texts.count(right) != 1:
+                        raise bad_row(f"answer {right!r} is {texts.count(right)} times among the options", where)
+                    question, kind = text_of(item, "question", where), text_of(item, "task_type", where, "")
+                    options = lettered(texts, where)
+                    answer, path = options[texts.index(right)][0], f"{name}.mp4"
+                    rows.add(uid, where, path, FOLDERS, question, options=options, answer=answer, question_type=kind)
 
 
 def prompt(question: str, options: Sequence[Option]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Literal
@@ -33,27 +33,22 @@ class Metric:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper printed for one model, in percent, by metric or task type.
+    """What the paper printed for one model, in percent, by metric or task type, before and after tuning.
 
-    Attributes:
-        label: the model as the paper writes it; in lower case its name in the registry.
-        untouched: before tuning.
-        tuned: after.
-        flags: doubts, by what they concern: `row`, or a cell (`tuned.Overall`).
+    In lower case, `label` is the model's name in the registry. `flags` are doubts, by what they concern: `row`, or a
+    cell (`tuned.Overall`).
     """
 
     label: str
     untouched: Mapping[str, float]
     tuned: Mapping[str, float]
-    flags: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str]
 
 
 def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None) -> tuple[PaperRow, ...]:
     """Return the rows of a text table: the heads, then per model a line with its label and one for `tuned`.
 
-    Args:
-        table: its cells are separated by spaces.
-        flags: doubts, by label.
+    Its cells are separated by spaces. `flags` are doubts, by label.
     """
     heads, *lines = (line.split() for line in table.strip().splitlines())
     rows = []
@@ -61,14 +56,6 @@ def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None)
         untouched, tuned = (dict(zip(heads, map(float, cells), strict=True)) for cells in (before, after))
         rows.append(PaperRow(label, untouched, tuned, (flags or {}).get(label, {})))
     return tuple(rows)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Means of a benchmark's items: its metrics by name (those that have items), and every task type that is there."""
-
-    totals: dict[str, Estimate]
-    by_type: dict[str, Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +89,13 @@ class Benchmark:
     paper: tuple[PaperRow, ...] = ()
 
     def viewing(self, given: Viewing, preset: FramePreset, family: VlmFamily, duration: float) -> Viewing:
-        """Return the frames that a VLM sees of a clip of `duration` seconds; `given` is the run's viewing.
-
-        The defaults of the run's are the main text's (Qwen2.5-VL at 1 fps, InternVL3 with 8 frames).
-        """
+        """Return the frames that a VLM sees of a clip of `duration` seconds; `given` is the run's viewing."""
         if preset == "supplement" and self.supplement_fps is not None:
             return family.by_time(given, self.supplement_fps, duration)
         return given
 
     def task_type(self, given: str, source: str) -> str:
-        """Return the abbreviation of a type given by name or abbreviation, whatever its case.
-
-        Raises:
-            DataError: the benchmark has no such type.
-        """
+        """Return the abbreviation of a type given by name or abbreviation, whatever its case; DataError if unknown."""
         for name, short in self.types.items():
             if given.strip().casefold() in (name.casefold(), short.casefold()):
                 return short
@@ -126,27 +106,26 @@ class Benchmark:
         """Check that a sample can be asked and scored as an item of this benchmark.
 
         Raises:
-            DataError: no options, an answer that is none of them (held out: leave it out before), or an unknown task
-                type.
+            DataError: an answer that is no option's letter (held out: leave it out before), or an unknown task type.
         """
-        letters = [option.letter for option in sample.options]
+        item, letters = f"item {sample.uid}", [option.letter for option in sample.options]
         if sample.answer not in letters:
             problem = f"answer {sample.answer!r} among the options {', '.join(letters) or '(none)'}"
-            raise DataError(
-                problem, source=f"item {sample.uid}", remedy="import the benchmark again; held-out items are not scored"
-            )
-        self.task_type(sample.question_type, f"item {sample.uid}")
+            raise DataError(problem, source=item, remedy="import the benchmark again; held-out items are not scored")
+        self.task_type(sample.question_type, item)
 
     def members(self, metric: Metric, types: Sequence[str]) -> list[int]:
         """Return the places of the items that a metric counts, from the items' types."""
-        return [
-            i
-            for i, given in enumerate(types)
-            if metric.types is None or self.task_type(given, f"item {i}") in metric.types
-        ]
+        wanted = metric.types
+        return [i for i, kind in enumerate(types) if wanted is None or self.task_type(kind, f"item {i}") in wanted]
 
-    def measure(self, values: Sequence[float], videos: Sequence[str], types: Sequence[str]) -> Measured:
-        """Return all means of the items' values (right or not, or paired differences), with intervals over videos."""
+    def measure(
+        self, values: Sequence[float], videos: Sequence[str], types: Sequence[str]
+    ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+        """Return means of the items' values (right or not, or paired differences), with intervals over videos.
+
+        They are of the metrics, by name (those that have items), and of every task type that is there.
+        """
         whole = bootstrap(values, videos, types)
         totals = {}
         for metric in self.metrics:
@@ -155,41 +134,28 @@ class Benchmark:
                 if metric.types is not None:
                     part = bootstrap([values[i] for i in own], [videos[i] for i in own], [types[i] for i in own])
                 totals[metric.name] = part.average if metric.kind == "macro" else part.overall
-        return Measured(totals, whole.by_type)
+        return totals, whole.by_type
 
 
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Return every benchmark of this package by name: `BENCHMARK` of each module that has one."""
-    package = __name__.rpartition(".")[0]
-    modules = [
-        import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(import_module(package).__path__)
-    ]
+    package = import_module(__name__.rpartition(".")[0])
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
     declared: list[Benchmark] = [module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")]
     return {benchmark.name: benchmark for benchmark in declared}
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of a name.
-
-    Raises:
-        ParameterError: there is none.
-    """
+    """Return the benchmark of a name; ParameterError where there is none."""
     if name not in benchmarks():
-        raise ParameterError(
-            f"no protocol {name!r}",
-            source="benchmarks",
-            remedy=f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())}",
-        )
+        remedy = f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())}"
+        raise ParameterError(f"no protocol {name!r}", source="benchmarks", remedy=remedy)
     return benchmarks()[name]
 
 
 def parse_benchmark(item: str) -> tuple[str, str]:
-    """Return protocol and address of `"<protocol>=<folder or minio:// prefix>"`.
-
-    Raises:
-        ParameterError: no such form, or an unknown protocol.
-    """
+    """Return protocol and address of `"<protocol>=<folder or minio:// prefix>"`; ParameterError for anything else."""
     protocol, _, uri = item.partition("=")
     if not uri:
         problem = f"{item!r} is not <protocol>=<address>"

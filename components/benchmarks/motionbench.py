@@ -10,8 +10,7 @@ import re
 from collections.abc import Sequence
 
 from components.benchmarks.interface import Benchmark, Metric, paper_rows
-from components.benchmarks.rows import LETTERS, REMEDY, Layout, Rows, has, list_of, text_of
-from components.core.errors import DataError
+from components.benchmarks.rows import LETTERS, Layout, Rows, bad_row, has, list_of, text_of
 from components.core.records import Option
 from components.core.text import render_question
 
@@ -23,11 +22,7 @@ _OPTION = re.compile(r"\(?([A-Z])[.)](?:\s+(.*))?$")
 
 
 def read(rows: Rows) -> None:
-    """Read one line per video, its questions in `qa`.
-
-    `start` and `end` of a question are not read: the clips are already cut, and the benchmark's own scoring does not
-    use them.
-    """
+    """Read one line per video, its questions in `qa`; the clips are cut already, so `start` and `end` are not read."""
     for where, line in rows.lines(ANNOTATIONS):
         with rows.attempt(where):
             path, kind = text_of(line, "video_path", where), text_of(line, "question_type", where, "")
@@ -36,25 +31,14 @@ def read(rows: Rows) -> None:
                 with rows.attempt(where, uid):
                     question, options = split_options(text_of(item, "question", where), where)
                     answer = text_of(item, "answer", where)
-                    rows.add(
-                        uid,
-                        where,
-                        path,
-                        FOLDERS,
-                        question=question,
-                        options=options,
-                        answer="" if answer == HELD_OUT else answer,
-                        question_type=kind,
-                    )
+                    answer = "" if answer == HELD_OUT else answer
+                    rows.add(uid, where, path, FOLDERS, question, options=options, answer=answer, question_type=kind)
 
 
 def split_options(text: str, source: str) -> tuple[str, list[tuple[str, str]]]:
-    """Split a question's text into the question and its options (letter, text), which stand below it one per line.
+    """Split a text into the question and its options (letter, text), which stand below it one per line.
 
-    A line without a letter belongs to what stands above it.
-
-    Raises:
-        DataError: letters out of order.
+    A line without a letter belongs to what stands above it; letters out of order raise DataError.
     """
     question: list[str] = []
     options: list[tuple[str, str]] = []
@@ -62,7 +46,7 @@ def split_options(text: str, source: str) -> tuple[str, list[tuple[str, str]]]:
         found = _OPTION.match(line.strip())
         if found and (options or found[1] == "A"):
             if found[1] != (due := LETTERS[len(options) :][:1]):
-                raise DataError(f"option {found[1]} where {due or 'none'} was due", source=source, remedy=REMEDY)
+                raise bad_row(f"option {found[1]} where {due or 'none'} was due", source)
             options.append((found[1], found[2] or ""))
         elif options:
             letter, above = options[-1]

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from components.core.records import Option
 
 Rule = Literal["letter", "leading", "phrase", "text", "trailing", "unparsed"]
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(NamedTuple):
     """The letter that was read (None: unparsed) and the rule that read it."""
 
     letter: str | None
@@ -45,9 +43,7 @@ _PHRASES = (
         rf"(?:(?i:the\s+)?(?i:option|choice|letter)\s+)?{_LETTER}"
     ),
     re.compile(rf"^(?i:option|choice)\s+{_LETTER}\s*(?:[.:,\n]|$)"),  # not "Option D is wrong"
-    re.compile(
-        rf"\b(?i:choose|chose|pick|select|go with|going with)\s+(?:(?i:option|choice|letter|answer)\s+)?{_LETTER}"
-    ),
+    re.compile(rf"\b(?i:choose|chose|pick|select|go(?:ing)? with)\s+(?:(?i:option|choice|letter|answer)\s+)?{_LETTER}"),
     re.compile(
         rf"{_LETTER}\s+(?i:is|would be)\s+(?i:the\s+)?(?i:most\s+)?"
         r"(?i:correct|right|best|accurate|appropriate|answer)\b"
@@ -59,30 +55,25 @@ _NEGATED = re.compile(
     r"(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
     r"|(?i:\b(?:except|exclude|eliminate|rule out|than))(?i:\s+(?:option|choice))?\s+[(\[\"'“]?$"
 )
+_ALTERNATIVE = re.compile(rf"\s*(?:,|/|(?i:or|and)\b)\s*(?:(?i:or|and)\s+)?(?:(?i:option)\s+)?{_LETTER}")
 _ARTICLE = re.compile(r"\s+(?!(?i:or|and|because|since|as|is|was|would|but|for|due|based|with|which)\b)[a-z]")
 
 
 def parse_reply(reply: str, options: Sequence[Option], *, letters: bool = True) -> Parsed:
-    """Read the option out of a reply.
-
-    Args:
-        reply: the model's words.
-        options: the item's options.
-        letters: whether the options were shown with letters; if not, only their texts are looked for.
-    """
+    """Read the option out of a reply; options that were shown without letters are looked for by their texts only."""
     if tagged := _ANSWER_TAG.findall(reply):
         reply = tagged[-1]
     text = _MARKUP.sub("", reply).strip()
     known = {option.letter for option in options}
-    stages: list[tuple[Rule, Callable[[], str | None]]] = [
-        ("letter", lambda: _bare(text, known)),
-        ("leading", lambda: _leading(text, known)),
-        ("phrase", lambda: _phrase(text, known)),
-        ("text", lambda: _option_text(text, options)),
-        ("trailing", lambda: _trailing(text, known)),
-    ]
-    for rule, stage in stages:
-        if (letters or rule == "text") and (letter := stage()) is not None:
+    stages: dict[Rule, Callable[[str, set[str]], str | None]] = {
+        "letter": _bare,
+        "leading": _leading,
+        "phrase": _phrase,
+        "text": lambda text, _: _option_text(text, options),
+        "trailing": _trailing,
+    }
+    for rule, stage in stages.items():
+        if (letters or rule == "text") and (letter := stage(text, known)) is not None:
             return Parsed(letter, rule)
     return Parsed(None, "unparsed")
 
@@ -115,21 +106,15 @@ def _phrase(text: str, known: set[str]) -> str | None:
 
 
 def _option_text(text: str, options: Sequence[Option]) -> str | None:
-    """Return the option whose words, and no other option's, are in the reply.
-
-    An option within a longer one counts by itself only outside it.
-    """
+    """Return the one option whose words are in the reply; one within a longer option counts only outside it."""
+    words = {option.letter: _words(option.text) for option in options}
     rest = f" {_words(text)} "
     found: list[str] = []
-    for option in sorted(options, key=lambda option: -len(_words(option.text))):
-        wanted = f" {_words(option.text)} "
-        if wanted.strip() and wanted in rest:
-            found.append(option.letter)
-            rest = rest.replace(wanted, " | ")
-    if len(found) != 1:
-        return None
-    (text,) = (_words(option.text) for option in options if option.letter == found[0])
-    return found[0] if [_words(option.text) for option in options].count(text) == 1 else None
+    for letter, wanted in sorted(words.items(), key=lambda item: -len(item[1])):
+        if wanted and f" {wanted} " in rest:
+            found.append(letter)
+            rest = rest.replace(f" {wanted} ", " | ")
+    return found[0] if len(found) == 1 and list(words.values()).count(words[found[0]]) == 1 else None
 
 
 def _trailing(text: str, known: set[str]) -> str | None:
@@ -160,6 +145,4 @@ def _is_negated(text: str, at: int) -> bool:
 
 def _is_one_of(text: str, end: int) -> bool:
     """Return whether another letter follows as an alternative: "the answer is A or B"."""
-    return (
-        re.match(rf"\s*(?:,|/|(?i:or|and)\b)\s*(?:(?i:or|and)\s+)?(?:(?i:option)\s+)?{_LETTER}", text[end:]) is not None
-    )
+    return _ALTERNATIVE.match(text, end) is not None

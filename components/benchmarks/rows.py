@@ -19,7 +19,6 @@ from components.core.text import clean, sample_id
 from components.store.backend import Backend, Listed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-REMEDY = "correct the row, or remove it"
 T = TypeVar("T")
 
 
@@ -56,12 +55,8 @@ class Rejected:
 class Rows:
     """The rows of one source by video path: a layout reads its annotation files here and adds their rows.
 
-    Args:
-        backend: the source.
-        files: its listing by path.
-        instructions: declared template instructions, cleaned; the first one stands where a training row has no
-            question.
-        protocol: the benchmark's protocol; empty for training.
+    The first of the declared template instructions stands where a training row has no question. `protocol` is the
+    benchmark's, empty for training.
     """
 
     backend: Backend
@@ -76,15 +71,12 @@ class Rows:
         return sorted(path for path in self.files if "/" not in path and path.endswith(suffix))
 
     def document(self, path: str) -> Any:
-        """Return a JSON file of the source.
-
-        Raises:
-            DataError: missing, not UTF-8, or not JSON.
-        """
+        """Return a JSON file of the source; DataError if it is missing, not UTF-8, or not JSON."""
         try:
             return json.loads(self._text(path))
         except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error}", source=self._address(path), remedy="correct the file") from error
+            source = f"{self.backend.uri}/{path}"
+            raise DataError(f"not JSON: {error}", source=source, remedy="correct the file") from error
 
     def items(self, path: str) -> list[tuple[str, Any]]:
         """Return place (`file:number`) and value of each item of a JSON list; errors as `document`."""
@@ -99,13 +91,12 @@ class Rows:
         # not splitlines(): JSON strings may hold U+2028 and other separators unescaped
         for number, line in enumerate(self._text(path).split("\n"), start=1):
             if line.strip():
-                where = f"{path}:{number}"
                 try:
                     value = json.loads(line)
                 except json.JSONDecodeError as error:
-                    self.rejected.append(Rejected(where, f"not JSON: {error}"))
-                    continue
-                yield where, value
+                    self.rejected.append(Rejected(f"{path}:{number}", f"not JSON: {error}"))
+                else:
+                    yield f"{path}:{number}", value
 
     @contextmanager
     def attempt(self, where: str, uid: str = "") -> Iterator[None]:
@@ -122,8 +113,8 @@ class Rows:
         where: str,
         path: str,
         folders: Sequence[str] = ("",),
-        *,
         question: str = "",
+        *,
         response: str = "",
         options: Sequence[tuple[str, str]] = (),
         answer: str = "",
@@ -143,10 +134,14 @@ class Rows:
         cleaned = _options(options, source)
         question, response = clean(question, source), clean(response, source)
         if answer and answer not in {option.letter for option in cleaned}:
-            raise _bad(f"answer {answer!r} is not among the options {[option.letter for option in cleaned]}", source)
+            raise bad_row(f"answer {answer!r} is not among the options {[option.letter for option in cleaned]}", source)
         if answer and not response:
             response = next(f"{option.letter}. {option.text}" for option in cleaned if option.letter == answer)
-        self._check_complete(question, response, cleaned, source)
+        if self.protocol and not (question and cleaned):
+            raise bad_row("a benchmark item needs a question and options", source)
+        if not (self.protocol or response):
+            empty = "the response is empty (held out?): nothing to learn from"
+            raise bad_row(empty if question else "question and response are empty", source)
         question = question or self.instructions[0]
         is_instruction = question in self.instructions
         kind = question_type.strip()
@@ -154,37 +149,25 @@ class Rows:
         self.by_video.setdefault(video, []).append(row)
         return row
 
-    def _check_complete(self, question: str, response: str, options: Sequence[Option], source: str) -> None:
-        if self.protocol:
-            if not question or not options:
-                raise _bad("a benchmark item needs a question and options", source)
-        elif not question and not response:
-            raise _bad("question and response are empty", source)
-        elif not response:
-            raise _bad("the response is empty (held out?): nothing to learn from", source)
-
-    def _address(self, path: str) -> str:
-        return f"{self.backend.uri}/{path}"
-
     def _text(self, path: str) -> str:
-        data = self.backend.get(path)
+        data, source = self.backend.get(path), f"{self.backend.uri}/{path}"
         if data is None:
             remedy = "complete the source, or name its layout"
-            raise DataError("the annotation file is missing", source=self._address(path), remedy=remedy)
+            raise DataError("the annotation file is missing", source=source, remedy=remedy)
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"not UTF-8: {error}", source=self._address(path), remedy="convert the file") from error
+            raise DataError(f"not UTF-8: {error}", source=source, remedy="convert the file") from error
 
     def _locate(self, path: str, folders: Sequence[str], source: str) -> str:
         """Return where the video is; if it is nowhere, the first place, which is then reported as missing."""
         pure = PurePosixPath(path)
         if not pure.name or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
-            raise _bad(f"video path {path!r} leaves the source", source)
+            raise bad_row(f"video path {path!r} leaves the source", source)
         places = [str(PurePosixPath(folder) / pure) for folder in folders]
         found = [place for place in places if place in self.files]
         if len(found) > 1:
-            raise _bad(f"two files for one video: {found[0]} and {found[1]}", source)
+            raise bad_row(f"two files for one video: {found[0]} and {found[1]}", source)
         return found[0] if found else places[0]
 
 
@@ -212,12 +195,13 @@ def lettered(options: Sequence[Any], where: str) -> list[tuple[str, str]]:
     ]
 
 
-def text_of(row: Any, name: str, where: str, default: str | None = None) -> str:
-    """Return a text field of a JSON object.
+def bad_row(problem: str, source: str) -> DataError:
+    """Return the error of a row that cannot be used."""
+    return DataError(problem, source=source, remedy="correct the row, or remove it")
 
-    Raises:
-        DataError: the field is missing (and has no default), or holds something else.
-    """
+
+def text_of(row: Any, name: str, where: str, default: str | None = None) -> str:
+    """Return a text field of a JSON object; DataError if it is missing without a default, or holds something else."""
     return _typed(row, name, str, where, default)
 
 
@@ -234,25 +218,19 @@ def name_of(row: Any, where: str) -> str:
 
 def _typed(row: Any, name: str, kind: type[T], where: str, default: T | None) -> T:
     if not isinstance(row, dict):
-        raise _bad(f"not a JSON object but {type(row).__name__}", where)
-    value = row.get(name)
+        raise bad_row(f"not a JSON object but {type(row).__name__}", where)
+    value = default if row.get(name) is None else row[name]
     if value is None:
-        if default is None:
-            raise _bad(f"no field {name!r}", where)
-        return default
+        raise bad_row(f"no field {name!r}", where)
     if not isinstance(value, kind):
-        raise _bad(f"field {name!r} is {type(value).__name__}, wanted {kind.__name__}", where)
+        raise bad_row(f"field {name!r} is {type(value).__name__}, wanted {kind.__name__}", where)
     return value
 
 
 def _options(options: Sequence[tuple[str, str]], source: str) -> tuple[Option, ...]:
     cleaned = [(letter, clean(text, source)) for letter, text in options]
     if [letter for letter, _ in cleaned] != list(LETTERS[: len(cleaned)]):
-        raise _bad(f"options are lettered {[letter for letter, _ in cleaned]}, wanted A, B, …", source)
+        raise bad_row(f"options are lettered {[letter for letter, _ in cleaned]}, wanted A, B, …", source)
     if len(cleaned) == 1 or not all(text for _, text in cleaned):
-        raise _bad("a question needs at least two options, none of them empty", source)
+        raise bad_row("a question needs at least two options, none of them empty", source)
     return tuple(Option(letter=letter, text=text) for letter, text in cleaned)
-
-
-def _bad(problem: str, source: str) -> DataError:
-    return DataError(problem, source=source, remedy=REMEDY)

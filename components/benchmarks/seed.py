@@ -24,6 +24,7 @@ _IMAGE = {
     "Text Understanding": "TU",
 }
 _VIDEO = {"Action Recognition": "AR", "Action Prediction": "AP", "Procedure Understanding": "PU"}
+_GROUPS = {"Image": _IMAGE, "Video": _VIDEO}
 
 
 def prompt(question: str, options: Sequence[Option]) -> str:
@@ -51,11 +52,7 @@ BENCHMARK = Benchmark(
     name="seed",
     title="SEED-Bench",
     types={**_IMAGE, **_VIDEO},
-    metrics=(
-        Metric("All"),
-        Metric("Image", types=frozenset(_IMAGE.values())),
-        Metric("Video", types=frozenset(_VIDEO.values())),
-    ),
+    metrics=(Metric("All"), *(Metric(name, types=frozenset(kinds.values())) for name, kinds in _GROUPS.items())),
     prompt=prompt,
     official_rule=official_rule,
     paper=paper_rows(_PAPER, {"Qwen2.5-VL-7B": {"row": _MIXED}, "InternVL3-8B": {"row": _MIXED}}),

@@ -12,6 +12,7 @@ from components.benchmarks.interface import Benchmark, Metric, paper_rows
 from components.core.records import Option
 from components.core.text import render_question
 
+_LENGTHS = ("short", "medium", "long")
 _PHRASES = (
     "The best answer is",
     "The correct answer is",
@@ -54,13 +55,8 @@ tuned             62.3    73.0    62.2    51.7
 BENCHMARK = Benchmark(
     name="videomme",
     title="Video-MME (without subtitles)",
-    types={"short": "short", "medium": "medium", "long": "long"},
-    metrics=(
-        Metric("Overall"),
-        Metric("Short", types=frozenset({"short"})),
-        Metric("Medium", types=frozenset({"medium"})),
-        Metric("Long", types=frozenset({"long"})),
-    ),
+    types={length: length for length in _LENGTHS},
+    metrics=(Metric("Overall"), *(Metric(length.title(), types=frozenset({length})) for length in _LENGTHS)),
     prompt=prompt,
     official_rule=official_rule,
     paper=paper_rows(_PAPER),

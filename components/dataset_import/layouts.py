@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.benchmarks.rows import REMEDY, Layout, Rows, has, lettered, list_of, name_of, text_of
-from components.core.errors import DataError
+from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, name_of, text_of
 from components.core.records import Turn
 
 _CAPTIONS = "MotionBenchCaption-train/train.jsonl"
 _FOLDERS = ("", "videos")  # of JSONL and conversations
+_TEXTS = ("question", "response", "answer")
 _PLACEHOLDER = "<video>"
 _HUMAN, _MODEL = {"human", "user"}, {"gpt", "assistant"}
 
@@ -38,25 +38,16 @@ def _read_jsonl(rows: Rows) -> None:
         for where, line in rows.lines(file):
             uid = name_of(line, where)
             with rows.attempt(where, uid):
-                rows.add(
-                    uid,
-                    where,
-                    text_of(line, "video", where),
-                    _FOLDERS,
-                    question=text_of(line, "question", where, ""),
-                    response=text_of(line, "response", where, ""),
-                    options=lettered(list_of(line, "options", where, []), where),
-                    answer=text_of(line, "answer", where, ""),
-                    question_type=text_of(line, "type", where, ""),
-                )
+                path = text_of(line, "video", where)
+                texts: dict[str, Any] = {field: text_of(line, field, where, "") for field in _TEXTS}
+                options, kind = lettered(list_of(line, "options", where, []), where), text_of(line, "type", where, "")
+                rows.add(uid, where, path, _FOLDERS, options=options, question_type=kind, **texts)
 
 
-def _has_conversations(rows: Rows) -> bool:
-    return any(_is_llava(rows.document(path)) for path in rows.root_files(".json"))
-
-
-def _is_llava(items: Any) -> bool:
-    return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and "conversations" in items[0]
+def _llava_files(rows: Rows) -> list[str]:
+    documents = {path: rows.document(path) for path in rows.root_files(".json")}
+    lists = {path: items for path, items in documents.items() if isinstance(items, list) and items}
+    return [path for path, items in lists.items() if isinstance(items[0], dict) and "conversations" in items[0]]
 
 
 def _read_llava(rows: Rows) -> None:
@@ -64,11 +55,10 @@ def _read_llava(rows: Rows) -> None:
 
     A video's path counts from the root, or from `videos/`.
     """
-    for file in rows.root_files(".json"):
-        if _is_llava(rows.document(file)):
-            for where, item in rows.items(file):
-                with rows.attempt(where):
-                    _conversation(rows, item, where)
+    for file in _llava_files(rows):
+        for where, item in rows.items(file):
+            with rows.attempt(where):
+                _conversation(rows, item, where)
 
 
 def _conversation(rows: Rows, item: Any, where: str) -> None:
@@ -79,7 +69,7 @@ def _conversation(rows: Rows, item: Any, where: str) -> None:
         name = uid if len(pairs) == 1 else f"{uid}#{index + 1}"
         with rows.attempt(where, name):
             if len(earlier) < index:
-                raise DataError("an earlier turn of the conversation is refused", source=where, remedy=REMEDY)
+                raise bad_row("an earlier turn of the conversation is refused", where)
             row = rows.add(name, where, path, _FOLDERS, question=question, response=response, earlier=earlier)
             earlier = [*earlier, Turn(question=row.question, response=row.response)]
 
@@ -87,7 +77,7 @@ def _conversation(rows: Rows, item: Any, where: str) -> None:
 def _pairs(turns: list[Any], where: str) -> list[tuple[str, str]]:
     """Return questions and responses in order, the video's placeholder taken out of the first question."""
     if not turns or len(turns) % 2:
-        raise DataError(f"{len(turns)} turns, wanted pairs of question and response", source=where, remedy=REMEDY)
+        raise bad_row(f"{len(turns)} turns, wanted pairs of question and response", where)
     said = [_said(turn, _MODEL if index % 2 else _HUMAN, where) for index, turn in enumerate(turns)]
     said[0] = said[0].replace(_PLACEHOLDER, "", 1)
     return list(zip(said[::2], said[1::2], strict=True))
@@ -96,12 +86,10 @@ def _pairs(turns: list[Any], where: str) -> list[tuple[str, str]]:
 def _said(turn: Any, speakers: set[str], where: str) -> str:
     speaker = text_of(turn, "from", where)
     if speaker not in speakers:
-        raise DataError(
-            f"a turn from {speaker!r} where one from {sorted(speakers)} was due", source=where, remedy=REMEDY
-        )
+        raise bad_row(f"a turn from {speaker!r} where one from {sorted(speakers)} was due", where)
     return text_of(turn, "value", where)
 
 
 CAPTIONS = Layout("motionbench_caption", has(_CAPTIONS), _read_captions)
 JSONL = Layout("jsonl", lambda rows: bool(rows.root_files(".jsonl")), _read_jsonl)
-LLAVA = Layout("llava", _has_conversations, _read_llava)
+LLAVA = Layout("llava", lambda rows: bool(_llava_files(rows)), _read_llava)

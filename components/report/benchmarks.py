@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
 from markupsafe import Markup, escape
 
 from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
+from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, probability, raw, signed
 from components.pages.section import Section, absent, caption, film, html_table, question_card, shortened
@@ -34,7 +34,7 @@ class Row:
     tuned: Estimate
     difference: Estimate
     p: float | None
-    unparsed: tuple[int, int]
+    unparsed: tuple[int, ...]
     is_total: bool
 
 
@@ -87,23 +87,21 @@ def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
     def test(own: Sequence[int]) -> float:
         return mcnemar([before[i] for i in own], [after[i] for i in own])
 
-    def row(name: str, own: Sequence[int], estimates: Sequence[Estimate], p: float | None, is_total: bool) -> Row:
-        unparsed = [sum(pairs[i][side].parsed == "" for i in own) for side in (0, 1)]
-        untouched, tuned, difference = (estimate.percent for estimate in estimates)
-        return Row(name, untouched, tuned, difference, p, (unparsed[0], unparsed[1]), is_total)
+    def row(name: str, own: Sequence[int], p: float | None, is_total: bool) -> Row:
+        unparsed = tuple(sum(not pairs[i][side].parsed for i in own) for side in (0, 1))
+        untouched, tuned, difference = ((totals if is_total else kinds)[name].percent for totals, kinds in measured)
+        return Row(name, untouched, tuned, difference, p, unparsed, is_total)
 
     rows = []
     for metric in benchmark.metrics:
         mean_of_types = metric.kind == "macro"
-        if metric.name in measured[0].totals and (several or not mean_of_types):
+        if metric.name in measured[0][0] and (several or not mean_of_types):
             own = benchmark.members(metric, types)
-            estimates = [one.totals[metric.name] for one in measured]
-            rows.append(row(metric.name, own, estimates, None if mean_of_types else test(own), is_total=True))
+            rows.append(row(metric.name, own, None if mean_of_types else test(own), is_total=True))
     if several:
-        members = {name: [i for i, kind in enumerate(types) if kind == name] for name in measured[0].by_type}
+        members = {name: [i for i, kind in enumerate(types) if kind == name] for name in measured[0][1]}
         adjusted = holm([test(own) for own in members.values()])
-        for (name, own), p in zip(members.items(), adjusted, strict=True):
-            rows.append(row(name, own, [one.by_type[name] for one in measured], p, is_total=False))
+        rows += [row(name, members[name], p, is_total=False) for name, p in zip(members, adjusted, strict=True)]
     return rows
 
 
@@ -122,22 +120,22 @@ def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int
 def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     model = material.models["vlm"].name if "vlm" in material.models else ""
     paper = next((row for row in one.benchmark.paper if row.label.lower() == model), None)
-    dots = [
-        Dot(
-            row.name,
-            [(row.untouched.value, None, None, "grey"), (row.tuned.value, *_around(row), "c1")],
-            f"{signed(row.difference.value)} {interval(row.difference)}, n = {row.difference.n}",
-            row.is_total,
-        )
-        for row in one.rows
-    ]
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
+    dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    alone = raw(
-        f'<p class="warning">{one.alone} items were answered by one model only and are left out of every number.</p>'
-    )
-    body = chart + _table(one, paper) + caption(detectable(one)) + (alone if one.alone else NOTHING)
-    return raw("<h3>{}</h3>").format(one.title) + body + _examples(material, one, shown)
+    body = raw("<h3>{}</h3>").format(one.title) + chart + _table(one, paper) + caption(detectable(one))
+    if one.alone:
+        alone = f"{one.alone} items were answered by one model only and are left out of every number."
+        body += raw(f'<p class="warning">{alone}</p>')
+    return body + _examples(material, one, shown)
+
+
+def _dot(row: Row) -> Dot:
+    """Return both accuracies, the tuned one in the difference's interval: it holds the other one where it holds 0."""
+    e, start = row.difference, row.untouched.value
+    around = (None, None) if e.low is None or e.high is None else (start + e.low, start + e.high)
+    label = f"{signed(e.value)} {interval(e)}, n = {e.n}"
+    return Dot(row.name, [(start, None, None, "grey"), (row.tuned.value, *around, "c1")], label, row.is_total)
 
 
 def detectable(one: Comparison) -> str:
@@ -160,14 +158,6 @@ def detectable(one: Comparison) -> str:
 def interval(e: Estimate) -> str:
     """Return `[−1.0, +2.0]`, or why there is none."""
     return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
-
-
-def _around(row: Row) -> tuple[float | None, float | None]:
-    """Return the difference's interval around the tuned dot: it holds the untouched dot where it holds 0."""
-    e = row.difference
-    if e.low is None or e.high is None:
-        return None, None
-    return row.untouched.value + e.low, row.untouched.value + e.high
 
 
 def _cell(text: str, between: str) -> Markup:
@@ -194,10 +184,10 @@ def _table(one: Comparison, paper: PaperRow | None) -> Markup:
         for row in one.rows
     ]
     head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper")
-    said = "The paper has no row for this model and benchmark."
-    if paper is not None:
-        said = f"Paper: {paper.label}, untouched → tuned."
-    marks = [f"{'*' * (i + 1)} {note}." for i, note in enumerate(notes)]
+    said = (
+        f"Paper: {paper.label}, untouched → tuned." if paper else "The paper has no row for this model and benchmark."
+    )
+    marks = [f"{'*' * i} {note}." for i, note in enumerate(notes, start=1)]
     scrolled = raw('<div class="scroll">{}</div>').format(html_table(head, rows, sum(row.is_total for row in one.rows)))
     return scrolled + caption(raw("<br>").join([said, *marks]))
 
@@ -221,24 +211,20 @@ def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]
 
 def _examples(material: Material, one: Comparison, shown: int) -> Markup:
     """Return as many losses as wins, those with the smallest sha256(sample id)."""
-    wins = [pair for pair in one.pairs if pair[1].correct and not pair[0].correct]
-    losses = [pair for pair in one.pairs if pair[0].correct and not pair[1].correct]
-    count = min(len(wins), len(losses), shown)
+    ranked = sorted(one.pairs, key=lambda pair: sha256(pair[0].sample.id.encode()))
+    wins, losses = ([pair for pair in ranked if pair[1].correct - pair[0].correct == change] for change in (1, -1))
     head = f"<h4>{len(wins)} won, {len(losses)} lost of {len(one.pairs)} items</h4>"
-    if not count:
+    if not (wins and losses and shown):
         return raw(head) + absent("No examples: as many losses as wins are shown, and here one side has none.")
-    cards = ""
-    for i in range(count):
-        for kind, pairs in (("won", wins), ("lost", losses)):
-            cards += _card(material, kind, sorted(pairs, key=lambda pair: sha256(pair[0].sample.id.encode()))[i])
+    examples = list(zip(wins, losses, strict=False))[:shown]
+    cards = "".join(_card(material, "won", won) + _card(material, "lost", lost) for won, lost in examples)
     return raw(f'{head}<div class="two">{cards}</div>')
 
 
 def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
     sample, video = after.sample, after.video
-    places = np.linspace(0, len(after.frames) - 1, min(4, len(after.frames))).round().astype(int)
-    chosen = [after.frames[i] for i in np.unique(places)]
+    chosen = [after.frames[i] for i in spread(len(after.frames), min(4, len(after.frames)))]
     replies = "".join(
         f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} "
         f"{'✓' if line.correct else '✗'}</p>"

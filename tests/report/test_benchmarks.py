@@ -9,7 +9,7 @@ import pytest
 from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import Ref, Sample, Video
-from components.report.benchmarks import _around, _paper_cell, _table, compare
+from components.report.benchmarks import _dot, _paper_cell, _table, compare
 
 
 def item(name, video, kind, correct, parsed="A"):
@@ -81,9 +81,9 @@ def test_only_shared_items_count():
 
 def test_the_interval_is_drawn_around_the_tuned_dot():
     row = compare(result(BEFORE), result(AFTER)).rows[0]
-    low, high = _around(row)
-    assert low < row.tuned.value < high
-    assert (low > row.untouched.value) == (row.difference.low > 0)
+    (untouched, *_), (tuned, low, high, _) = _dot(row).values
+    assert low < tuned < high
+    assert (low > untouched) == (row.difference.low > 0)
 
 
 def test_the_papers_row():
