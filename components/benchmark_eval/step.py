@@ -29,7 +29,7 @@ from components.store.entries import Entry, WorkFolder
 class Params(UnitParams):
     """Parameters of the evaluation (method step 7)."""
 
-    viewing: Viewing = Field(default_factory=Viewing, description="frames of the VLM")
+    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     preset: FramePreset = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from components.core.errors import DataError, MotionEnhancerError
 from components.media.video import VideoInfo, probe
@@ -61,14 +61,13 @@ def decode_all(
     if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
-    waiting = deque(jobs)
+    waiting, problem = deque(jobs), "the decoder crashed on this file"
     while waiting:
         # twice as many under way as processes: none waits for its next job
         suspects = deque((yield from _pool(waiting, processes, 2 * processes, work)))
         while suspects:
             for job in (yield from _pool(suspects, 1, 1, work)):
-                remedy = "re-encode or remove it"
-                yield job, DataError("the decoder crashed on this file", source=job.path, remedy=remedy)
+                yield job, DataError(problem, source=job.path, remedy="re-encode or remove it")
 
 
 def _pool(
@@ -93,29 +92,16 @@ def _pool(
 
 
 def _decode(job: Job, source: Backend, store: Backend) -> Decoded:
-    local = source.local(job.path)
-    address = f"{job.root}/{job.path}"
+    local, address = source.local(job.path), f"{job.root}/{job.path}"
     if local is None:
         raise DataError("the file is gone since the source was listed", source=address, remedy="run again")
     try:
         info = probe(local)
     except DataError as error:
-        # the reason goes into the manifest, where a path of this machine has no place
-        problem = error.problem.replace(str(local), job.path)
+        problem = error.problem.replace(str(local), job.path)  # it goes into the manifest
         raise DataError(problem, source=address, remedy=error.remedy) from error
-    digest, size = hash_file(local), local.stat().st_size
-    target = f"videos/{digest}{_extension(job.path)}"
-    _copy(job, source, store, local, target, size)
-    return Decoded(File(path=target, sha256=digest, bytes=size), info)
-
-
-def _copy(job: Job, source: Backend, store: Backend, local: Path, target: str, size: int) -> None:
-    if not job.rewrite and store.size(target) == size:
-        return
-    if not store.copy_from(source, job.path, target):
+    digest, size, suffix = hash_file(local), local.stat().st_size, PurePosixPath(job.path).suffix.lower()
+    target = f"videos/{digest}{suffix if suffix[1:].isalnum() and suffix.isascii() else '.video'}"
+    if (job.rewrite or store.size(target) != size) and not store.copy_from(source, job.path, target):
         store.put_file(target, local)
-
-
-def _extension(path: str) -> str:
-    suffix = PurePosixPath(path).suffix.lower()
-    return suffix if suffix[1:].isalnum() and suffix.isascii() else ".video"
+    return Decoded(File(path=target, sha256=digest, bytes=size), info)

@@ -27,7 +27,7 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
         "## Samples",
-        table(("", "count"), _sample_rows(lines, samples)),
+        table(("", "count"), _counts(lines, samples).items()),
         "## Question types" if kinds else "",
         table(("type", "items"), sorted(kinds.items())) if kinds else "",
         "## Left out" if left_out else "",
@@ -41,21 +41,19 @@ def _source_row(source: Source) -> tuple[object, ...]:
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
-    facts: dict[str, tuple[Callable[[float], str], list[float]]] = {
-        "duration, s": ("{:.4g}".format, [line.video.duration for line in lines]),
-        "frames": ("{:.4g}".format, [len(line.video.times) for line in lines]),
-        "width, px": ("{:.4g}".format, [line.video.width for line in lines]),
-        "height, px": ("{:.4g}".format, [line.video.height for line in lines]),
-        "file": (readable_bytes, [line.video.file.bytes for line in lines]),
-    }
-    return [
-        (name, *(show(value) for value in (min(found), median(found), max(found))))
-        for name, (show, found) in facts.items()
+    videos, plain = [line.video for line in lines], "{:.4g}".format
+    facts: list[tuple[str, Callable[[float], str], list[float]]] = [
+        ("duration, s", plain, [video.duration for video in videos]),
+        ("frames", plain, [len(video.times) for video in videos]),
+        ("width, px", plain, [video.width for video in videos]),
+        ("height, px", plain, [video.height for video in videos]),
+        ("file", readable_bytes, [video.file.bytes for video in videos]),
     ]
+    return [(name, show(min(found)), show(median(found)), show(max(found))) for name, show, found in facts]
 
 
-def _sample_rows(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> list[tuple[str, int]]:
-    counts = {
+def _counts(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> dict[str, int]:
+    return {
         "videos": len(lines),
         "videos with a ground-truth mask": sum(line.mask is not None for line in lines),
         "samples": len(samples),
@@ -64,4 +62,3 @@ def _sample_rows(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> list[
         "answer held out": sum(bool(sample.options) and not sample.answer for sample in samples),
         "with earlier turns": sum(bool(sample.earlier) for sample in samples),
     }
-    return list(counts.items())

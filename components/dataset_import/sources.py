@@ -20,7 +20,7 @@ from components.dataset_import.layouts import CAPTIONS, JSONL, LLAVA
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams
 from components.store.address import open_backend
-from components.store.backend import Backend, Listed
+from components.store.backend import Listed
 
 
 def layouts(protocol: str = "") -> list[Layout]:
@@ -46,8 +46,10 @@ class SourceVideo:
 
     def reads(self, root: str) -> Json:
         """Return what this file's import reads, known from the listing: address, size and stamp of video and mask."""
-        assert self.file is not None
-        return {"video": _reads(root, self.file), "mask": None if self.mask is None else _reads(root, self.mask)}
+        return {
+            name: file and {"address": f"{root}/{file.path}", "size": file.size, "stamp": file.stamp}
+            for name, file in (("video", self.file), ("mask", self.mask))
+        }
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,11 @@ class Source:
 
 
 def list_source(uri: str) -> list[Listed]:
-    """List every file of a source, by path.
-
-    Raises:
-        ParameterError: nothing is there, an unknown scheme, no credentials.
-        TryAgainError: the endpoint does not answer.
-    """
+    """List every file of a source, by path; ParameterError if nothing is there."""
     listed = list(open_backend(uri).walk())
     if not listed:
-        raise ParameterError(
-            "no files there", source=f"source {uri}", remedy="give a folder or minio:// prefix that holds a data set"
-        )
+        remedy = "give a folder or minio:// prefix that holds a data set"
+        raise ParameterError("no files there", source=f"source {uri}", remedy=remedy)
     return listed
 
 
@@ -90,33 +86,33 @@ def file_key(step: Step[Any], reads: Json) -> str:
     return step.key(StepParams(), {}, {}, reads)
 
 
-def read_source(
-    backend: Backend, listed: Sequence[Listed], layout: LayoutName, instructions: Sequence[str], protocol: str = ""
-) -> Source:
-    """Read all rows of a source, grouped by video file.
+def read_source(uri: str, layout: LayoutName, instructions: Sequence[str], protocol: str = "") -> Source:
+    """Read all rows of a source, grouped by video file; single bad rows are in `rejected`.
 
     Args:
-        backend: the source.
-        listed: its listing.
+        uri: folder or minio:// prefix.
         layout: how its annotations are written; `auto` finds the one whose files are there.
         instructions: declared template instructions.
         protocol: the benchmark whose items are read; empty: training samples.
 
     Raises:
         ParameterError: no layout or several fit, or an instruction that no model should read.
-        DataError: an annotation file is missing or cannot be read at all (single bad rows are in `rejected`).
+        DataError: an annotation file is missing or cannot be read at all.
     """
-    rows = Rows(backend, {item.path: item for item in listed}, _cleaned(instructions), protocol)
-    known = {one.name: one for one in layouts(protocol)}
-    chosen = known[layout] if layout != "auto" else _detect(rows)
+    try:
+        cleaned = [clean(text, "params_dataset_import.template_instructions") for text in instructions]
+    except DataError as error:
+        raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
+    rows = Rows(open_backend(uri), {item.path: item for item in list_source(uri)}, cleaned, protocol)
+    chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
-    videos = tuple(
-        SourceVideo(path, rows.files.get(path), tuple(rows.by_video[path]), _mask(rows, path))
-        for path in sorted(rows.by_video)
-    )
+    root, videos = rows.backend.uri, []
+    for path, found in sorted(rows.by_video.items()):
+        mask = rows.files.get(f"gt/{PurePosixPath(path).stem}.safetensors")  # the synthetic set's ground truth
+        videos.append(SourceVideo(path, rows.files.get(path), tuple(found), mask))
     if not videos and not rows.rejected:
-        raise DataError("the annotations hold no rows", source=backend.uri, remedy="complete the source")
-    return Source(backend.uri, chosen.name, protocol, videos, tuple(rows.rejected))
+        raise DataError("the annotations hold no rows", source=root, remedy="complete the source")
+    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected))
 
 
 def _detect(rows: Rows) -> Layout:
@@ -129,25 +125,9 @@ def _detect(rows: Rows) -> Layout:
         remedy = f"give a source in one of: {', '.join(layout.name for layout in known)}"
         raise ParameterError("no annotations in a known layout", source=source, remedy=remedy)
     if len(there) > 1:
-        remedy = "" if rows.protocol else "set params_dataset_import.layout, or "
         names = " or ".join(layout.name for layout in there)
-        raise ParameterError(
-            f"ambiguous layout: {names}", source=source, remedy=f"{remedy}keep them in folders of their own"
-        )
+        remedy = (
+            "" if rows.protocol else "set params_dataset_import.layout, or "
+        ) + "keep them in folders of their own"
+        raise ParameterError(f"ambiguous layout: {names}", source=source, remedy=remedy)
     return there[0]
-
-
-def _cleaned(instructions: Sequence[str]) -> list[str]:
-    try:
-        return [clean(text, "params_dataset_import.template_instructions") for text in instructions]
-    except DataError as error:
-        raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
-
-
-def _mask(rows: Rows, path: str) -> Listed | None:
-    """Return the synthetic set's ground truth for a video, by the video's stem."""
-    return rows.files.get(f"gt/{PurePosixPath(path).stem}.safetensors")
-
-
-def _reads(root: str, file: Listed) -> Json:
-    return {"address": f"{root}/{file.path}", "size": file.size, "stamp": file.stamp}

@@ -7,7 +7,7 @@ address, size and stamp alone, so that other text, another layout or another ben
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pydantic import Field
 
@@ -19,14 +19,7 @@ from components.core.progress import track
 from components.core.records import Failure, Ref, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
-from components.dataset_import.sources import (
-    LayoutName,
-    Source,
-    SourceVideo,
-    file_key,
-    list_source,
-    read_source,
-)
+from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
 from components.models.video import fewest_frames
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -91,43 +84,28 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
     units, failures = _units(context, sources)
-    entries, computed = _import(context, units, failures)
-    usable = [
-        (unit, entry)
-        for unit in units
-        if (entry := entries.get(unit.key)) and not _too_short(context, unit, entry, failures)
-    ]
-    keys = {unit.key for unit, _ in usable}
-    context.counts |= {"remembered": len(keys - computed), "computed": len(keys & computed)}
-    lines = _lines(context, usable)
+    lines = _lines(context, _imported(context, units, failures))
     context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
     if not lines:
         roots = ", ".join(source.root for source in sources)
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
     context.page("summary", page(sources, lines, context.left_out))
-    context.metrics(
-        videos=len(lines),
-        samples=sum(len(line.samples) for line in lines),
-        gigabytes=sum(line.video.file.bytes for line in lines) / 1e9,
-    )
+    gigabytes = sum(line.video.file.bytes for line in lines) / 1e9
+    context.metrics(videos=len(lines), samples=sum(len(line.samples) for line in lines), gigabytes=gigabytes)
 
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
     """Read the training source, or every benchmark of the list."""
     params, shared = context.params, context.shared
     if isinstance(shared, Training):
-        uri = shared.source
-        return [read_source(open_backend(uri), list_source(uri), params.layout, params.template_instructions)]
+        return [read_source(shared.source, params.layout, params.template_instructions)]
     parsed = [parse_benchmark(item) for item in shared.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
         problem = f"protocol named twice: {sorted(repeated)}"
         raise ParameterError(problem, source="benchmarks", remedy="give one source per protocol")
-    return [
-        read_source(open_backend(uri), list_source(uri), "auto", params.template_instructions, protocol)
-        for protocol, uri in parsed
-    ]
+    return [read_source(uri, "auto", params.template_instructions, protocol) for protocol, uri in parsed]
 
 
 def _units(context: Context[Params], sources: Sequence[Source]) -> tuple[list[Unit], list[Failure]]:
@@ -137,25 +115,21 @@ def _units(context: Context[Params], sources: Sequence[Source]) -> tuple[list[Un
     for source in sources:
         for video in source.videos:
             if video.file is None:
-                reason = f"not in the source, named by {_named_by(video.rows)}"
+                first, more = video.rows[0], f" and {len(video.rows) - 1} more" if len(video.rows) > 1 else ""
+                reason = f"not in the source, named by {first.uid} ({first.where}){more}"
                 failures.append(_failure(context, source.unit(video.path), reason))
             else:
                 units.append(Unit(source, video, file_key(STEP, video.reads(source.root))))
     return units, failures
 
 
-def _import(
-    context: Context[Params], units: Sequence[Unit], failures: list[Failure]
-) -> tuple[dict[str, Entry], set[str]]:
-    """Return entries by key, and the keys computed now; a file that two benchmarks share is imported once."""
+def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Failure]) -> list[tuple[Unit, Entry]]:
+    """Return the usable files with their entries; a file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
     entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
+    todo = [unit for key, unit in by_key.items() if key not in entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
-    jobs = [
-        Job(key, unit.source.root, unit.video.path, context.store.uri, rewrite)
-        for key, unit in by_key.items()
-        if key not in entries
-    ]
+    jobs = [Job(unit.key, unit.source.root, unit.video.path, context.store.uri, rewrite) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
@@ -163,23 +137,27 @@ def _import(
             failures.extend(_failure(context, unit.name, answer.problem) for unit in units if unit.key == job.key)
         else:
             raise answer
-    return entries, {job.key for job in jobs}
+    usable = []
+    for unit in units:
+        if (entry := entries.get(unit.key)) is not None:
+            count = len(entry.numbers["times"])
+            needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
+            if count >= needed:
+                usable.append((unit, entry))
+            else:
+                reason = f"{count} frames, the video model needs at least {needed}"
+                failures.append(_failure(context, unit.name, reason))
+    keys, tried = {unit.key for unit, _ in usable}, {unit.key for unit in todo}
+    context.counts |= {"remembered": len(keys - tried), "computed": len(keys & tried)}
+    return usable
 
 
 def _finish(context: Context[Params], unit: Unit, decoded: Decoded) -> Entry:
-    reads, info = unit.video.reads(unit.source.root), decoded.info
-    folder = context.work(unit.key)
+    reads, folder = unit.video.reads(unit.source.root), context.work(unit.key)
     folder.adopt("video", decoded.file)
     if unit.video.mask is not None:
         folder.adopt("mask", _put_mask(context, unit.source.root, unit.video.mask.path, decoded.file.sha256))
-    numbers = {
-        "width": info.width,
-        "height": info.height,
-        "rotation": info.rotation,
-        "duration": info.duration,
-        "times": list(info.times),
-    }
-    return folder.finish(reads["video"]["address"], reads, numbers)
+    return folder.finish(reads["video"]["address"], reads, asdict(decoded.info))
 
 
 def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str) -> File:
@@ -193,30 +171,17 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
     return folder.finish(f"mask of {video_sha256}", reads, {}).files["mask"]
 
 
-def _too_short(context: Context[Params], unit: Unit, entry: Entry, failures: list[Failure]) -> bool:
-    count = len(entry.numbers["times"])
-    needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
-    if count < needed:
-        failures.append(_failure(context, unit.name, f"{count} frames, the video model needs at least {needed}"))
-    return count < needed
-
-
 def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> list[VideoLine]:
     """Return one line per video: files of one content are one video, with the samples of all."""
     groups: dict[str, list[tuple[Unit, Entry]]] = {}
     for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
         groups.setdefault(entry.files["video"].sha256, []).append((unit, entry))
-    return [_line(context, digest, groups[digest]) for digest in sorted(groups)]
-
-
-def _line(context: Context[Params], digest: str, group: Sequence[tuple[Unit, Entry]]) -> VideoLine:
-    entry = group[0][1]
-    numbers = {name: entry.numbers[name] for name in ("width", "height", "rotation", "duration", "times")}
-    return VideoLine(
-        video=Video(file=entry.ref("video", context.task), **numbers),
-        mask=_one_mask(context, group),
-        samples=_samples(digest, [row for unit, _ in group for row in unit.video.rows]),
-    )
+    lines = []
+    for digest, group in sorted(groups.items()):
+        entry, rows = group[0][1], [row for unit, _ in group for row in unit.video.rows]
+        video = Video(file=entry.ref("video", context.task), **entry.numbers)
+        lines.append(VideoLine(video=video, mask=_one_mask(context, group), samples=_samples(digest, rows)))
+    return lines
 
 
 def _one_mask(context: Context[Params], group: Sequence[tuple[Unit, Entry]]) -> Ref | None:
@@ -228,32 +193,20 @@ def _one_mask(context: Context[Params], group: Sequence[tuple[Unit, Entry]]) -> 
 
 
 def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
-    """Return a video's samples by id.
-
-    Raises:
-        DataError: two rows with the same text about the same video.
-    """
+    """Return a video's samples by id; two rows with the same text about it are refused."""
     seen: dict[str, tuple[Row, Sample]] = {}
     for row in rows:
         sample = row.sample(digest)
-        if sample.id in seen:
-            first = seen[sample.id][0]
-            raise DataError(
-                f"two rows are one sample {sample.id}: {first.uid!r} ({first.where}) and {row.uid!r} ({row.where})",
-                source=f"video {digest}",
-                remedy="remove one of them",
-            )
-        seen[sample.id] = (row, sample)
+        first, _ = seen.setdefault(sample.id, (row, sample))
+        if first is not row:
+            names = f"{first.uid!r} ({first.where}) and {row.uid!r} ({row.where})"
+            problem = f"two rows are one sample {sample.id}: {names}"
+            raise DataError(problem, source=f"video {digest}", remedy="remove one of them")
     return [seen[key][1] for key in sorted(seen)]
 
 
 def _failure(context: Context[Params], unit: str, reason: str) -> Failure:
     return Failure(unit=unit, task=context.task, reason=reason)
-
-
-def _named_by(rows: Sequence[Row]) -> str:
-    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    return f"{rows[0].uid} ({rows[0].where}){more}"
 
 
 STEP = Step(

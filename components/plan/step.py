@@ -129,7 +129,7 @@ def forecast(context: Context[StepParams, Any]) -> None:
 
 def _read(params: Any, uri: str, protocol: str = "") -> Source:
     layout = "auto" if protocol else params.layout
-    return read_source(open_backend(uri), list_source(uri), layout, params.template_instructions, protocol)
+    return read_source(uri, layout, params.template_instructions, protocol)
 
 
 def _benchmarks(params: Any, benchmarks: list[str]) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from components.benchmarks.motionbench import split_options
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Turn
 from components.dataset_import.sources import list_source, read_source, source_digest
-from components.store.address import open_backend
 from components.store.backend import Listed
 from components.synthetic.scenes import write_set
 from tests.dataset_import.data import document, lines
@@ -19,7 +18,7 @@ ASK = "Describe the motion in this video in detail."
 
 
 def read(root, layout="auto", protocol="", instructions=(ASK,)):
-    return read_source(open_backend(str(root)), list_source(str(root)), layout, instructions, protocol)
+    return read_source(str(root), layout, instructions, protocol)
 
 
 def touch(root, *names):

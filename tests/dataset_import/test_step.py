@@ -16,7 +16,7 @@ from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.dataset_import import decode as decode_module
 from components.dataset_import.decode import Job, decode, decode_all
-from components.dataset_import.sources import file_key, list_source, read_source
+from components.dataset_import.sources import file_key, read_source
 from components.dataset_import.step import STEP
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
@@ -170,7 +170,7 @@ def test_keys_are_known_from_the_listing(tmp_path):
     root = two(tmp_path / "data")
     train(tmp_path, root)
     store = Store(str(tmp_path / "store"))
-    source = read_source(Store(str(root)).backend, list_source(str(root)), "auto", ["x"])
+    source = read_source(str(root), "auto", ["x"])
     for video in source.videos:
         entry = store.entry("dataset_import", file_key(STEP, video.reads(source.root)))
         assert entry.files["video"].sha256 == digest(root / video.path)

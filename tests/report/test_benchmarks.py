@@ -81,7 +81,7 @@ def test_only_shared_items_count():
 
 def test_the_interval_is_drawn_around_the_tuned_dot():
     row = compare(result(BEFORE), result(AFTER)).rows[0]
-    (untouched, *_), (tuned, low, high, _) = _dot(row).values
+    (untouched, *_), (tuned, low, high, _) = _dot(row).marks
     assert low < tuned < high
     assert (low > untouched) == (row.difference.low > 0)
 
