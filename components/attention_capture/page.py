@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.artifacts import AttentionLine
-from components.core.records import Json
 from components.pages.figures import NOTHING, stored_picture
 from components.pages.section import Section, text_caption
-from components.pages.template import DRAWING, preview
+from components.pages.template import preview
 from components.runtime.context import Context, smallest_by_hash
 from components.runtime.parameters import P
 from components.store.entries import Entry
@@ -20,11 +19,6 @@ _ABOUT = (
     "between all places and frames, pooled, and below it between the frames of single places. Each map has its own "
     "scale."
 )
-
-
-def picture_reads(key: str) -> Json:
-    """Return what a sample's pictures show: its maps, by key."""
-    return {"drawing": DRAWING, "maps": key}
 
 
 def page(context: Context[P], lines: Sequence[AttentionLine], drawn: Sequence[Entry]) -> str:

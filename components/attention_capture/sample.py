@@ -65,15 +65,8 @@ def capture_sample(
 ) -> Captured:
     """Reconstruct from the trajectory under `text` and capture the conditional main stream (method step 2).
 
-    Args:
-        vdm: the video model.
-        trajectory: latents of all N+1 levels.
-        text: the conditioning text.
-        parts: where the sample's fields lie in it.
-        settings: the step's parameters.
-        num_steps: N.
-        seed: the run's seed; draws are seeded by it and `unit`.
-        unit: the sample's id.
+    `trajectory` holds the latents of all N+1 levels, `parts` where the sample's fields lie in `text`. Draws are seeded
+    by the run's `seed` and by `unit`, the sample's id.
     """
     pieces = text_pieces(vdm, text, parts, unit)
     frames, _, height, width = trajectory.shape[1:]

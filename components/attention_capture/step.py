@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from components.attention_capture.page import page, picture_reads
+from components.attention_capture.page import page
 from components.attention_capture.settings import Params, reads
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
 from components.core.records import Json, Sample
@@ -19,6 +19,7 @@ from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.models.video.interface import VideoModel
+from components.pages.template import DRAWING
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
@@ -60,11 +61,12 @@ def run(context: Context[Params, Shared]) -> None:
     def unit_reads(unit: Unit) -> Json:
         return reads(unit.line.key, unit.sample, context.shared.text)
 
+    def picture_reads(unit: Unit) -> Json:
+        return {"drawing": DRAWING, "maps": entries[unit.name].key}
+
     entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
     pictured = [unit for unit in units if unit.name in shown and unit.name in entries]
-    found = remembered_pictures(
-        context, pictured, name=_name, reads=lambda unit: picture_reads(entries[unit.name].key), paint=work.pictures
-    )
+    found = remembered_pictures(context, pictured, name=_name, reads=picture_reads, paint=work.pictures)
     pictures = {entry.unit: entry.refs(context.task) for entry in found}
     lines = []
     for unit in sorted(units, key=_name):

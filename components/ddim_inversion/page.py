@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.core.artifacts import TrajectoryLine
 from components.core.records import Json
 from components.pages.figures import number, raw
 from components.pages.section import Section
-from components.pages.template import DRAWING, preview
+from components.pages.template import preview
 from components.runtime.context import Context
 from components.runtime.parameters import P
 from components.store.entries import Entry
@@ -19,11 +18,6 @@ _ABOUT = (
     "variance gives (r₀: that of the clean latents): a healthy inversion ends near 1. Residual: by which share one "
     "reconstruction step from a level misses the level below."
 )
-
-
-def picture_reads(line: TrajectoryLine) -> Json:
-    """Return what a video's picture shows: its trajectory, by key."""
-    return {"drawing": DRAWING, "trajectory": line.key}
 
 
 def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:

@@ -6,11 +6,12 @@ from functools import cache
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
 from components.core.records import Json
-from components.ddim_inversion.page import page, picture_reads
+from components.ddim_inversion.page import page
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoModel
+from components.pages.template import DRAWING
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational
@@ -62,6 +63,9 @@ def run(context: Context[Params, Shared]) -> None:
         if (entry := entries.get(line.video.id)) is not None
     ]
     context.publish("trajectories", context.manifest(Trajectories, shard=context.shared.shard, lines=lines))
+
+    def picture_reads(line: TrajectoryLine) -> Json:
+        return {"drawing": DRAWING, "trajectory": line.key}
 
     def paint(line: TrajectoryLine, folder: WorkFolder) -> Json:
         from components.ddim_inversion.pictures import inversion_picture

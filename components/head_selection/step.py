@@ -6,11 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
-from components.head_selection.page import page
+from components.core.units import counted
 from components.head_selection.settings import Params
+from components.pages.heads import head_figure
+from components.pages.section import Section
+from components.pages.template import preview
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import HeadRatio, SharedParams
+
+_ABOUT = (
+    "How much of a head's attention stays on one place through time (DFC), for how many frames on end (TCS) and in "
+    "which share of frame pairs (DSR); standardized, mean over the samples. Heads left of the line are kept."
+)
 
 
 class Shared(SharedParams):
@@ -37,7 +45,9 @@ def run(context: Context[Params, Shared]) -> None:
     rows, full = head_table(choices), saturation(choices)
     selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
     context.publish("heads", selection)
-    context.page("figure", page(selection))
+    lead = f"{len(rows)} heads scored on {counted(len(lines), 'sample')}"
+    figure = Section("heads", "Motion-sensitive heads", "", head_figure(selection))
+    context.page("figure", preview("3 · head selection", lead, _ABOUT, [figure]))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
 
 

@@ -198,12 +198,7 @@ def _explained(error: Exception, known: Checkpoint, root: Path) -> MotionEnhance
 
 
 def main() -> None:
-    """Fetch all models of the environment's `MODELS`.
-
-    Raises:
-        ParameterError: none are named, or as `fetch`.
-        TryAgainError: as `fetch`.
-    """
+    """Fetch all models of the environment's `MODELS`; raises as `fetch`, and where none are named."""
     names = os.environ.get("MODELS", "").split()
     if not names:
         raise ParameterError("MODELS names no model", source="environment", remedy=f"some of: {' '.join(CHECKPOINTS)}")

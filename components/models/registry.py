@@ -76,9 +76,20 @@ def resolve(name: str, store: Store) -> ResolvedModel:
     """
     if name in SHIPPED:
         return SHIPPED[name]
-    path = _folder(name)
-    fetched = recorded(path) if name in CHECKPOINTS else None
-    digest = _folder_digest(path, store) if fetched is None else _pinned(name, path, fetched)
+    path, known = _folder(name), CHECKPOINTS.get(name)
+    fetched = recorded(path) if known else None
+    if known is None or fetched is None:
+        digest = _folder_digest(path, store)
+    else:
+        digest, problem = known.revision, ""
+        if (fetched.repository, fetched.revision) != (known.repository, known.revision):
+            pinned = f"the registry pins {known.repository} at {known.revision}"
+            problem = f"{fetched.repository} at {fetched.revision}, {pinned}"
+        elif wrong := fetched.wrong(path):
+            problem = f"{len(wrong)} of {len(fetched.files)} files are missing or cut off, {wrong[0]} among them"
+        if problem:
+            remedy = f"run `motion-enhancer models fetch {name}`"
+            raise ParameterError(f"{name}: {problem}", source=str(path), remedy=remedy)
     # of a folder its last part: manifests hold no path of a machine
     public = name if name in CHECKPOINTS or name in TINY else Path(name).name
     return ResolvedModel(path, ModelId(name=public, digest=digest))
@@ -98,20 +109,6 @@ def recorded(folder: Path) -> Fetched | None:
     except ValidationError as error:
         remedy = f"remove {folder} and run `motion-enhancer models fetch {folder.name}`"
         raise ParameterError(f"{RECORD} does not validate", source=str(file), remedy=remedy) from error
-
-
-def _pinned(name: str, folder: Path, fetched: Fetched) -> str:
-    """Return the registry's commit, if the folder is of that commit and whole."""
-    known, problem = CHECKPOINTS[name], ""
-    if (fetched.repository, fetched.revision) != (known.repository, known.revision):
-        pinned = f"the registry pins {known.repository} at {known.revision}"
-        problem = f"{fetched.repository} at {fetched.revision}, {pinned}"
-    elif wrong := fetched.wrong(folder):
-        problem = f"{len(wrong)} of {len(fetched.files)} files are missing or cut off, {wrong[0]} among them"
-    if problem:
-        remedy = f"run `motion-enhancer models fetch {name}`"
-        raise ParameterError(f"{name}: {problem}", source=str(folder), remedy=remedy)
-    return known.revision
 
 
 def _folder(name: str) -> Path:

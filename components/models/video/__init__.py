@@ -61,15 +61,10 @@ def family_of_transformer(transformer: Any) -> VideoFamily:
 
 
 def load_vdm(folder: Path | str, dtype: Any = "bfloat16", device: Any = None) -> VideoModel:
-    """Load a video model.
+    """Load a video model from a repository in the diffusers layout, by default on the first CUDA device.
 
-    Args:
-        folder: a repository in the diffusers layout (a checkpoint or a tiny twin).
-        dtype: `bfloat16`, `float32`, `float16`, or a torch dtype.
-        device: the first CUDA device where there is one, else the CPU.
-
-    With float32 on a GPU, convolutions leave TensorFloat-32 from then on in this process: its ten bits are not what was
-    asked for.
+    `dtype` is `bfloat16`, `float32`, `float16` or a torch dtype. With float32 on a GPU, convolutions leave
+    TensorFloat-32 from then on in this process: its ten bits are not what was asked for.
 
     Raises:
         ParameterError: a folder of no family or one that its family refuses, or an unknown dtype.

@@ -2,17 +2,15 @@
 
 The transformer predicts v = √ᾱ·ε − √(1−ᾱ)·x₀. Text is encoded as the pipeline does it: padded to the model's length,
 never masked. The VAE is causal in time: latent 0 holds frame 0, latent k frames 4k-3…4k. CogVideoX1.5 joins two latent
-frames in a patch: an odd number of latents is padded in front by the first, and the padding is dropped.
-
-Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width, L text
-and video tokens, H heads, d head width.
+frames in a patch: an odd number of latents is padded in front by the first, and the padding is dropped. The letters in
+shapes are those of `interface.py`.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +23,15 @@ from components.core.records import Grid
 from components.media.sampling import FrameCounts
 from components.models.family import Checkpoint, Device, Dtype, Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import Attend, Sizes, TextPiece, VideoFamily, text_pieces, unseen_characters
+from components.models.video.interface import (
+    Attend,
+    Sizes,
+    TextPiece,
+    VideoFamily,
+    processors,
+    text_pieces,
+    unseen_characters,
+)
 
 FRAMES = FrameCounts(step=8, fewest=9)  # the VAE encodes four frames a latent and decodes latents in pairs
 TEMPORAL = 4
@@ -256,15 +262,9 @@ def cogvideox_grid(
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def attention(transformer: Any, attend: Attend) -> Iterator[None]:
-    """Put a processor into every attention layer, and the old ones back after the block, also after an exception."""
-    before = dict(transformer.attn_processors)
-    transformer.set_attn_processor(_Processor(attend))
-    try:
-        yield
-    finally:
-        transformer.set_attn_processor(before)
+def attention(transformer: Any, attend: Attend) -> AbstractContextManager[None]:
+    """Let `attend` compute the output of every layer inside the block."""
+    return processors(transformer, _Processor(attend))
 
 
 @dataclass(frozen=True)

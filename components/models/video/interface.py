@@ -10,8 +10,8 @@ and video tokens, H heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -149,6 +149,17 @@ class VideoFamily(Family):
             remedy = f"choose at least {self.frames.fewest}: {self.name} takes no fewer"
             source = "params_ddim_inversion.num_frames"
             raise ParameterError(f"num_frames = {num_frames}", source=source, remedy=remedy)
+
+
+@contextmanager
+def processors(transformer: Any, processor: Any) -> Iterator[None]:
+    """Put a processor into every attention layer, and the old ones back after the block, also after an exception."""
+    before = dict(transformer.attn_processors)
+    transformer.set_attn_processor(processor)
+    try:
+        yield
+    finally:
+        transformer.set_attn_processor(before)
 
 
 def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
