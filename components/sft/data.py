@@ -3,21 +3,22 @@
 Order and split are pure functions of the seed, so the step number alone says where a resumed run continues. A sample's
 alignment target is its prior, or with `prior_control` another map in its place.
 
-Legend: T words, F H W the prior's grid.
+Legend: T words, R rows of the sequence, F H W the prior's grid.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from math import floor
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
@@ -38,7 +39,8 @@ from components.vlm_attention.maps import WordRows
 class Target:
     """What a sample's rows are aligned with: covered words only."""
 
-    words: WordRows
+    map_TR: Float[Tensor, "T R"]
+    rows_R: Int[Tensor, " R"]
     prior_TFHW: Float[Tensor, "T F H W"]
     grid: Grid
     weight: float
@@ -56,15 +58,14 @@ class Item:
         """How many rows are aligned, and how many of them before the response: only these can teach the answer."""
         if self.target is None:
             return 0, 0
-        rows_R, learned = self.target.words.rows_R, self.example.labels != IGNORED
+        rows_R, learned = self.target.rows_R, self.example.labels != IGNORED
         return len(rows_R), int((rows_R < int(learned.nonzero()[0])).sum())
 
 
 def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLine], list[VlmLine]]:
     """Return training and held-out lines: ⌊share · videos⌋ videos, those with the smallest sha256(seed, video sha256).
 
-    Raises:
-        ParameterError: nothing is left to train on.
+    A ParameterError where nothing is left to train on.
     """
     videos = sorted({line.video.id for line in lines}, key=lambda name: sha256(f"{seed}:{name}".encode()))
     kept_out = set(videos[: floor(share * len(videos) + 1e-9)])  # .29 of 100 is 28.999…
@@ -83,13 +84,10 @@ def order(count: int, seed: int, positions: range) -> list[int]:
 
 
 def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
-    """Return for each line one of `pool` that shows another video (`prior_control: shuffled`).
+    """Return for each line one of `pool` that shows another video (`prior_control: shuffled`), else a ParameterError.
 
     The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same
     place. A video that is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
-
-    Raises:
-        ParameterError: the pool shows no other video.
     """
     by_video: dict[str, list[VlmLine]] = {}
     for line in pool:
@@ -136,9 +134,8 @@ class Samples:
         covered = words.covered_T
         if not bool(covered.any()):
             return None
-        kept = replace(words, map_TR=words.map_TR[covered], covered_T=covered[covered])
         weight = line.confidence.value if self.settings.gate == "confidence" else 1.0
-        return Target(kept, prior_TFHW[covered], line.grid, weight)
+        return Target(words.map_TR[covered], words.rows_R, prior_TFHW[covered], line.grid, weight)
 
     def prior(self, index: int) -> Float[Tensor, "T F H W"]:
         """Return the map that the sample is aligned with: its prior, or the control in its place."""
@@ -155,26 +152,17 @@ class Samples:
         return prior_TFHW
 
 
-class _ErrorsAsItems(Dataset[Item | MotionEnhancerError]):
-    """Samples and their expected errors: raised in a worker, one would reach the training without type and fields."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __getitem__(self, index: int) -> Item | MotionEnhancerError:
-        try:
-            return self.samples[index]
-        except MotionEnhancerError as error:
-            return error
+def _item_or_error(samples: Samples, index: int) -> Item | MotionEnhancerError:
+    try:
+        return samples[index]
+    except MotionEnhancerError as error:  # raised in a worker, it would reach the training without type and fields
+        return error
 
 
-def loaded(samples: Samples, indices: Sequence[int], workers: int) -> Iterator[Item]:
-    """Return the samples in this order, read ahead by `workers` processes.
-
-    Raises:
-        MotionEnhancerError: an error of a sample, as it was raised where it was read.
-    """
-    for found in DataLoader(_ErrorsAsItems(samples), batch_size=None, sampler=indices, num_workers=workers):
+def loaded(samples: Samples, indices: list[int], workers: int) -> Iterator[Item]:
+    """Return the samples in this order, read ahead by `workers` processes, whose errors are raised as they were."""
+    read = partial(_item_or_error, samples)
+    for found in DataLoader(indices, batch_size=None, num_workers=workers, collate_fn=read):  # type: ignore[arg-type]
         if isinstance(found, MotionEnhancerError):
             raise found
         yield found

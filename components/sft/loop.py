@@ -1,9 +1,8 @@
 """The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process per device).
 
 A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row
-is captured and no aligner exists: plain fine-tuning. Learning rates: linear warm-up, then a cosine to 0, per group. The
-log has one row per step: both losses, their gradient norms where measured, learning rates, validation losses, and where
-the aligned rows lie.
+is captured and no aligner exists: plain fine-tuning. The log has one row per step: both losses, their gradient norms
+where measured, learning rates, validation losses, and where the aligned rows lie.
 """
 
 from __future__ import annotations
@@ -73,14 +72,11 @@ def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
     cuda = torch.cuda.is_available()
     plugin = None
     if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=blocks,
-            state_dict_type="SHARDED_STATE_DICT",
-            # fp32 master weights: AdamW in bf16 loses updates of 2e-6
-            mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32),
-        )
+        # fp32 master weights: AdamW in bf16 loses updates of 2e-6
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        wrapped = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": blocks}
+        kinds = {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT", "mixed_precision_policy": precision}
+        plugin = FullyShardedDataParallelPlugin(**wrapped, **kinds)
     return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no", fsdp_plugin=plugin)
 
 
@@ -127,13 +123,16 @@ class Training:
         chosen = by_hash[: self.settings.contrast_samples]
         return sum(prior_variance(self.samples.prior(i), self.settings.row_norm) for i in chosen) / len(chosen)
 
-    # -- running ------------------------------------------------------------------------------------------------------
-
     def run(self) -> list[Row]:
         """Take all steps from the last saved state on, then write the tuned model's folder."""
         start = self._resume()
         if start == 0:
-            self.log.add({"step": 0, **self._about(), **self._validate()})
+            row: Row = {"step": 0, "samples": len(self.samples), "held_out": len(self.held), "steps": self.total}
+            row["align_weight"] = self.job.align_weight
+            if self.job.align_weight > 0:
+                row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
+                log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
+            self.log.add(row | self._validate())
         positions = range(start * self.settings.global_batch, self.total * self.settings.global_batch)
         sequence = order(len(self.samples), self.job.seed, positions)
         mine = sequence[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -148,14 +147,6 @@ class Training:
                 self._save_state(step)
         self._finish()
         return self.log.rows
-
-    def _about(self) -> Row:
-        row: Row = {"samples": len(self.samples), "held_out": len(self.held), "steps": self.total}
-        row["align_weight"] = self.job.align_weight
-        if self.job.align_weight > 0:
-            row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
-            log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
-        return row
 
     def _step(self, step: int, stream: Iterator[Item]) -> Row:
         """Make one update; return its row of the log."""
@@ -199,9 +190,7 @@ class Training:
     def _gradient_norms(self, item: Item) -> Row:
         """Return norms of ∇L_AR and ∇L_align on each process's first sample; the two backward passes leave nothing."""
         found: Row = {}
-        for name, other in (("ar", "align"), ("align", "ar")):
-            if name == "align" and not self.module.weight:
-                continue
+        for name, other in (("ar", "align"), ("align", "ar"))[: 2 if self.module.weight else 1]:
             out = self.model(item)
             self.accelerator.backward(out[name] + 0 * out[other])  # every parameter takes part, as wrappers expect
             found[f"grad_{name}"] = self._clipped_norm(math.inf)
@@ -216,16 +205,13 @@ class Training:
         self.model.eval()
         sums = torch.zeros(4, dtype=torch.float64)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        for start in range(0, len(self.held), processes):
-            index = start + rank
+        for index in range(rank, rank + len(self.held), processes):
             found = self.model(self.held[min(index, len(self.held) - 1)])
             if index < len(self.held):
                 sums += torch.tensor([found["ar"].item(), found["align"].item(), 0, 0], dtype=torch.float64)
         self.model.train()
         means = self._means(sums, len(self.held))
         return {f"val_{name}": means[name] for name in ("ar", "loss", "align") if name in means}
-
-    # -- writing ------------------------------------------------------------------------------------------------------
 
     def _save_state(self, step: int) -> None:
         folder = Path(self.job.out) / "state"
@@ -268,10 +254,7 @@ class Training:
 
 
 def main(argv: list[str]) -> int:
-    """Run one process of several: `python -m torch.distributed.run … -m components.sft.loop JOB.json`.
-
-    An expected error is left as `error.json`.
-    """
+    """Run one of several processes, `-m components.sft.loop JOB.json`; leave an expected error as `error.json`."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     job = Job.model_validate_json(Path(argv[0]).read_bytes())
     try:

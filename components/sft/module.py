@@ -27,10 +27,7 @@ from components.vlm_attention.maps import on_grid
 
 
 class MotionSFT(nn.Module):
-    """The VLM with its aligner; `weight` is λ as it multiplies L_align.
-
-    With λ = 0 there is no aligner and no row is captured.
-    """
+    """The VLM with its aligner; `weight` is λ as it multiplies L_align. With λ = 0 there is no aligner and no row."""
 
     def __init__(self, vlm: Vlm, settings: SftSettings, weight: float) -> None:
         super().__init__()
@@ -45,21 +42,20 @@ class MotionSFT(nn.Module):
             DataError: no response tokens, or nothing that both models saw.
         """
         batch, target = collate([item.example]), item.target
-        request = None if target is None else request_rows(batch, [target.words.rows_R])
+        request = None if target is None else request_rows(batch, [target.rows_R])
         out = self.vlm.forward(batch, request)
         ar = response_loss(out.logits_BLV, out.targets_BL)
         if target is not None and out.rows_BRS is not None:
             align = self._align(out.rows_BRS[0], target, item.example.grid)
-            return {"loss": ar + self.weight * align, "ar": ar, "align": align}
-        # a 0 that depends on the aligner: every process must have a gradient for it, whatever its sample is
-        spare = [parameter.sum() for parameter in self.aligner.parameters()] if self.aligner is not None else []
-        align = 0 * torch.stack(spare).sum() if spare else torch.zeros_like(ar)
-        return {"loss": ar + align, "ar": ar, "align": align}
+        else:  # a 0 that depends on the aligner: every process must have a gradient for it, whatever its sample is
+            spare = [parameter.sum() for parameter in self.aligner.parameters()] if self.aligner is not None else []
+            align = 0 * torch.stack(spare).sum() if spare else torch.zeros_like(ar)
+        return {"loss": ar + self.weight * align, "ar": ar, "align": align}
 
     def _align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
         """Return L_align times its gate; the mean is over samples, not gates, so a gate that closes lowers the loss."""
         with torch.autocast(rows_RS.device.type, enabled=False):  # bf16 products would blur the maps by half a percent
-            values_TS = target.words.map_TR.to(rows_RS) @ rows_RS
+            values_TS = target.map_TR.to(rows_RS) @ rows_RS
             map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
         if self.aligner is not None:
             map_TFHW = self.aligner(map_TFHW, valid_FHW)

@@ -22,6 +22,7 @@ from components.core.records import Json
 log = logging.getLogger(__name__)
 MANIFEST = "SFT_TRAINJOB"  # the environment variable that holds the manifest
 PAGE = "docs/cluster.md"
+_METHODS = {"create": "POST", "read": "GET", "delete": "DELETE"}
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S = 15.0
 PATIENCE = 40  # polls in a row that may fail: 10 minutes without an API server
@@ -76,73 +77,69 @@ class TrainJobs:
 
     @classmethod
     def of_this_pod(cls) -> TrainJobs:
-        """Return those behind the API server that a pod's environment names.
-
-        Raises:
-            ParameterError: this is no pod, or it has no service account's token.
-        """
+        """Return those behind the API server that a pod's environment names; a ParameterError outside of a pod."""
         try:
             return cls(os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"]), ACCOUNT)
         except (KeyError, OSError) as error:
-            problem, remedy = (
-                f"no Kubernetes API here ({error})",
-                "this pipeline was compiled for several nodes of a cluster",
-            )
-            raise ParameterError(problem, source=MANIFEST, remedy=remedy) from error
+            remedy = "this pipeline was compiled for several nodes of a cluster"
+            raise ParameterError(f"no Kubernetes API here ({error})", source=MANIFEST, remedy=remedy) from error
 
     def create(self, manifest: Json) -> None:
         """Create one."""
-        self._call("create", "POST", "", manifest)
+        self._call("create", body=manifest)
 
     def remove(self, name: str, *, wait: bool = True) -> None:
         """Delete one, if there is one, with its pods; `wait` until it is gone."""
-        status, _ = self._call("delete", "DELETE", f"/{name}", {"propagationPolicy": "Foreground"}, missing=True)
+        status, _ = self._call("delete", name, {"propagationPolicy": "Foreground"}, missing=True)
         while wait and status != 404:
             time.sleep(min(POLL_S, 2.0))
-            status, _ = self._call("read", "GET", f"/{name}", missing=True)
+            status, _ = self._call("read", name, missing=True)
 
     def wait(self, name: str, until: float) -> Json:
         """Return the condition that ends a TrainJob, `Complete` or `Failed`; `until` is a time of `monotonic`."""
         shown, missed = "not started", 0
         while True:
             try:
-                _, answer = self._call("read", "GET", f"/{name}")
-                missed = 0
+                _, answer = self._call("read", name)
             except TryAgainError:
                 missed += 1
                 if missed >= PATIENCE:
                     raise
             else:
-                for condition in answer.get("status", {}).get("conditions", []):
-                    if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-                        return dict(condition)
-                if (seen := _progress(answer)) != shown:
-                    shown = seen
+                missed, status = 0, answer.get("status", {})
+                true = {item["type"]: item for item in status.get("conditions", []) if item["status"] == "True"}
+                if ended := true.get("Complete") or true.get("Failed"):
+                    return dict(ended)
+                counts = [
+                    (job["name"], job.get("active", 0), job.get("ready", 0)) for job in status.get("jobsStatus", [])
+                ]
+                seen = ", ".join(f"{job}: {active} active, {ready} ready" for job, active, ready in counts)
+                seen += " (suspended: waiting for its queue)" if "Suspended" in true else ""
+                if (seen or "created") != shown:
+                    shown = seen or "created"
                     log.info("TrainJob %s: %s", name, shown)
             if time.monotonic() > until:
                 problem, remedy = f"the TrainJob's time is up ({shown})", "run again: it resumes; or allow more"
                 raise TryAgainError(problem, source="compile --timeout", remedy=remedy)
             time.sleep(POLL_S)
 
-    def _call(
-        self, verb: str, method: str, path: str, body: Json | None = None, missing: bool = False
-    ) -> tuple[int, Json]:
+    def _call(self, verb: str, name: str = "", body: Json | None = None, missing: bool = False) -> tuple[int, Json]:
         """Return status and answer of a request; a refusal is a ParameterError, no answer a TryAgainError."""
         token = (self.account / "token").read_text().strip()  # it is renewed while this runs
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Accept": "application/json"}
+        method, path = _METHODS[verb], f"{self.path}/{name}".rstrip("/")
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=60, context=self.context)
         try:
-            connection.request(method, self.path + path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             reply = connection.getresponse()
             status, data = reply.status, reply.read()
         except (OSError, http.client.HTTPException) as error:
-            problem, source = f"no Kubernetes API: {error}", f"{self.host}:{self.port}"
-            raise TryAgainError(problem, source=source, remedy="run again") from error
+            source = f"{self.host}:{self.port}"
+            raise TryAgainError(f"no Kubernetes API: {error}", source=source, remedy="run again") from error
         finally:
             connection.close()
         if status >= 500 or status == 429:
-            problem, source = f"the Kubernetes API answered {status}", f"{method} {self.path}{path}"
-            raise TryAgainError(problem, source=source, remedy="run again")
+            raise TryAgainError(f"the Kubernetes API answered {status}", source=f"{method} {path}", remedy="run again")
         try:
             found = json.loads(data)
         except ValueError:  # a server that knows no such path answers in plain text
@@ -158,13 +155,3 @@ class TrainJobs:
         }.get(status, f"see {PAGE} for the versions that know this manifest")
         problem = f"cannot {verb} a TrainJob: {status} {answer.get('message', '')}"
         raise ParameterError(problem, source=f"namespace {self.namespace}", remedy=remedy)
-
-
-def _progress(answer: Json) -> str:
-    status = answer.get("status", {})
-    jobs = [
-        f"{job['name']}: {job.get('active', 0)} active, {job.get('ready', 0)} ready"
-        for job in status.get("jobsStatus", [])
-    ]
-    suspended = any(item["type"] == "Suspended" and item["status"] == "True" for item in status.get("conditions", []))
-    return ", ".join(jobs) + (" (suspended: waiting for its queue)" if suspended else "") or "created"

@@ -12,8 +12,6 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from components.core.records import canonical_json
 from components.store.backend import Backend
 
@@ -70,6 +68,8 @@ class TrainingLog:
     """
 
     def __init__(self, backend: Backend, key: str, board: Path | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.rows: list[Row] = []
         self.backend, self.prefix = backend, f"sft/{key}/tensorboard"
         self.board = SummaryWriter(str(board)) if board is not None else None

@@ -23,8 +23,9 @@ from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
 from components.sft.page import page
+from components.sft.resume import ResumeStates
 from components.sft.settings import Params, SftSettings
-from components.store.entries import Entry
+from components.store.entries import WorkFolder
 from components.vlm_attention.settings import View
 
 
@@ -38,62 +39,48 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
-    lines = joined(context.shards("maps", VlmMaps))
+    lines = [line for shard in context.shards("maps", VlmMaps) for line in shard.lines]
+    lines.sort(key=lambda line: line.sample.id)
+    if not lines:
+        raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
     model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
     seen = context.provenance["vlm_attention"].models["vlm"]
     if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
         problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
-    key = context.key(reads(lines))
-    entry = context.remembered(key)
-    context.counts["computed" if entry is None else "remembered"] += 1
-    if entry is None:
-        entry = _train(context, key, lines, model.path)
+    reads = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+    entry = context.once("model", reads, lambda work: _train(context, work, lines, model.path))
+    if context.counts["computed"]:
+        ResumeStates(context.store.backend, entry.key).clear()
     files = [entry.ref(role, context.task) for role in entry.numbers["roles"]]
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
     log = entry.ref("log", context.task)
     rows = read_log(context.store.read(log))
-    context.publish("model", context.manifest(TunedModel, key=key, files=files, aligner=aligner, log=log, lines=lines))
+    fields = {"key": entry.key, "files": files, "aligner": aligner, "log": log, "lines": lines}
+    context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
 
 
-def joined(shards: list[VlmMaps]) -> list[VlmLine]:
-    """Return all lines in order of sample id; a DataError where none is left."""
-    lines = sorted((line for item in shards for line in item.lines), key=lambda line: line.sample.id)
-    if not lines:
-        raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
-    return lines
-
-
-def reads(lines: list[VlmLine]) -> Json:
-    """Return what the training reads: every sample's work by key, and its token map."""
-    return {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
-
-
-def _train(context: Context[Params, Shared], key: str, lines: list[VlmLine], folder: Path) -> Entry:
+def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:
     from components.models.tuned import stow
     from components.sft.loop import Job
-    from components.sft.resume import ResumeStates
 
-    states = ResumeStates(context.store.backend, key)
     if context.rerun.startswith("force"):
-        states.clear()
+        ResumeStates(context.store.backend, work.key).clear()
     view = context.provenance["vlm_attention"].params
     seen = {name: view[name] for name in View.model_fields}
     settings = SftSettings.model_validate(context.params.model_dump() | seen)
     shared, store, model = context.shared.model_dump(include={"align_weight", "seed"}), context.store.uri, str(folder)
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        _launch(Job(settings=settings, vlm=model, store=store, key=key, lines=lines, out=scratch, **shared))
-        work, out = context.work(key), Path(scratch)
+        _launch(Job(settings=settings, vlm=model, store=store, key=work.key, lines=lines, out=scratch, **shared))
+        out = Path(scratch)
         roles = stow(out / "model", work)
         if (aligner := out / "aligner.safetensors").is_file():
             work.put("aligner", "safetensors", aligner.read_bytes())
         work.put("log", "jsonl", (out / "log.jsonl").read_bytes())
-    entry = work.finish("model", reads(lines), {"roles": roles})
-    states.clear()
-    return entry
+    return {"roles": roles}
 
 
 def _launch(job: Any) -> None:

@@ -1,8 +1,7 @@
 """A sample's A_VLM on the prior's grid: its words' rows in the VLM's sequence, and where their cells lie in the clip.
 
 A_VLM [T', F, H, W] = M · rows, resampled (decision `grid`): `aligned` by time stamps and geometry with a validity mask,
-`interpolate` is Algorithm 1's blind trilinear letter. `WordRows` and `on_grid` are used by sft's loss as well, so both
-mean the same map.
+`interpolate` is Algorithm 1's blind trilinear letter. sft's loss uses the same `WordRows` and `on_grid`.
 
 Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H W the prior's grid.
 """
@@ -93,8 +92,7 @@ def map_attention(
 ) -> tuple[bytes, Json]:
     """Return A_VLM of the sample's words, packed (`map` [T, F, H, W], `valid` [F, H, W], `covered` [T]).
 
-    Beside it its distance to the prior: the loss' own in its default form (rows of mean 1, mean square over cells and
-    words), without aligner.
+    Its distance to the prior is the loss' own in its default form (`mean1`, `mse`), without aligner.
     """
     made, _ = vlm.read(conversation(line.sample), line.video, path, viewing)
     prior_TFHW = unpack(prior)["prior"].float()

@@ -32,7 +32,12 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
         folder.put("strip", "html", sample_strip(Stored(context.store), line, [("the VLM's own map", line)]).encode())
         return {}
 
-    entries = remembered_pictures(context, chosen, name=lambda line: line.sample.id, reads=_reads, paint=paint)
+    def reads(line: VlmLine) -> Json:
+        shown = {"prior": line.prior, "map": line.vlm_map, "mask": line.mask}
+        digests = {name: ref.sha256 for name, ref in shown.items() if ref is not None}
+        return {"drawing": DRAWING, "sample": line.sample.id, **digests}
+
+    entries = remembered_pictures(context, chosen, name=lambda line: line.sample.id, reads=reads, paint=paint)
     figures = []
     for line, entry in zip(chosen, entries, strict=True):
         assert line.distance is not None
@@ -42,9 +47,3 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
     empty = "No pictured sample of this shard has a map of the VLM"
     lead = f"Where {model} looks for the words that carry motion" if figures else empty
     return preview("5 · VLM attention", lead, _ABOUT, figures)
-
-
-def _reads(line: VlmLine) -> Json:
-    shown = {"prior": line.prior, "map": line.vlm_map, "mask": line.mask}
-    digests = {name: ref.sha256 for name, ref in shown.items() if ref is not None}
-    return {"drawing": DRAWING, "sample": line.sample.id, **digests}

@@ -48,7 +48,6 @@ def run(context: Context[Params, Frozen | SharedParams]) -> None:
 
 
 def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vlm: ChosenVlm) -> list[VlmLine]:
-    """Do both works of all units and return their lines."""
     params, store = context.params, context.store
 
     def map_words(line: PriorLine, folder: WorkFolder) -> Json:

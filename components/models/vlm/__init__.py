@@ -5,9 +5,7 @@ from __future__ import annotations
 from components.models.family import find_families
 from components.models.vlm.interface import VlmFamily
 
-_SHARED = {"example", "interface", "model", "pixels", "rows", "twins"}
-
 
 def families() -> list[VlmFamily]:
     """Return the families of vision-language models."""
-    return find_families(__name__, VlmFamily, _SHARED)
+    return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "rows", "twins"})

@@ -23,6 +23,8 @@ from components.core.text import render_question
 from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
 
+Cells = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -46,7 +48,7 @@ class Seen:
     """A video as the model takes it: pixel arguments of forward, cells (t, y, x), text in the placeholder's place."""
 
     pixels: dict[str, Tensor]
-    shape: tuple[int, int, int]
+    shape: Cells
     text: str
 
 
@@ -69,9 +71,7 @@ class Inputs(ABC):
         """Return pixels, cells and text of the whole frames."""
 
     @abstractmethod
-    def positions(
-        self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
-    ) -> Int[Tensor, "P N"]:
+    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "P N"]:
         """Return the positions of a conversation's tokens; `seconds` lie between the starts of two cells."""
 
 
@@ -96,6 +96,6 @@ class VlmFamily(Family):
     frames: Callable[[Viewing, Video], list[int]]
     by_time: Callable[[Viewing, float, float], Viewing]
     tower: str
-    lora_targets: str
+    lora_targets: str = r".*\blanguage_model\..*\.[qkvo]_proj"
     end_of_turn: str = "<|im_end|>"
     register: Callable[[], None] = lambda: None

@@ -18,11 +18,10 @@ from jaxtyping import Int, UInt8
 from components.core.errors import ParameterError
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Inputs, Seen, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, Seen, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
-
 
 _FRAME_TOKENS = ("video_token", "start_image_token", "end_image_token")
 
@@ -51,14 +50,13 @@ class InternVL(Inputs):
         (height, width), patches = config.vision_config.image_size, config.vision_config.patch_size
         sides = zip((height, width), patches, strict=True)
         rows, cols = (round(size // patch * config.downsample_ratio) for size, patch in sides)
-        edges = [getattr(tokenizer, name, None) for name in _FRAME_TOKENS]
+        placeholder, start, end = edges = [getattr(tokenizer, name, None) for name in _FRAME_TOKENS]
         missing = [name for name, token in zip(_FRAME_TOKENS, edges, strict=True) if token is None]
         if rows * cols != config.image_seq_length or missing:
             problem = f"{rows} × {cols} cells a frame, image_seq_length={config.image_seq_length}; "
             problem += f"tokenizer lacks {missing or 'nothing'}"
             remedy = "use the transformers form of the checkpoint (`…-hf`)"
             raise ParameterError(problem, source=str(folder), remedy=remedy)
-        placeholder, start, end = edges
         cell = tokenizer.convert_ids_to_tokens(config.image_token_id)
         tokens = {"placeholder": placeholder, "start": start, "cell": cell, "end": end}
         size, image = (height, width), ImageSettings.read(folder)
@@ -73,9 +71,7 @@ class InternVL(Inputs):
         text = "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(len(frames_nHW3)))
         return Seen(pixels, (len(frames_nHW3), self.rows, self.cols), text)
 
-    def positions(
-        self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
-    ) -> Int[Tensor, "1 N"]:
+    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "1 N"]:
         """Return the tokens' numbers."""
         import torch
 
@@ -107,13 +103,8 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
     template = chat_template(image="<IMG_CONTEXT>\\n", video="<video>\\n")
     tokenizer = byte_tokenizer(_CONTROL, "<|im_end|>", template, roles)
     text, size = small_llm(tokenizer) | {"model_type": "qwen2"}, 8 * _PATCH
-    vision: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    vision |= {"attention_bias": True, "image_size": [size, size], "patch_size": [_PATCH, _PATCH]}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    vision = {**sizes, "attention_bias": True, "image_size": [size, size], "patch_size": [_PATCH, _PATCH]}
     tokens = {"image_token_id": tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), "image_seq_length": 16}
     config = InternVLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **tokens)
     processor = {"processor_class": "InternVLProcessor"}
@@ -142,5 +133,4 @@ FAMILY = VlmFamily(
     frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
     tower=r"\bvision_tower\.",
-    lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",
 )

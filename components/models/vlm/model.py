@@ -40,10 +40,7 @@ _NOT_FOR_FORWARD = {"labels", "start", "video_columns", "video_mask"}
 
 @dataclass(frozen=True)
 class VlmOutput:
-    """Logits, the tokens they predict (-100 where nothing is learned), and rows where they were requested.
-
-    Rows are averaged over heads and layers.
-    """
+    """Logits, the tokens they predict (-100: nothing to learn), and rows where requested, means of heads and layers."""
 
     logits_BLV: Float[Tensor, "B L V"]
     targets_BL: Int[Tensor, "B L"]
@@ -81,12 +78,7 @@ class Vlm:
     ) -> Example:
         """Return one conversation about one video as tensors.
 
-        Args:
-            talk: its text must be free of the model's control tokens.
-            frames: whole upright frames, RGB.
-            frame_times: seconds of each frame.
-            duration: seconds of the clip.
-            viewing: the size of the frames, where the family lets it be chosen.
+        Whole upright frames in RGB, the seconds of each and of the clip; `viewing` is their size, where it is free.
 
         Raises:
             DataError: control tokens in the text, not one time per frame, or more tokens than the model has positions.
@@ -117,13 +109,10 @@ class Vlm:
         )
 
     def forward(self, batch: Batch, row_request: RowRequest | None = None, all_logits: bool = False) -> VlmOutput:
-        """Return one teacher-forced pass.
+        """Return one teacher-forced pass; rows need a model loaded with `rows=True`.
 
-        Args:
-            batch: from `collate`.
-            row_request: attention rows to capture; needs a model loaded with `rows=True`.
-            all_logits: logits at every position; otherwise only where a label is predicted (the last position without
-                labels), as a full set would be 10 GB for 16k tokens.
+        Logits are those where a label is predicted (the last position without labels), as a full set (`all_logits`)
+        would be 10 GB for 16k tokens.
 
         Raises:
             ParameterError: rows under reentrant gradient checkpointing, whose gradient would be lost without a word.
@@ -148,10 +137,7 @@ class Vlm:
     def vision_rows(
         self, batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: int | None = None
     ) -> Float[Tensor, "B R S"]:
-        """Return A_VLM of each sample's rows: fp32, differentiable, 0 where a shorter sample has no row or cell.
-
-        Raises as `request_rows` and `forward`.
-        """
+        """Return A_VLM of each sample's rows: fp32, differentiable, 0 where a shorter sample has no row or cell."""
         found = self.forward(batch, request_rows(batch, rows, heads_chunk)).rows_BRS
         assert found is not None
         return found
@@ -162,18 +148,16 @@ class Vlm:
         training = self.model.training
         self.model.eval()  # checkpointing in training mode would drop the cache
         batch = collate([example])
-        inputs, mask_1N = self.arguments(batch), batch["attention_mask"].to(self.device)
-        next_position = int(example.position_ids.max()) + 1
+        inputs = self.arguments(batch)
+        last_position = torch.full_like(inputs["position_ids"][..., :1], int(example.position_ids.max()))
         reply: list[int] = []
         out = self.model(**inputs, use_cache=True, logits_to_keep=1)
         while len(reply) < max_new_tokens and (token := int(out.logits[0, -1].argmax())) not in self.stops:
             reply.append(token)
-            mask_1N = nn.functional.pad(mask_1N, (0, 1), value=1)
-            position = torch.full((*inputs["position_ids"].shape[:-1], 1), next_position, device=self.device)
-            next_position += 1
-            following = {"input_ids": torch.tensor([[token]], device=self.device), "position_ids": position}
-            cache = out.past_key_values
-            out = self.model(**following, attention_mask=mask_1N, past_key_values=cache, use_cache=True)
+            following = {"input_ids": torch.tensor([[token]], device=self.device)}
+            following["position_ids"] = last_position + len(reply)
+            following["attention_mask"] = nn.functional.pad(inputs["attention_mask"], (0, len(reply)), value=1)
+            out = self.model(**following, past_key_values=out.past_key_values, use_cache=True)
         self.model.train(training)
         return str(self.tokenizer.decode(reply, skip_special_tokens=True))
 
@@ -227,7 +211,14 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
         DataError: a file is missing, cannot be read or has no safetensors, or tensors, the vocabulary or the chat
             template are missing.
     """
-    family = _family(folder)
+    if (found := read_json(folder / "config.json")) is None:
+        remedy = "give a folder that transformers' from_pretrained opens"
+        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
+    known = {model_type: family for family in families() for model_type in family.model_types}
+    if (model_type := str(found.get("model_type"))) not in known:  # before transformers offers to run its own code
+        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
+        raise ParameterError(f"model_type {model_type!r}", source=str(folder), remedy=remedy)
+    family = known[model_type]
     family.register()
     config = load_part(AutoConfig, folder)
     tokenizer = load_tokenizer(AutoTokenizer, folder)
@@ -248,18 +239,6 @@ def open_vlm(folder: Path, rows: bool) -> Vlm:
         return load_vlm(folder, torch.bfloat16, "cuda", rows=rows)
     torch.set_num_threads(1)
     return load_vlm(folder, torch.float32, "cpu", rows=rows)
-
-
-def _family(folder: Path) -> VlmFamily:
-    """Read the configuration before transformers would offer to run a checkpoint's own code."""
-    if (config := read_json(folder / "config.json")) is None:
-        remedy = "give a folder that transformers' from_pretrained opens"
-        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
-    known = {model_type: family for family in families() for model_type in family.model_types}
-    if (model_type := str(config.get("model_type"))) not in known:
-        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
-        raise ParameterError(f"model_type {model_type!r}", source=str(folder), remedy=remedy)
-    return known[model_type]
 
 
 def _refuse_reentrant(model: nn.Module) -> None:

@@ -18,7 +18,6 @@ from torch.nn import functional
 from components.core.errors import ParameterError
 from components.models.pretrained import read_json
 
-_BICUBIC = 3
 _PROCESSOR_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -44,9 +43,8 @@ class ImageSettings:
                 found = found.get("video_processor", {})
             if "image_mean" not in found:
                 continue
-            if (resample := found.get("resample", _BICUBIC)) != _BICUBIC:
-                problem = f"resample={resample}, only bicubic (3) is implemented"
-                remedy = "use a checkpoint with bicubic resampling"
+            if (resample := found.get("resample", 3)) != 3:
+                problem, remedy = f"resample={resample}, not bicubic (3)", "use a checkpoint with bicubic resampling"
                 raise ParameterError(problem, source=str(folder / name), remedy=remedy)
             scale = float(found.get("rescale_factor", 1 / 255))
             return cls(tuple(found["image_mean"]), tuple(found["image_std"]), scale)
@@ -62,8 +60,7 @@ def to_pixels(
     resized_n3hw: Tensor = torch.empty((len(frames_nHW3), 3, height, width), dtype=torch.uint8)
     for k, frame in enumerate(frames_nHW3):  # one by one: contiguous copies of a long clip would not fit
         planes = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None]
-        if planes.shape[-2:] != (height, width):
-            size = (height, width)
+        if planes.shape[-2:] != (size := (height, width)):
             planes = functional.interpolate(planes, size, mode="bicubic", antialias=True, align_corners=False)
         resized_n3hw[k] = planes[0]
     mean, std = (torch.tensor(values)[:, None, None] * (1.0 / image.scale) for values in (image.mean, image.std))

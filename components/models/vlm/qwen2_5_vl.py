@@ -1,7 +1,6 @@
 """Qwen2.5-VL: frames in pairs, patches in 2 × 2 blocks, M-RoPE positions by Qwen's own rule.
 
-Text goes on at the largest position of the video + 1; the time axis counts `tokens_per_second`. Frames are sampled by
-time.
+Text goes on at the largest position of the video + 1; time counts `tokens_per_second`. Frames are sampled by time.
 
 Legend: n frames, H W pixels of the source, h w pixels of the model, p patches, c values of a patch, N tokens, S cells.
 Cells are (t, y, x), frame-major.
@@ -21,7 +20,7 @@ from components.core.errors import DataError
 from components.media.sampling import spread
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Inputs, Seen, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, Seen, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -60,9 +59,7 @@ class Qwen(Inputs):
         pixels = {"pixel_values_videos": patches_pc, "video_grid_thw": grid_13}
         return Seen(pixels, shape, self.placeholder * math.prod(shape))
 
-    def positions(
-        self, input_ids_N: Int[Tensor, " N"], shape: tuple[int, int, int], seconds: float
-    ) -> Int[Tensor, "3 N"]:
+    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "3 N"]:
         """Return M-RoPE positions (time, row, column)."""
         import torch
 
@@ -77,17 +74,15 @@ class Qwen(Inputs):
         return torch.cat([before_3N, video_3S, after_3N], dim=1)
 
 
-def fps_indices(
-    duration: float, n_frames: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768
-) -> list[int]:
+def fps_indices(duration: float, total: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768) -> list[int]:
     """Return `duration · fps` frames spread evenly: an even number, at least `min_frames`, at most `max_frames` or all.
 
     A clip of one frame gives that frame; its token repeats it. Source: qwen-vl-utils, `smart_nframes`.
     """
-    most = min(max_frames, n_frames) // 2 * 2
+    most = min(max_frames, total) // 2 * 2
     seconds = duration + 2e-3  # a container's clock may tick in milliseconds: 5.999 s at 1 fps are 6 frames
     wanted = min(max(seconds * fps, math.ceil(min_frames / 2) * 2), most)
-    return spread(n_frames, max(int(wanted) // 2 * 2, 1))
+    return spread(total, max(int(wanted) // 2 * 2, 1))
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -158,10 +153,9 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
         "processor_class": "Qwen2_5_VLProcessor",
     }
     processor |= {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
-    processor |= {"min_pixels": 3136, "max_pixels": 12845056}
-    processor |= {"patch_size": _PATCH, "temporal_patch_size": 2, "merge_size": 2}
+    sizes = {"min_pixels": 3136, "max_pixels": 12845056, "temporal_patch_size": 2, "merge_size": 2}
     sampling = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-6}
-    files = {"preprocessor_config.json": processor}
+    files = {"preprocessor_config.json": processor | sizes | {"patch_size": _PATCH}}
     return write_twin(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, files, sampling)
 
 
@@ -178,5 +172,4 @@ FAMILY = VlmFamily(
     frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
-    lora_targets=r".*\blanguage_model\..*\.[qkvo]_proj",
 )

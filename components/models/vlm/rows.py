@@ -116,7 +116,6 @@ def attention_rows(
 
 
 def _bias(mask: Tensor | None, rows_BR: Int[Tensor, "B R"], length: int) -> Float[Tensor, "B R N"]:
-    """Return what is added to the logits of the requested rows: 0 where they may attend, else the lowest number."""
     if mask is None:
         allowed_BRN = torch.arange(length, device=rows_BR.device) <= rows_BR[..., None]
     else:
@@ -138,11 +137,7 @@ def _sdpa_rows(
     row_request: RowRequest | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return SDPA's output, and the rows where they are requested (an attention function for transformers).
-
-    The vision tower gets the request as well, since one call carries it to all; its attention is not causal and gives
-    no rows.
-    """
+    """Attend; one call carries the request to the vision tower as well, whose attention is not causal: no rows."""
     kwargs.pop("output_attentions", None)  # SDPA would warn that it has no weights to give
     out, _ = ALL_ATTENTION_FUNCTIONS[_BASE](module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if row_request is None or not getattr(module, "is_causal", True):

@@ -92,9 +92,8 @@ def write_twin(
         torch.manual_seed(SEED)
         model = model_class(config)
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    model.generation_config = GenerationConfig(
-        bos_token_id=text, pad_token_id=text, eos_token_id=[turn, text], **sampling
-    )
+    tokens = {"bos_token_id": text, "pad_token_id": text, "eos_token_id": [turn, text]}
+    model.generation_config = GenerationConfig(**tokens, **sampling)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for name, content in files.items():
