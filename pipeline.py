@@ -54,9 +54,8 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
     tuned = given.task("sft", maps=dsl.Collected(frozen.outputs["maps"]))
     on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=8)
     model = tuned.outputs["model"]
-    items = given.task(
-        "benchmark_import", "dataset_import", "benchmark", benchmark_digest=planned.outputs["benchmark_digest"]
-    )
+    digest = planned.outputs["benchmark_digest"]
+    items = given.task("benchmark_import", "dataset_import", "benchmark", benchmark_digest=digest)
     on_cpu(items, "Import benchmarks")
     videos = items.outputs["videos"]
     with each(given["benchmarks"], "Benchmarks: untouched model") as benchmark:
@@ -67,14 +66,8 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
         on_a100(after, "7 · Evaluate the tuned model")
     seen = given.task("tuned_attention", "vlm_attention", "tuned", priors=priors, model=model)
     on_a100(seen, "Attention after tuning")
-    page = given.task(
-        "report",
-        untouched=dsl.Collected(before.outputs["result"]),
-        tuned=dsl.Collected(after.outputs["result"]),
-        maps=seen.outputs["maps"],
-        priors=priors,
-        model=model,
-    )
+    results = {"untouched": dsl.Collected(before.outputs["result"]), "tuned": dsl.Collected(after.outputs["result"])}
+    page = given.task("report", **results, maps=seen.outputs["maps"], priors=priors, model=model)
     on_cpu(page, "8 · Report")
     return Tuned(model=model, report=page.outputs["report"], summary=page.outputs["summary"])
 

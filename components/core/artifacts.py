@@ -122,9 +122,6 @@ class Score(Record):
     unparsed: int
 
 
-# Manifests ------------------------------------------------------------------------------------------------------------
-
-
 class Manifest(Record):
     """Base of all artifacts. `kind` names the type at compile time and again at run time."""
 
@@ -242,38 +239,29 @@ def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
     Raises:
         DataError: not JSON, another kind, another schema version, or fields that do not validate.
     """
+    again = f"rerun the step that made it, or wire a {expected.KIND} here"
     try:
         raw = json.loads(data)
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
-        raise DataError(f"not a manifest: {error}", source=source, remedy="run the step that makes it again") from error
-    if not isinstance(raw, dict):
-        raise DataError("not a manifest: no JSON object", source=source, remedy="run the step that makes it again")
+        raise DataError(f"not a manifest: {error}", source=source, remedy=again) from error
     kind, version = raw.get("kind"), raw.get("schema_version")
     if kind != expected.KIND:
-        raise DataError(
-            f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}",
-            source=source,
-            remedy=f"wire a {expected.KIND} here",
-        )
+        raise DataError(f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}", source=source, remedy=again)
     if version != "1":
-        raise DataError(
-            f"schema version {version!r} of {kind}, this code reads '1'",
-            source=source,
-            remedy="rerun the step that made it",
-        )
+        problem = f"schema version {version!r} of {kind}, this code reads '1'"
+        raise DataError(problem, source=source, remedy=again)
     try:
         return expected.model_validate(raw)
     except ValidationError as error:
-        raise DataError(
-            f"{kind} manifest does not validate:\n{error}", source=source, remedy="rerun the step that made it"
-        ) from error
+        raise DataError(f"{kind} manifest does not validate:\n{error}", source=source, remedy=again) from error
 
 
 def load_manifest(folder: Path, expected: type[M]) -> M:
     """Read `manifest.json` of an artifact folder; errors as `parse_manifest`."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise DataError(
-            f"no manifest.json for a {expected.KIND}", source=str(folder), remedy="rerun the step that makes it"
-        )
+        problem = f"no manifest.json for a {expected.KIND}"
+        raise DataError(problem, source=str(folder), remedy="rerun the step that makes it")
     return parse_manifest(path.read_bytes(), expected, str(path))

@@ -86,9 +86,7 @@ class Sample(Record):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     uid: str = Field(description="the source's own name for it")
     question: str
-    is_instruction: bool = Field(
-        description="the question is a declared template instruction and says nothing of the video"
-    )
+    is_instruction: bool = Field(description="the question is a declared template instruction, not about the video")
     options: list[Option] = []
     response: str = Field(description="the target response; for a held-out item empty")
     answer: str = Field(description="letter of the right option; empty where there are no options or it is held out")
@@ -119,9 +117,7 @@ class Grid(Record):
     times: list[tuple[float, float]] = Field(description="start and end of each frame's cell, seconds of the clip")
     rows: int
     cols: int
-    box: tuple[float, float, float, float] = Field(
-        description="top, bottom, left, right of the cells, fractions of the frame"
-    )
+    box: tuple[float, float, float, float] = Field(description="top, bottom, left, right of the cells, share of frame")
 
     @property
     def shape(self) -> tuple[int, int, int]:

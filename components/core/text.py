@@ -32,9 +32,8 @@ def clean(text: str, source: str) -> str:
         raise DataError(f"control token {found.group()!r} in the text", source=source, remedy="remove it from the text")
     for character in text:
         if unicodedata.category(character) in ("Co", "Cc", "Cs") and character not in "\n\t":
-            raise DataError(
-                f"character U+{ord(character):04X} in the text", source=source, remedy="remove it from the text"
-            )
+            problem = f"character U+{ord(character):04X} in the text"
+            raise DataError(problem, source=source, remedy="remove it from the text")
     return text
 
 
@@ -42,14 +41,8 @@ def sample_id(
     video_sha256: str, question: str, options: Sequence[Option], response: str, earlier: Sequence[Turn]
 ) -> str:
     """16 hex of a sample's sha256 over its video and cleaned text."""
-    parts = [
-        video_sha256,
-        question,
-        [[o.letter, o.text] for o in options],
-        response,
-        [[t.question, t.response] for t in earlier],
-    ]
-    return sha256(canonical_json(parts))[:16]
+    choices, turns = [[o.letter, o.text] for o in options], [[t.question, t.response] for t in earlier]
+    return sha256(canonical_json([video_sha256, question, choices, response, turns]))[:16]
 
 
 @dataclass(frozen=True)
@@ -70,24 +63,18 @@ def conditioning(sample: Sample, choice: TextChoice) -> tuple[str, list[Part]]:
     Raises:
         DataError: nothing is left to condition on.
     """
-    fields: list[tuple[TextField, str]] = [
-        ("response", sample.response),
-        ("question", "" if sample.is_instruction else sample.question),
-    ]
-    if choice != "both":
-        fields = [item for item in fields if item[0] == choice]
+    question = "" if sample.is_instruction else sample.question
+    fields: list[tuple[TextField, str]] = [("response", sample.response), ("question", question)]
     parts: list[Part] = []
     text = ""
     for name, value in fields:
-        if not value:
-            continue
-        text += "\n" if text else ""
-        parts.append(Part(name, len(text), value))
-        text += value
+        if value and choice in ("both", name):
+            text += "\n" if text else ""
+            parts.append(Part(name, len(text), value))
+            text += value
     if not parts:
-        raise DataError(
-            f"no text left with text={choice!r}", source=f"sample {sample.id}", remedy="choose text=both or response"
-        )
+        problem = f"no text left with text={choice!r}"
+        raise DataError(problem, source=f"sample {sample.id}", remedy="choose text=both or response")
     return text, parts
 
 

@@ -68,21 +68,15 @@ class ClipCost:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Of a video that was imported before: whether its inversion is remembered, and each sample's capture or None."""
-
-    inverted: bool
-    captured: list[Entry | None]
-
-
-@dataclass(frozen=True)
 class PlannedVideo:
-    """A video of the source: name, frames (decoded, or by its header), words per sample, and what is remembered."""
+    """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered."""
 
     name: str
     frames: int
     words: list[int]
-    known: Known | None
+    imported: bool = False
+    inverted: bool = False
+    captured: Sequence[Entry | None] = ()
 
 
 @dataclass(frozen=True)
@@ -126,9 +120,9 @@ def estimate(
         if (frames := family.frames.largest(min(video.frames, inversion.num_frames)))
     ]
     texts = [(words, clip) for video, clip in clips for words in video.words]
-    invert = [clip for video, clip in clips if not (video.known and video.known.inverted)]
+    invert = [clip for video, clip in clips if not video.inverted]
     to_capture = [
-        clip for video, clip in clips for k in range(len(video.words)) if not (video.known and video.known.captured[k])
+        clip for video, clip in clips for k in range(len(video.words)) if not (video.imported and video.captured[k])
     ]
     flops_invert = sum(clip.inversion(num_steps, inversion.fixed_point_iters) for clip in invert)
     flops_capture = sum(clip.capture(num_steps, capture.rows, memory=capture.memory) for clip in to_capture)
@@ -136,7 +130,7 @@ def estimate(
     maps = sum(clip.map_bytes(words) for words, clip in texts)
     priors = sum(4 * shared.token_ratio * words * clip.tokens for words, clip in texts)
     per_hour = A100_FLOPS * 3600
-    imported, samples = sum(video.known is not None for video, _ in clips), len(texts)
+    imported, samples = sum(video.imported for video, _ in clips), len(texts)
     steps = [
         StepEstimate("dataset_import", imported, len(clips) - imported),
         StepEstimate("ddim_inversion", len(clips) - len(invert), len(invert), flops_invert / per_hour, trajectories),

@@ -24,27 +24,11 @@ from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.pages.markdown import document
 from components.plan import page
-from components.plan.cost import Known, PlannedVideo, estimate
+from components.plan.cost import PlannedVideo, estimate
+from components.runtime import parameters as p
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
-from components.runtime.parameters import (
-    AlignWeight,
-    Benchmarks,
-    HeadRatio,
-    NumSteps,
-    Priors,
-    Seed,
-    Shard,
-    Shards,
-    SharedParams,
-    SourceUri,
-    StepParams,
-    Text,
-    TokenRatio,
-    Vdm,
-    Vlm,
-    validated,
-)
+from components.runtime.parameters import Shard, SharedParams, StepParams, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Entry
@@ -56,33 +40,33 @@ LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 class Shared(SharedParams):
     """What every pipeline has."""
 
-    shards: Shards
-    seed: Seed
+    shards: p.Shards
+    seed: p.Seed
 
 
 class MotionPriors(Shared):
     """The shared parameters of `motion_priors`."""
 
-    source: SourceUri
-    vdm: Vdm
-    num_steps: NumSteps
-    head_ratio: HeadRatio
-    token_ratio: TokenRatio
-    text: Text
+    source: p.SourceUri
+    vdm: p.Vdm
+    num_steps: p.NumSteps
+    head_ratio: p.HeadRatio
+    token_ratio: p.TokenRatio
+    text: p.Text
 
 
 class Tuning(Shared):
     """The shared parameters of pipelines that fine-tune."""
 
-    benchmarks: Benchmarks
-    vlm: Vlm
-    align_weight: AlignWeight
+    benchmarks: p.Benchmarks
+    vlm: p.Vlm
+    align_weight: p.AlignWeight
 
 
 class FineTune(Tuning):
     """The shared parameters of `fine_tune`."""
 
-    priors: Priors
+    priors: p.Priors
 
 
 class MotionEnhancer(MotionPriors, Tuning):
@@ -174,24 +158,19 @@ class _Extraction:
         )
         entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
         if entry is None:
-            return PlannedVideo(video.path, self._header_frames(video, address), words, None)
-        return PlannedVideo(
-            video.path, len(entry.numbers["times"]), words, self._known(video, entry.files["video"].sha256)
-        )
-
-    def _known(self, video: SourceVideo, digest: str) -> Known:
-        """Return which of the keys that follow from the sources are remembered."""
+            return PlannedVideo(video.path, self._header_frames(video, address), words)
+        digest, captured = entry.files["video"].sha256, []
         trajectory = self._key("ddim_inversion", {"video": digest})
-        captured: list[Entry | None] = []
-        for row in video.rows:
+        for sample in [row.sample(digest) for row in video.rows]:
             try:
-                conditioning(row.sample(digest), self.shared.text)
+                conditioning(sample, self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
                 captured.append(None)
                 continue
-            key = self._key("attention_capture", reads(trajectory, row.sample(digest), self.shared.text))
+            key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(self._entry("attention_capture", key))
-        return Known(self._entry("ddim_inversion", trajectory) is not None, captured)
+        inverted = self._entry("ddim_inversion", trajectory) is not None
+        return PlannedVideo(video.path, len(entry.numbers["times"]), words, True, inverted, captured)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
@@ -207,7 +186,7 @@ class _Extraction:
 
         None where a sample is not captured yet.
         """
-        found = [entry for video in videos for entry in (video.known.captured if video.known else [None])]
+        found = [entry for video in videos for entry in (video.captured if video.imported else [None])]
         captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
         if not captured or len(captured) < len(found):
             return None

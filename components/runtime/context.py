@@ -272,17 +272,8 @@ def remembered_pictures(
     """Return the pictures of `units` for a step's page, drawing those that are not remembered.
 
     A picture is work of its own (`<step>_pictures/<key>`): asking for more never touches results, and no count and no
-    failure includes pictures.
-
-    Args:
-        context: the running step.
-        units: what to draw, in the order of the answer.
-        name: a unit's id.
-        reads: what a picture shows, by key or content hash.
-        paint: writes files into the folder and returns small numbers for the entry.
-
-    Raises:
-        DataError: a picture needs an object of the store that is missing or damaged.
+    failure includes pictures. Arguments as in `Context.each`; a DataError where a picture needs an object of the store
+    that is missing or damaged.
     """
     work = f"{context.step.name}_pictures"
     return [context.once(name(unit), reads(unit), partial(paint, unit), work) for unit in units]

@@ -77,11 +77,7 @@ class Step(Generic[P]):
     def key(self, params: StepParams, shared: Json, models: Mapping[str, ModelId], reads: Json) -> str:
         """Return the key of one piece of work: 32 hex of a hash over everything that its result depends on.
 
-        Args:
-            params: the step's own parameters.
-            shared: what `shared_result` returns.
-            models: the models by role.
-            reads: what the work reads, by key or content hash.
+        `shared` is what `shared_result` returns; `reads` names what the work reads, by key or content hash.
         """
         payload = {
             "step": self.name,

@@ -39,7 +39,7 @@ def run_step(
     inputs: Mapping[str, Sequence[Path]] | None = None,
     task: str = "",
 ) -> dict[str, Path]:
-    """Run one step in this process with the same contract as its container.
+    """Run one step in this process with the same contract as its container; errors come out as the step raised them.
 
     Args:
         step: the declaration.
@@ -50,9 +50,6 @@ def run_step(
 
     Returns:
         The path of each output: a folder for an artifact, a file for a page or an output parameter.
-
-    Raises:
-        MotionEnhancerError: as the step raises it.
     """
     request = executor_input(step, out, values, inputs or {})
     execute(step, task or step.name, request)
@@ -60,14 +57,7 @@ def run_step(
 
 
 def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs: Mapping[str, Sequence[Path]]) -> Json:
-    """Return KFP's executor input for a step whose outputs go to `out`.
-
-    Args:
-        step: the declaration.
-        out: folder of the outputs.
-        values: KFP's parameter values by name.
-        inputs: folders of the input artifacts by name, in order.
-    """
+    """Return KFP's executor input for a step whose outputs go to the folder `out`; the rest as in `run_step`."""
     out, form = out.absolute(), step.form_for([*values, *inputs])
     given = {name: [{"uri": str(folder.absolute())} for folder in folders] for name, folders in inputs.items()}
     made = {name: [{"name": name, "uri": str(out / name), "metadata": {}}] for name in (*step.outputs, *step.pages)}

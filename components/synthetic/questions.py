@@ -12,21 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.synthetic.drawing import (
-    COLOURS,
-    DIRECTIONS,
-    SHAPES,
-    TRAVEL,
-    Background,
-    Body,
-    Camera,
-    Scene,
-    body_at,
-    place,
-    still_camera,
-    swept,
-    touch,
-)
+from components.synthetic import drawing
+from components.synthetic.drawing import COLOURS, DIRECTIONS, SHAPES, TRAVEL, Background, Body, Camera, Scene
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ def questioned(
     options.insert(letter, act.right)
     order = [int(i) for i in rng.permutation(3)]  # a body's number says nothing
     mover = None if kind == "Camera Motion" else order.index(0)
-    camera = act.camera or still_camera(num_frames)
+    camera = act.camera or drawing.still_camera(num_frames)
     scene = Scene(tuple(bodies[i] for i in order), mover, camera, _texture(rng))
     return scene, Question(kind, act.text, tuple(options), "ABCD"[letter])
 
@@ -96,16 +83,16 @@ def _placed(rng: np.random.Generator, extent: tuple[float, float], act: _Act) ->
     scales = 1 + act.growth * time_F
     while True:
         centre = (extent[0] / 2, extent[1] / 2)
-        start = centre if act.from_centre else place(rng, extent, act.offsets_F2.tolist())
+        start = centre if act.from_centre else drawing.place(rng, extent, act.offsets_F2.tolist())
         centres = np.asarray(start) + act.offsets_F2
-        others = [place(rng, extent, [(0.0, 0.0)]) for _ in range(2)]
-        boxes = [swept(centres.tolist(), float(scales.max())), *(swept([other]) for other in others)]
+        others = [drawing.place(rng, extent, [(0.0, 0.0)]) for _ in range(2)]
+        boxes = [drawing.swept(centres.tolist(), float(scales.max())), *(drawing.swept([other]) for other in others)]
         top, left, bottom, right = boxes[0]
         within = min(top, left) >= 0 and bottom <= extent[0] and right <= extent[1]
-        if within and not any(touch(boxes[i], boxes[j]) for i in range(3) for j in range(i)):
+        if within and not any(drawing.touch(boxes[i], boxes[j]) for i in range(3) for j in range(i)):
             break
-    mover = replace(body_at(colours[0], shapes[0], centres), scales=scales, turns=act.turn * time_F)
-    still = (body_at(colours[i + 1], shapes[i + 1], np.tile(others[i], (len(time_F), 1))) for i in range(2))
+    mover = replace(drawing.body_at(colours[0], shapes[0], centres), scales=scales, turns=act.turn * time_F)
+    still = (drawing.body_at(colours[i + 1], shapes[i + 1], np.tile(others[i], (len(time_F), 1))) for i in range(2))
     return (mover, *still)
 
 

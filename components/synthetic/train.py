@@ -16,31 +16,35 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import nn
-from torch.utils.data import DataLoader
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from components.core.errors import ParameterError
 from components.core.progress import track
-from components.synthetic.model import training_data as data
+from components.synthetic.model import network
 from components.synthetic.model.card import write_card
 from components.synthetic.model.muon import Muon
 from components.synthetic.model.network import (
+    LENGTH,
+    SIZE,
+    TRAINING_SEEDS,
+    VALIDATION_SEED,
+    Architecture,
     Denoiser,
     Recipe,
-    make_denoiser,
-    noise_levels,
-    save_pipeline,
-    velocity_loss,
 )
-from components.synthetic.model.training_data import Batch, TrainingScenes
+from components.synthetic.model.vae import closed_form
+from components.synthetic.scenes import draw, make_clip
 
 log = logging.getLogger(__name__)
-QUINTILES = 5
+QUINTILES, TIMESTEPS = 5, 1000
 _DONE, _RECIPE, _LOG = "complete.json", "recipe.json", "log.jsonl"
 _KEEP = 2
 Row = dict[str, Any]
@@ -79,7 +83,7 @@ class _Training:
         if recipe.batch % self.accelerator.num_processes:
             problem = f"a batch of {recipe.batch} for {self.accelerator.num_processes} processes"
             raise ParameterError(problem, source="--batch", remedy="choose a multiple of the number of processes")
-        model = make_denoiser(recipe.seed, recipe)
+        model = network.make_denoiser(recipe.seed, recipe)
         self.ema = EMAModel(model.parameters(), decay=recipe.ema)
         self.ema.to(self.accelerator.device)
         hidden, rest = hidden_matrices(model)
@@ -87,7 +91,7 @@ class _Training:
         self.model, *self.optimizers = self.accelerator.prepare(model, Muon(hidden, lr=recipe.muon_rate), adamw)
         self.peaks = (recipe.muon_rate, recipe.learning_rate)
         self.accelerator.register_for_checkpointing(self.ema)
-        self.alpha_bar = noise_levels().to(self.accelerator.device)
+        self.alpha_bar = network.noise_levels().to(self.accelerator.device)
 
     def run(self, stop_after: int | None) -> Path | None:
         """Do all remaining updates, then write the checkpoint; None where it stopped before."""
@@ -105,18 +109,18 @@ class _Training:
     def _stream(self, start: int, last: int) -> Iterator[Batch]:
         """Yield this process's part of each batch from update `start` + 1 on."""
         recipe, many, mine = self.recipe, self.accelerator.num_processes, self.accelerator.process_index
-        seed, batch = data.TRAINING_SEEDS[recipe.seed], recipe.batch
+        seed, batch = TRAINING_SEEDS[recipe.seed], recipe.batch
         scenes = TrainingScenes(seed, batch, recipe.caption_dropout, recipe.num_frames)
         parts = [list(range(step * batch, (step + 1) * batch))[mine::many] for step in range(start, last)]
         options: Row = {"num_workers": self.workers, **({"prefetch_factor": 8} if self.workers else {})}
-        return iter(DataLoader(scenes, batch_sampler=parts, collate_fn=data.joined, **options))
+        return iter(DataLoader(scenes, batch_sampler=parts, collate_fn=joined, **options))
 
     def _step(self, step: int, batch: Batch) -> Row:
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate(step, self.recipe.steps, self.recipe.warmup)
         batch = Batch(*(part.to(self.accelerator.device) for part in batch))
-        losses_B = velocity_loss(self.model, *batch, self.alpha_bar)
+        losses_B = network.velocity_loss(self.model, *batch, self.alpha_bar)
         self.accelerator.backward(losses_B.mean())
         losses_B = losses_B.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -172,7 +176,7 @@ class _Training:
         if self.accelerator.is_main_process:
             losses = validation_losses(model.eval(), self.recipe)
             draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
-            save_pipeline(model.cpu(), draft)
+            network.save_pipeline(model.cpu(), draft)
             write_card(draft, self.recipe, losses)
             draft.chmod(0o755)  # mkdtemp's is private, and so are the files of safetensors
             for file in draft.glob("*/*.safetensors"):
@@ -181,6 +185,54 @@ class _Training:
             log.info("losses on unseen clips by noise: %s; %s", losses, self.folder)
         self.accelerator.wait_for_everyone()
         return self.folder
+
+
+class Batch(NamedTuple):
+    """Coded clips, the noise and time steps to see them under, and their captions' token ids."""
+
+    clean_BFCyx: Float[Tensor, "B F C y x"]
+    noise_BFCyx: Float[Tensor, "B F C y x"]
+    timesteps_B: Int[Tensor, " B"]
+    ids_BT: Int[Tensor, "B T"]
+
+
+class TrainingScenes(Dataset[Batch]):
+    """Item p is the batch of one at position p of the run with scene seed `seed`.
+
+    Position p says everything: clip, caption dropout, noise and time step (stratified over a batch). So the step number
+    alone says where a resumed run goes on, whatever the number of processes.
+
+    Args:
+        seed: one of `TRAINING_SEEDS`.
+        batch: clips of an update; time steps are stratified over that many positions.
+        dropout: share of captions that are left empty, for classifier-free guidance.
+        num_frames: of a clip; its motion takes all of them.
+
+    Raises:
+        ParameterError: a seed outside the reserved range.
+    """
+
+    def __init__(self, seed: int, batch: int, dropout: float, num_frames: int = Architecture().num_frames) -> None:
+        if seed not in TRAINING_SEEDS:
+            remedy = f"choose {TRAINING_SEEDS[0]} to {TRAINING_SEEDS[-1]}: other seeds may be those of test videos"
+            raise ParameterError(f"scene seed {seed}", source="TrainingScenes", remedy=remedy)
+        self.seed, self.batch, self.dropout, self.num_frames = seed, batch, dropout, num_frames
+        self.tokenizer = network.make_tokenizer()
+
+    def __getitem__(self, position: int) -> Batch:
+        clip = make_clip("scenes", self.seed, position, (SIZE, SIZE), self.num_frames)
+        clean = closed_form(draw(clip.scene, (SIZE, SIZE))[0])
+        rng = np.random.default_rng([self.seed, position])
+        caption = "" if rng.uniform() < self.dropout else clip.caption
+        timestep = int(TIMESTEPS * (position % self.batch + rng.uniform()) / self.batch)
+        noise = rng.standard_normal(clean.shape, dtype=np.float32)
+        ids = self.tokenizer(caption, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+        return Batch(torch.from_numpy(clean)[None], torch.from_numpy(noise)[None], torch.tensor([timestep]), ids)
+
+
+def joined(items: list[Batch]) -> Batch:
+    """One batch of many."""
+    return Batch(*(torch.cat(parts) for parts in zip(*items, strict=True)))
 
 
 def hidden_matrices(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -200,9 +252,9 @@ def rate(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def by_noise(losses_B: torch.Tensor, timesteps_B: torch.Tensor) -> list[float | None]:
+def by_noise(losses_B: Tensor, timesteps_B: Tensor) -> list[float | None]:
     """Mean loss of each fifth of the time steps, low noise first; None where no clip fell into it."""
-    fifth = timesteps_B * QUINTILES // data.TIMESTEPS
+    fifth = timesteps_B * QUINTILES // TIMESTEPS
     parts = [losses_B[fifth == q] for q in range(QUINTILES)]
     return [round(part.mean().item(), 4) if len(part) else None for part in parts]
 
@@ -211,14 +263,14 @@ def by_noise(losses_B: torch.Tensor, timesteps_B: torch.Tensor) -> list[float | 
 def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
     """Loss of clips that no training sees, by fifths of the noise; each clip is seen once in every fifth."""
     device = next(model.parameters()).device
-    alpha_bar = noise_levels().to(device)
-    scenes = TrainingScenes(data.VALIDATION_SEED, 1, 0.0, recipe.num_frames)
+    alpha_bar = network.noise_levels().to(device)
+    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0, recipe.num_frames)
     sums = torch.zeros(QUINTILES, dtype=torch.float64)
     for index in range(recipe.validation_clips):
         clean, noise, timestep, ids = (part.to(device) for part in scenes[index])
         for fifth in range(QUINTILES):
-            within = (timestep + fifth * data.TIMESTEPS) // QUINTILES
-            sums[fifth] += velocity_loss(model, clean, noise, within, ids, alpha_bar).double().cpu().item()
+            within = (timestep + fifth * TIMESTEPS) // QUINTILES
+            sums[fifth] += network.velocity_loss(model, clean, noise, within, ids, alpha_bar).double().cpu().item()
     return [round(float(total) / recipe.validation_clips, 4) for total in sums]
 
 

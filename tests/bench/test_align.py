@@ -34,7 +34,7 @@ from components.models.video import load_vdm
 from components.models.vlm.example import collate
 from components.models.vlm.rows import request_rows
 from components.runtime.parameters import pipeline_default
-from components.synthetic.model.training_data import TRAINING_SEEDS
+from components.synthetic.model.network import TRAINING_SEEDS
 from components.synthetic.scenes import draw, make_clip
 
 WORDS = {index: word for word, index in IDS.items()}

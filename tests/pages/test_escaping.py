@@ -47,7 +47,7 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 @pytest.mark.parametrize("page", ["plan", "import", "prior set", "tuned model"])
 def test_hostile_names_are_text(page, name):
     made = {
-        "plan": lambda: extraction(source(name), Estimate([], 0), [PlannedVideo(name, 3, [], None)], FRAMES),
+        "plan": lambda: extraction(source(name), Estimate([], 0), [PlannedVideo(name, 3, [])], FRAMES),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

@@ -14,6 +14,7 @@ from components.synthetic.model.card import read_card, write_card
 from components.synthetic.model.network import (
     LENGTH,
     SIZE,
+    TRAINING_SEEDS,
     Architecture,
     Recipe,
     latent_grid,
@@ -21,10 +22,9 @@ from components.synthetic.model.network import (
     make_tokenizer,
     save_pipeline,
 )
-from components.synthetic.model.training_data import TRAINING_SEEDS, TrainingScenes
 from components.synthetic.model.vae import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
 from components.synthetic.scenes import draw, make_clip
-from components.synthetic.train import by_noise
+from components.synthetic.train import TrainingScenes, by_noise
 from tests.arithmetic import rounding
 
 NUM_FRAMES = 17

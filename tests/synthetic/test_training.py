@@ -9,9 +9,16 @@ import torch
 from components.core.errors import ParameterError
 from components.kubeflow.tree import ROOT
 from components.synthetic.model.card import read_card
-from components.synthetic.model.network import Architecture, Recipe, make_denoiser, noise_levels, velocity_loss
-from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED, TrainingScenes, joined
-from components.synthetic.train import rate, train
+from components.synthetic.model.network import (
+    TRAINING_SEEDS,
+    VALIDATION_SEED,
+    Architecture,
+    Recipe,
+    make_denoiser,
+    noise_levels,
+    velocity_loss,
+)
+from components.synthetic.train import TrainingScenes, joined, rate, train
 
 TINY = Architecture(layers=1, heads=2, num_frames=9)
 SMALL = Recipe(**TINY.model_dump(), steps=4, batch=5, warmup=1, validation_clips=5)
@@ -94,7 +101,7 @@ def test_no_other_video_shares_a_training_seed():
     ]
     named = {path.name for path in [*files, ROOT / "Makefile"] if reserved.search(path.read_text())}
     assert named == {
-        "training_data.py",
+        "network.py",
         "training.json",
     }  # where they are reserved, and the shipped model's record of them
     assert VALIDATION_SEED == TRAINING_SEEDS[-1] != TRAINING_SEEDS[SMALL.seed]

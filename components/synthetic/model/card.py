@@ -15,8 +15,7 @@ from safetensors import safe_open
 
 from components.core.errors import DataError
 from components.core.records import Digest, Record, canonical_json, sha256
-from components.synthetic.model.network import SIZE, Recipe, latent_grid
-from components.synthetic.model.training_data import TRAINING_SEEDS, VALIDATION_SEED
+from components.synthetic.model.network import SIZE, TRAINING_SEEDS, VALIDATION_SEED, Recipe, latent_grid
 
 RECORD, PAGE = "training.json", "README.md"
 LICENCE = "Apache-2.0"

@@ -25,6 +25,8 @@ from components.synthetic.model.vae import CHANNELS, SPATIAL, TEMPORAL, make_vae
 from components.synthetic.scenes import VOCABULARY
 
 SIZE = 48  # pixels of a side
+TRAINING_SEEDS = range(7_340_000, 7_341_000)  # of `scenes`: reserved, no test, smoke or bench may use one
+VALIDATION_SEED = TRAINING_SEEDS[-1]  # its clips are never trained on: the losses on the card
 LENGTH = 16  # text tokens: the longest caption has 14 words; `</s>` follows
 TIME_WIDTH, TEXT_WIDTH = 32, 64
 
