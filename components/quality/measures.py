@@ -44,10 +44,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Permutation:
-    """Observed mean AUC_obj against the same maps with other videos' masks.
-
-    p is one-sided: (1 + #null ≥ observed) / (1 + draws).
-    """
+    """Mean AUC_obj against the same maps with other videos' masks; p = (1 + #null ≥ observed) / (1 + draws)."""
 
     observed: float
     null_mean: float
@@ -60,24 +57,14 @@ class Permutation:
 
 @dataclass(frozen=True)
 class Quality:
-    """What `assess` finds, by name of the map: prior, debiased, references.
+    """What `assess` finds, by name of the map (prior, debiased, references) or by sample."""
 
-    Attributes:
-        rows: AUC_obj.
-        permutation: of the prior's AUC_obj.
-        by_sample: each sample's AUC_obj of the prior.
-        pointing: share of a sample's frames whose strongest cell lies on the mover; `chance` is that of a cell drawn
-            uniformly.
-        peaks: by sample, whether the strongest cell of the whole prior lies on the mover, and the chance of that.
-        track: correlation of the map's path with the mover's.
-    """
-
-    rows: dict[str, Estimate]
-    permutation: Permutation | None
-    by_sample: dict[str, float]
+    rows: dict[str, Estimate]  # AUC_obj
+    permutation: Permutation | None  # of the prior's AUC_obj
+    by_sample: dict[str, float]  # AUC_obj of the prior
     pointing: dict[str, Estimate] = field(default_factory=dict)
-    chance: float = 0.0
-    peaks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    chance: float = 0.0  # of the pointing game, for a cell drawn uniformly
+    peaks: dict[str, tuple[float, float]] = field(default_factory=dict)  # by sample: `peak` of the prior, its chance
     track: dict[str, Estimate] = field(default_factory=dict)
 
 
@@ -118,9 +105,7 @@ def pointing(scene: Scene, map_FHW: Map) -> float | None:
 
 def pointing_chance(scene: Scene) -> float | None:
     """Return the pointing game's expected value for a cell drawn uniformly in each frame."""
-    on_FHW = on_mover(scene)
-    shares = [float(on_HW.mean()) for on_HW in on_FHW if on_HW.any()]
-    return float(np.mean(shares)) if shares else None
+    return pointing(scene, np.zeros(scene.mover.shape))
 
 
 def peak(scene: Scene, map_FHW: Map) -> float | None:
@@ -177,18 +162,11 @@ def values_of(measure: Measure, scenes: Sequence[Scene], maps: Sequence[Map]) ->
 
 
 def debiased(scenes: Sequence[Scene]) -> list[Map]:
-    """Return each map minus the mean map of the other videos' samples; all of one grid shape.
-
-    Raises:
-        DataError: fewer than two videos, or maps of several shapes.
-    """
+    """Return each map minus the mean map of the other videos' samples; DataError unless two videos share one grid."""
     videos = [scene.video for scene in scenes]
     if len(set(videos)) < 2 or len({scene.prior.shape for scene in scenes}) != 1:
-        raise DataError(
-            "the mean map of other videos needs two videos on one grid",
-            source="debiased AUC_obj",
-            remedy="leave it out",
-        )
+        problem = "the mean map of other videos needs two videos on one grid"
+        raise DataError(problem, source="debiased AUC_obj", remedy="leave it out")
     maps = np.stack([scene.prior for scene in scenes]).astype(np.float64)
     total = maps.sum(0)
     result = []
@@ -202,10 +180,7 @@ def permutation_test(scenes: Sequence[Scene], *, seed: int = 1, draws: int = 999
     """Test mean AUC_obj against the null that a map is blind to its own clip: masks are permuted between videos."""
     videos = sorted({scene.video for scene in scenes})
     mask = {scene.video: scene for scene in scenes}
-    table = np.array(
-        [[weighted_auc(scene.prior, mask[v].mover, mask[v].static) or 0.0 for v in videos] for scene in scenes],
-        np.float64,
-    )
+    table = np.array([[auc_obj(mask[video], scene.prior) or 0.0 for video in videos] for scene in scenes])
     own, rows = np.array([videos.index(scene.video) for scene in scenes]), np.arange(len(scenes))
     observed = float(table[rows, own].mean())
     rng = np.random.default_rng(seed)
@@ -217,16 +192,13 @@ def permutation_test(scenes: Sequence[Scene], *, seed: int = 1, draws: int = 999
 def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Quality:
     """Measure the prior, raw and debiased, and each reference, with intervals over videos, and test it by permutation.
 
-    Args:
-        scenes: samples whose masks hold both a mover and static objects; others are dropped.
-        seed: of the bootstrap and of the permutations.
-        permuted: most samples of the permutation test (its table is samples × videos); the first ones are taken.
+    Samples without a mover or without static objects are dropped. The permutation test takes the first `permuted`
+    samples, as its table is samples × videos.
     """
     usable = with_objects(scenes)
     if not usable:
         return Quality({}, None, {})
-    videos = {scene.sample: scene.video for scene in usable}
-    raw = [scene.prior for scene in usable]
+    videos, raw = {scene.sample: scene.video for scene in usable}, [scene.prior for scene in usable]
     maps: dict[str, tuple[Sequence[Scene], Sequence[Map]]] = {"prior": (usable, raw)}
     alike = [scene for scene in usable if scene.prior.shape == usable[0].prior.shape]
     test = None
@@ -236,26 +208,21 @@ def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Qu
     maps |= {name: (usable, [scene.references[name] for scene in usable]) for name in usable[0].references}
 
     def means(measure: Measure) -> dict[str, Estimate]:
-        found = {name: values_of(measure, *pair) for name, pair in maps.items()}
-        return {
-            name: mean_interval(list(values.values()), [videos[sample] for sample in values], seed=seed)
-            for name, values in found.items()
-            if values
-        }
+        found = {}
+        for name, pair in maps.items():
+            if values := values_of(measure, *pair):
+                found[name] = mean_interval(list(values.values()), [videos[key] for key in values], seed=seed)
+        return found
 
-    peaks = {
-        scene.sample: (hit, float(on_mover(scene).mean()))
-        for scene in usable
-        if (hit := peak(scene, scene.prior)) is not None
-    }
-    chances = [chance for scene in usable if (chance := pointing_chance(scene)) is not None]
+    hits, chances = values_of(peak, usable, raw), [pointing_chance(scene) for scene in usable]
+    known = [chance for chance in chances if chance is not None]
     return Quality(
-        rows=means(auc_obj),
-        permutation=test,
+        means(auc_obj),
+        test,
         by_sample=values_of(auc_obj, usable, raw),
         pointing=means(pointing),
-        chance=float(np.mean(chances)) if chances else 0.0,
-        peaks=peaks,
+        chance=float(np.mean(known)) if known else 0.0,
+        peaks={one.sample: (hits[one.sample], float(on_mover(one).mean())) for one in usable if one.sample in hits},
         track=means(track),
     )
 

@@ -3,7 +3,8 @@
 One percentile bootstrap over videos (clusters) for every mean: Overall (over all items), Average (mean over the task
 types) and each type, of values or of paired differences. Besides it Wilson's interval for a share, McNemar's exact
 test, Holm's correction, and the smallest difference that n paired questions can show. numpy and math only; shares are
-fractions of 1; all randomness is seeded.
+fractions of 1; all randomness is seeded. Lists of several lengths and numbers outside their range raise DataError, the
+latter ParameterError in `minimal_detectable_difference`.
 
 Legend: n items, V videos, K task types, C = 2K columns (sums, then counts), D draws, M = 2 + K measures.
 """
@@ -52,11 +53,7 @@ class Means:
 
 
 def wilson(correct: int, n: int) -> Estimate:
-    """Return Wilson's score interval of a share of independent items; (0, 1) around nothing for n = 0.
-
-    Raises:
-        DataError: more right answers than answers.
-    """
+    """Return Wilson's score interval of a share of independent items; (0, 1) around nothing for n = 0."""
     if not 0 <= correct <= n:
         raise DataError(f"{correct} right of {n}", source="accuracy", remedy="count again")
     if n == 0:
@@ -76,8 +73,7 @@ def bootstrap(
 ) -> Means:
     """Return means with intervals from resampling whole videos, as items of one video are not independent.
 
-    Raises:
-        DataError: no items, or lists of several lengths.
+    No items, or lists of several lengths, raise DataError.
     """
     _same_length(values, videos, types)
     names, type_n = np.unique(np.asarray(types), return_inverse=True)
@@ -127,9 +123,8 @@ def _same_length(*lists: Sequence[object]) -> None:
 
 def _resampled(totals_CV: Float[np.ndarray, "C V"], seed: int, draws: int) -> Float[np.ndarray, "D C"]:
     """Return the columns' sums over each draw's videos."""
-    rng, many = np.random.default_rng(seed), totals_CV.shape[1]
+    rng, many, found = np.random.default_rng(seed), totals_CV.shape[1], []
     block = max(1, _BLOCK // many)
-    found = []
     for start in range(0, draws, block):
         chosen = rng.integers(many, size=(min(block, draws - start), many))
         found.append(np.stack([column.take(chosen).sum(1) for column in totals_CV], axis=1))
@@ -148,28 +143,15 @@ def _measures(totals_DC: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "D M"]:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Return p of McNemar's exact two-sided test of two models on the same items: a fair coin per discordant pair.
-
-    Raises:
-        DataError: lists of several lengths.
-    """
+    """Return p of McNemar's exact two-sided test of two models on the same items: a fair coin per discordant pair."""
     _same_length(first, second)
-    first_only = sum(a and not b for a, b in zip(first, second, strict=True))
-    second_only = sum(b and not a for a, b in zip(first, second, strict=True))
-    n, fewer = first_only + second_only, min(first_only, second_only)
-    term = tail = 1  # Σ C(n, k) for k ≤ fewer, in exact integers
-    for k in range(fewer):
-        term = term * (n - k) // (k + 1)
-        tail += term
-    return float(min(1.0, 2 * tail / 2**n))
+    lost, won = (sum(a > b for a, b in zip(*pair, strict=True)) for pair in ((first, second), (second, first)))
+    tail = sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))  # exact integers
+    return float(min(1.0, 2 * tail / 2 ** (lost + won)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's step-down adjusted p-values, in the given order.
-
-    Raises:
-        DataError: a value outside [0, 1].
-    """
+    """Return Holm's step-down adjusted p-values, in the given order."""
     if any(not 0 <= p <= 1 for p in p_values):
         raise DataError(f"p-values {list(p_values)}", source="Holm", remedy="give probabilities")
     adjusted, largest = [0.0] * len(p_values), 0.0
@@ -186,15 +168,11 @@ def minimal_detectable_difference(
 
     The test is two-sided. Solves δ √n = z_{1−α/2} √ψ + z_{power} √(ψ − δ²), with ψ the share of discordant items, and n
     divided by the design effect of clustering (variance of the clustered over the independent estimate).
-
-    Raises:
-        ParameterError: numbers outside their range.
     """
     if n < 1 or not 0 < discordant <= 1 or not 0 < alpha < 1 or not 0 < power < 1 or design_effect <= 0:
         problem = f"n={n}, discordant={discordant:g}, alpha={alpha:g}, power={power:g}, design_effect={design_effect:g}"
-        raise ParameterError(
-            problem, source="minimal detectable difference", remedy="give a count and shares in (0, 1)"
-        )
+        remedy = "give a count and shares in (0, 1)"
+        raise ParameterError(problem, source="minimal detectable difference", remedy=remedy)
     normal = NormalDist()
     reach, beyond, size = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power), n / design_effect
     # squaring gives (n + z_β²) δ² − 2 z_α √(nψ) δ + (z_α² − z_β²) ψ = 0; the root on z_β's side
