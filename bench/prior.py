@@ -41,7 +41,7 @@ from components.quality.measures import (
     values_of,
     with_objects,
 )
-from components.quality.statistics import Estimate, mean_interval, paired_interval
+from components.quality.statistics import Estimate, mean_interval
 from components.report.material import scenes
 from components.report.quality import LEVEL
 
@@ -71,7 +71,9 @@ class Sheet:
         self, name: str, one: Values, other: Values, bound: float | None = None, test: Test = "value <="
     ) -> Estimate:
         """Add a row of the mean difference one − other over the same samples."""
-        return self._add(name, paired_interval(one, other, self._videos), "paired over videos", bound, test)
+        assert one.keys() == other.keys()
+        changes = {sample: one[sample] - other[sample] for sample in one}
+        return self.level(name, changes, "paired over videos", bound, test)
 
     def number(self, name: str, value: float, detail: str, bound: float | None = None) -> None:
         """Add a row without an interval, at most the bound."""

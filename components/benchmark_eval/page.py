@@ -27,11 +27,11 @@ _WIDTH = 150  # pixels of a frame
 
 
 def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
-    """Return two right and two wrong answers at most, those with the smallest sha256(item id), as many of each kind."""
+    """Return two right and two wrong answers by sha256(item id), fewer if one kind has fewer; two of a lone kind."""
     by_id = {line.sample.id: line for line in lines}
     right, wrong = ([line.sample.id for line in lines if line.correct is kind] for kind in (True, False))
     count = min(_EACH, len(right) or _EACH, len(wrong) or _EACH)
-    return [by_id[name] for pair in (smallest_by_hash(right, count), smallest_by_hash(wrong, count)) for name in pair]
+    return [by_id[name] for kind in (right, wrong) for name in smallest_by_hash(kind, count)]
 
 
 def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
@@ -53,7 +53,8 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     cards: dict[str, str] = {"right": "", "wrong": ""}
     for line, entry in zip(chosen, entries, strict=True):
         frames = raw(context.store.read(entry.ref("film", context.task)).decode())
-        cards["right" if line.correct else "wrong"] += _card(line, frames)
+        kind = "right" if line.correct else "wrong"
+        cards[kind] += _card(kind, line, frames)
     lead = f"{name}: {sum(line.correct for line in lines)} of {len(lines)} items right"
     sections = [
         Section(kind, f"Answered {kind}", "" if shown else "None.", raw(shown and f'<div class="two">{shown}</div>'))
@@ -64,19 +65,16 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
 
 def scores_table(title: str, found: Sequence[Score]) -> str:
     """Return the scores in Markdown."""
-    rows = [
-        (score.name, score.n, f"{score.accuracy:.1f} %", f"{score.low:.1f} – {score.high:.1f}", score.unparsed)
-        for score in found
-    ]
+    rows = [(s.name, s.n, f"{s.accuracy:.1f} %", f"{s.low:.1f} – {s.high:.1f}", s.unparsed) for s in found]
     note = "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos."
     return document(f"# {text(title)}", table(("", "n", "accuracy", "95 %", "unparsed"), rows), note)
 
 
-def _card(line: ItemResult, frames: Markup) -> str:
+def _card(kind: str, line: ItemResult, frames: Markup) -> str:
     read = f"{line.parsed}, by the rule “{line.rule}”" if line.parsed else "unparsed, counted as wrong"
     official = "right" if line.official_correct else "wrong"
     reply = (
         f"<p><b>reply</b> <q>{escape(shortened(line.reply, 300))}</q></p>"
         f"<p><b>read as</b> {escape(read)} {'✓' if line.correct else '✗'} · {official} by the benchmark's own rule</p>"
     )
-    return question_card("right" if line.correct else "wrong", line.sample, frames, raw(reply))
+    return question_card(kind, line.sample, frames, raw(reply))

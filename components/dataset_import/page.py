@@ -23,7 +23,7 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
     more = len(left_out) - len(listed)
     return document(
         "# Import",
-        table(("source", "layout", "files", "rows"), map(_source_row, sources)),
+        table(("source", "layout", "files", "rows"), [_source_row(source) for source in sources]),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
         "## Samples",

@@ -126,8 +126,7 @@ def _detect(rows: Rows) -> Layout:
         raise ParameterError("no annotations in a known layout", source=source, remedy=remedy)
     if len(there) > 1:
         names = " or ".join(layout.name for layout in there)
-        remedy = (
-            "" if rows.protocol else "set params_dataset_import.layout, or "
-        ) + "keep them in folders of their own"
+        first = "" if rows.protocol else "set params_dataset_import.layout, or "
+        remedy = f"{first}keep them in folders of their own"
         raise ParameterError(f"ambiguous layout: {names}", source=source, remedy=remedy)
     return there[0]

@@ -16,7 +16,7 @@ from components.benchmarks.rows import Row
 from components.core.artifacts import VideoDataset, VideoLine
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
-from components.core.records import Failure, Ref, Sample, Video, sha256
+from components.core.records import Failure, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
@@ -144,9 +144,9 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
             needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
             if count >= needed:
                 usable.append((unit, entry))
-            else:
-                reason = f"{count} frames, the video model needs at least {needed}"
-                failures.append(_failure(context, unit.name, reason))
+                continue
+            reason = f"{count} frames, the video model needs at least {needed}"
+            failures.append(_failure(context, unit.name, reason))
     keys, tried = {unit.key for unit, _ in usable}, {unit.key for unit in todo}
     context.counts |= {"remembered": len(keys - tried), "computed": len(keys & tried)}
     return usable
@@ -179,17 +179,14 @@ def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> li
     lines = []
     for digest, group in sorted(groups.items()):
         entry, rows = group[0][1], [row for unit, _ in group for row in unit.video.rows]
+        masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
+        if len(masks) > 1:
+            names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
+            raise DataError("one video with two different masks", source=names, remedy=remedy)
+        mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
         video = Video(file=entry.ref("video", context.task), **entry.numbers)
-        lines.append(VideoLine(video=video, mask=_one_mask(context, group), samples=_samples(digest, rows)))
+        lines.append(VideoLine(video=video, mask=mask, samples=_samples(digest, rows)))
     return lines
-
-
-def _one_mask(context: Context[Params], group: Sequence[tuple[Unit, Entry]]) -> Ref | None:
-    masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
-    if len(masks) > 1:
-        names = " and ".join(unit.name for unit, _ in masks.values())
-        raise DataError("one video with two different masks", source=names, remedy="keep the mask that belongs to it")
-    return next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
 
 
 def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:

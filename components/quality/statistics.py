@@ -12,7 +12,7 @@ Legend: n items, V videos, K task types, C = 2K columns (sums, then counts), D d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -98,20 +98,6 @@ def bootstrap(
 def mean_interval(values: Sequence[float], videos: Sequence[str], *, seed: int = 1, draws: int = DRAWS) -> Estimate:
     """Return the mean of `values` with its interval over videos; errors as `bootstrap`."""
     return bootstrap(values, videos, [""] * len(values), seed=seed, draws=draws).overall
-
-
-def paired_interval(
-    one: Mapping[str, float], other: Mapping[str, float], videos: Mapping[str, str], *, seed: int = 1
-) -> Estimate:
-    """Return the mean difference one − other on the same samples (all by sample id) with its interval over videos.
-
-    Raises:
-        DataError: the two are not of the same samples, or of none.
-    """
-    if one.keys() != other.keys():
-        problem = f"{len(one.keys() ^ other.keys())} of {len(one.keys() | other.keys())} samples have one value only"
-        raise DataError(problem, source="paired difference", remedy="compare values of the same samples")
-    return mean_interval([one[name] - other[name] for name in one], [videos[name] for name in one], seed=seed)
 
 
 def _same_length(*lists: Sequence[object]) -> None:
