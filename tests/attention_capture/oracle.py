@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
+from components.models.video.interface import processors
+
 # sums on the way through the tiny twin: two layers of norm, q·k over 16, up to 144 keys, projections, a layer of 256
 TERMS = 2 * (64 + 16 + 144 + 3 * 64 + 256)
 
@@ -52,13 +54,9 @@ class FullMaps:
 
 @contextmanager
 def naive_attention(transformer, stream, memory):
-    before = dict(transformer.attn_processors)
     oracle = FullMaps(stream, memory)
-    transformer.set_attn_processor(oracle)
-    try:
+    with processors(transformer, oracle):
         yield oracle
-    finally:
-        transformer.set_attn_processor(before)
 
 
 def parts(full, text_indices, grid):

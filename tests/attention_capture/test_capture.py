@@ -30,10 +30,8 @@ def five_b(tmp_path_factory):
 def inputs(vdm, batch, frames=3, rows=6, cols=8):
     """Latents that differ between the rows of a batch, texts likewise; sharp enough attention that an error shows."""
     x = torch.randn(batch, frames, 4, rows, cols, generator=torch.Generator().manual_seed(3))
-    texts = [
-        vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "another ball rolls")
-    ]
-    return x, torch.cat(texts[:batch]), vdm.patch_grid((frames, rows, cols))
+    texts = ("", "the red square moves left while it spins", "a", "another ball rolls")[:batch]
+    return x, torch.cat([vdm.encode_text(text) for text in texts]), vdm.patch_grid((frames, rows, cols))
 
 
 def forward(vdm, x, embeds):
@@ -155,14 +153,6 @@ def test_the_chosen_stream_is_captured(five_b, stream):
     assert float((maps.t2v - parts(oracle.mean("own"), WORDS, grid)[0]).abs().max()) <= MAPS
 
 
-def test_without_reference_the_output_is_the_model_s_own(vdm):
-    x, embeds, grid = inputs(vdm, 2)
-    plain = forward(vdm, x, embeds)
-    with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid)):
-        captured = forward(vdm, x, embeds)
-    torch.testing.assert_close(captured, plain, atol=OUTPUT, rtol=0)
-
-
 def test_memory_alone_changes_the_main_rows_as_capture_does(five_b):
     x, embeds, grid = inputs(five_b, 4)
     with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid, memory=True)):
@@ -179,10 +169,8 @@ def test_processors_come_back_also_after_an_exception(five_b):
     x, embeds, grid = inputs(five_b, 2)
     before = dict(five_b.transformer.attn_processors)
     with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)):
-        assert all(
-            a is not b for a, b in zip(before.values(), five_b.transformer.attn_processors.values(), strict=True)
-        )
-    assert all(five_b.transformer.attn_processors[name] is processor for name, processor in before.items())
+        inside = five_b.transformer.attn_processors
+        assert not any(inside[name] is processor for name, processor in before.items())
     with pytest.raises(ParameterError), capture_attention(five_b.transformer, CaptureSpec(WORDS, (99, 1, 1))):
         forward(five_b, x, embeds)
     assert all(five_b.transformer.attn_processors[name] is processor for name, processor in before.items())
@@ -193,16 +181,9 @@ def test_a_stock_pipeline_call_is_captured(vdm_folder):
     pipeline.set_progress_bar_config(disable=True)
 
     def call():
-        return pipeline(
-            "a red ball rolls",
-            height=64,
-            width=64,
-            num_frames=17,
-            num_inference_steps=2,
-            max_sequence_length=64,
-            output_type="latent",
-            generator=torch.Generator().manual_seed(0),
-        ).frames
+        size = {"height": 64, "width": 64, "num_frames": 17, "num_inference_steps": 2, "max_sequence_length": 64}
+        generator = torch.Generator().manual_seed(0)
+        return pipeline("a red ball rolls", **size, output_type="latent", generator=generator).frames
 
     plain = call()
     grid = (5, 4, 4) if vdm_folder.name == "5b" else (3, 4, 4)
@@ -232,10 +213,8 @@ class Spy(TorchDispatchMode):
 def largest_allocation(vdm, side, rows):
     """Of a two-stream capture on 4 × side × side tokens, reductions included."""
     x, embeds, grid = inputs(vdm, 4, frames=4, rows=2 * side, cols=2 * side)
-    with (
-        Spy() as spy,
-        capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, norm="fold", rows=rows, memory=True)) as maps,
-    ):
+    spec = CaptureSpec(WORDS, grid, norm="fold", rows=rows, memory=True)
+    with Spy() as spy, capture_attention(vdm.transformer, spec) as maps:
         vdm.velocity(x, 199, embeds)
         maps.reduce()
         maps.tau()
@@ -272,7 +251,6 @@ def test_the_spy_sees_a_whole_map(five_b):
         ({"rows": 1}, "rows"),
         ({"text_indices": ()}, "text_indices"),
         ({"text_indices": (1, 1)}, "text_indices"),
-        ({"text_indices": (-1,)}, "text_indices"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -291,8 +269,5 @@ def test_a_call_that_does_not_fit_the_spec_is_refused(five_b):
     ]:
         with pytest.raises(ParameterError, match=match), capture_attention(five_b.transformer, spec):
             five_b.velocity(x, 199, embeds)
-    with (
-        capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)) as maps,
-        pytest.raises(ParameterError, match="nothing"),
-    ):
-        _ = maps.t2v
+    with pytest.raises(ParameterError, match="nothing"):
+        _ = maps_module.CapturedMaps(CaptureSpec(WORDS, grid)).t2v

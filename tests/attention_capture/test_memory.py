@@ -60,20 +60,15 @@ def test_reconstruction_and_maps(case, memory, norm):
 
 
 def test_capture_does_not_change_the_reconstruction(case):
-    vdm, trajectory, schedule, text = case
-    spec = CaptureSpec(WORDS, vdm.patch_grid((5, 6, 8)), memory=True)
-    captured = reconstruct_with_memory(vdm, trajectory, schedule, text, capture=spec)
-    plain = reconstruct_with_memory(vdm, trajectory, schedule, text)
+    spec = CaptureSpec(WORDS, case[0].patch_grid((5, 6, 8)), memory=True)
+    captured, plain = reconstruct_with_memory(*case, capture=spec), reconstruct_with_memory(*case)
     assert plain.maps is None
     assert torch.equal(captured.trajectory, plain.trajectory)
 
 
 def test_start_from_noise_follows_the_seed(case):
-    vdm, trajectory, schedule, text = case
-    runs = [
-        reconstruct_with_memory(vdm, trajectory, schedule, text, start="noise", seed=seed).trajectory
-        for seed in (0, 0, 1)
-    ]
+    vdm, trajectory, _, text = case
+    runs = [reconstruct_with_memory(*case, start="noise", seed=seed).trajectory for seed in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     noise = torch.randn(trajectory[-1].shape, generator=torch.Generator().manual_seed(1))
@@ -91,12 +86,10 @@ def test_guidance_one_without_memory_is_plain_reconstruction(case):
 
 
 def test_guidance_one_with_memory_captures_the_only_main_row(case):
-    vdm, trajectory, schedule, text = case
+    vdm, _, _, text = case
     spec = CaptureSpec(WORDS, vdm.patch_grid((5, 6, 8)), memory=True)
-    one = reconstruct_with_memory(vdm, trajectory, schedule, text, guidance_scale=1.0, capture=spec)
-    same = reconstruct_with_memory(
-        vdm, trajectory, schedule, text, guidance_scale=1.7, capture=spec, negative_embeds=text
-    )
+    one = reconstruct_with_memory(*case, guidance_scale=1.0, capture=spec)
+    same = reconstruct_with_memory(*case, guidance_scale=1.7, capture=spec, negative_embeds=text)
     torch.testing.assert_close(one.trajectory, same.trajectory, atol=GUIDED, rtol=0)
     torch.testing.assert_close(one.maps.t2v, same.maps.t2v, atol=MAPS, rtol=0)
 
@@ -123,8 +116,6 @@ def test_half_precision_stays_half_precision(tmp_path):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_what_does_not_fit_is_refused(case, change, match):
-    vdm, trajectory, schedule, text = case
+    given = dict(zip(("vdm", "trajectory", "schedule", "embeds"), case, strict=True))
     with pytest.raises(ParameterError, match=match):
-        reconstruct_with_memory(
-            **{"vdm": vdm, "trajectory": trajectory, "schedule": schedule, "embeds": text, **change}
-        )
+        reconstruct_with_memory(**given | change)

@@ -20,17 +20,8 @@ def captured(blocks):
     frames = blocks.shape[-1]
     diag = torch.rand(HEADS, PLACES, frames, frames, generator=torch.Generator().manual_seed(0))
     ones, tau = torch.ones(HEADS, dtype=torch.float64), torch.full((HEADS,), 0.5, dtype=torch.float64)
-    reductions = HeadReductions(
-        sum_m=diag.double().square().sum((1, 2, 3)),
-        sum_not_m=ones,
-        sum_not_m_error=0 * ones,
-        tau_map=tau,
-        tau_mask=tau,
-        diag_hPFF=diag,
-        thumbnail_hnn=torch.ones(HEADS, SIDE, SIDE),
-        places=(0, 3),
-        block_hBFF=blocks,
-    )
+    on, pooled = diag.double().square().sum((1, 2, 3)), torch.ones(HEADS, SIDE, SIDE)
+    reductions = HeadReductions(on, ones, 0 * ones, tau, tau, diag, pooled, (0, 3), blocks)
     statistics = head_statistics(diag, tau, ones, 0 * ones, "test")
     density = torch.ones(HEADS, 1, PLACES * frames)
     return Captured([], 0, density, statistics, reductions, torch.zeros(1, frames, 4, 2, 3))

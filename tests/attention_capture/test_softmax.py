@@ -31,8 +31,7 @@ def test_output_and_lse(attend, dtype, close):
     q, k, v = tensors(dtype)
     output, lse = attend(q, k, v)
     expected, expected_lse = naive(q, k, v)
-    assert output.dtype == dtype
-    assert lse.dtype == torch.float32
+    assert (output.dtype, lse.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(output.double(), expected, atol=3 * close, rtol=2 * close)
     torch.testing.assert_close(lse.double(), expected_lse, atol=close, rtol=0)
 
@@ -52,10 +51,8 @@ def test_blocks_of_any_size_agree(monkeypatch):
 
 def test_merge_is_the_softmax_over_both_key_sets():
     q, k, v = tensors(torch.float32)
-    first, second = (
-        softmax.attention_with_lse(q, k[:, :, :20], v[:, :, :20]),
-        softmax.attention_with_lse(q, k[:, :, 20:], v[:, :, 20:]),
-    )
+    parts = (slice(20), slice(20, None))
+    first, second = (softmax.attention_with_lse(q, k[:, :, part], v[:, :, part]) for part in parts)
     union = softmax.merge(first[0], second[0], torch.sigmoid(first[1] - second[1]))
     torch.testing.assert_close(union.double(), naive(q, k, v)[0], atol=CLOSE, rtol=0)
 

@@ -60,26 +60,18 @@ MAPS = maps()
 
 def diagonal_blocks(full: Array) -> Array:
     """[P, F, F] by index arithmetic of its own."""
-    blocks = np.empty((P, F, F))
-    for p in range(P):
-        for f in range(F):
-            for g in range(F):
-                blocks[p, f, g] = full[f * P + p, g * P + p]
-    return blocks
+    return np.array([[[full[f * P + p, g * P + p] for g in range(F)] for f in range(F)] for p in range(P)])
 
 
 def oracle(full: Array, tau_kind: str, include_self: bool) -> tuple[float, float, float]:
     """DFC, TCS, DSR of one map as the main text defines them, by loops over the full map."""
-    on = off = 0.0
-    on_entries = []
-    for i in range(S):
-        for j in range(S):
-            in_m = i % P == j % P and (include_self or i != j)
-            if in_m:
-                on += full[i, j] ** 2
-                on_entries.append(full[i, j])
-            else:
-                off += full[i, j] ** 2
+    off, on_entries = 0.0, []
+    for i, j in np.ndindex(S, S):
+        if i % P == j % P and (include_self or i != j):
+            on_entries.append(full[i, j])
+        else:
+            off += full[i, j] ** 2
+    on = sum(value**2 for value in on_entries)
     tau = full.mean() if tau_kind == "map" else float(np.mean(on_entries))
     continuity = 0.0
     for p in range(P):
@@ -99,13 +91,8 @@ def oracle(full: Array, tau_kind: str, include_self: bool) -> tuple[float, float
 
 def statistics_of(full: Array, dtype: torch.dtype = torch.float64) -> HeadStatistics:
     blocks = diagonal_blocks(full)
-    off2 = (full**2).sum() - (blocks**2).sum()
-    return head_statistics(
-        torch.tensor(blocks, dtype=dtype)[None],
-        torch.tensor([full.mean()]),
-        torch.tensor([max(off2, 0.0)]),
-        torch.zeros(1),
-    )
+    off2 = torch.tensor([max((full**2).sum() - (blocks**2).sum(), 0.0)])
+    return head_statistics(torch.tensor(blocks, dtype=dtype)[None], torch.tensor([full.mean()]), off2, torch.zeros(1))
 
 
 def stack(parts: list[HeadStatistics]) -> HeadStatistics:
@@ -156,9 +143,7 @@ def test_runs_are_pooled_over_the_rows_of_a_place() -> None:
     assert float(tcs(block, torch.tensor([0.5]))) == 2.0
     two_places = torch.cat([block, torch.zeros_like(block)], dim=1)
     assert float(tcs(two_places, torch.tensor([0.5]))) == 1.0  # a place without runs counts 0
-
-
-def test_a_run_does_not_continue_into_the_next_row() -> None:
+    # a run does not continue into the next row
     block = torch.zeros(1, 1, 3, 3)
     block[0, 0, 0, 2] = block[0, 0, 1, 0] = 1.0
     assert float(tcs(block, torch.tensor([0.5]))) == 1.0
@@ -167,13 +152,9 @@ def test_a_run_does_not_continue_into_the_next_row() -> None:
 def test_single_frame_pair() -> None:
     blocks = torch.tensor([[[[0.2, 0.3], [0.1, 0.4]]]])
     found = head_statistics(blocks, torch.tensor([0.25]), torch.tensor([0.5]), torch.tensor([0.0]))
-    assert float(found.on2) == pytest.approx(0.04 + 0.09 + 0.01 + 0.16)
-    assert float(found.on2_noself) == pytest.approx(0.09 + 0.01)
-    assert float(found.tcs_map) == 1.0
-    assert float(found.dsr_map) == 0.5
-    assert float(found.dsr_map_noself) == 0.5
-    assert float(found.tau_mask) == pytest.approx(0.25)
-    assert float(found.tau_mask_noself) == pytest.approx(0.2)
+    expected = {"on2": 0.04 + 0.09 + 0.01 + 0.16, "on2_noself": 0.09 + 0.01, "tau_mask": 0.25, "tau_mask_noself": 0.2}
+    expected |= {"tcs_map": 1.0, "dsr_map": 0.5, "dsr_map_noself": 0.5}
+    assert {name: float(getattr(found, name)) for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("error", [-3e-7, 3e-7])
@@ -238,25 +219,12 @@ def test_z_score() -> None:
     assert z_score(torch.zeros(3)).tolist() == [0.0] * 3
 
 
-@pytest.mark.parametrize(
-    ("count", "ratio", "kept"),
-    [
-        (10, 0.7, 7),
-        (10, 0.25, 3),
-        (48, 0.5, 24),
-        (5, 0.5, 3),
-        (4, 0.0, 1),
-        (3, 1.0, 3),
-        (100, 0.29, 29),
-        (100, 0.07, 7),
-        (25, 0.28, 7),
-    ],
-)
-def test_how_many_heads_are_kept(count: int, ratio: float, kept: int) -> None:
-    assert len(select_heads(torch.arange(count).float(), ratio)) == kept
+KEPT = [(10, 0.7, 7), (10, 0.25, 3), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100, 0.29, 29), (25, 0.28, 7)]
 
 
-def test_ties_go_to_the_lower_index() -> None:
+def test_which_heads_are_kept() -> None:
+    for count, ratio, kept in KEPT:
+        assert len(select_heads(torch.arange(count).float(), ratio)) == kept
     assert select_heads(torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0]), 0.6) == [1, 2, 3]
     assert select_heads(torch.zeros(6), 0.5) == [0, 1, 2]
     with pytest.raises(ParameterError, match="head_ratio"):
@@ -275,9 +243,8 @@ def test_score_is_the_sum_of_z_scores() -> None:
 def varied(seed: int) -> HeadStatistics:
     gen = torch.Generator().manual_seed(seed)
     blocks = torch.rand(5, 4, 3, 3, generator=gen) * torch.rand(5, 1, 1, 1, generator=gen)
-    return head_statistics(
-        blocks, blocks.mean((1, 2, 3)) * 0.8, torch.rand(5, generator=gen) + 1, torch.full((5,), 0.1)
-    )
+    off2 = torch.rand(5, generator=gen) + 1
+    return head_statistics(blocks, blocks.mean((1, 2, 3)) * 0.8, off2, torch.full((5,), 0.1))
 
 
 def test_dataset_scope_averages_the_sums_and_ignores_the_order() -> None:
@@ -310,17 +277,9 @@ def test_saturation() -> None:
     names = list(MAPS)
     chosen = choose(ALL, head_ratio=3 / 7)
     assert [names[head] for head in chosen.heads] == ["diagonal", "half", "neighbours"]
-    assert saturation([chosen]) == {
-        "tcs": pytest.approx(2 / 3),
-        "dsr": pytest.approx(2 / 3),
-        "both": pytest.approx(2 / 3),
-    }
+    assert saturation([chosen]) == pytest.approx(dict.fromkeys(("tcs", "dsr", "both"), 2 / 3))
     everyone = choose(ALL, mhs=False)  # the uniform head has DSR 1, TCS 0
-    assert saturation([everyone]) == {
-        "tcs": pytest.approx(2 / 7),
-        "dsr": pytest.approx(3 / 7),
-        "both": pytest.approx(2 / 7),
-    }
+    assert saturation([everyone]) == pytest.approx({"tcs": 2 / 7, "dsr": 3 / 7, "both": 2 / 7})
     assert saturation([chosen, everyone])["both"] == pytest.approx(4 / 10)
 
 
@@ -333,12 +292,13 @@ def test_statistics_survive_writing() -> None:
 
 
 def test_refusals() -> None:
-    one = torch.ones(1)
-    with pytest.raises(DataError, match="at least 2"):
-        head_statistics(torch.ones(1, 4, 1, 1), one, one, one, "sample x")
-    with pytest.raises(DataError, match="not finite"):
-        head_statistics(torch.full((1, 4, 2, 2), math.nan), one, one, one)
-    with pytest.raises(DataError, match="off-M energy"):
-        head_statistics(torch.ones(1, 4, 2, 2), one, -one, one)
+    one, two_frames = torch.ones(1), torch.ones(1, 4, 2, 2)
+    for diag, off2, match in [
+        (torch.ones(1, 4, 1, 1), one, "at least 2"),
+        (two_frames * math.nan, one, "not finite"),
+        (two_frames, -one, "off-M energy"),
+    ]:
+        with pytest.raises(DataError, match=match):
+            head_statistics(diag, one, off2, one)
     with pytest.raises(DataError, match="no samples"):
         choose_all([])

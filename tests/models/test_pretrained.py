@@ -65,12 +65,20 @@ def tensor(name, value=None):
 def one_shard(file):
     """Its index names a tensor that it lacks."""
     names = list(load_file(file))
-    file.with_name(f"{file.name}.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file.name)})
-    )
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, file.name)}
+    file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
     tensor(names[-1])(file)
 
 
+def renamed(file):
+    file.rename(file.with_name("vocab.json"))
+
+
+def a_list(file):
+    file.write_text("[]")
+
+
+TEXT = "text_encoder/model.safetensors"
 LACKS = "is not whole, missing or of another shape: "
 
 
@@ -80,26 +88,15 @@ LACKS = "is not whole, missing or of another shape: "
         ("tokenizer", gone, "tokenizer has no vocabulary"),
         ("tokenizer/tokenizer.json", gone, "tokenizer has no vocabulary"),
         ("tokenizer/tokenizer.json", empty, "tokenizer has no vocabulary"),
-        (
-            "tokenizer/tokenizer.json",
-            lambda file: file.rename(file.with_name("vocab.json")),
-            "tokenizer has an empty vocabulary",
-        ),
-        (
-            "text_encoder/model.safetensors",
-            tensor("shared.weight"),
-            rf"{LACKS}encoder\.embed_tokens\.weight, shared\.weight",
-        ),
-        (
-            "text_encoder/model.safetensors",
-            tensor("shared.weight", torch.ones(3, 32)),
-            rf"text_encoder {LACKS}.*shared\.weight",
-        ),
+        ("tokenizer/tokenizer.json", renamed, "tokenizer has an empty vocabulary"),
+        (TEXT, tensor("shared.weight"), rf"{LACKS}encoder\.embed_tokens\.weight, shared\.weight"),
+        (TEXT, tensor("shared.weight", torch.ones(3, 32)), rf"text_encoder {LACKS}.*shared\.weight"),
         ("text_encoder/config.json", configured(d_model=16), rf"text_encoder {LACKS}.* and \d+ more"),
         (f"vae/{WEIGHTS}", tensor("encoder.conv_in.conv.bias"), rf"vae {LACKS}encoder\.conv_in\.conv\.bias"),
         (f"transformer/{WEIGHTS}", tensor("proj_out.bias"), rf"transformer {LACKS}proj_out\.bias"),
         (f"transformer/{WEIGHTS}", one_shard, f"transformer {LACKS}"),
-        ("model_index.json", lambda file: file.write_text("[]"), "no JSON object, but list"),
+        (f"vae/{WEIGHTS}", pickled, "the vae cannot be loaded"),
+        ("model_index.json", a_list, "no JSON object, but list"),
     ],
 )
 def test_a_video_model_that_is_not_whole_is_refused(vdm_copy, path, damage, said):
@@ -112,14 +109,9 @@ def test_a_video_model_that_is_not_whole_is_refused(vdm_copy, path, damage, said
     ("path", "damage", "said"),
     [
         ("model.safetensors", pickled, r"no file named model\.safetensors"),
-        ("model.safetensors", gone, r"no file named model\.safetensors"),
         ("model.safetensors", cut, "copy cannot be loaded"),
         ("model.safetensors", tensor("model.norm.weight"), rf"copy {LACKS}model\.language_model\.norm\.weight"),
-        (
-            "model.safetensors",
-            tensor("model.norm.weight", torch.ones(3)),
-            rf"copy {LACKS}model\.language_model\.norm\.weight",
-        ),
+        ("model.safetensors", tensor("model.norm.weight", torch.ones(3)), rf"copy {LACKS}.*\.norm\.weight"),
         ("config.json", cut, "no JSON"),
         ("config.json", configured(vision_config=3), "copy cannot be loaded"),
         ("generation_config.json", cut, "no JSON"),
@@ -139,11 +131,8 @@ def test_a_checkpoints_own_code_is_never_offered(vlm_copy, monkeypatch):
     """The original InternVL3 layout names its code; a supported one may, and is read by transformers' own classes."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
     (vlm_copy / "own.py").write_text("raise SystemExit")
-    auto_map = {
-        "AutoConfig": "own.Config",
-        "AutoModelForImageTextToText": "own.Model",
-        "AutoTokenizer": ["own.Tokenizer", None],
-    }
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}
+    auto_map |= {"AutoTokenizer": ["own.Tokenizer", None]}
     for name in ("config.json", "tokenizer_config.json"):
         configured(auto_map=auto_map)(vlm_copy / name)
     assert load_vlm(vlm_copy, torch.float32, "cpu", rows=False).family.name == "Qwen2.5-VL"

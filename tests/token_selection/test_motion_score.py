@@ -112,21 +112,8 @@ def test_selection_does_not_depend_on_the_unit_of_attention() -> None:
 
 
 TEXT = "She jumps (un-easily), don't stop."
-SPANS = [
-    (0, 3),
-    (4, 8),
-    (8, 9),
-    (10, 11),
-    (11, 13),
-    (13, 14),
-    (14, 20),
-    (20, 22),
-    (23, 26),
-    (26, 27),
-    (27, 28),
-    (29, 33),
-    (33, 34),
-]
+STARTS, ENDS = (0, 4, 8, 10, 11, 13, 14, 20, 23, 26, 27, 29, 33), (3, 8, 9, 11, 13, 14, 20, 22, 26, 27, 28, 33, 34)
+SPANS = list(zip(STARTS, ENDS, strict=True))
 
 
 def test_words_merge_and_punctuation_at_their_ends_stays_apart() -> None:
@@ -140,20 +127,15 @@ def test_words_merge_and_punctuation_at_their_ends_stays_apart() -> None:
 
 
 def test_words_do_not_cross_fields() -> None:
-    ab = [
-        Piece(index=0, token="a", field="response", start=0, end=1),
-        Piece(index=1, token="b", field="question", start=1, end=2),
-    ]
-    assert len(merge_words(random_maps(2, 2, 1, 1), ab)[1]) == 2
+    first, second = pieces_of("ab", [(0, 1), (1, 2)])
+    apart = [first, second.model_copy(update={"field": "question"})]
+    assert [len(merge_words(random_maps(2, 2, 1, 1), pieces)[1]) for pieces in ([first, second], apart)] == [1, 2]
 
 
 def test_unit_word_ranks_words() -> None:
     pieces = pieces_of("jumps a", [(0, 4), (4, 5), (6, 7)])
     maps = torch.stack([torch.full((3, 2, 2), value) for value in (1.0, 5.0, 2.0)])
-    by_token, by_word = (
-        motion_prior(maps, pieces, token_ratio=0.3),
-        motion_prior(maps, pieces, token_ratio=0.3, unit="word"),
-    )
+    by_token, by_word = (motion_prior(maps, pieces, token_ratio=0.3, unit=unit) for unit in ("token", "word"))
     assert [p.token for p in by_token.pieces if p.selected] == ["s"]
     assert [p.token for p in by_word.pieces if p.selected] == ["jumps"]
     assert torch.equal(by_word.maps_TFHW, torch.full((1, 3, 2, 2), 3.0))
@@ -181,9 +163,8 @@ def test_confidence_is_a_mean_over_the_selected_pieces_only() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(DataError, match="2 pieces, 3 rows"):
-        motion_prior(random_maps(3, 2, 2, 2), letters(2))
-    with pytest.raises(DataError, match="0 pieces"):
-        motion_prior(random_maps(0, 2, 2, 2), [])
+    for rows, count, match in [(3, 2, "2 pieces, 3 rows"), (0, 0, "0 pieces")]:
+        with pytest.raises(DataError, match=match):
+            motion_prior(random_maps(rows, 2, 2, 2), letters(count))
     with pytest.raises(DataError, match="sample x"):
         motion_prior(torch.zeros(2, 2, 2, 2), letters(2), source="sample x")

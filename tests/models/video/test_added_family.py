@@ -109,12 +109,8 @@ def test_the_steps_run_on_it(folder, tmp_path):
     part = chain.task("token_selection", {"heads": heads}, shard="0/1")["prior"]
     priors = chain.task("prior_set", {"shards": [part]}, form="collected")
     for line in published(priors, "priors", PriorSet).lines:
-        assert load(store.read(line.prior))["prior"].shape == (
-            sum(piece.selected for piece in line.pieces),
-            COUNT,
-            4,
-            4,
-        )
+        selected = sum(piece.selected for piece in line.pieces)
+        assert load(store.read(line.prior))["prior"].shape == (selected, COUNT, 4, 4)
 
 
 def test_the_plan_knows_its_cost(folder, model, tmp_path):
@@ -131,9 +127,8 @@ def test_the_plan_knows_its_cost(folder, model, tmp_path):
 
     def plan(**inversion):
         given = params | {"ddim_inversion": params["ddim_inversion"] | inversion}
-        return run_step(
-            declared("plan"), tmp_path, tmp_path / "store", {}, chosen, form="motion_priors", step_params=given
-        )["plan"].read_text()
+        options = {"form": "motion_priors", "step_params": given}
+        return run_step(declared("plan"), tmp_path, tmp_path / "store", {}, chosen, **options)["plan"].read_text()
 
     assert "Nothing, by the headers." in plan()
     with pytest.raises(ParameterError, match="Frame sheet takes no fewer"):
@@ -141,10 +136,8 @@ def test_the_plan_knows_its_cost(folder, model, tmp_path):
 
 
 def test_the_document_shows_this_very_file():
-    pages = [path.read_text() for path in (ROOT / "docs").glob("extending*.md")]
-    (section,) = (
-        part for page in pages for part in re.split(r"^## ", page, flags=re.M) if part.startswith("A video model")
-    )
+    parts = re.split(r"^## ", (ROOT / "docs/extending.md").read_text(), flags=re.M)
+    (section,) = (part for part in parts if part.startswith("A video model"))
     blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S)
     source = (Path(__file__).parent / "added" / "frame_sheet.py").read_text()
     assert len(blocks) == 3

@@ -9,7 +9,6 @@ tokens, H heads, d head width.
 """
 
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from components.core.records import Grid
 from components.media.sampling import FrameCounts
 from components.models.family import Device, Dtype, Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import Sizes, VideoFamily, text_pieces, unseen_characters
+from components.models.video.interface import Sizes, VideoFamily, processors, text_pieces, unseen_characters
 
 FRAMES = FrameCounts(step=1, fewest=2)
 TEXT_LENGTH, WIDTH, CHANNELS, SPATIAL, PATCH, SIDE, NATIVE_FRAMES = 16, 32, 4, 4, 2, 32, 8
@@ -69,9 +68,8 @@ class FrameSheet:
         return unseen_characters(self.tokenizer, text, TEXT_LENGTH)
 
     def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
-        tokens = self.tokenizer(
-            text, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
-        ).to(self.device)
+        padded = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True}
+        tokens = self.tokenizer(text, **padded, return_tensors="pt").to(self.device)
         return self.text_encoder(tokens.input_ids).last_hidden_state
 
     def velocity(self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]):
@@ -127,14 +125,8 @@ def sizes(folder):
     )
 
 
-@contextmanager
 def attention(transformer, attend):
-    before = dict(transformer.attn_processors)
-    transformer.set_attn_processor(Processor(attend))
-    try:
-        yield
-    finally:
-        transformer.set_attn_processor(before)
+    return processors(transformer, Processor(attend))
 
 
 class Processor:
@@ -152,9 +144,8 @@ class Processor:
         video = heads(hidden_states, attn.to_q, attn.to_k, attn.to_v)
         text = heads(encoder_hidden_states, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
         output = self.attend(*(torch.cat(pair, dim=2) for pair in zip(text, video, strict=True)))
-        text, video = (
-            output.transpose(1, 2).flatten(2).split([encoder_hidden_states.shape[1], hidden_states.shape[1]], 1)
-        )
+        lengths = [encoder_hidden_states.shape[1], hidden_states.shape[1]]
+        text, video = output.transpose(1, 2).flatten(2).split(lengths, 1)
         return attn.to_out[1](attn.to_out[0](video)), text if attn.context_pre_only else attn.to_add_out(text)
 
 
@@ -168,42 +159,21 @@ def make_tiny(folder, variant="sheet"):
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "unk_token": "[UNK]"}
+    bert = {"vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": WIDTH}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    narrow = {"block_out_channels": (8, 8, 8), "latent_channels": CHANNELS, "norm_num_groups": 2, "sample_size": SIDE}
+    sheet = NATIVE_FRAMES * SIDE // SPATIAL
+    latents = {"in_channels": CHANNELS, "out_channels": CHANNELS, "patch_size": PATCH, "sample_size": sheet}
+    heads = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16, "pos_embed_max_size": sheet // PATCH}
+    texts = {"joint_attention_dim": WIDTH, "pooled_projection_dim": WIDTH, "caption_projection_dim": 64}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parts = {
-            "tokenizer": PreTrainedTokenizerFast(
-                tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", unk_token="[UNK]"
-            ),
-            "text_encoder": BertModel(
-                BertConfig(
-                    vocab_size=len(words),
-                    hidden_size=WIDTH,
-                    num_hidden_layers=1,
-                    num_attention_heads=2,
-                    intermediate_size=WIDTH,
-                )
-            ),
-            "vae": AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 3,
-                up_block_types=("UpDecoderBlock2D",) * 3,
-                block_out_channels=(8, 8, 8),
-                latent_channels=CHANNELS,
-                norm_num_groups=2,
-                sample_size=SIDE,
-            ),
-            "transformer": SD3Transformer2DModel(
-                sample_size=NATIVE_FRAMES * SIDE // SPATIAL,
-                patch_size=PATCH,
-                in_channels=CHANNELS,
-                out_channels=CHANNELS,
-                num_layers=2,
-                num_attention_heads=4,
-                attention_head_dim=16,
-                joint_attention_dim=WIDTH,
-                caption_projection_dim=64,
-                pooled_projection_dim=WIDTH,
-                pos_embed_max_size=NATIVE_FRAMES * SIDE // SPATIAL // PATCH,
-            ),
+            "tokenizer": PreTrainedTokenizerFast(tokenizer_object=backend, **special),
+            "text_encoder": BertModel(BertConfig(**bert, num_hidden_layers=1, num_attention_heads=2)),
+            "vae": AutoencoderKL(**blocks, **narrow),
+            "transformer": SD3Transformer2DModel(**latents, **heads, **texts),
             "scheduler": DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
         }
     for name, part in parts.items():
