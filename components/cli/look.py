@@ -1,7 +1,7 @@
 """`look`: steps 0 to 4 on one clip in this process, and one page of what the video model attended to.
 
-The steps are the pipeline's own, with its parameters, on a store of their own that is gone afterwards: the page shows
-the numbers that `motion_priors` would publish for this clip.
+The steps are the pipeline's own, on a store that is gone afterwards: the page shows the numbers that `motion_priors`
+would publish for this clip.
 """
 
 from __future__ import annotations
@@ -58,28 +58,22 @@ def look(
         raise ParameterError("the text is empty", source="look", remedy='describe the clip: "a man raises his arm"')
     known = {**chain_defaults(), "vdm": vdm}
     known["params_ddim_inversion"] |= model_size(vdm)
-    page = _look(clip, text, {**known, **nested(settings or {}, known, "settings")})
+    values = {**known, **nested(settings or {}, known, "settings"), "shard": "0/1", "text": "response"}
+    with tempfile.TemporaryDirectory(prefix="look-") as name:
+        folder, source, store = Path(name), Path(name, "clip"), Path(name, "store").as_uri()
+        source.mkdir()
+        shutil.copyfile(clip, source / clip.name)
+        (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
+        try:
+            priors = extract_priors(folder, {**values, "source": str(source), "store": store})
+        except UnitsFailed as error:
+            (reason,) = error.reasons.values()
+            raise DataError(reason, source=str(clip), remedy="give another clip, or another text") from None
+        page = _page(Store(store), priors, clip.name)
     if output is not None:
         target = Path(output).absolute()
         FileBackend(target.parent).put(target.name, page.encode())
     return page
-
-
-def _look(clip: Path, text: str, values: Mapping[str, Any]) -> str:
-    with tempfile.TemporaryDirectory(prefix="look-") as name:
-        folder = Path(name)
-        source = folder / "clip"
-        source.mkdir()
-        shutil.copyfile(clip, source / clip.name)
-        (source / "train.jsonl").write_text(json.dumps({"video": clip.name, "response": text}) + "\n")
-        store = (folder / "store").as_uri()
-        own = {"source": str(source), "store": store, "shard": "0/1", "text": "response"}
-        try:
-            priors = extract_priors(folder, {**values, **own})
-        except UnitsFailed as error:
-            (reason,) = error.reasons.values()
-            raise DataError(reason, source=str(clip), remedy="give another clip, or another text") from None
-        return _page(Store(store), priors, clip.name)
 
 
 def chain_defaults() -> dict[str, Any]:
@@ -136,15 +130,11 @@ def _page(store: Store, priors: PriorSet, name: str) -> str:
 
 def _warning(model: str, line: PriorLine) -> str:
     """Return what a reader must know first: random weights, and words that the text encoder has no token for."""
-    said = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
-    unknown = dict.fromkeys(
-        line.sample.response[piece.start : piece.end].strip() for piece in line.pieces if piece.token == UNKNOWN
-    )
-    if unknown:
-        said.append(
-            f"The video model does not know {', '.join(f'“{word}”' for word in unknown)}: their rows mean nothing."
-        )
-    return " ".join(said)
+    warnings = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
+    pieces = [line.sample.response[piece.start : piece.end] for piece in line.pieces if piece.token == UNKNOWN]
+    if words := ", ".join(f"“{word}”" for word in dict.fromkeys(piece.strip() for piece in pieces)):
+        warnings.append(f"The video model does not know {words}: their rows mean nothing.")
+    return " ".join(warnings)
 
 
 def model_size(vdm: str) -> dict[str, Any]:
@@ -152,20 +142,12 @@ def model_size(vdm: str) -> dict[str, Any]:
 
     bfloat16 on a GPU; float32 for a model of `components/synthetic`, whose VAE needs the digits.
     """
-    with tempfile.TemporaryDirectory() as name:
-        path = resolve(vdm, Store(Path(name).as_uri())).path
-    from components.synthetic.model.card import RECORD
-
-    num_frames, height, width = family_of(path).sizes(path).native
-    return {
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "dtype": "bfloat16" if _has_gpu() and not (path / RECORD).is_file() else "float32",
-    }
-
-
-def _has_gpu() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    from components.synthetic.model.card import RECORD
+
+    with tempfile.TemporaryDirectory() as name:
+        path = resolve(vdm, Store(Path(name).as_uri())).path
+    num_frames, height, width = family_of(path).sizes(path).native
+    dtype = "bfloat16" if torch.cuda.is_available() and not (path / RECORD).is_file() else "float32"
+    return {"num_frames": num_frames, "height": height, "width": width, "dtype": dtype}

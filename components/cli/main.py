@@ -6,8 +6,7 @@ import logging
 
 import typer
 
-from components.cli import cluster, images, models, run, store, transfer
-from components.cli.compile import compile_
+from components.cli import build, cluster, run, store, transfer
 from components.cli.options import PipelineCommand
 from components.core.errors import MotionEnhancerError
 
@@ -24,11 +23,11 @@ app.command(rich_help_panel=KEEP)(transfer.export)
 app.command("import", rich_help_panel=KEEP)(transfer.import_)
 app.command(rich_help_panel=KEEP)(transfer.inspect)
 app.add_typer(store.app, name="store", rich_help_panel=KEEP)
-app.add_typer(models.app, name="models", rich_help_panel=KEEP)
-app.command("compile", rich_help_panel=CLUSTER)(compile_)
+app.add_typer(transfer.models, name="models", rich_help_panel=KEEP)
+app.command("compile", rich_help_panel=CLUSTER)(build.compile_)
 for command in cluster.COMMANDS:
     app.command(rich_help_panel=CLUSTER)(command)
-app.add_typer(images.app, name="images", rich_help_panel=CLUSTER)
+app.add_typer(build.images_app, name="images", rich_help_panel=CLUSTER)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +39,3 @@ def main(arguments: list[str] | None = None) -> None:
     except MotionEnhancerError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-
-
-if __name__ == "__main__":
-    main()

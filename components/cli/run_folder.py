@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Record, sha256
-from components.kubeflow.tree import own_part
 from components.store.entries import Store, named_manifest
 from components.store.file import FileBackend
 
+log = logging.getLogger(__name__)
 FILE = "run.json"
 
 
@@ -37,11 +38,7 @@ class RunRecord(Record):
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of a run's folder, None where no run was.
-
-    Raises:
-        DataError: the record cannot be read.
-    """
+    """Return the record of a run's folder, None where no run was; `DataError` where it cannot be read."""
     file = folder / FILE
     if not file.is_file():
         return None
@@ -63,8 +60,7 @@ def write_record(folder: Path, store: str, outputs: Mapping[str, Output]) -> Non
     FileBackend(folder.absolute()).put(FILE, record.model_dump_json(indent=2).encode() + b"\n")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A manifest that a command was given: its bytes, where they lie, and the store that holds its files."""
 
     data: bytes
@@ -75,7 +71,8 @@ class Found:
 def find_manifest(what: str, store: str = "", output: str = "") -> Found:
     """Return a manifest by its digest, from an artifact's folder, or as an output of the newest run in a folder.
 
-    What uncommitted code made lies in a part of the store of its own (`dev-…`), which is looked into as well.
+    What uncommitted code made lies in a part of the store of its own (`dev-…`): where the store has no such manifest,
+    the newest part that has it counts, and a log line names it.
 
     Args:
         what: `sha256:…`, an artifact's folder, or a run's folder.
@@ -89,19 +86,20 @@ def find_manifest(what: str, store: str = "", output: str = "") -> Found:
     folder = Path(what)
     if record := read_record(folder):
         made = _chosen(record, what, output)
-        return _in_store(made.digest, Store(store or made.store))
+        opened = Store(store or made.store)
+        return Found(*named_manifest(made.digest, opened), opened)
     if output:
         raise ParameterError(f"no {FILE} in {what}", source="command line", remedy="give the folder of a run (--out)")
-    file = folder / "manifest.json"
-    digest = sha256(file.read_bytes()) if file.is_file() else what.removeprefix("sha256:")
-    places = [store, own_part(store)] if store else []
+    file, places = folder / "manifest.json", [store] if store else []
+    digest = what.removeprefix("sha256:")
     if file.is_file():
-        places += _recorded_stores(folder)
+        digest = sha256(file.read_bytes())
+        above = next((found for parent in file.absolute().parents if (found := read_record(parent))), None)
+        places += [*(item.store for item in above.outputs.values()), above.store] if above else []
     if not places:
         raise ParameterError(f"no store to look for {what} in", source="command line", remedy="give --store")
-    opened = [Store(uri) for uri in places]
-    holds = (place for place in opened if place.backend.size(f"manifests/{digest}.json") is not None)
-    return _in_store(what, next(holds, opened[0]))
+    opened = next(filter(None, (_holder(Store(uri), f"manifests/{digest}.json") for uri in places)), Store(places[0]))
+    return Found(*named_manifest(what, opened), opened)
 
 
 def find_manifests(what: str, store: str) -> list[Found]:
@@ -120,13 +118,13 @@ def _chosen(record: RunRecord, folder: str, output: str) -> Output:
     return made[output]
 
 
-def _in_store(what: str, store: Store) -> Found:
-    return Found(*named_manifest(what, store), store)
-
-
-def _recorded_stores(artifact: Path) -> list[str]:
-    """Return the stores of the run whose folder an artifact lies in."""
-    record = next((found for folder in artifact.absolute().parents if (found := read_record(folder))), None)
-    if record is None:
-        return []
-    return [*(item.store for item in record.outputs.values()), record.store, own_part(record.store)]
+def _holder(store: Store, path: str) -> Store | None:
+    """Return the store if it has the object, else its newest part of uncommitted code that has it."""
+    if store.backend.size(path) is not None:
+        return store
+    parts = [Store(f"{store.uri}/{name}") for name in store.backend.folders() if name.startswith("dev-")]
+    written = {part: time for part in parts if (time := part.backend.modified(path)) is not None}
+    newest = max(written, key=written.__getitem__, default=None)
+    if newest is not None:
+        log.info("%s holds it: results of uncommitted code", newest.uri)
+    return newest

@@ -73,6 +73,10 @@ class FileBackend:
                 continue
             yield Listed(path, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders at the root."""
+        return [path.name for path in self.root.glob("*") if path.is_dir()]
+
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""
         (self.root / path).unlink(missing_ok=True)

@@ -264,6 +264,12 @@ class MinioBackend:
         for item in sorted(found or [], key=lambda item: str(item.object_name)):
             yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), _seconds(item.last_modified))
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders at the root."""
+        start = self._name("")
+        found = self._call("list", lambda: list(self.client.list_objects(self.bucket, prefix=start)))
+        return [str(item.object_name)[len(start) : -1] for item in found or [] if item.is_dir]
+
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""
         self._call(f"delete {path}", lambda: self.client.remove_object(self.bucket, self._name(path)))

@@ -1,6 +1,6 @@
 """From one run to the next command: with uncommitted changes, and where a run's folder names store and outputs."""
 
-import json
+import os
 import re
 import shlex
 import shutil
@@ -9,18 +9,15 @@ import subprocess
 import pytest
 
 from components.cli.options import PipelineOptions
-from components.cli.run import local_values
 from components.cli.run_folder import Output, find_manifest, read_record, write_record
 from components.core.errors import DataError, ParameterError
+from components.core.records import sha256
 from components.kubeflow.tree import ROOT
 from components.prior_set.reading import read_priors
+from components.store.entries import Store
 from tests.command import motion_enhancer, python
 
-SETTINGS = "--vdm tiny-cogvideox --shards 1 --set num_steps=2 --set params_attention_capture.pictures=0"
-SETTINGS += "".join(
-    f" --set params_ddim_inversion.{name}={value}"
-    for name, value in {"num_frames": 17, "height": 64, "width": 64}.items()
-)
+SETTINGS = "--vdm tiny-cogvideox --native-size --shards 1 --set num_steps=2 --set params_attention_capture.pictures=0"
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +33,49 @@ def edited(tmp_path_factory):
     return checkout
 
 
-def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path, capsys):
+def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path, capsys, caplog, monkeypatch):
     def cli(arguments):
         words = shlex.split(arguments)
         return python("-m", "components.cli", *words, cwd=tmp_path, PYTHONPATH=str(edited)).stdout
 
-    assert motion_enhancer("synthesize", tmp_path / "clips", "--count", 2) == 0
+    monkeypatch.chdir(tmp_path)
+    assert motion_enhancer("synthesize", "clips", "--count", 2) == 0
     printed = cli(f"run motion_priors --out runs/mine --source clips {SETTINGS}")
     first, *_, last = printed.strip().splitlines()
     (part,) = re.findall(r"^Uncommitted changes .* kept under (dev-[0-9a-f]{16}) ", first)
-    assert f"store   {(tmp_path / 'runs/mine/store').as_uri()}/{part}\n" in printed
+    uri = (tmp_path / "runs/mine/store").as_uri()
+    assert f"store   {uri}/{part}\n" in printed
     (digest,) = set(re.findall(r"sha256:[0-9a-f]{64}", printed))
-    assert (
-        last.strip() == f"motion-enhancer run fine_tune --out runs/mine --priors {digest} --benchmark motionbench=DIR"
-    )
+    next_run = f"motion-enhancer run fine_tune --out runs/mine --priors {digest} --benchmark motionbench=DIR"
+    assert last.strip() == next_run
+    assert cli(f"store check --store {uri}").endswith("sizes compared: 0 missing or damaged\n")
+    # from here on with other code, as after a commit or another edit
     (export,) = re.findall(r"^next +motion-enhancer (export .*)", printed, re.MULTILINE)
-    store = f"--store file://{tmp_path}/runs/mine/store"
     (artifact,) = (tmp_path / "runs/mine").glob("artifacts/*/prior-set/priors")
-    for command, folder in ((export, "priors"), (f"export {artifact} old {store}", "old")):
-        cli(command)
+    by_digest = f"export {digest} by_digest --store {uri}"
+    for command in (export, f"export {artifact} by_artifact --store {uri}", by_digest):
+        assert motion_enhancer(*shlex.split(command)) == 0
+    for folder in ("priors", "by_artifact", "by_digest"):
         found = list(read_priors(tmp_path / folder))
         assert (len(found), all(prior.video.is_file() for prior in found)) == (2, True)
-    assert json.loads(cli(f"inspect {digest} {store}"))["kind"] == "PriorSet"
-    assert cli(f"store check {store}").endswith("sizes compared: 0 missing or damaged\n")
-    # from here on with other code, as after a commit: the folder of the run names the store
+    for what in (["runs/mine"], [digest, "--store", uri]):
+        assert motion_enhancer("inspect", *what) == 0
+        assert motion_enhancer("store", "check", *what) == 0
+    assert f"{uri}/{part} holds it" in caplog.text
     capsys.readouterr()
-    assert motion_enhancer("import", tmp_path / "priors", "--store", tmp_path / "other") == 0
+    assert motion_enhancer("import", "priors", "--store", tmp_path / "other") == 0
     assert capsys.readouterr().out.strip() == digest
-    for command in (("inspect",), ("store", "check")):
-        assert motion_enhancer(*command, tmp_path / "runs/mine") == 0
+
+
+def test_the_newest_part_of_uncommitted_code_counts(tmp_path):
+    data, parts = b'{"kind": "PriorSet"}', ("dev-b", "dev-c", "dev-a", "")
+    path = f"manifests/{sha256(data)}.json"
+    for age, part in enumerate(parts):
+        Store(str(tmp_path / part)).backend.put(path, data)
+        os.utime(tmp_path / part / path, (1000 - age, 1000 - age))
+    for part in ("", "dev-b", "dev-c"):
+        assert find_manifest(f"sha256:{sha256(data)}", str(tmp_path)).store.uri == (tmp_path / part).as_uri()
+        (tmp_path / part / path).unlink()
 
 
 def test_a_run_folder_may_be_moved_and_keeps_outputs_of_other_names(tmp_path):
@@ -76,16 +87,15 @@ def test_a_run_folder_may_be_moved_and_keeps_outputs_of_other_names(tmp_path):
     assert read_record(old).outputs == {"priors": priors, "model": model}
     old.rename(new)
     assert read_record(new).outputs["priors"].store == (new / "store").as_uri()
-    assert read_record(new).store == "minio://bucket/store"
     assert read_record(tmp_path) is None
 
 
 def test_a_later_run_in_the_folder_takes_its_store(tmp_path):
     known, folder = {"store": "minio://default/store"}, tmp_path / "run"
-    assert local_values(known, PipelineOptions(), folder)[0] == (folder / "store").as_uri()
+    assert PipelineOptions().local_values(known, folder)[0] == (folder / "store").as_uri()
     write_record(folder, "minio://bucket/store", {})
-    assert local_values(known, PipelineOptions(), folder)[0] == "minio://bucket/store"
-    assert local_values(known, PipelineOptions(store="file:///other"), folder)[0] == "file:///other"
+    assert PipelineOptions().local_values(known, folder)[0] == "minio://bucket/store"
+    assert PipelineOptions(store="file:///other").local_values(known, folder)[0] == "file:///other"
 
 
 def test_what_cannot_be_found_says_what_there_is(tmp_path):

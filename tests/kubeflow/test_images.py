@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.cli.images import names
+from components.cli.build import names
 from components.core.errors import ParameterError
 from components.kubeflow.images import ROOT, locked, pinned
 from components.kubeflow.tree import tree_digest

@@ -63,6 +63,7 @@ def test_objects_come_back_as_they_were_put(uri, tmp_path):
     assert hash_file(backend.local("a.bin")) == digest(b"l" * 3_000_000)
     assert [(item.path, item.size) for item in backend.walk()] == [("a.bin", 3_000_000), ("b/two.bin", 6)]
     assert [item.path for item in backend.walk("b")] == ["b/two.bin"]
+    assert backend.folders() == ["b"]
     backend.delete("b/two.bin")
     assert [item.path for item in backend.walk()] == ["a.bin"]
 
