@@ -20,13 +20,8 @@ def s3_server(*buckets):
     host, port = server.get_host_and_port()
     before = dict(os.environ)
     os.environ.update({"S3_ENDPOINT": f"http://{host}:{port}", **KEYS})
-    client = Minio(
-        f"{host}:{port}",
-        access_key=KEYS["S3_ACCESS_KEY"],
-        secret_key=KEYS["S3_SECRET_KEY"],
-        secure=False,
-        region="us-east-1",
-    )
+    access, secret = KEYS.values()
+    client = Minio(f"{host}:{port}", access_key=access, secret_key=secret, secure=False, region="us-east-1")
     for bucket in buckets:
         client.make_bucket(bucket)
     try:

@@ -9,19 +9,8 @@ import torch
 from scipy import stats
 
 import bench.align as a
-from bench.align_data import (
-    ANSWERS,
-    GRID,
-    IDS,
-    SIZE,
-    VDM_STEPS,
-    at_frames,
-    frame_differences,
-    make_example,
-    make_scenes,
-    moving_colour,
-    video_prior,
-)
+from bench import align_data as data
+from bench.align_data import GRID, IDS, SIZE, VDM_STEPS, at_frames, make_example, make_scenes, moving_colour
 from bench.align_model import batch_distance, evaluate, make_model, object_auc, pick
 from components.attention_capture.sample import capture_sample
 from components.attention_capture.step import Params as CaptureParams
@@ -38,6 +27,7 @@ from components.synthetic.model.network import TRAINING_SEEDS
 from components.synthetic.scenes import draw, make_clip
 
 WORDS = {index: word for word, index in IDS.items()}
+EDGES = np.array([-0.5, 0.5, 4.5, 8.5, 12.5, 16.5]) * 2.5 / 16  # of the video model's latents, in seconds
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +63,7 @@ def test_right_answers_are_counted_one_by_one(scenes):
         example = make_example(scenes.frames_NnHW3[i].numpy(), moving_colour(scenes.clips[i]))
         with torch.no_grad():
             logits = vlm.forward(collate([example]), all_logits=True).logits_BLV[0, scenes.answer_at - 1]
-        best = max(ANSWERS, key=lambda colour: float(logits[colour]))
+        best = max(data.ANSWERS, key=lambda colour: float(logits[colour]))
         right.append(WORDS[best] == moving_colour(scenes.clips[i]))
     assert found.right_N.tolist() == right
     assert found.accuracy == sum(right) / 8
@@ -88,7 +78,7 @@ def test_frame_difference_of_a_clip_cell_by_cell(scenes):
     for f, y, x in product(range(3), range(5), range(5)):
         cell = [change[k][8 * y : 8 * y + 8, 8 * x : 8 * x + 8].mean() for k in (2 * f, 2 * f + 1)]
         naive[f, y, x] = sum(cell) / 2
-    assert np.allclose(frame_differences(scenes)[7].numpy(), naive / naive.mean(), rtol=1e-4)
+    assert np.allclose(data.frame_differences(scenes)[7].numpy(), naive / naive.mean(), rtol=1e-4)
     assert GRID.shape == naive.shape
 
 
@@ -117,9 +107,8 @@ def test_more_frames_show_the_same_courses():
     for index in range(4):
         scene = make_clip("scenes", 5, index, SIZE, 6).scene
         finer = at_frames(scene, 16)  # every third frame is one of the six
-        assert np.allclose(
-            [body.centres[::3] for body in finer.bodies], [body.centres for body in scene.bodies], atol=1e-12
-        )
+        pairs = zip(finer.bodies, scene.bodies, strict=True)
+        assert all(np.allclose(fine.centres[::3], body.centres, atol=1e-12) for fine, body in pairs)
         assert np.array_equal(draw(at_frames(scene, 6), SIZE)[0], draw(scene, SIZE)[0])
         assert len(draw(finer, (48, 48))[0]) == 16
 
@@ -128,13 +117,12 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     """The steps' own code with their default parameters, then each cell of the VLM by interpolation in numpy."""
     vdm = load_vdm(ensure_tiny("tiny-cogvideox"), "float32", "cpu")
     clip = scenes.clips[0]
-    found = video_prior(vdm, clip)
+    found = data.video_prior(vdm, clip)
     assert pipeline_default(shared_fields()["num_steps"]) == VDM_STEPS
     frames, _, _ = draw(at_frames(clip.scene, 17), (64, 64))
     empty = vdm.encode_text("")
-    latents = invert(
-        lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames), levels(vdm.alphas_cumprod, VDM_STEPS)
-    ).trajectory
+    schedule, clean = levels(vdm.alphas_cumprod, VDM_STEPS), vdm.encode_video(frames)
+    latents = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
     parts = [Part("response", 0, clip.caption)]
     captured = capture_sample(vdm, latents[:, 0], clip.caption, parts, CaptureParams(), VDM_STEPS, 0, "a clip")
     map_FHW = captured.density_hTS.mean((0, 1)).view(5, 4, 4).double().numpy()
@@ -143,12 +131,10 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     expected = np.zeros((3, 5, 5))
     for f, y, x in product(range(3), range(5), range(5)):
         # a cell of the VLM is 1 s from -0.25 s on; points outside the clip do not count
-        spans = np.clip(np.minimum(f + 0.75, _edges()[1:]) - np.maximum(f - 0.25, _edges()[:-1]), 0, None) / np.diff(
-            _edges()
-        )
+        spans = np.clip(np.minimum(f + 0.75, EDGES[1:]) - np.maximum(f - 0.25, EDGES[:-1]), 0, None) / np.diff(EDGES)
         count = math.ceil(spans.sum() - 1e-6)
         times = f - 0.25 + (np.arange(count) + 0.5) / count
-        times = times[(times >= _edges()[0]) & (times <= _edges()[-1])]
+        times = times[(times >= EDGES[0]) & (times <= EDGES[-1])]
         column = [np.interp(times, centres, map_FHW[:, i, j]).mean() for i, j in product(range(4), range(4))]
         rows = [np.interp((x + 0.5) / 5, (np.arange(4) + 0.5) / 4, row) for row in np.reshape(column, (4, 4))]
         expected[f, y, x] = np.interp((y + 0.5) / 5, (np.arange(4) + 0.5) / 4, rows)
@@ -157,17 +143,11 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     assert density.std() > 1e-3
 
 
-def _edges():
-    """Where the video model's latents begin and end, in seconds."""
-    return np.array([-0.5, 0.5, 4.5, 8.5, 12.5, 16.5]) * 2.5 / 16
-
-
 def test_a_batchs_distance_is_the_mean_over_samples():
     generator = torch.Generator().manual_seed(0)
     rows, prior = torch.rand(16, 3, 75, generator=generator), torch.rand(16, 3, 5, 5, generator=generator)
-    one_by_one = [
-        map_distance(row.view(3, 3, 5, 5), map_Fhw.expand(3, 3, 5, 5)) for row, map_Fhw in zip(rows, prior, strict=True)
-    ]
+    pairs = zip(rows.view(16, 3, 3, 5, 5), prior, strict=True)
+    one_by_one = [map_distance(row, map_Fhw.expand(3, 3, 5, 5)) for row, map_Fhw in pairs]
     assert torch.allclose(batch_distance(rows, prior), torch.stack(one_by_one).mean(), rtol=1e-5)
 
 

@@ -22,21 +22,7 @@ def test_clean_composes_and_strips():
     assert clean("a\tb\nc", "s") == "a\tb\nc"
 
 
-@pytest.mark.parametrize(
-    "token",
-    [
-        "<|im_start|>",
-        "<|vision_pad|>",
-        "<image>",
-        "<video>",
-        "<img>",
-        "</img>",
-        "<IMG_CONTEXT>",
-        "</s>",
-        "<pad>",
-        "<box>",
-    ],
-)
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|vision_pad|>", "<image>", "</img>", "<IMG_CONTEXT>", "</s>", "<pad>"])
 def test_clean_refuses_control_tokens(token):
     with pytest.raises(DataError, match="control token") as caught:
         clean(f"The dog {token} runs", "row 7")
@@ -61,18 +47,9 @@ def test_sample_id_is_the_documented_hash():
 
 def test_sample_id_sees_every_part():
     option, turn = Option(letter="A", text="a"), Turn(question="q", response="r")
-    ids = {
-        sample_id(*parts)
-        for parts in [
-            (VIDEO, "q", [], "r", []),
-            ("b" * 64, "q", [], "r", []),
-            (VIDEO, "q2", [], "r", []),
-            (VIDEO, "q", [option], "r", []),
-            (VIDEO, "q", [], "r2", []),
-            (VIDEO, "q", [], "r", [turn]),
-        ]
-    }
-    assert len(ids) == 6
+    parts = {"video_sha256": VIDEO, "question": "q", "options": [], "response": "r", "earlier": []}
+    changes = {"video_sha256": "b" * 64, "question": "q2", "options": [option], "response": "r2", "earlier": [turn]}
+    assert len({sample_id(**parts), *(sample_id(**{**parts, name: value}) for name, value in changes.items())}) == 6
 
 
 @pytest.mark.parametrize(

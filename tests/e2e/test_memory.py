@@ -29,9 +29,8 @@ def all_videos(tmp_path_factory):
 def source_of(all_videos, folder, count):
     """The first `count` videos of the set, as one's own JSONL."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        json.loads(line) for line in (all_videos / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()
-    ][:count]
+    lines = (all_videos / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()[:count]
+    rows = [json.loads(line) for line in lines]
     for row in rows:
         if not (folder / row["video_path"]).exists():
             shutil.copy2(all_videos / "MotionBenchCaption-train/videos" / row["video_path"], folder / row["video_path"])
@@ -110,8 +109,7 @@ def test_an_edited_caption_changes_that_sample_and_no_other(base, copied, empty_
         again.priors()
     finally:
         (source / "rows.jsonl").write_text(rows)
-    wanted = {"dataset_import": 0, "ddim_inversion": 0, "attention_capture": 1, "token_selection": 1}
-    assert {name: again.counts[name] for name in STEPS} == wanted
+    assert [again.counts[name] for name in STEPS] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
@@ -141,31 +139,10 @@ def test_a_killed_extraction_goes_on_where_it_was(base, tmp_path):
     """SIGKILL in the middle of inversion: the second run computes what is missing and gives the same bytes."""
     _, source, _, uninterrupted = base
     store = tmp_path / "store"
-    videos = run_step(declared("dataset_import"), tmp_path, store, shared={"source": str(source)}, form="training")[
-        "videos"
-    ]
-    out = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
-        "components.cli",
-        "step",
-        "ddim_inversion",
-        "--store",
-        store.as_uri(),
-        "--out",
-        str(out),
-        "--in",
-        f"videos={videos}",
-        "--set",
-        "vdm=tiny-cogvideox",
-        "--set",
-        "num_steps=2",
-        "--set",
-        "shard=0/1",
-        "--params",
-        json.dumps(SMALL["ddim_inversion"]),
-    ]
+    imported = run_step(declared("dataset_import"), tmp_path, store, shared={"source": str(source)}, form="training")
+    words = "-m components.cli step ddim_inversion --set vdm=tiny-cogvideox --set num_steps=2 --set shard=0/1 --in"
+    command = [sys.executable, *words.split(), f"videos={imported['videos']}", "--store", store.as_uri()]
+    command += ["--out", str(tmp_path / "killed"), "--params", json.dumps(SMALL["ddim_inversion"])]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((store / "ddim_inversion").glob("*/entry.json")) and time.monotonic() < deadline:

@@ -20,17 +20,10 @@ def test_published_size_gives_the_known_flops():
 def test_formula_against_a_flop_counter():
     layers, heads, dim = 3, 8, 64
     with torch.device("meta"):
+        sizes = {"num_attention_heads": heads, "attention_head_dim": dim, "num_layers": layers, "sample_frames": 17}
+        text_sizes = {"text_embed_dim": 32, "time_embed_dim": 64, "max_text_seq_length": 16}
         net = CogVideoXTransformer3DModel(
-            num_attention_heads=heads,
-            attention_head_dim=dim,
-            num_layers=layers,
-            text_embed_dim=32,
-            time_embed_dim=64,
-            max_text_seq_length=16,
-            sample_width=32,
-            sample_height=32,
-            sample_frames=17,
-            use_rotary_positional_embeddings=True,
+            **sizes, **text_sizes, sample_width=32, sample_height=32, use_rotary_positional_embeddings=True
         )
         latents, text, time = torch.empty(1, 5, 16, 32, 32), torch.empty(1, 16, 32), torch.empty(1, dtype=torch.long)
         rope = (torch.empty(5 * 256, dim), torch.empty(5 * 256, dim))

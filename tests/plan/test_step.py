@@ -40,13 +40,21 @@ def world(tmp_path_factory):
     return tmp, tmp / "scenes", tmp / "store", priors
 
 
+def assigned(*items, **values):
+    """Return `--set NAME=VALUE` for each."""
+    return [word for item in (*(f"{key}={value}" for key, value in values.items()), *items) for word in ("--set", item)]
+
+
 def settings(source, store, *more):
-    given = [
-        f"{key}={value}"
-        for key, value in {"source": source, "store": store.as_uri(), "vdm": "tiny-cogvideox", "num_steps": 2}.items()
-    ]
-    given += [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
-    return [word for item in [*given, *more] for word in ("--set", item)]
+    small = [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
+    own = {} if store is None else {"store": store.as_uri()}
+    return assigned(*small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
+
+
+def planned(capsys, *arguments, pipeline="motion_priors"):
+    """Print the plan of a pipeline; return what was printed."""
+    assert motion_enhancer("plan", pipeline, *arguments) == 0
+    return capsys.readouterr().out
 
 
 def counts(printed):
@@ -55,21 +63,9 @@ def counts(printed):
     return {row[0]: (row[1], row[2]) for row in rows if row[0] in STEPS}
 
 
-def files(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
-    }
-
-
 def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world, tmp_path, capsys):
-    _, source, _, _ = world
     out = tmp_path / "run"
-    given = settings(source, tmp_path / "elsewhere")
-    given = [
-        word for item in zip(given[::2], given[1::2], strict=True) if not item[1].startswith("store=") for word in item
-    ]
-    assert motion_enhancer("plan", "motion_priors", "--out", out, *given) == 0
-    printed = capsys.readouterr().out
+    printed = planned(capsys, "--out", out, *settings(world[1], None))
     assert printed.startswith("# Plan\n")
     assert counts(printed) == {**dict.fromkeys(STEPS, ("0", str(COUNT))), "token_selection": ("–", f"≤ {COUNT}")}
     assert "Peak of what capture adds on the device" in printed
@@ -81,10 +77,13 @@ def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world,
 
 def test_after_a_run_everything_is_remembered(world, capsys):
     _, source, store, _ = world
-    before = {name for name in files(store) if not name.startswith(("plan/", "model_digests/"))}
-    assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
-    assert counts(capsys.readouterr().out) == dict.fromkeys(STEPS, (str(COUNT), "0"))
-    assert {name for name in files(store) if not name.startswith(("plan/", "model_digests/"))} == before
+
+    def kept():
+        return {path for path in store.rglob("*") if path.relative_to(store).parts[0] not in ("plan", "model_digests")}
+
+    before = kept()
+    assert counts(planned(capsys, *settings(source, store))) == dict.fromkeys(STEPS, (str(COUNT), "0"))
+    assert kept() == before
 
 
 @pytest.mark.parametrize(
@@ -100,9 +99,9 @@ def test_after_a_run_everything_is_remembered(world, capsys):
 def test_a_changed_parameter_names_what_is_to_compute(world, capsys, change, wanted):
     """True: remembered, False: to compute, None: an upper bound, as no heads can be chosen yet."""
     _, source, store, _ = world
-    assert motion_enhancer("plan", "motion_priors", *settings(source, store, change)) == 0
     said = {True: (str(COUNT), "0"), False: ("0", str(COUNT)), None: ("–", f"≤ {COUNT}")}
-    assert counts(capsys.readouterr().out) == {step: said[item] for step, item in zip(STEPS, wanted, strict=True)}
+    found = counts(planned(capsys, *settings(source, store, change)))
+    assert found == {step: said[item] for step, item in zip(STEPS, wanted, strict=True)}
 
 
 def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
@@ -110,8 +109,8 @@ def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
     _, source, store, _ = world
     shutil.copytree(store, tmp_path / "store")
     next((tmp_path / "store" / "attention_capture").glob("*/statistics-*")).write_bytes(b"damaged")
-    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
-    assert counts(capsys.readouterr().out)["token_selection"] == ("–", f"≤ {COUNT}")
+    found = counts(planned(capsys, *settings(source, tmp_path / "store")))
+    assert found["token_selection"] == ("–", f"≤ {COUNT}")
 
 
 @pytest.mark.parametrize(
@@ -129,9 +128,8 @@ def test_a_damaged_entry_is_work_to_do(world, tmp_path, capsys, step, remembered
     shutil.copytree(store, tmp_path / "store")
     entries = (tmp_path / "store" / step).glob("*/entry.json")
     next(path for path in entries if "mask of" not in path.read_text()).write_bytes(b'{"step": "')
-    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
     said = [("–", f"≤ {COUNT}") if count is None else (str(count), str(COUNT - count)) for count in remembered]
-    assert counts(capsys.readouterr().out) == dict(zip(STEPS, said, strict=True))
+    assert counts(planned(capsys, *settings(source, tmp_path / "store"))) == dict(zip(STEPS, said, strict=True))
 
 
 def test_headers_are_read_side_by_side_and_a_failure_is_not_remembered(world, tmp_path, capsys, monkeypatch):
@@ -147,8 +145,7 @@ def test_headers_are_read_side_by_side_and_a_failure_is_not_remembered(world, tm
         patch.setattr(FileBackend, "local", refused)
         assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 2
     assert "AccessDenied" in capsys.readouterr().err
-    assert motion_enhancer("plan", "motion_priors", *settings(source, tmp_path / "store")) == 0
-    assert counts(capsys.readouterr().out)["dataset_import"] == ("0", str(COUNT))
+    assert counts(planned(capsys, *settings(source, tmp_path / "store")))["dataset_import"] == ("0", str(COUNT))
 
 
 def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, capsys):
@@ -157,8 +154,7 @@ def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, caps
     content = (root / "strange.mp4").read_bytes()
     (root / "strange.mp4").write_bytes(content.replace(b"avc1", b"zzzz"))
     for _ in range(2):
-        assert motion_enhancer("plan", "motion_priors", *settings(root, tmp_path / "store")) == 0
-        printed = capsys.readouterr().out
+        printed = planned(capsys, *settings(root, tmp_path / "store"))
         assert "* `strange.mp4`: 0 frames by its header, 9 are needed" in printed
         assert counts(printed)["dataset_import"] == ("0", "1")
     assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
@@ -166,17 +162,11 @@ def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, caps
 
 def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
     _, source, store, _ = world
-    assert motion_enhancer("plan", "motion_priors", *settings(source, store)) == 0
-    printed = capsys.readouterr().out
+    printed = planned(capsys, *settings(source, store))
     shared = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2}
-    params = {
-        name: SMALL.get(name, {})
-        for name in (item.removeprefix("params_") for item in STEP.form("motion_priors").step_params)
-    }
-    assert (
-        run_step(STEP, tmp_path, store, shared=shared, form="motion_priors", step_params=params)["plan"].read_text()
-        == printed
-    )
+    params = {name: SMALL.get(name, {}) for name in STEP.form("motion_priors").planned}
+    made = run_step(STEP, tmp_path, store, shared=shared, form="motion_priors", step_params=params)["plan"]
+    assert made.read_text() == printed
     rows = [line for line in printed.splitlines() if line.startswith("|")]
     assert len({tuple(k for k, letter in enumerate(line) if letter == "|") for line in rows}) == 1
 
@@ -185,9 +175,8 @@ def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsy
     _, source, store, _ = world
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps({"token_ratio": 0.25, "params_attention_capture.rows": 4, "vdm": "no such model"}))
-    given = settings(source, store)
-    assert motion_enhancer("plan", "motion_priors", "--arguments", file, *given) == 0
-    assert counts(capsys.readouterr().out)["token_selection"] == ("0", str(COUNT))
+    found = counts(planned(capsys, "--arguments", file, *settings(source, store)))
+    assert found["token_selection"] == ("0", str(COUNT))
 
 
 @pytest.mark.parametrize(
@@ -223,13 +212,12 @@ def test_unknown_pipelines_and_unreadable_files_end_with_2(tmp_path, capsys):
 def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
     _, source, store, _ = world
     write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
-    more = [
+    own = (
         f'benchmarks=["motionbench={tmp_path / "bench"}"]',
         "vlm=tiny-qwen2.5-vl",
         "params_vlm_attention.viewing.fps=2",
-    ]
-    assert motion_enhancer("plan", "motion_enhancer", *settings(source, store, *more)) == 0
-    printed = capsys.readouterr().out
+    )
+    printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
     assert "| motionbench | 2 " in printed
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
 
@@ -241,18 +229,11 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     priors = load_manifest(folder, PriorSet)
     export_folder(Store(store.as_uri()), priors, tmp_path / "priors", "card")
     other = tmp_path / "other"
-    given = {
-        "priors": tmp_path / "priors",
-        "store": other.as_uri(),
-        "vlm": "tiny-qwen2.5-vl",
-        "benchmarks": f'["motionbench={bench}"]',
-    }
-    arguments = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
-    assert motion_enhancer("plan", "fine_tune", *arguments) == 0
-    assert f"sha256:{priors.digest}" in capsys.readouterr().out
-    assert {path.name for path in other.iterdir()} == {"model_digests"}
     shared = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
-    params = {name.removeprefix("params_"): {} for name in STEP.form("fine_tune").step_params}
+    given = {**shared, "benchmarks": json.dumps(shared["benchmarks"]), "store": other.as_uri()}
+    assert f"sha256:{priors.digest}" in planned(capsys, *assigned(**given), pipeline="fine_tune")
+    assert {path.name for path in other.iterdir()} == {"model_digests"}
+    params = {name: {} for name in STEP.form("fine_tune").planned}
     outputs = run_step(STEP, tmp_path, other, shared=shared, form="fine_tune", step_params=params)
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
@@ -264,7 +245,7 @@ def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "manifest.json").write_text("[]")
     for priors in (tmp_path / "here", tmp_path / "list", "sha256:" + "0" * 64):
-        given = ["--set", f"priors={priors}", "--set", f"store={store.as_uri()}", "--set", "vlm=tiny-qwen2.5-vl"]
+        given = assigned(priors=priors, store=store.as_uri(), vlm="tiny-qwen2.5-vl")
         assert motion_enhancer("plan", "fine_tune", *given) == 3
         assert str(priors).removeprefix("sha256:") in capsys.readouterr().err
     (tmp_path / "source").mkdir()

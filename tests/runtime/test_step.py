@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
@@ -14,12 +13,11 @@ from components.runtime.parameters import (
     NumSteps,
     Shard,
     SharedParams,
-    TokenRatio,
     UnitParams,
     Vdm,
     validated,
 )
-from components.runtime.runner import run_step, run_task
+from components.runtime.runner import executor_input, run_step, run_task
 from components.steps import STEPS
 from tests import runner
 
@@ -31,37 +29,13 @@ class Shared(SharedParams):
 
 
 def declare(run):
-    return Step(
-        name="demo",
-        version="1",
-        title="Demo",
-        unit="thing",
-        device="cpu",
-        params=UnitParams,
-        run=run,
-        shared=Shared,
-        outputs={"videos": VideoDataset},
-    )
+    return Step("demo", "1", "Demo", "thing", "cpu", run, UnitParams, Shared, outputs={"videos": VideoDataset})
 
 
 def call(run, tmp_path, **values):
-    out = tmp_path / "out"
-    given = {
-        "store": str(tmp_path / "store"),
-        "params": {},
-        "rerun": "0",
-        "num_steps": 5.0,
-        "head_ratio": 0.5,
-        **values,
-    }
-    request = {
-        "inputs": {"parameterValues": given},
-        "outputs": {
-            "artifacts": {"videos": {"artifacts": [{"uri": str(out)}]}},
-            "outputFile": str(tmp_path / "answer.json"),
-        },
-    }
-    return run_task(declare(run), "demo", json.dumps(request))
+    given = {"store": str(tmp_path / "store"), "num_steps": 5.0, "head_ratio": 0.5, **values}
+    step = declare(run)
+    return run_task(step, "demo", json.dumps(executor_input(step, tmp_path, given, {})))
 
 
 BAD = {"unread": "no text", "failed": "no frames", "nan": "NaN or infinity in {'score': nan}"}
@@ -85,11 +59,7 @@ def work(context):
     assert list(entries) == ["first", "last"]
     assert {item.unit: item.reason for item in context.left_out} == BAD
     context.publish("videos", context.manifest(VideoDataset, lines=[]))
-    (context.store.backend.root / "counts").write_text(json.dumps(context.counts))
-
-
-def counts(tmp_path):
-    return json.loads((tmp_path / "store" / "counts").read_text())
+    (context.store.backend.root.parent / "counts").write_text(json.dumps(context.counts))
 
 
 def publish(context):
@@ -98,13 +68,13 @@ def publish(context):
 
 def test_ok(tmp_path):
     assert call(publish, tmp_path) == 0
-    answer = json.loads((tmp_path / "answer.json").read_text())
+    answer = json.loads((tmp_path / "executor_output.json").read_text())
     assert answer["artifacts"]["videos"]["artifacts"][0]["metadata"]["kind"] == "VideoDataset"
 
 
 def test_a_forgotten_output_is_a_bug(tmp_path):
     assert call(lambda context: None, tmp_path) == 1
-    assert not (tmp_path / "answer.json").exists()
+    assert not (tmp_path / "executor_output.json").exists()
 
 
 def test_exit_codes(tmp_path):
@@ -112,10 +82,8 @@ def test_exit_codes(tmp_path):
         raise TryAgainError("503", source="store", remedy="wait")
 
     assert call(busy, tmp_path) == 75
-    assert call(publish, tmp_path, head_ratio=0) == 2
-    assert call(publish, tmp_path, head_ratio=1.5) == 2
-    assert call(publish, tmp_path, params={"misspelt": 1}) == 2
-    assert call(publish, tmp_path, unheard_of=1) == 2
+    for wrong in ({"head_ratio": 0}, {"head_ratio": 1.5}, {"params": {"misspelt": 1}}, {"unheard_of": 1}):
+        assert call(publish, tmp_path, **wrong) == 2
     assert call(lambda context: context.input("videos", VideoDataset), tmp_path) == 2
 
 
@@ -126,13 +94,6 @@ def test_a_gpu_without_room_is_no_bug(tmp_path, caplog):
     assert call(full, tmp_path) == 2
     assert "lower num_frames" in caplog.text
     assert "2.00 GiB" in caplog.text
-
-
-@pytest.mark.parametrize("ratio", [HeadRatio, TokenRatio])
-@pytest.mark.parametrize("value", [0, -0.1, 1.01])
-def test_ratios(ratio, value):
-    with pytest.raises(ValueError, match=str(value)):
-        TypeAdapter(ratio).validate_python(value)
 
 
 def test_a_key_depends_on_results_alone_and_not_on_how_a_number_was_spelt():
@@ -178,9 +139,9 @@ def test_unknown_model(tmp_path):
 
 def test_a_bad_unit_is_left_out_wherever_it_fails_and_the_others_go_on(tmp_path):
     assert call(work, tmp_path, params={"max_failed": 0.6}) == 0
-    assert counts(tmp_path) == {"computed": 2, "remembered": 0, "failed": 3}
+    assert json.loads((tmp_path / "counts").read_text()) == {"computed": 2, "remembered": 0, "failed": 3}
     assert call(work, tmp_path, params={"max_failed": 0.6}) == 0
-    assert counts(tmp_path) == {"computed": 0, "remembered": 2, "failed": 3}
+    assert json.loads((tmp_path / "counts").read_text()) == {"computed": 0, "remembered": 2, "failed": 3}
 
 
 def test_more_bad_units_than_allowed_are_all_named_and_the_others_done(tmp_path, caplog):
@@ -199,5 +160,5 @@ def test_a_damaged_entry_stops_its_reader_and_the_named_rerun_heals_it(tmp_path,
     assert "set rerun_demo to a new value" in caplog.text
     assert call(work, tmp_path, params={"max_failed": 1}, rerun="1") == 0
     assert "is damaged: computing again" in caplog.text
-    assert counts(tmp_path) == {"computed": 1, "remembered": 1, "failed": 3}
+    assert json.loads((tmp_path / "counts").read_text()) == {"computed": 1, "remembered": 1, "failed": 3}
     assert call(work, tmp_path, params={"max_failed": 1}) == 0
