@@ -25,26 +25,18 @@ def test_wilson_equals_scipy(correct: int, n: int) -> None:
     found = wilson(correct, n)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert found.value == correct / n
-
-
-def test_wilson_edges() -> None:
     assert (wilson(0, 0).low, wilson(0, 0).high) == (0, 1)
-    with pytest.raises(DataError, match="5 right of 4"):
-        wilson(5, 4)
 
 
-@pytest.mark.parametrize("counts", [(0, 0), (5, 5), (3, 12), (12, 3), (1, 0), (40, 95), (700, 900)])
+@pytest.mark.parametrize(
+    "counts", [(0, 0), (5, 5), (3, 12), (12, 3), (1, 0), (40, 95), (700, 900), (1000, 0), (4000, 0)]
+)
 def test_mcnemar_equals_scipys_exact_binomial(counts: tuple[int, int]) -> None:
     b, c = counts
     first = [True] * b + [False] * c + [True] * 7 + [False] * 9
     second = [False] * b + [True] * c + [True] * 7 + [False] * 9
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_far_in_the_tail() -> None:
-    assert mcnemar([True] * 4000, [False] * 4000) == 0.0  # 2^-3999 is no float
-    assert mcnemar([True] * 1000, [False] * 1000) == pytest.approx(2.0**-999)
 
 
 def test_holm_equals_its_definition() -> None:
@@ -55,19 +47,9 @@ def test_holm_equals_its_definition() -> None:
         assert holm(order) == pytest.approx([expected[value] for value in order])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
-    with pytest.raises(DataError, match="p-values"):
-        holm([1.2])
 
 
-def test_holm_keeps_the_family_wise_error() -> None:
-    rng = np.random.default_rng(0)
-    wrong = np.mean([min(holm(rng.random(6).tolist())) < 0.05 for _ in range(4000)])
-    assert wrong == pytest.approx(0.05, abs=0.012)
-
-
-def clustered(
-    seed: int, videos: int = 150, each: int = 4, effect: float = 0.25
-) -> tuple[list[bool], list[str], list[str]]:
+def clustered(seed, videos=150, each=4, effect=0.25):
     """Right answers whose chance varies by video; the types have different chances and sizes."""
     rng = np.random.default_rng(seed)
     correct, names, types = [], [], []
@@ -103,20 +85,14 @@ def test_bootstrap_agrees_with_scipys_over_videos() -> None:
     values, kinds, owners = np.array(correct, float), np.array(types), np.array(videos)
     groups = [np.flatnonzero(owners == name) for name in np.unique(owners)]
     found = bootstrap(correct, videos, types, seed=3)
+    places, options = (np.arange(len(groups)),), {"method": "percentile", "vectorized": False, "rng": 0}
     for index, interval in ((0, found.overall), (1, found.average)):
 
         def measure(chosen: np.ndarray, which: int = index) -> float:
             items = np.concatenate([groups[int(i)] for i in chosen])
             return by_hand(values[items], kinds[items])[which]
 
-        expected = stats.bootstrap(
-            (np.arange(len(groups)),),
-            measure,
-            n_resamples=2000,
-            method="percentile",
-            vectorized=False,
-            rng=np.random.default_rng(0),
-        ).confidence_interval
+        expected = stats.bootstrap(places, measure, n_resamples=2000, **options).confidence_interval
         half = (expected.high - expected.low) / 2
         assert interval.low == pytest.approx(expected.low, abs=0.12 * half)
         assert interval.high == pytest.approx(expected.high, abs=0.12 * half)
@@ -125,26 +101,21 @@ def test_bootstrap_agrees_with_scipys_over_videos() -> None:
 def test_single_question_videos_give_the_binomial_interval() -> None:
     correct = [True] * 300 + [False] * 200
     found = bootstrap(correct, [str(i) for i in range(500)], ["A"] * 500)
-    law = stats.binom(500, 0.6)
-    assert (found.overall.low, found.overall.high) == pytest.approx(
-        (law.ppf(0.025) / 500, law.ppf(0.975) / 500), abs=0.003
-    )
+    low, high = stats.binom(500, 0.6).ppf([0.025, 0.975]) / 500
+    assert (found.overall.low, found.overall.high) == pytest.approx((low, high), abs=0.003)
     assert found.average == found.overall
 
 
 def test_clustering_widens_the_interval_and_covers() -> None:
     """Videos of 8 questions whose chance varies from .1 to .9: only the interval over videos covers the truth."""
-    covered = covered_naive = 0
-    runs = 200
-    for seed in range(runs):
+    truth, covered = 0.5 + 0.1 * (0.6 * -1 + 0.3 * 0 + 0.1 * 1), []
+    for seed in range(200):
         correct, videos, _ = clustered(100 + seed, videos=60, each=8, effect=0.4)
-        truth = 0.5 + 0.1 * (0.6 * -1 + 0.3 * 0 + 0.1 * 1)
         found = bootstrap(correct, videos, ["A"] * len(correct), draws=400, seed=seed).overall
-        naive = wilson(sum(correct), len(correct))
-        covered += found.low <= truth <= found.high
-        covered_naive += naive.low <= truth <= naive.high
-    assert covered / runs > 0.9
-    assert covered_naive / runs < 0.87
+        covered.append([one.low <= truth <= one.high for one in (found, wilson(sum(correct), len(correct)))])
+    clustered_share, naive_share = np.mean(covered, axis=0)
+    assert clustered_share > 0.9
+    assert naive_share < 0.87
 
 
 def test_seeded_and_independent_of_order() -> None:
@@ -169,19 +140,6 @@ def test_a_type_that_a_resample_misses_is_left_out_of_its_average() -> None:
     assert (found.by_type["A"].value, found.by_type["A"].low, found.by_type["A"].clusters) == (1, None, 1)
 
 
-def test_paired_difference() -> None:
-    first, videos, types = clustered(7)
-    rng = np.random.default_rng(0)
-    second = [bool(c or rng.random() < 0.2) for c in first]
-    found = bootstrap(np.subtract(second, first, dtype=float).tolist(), videos, types)
-    a, b, kinds = np.array(first, float), np.array(second, float), np.array(types)
-    assert found.overall.value == pytest.approx(b.mean() - a.mean())
-    assert found.average.value == pytest.approx(by_hand(b, kinds)[1] - by_hand(a, kinds)[1])
-    assert found.overall.low > 0
-    alone = [bootstrap(values, videos, types).overall for values in (first, second)]
-    assert found.overall.high - found.overall.low < sum(one.high - one.low for one in alone) / 2
-
-
 def test_interval_resamples_videos_not_samples():
     values = np.random.default_rng(1).normal(0.6, 0.2, 60)
     names = [str(i) for i in range(60)]
@@ -196,10 +154,6 @@ def test_interval_of_unequal_clusters_is_a_ratio():
     found = mean_interval(values, names, draws=4000)
     assert found.value == 0.75
     assert (found.low, found.high) == (0.0, 1.0)  # both videos drawn twice: {a a}, {b b}
-
-
-def test_no_interval_from_one_video():
-    assert mean_interval([1.0, 0.0], ["a", "a"]).low is None
 
 
 def test_mean_interval_is_scipys_bootstrap():
@@ -234,18 +188,26 @@ def test_minimal_detectable_difference_solves_its_equation(power: float) -> None
 
 
 def test_minimal_detectable_difference_behaves() -> None:
-    assert minimal_detectable_difference(4000, 0.25) < minimal_detectable_difference(400, 0.25)
     assert minimal_detectable_difference(400, 0.25, design_effect=2.0) == minimal_detectable_difference(200, 0.25)
     assert minimal_detectable_difference(1, 0.25) == 0.5  # no larger than √ψ allows
-    for wrong in ({"n": 0, "discordant": 0.2}, {"n": 5, "discordant": 0.0}, {"n": 5, "discordant": 0.2, "power": 1.0}):
-        with pytest.raises(ParameterError, match="minimal detectable"):
-            minimal_detectable_difference(**wrong)
 
 
-def test_refusals() -> None:
-    with pytest.raises(DataError, match="items"):
-        bootstrap([], [], [])
-    with pytest.raises(DataError, match="items"):
-        bootstrap([True], ["v"], ["A", "B"])
-    with pytest.raises(DataError, match="items"):
-        mcnemar([True], [True, False])
+@pytest.mark.parametrize(
+    ("function", "given", "said"),
+    [
+        (bootstrap, ([], [], []), "items"),
+        (bootstrap, ([True], ["v"], ["A", "B"]), "items"),
+        (mcnemar, ([True], [True, False]), "items"),
+        (wilson, (5, 4), "5 right of 4"),
+        (holm, ([1.2],), "p-values"),
+    ],
+)
+def test_refusals(function, given, said) -> None:
+    with pytest.raises(DataError, match=said):
+        function(*given)
+
+
+@pytest.mark.parametrize("given", [(0, 0.2), (5, 0.0), (5, 1.1)])
+def test_impossible_designs(given) -> None:
+    with pytest.raises(ParameterError, match="minimal detectable"):
+        minimal_detectable_difference(*given)

@@ -1,4 +1,4 @@
-"""Paired comparisons against counting by hand; the paper's numbers beside them."""
+"""Paired comparisons against counting by hand, the paper's numbers beside them, and what so many questions can show."""
 
 import itertools
 import re
@@ -9,32 +9,17 @@ import pytest
 from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import Ref, Sample, Video
-from components.report.benchmarks import _dot, _paper_cell, _table, compare
+from components.quality.statistics import minimal_detectable_difference
+from components.report.benchmarks import _dot, _paper_cell, _table, compare, detectable
 
 
 def item(name, video, kind, correct, parsed="A"):
     ref = Ref(path="v", sha256=f"{video:064x}", bytes=1, task="t")
-    sample = Sample(
-        id=f"{name:016x}",
-        uid=str(name),
-        question="?",
-        is_instruction=False,
-        response="",
-        answer="A",
-        question_type=kind,
-    )
+    asked = {"id": f"{name:016x}", "uid": str(name), "question": "?", "response": "", "answer": "A"}
+    sample = Sample(**asked, is_instruction=False, question_type=kind)
     found = Video(file=ref, width=2, height=2, rotation=0, duration=1, times=[0.0])
-    return ItemResult(
-        video=found,
-        sample=sample,
-        key="0" * 32,
-        reply="A",
-        parsed=parsed,
-        rule="letter",
-        correct=correct,
-        official_correct=correct,
-        frames=[0],
-    )
+    judged = {"parsed": parsed, "rule": "letter", "correct": correct, "official_correct": correct}
+    return ItemResult(video=found, sample=sample, key="0" * 32, reply="A", frames=[0], **judged)
 
 
 def result(lines):
@@ -104,3 +89,26 @@ def test_table_says_everything():
     assert "no row for this model" in text
     assert len(re.findall(r"<tr", text)) == 5
     assert "1 → 0" in text
+
+
+def shown(n, videos):
+    """What n questions of `videos` videos show, whose questions are all won, all lost, or unchanged in turn."""
+    before = [item(k, k % videos, "Camera Motion", (k % videos) % 3 == 1) for k in range(n)]
+    after = [item(k, k % videos, "Camera Motion", (k % videos) % 3 == 0) for k in range(n)]
+    return detectable(compare(result(before), result(after)))
+
+
+def numbers(text):
+    pattern = r"(\d+)% judged differently, design effect ([\d.]+): a difference of ([\d.]+) points"
+    return [float(number) for number in re.search(pattern, text).groups()]
+
+
+def test_what_so_many_questions_can_show():
+    share, effect, points = numbers(shown(300, 300))
+    assert share == 67
+    assert effect == pytest.approx(1, abs=0.1)
+    assert points == pytest.approx(100 * minimal_detectable_difference(300, 2 / 3, design_effect=effect), abs=0.1)
+    _, clustered, more = numbers(shown(300, 30))
+    assert clustered == pytest.approx(10, rel=0.2)  # a video's questions agree wholly
+    assert more > 2.5 * points
+    assert "too few" in shown(4, 1)
