@@ -1,6 +1,5 @@
 """A benchmark added by one file, the one that docs/extending shows: imported, evaluated, compared by the report."""
 
-import json
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from components.core.artifacts import EvalResult, VideoDataset
 from components.dataset_import.step import STEP as IMPORT
 from components.kubeflow.tree import ROOT
 from components.report.benchmarks import _table, compare
-from tests.dataset_import.data import clip
+from tests.dataset_import.data import clip, document
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
 
@@ -36,33 +35,16 @@ def test_from_its_files_to_the_report(tmp_path, directions):
     ways = ["left", "right", "up", "down", "up", "around"]
     for k in range(len(ways)):
         clip(tmp_path / f"data/clips/c{k}.mp4", seed=k)
-    (tmp_path / "data/directions.json").write_text(
-        json.dumps([{"clip": f"c{k}", "way": w} for k, w in enumerate(ways)])
-    )
+    document(tmp_path / "data/directions.json", [{"clip": f"c{k}", "way": way} for k, way in enumerate(ways)])
     given, store = f"directions={tmp_path / 'data'}", tmp_path / "store"
-    imported = run_step(
-        IMPORT,
-        tmp_path,
-        store,
-        {"processes": 1, "max_failed": 0.2},
-        {"benchmarks": [given]},
-        form="benchmark",
-        task="benchmark_import",
-    )
+    params, shared = {"processes": 1, "max_failed": 0.2}, {"benchmarks": [given]}
+    imported = run_step(IMPORT, tmp_path, store, params, shared, form="benchmark", task="benchmark_import")
     data = published(imported, "videos", VideoDataset)
     assert [item.unit for item in data.left_out] == ["directions: directions.json:6"]
     assert sorted(sample.answer for line in data.lines for sample in line.samples) == ["A", "B", "C", "C", "D"]
 
-    answered = run_step(
-        EVALUATE,
-        tmp_path,
-        store,
-        {"viewing": VIEWING},
-        {"vlm": "tiny-qwen2.5-vl", "benchmark": given},
-        {"videos": imported["videos"]},
-        form="untouched",
-        task="baseline_eval",
-    )
+    shared, inputs = {"vlm": "tiny-qwen2.5-vl", "benchmark": given}, {"videos": imported["videos"]}
+    answered = run_step(EVALUATE, tmp_path, store, {"viewing": VIEWING}, shared, inputs, form="untouched")
     before = published(answered, "result", EvalResult)
     assert [score.name for score in before.scores] == ["SW", "VT", "Overall", "Average", "Flat", "Official rule"]
     assert [score.n for score in before.scores] == [2, 3, 5, 5, 2, 5]
@@ -70,13 +52,9 @@ def test_from_its_files_to_the_report(tmp_path, directions):
 
     after = before.model_copy(update={"lines": [line.model_copy(update={"correct": True}) for line in before.lines]})
     compared = compare(before, after)
-    assert [(row.name, row.tuned.value, row.tuned.n) for row in compared.rows] == [
-        ("Overall", 100, 5),
-        ("Average", 100, 5),
-        ("Flat", 100, 2),
-        ("Sideways", 100, 2),
-        ("Vertical", 100, 3),
-    ]
+    counts = {"Overall": 5, "Average": 5, "Flat": 2, "Sideways": 2, "Vertical": 3}
+    assert {row.name: row.tuned.n for row in compared.rows} == counts
+    assert {row.tuned.value for row in compared.rows} == {100}
     text = str(_table(compared, directions.paper[0]))
     for cell in ("50.0 → 55.0", "60.0 → 65.0", "Paper: Qwen2.5-VL-7B"):
         assert cell in text
