@@ -2,56 +2,45 @@
 
 import hashlib
 import json
-import os
 import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 
 class Hub:
-    """One repository at one commit. Files of `large` suffixes are listed by sha256, the others by Git's hash.
+    """One repository at one commit. Safetensors are listed by sha256, the other files by Git's hash.
 
     `requests` are (method, path, authorization) in order; `fault(method, path)` may return a status, or a number of
     bytes (negative) after which the connection breaks.
     """
 
-    def __init__(self, folder, repository, revision, large=(".safetensors",)):
-        self.folder, self.repository, self.revision, self.large = folder, repository, revision, large
+    def __init__(self, folder, repository, revision):
+        self.folder, self.repository, self.revision = folder, repository, revision
         self.requests, self.fault = [], lambda method, path: None
 
     def entry(self, file):
         path, data = file.relative_to(self.folder).as_posix(), file.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         made = {"type": "file", "oid": git, "size": len(data), "path": path}
-        if file.suffix in self.large:
+        if file.suffix == ".safetensors":
             made["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": made["size"], "pointerSize": 130}
         return made
 
-    def files(self):
-        return sorted(file for file in self.folder.rglob("*") if file.is_file())
-
     def tree(self):
-        return json.dumps([self.entry(file) for file in self.files()]).encode()
+        return json.dumps([self.entry(file) for file in sorted(self.folder.rglob("*")) if file.is_file()]).encode()
 
     def downloads(self):
-        return [
-            path.split(f"/resolve/{self.revision}/")[1]
-            for method, path, _ in self.requests
-            if method == "GET" and "/resolve/" in path
-        ]
+        paths = [path for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
+        return [path.split(f"/resolve/{self.revision}/")[1] for path in paths]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self):
-        self.answer()
-
     def do_GET(self):
-        self.answer()
-
-    def answer(self):
         hub, path = self.server.hub, self.path.split("?")[0]
         hub.requests.append((self.command, path, self.headers.get("Authorization")))
         fault = hub.fault(self.command, path)
@@ -70,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(206, data[start:], headers)
         return self.send(200, data, headers, breaks=-fault if fault else None)
 
+    do_HEAD = do_GET
+
     def send(self, status, body, headers, breaks=None):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -85,18 +76,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub_server(folder, repository, revision, **options):
+def hub_server(folder, repository, revision):
     """A hub that serves `folder`; HF_ENDPOINT leads there meanwhile. Yields the `Hub`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.hub = Hub(folder, repository, revision, **options)
+    server.hub = Hub(folder, repository, revision)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    before = os.environ.get("HF_ENDPOINT")
-    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield server.hub
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+            yield server.hub
     finally:
-        os.environ.pop("HF_ENDPOINT")
-        if before is not None:
-            os.environ["HF_ENDPOINT"] = before
         server.shutdown()
         server.server_close()

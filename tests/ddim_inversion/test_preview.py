@@ -41,9 +41,8 @@ def test_independent_noise_has_the_expected_size():
     generator = torch.Generator().manual_seed(0)
     clean = 2.0 + 0.5 * torch.randn(40, 4, 20, 20, generator=generator)
     schedule = Levels(torch.tensor([1, 2, 3]), torch.tensor([1.0, 0.7, 0.2, 0.0], dtype=torch.float64))
-    noised = [
-        a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape, generator=generator) for a in schedule.alpha_bar
-    ]
+    noise = [torch.randn(clean.shape, generator=generator) for _ in range(4)]
+    noised = [a.sqrt() * clean + (1 - a).sqrt() * each for a, each in zip(schedule.alpha_bar, noise, strict=True)]
     measured, expected = root_mean_squares(torch.stack(noised), schedule)
     assert measured == pytest.approx(expected, rel=0.01)
     assert expected == pytest.approx([(4.25 * a + 1 - a) ** 0.5 for a in (1.0, 0.7, 0.2, 0.0)], rel=0.01)
@@ -96,15 +95,12 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
 
 
 def test_numbers_are_those_of_the_stored_trajectory(world, tmp_path):
-    lines = {
-        line.video.id: line for line in published(run(world, tmp_path, pictures=1), "trajectories", Trajectories).lines
-    }
+    store, done = world[0] / "store", run(world, tmp_path, pictures=1)
+    lines = {line.video.id: line for line in published(done, "trajectories", Trajectories).lines}
     (name,) = smallest_by_hash(list(lines), 1)
-    entries = [
-        json.loads(file.read_text()) for file in (world[0] / "store" / "ddim_inversion_pictures").glob("*/entry.json")
-    ]
+    entries = [json.loads(file.read_text()) for file in (store / "ddim_inversion_pictures").glob("*/entry.json")]
     (found,) = [entry["numbers"] for entry in entries if entry["unit"] == name]
-    noise = unpack(Store(str(world[0] / "store")).read(lines[name].latents))["latents"][-1]
+    noise = unpack(Store(str(store)).read(lines[name].latents))["latents"][-1]
     assert found["rms"] == pytest.approx(float(noise.double().square().mean().sqrt()))
     assert found["expected"] == pytest.approx(1.0, abs=1e-6)  # zero terminal SNR
     assert len(found["residuals"]) == 2

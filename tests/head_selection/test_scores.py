@@ -10,20 +10,7 @@ import pytest
 import torch
 
 from components.core.errors import DataError, ParameterError
-from components.head_selection.scores import (
-    HeadStatistics,
-    choose,
-    choose_all,
-    dfc,
-    dfc_stderr,
-    dsr,
-    head_statistics,
-    head_table,
-    saturation,
-    select_heads,
-    tcs,
-    z_score,
-)
+from components.head_selection import scores
 
 F, H, W = 6, 5, 7
 P, S = H * W, F * H * W
@@ -89,16 +76,17 @@ def oracle(full: Array, tau_kind: str, include_self: bool) -> tuple[float, float
     return focus, continuity, sum(value >= tau * (1 - 1e-6) for value in on_entries) / len(on_entries)
 
 
-def statistics_of(full: Array, dtype: torch.dtype = torch.float64) -> HeadStatistics:
+def statistics_of(full: Array, dtype: torch.dtype = torch.float64) -> scores.HeadStatistics:
     blocks = diagonal_blocks(full)
     off2 = torch.tensor([max((full**2).sum() - (blocks**2).sum(), 0.0)])
-    return head_statistics(torch.tensor(blocks, dtype=dtype)[None], torch.tensor([full.mean()]), off2, torch.zeros(1))
+    diag, tau = torch.tensor(blocks, dtype=dtype)[None], torch.tensor([full.mean()])
+    return scores.head_statistics(diag, tau, off2, torch.zeros(1))
 
 
-def stack(parts: list[HeadStatistics]) -> HeadStatistics:
+def stack(parts: list[scores.HeadStatistics]) -> scores.HeadStatistics:
     tensors = [part.tensors() for part in parts]
     joined = {name: torch.cat([t[name] for t in tensors]) for name in tensors[0] if name != "frames"}
-    return HeadStatistics.from_tensors({**joined, "frames": torch.tensor([F])})
+    return scores.HeadStatistics.from_tensors({**joined, "frames": torch.tensor([F])})
 
 
 ALL = stack([statistics_of(full) for full in MAPS.values()])
@@ -107,7 +95,7 @@ ALL = stack([statistics_of(full) for full in MAPS.values()])
 @pytest.mark.parametrize("tau", ["map", "mask"])
 @pytest.mark.parametrize("include_self", [True, False])
 def test_measures_equal_the_naive_reference(tau: Any, include_self: bool) -> None:
-    found = choose(ALL, tau=tau, include_self=include_self)
+    found = scores.choose(ALL, tau=tau, include_self=include_self)
     for head, (name, full) in enumerate(MAPS.items()):
         # off2 of the pure diagonal is 0 up to rounding, which the cap takes
         expected = oracle(full, tau, include_self)
@@ -119,7 +107,7 @@ def test_measures_equal_the_naive_reference(tau: Any, include_self: bool) -> Non
 def test_hand_computed_maps() -> None:
     """Closed forms: uniform DFC = F/(S−F), diagonal self-out DFC = F−1, neighbours' runs (2+3+3+3+3+2)/6."""
     names = list(MAPS)
-    self_in, self_out = choose(ALL), choose(ALL, include_self=False)
+    self_in, self_out = scores.choose(ALL), scores.choose(ALL, include_self=False)
     at = names.index
     assert self_in.dfc[at("uniform")] == pytest.approx(F / (S - F))
     assert self_in.dfc[at("diagonal")] == pytest.approx(1e6)
@@ -140,18 +128,18 @@ def test_runs_are_pooled_over_the_rows_of_a_place() -> None:
     block = torch.zeros(1, 1, 5, 5)
     block[0, 0, 0] = torch.tensor([1.0, 0, 1, 0, 1])
     block[0, 0, 1] = 1.0
-    assert float(tcs(block, torch.tensor([0.5]))) == 2.0
+    assert float(scores.tcs(block, torch.tensor([0.5]))) == 2.0
     two_places = torch.cat([block, torch.zeros_like(block)], dim=1)
-    assert float(tcs(two_places, torch.tensor([0.5]))) == 1.0  # a place without runs counts 0
+    assert float(scores.tcs(two_places, torch.tensor([0.5]))) == 1.0  # a place without runs counts 0
     # a run does not continue into the next row
     block = torch.zeros(1, 1, 3, 3)
     block[0, 0, 0, 2] = block[0, 0, 1, 0] = 1.0
-    assert float(tcs(block, torch.tensor([0.5]))) == 1.0
+    assert float(scores.tcs(block, torch.tensor([0.5]))) == 1.0
 
 
 def test_single_frame_pair() -> None:
     blocks = torch.tensor([[[[0.2, 0.3], [0.1, 0.4]]]])
-    found = head_statistics(blocks, torch.tensor([0.25]), torch.tensor([0.5]), torch.tensor([0.0]))
+    found = scores.head_statistics(blocks, torch.tensor([0.25]), torch.tensor([0.5]), torch.tensor([0.0]))
     expected = {"on2": 0.04 + 0.09 + 0.01 + 0.16, "on2_noself": 0.09 + 0.01, "tau_mask": 0.25, "tau_mask_noself": 0.2}
     expected |= {"tcs_map": 1.0, "dsr_map": 0.5, "dsr_map_noself": 0.5}
     assert {name: float(getattr(found, name)) for name in expected} == pytest.approx(expected)
@@ -162,11 +150,11 @@ def test_rounding_flips_nothing_on_a_uniform_map(error: float) -> None:
     """A map that is uniform up to fp32 accumulation has TCS 0 and DSR 1, on whichever side of τ its entries land."""
     blocks = torch.full((1, P, F, F), 1 / S, dtype=torch.float64) * (1 + error)
     tau = torch.tensor([1 / S], dtype=torch.float64)
-    assert float(tcs(blocks, tau)) == 0
-    assert float(dsr(blocks, tau)) == 1
+    assert float(scores.tcs(blocks, tau)) == 0
+    assert float(scores.dsr(blocks, tau)) == 1
     beyond = blocks * (1 + math.copysign(2e-6, error))
-    assert float(tcs(beyond, tau)) == (F if error > 0 else 0)
-    assert float(dsr(beyond, tau)) == (1 if error > 0 else 0)
+    assert float(scores.tcs(beyond, tau)) == (F if error > 0 else 0)
+    assert float(scores.dsr(beyond, tau)) == (1 if error > 0 else 0)
 
 
 def test_fp32_accumulators_give_the_same_discrete_measures() -> None:
@@ -181,14 +169,14 @@ def test_text_mass_scales_out() -> None:
     whole, scaled = statistics_of(MAPS["half"]), statistics_of(0.7 * MAPS["half"])
     for name in ("tcs_map", "dsr_map", "tcs_mask", "dsr_mask"):
         assert torch.equal(getattr(whole, name), getattr(scaled, name))
-    assert torch.allclose(dfc(whole.on2, whole.off2), dfc(scaled.on2, scaled.off2))
+    assert torch.allclose(scores.dfc(whole.on2, whole.off2), scores.dfc(scaled.on2, scaled.off2))
 
 
 def test_dfc_edges_and_its_error() -> None:
     on2, off2 = torch.tensor([0.0, 0.0, 2.0, 2.0, 2.0]), torch.tensor([0.0, 1.0, 0.0, 1e-9, 4.0])
-    assert dfc(on2, off2).tolist() == [0, 0, 1e6, 1e6, 0.5]
+    assert scores.dfc(on2, off2).tolist() == [0, 0, 1e6, 1e6, 0.5]
     error = torch.full((5,), 0.1, dtype=torch.float64)
-    assert dfc_stderr(on2, off2, error).tolist() == [0, 0, 0, 0, pytest.approx(2 * 0.1 / 16)]
+    assert scores.dfc_stderr(on2, off2, error).tolist() == [0, 0, 0, 0, pytest.approx(2 * 0.1 / 16)]
 
 
 def test_error_bar_covers_the_sampling_of_rows() -> None:
@@ -203,8 +191,8 @@ def test_error_bar_covers_the_sampling_of_rows() -> None:
         sample = energy[rng.choice(S, rows, replace=False)]
         off2, error = S * sample.mean(), S * sample.std(ddof=1) / math.sqrt(rows) * math.sqrt(1 - rows / S)
         one = torch.tensor([on2])
-        estimates.append(float(dfc(one, torch.tensor([off2]))))
-        errors.append(float(dfc_stderr(one, torch.tensor([off2]), torch.tensor([error]))))
+        estimates.append(float(scores.dfc(one, torch.tensor([off2]))))
+        errors.append(float(scores.dfc_stderr(one, torch.tensor([off2]), torch.tensor([error]))))
     assert np.mean(errors) == pytest.approx(np.std(estimates), rel=0.1)
     truth = on2 / energy.sum()
     covered = np.mean(np.abs(np.array(estimates) - truth) < 1.96 * np.array(errors))
@@ -214,9 +202,9 @@ def test_error_bar_covers_the_sampling_of_rows() -> None:
 def test_z_score() -> None:
     values = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
     reference = (values.numpy() - values.numpy().mean()) / values.numpy().std()
-    assert np.allclose(z_score(values).numpy(), reference)
-    assert z_score(torch.full((7,), 0.1)).tolist() == [0.0] * 7
-    assert z_score(torch.zeros(3)).tolist() == [0.0] * 3
+    assert np.allclose(scores.z_score(values).numpy(), reference)
+    assert scores.z_score(torch.full((7,), 0.1)).tolist() == [0.0] * 7
+    assert scores.z_score(torch.zeros(3)).tolist() == [0.0] * 3
 
 
 KEPT = [(10, 0.7, 7), (10, 0.25, 3), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100, 0.29, 29), (25, 0.28, 7)]
@@ -224,44 +212,44 @@ KEPT = [(10, 0.7, 7), (10, 0.25, 3), (5, 0.5, 3), (4, 0.0, 1), (3, 1.0, 3), (100
 
 def test_which_heads_are_kept() -> None:
     for count, ratio, kept in KEPT:
-        assert len(select_heads(torch.arange(count).float(), ratio)) == kept
-    assert select_heads(torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0]), 0.6) == [1, 2, 3]
-    assert select_heads(torch.zeros(6), 0.5) == [0, 1, 2]
+        assert len(scores.select_heads(torch.arange(count).float(), ratio)) == kept
+    assert scores.select_heads(torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0]), 0.6) == [1, 2, 3]
+    assert scores.select_heads(torch.zeros(6), 0.5) == [0, 1, 2]
     with pytest.raises(ParameterError, match="head_ratio"):
-        select_heads(torch.zeros(6), 1.5)
+        scores.select_heads(torch.zeros(6), 1.5)
 
 
 def test_score_is_the_sum_of_z_scores() -> None:
-    found = choose(ALL)
+    found = scores.choose(ALL)
     columns = [oracle(full, "map", True) for full in MAPS.values()]
     expected = sum((np.array(c) - np.mean(c)) / np.std(c) for c in zip(*columns, strict=True))
     assert np.allclose(found.score.numpy(), expected, rtol=1e-6)
     assert found.heads == sorted(np.argsort(-expected, kind="stable")[:4].tolist())
-    assert choose(ALL, mhs=False).heads == list(range(len(MAPS)))
+    assert scores.choose(ALL, mhs=False).heads == list(range(len(MAPS)))
 
 
-def varied(seed: int) -> HeadStatistics:
+def varied(seed: int) -> scores.HeadStatistics:
     gen = torch.Generator().manual_seed(seed)
     blocks = torch.rand(5, 4, 3, 3, generator=gen) * torch.rand(5, 1, 1, 1, generator=gen)
     off2 = torch.rand(5, generator=gen) + 1
-    return head_statistics(blocks, blocks.mean((1, 2, 3)) * 0.8, off2, torch.full((5,), 0.1))
+    return scores.head_statistics(blocks, blocks.mean((1, 2, 3)) * 0.8, off2, torch.full((5,), 0.1))
 
 
 def test_dataset_scope_averages_the_sums_and_ignores_the_order() -> None:
     samples = [varied(seed) for seed in range(6)]
-    own = choose_all(samples)
+    own = scores.choose_all(samples)
     assert len({tuple(choice.heads) for choice in own}) > 1  # otherwise this test could not fail
-    shared = choose_all(samples, scope="dataset")
-    mean = sum(choose(stats).score for stats in samples) / 6
-    assert {tuple(choice.heads) for choice in shared} == {tuple(select_heads(mean, 0.5))}
-    assert [c.heads for c in choose_all(samples[::-1], scope="dataset")] == [c.heads for c in shared]
-    assert [c.heads for c in choose_all(samples, scope="dataset", mhs=False)] == [list(range(5))] * 6
+    shared = scores.choose_all(samples, scope="dataset")
+    mean = sum(scores.choose(stats).score for stats in samples) / 6
+    assert {tuple(choice.heads) for choice in shared} == {tuple(scores.select_heads(mean, 0.5))}
+    assert [c.heads for c in scores.choose_all(samples[::-1], scope="dataset")] == [c.heads for c in shared]
+    assert [c.heads for c in scores.choose_all(samples, scope="dataset", mhs=False)] == [list(range(5))] * 6
 
 
 def test_head_table() -> None:
     samples = [varied(seed) for seed in range(4)]
-    choices = choose_all(samples)
-    rows = head_table(choices)
+    choices = scores.choose_all(samples)
+    rows = scores.head_table(choices)
     assert [row.head for row in rows] == list(range(5))
     for row in rows:
         values = [float(choice.dfc[row.head]) for choice in choices]
@@ -275,20 +263,20 @@ def test_head_table() -> None:
 
 def test_saturation() -> None:
     names = list(MAPS)
-    chosen = choose(ALL, head_ratio=3 / 7)
+    chosen = scores.choose(ALL, head_ratio=3 / 7)
     assert [names[head] for head in chosen.heads] == ["diagonal", "half", "neighbours"]
-    assert saturation([chosen]) == pytest.approx(dict.fromkeys(("tcs", "dsr", "both"), 2 / 3))
-    everyone = choose(ALL, mhs=False)  # the uniform head has DSR 1, TCS 0
-    assert saturation([everyone]) == pytest.approx({"tcs": 2 / 7, "dsr": 3 / 7, "both": 2 / 7})
-    assert saturation([chosen, everyone])["both"] == pytest.approx(4 / 10)
+    assert scores.saturation([chosen]) == pytest.approx(dict.fromkeys(("tcs", "dsr", "both"), 2 / 3))
+    everyone = scores.choose(ALL, mhs=False)  # the uniform head has DSR 1, TCS 0
+    assert scores.saturation([everyone]) == pytest.approx({"tcs": 2 / 7, "dsr": 3 / 7, "both": 2 / 7})
+    assert scores.saturation([chosen, everyone])["both"] == pytest.approx(4 / 10)
 
 
 def test_statistics_survive_writing() -> None:
-    back = HeadStatistics.from_tensors(ALL.tensors())
+    back = scores.HeadStatistics.from_tensors(ALL.tensors())
     assert back.frames == F
-    assert torch.equal(choose(back).score, choose(ALL).score)
+    assert torch.equal(scores.choose(back).score, scores.choose(ALL).score)
     with pytest.raises(DataError, match="tau_map"):
-        HeadStatistics.from_tensors({k: v for k, v in ALL.tensors().items() if k != "tau_map"})
+        scores.HeadStatistics.from_tensors({k: v for k, v in ALL.tensors().items() if k != "tau_map"})
 
 
 def test_refusals() -> None:
@@ -299,6 +287,6 @@ def test_refusals() -> None:
         (two_frames, -one, "off-M energy"),
     ]:
         with pytest.raises(DataError, match=match):
-            head_statistics(diag, one, off2, one)
+            scores.head_statistics(diag, one, off2, one)
     with pytest.raises(DataError, match="no samples"):
-        choose_all([])
+        scores.choose_all([])

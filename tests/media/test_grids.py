@@ -11,16 +11,7 @@ from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
-from components.media.grids import (
-    axes,
-    axis_weights,
-    fit_frames,
-    frame_intervals,
-    interpolate,
-    pool_mask,
-    resample,
-    sampled_grid,
-)
+from components.media import grids
 from components.models.video.cogvideox import cogvideox_grid
 from components.models.vlm.internvl3 import segment_indices
 from components.models.vlm.qwen2_5_vl import fps_indices
@@ -41,21 +32,21 @@ def rng_map(*shape, seed=0):
 
 
 def test_frame_intervals():
-    assert frame_intervals([0.0, 1.0, 3.0]) == [(-0.5, 0.5), (0.5, 2.0), (2.0, 4.0)]
-    assert frame_intervals([2.0], 6.0) == [(-1.0, 5.0)]
-    assert frame_intervals([0.0, 1.0, 1.0, 2.0]) == [(-0.5, 0.5), (0.5, 1.0), (1.0, 1.5), (1.5, 2.5)]
-    assert frame_intervals([1.0, 1.0], 2.0) == [(0.0, 1.0), (1.0, 2.0)]
+    assert grids.frame_intervals([0.0, 1.0, 3.0]) == [(-0.5, 0.5), (0.5, 2.0), (2.0, 4.0)]
+    assert grids.frame_intervals([2.0], 6.0) == [(-1.0, 5.0)]
+    assert grids.frame_intervals([0.0, 1.0, 1.0, 2.0]) == [(-0.5, 0.5), (0.5, 1.0), (1.0, 1.5), (1.5, 2.5)]
+    assert grids.frame_intervals([1.0, 1.0], 2.0) == [(0.0, 1.0), (1.0, 2.0)]
     with pytest.raises(ParameterError):
-        frame_intervals([1.0, 0.0])
+        grids.frame_intervals([1.0, 0.0])
 
 
 def test_sampled_borders():
     times = [0.0, 1.0, 2.0, 3.0, 4.0]
-    odd = sampled_grid(times, 2, 3, 4, 5.0)  # the last frame is repeated
+    odd = grids.sampled_grid(times, 2, 3, 4, 5.0)  # the last frame is repeated
     assert odd.times == [(-0.5, 1.5), (1.5, 3.5), (3.5, 4.5)]
-    assert sampled_grid(times, 1, 16, 16, 5.0).shape == (5, 16, 16)
-    assert sampled_grid([1.0], 2, 3, 4, 2.0).times == [(0.0, 2.0)]
-    centres = [sum(cell) / 2 for cell in sampled_grid(times[:4], 2, 1, 1, 4.0).times]
+    assert grids.sampled_grid(times, 1, 16, 16, 5.0).shape == (5, 16, 16)
+    assert grids.sampled_grid([1.0], 2, 3, 4, 2.0).times == [(0.0, 2.0)]
+    centres = [sum(cell) / 2 for cell in grids.sampled_grid(times[:4], 2, 1, 1, 4.0).times]
     assert centres == [0.5, 2.5]  # the mean of the two frames that a token shows
 
 
@@ -66,9 +57,9 @@ def test_sampled_borders():
 def test_squash_equals_pillow(size):
     # within a range in which Pillow does not clip between its two passes
     frames = np.random.default_rng(0).integers(90, 166, (2, 60, 90, 3), dtype=np.uint8)
-    found, box = fit_frames(frames, *size)
-    assert box == FULL
-    assert found.dtype == torch.uint8
+    found, box = grids.fit_frames(frames, *size)
+    assert (box, found.dtype) == (FULL, torch.uint8)
+    assert np.array_equal(grids.fit_frames(frames, 60, 90)[0].numpy(), frames)  # that size is left untouched
     for i in range(2):
         expected = np.asarray(Image.fromarray(frames[i]).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
         assert np.abs(found[i].numpy() - expected).max() <= 1  # Pillow rounds between them, too
@@ -83,7 +74,7 @@ def test_box_says_what_is_shown(source, target):
     y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in source), indexing="ij")
     frames = np.stack([250 * y, 250 * x, 0 * x], axis=-1).round().astype(np.uint8)[None]
     for fit in ("squash", "crop"):
-        fitted, (top, bottom, left, right) = fit_frames(frames, *target, fit=fit)
+        fitted, (top, bottom, left, right) = grids.fit_frames(frames, *target, fit=fit)
         rows = top + (np.arange(target[0]) + 0.5) / target[0] * (bottom - top)
         cols = left + (np.arange(target[1]) + 0.5) / target[1] * (right - left)
         inner = (slice(3, -3), slice(3, -3))
@@ -97,11 +88,6 @@ def test_box_says_what_is_shown(source, target):
             assert left + right == pytest.approx(1, abs=1.01 / source[1])
 
 
-def test_fitting_size_is_untouched():
-    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
-    assert np.array_equal(fit_frames(frames, 32, 48)[0].numpy(), frames)
-
-
 # Resampling
 
 
@@ -111,11 +97,11 @@ UNEVEN = cogvideox_grid([i / 8 for i in range(17)], 64, 96, (0.1, 0.9, 0.0, 1.0)
 @pytest.mark.parametrize("grid", [uniform(4, 5, 6), UNEVEN], ids=["uniform", "cogvideox"])
 def test_identity(grid):
     values = rng_map(3, *grid.shape)
-    found, valid = resample(values, grid, grid)
+    found, valid = grids.resample(values, grid, grid)
     assert valid.all()
     assert (found - values).abs().max() <= 1e-12
     single = values.float()
-    assert (resample(single, grid, grid)[0] - single).abs().max() == 0
+    assert (grids.resample(single, grid, grid)[0] - single).abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -125,25 +111,25 @@ def test_identity(grid):
 def test_same_window_equals_trilinear(source, shape):
     src = uniform(*source)
     values = rng_map(2, 3, *src.shape)
-    found, valid = resample(values, src, uniform(*shape))
+    found, valid = grids.resample(values, src, uniform(*shape))
     assert valid.all()
     expected = functional.interpolate(values, shape, mode="trilinear", align_corners=False)
     assert (found - expected).abs().max() <= 1e-6
-    assert torch.equal(interpolate(values, shape), expected)
-    assert interpolate(values[0, 0], shape).shape == shape
+    assert torch.equal(grids.interpolate(values, shape), expected)
+    assert grids.interpolate(values[0, 0], shape).shape == shape
 
 
 GRIDS = {
     "cogvideox": cogvideox_grid([3 + i / 8 for i in range(17)], 64, 96, (0.0, 1.0, 0.15, 0.85), 2, None),
     "cogvideox1.5": cogvideox_grid([i / 4 for i in range(17)], 64, 96, (0.2, 0.8, 0.0, 1.0), 2, 2),
-    "qwen": sampled_grid([0.0, 1.4, 2.8, 4.2, 5.6, 7.0], 2, 6, 9, 7.1),
-    "internvl": sampled_grid([0.4 + 0.9 * i for i in range(8)], 1, 5, 5, 7.2),
+    "qwen": grids.sampled_grid([0.0, 1.4, 2.8, 4.2, 5.6, 7.0], 2, 6, 9, 7.1),
+    "internvl": grids.sampled_grid([0.4 + 0.9 * i for i in range(8)], 1, 5, 5, 7.2),
 }
 
 
 def oracle(values, src, dst):
     """Mean over points of each cell with SciPy's interpolator; points outside the source's cells do not count."""
-    s, d = [cells.numpy() for cells in axes(src)], [cells.numpy() for cells in axes(dst)]
+    s, d = [cells.numpy() for cells in grids.axes(src)], [cells.numpy() for cells in grids.axes(dst)]
     centres = [cells.mean(1) for cells in s]
     at = RegularGridInterpolator(centres, values.numpy(), method="linear") if min(map(len, centres)) > 1 else None
     out, valid = np.zeros(dst.shape), np.zeros(dst.shape, bool)
@@ -167,7 +153,7 @@ def oracle(values, src, dst):
 @pytest.mark.parametrize("dst", GRIDS)
 def test_against_the_oracle(src, dst):
     values = rng_map(*GRIDS[src].shape, seed=3)
-    found, valid = resample(values, GRIDS[src], GRIDS[dst])
+    found, valid = grids.resample(values, GRIDS[src], GRIDS[dst])
     expected, covered = oracle(values, GRIDS[src], GRIDS[dst])
     assert np.array_equal(valid.numpy(), covered)
     assert covered.any()
@@ -177,7 +163,7 @@ def test_against_the_oracle(src, dst):
 def test_rows_sum_to_one_and_validity():
     src = torch.tensor([[2.0, 3.0], [3.0, 5.0]]).double()
     dst = torch.tensor([[0.0, 1.5], [1.5, 2.9], [3.0, 4.0], [4.4, 5.5], [4.6, 6.8]]).double()
-    weights, valid = axis_weights(src, dst)
+    weights, valid = grids.axis_weights(src, dst)
     assert valid.tolist() == [False, True, True, True, False]
     sums = weights.sum(1)
     assert sums[valid].tolist() == pytest.approx([1, 1, 1])
@@ -188,9 +174,9 @@ def test_rows_sum_to_one_and_validity():
 def test_gradient_reaches_exactly_the_covered_cells():
     src, dst = GRIDS["internvl"], GRIDS["cogvideox"]
     values = rng_map(2, *src.shape).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: resample(v, src, dst)[0].sum((1, 2)), (values,))
-    resample(values, src, dst)[0].sum().backward()
-    times = axes(src)[0].mean(1)
+    assert torch.autograd.gradcheck(lambda v: grids.resample(v, src, dst)[0].sum((1, 2)), (values,))
+    grids.resample(values, src, dst)[0].sum().backward()
+    times = grids.axes(src)[0].mean(1)
     reached = values.grad.abs().sum((0, 2, 3)) > 0
     assert not reached[times < 3 - 0.9].any()
     assert reached[(times > 3) & (times < 5)].all()
@@ -207,7 +193,7 @@ def blob(t, y, x):
 
 def seen(grid, times, groups):
     """What a model with this grid sees: spot averaged over each cell's area and over the frames it shows."""
-    y, x = (np.asarray(cells).mean(1) for cells in axes(grid)[1:])
+    y, x = (np.asarray(cells).mean(1) for cells in grids.axes(grid)[1:])
     shots = blob(np.asarray(times)[:, None, None], y[None, :, None], x[None, None])
     return torch.from_numpy(np.stack([shots[list(group)].mean(0) for group in groups]))
 
@@ -221,16 +207,16 @@ def test_moving_blob_by_time_beats_blind_interpolation(family, least):
     truth = seen(prior, vdm_times, [(0,), *(range(4 * k - 3, 4 * k + 1) for k in range(1, 13))])
     if family == "qwen":
         shown = [times[i] for i in fps_indices(12.0, 360)]
-        grid, groups = sampled_grid(shown, 2, 12, 18, 12.0), [(i, i + 1) for i in range(0, 12, 2)]
+        grid, groups = grids.sampled_grid(shown, 2, 12, 18, 12.0), [(i, i + 1) for i in range(0, 12, 2)]
     else:
         shown = [times[i] for i in segment_indices(360, 12)]
-        grid, groups = sampled_grid(shown, 1, 16, 16, 12.0), [(i,) for i in range(12)]
+        grid, groups = grids.sampled_grid(shown, 1, 16, 16, 12.0), [(i,) for i in range(12)]
     vlm = seen(grid, shown, groups)
-    aligned, valid = resample(vlm, grid, prior)
+    aligned, valid = grids.resample(vlm, grid, prior)
     assert valid.all()
-    centres = axes(grid)[0].mean(1)
+    centres = grids.axes(grid)[0].mean(1)
     window = vlm[(centres >= 3) & (centres <= 9)]
-    maps = (aligned, interpolate(window, prior.shape), interpolate(vlm, prior.shape))
+    maps = (aligned, grids.interpolate(window, prior.shape), grids.interpolate(vlm, prior.shape))
     by_time, by_window, blind = (np.corrcoef(m[valid].numpy(), truth[valid].numpy())[0, 1] for m in maps)
     assert by_time > least
     assert by_time > by_window + 0.01
@@ -243,7 +229,7 @@ def test_moving_blob_by_time_beats_blind_interpolation(family, least):
 def test_pooling_is_causal():
     mask = (np.random.default_rng(0).random((17, 64, 96)) < 0.3).astype(np.uint8)
     times = [i / 8 for i in range(17)]
-    found = pool_mask(mask, times, cogvideox_grid(times, 64, 96, FULL, patch=2, patch_t=None))
+    found = grids.pool_mask(mask, times, cogvideox_grid(times, 64, 96, FULL, patch=2, patch_t=None))
     cells = mask.reshape(17, 4, 16, 6, 16).mean((2, 4))
     expected = np.stack([cells[0], *(cells[4 * k - 3 : 4 * k + 1].mean(0) for k in range(1, 5))])
     assert found.dtype == np.float32
@@ -257,7 +243,7 @@ def test_pooling_by_area_in_a_box():
     mask[2:, 8:10, 2:6] = 1
     mask[1::2, 2:6, 8:15] = 1  # neighbouring frames differ, so that their weights show
     grid = Grid(times=[(0.5, 1.75), (2.0, 3.5)], rows=5, cols=3, box=(0.1, 0.7, 0.2, 0.95))
-    found = pool_mask(mask, [0.5, 1.5, 2.5, 3.5], grid)
+    found = grids.pool_mask(mask, [0.5, 1.5, 2.5, 3.5], grid)
     fine = np.repeat(np.repeat(np.repeat(mask > 0, 400, 0), 25, 1), 15, 2)  # 0.0025 s, 300 × 300
     for t, (start, end) in enumerate(grid.times):
         shot = fine[round(start * 400) : round(end * 400)].mean(0)
@@ -268,11 +254,12 @@ def test_pooling_by_area_in_a_box():
 
 def test_pooling_beyond_the_frame_and_beyond_time():
     mask = np.ones((3, 8, 8), np.uint8)
-    letterbox = pool_mask(mask, [0.0, 1.0, 2.0], Grid(times=[(0.0, 2.0)], rows=4, cols=1, box=(-0.5, 1.5, 0.0, 1.0)))
+    taller = Grid(times=[(0.0, 2.0)], rows=4, cols=1, box=(-0.5, 1.5, 0.0, 1.0))
+    letterbox = grids.pool_mask(mask, [0.0, 1.0, 2.0], taller)
     assert letterbox[0, :, 0].tolist() == [0, 1, 1, 0]
     with pytest.raises(DataError):
-        pool_mask(mask, [0.0, 1.0, 2.0], Grid(times=[(5.0, 6.0)], rows=1, cols=1, box=FULL))
+        grids.pool_mask(mask, [0.0, 1.0, 2.0], Grid(times=[(5.0, 6.0)], rows=1, cols=1, box=FULL))
     with pytest.raises(ParameterError):
-        pool_mask(mask, [0.0, 1.0], uniform(1, 1, 1))
+        grids.pool_mask(mask, [0.0, 1.0], uniform(1, 1, 1))
     with pytest.raises(ParameterError, match="map of shape"):
-        resample(rng_map(4, 5, 7), uniform(4, 5, 6), uniform(2, 2, 2))
+        grids.resample(rng_map(4, 5, 7), uniform(4, 5, 6), uniform(2, 2, 2))
