@@ -33,23 +33,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper printed for one model, in percent, by metric or task type, before and after tuning.
+    """What the paper printed for one model before and after tuning, in percent, by metric or task type."""
 
-    In lower case, `label` is the model's name in the registry. `flags` are doubts, by what they concern: `row`, or a
-    cell (`tuned.Overall`).
-    """
-
-    label: str
+    label: str  # in lower case the model's name in the registry
     untouched: Mapping[str, float]
     tuned: Mapping[str, float]
-    flags: Mapping[str, str]
+    flags: Mapping[str, str]  # doubts, by what they concern: `row`, or a cell (`tuned.Overall`)
 
 
 def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None) -> tuple[PaperRow, ...]:
-    """Return the rows of a text table: the heads, then per model a line with its label and one for `tuned`.
-
-    Its cells are separated by spaces. `flags` are doubts, by label.
-    """
+    """Return the rows of a text table: heads, then two lines per model, its label before the first; flags by label."""
     heads, *lines = (line.split() for line in table.strip().splitlines())
     rows = []
     for (label, *before), (_, *after) in zip(lines[::2], lines[1::2], strict=True):
@@ -60,32 +53,19 @@ def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None)
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """How one benchmark is read, asked and scored, and what the paper printed.
+    """How one benchmark is read, asked and scored, and what the paper printed."""
 
-    Attributes:
-        name: the protocol, as `benchmarks` and the samples name it.
-        title: as pages print it.
-        types: task types as the benchmark's files name them, with the paper's abbreviations.
-        metrics: the printed numbers in their order; the first one is over all items.
-        prompt: the text that a model is asked, from question and options.
-        official_rule: whether the benchmark's own script counts a stripped reply (options, right letter) as right.
-        layout: how its published files are written; every benchmark may come as JSONL rows as well.
-        shows_letters: whether the prompt shows options with letters; without them only their texts are read.
-        max_new_tokens: longest reply.
-        supplement_fps: frames per second by the supplement where the main text has another number.
-        paper: the paper's rows.
-    """
-
-    name: str
-    title: str
-    types: Mapping[str, str]
-    metrics: tuple[Metric, ...]
-    prompt: Callable[[str, Sequence[Option]], str]
+    name: str  # the protocol, as `benchmarks` and the samples name it
+    title: str  # as pages print it
+    types: Mapping[str, str]  # task types as the benchmark's files name them, with the paper's abbreviations
+    metrics: tuple[Metric, ...]  # the printed numbers in their order; the first one is over all items
+    prompt: Callable[[str, Sequence[Option]], str]  # the text that a model is asked, from question and options
+    # whether the benchmark's own script counts a stripped reply (options, right letter) as right
     official_rule: Callable[[str, Sequence[Option], str], bool]
-    layout: Layout | None = None
-    shows_letters: bool = True
-    max_new_tokens: int = 16
-    supplement_fps: float | None = None
+    layout: Layout | None = None  # how its published files are written; each may come as JSONL rows as well
+    shows_letters: bool = True  # whether the prompt shows options with letters; else only their texts are read
+    max_new_tokens: int = 16  # longest reply
+    supplement_fps: float | None = None  # frames per second by the supplement where the main text has another number
     paper: tuple[PaperRow, ...] = ()
 
     def viewing(self, given: Viewing, preset: FramePreset, family: VlmFamily, duration: float) -> Viewing:

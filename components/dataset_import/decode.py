@@ -41,6 +41,7 @@ class Decoded:
 
 
 Answer = Decoded | MotionEnhancerError
+Work = Callable[[Job], Answer]
 
 
 def decode(job: Job) -> Answer:
@@ -54,9 +55,7 @@ def decode(job: Job) -> Answer:
         source.release(job.path)
 
 
-def decode_all(
-    jobs: Sequence[Job], processes: int, work: Callable[[Job], Answer] = decode
-) -> Iterator[tuple[Job, Answer]]:
+def decode_all(jobs: Sequence[Job], processes: int, work: Work = decode) -> Iterator[tuple[Job, Answer]]:
     """Yield the answers to all jobs, as they come; one job, or one process at a time, needs no pool."""
     if processes == 1 or len(jobs) <= 1:
         yield from ((job, work(job)) for job in jobs)
@@ -70,9 +69,7 @@ def decode_all(
                 yield job, DataError(problem, source=job.path, remedy="re-encode or remove it")
 
 
-def _pool(
-    waiting: deque[Job], processes: int, most: int, work: Callable[[Job], Answer]
-) -> Generator[tuple[Job, Answer], None, list[Job]]:
+def _pool(waiting: deque[Job], processes: int, most: int, work: Work) -> Generator[tuple[Job, Answer], None, list[Job]]:
     """Yield answers as they complete, at most `most` jobs under way; return those under way when a process dies."""
     pool = ProcessPoolExecutor(min(processes, len(waiting)), mp_context=multiprocessing.get_context("spawn"))
     under_way: dict[Future[Answer], Job] = {}

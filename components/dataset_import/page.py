@@ -20,10 +20,14 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
     samples = [sample for line in lines for sample in line.samples]
     kinds = Counter(sample.question_type or "(none)" for sample in samples if sample.options)
     listed = [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in left_out[:_LISTED]]
+    came = []
+    for one in sources:
+        rows = sum(len(video.rows) for video in one.videos) + len(one.rejected)
+        came.append((one.protocol or "training", one.layout, len(one.videos), rows))
     more = len(left_out) - len(listed)
     return document(
         "# Import",
-        table(("source", "layout", "files", "rows"), [_source_row(source) for source in sources]),
+        table(("source", "layout", "files", "rows"), came),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
         "## Samples",
@@ -33,11 +37,6 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
         "## Left out" if left_out else "",
         bullets([*listed, *([f"… and {more} more, in the manifest"] if more else [])]),
     )
-
-
-def _source_row(source: Source) -> tuple[object, ...]:
-    rows = sum(len(video.rows) for video in source.videos) + len(source.rejected)
-    return source.protocol or "training", source.layout, len(source.videos), rows
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:

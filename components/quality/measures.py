@@ -68,9 +68,6 @@ class Quality:
     track: dict[str, Estimate] = field(default_factory=dict)
 
 
-# Measures of one map --------------------------------------------------------------------------------------------------
-
-
 def weighted_auc(scores: Map, positive: Map, negative: Map) -> float | None:
     """Return P(score of a place drawn by `positive` > one drawn by `negative`), ties half; None without area."""
     values, place = np.unique(scores.ravel(), return_inverse=True)
@@ -90,8 +87,7 @@ def auc_obj(scene: Scene, map_FHW: Map) -> float | None:
 
 def on_mover(scene: Scene) -> Bool[np.ndarray, "F H W"]:
     """Return the cells that lie on the mover: it covers more than a tenth of their area and time."""
-    found: np.ndarray = scene.mover > _COVERED
-    return found
+    return np.asarray(scene.mover > _COVERED)
 
 
 def pointing(scene: Scene, map_FHW: Map) -> float | None:
@@ -145,8 +141,7 @@ def _path(weight_FHW: Map) -> Float[np.ndarray, "F 2"]:
     weight /= weight.sum((1, 2), keepdims=True)
     rows, cols = weight.sum(2) @ np.arange(weight.shape[1]), weight.sum(1) @ np.arange(weight.shape[2])
     path = np.stack([rows, cols], axis=1)
-    centred: np.ndarray = path - path.mean(0)
-    return centred
+    return np.asarray(path - path.mean(0))
 
 
 Measure = Callable[[Scene, Map], float | None]
@@ -156,9 +151,6 @@ def values_of(measure: Measure, scenes: Sequence[Scene], maps: Sequence[Map]) ->
     """Return a measure of each sample's map, by sample id; samples where it is not defined are left out."""
     found = {scene.sample: measure(scene, map_FHW) for scene, map_FHW in zip(scenes, maps, strict=True)}
     return {sample: value for sample, value in found.items() if value is not None}
-
-
-# Means over samples ---------------------------------------------------------------------------------------------------
 
 
 def debiased(scenes: Sequence[Scene]) -> list[Map]:

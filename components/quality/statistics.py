@@ -24,6 +24,7 @@ from components.core.errors import DataError, ParameterError
 DRAWS = 10_000
 _BLOCK = 200_000  # resampled videos held at once: few enough for the processor's cache
 _TAIL = (1 - 0.95) / 2
+Z_95 = NormalDist().inv_cdf(1 - _TAIL)  # a normal variable is within ±Z_95 with 95 %
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,10 @@ def wilson(correct: int, n: int) -> Estimate:
         raise DataError(f"{correct} right of {n}", source="accuracy", remedy="count again")
     if n == 0:
         return Estimate(0.0, 0.0, 1.0, 0, 0)
-    z = NormalDist().inv_cdf(1 - _TAIL)
-    share, spread = correct / n, z * z / n
+    share, spread = correct / n, Z_95 * Z_95 / n
     centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n, n)
-
-
-# The bootstrap --------------------------------------------------------------------------------------------------------
 
 
 def bootstrap(
@@ -125,9 +122,6 @@ def _measures(totals_DC: Float[np.ndarray, "D C"]) -> Float[np.ndarray, "D M"]:
     return np.column_stack([overall, np.nanmean(by_type, axis=1), by_type])
 
 
-# Tests ----------------------------------------------------------------------------------------------------------------
-
-
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Return p of McNemar's exact two-sided test of two models on the same items: a fair coin per discordant pair."""
     _same_length(first, second)
@@ -147,21 +141,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimal_detectable_difference(
-    n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
-) -> float:
+def minimal_detectable_difference(n: int, discordant: float, power: float = 0.8, design_effect: float = 1.0) -> float:
     """Return the smallest difference of two accuracies that a paired test on `n` items finds with the given power.
 
-    The test is two-sided. Solves δ √n = z_{1−α/2} √ψ + z_{power} √(ψ − δ²), with ψ the share of discordant items, and n
-    divided by the design effect of clustering (variance of the clustered over the independent estimate).
+    The test is two-sided, α = 5 %. Solves δ √n = z_{1−α/2} √ψ + z_{power} √(ψ − δ²), with ψ the share of discordant
+    items, and n divided by the design effect of clustering (variance of the clustered over the independent estimate).
     """
-    if n < 1 or not 0 < discordant <= 1 or not 0 < alpha < 1 or not 0 < power < 1 or design_effect <= 0:
-        problem = f"n={n}, discordant={discordant:g}, alpha={alpha:g}, power={power:g}, design_effect={design_effect:g}"
-        remedy = "give a count and shares in (0, 1)"
-        raise ParameterError(problem, source="minimal detectable difference", remedy=remedy)
-    normal = NormalDist()
-    reach, beyond, size = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power), n / design_effect
+    if n < 1 or not 0 < discordant <= 1 or not 0 < power < 1 or design_effect <= 0:
+        problem = f"n={n}, discordant={discordant:g}, power={power:g}, design_effect={design_effect:g}"
+        raise ParameterError(problem, source="minimal detectable difference", remedy="give n ≥ 1 and shares in (0, 1)")
+    beyond, size = NormalDist().inv_cdf(power), n / design_effect
     # squaring gives (n + z_β²) δ² − 2 z_α √(nψ) δ + (z_α² − z_β²) ψ = 0; the root on z_β's side
-    a, b, c = size + beyond**2, -2 * reach * math.sqrt(size * discordant), (reach**2 - beyond**2) * discordant
+    a, b, c = size + beyond**2, -2 * Z_95 * math.sqrt(size * discordant), (Z_95**2 - beyond**2) * discordant
     root = math.sqrt(max(0.0, b * b - 4 * a * c))
     return min((-b + math.copysign(root, beyond)) / (2 * a), math.sqrt(discordant))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from markupsafe import Markup, escape
 
@@ -19,7 +18,7 @@ from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, probability, raw, signed
 from components.pages.section import Section, absent, caption, film, html_table, question_card, shortened
-from components.quality.statistics import Estimate, holm, mcnemar, minimal_detectable_difference
+from components.quality.statistics import Z_95, Estimate, holm, mcnemar, minimal_detectable_difference
 from components.report.material import Material
 
 Pair = tuple[ItemResult, ItemResult]
@@ -148,7 +147,7 @@ def detectable(one: Comparison) -> str:
     independent = (discordant - (e.value / 100) ** 2) / n
     if e.low is None or e.high is None or independent <= 0:
         return f"{n} questions are too few to say which difference they could show."
-    clustered = ((e.high - e.low) / 100 / (2 * NormalDist().inv_cdf(0.975))) ** 2
+    clustered = ((e.high - e.low) / 100 / (2 * Z_95)) ** 2
     effect = max(1.0, clustered / independent)
     points = 100 * minimal_detectable_difference(n, discordant, design_effect=effect)
     seen = f"{n} questions, {discordant:.0%} judged differently, design effect {effect:.2f}"
@@ -184,9 +183,9 @@ def _table(one: Comparison, paper: PaperRow | None) -> Markup:
         for row in one.rows
     ]
     head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper")
-    said = (
-        f"Paper: {paper.label}, untouched → tuned." if paper else "The paper has no row for this model and benchmark."
-    )
+    said = "The paper has no row for this model and benchmark."
+    if paper is not None:
+        said = f"Paper: {paper.label}, untouched → tuned."
     marks = [f"{'*' * i} {note}." for i, note in enumerate(notes, start=1)]
     scrolled = raw('<div class="scroll">{}</div>').format(html_table(head, rows, sum(row.is_total for row in one.rows)))
     return scrolled + caption(raw("<br>").join([said, *marks]))
@@ -197,16 +196,10 @@ def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]
     key = name if name in row.tuned else benchmark.types.get(name, "")
     if key not in row.tuned:
         return NOTHING
-    stars = ""
-    for flag, note in row.flags.items():
-        if flag in ("row", f"untouched.{key}", f"tuned.{key}"):
-            if note not in notes:
-                notes.append(note)
-            stars += "*" * (notes.index(note) + 1)
+    doubts = [note for flag, note in row.flags.items() if flag in ("row", f"untouched.{key}", f"tuned.{key}")]
+    notes += [note for note in dict.fromkeys(doubts) if note not in notes]
+    stars = "".join("*" * (notes.index(note) + 1) for note in doubts)
     return raw('<span class="paper">{}</span>').format(f"{row.untouched[key]:.1f} → {row.tuned[key]:.1f}{stars}")
-
-
-# wins and losses ------------------------------------------------------------------------------------------------------
 
 
 def _examples(material: Material, one: Comparison, shown: int) -> Markup:
@@ -223,11 +216,11 @@ def _examples(material: Material, one: Comparison, shown: int) -> Markup:
 
 def _card(material: Material, kind: str, pair: Pair) -> str:
     before, after = pair
-    sample, video = after.sample, after.video
     chosen = [after.frames[i] for i in spread(len(after.frames), min(4, len(after.frames)))]
     replies = "".join(
         f"<p><b>{name}</b> <q>{escape(shortened(line.reply))}</q> → {escape(line.parsed) or 'unparsed'} "
         f"{'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))
     )
-    return question_card(kind, sample, film(material.frames(video, chosen), chosen, 130), raw(replies))
+    frames = film(material.frames(after.video, chosen), chosen, 130)
+    return question_card(kind, after.sample, frames, raw(replies))
