@@ -12,22 +12,9 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from components.core import records
 from components.core.errors import DataError
-from components.core.records import (
-    Confidence,
-    Failure,
-    Grid,
-    HeadRow,
-    Piece,
-    Record,
-    Ref,
-    Sample,
-    ScoredPiece,
-    StepRecord,
-    Video,
-    canonical_json,
-    sha256,
-)
+from components.core.records import Confidence, Grid, HeadRow, Piece, Record, Ref, Sample, ScoredPiece, Video
 
 
 class VideoLine(Record):
@@ -128,17 +115,17 @@ class Manifest(Record):
     KIND: ClassVar[str]
     kind: str
     schema_version: Literal["1"] = "1"
-    provenance: dict[str, StepRecord] = Field(description="every step that led here, by task")
-    left_out: list[Failure] = []
+    provenance: dict[str, records.StepRecord] = Field(description="every step that led here, by task")
+    left_out: list[records.Failure] = []
 
     def to_bytes(self) -> bytes:
         """Return the manifest's one spelling."""
-        return canonical_json(self.model_dump(mode="json"))
+        return records.canonical_json(self.model_dump(mode="json"))
 
     @property
     def digest(self) -> str:
         """sha256 of the manifest's bytes."""
-        return sha256(self.to_bytes())
+        return records.sha256(self.to_bytes())
 
 
 class Sharded(Manifest):

@@ -159,8 +159,9 @@ class _Extraction:
         entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
         if entry is None:
             return PlannedVideo(video.path, self._header_frames(video, address), words)
-        digest, captured = entry.files["video"].sha256, []
+        digest = entry.files["video"].sha256
         trajectory = self._key("ddim_inversion", {"video": digest})
+        captured: list[Entry | None] = []
         for sample in [row.sample(digest) for row in video.rows]:
             try:
                 conditioning(sample, self.shared.text)

@@ -27,6 +27,11 @@ def operational(default: Any = ..., **options: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **options)
 
 
+def address(description: str) -> Any:
+    """Declare an operational field that names a place or a model."""
+    return operational(min_length=1, description=description)
+
+
 def is_operational(field: FieldInfo) -> bool:
     """Return whether results do not depend on the field."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
@@ -75,11 +80,7 @@ def pipeline_default(field: FieldInfo) -> Any:
     return found
 
 
-SourceUri = Annotated[
-    str,
-    operational(min_length=1, description="folder or minio:// prefix with videos and questions"),
-    PipelineDefault("./data"),
-]
+SourceUri = Annotated[str, address("folder or minio:// prefix with videos and questions"), PipelineDefault("./data")]
 SourceDigest = Annotated[
     str | None, operational(None, description="digest of the source's listing, from `plan`; only KFP's cache reads it")
 ]
@@ -94,26 +95,20 @@ BenchmarkDigest = Annotated[
 ]
 BenchmarkItem = Annotated[str, operational(description="the one benchmark of a loop")]
 Priors = Annotated[
-    str,
-    operational(min_length=1, description="a prior set: sha256:… of its manifest, or an exported folder"),
-    PipelineDefault("./priors"),
+    str, address("a prior set: sha256:… of its manifest, or an exported folder"), PipelineDefault("./priors")
 ]
 PriorDigest = Annotated[str, operational(description="digest of the prior set's manifest, from `plan`")]
 StoreUri = Annotated[
     str,
-    operational(min_length=1, description="where all work is kept: file:///folder or minio://bucket/prefix"),
+    address("where all work is kept: file:///folder or minio://bucket/prefix"),
     PipelineDefault("minio://motion-enhancer/store"),
 ]
 # models enter keys by their digest, whatever name or folder they came from
 Vdm = Annotated[
-    str,
-    operational(min_length=1, description="video diffusion model: a registry name or a diffusers folder"),
-    PipelineDefault("cogvideox-5b"),
+    str, address("video diffusion model: a registry name or a diffusers folder"), PipelineDefault("cogvideox-5b")
 ]
 Vlm = Annotated[
-    str,
-    operational(min_length=1, description="vision-language model: a registry name or a transformers folder"),
-    PipelineDefault("qwen2.5-vl-7b"),
+    str, address("vision-language model: a registry name or a transformers folder"), PipelineDefault("qwen2.5-vl-7b")
 ]
 NumSteps = Annotated[
     int, Field(ge=1, le=1000, description="DDIM steps N of inversion and of reconstruction"), PipelineDefault(5)

@@ -31,15 +31,7 @@ from components.core.progress import track
 from components.synthetic.model import network
 from components.synthetic.model.card import write_card
 from components.synthetic.model.muon import Muon
-from components.synthetic.model.network import (
-    LENGTH,
-    SIZE,
-    TRAINING_SEEDS,
-    VALIDATION_SEED,
-    Architecture,
-    Denoiser,
-    Recipe,
-)
+from components.synthetic.model.network import SIZE, TRAINING_SEEDS, Architecture, Denoiser, Recipe
 from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip
 
@@ -226,7 +218,7 @@ class TrainingScenes(Dataset[Batch]):
         caption = "" if rng.uniform() < self.dropout else clip.caption
         timestep = int(TIMESTEPS * (position % self.batch + rng.uniform()) / self.batch)
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
-        ids = self.tokenizer(caption, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+        ids = self.tokenizer(caption, padding="max_length", max_length=network.LENGTH, return_tensors="pt").input_ids
         return Batch(torch.from_numpy(clean)[None], torch.from_numpy(noise)[None], torch.tensor([timestep]), ids)
 
 
@@ -264,7 +256,7 @@ def validation_losses(model: Denoiser, recipe: Recipe) -> list[float]:
     """Loss of clips that no training sees, by fifths of the noise; each clip is seen once in every fifth."""
     device = next(model.parameters()).device
     alpha_bar = network.noise_levels().to(device)
-    scenes = TrainingScenes(VALIDATION_SEED, 1, 0.0, recipe.num_frames)
+    scenes = TrainingScenes(network.VALIDATION_SEED, 1, 0.0, recipe.num_frames)
     sums = torch.zeros(QUINTILES, dtype=torch.float64)
     for index in range(recipe.validation_clips):
         clean, noise, timestep, ids = (part.to(device) for part in scenes[index])
@@ -278,16 +270,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Train from the command line: every field of the recipe is an option."""
     parser = argparse.ArgumentParser("python -m components.synthetic.train", description="Train the small video model.")
     parser.add_argument("folder", type=Path, help="where the checkpoint goes; must not exist")
-    own = {
+    own: dict[str, tuple[type[Any], Any, str | None]] = {
         "save_every": (int, 500, "updates between two states"),
         "stop_after": (int, None, "save a state after this update and end; the same command goes on"),
         "workers": (int, 1, "side processes that draw clips"),
         "threads": (int, 2, "of torch; the same number gives the same bits"),
     }
-    fields = {
-        name: (type(field.default), field.default, field.description) for name, field in Recipe.model_fields.items()
-    }
-    for name, (kind, default, text) in {**fields, **own}.items():
+    fields = Recipe.model_fields
+    recipes = {name: (type(field.default), field.default, field.description) for name, field in fields.items()}
+    for name, (kind, default, text) in (recipes | own).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     found = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -22,7 +22,7 @@ def test_clean_composes_and_strips():
     assert clean("a\tb\nc", "s") == "a\tb\nc"
 
 
-@pytest.mark.parametrize("token", ["<|im_start|>", "<|vision_pad|>", "<image>", "</img>", "<IMG_CONTEXT>", "</s>", "<pad>"])
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|vision_pad|>", "<image>", "</img>", "<IMG_CONTEXT>", "</s>"])
 def test_clean_refuses_control_tokens(token):
     with pytest.raises(DataError, match="control token") as caught:
         clean(f"The dog {token} runs", "row 7")

@@ -11,17 +11,8 @@ from safetensors.numpy import load_file
 from components.benchmarks.motionbench import BENCHMARK
 from components.core.errors import ParameterError
 from components.media.video import probe, read_frames
-from components.synthetic.drawing import (
-    COLOURS,
-    DIRECTIONS,
-    HALF_SIDE,
-    SHAPES,
-    Background,
-    Body,
-    Scene,
-    render,
-    still_camera,
-)
+from components.synthetic import drawing
+from components.synthetic.drawing import COLOURS, DIRECTIONS, HALF_SIDE, SHAPES, Background, Body, Scene
 from components.synthetic.questions import QUESTION_TYPES
 from components.synthetic.scenes import PRESETS, VOCABULARY, draw, make_clip, write_set
 
@@ -63,9 +54,7 @@ def test_files_and_masks(trained, bench):
     for (folder, rows), (_, videos), count in zip((trained, bench), PRESETS.values(), (24, 48), strict=True):
         assert len(rows) == count
         assert {path.name for path in (folder / videos).iterdir()} == {row["video_path"] for row in rows}
-        assert {path.stem for path in (folder / "gt").iterdir()} == {
-            row["video_path"].removesuffix(".mp4") for row in rows
-        }
+        assert {f"{path.stem}.mp4" for path in (folder / "gt").iterdir()} == {row["video_path"] for row in rows}
         info = probe(folder / videos / rows[0]["video_path"])
         assert (info.width, info.height, info.num_frames) == (64, 64, FRAMES)
         assert info.duration == pytest.approx(FRAMES / 8)
@@ -180,7 +169,7 @@ def test_drawing_against_supersampled_polygons(shape):
     """Pixel coverage by 8 × 8 points a pixel with textbook point-in-shape tests."""
     turn, unit, side = 0.4, 0.3, 32
     body = Body("white", shape, unit, np.array([[0.5, 0.45]]), np.ones(1), np.array([turn]))
-    frames, ids = render(Scene((body,), 0, still_camera(1), Background((0.0, 0.0, 0.0))), (side, side))
+    frames, ids = drawing.render(Scene((body,), 0, drawing.still_camera(1), Background((0.0, 0.0, 0.0))), (side, side))
     y, x = np.meshgrid(*((np.arange(side * 8) + 0.5) / (side * 8),) * 2, indexing="ij")
     y, x = (y - 0.5) / unit, (x - 0.45) / unit
     angle = np.arctan2(y, x) - turn  # y points down: a positive turn is clockwise

@@ -34,10 +34,12 @@ TIME_WIDTH, TEXT_WIDTH = 32, 64
 class Architecture(Record):
     """Sizes of the network and of the clips that it is trained on."""
 
-    layers: int = Field(4, ge=1, description="blocks of the transformer")
-    heads: int = Field(8, ge=1, description="attention heads of a block")
-    head_width: int = Field(16, ge=16, multiple_of=16, description="width of a head")
-    num_frames: int = Field(17, ge=FRAMES.fewest, description="frames of a clip: 8k+1, for an odd number of latents")
+    layers: int = Field(default=4, ge=1, description="blocks of the transformer")
+    heads: int = Field(default=8, ge=1, description="attention heads of a block")
+    head_width: int = Field(default=16, ge=16, multiple_of=16, description="width of a head")
+    num_frames: int = Field(
+        default=17, ge=FRAMES.fewest, description="frames of a clip, 8k+1: an odd number of latents"
+    )
 
     @field_validator("num_frames")
     @classmethod
@@ -51,17 +53,17 @@ class Architecture(Record):
 class Recipe(Architecture):
     """What decides a training's result."""
 
-    steps: int = Field(3400, ge=1, description="updates")
-    batch: int = Field(4, ge=1, description="clips per update")
-    muon_rate: float = Field(0.02, gt=0, description="peak of Muon, for the matrices of the blocks")
-    learning_rate: float = Field(1.5e-3, gt=0, description="peak of AdamW, for all else")
-    warmup: int = Field(100, ge=0, description="updates of linear warm-up; then a cosine to 0")
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is saved")
-    caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of empty captions")
-    seed: int = Field(0, ge=0, lt=999, description="of the initialization; the scenes take the same training seed")
-    validation_clips: int = Field(64, ge=5, description="unseen clips that the card's losses are measured on")
+    steps: int = Field(default=3400, ge=1, description="updates")
+    batch: int = Field(default=4, ge=1, description="clips per update")
+    muon_rate: float = Field(default=0.02, gt=0, description="peak of Muon, for the matrices of the blocks")
+    learning_rate: float = Field(default=1.5e-3, gt=0, description="peak of AdamW, for all else")
+    warmup: int = Field(default=100, ge=0, description="updates of linear warm-up; then a cosine to 0")
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is saved")
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of empty captions")
+    seed: int = Field(default=0, ge=0, lt=999, description="of the initialization and of the scenes")
+    validation_clips: int = Field(default=64, ge=5, description="unseen clips that the card's losses are measured on")
 
 
 def make_tokenizer() -> T5Tokenizer:
