@@ -17,10 +17,14 @@ def motion_enhancer(*arguments):
     return ended.value.code or 0
 
 
-def python(*words, code=0, cwd=ROOT, **environment):
-    """Run `python WORDS` with this checkout's code; it must end with `code` unless that is None. Return what ran."""
+def python(*words, **options):
+    """Run `python WORDS` as `process` does."""
+    return process(sys.executable, *words, **options)
+
+
+def process(*command, code=0, cwd=ROOT, **environment):
+    """Run a command with this checkout's code; it must end with `code` unless that is None. Return what ran."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=known, capture_output=True, text=True, check=False)
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=known, capture_output=True, text=True, check=False)
     assert code is None or done.returncode == code, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from components.runtime.declaration import declared
 from components.steps import STEPS
 from components.synthetic.scenes import write_set
 from docs import generate
+from tests.command import process
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -46,16 +46,7 @@ def run(language, text, folder, first_line=None):
     command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # without a checkout the store has no prefix for uncommitted work, as in a clean tree
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "PYTHONPATH": str(ROOT),
-        "GIT_DIR": "/nonexistent",
-        "OMP_NUM_THREADS": "1",
-    }
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, f"{text}\n{answer.stdout[-2000:]}\n{answer.stderr[-3000:]}"
-    return answer.stdout
+    return process(*command, cwd=folder, PATH=path, GIT_DIR="/nonexistent").stdout
 
 
 # Blocks: run in the order a reader meets them -------------------------------------------------------------------------
@@ -92,9 +83,8 @@ def test_recipes(tmp_path):
     run(*tune, tmp_path, f"{models} STEPS=1")
     assert (tmp_path / "runs/tune/report.html").stat().st_size > 10_000
     assert (tmp_path / "tuned" / "config.json").is_file()
-    assert "sft" in run(
-        "bash", f"{models}\n{again[1].replace('--shards', '--set params_sft.max_steps=1 --shards')}", tmp_path
-    )
+    shorter = again[1].replace("--shards", "--set params_sft.max_steps=1 --shards")
+    assert "sft" in run("bash", f"{models}\n{shorter}", tmp_path)
     digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")
     assert (tmp_path / f"other/manifests/{digest}.json").is_file()
     assert parsed(look[1].strip())
@@ -139,12 +129,8 @@ def parsed(line):
 def test_commands_exist(page):
     text = page.read_text()
     lines = re.findall(r"`(motion-enhancer [a-z][^`\n]*)`", text)
-    lines += [
-        line
-        for _, block in blocks(page)
-        for line in re.sub(r"\\\n\s*", "", block).splitlines()
-        if line.startswith("motion-enhancer ")
-    ]
+    for _, block in blocks(page):
+        lines += re.findall(r"^motion-enhancer .*", re.sub(r"\\\n\s*", "", block), re.MULTILINE)
     for line in lines:
         if line.split()[1] not in ("images", "models", "store") or len(line.split()) > 2:
             assert parsed(line), f"{page.name}: {line}"
@@ -194,17 +180,12 @@ def test_generated_parts_are_in_sync(name):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        ("<!-- generated: costs -->", "<!-- generated: prices -->"),
-        ("<!-- end: costs -->", ""),
-        ("<!-- generated: costs -->", ""),
-    ],
-    ids=["unknown", "no end", "missing"],
+    ("marker", "instead"), [("generated", "<!-- generated: x -->"), ("generated", ""), ("end", "")]
 )
-def test_broken_markers_are_refused(change):
+def test_broken_markers_are_refused(marker, instead):
+    text = (generate.DOCS / "costs.md").read_text().replace(f"<!-- {marker}: costs -->", instead)
     with pytest.raises(ParameterError, match="generated parts"):
-        generate.refresh("costs.md", (generate.DOCS / "costs.md").read_text().replace(*change))
+        generate.refresh("costs.md", text)
 
 
 # The generator against what it describes ------------------------------------------------------------------------------

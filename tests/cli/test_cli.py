@@ -11,6 +11,7 @@ import time
 import pytest
 
 from components.cli.options import PipelineOptions
+from components.cli.run_folder import write_record
 from components.core.errors import ParameterError
 from components.kubeflow.arguments import PIPELINES, pipeline, pipeline_defaults
 from components.kubeflow.tree import ROOT, run_store
@@ -28,8 +29,7 @@ def test_help_of_run_lists_pipelines_and_their_parameters(capsys, monkeypatch):
             if not parameter.startswith(("params_", "rerun_")):
                 assert f"  {parameter} " in shown
                 assert isinstance(default, list) or f"(default: {default})" in " ".join(shown.split())
-    assert "params_<step>.FIELD" in shown
-    assert "rerun_<task>" in shown
+    assert all(pattern in shown for pattern in ("params_<step>.FIELD", "rerun_<task>"))
 
 
 KNOWN = {"source": "./data", "benchmarks": ["motionbench=./benchmarks"], "shards": ["0/8"], "seed": 1, "vdm": "v"}
@@ -53,9 +53,12 @@ def test_options_become_parameters(tmp_path, monkeypatch):
     }
     assert given.local_values(KNOWN, tmp_path / "out") == (kept, expected)
     assert given.values(KNOWN)["source"] == "clips"
+    store, values = PipelineOptions(vdm="cogvideox-5b").local_values(KNOWN, tmp_path / "out")
     folders = {"source": f"{tmp_path}/data", "benchmarks": [f"motionbench={tmp_path}/benchmarks"]}
-    _, values = PipelineOptions(vdm="cogvideox-5b").local_values(KNOWN, tmp_path / "out")
-    assert values == {**folders, "vdm": "cogvideox-5b", "store": run_store((tmp_path / "out/store").as_uri())}
+    assert values == {**folders, "vdm": "cogvideox-5b", "store": run_store(store)}
+    assert store == (tmp_path / "out/store").as_uri()
+    write_record(tmp_path / "out", "minio://bucket/store", {})
+    assert PipelineOptions().local_values(KNOWN, tmp_path / "out")[0] == "minio://bucket/store"
 
 
 @pytest.mark.parametrize("given", [{"vdm": "tiny-cogvideox1.5"}, {"assignments": ["vdm=tiny-cogvideox1.5"]}], ids=str)

@@ -1,6 +1,7 @@
 """`motion-enhancer look`: the pipeline's own numbers for one clip on a page, and errors that speak of the clip."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -42,7 +43,6 @@ def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
     for wanted in (TEXT, "Bar.MP4", "104 × 72", "40 frames", *warnings, *sections):
         assert wanted in page
     assert page.count("data:image/png;base64,") > 10
-    assert "<script" not in page
     assert [path.name for path in target.parent.iterdir()] == ["look.html"]
 
 
@@ -51,14 +51,11 @@ def test_the_shipped_model_knows_its_own_words_alone(clip, tmp_path):
     target, scene = tmp_path / "look.html", tmp_path / "scene.mp4"
     made = make_clip("scenes", 31, 0, (64, 64), 17)
     write_mp4(scene, draw(made.scene, (64, 64))[0], fps=8)
-    unknown = "does not know “man”, “raises”, “his”, “arm”:"
-    for path, text, wanted in ((scene, made.caption, "5 × 12 × 12 cells"), (clip, "the man raises his arm", unknown)):
+    for path, text, unknown in ((scene, made.caption, []), (clip, "the man raises", ["“man”, “raises”"])):
         assert motion_enhancer("look", path, text, "-o", target, "--set", "num_steps=2") == 0
         page = target.read_text()
-        assert "scenes-cogvideox" in page
-        assert "Random weights" not in page
-        assert wanted in page
-        assert ("does not know" in page) == (path == clip)
+        assert ("scenes-cogvideox" in page, "Random weights" in page) == (True, False)
+        assert re.findall("does not know (.*?):", page) == unknown
 
 
 def test_it_shows_the_pipelines_numbers(clip, tmp_path, monkeypatch):
@@ -93,10 +90,7 @@ def test_bad_arguments(clip, name, text, settings, error):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [
-        ("song.mp4", "the video does not decode"),
-        ("short.mp4", "4 frames, the video model needs at least 9"),
-    ],
+    [("song.mp4", "the video does not decode"), ("short.mp4", "4 frames, the video model needs at least 9")],
 )
 def test_a_bad_clip_gets_a_sentence_about_it(tmp_path, capsys, monkeypatch, name, problem):
     """No count of failed files, no step's parameter, no temporary folder."""
