@@ -26,7 +26,7 @@ from bench.measure import prepare
 from bench.prior_figure import draw
 from bench.prior_heads import DRAWS, bottom_heads, head_maps, most_chosen, over_draws, random_halves
 from bench.table import ROOT, Row, Test, finish
-from components.pages.stored import Stored
+from components.pages.samples import Stored
 from components.quality.measures import (
     Map,
     Measure,

@@ -18,7 +18,7 @@ from matplotlib.gridspec import SubplotSpec
 from bench.drawing import HEAT, INK, SOFT, bare, new_figure, save
 from bench.prior_configs import ALL, TWIN, Extracted
 from components.core.artifacts import PriorLine
-from components.pages.stored import Stored, nearest_frame
+from components.pages.samples import Stored, nearest_frame
 
 CLIPS = 3
 _MASK = ListedColormap([(0.93, 0.93, 0.91), (0.65, 0.68, 0.72), (0.04, 0.48, 0.46)])

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from components.core.artifacts import AttentionLine
 from components.pages.figures import NOTHING, stored_picture
-from components.pages.section import Section, text_caption
-from components.pages.template import preview
+from components.pages.page import Section, preview, text_caption
 from components.runtime.context import Context, smallest_by_hash
 from components.runtime.parameters import P
 from components.store.entries import Entry
@@ -23,16 +22,13 @@ _ABOUT = (
 
 def page(context: Context[P], lines: Sequence[AttentionLine], drawn: Sequence[Entry]) -> str:
     """Return the first samples' remembered pictures."""
-    by_id, entries = {line.sample.id: line for line in lines}, {entry.unit: entry for entry in drawn}
-    sections = [_section(context, by_id[name], entries[name]) for name in smallest_by_hash(list(entries), _MOST)]
+    by_id, entries, sections = {line.sample.id: line for line in lines}, {entry.unit: entry for entry in drawn}, []
+    for name in smallest_by_hash(list(entries), _MOST):
+        entry, body = entries[name], text_caption(by_id[name].sample)
+        for role in ("reconstruction", "heads"):
+            png = context.store.read(entry.ref(role, context.task))
+            body += stored_picture(png, f"{role} of sample {name}", NOTHING)
+        error = f"latent error of the reconstruction {entry.numbers['latent_error']:.2f}"
+        sections.append(Section(f"sample-{name}", f"sample {name}", error, body))
     lead = "The video model's attention, head by head" if sections else "No pictured sample in this shard"
     return preview("2 · attention capture", lead, _ABOUT, sections)
-
-
-def _section(context: Context[P], line: AttentionLine, entry: Entry) -> Section:
-    name, body = f"sample {line.sample.id}", text_caption(line.sample)
-    for role in ("reconstruction", "heads"):
-        png = context.store.read(entry.ref(role, context.task))
-        body += stored_picture(png, f"{role} of {name}", NOTHING)
-    lead = f"latent error of the reconstruction {entry.numbers['latent_error']:.2f}"
-    return Section(f"sample-{line.sample.id}", name, lead, body)

@@ -19,7 +19,7 @@ from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.models.video.interface import VideoModel
-from components.pages.template import DRAWING
+from components.pages.page import DRAWING
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm

@@ -11,8 +11,7 @@ from components.core.records import Json
 from components.media.sampling import spread
 from components.pages.figures import raw
 from components.pages.markdown import document, table, text
-from components.pages.section import Section, film, question_card, shortened
-from components.pages.template import DRAWING, preview
+from components.pages.page import DRAWING, Section, film, preview, question_card, shortened
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.parameters import P
 from components.store.entries import WorkFolder

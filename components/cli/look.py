@@ -105,13 +105,9 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
 
 def _page(store: Store, priors: PriorSet, name: str) -> str:
     from components.pages.figures import code, raw
-    from components.pages.section import Section, fact_list
-    from components.pages.template import render
-    from components.report.heads import heads
-    from components.report.idea import idea
+    from components.pages.page import Section, fact_list, render
+    from components.report.clips import heads, idea, motion_words, reconstruction
     from components.report.material import PriorMaterial
-    from components.report.reconstruction import reconstruction
-    from components.report.words import motion_words
 
     material, (line,) = PriorMaterial(store, priors), priors.lines
     model, trust, clip = priors.provenance["ddim_inversion"].models["vdm"], line.confidence, line.video

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.core.records import Json
 from components.pages.figures import number, raw
-from components.pages.section import Section
-from components.pages.template import preview
+from components.pages.page import Section, preview
 from components.runtime.context import Context
 from components.runtime.parameters import P
 from components.store.entries import Entry
@@ -25,15 +23,12 @@ def page(context: Context[P, Any], drawn: Sequence[Entry]) -> str:
     figures = []
     for entry in drawn:
         name, figure = entry.unit[:16], context.store.read(entry.ref("figure", context.task)).decode()
-        figures.append(Section(f"video-{name}", f"video {name}", _caption(entry.numbers), raw(figure)))
+        found = {key: number(entry.numbers[key]) for key in ("psnr", "rms", "expected")}
+        lead = (
+            f"PSNR of the VAE {found['psnr']} dB · root mean square of the inverted noise {found['rms']}, expected "
+            f"{found['expected']} · largest residual of a step {number(max(entry.numbers['residuals']))}"
+        )
+        figures.append(Section(f"video-{name}", f"video {name}", lead, raw(figure)))
     steps = context.shared.num_steps
     lead = f"From video to noise in {steps} steps" if figures else "No pictured video in this shard"
     return preview("1 · DDIM inversion", lead, _ABOUT, figures)
-
-
-def _caption(numbers: Json) -> str:
-    return (
-        f"PSNR of the VAE {number(numbers['psnr'])} dB · root mean square of the inverted noise "
-        f"{number(numbers['rms'])}, expected {number(numbers['expected'])} · largest residual of a step "
-        f"{number(max(numbers['residuals']))}"
-    )

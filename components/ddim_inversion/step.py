@@ -11,7 +11,7 @@ from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoModel
-from components.pages.template import DRAWING
+from components.pages.page import DRAWING
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational

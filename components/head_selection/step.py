@@ -9,8 +9,7 @@ from components.core.errors import DataError
 from components.core.units import counted
 from components.head_selection.settings import Params
 from components.pages.heads import head_figure
-from components.pages.section import Section
-from components.pages.template import preview
+from components.pages.page import Section, preview
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import HeadRatio, SharedParams

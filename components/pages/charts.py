@@ -16,6 +16,8 @@ from markupsafe import Markup, escape
 from components.pages.figures import NOTHING, raw
 
 _NARROW, _LEAST = 500, 700  # pixels
+Scale = Callable[[float], float]  # from a value to pixels
+Legend = Sequence[tuple[str, str]]  # names and colour classes
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -37,6 +39,20 @@ def log_ticks(low: float, high: float) -> list[float]:
     return found[:: -(-len(found) // 6)] if found else [low, high]
 
 
+def _short(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _level(left: float, right: object, y: float, name: str) -> str:
+    """Return a horizontal grid line with its value at the left."""
+    text = f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{name}</text>'
+    return f'<path class="grid" d="M{left} {y:.1f}H{right}"/>{text}'
+
+
+def _below(x: float, y: float, name: object, kind: str = "tick") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y}" text-anchor="middle">{escape(name)}</text>'
+
+
 @dataclass(frozen=True)
 class Line:
     """A series of a line chart: name, points, CSS colour class; `dots` draws points instead of a line."""
@@ -55,67 +71,49 @@ def line_chart(
     x_name: str,
     log: bool = False,
     zero: bool = True,
-    width: int = 440,
-    height: int = 196,
     show: Callable[[float], str] | None = None,
 ) -> Markup:
-    """Return a small line chart with a legend.
+    """Return a small line chart with a legend; without a point nothing.
 
-    Args:
-        title: what is shown, above the chart.
-        lines: the series; without a point nothing is drawn.
-        x_name: name of the x axis.
-        log: logarithmic y axis; values ≤ 0 are left out.
-        zero: a linear y axis starts at 0.
-        width: of the chart, in pixels.
-        height: of the chart, in pixels.
-        show: how a value of the y axis is written.
+    A logarithmic y axis leaves out values ≤ 0; a linear one starts at 0 with `zero`. `show` writes a value of the axis.
     """
     keep = [(x, y) for line in lines for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
     if not keep:
         return NOTHING
-    turn: Callable[[float], float] = math.log10 if log else float
+    turn: Scale = math.log10 if log else float
     ys = [turn(y) for _, y in keep]
     x0, x1 = min(x for x, _ in keep), max(x for x, _ in keep)
     y0, y1 = (min(0.0, *ys) if zero and not log else min(ys)), max(ys)
     if y1 - y0 < 1e-12:
         y0, y1 = y0 - 0.5, y1 + 0.5
     y1 += 0.06 * (y1 - y0)
-    left, top, right, bottom = 46, 12, width - 12, height - 30
-    at_x: Callable[[float], float] = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (right - left)
-    at_y: Callable[[float], float] = lambda y: bottom - (turn(y) - y0) / (y1 - y0) * (bottom - top)
-    marks = log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4)
+    width, height, left, top, right, bottom = 440, 196, 46, 12, 428, 166
+    at_x: Scale = lambda x: left + (x - x0) / ((x1 - x0) or 1) * (right - left)
+    at_y: Scale = lambda y: bottom - (turn(y) - y0) / (y1 - y0) * (bottom - top)
     whole = all(x == int(x) for x, _ in keep)  # steps, frames and levels have no halves
     parts = [
-        f'<path class="grid" d="M{left} {at_y(m):.1f}H{right}"/><text class="tick" x="{left - 6}" '
-        f'y="{at_y(m) + 3.5:.1f}" text-anchor="end">{(show or _short)(m)}</text>'
-        for m in marks
+        _level(left, right, at_y(m), (show or _short)(m))
+        for m in (log_ticks(10**y0, 10**y1) if log else ticks(y0, y1, 4))
     ]
-    parts += [
-        f'<text class="tick" x="{at_x(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>'
-        for m in ticks(x0, x1, 5)
-        if not whole or m == int(m)
-    ]
+    parts += [_below(at_x(m), bottom + 15, f"{m:g}") for m in ticks(x0, x1, 5) if not whole or m == int(m)]
     parts.append(f'<text class="tick" x="{right}" y="{height - 2}" text-anchor="end">{escape(x_name)}</text>')
-    parts += [_series(line, at_x, at_y, log) for line in lines]
+    for line in lines:
+        points = [(at_x(x), at_y(y)) for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
+        if line.dots or len(points) == 1:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="fill {line.colour}"/>' for x, y in points]
+        else:
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+            parts.append(f'<path d="M{path}" class="stroke {line.colour}"/>')
     return _chart(title, [(line.name, line.colour) for line in lines], parts, width, height)
 
 
-def _series(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float], log: bool) -> str:
-    points = [(at_x(x), at_y(y)) for x, y in zip(line.x, line.y, strict=True) if not log or y > 0]
-    if line.dots or len(points) == 1:
-        return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="fill {line.colour}"/>' for x, y in points)
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path d="M{path}" class="stroke {line.colour}"/>'
-
-
-def _chart(title: str, legend: Sequence[tuple[str, str]], parts: Sequence[str], width: int, height: int) -> Markup:
-    keys = "".join(
+def _chart(title: str, legend: Legend, parts: Sequence[str], width: int, height: int) -> Markup:
+    keys = [
         f'<span class="key"><i class="swatch {colour}"></i>{escape(name)}</span>' for name, colour in legend if name
-    )
+    ]
     least = min(width, _LEAST) if width > _NARROW else 0  # a wide chart scrolls on a phone instead of shrinking
     return raw(
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{keys}</figcaption><div class="scroll">'
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{"".join(keys)}</figcaption><div class="scroll">'
         f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{least}px" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg></div></figure>'
     )
@@ -136,32 +134,24 @@ def dot_plot(
     dots: Sequence[Dot],
     *,
     reference: float | None = None,
-    legend: Sequence[tuple[str, str]] = (),
-    low: float | None = None,
-    high: float | None = None,
-    width: int = 940,
+    legend: Legend = (),
     label: int = 190,
     note: int = 230,
     join: bool = False,
 ) -> Markup:
     """Return values with intervals, one line each, and a vertical line at `reference`.
 
-    `join` links the first two marks of each line.
+    `label` and `note` are the widths of the names and the notes; `join` links the first two marks of each line.
     """
-    ends = [v for dot in dots for mark in dot.marks for v in mark[:3] if v is not None] + (
-        [] if reference is None else [reference]
-    )
-    x0, x1 = (min(ends) if low is None else low), (max(ends) if high is None else high)
-    pad = 0.04 * ((x1 - x0) or 1)
-    x0, x1 = x0 - pad, x1 + pad
-    left, right, row = label, width - note, 26
-    height = row * len(dots) + 30
-    at: Callable[[float], float] = lambda v: left + (v - x0) / (x1 - x0) * (right - left)
-    marks = ticks(x0, x1, 6)
+    ends = [v for dot in dots for mark in dot.marks for v in (*mark[:3], reference) if v is not None]
+    pad = 0.04 * ((max(ends) - min(ends)) or 1)
+    x0, x1 = min(ends) - pad, max(ends) + pad
+    width, row = 940, 26
+    left, right, height = label, width - note, row * len(dots) + 30
+    at: Scale = lambda v: left + (v - x0) / (x1 - x0) * (right - left)
     parts = [
-        f'<path class="grid" d="M{at(m):.1f} 4V{height - 22}"/><text class="tick" x="{at(m):.1f}" y="{height - 7}" '
-        f'text-anchor="middle">{_short(m)}</text>'
-        for m in marks
+        f'<path class="grid" d="M{at(m):.1f} 4V{height - 22}"/>{_below(at(m), height - 7, _short(m))}'
+        for m in ticks(x0, x1, 6)
     ]
     if reference is not None:
         parts.append(f'<path class="reference" d="M{at(reference):.1f} 4V{height - 22}"/>')
@@ -170,55 +160,30 @@ def dot_plot(
         weight = ' font-weight="650"' if dot.strong else ""
         parts.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end"{weight}>{escape(dot.name)}</text>')
         parts.append(f'<text class="note" x="{right + 14}" y="{y + 4}">{escape(dot.note)}</text>')
-        parts.append(_dot_marks(dot, at, y, join))
+        if join and len(dot.marks) > 1:
+            parts.append(f'<path class="joint" d="M{at(dot.marks[0][0]):.1f} {y}H{at(dot.marks[1][0]):.1f}"/>')
+        for value, low, high, colour in dot.marks:
+            if low is not None and high is not None:
+                parts.append(f'<path class="stroke thin {colour}" d="M{at(low):.1f} {y}H{at(high):.1f}"/>')
+            parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="4.5" class="fill {colour}"/>')
     return _chart(title, legend, parts, width, height)
 
 
-def _dot_marks(dot: Dot, at: Callable[[float], float], y: float, join: bool) -> str:
-    parts = []
-    if join and len(dot.marks) > 1:
-        parts.append(f'<path class="joint" d="M{at(dot.marks[0][0]):.1f} {y}H{at(dot.marks[1][0]):.1f}"/>')
-    for value, low, high, colour in dot.marks:
-        if low is not None and high is not None:
-            parts.append(f'<path class="stroke thin {colour}" d="M{at(low):.1f} {y}H{at(high):.1f}"/>')
-        parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="4.5" class="fill {colour}"/>')
-    return "".join(parts)
-
-
-def _short(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-def histogram(
-    title: str,
-    values: Sequence[float],
-    *,
-    bins: int = 20,
-    low: float = 0.0,
-    high: float = 1.0,
-    mark: float | None = None,
-) -> Markup:
-    """Return counts in equal bins of [low, high]; `mark` draws a limit."""
-    counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
+def histogram(title: str, values: Sequence[float], *, bins: int = 20, mark: float | None = None) -> Markup:
+    """Return counts in equal bins of [0, 1]; `mark` draws a limit."""
+    counts = np.histogram(np.clip(values, 0, 1), bins, (0, 1))[0].tolist()
     width, height, left, bottom = 440, 160, 34, 132
-    step, top = (width - left - 10) / bins, max(1, int(counts.max()))
-    parts = [
-        f'<path class="grid" d="M{left} {bottom - 112 * m / top:.1f}H{width - 10}"/><text class="tick" x="{left - 6}" '
-        f'y="{bottom - 112 * m / top + 3.5:.1f}" text-anchor="end">{m:g}</text>'
-        for m in ticks(0, top, 3)
-        if m == int(m)
-    ]
+    step, top = (width - left - 10) / bins, max(1, *counts)
+    tall: Scale = lambda count: 112 * count / top
+    at: Scale = lambda value: left + value * step * bins
+    parts = [_level(left, width - 10, bottom - tall(m), f"{m:g}") for m in ticks(0, top, 3) if m == int(m)]
     parts += [
-        f'<rect class="fill c1" x="{left + i * step + 1:.1f}" y="{bottom - 112 * n / top:.1f}" width="{step - 2:.1f}" '
-        f'height="{112 * n / top:.1f}" rx="1.5"/>'
-        for i, n in enumerate(counts.tolist())
+        f'<rect class="fill c1" x="{left + i * step + 1:.1f}" y="{bottom - tall(n):.1f}" width="{step - 2:.1f}" '
+        f'height="{tall(n):.1f}" rx="1.5"/>'
+        for i, n in enumerate(counts)
         if n
     ]
-    at: Callable[[float], float] = lambda v: left + (v - low) / (high - low) * step * bins
-    parts += [
-        f'<text class="tick" x="{at(m):.1f}" y="{bottom + 15}" text-anchor="middle">{m:g}</text>'
-        for m in ticks(low, high, 5)
-    ]
+    parts += [_below(at(m), bottom + 15, f"{m:g}") for m in ticks(0, 1, 5)]
     if mark is not None:
         parts.append(f'<path class="reference" d="M{at(mark):.1f} 12V{bottom}"/>')
     return _chart(title, (), parts, width, height)
@@ -235,47 +200,37 @@ class Stack:
     note: str = ""
 
 
-def stacked_bars(
-    title: str, stacks: Sequence[Stack], legend: Sequence[tuple[str, str]], cut: int, cut_name: str
-) -> Markup:
+def stacked_bars(title: str, stacks: Sequence[Stack], legend: Legend, cut: int, cut_name: str) -> Markup:
     """Return bars in the given order: positive parts stack up, negative ones down; a line stands behind bar `cut`."""
     rise = max(sum(max(v, 0) for v, _ in s.parts) + s.error for s in stacks)
     fall = min(sum(min(v, 0) for v, _ in s.parts) - s.error for s in stacks)
     width, height, left, top, bottom = 960, 250, 40, 18, 214
     scale, step = (bottom - top) / ((rise - fall) or 1), min(96.0, (width - left - 10) / len(stacks))
-    zero = top + rise * scale
-    parts = [
-        f'<path class="grid" d="M{left} {zero - m * scale:.1f}H{left + step * len(stacks):.1f}"/><text class="tick" '
-        f'x="{left - 6}" y="{zero - m * scale + 3.5:.1f}" text-anchor="end">{_short(m)}</text>'
-        for m in ticks(fall, rise, 5)
-    ]
+    zero, right = top + rise * scale, f"{left + step * len(stacks):.1f}"
+    parts = [_level(left, right, zero - m * scale, _short(m)) for m in ticks(fall, rise, 5)]
     for index, stack in enumerate(stacks):
-        parts.append(_stack(stack, left + index * step, step, zero, scale, bottom, len(stacks) <= 60))
+        x = left + index * step
+        parts.append(_stack(stack, x, step, zero, scale))
+        if len(stacks) <= 60:
+            kind = "tick strong" if stack.selected else "tick"
+            parts.append(_below(x + step / 2, bottom + 18, stack.name, kind))
     x = left + cut * step
     parts.append(f'<path class="reference" d="M{x:.1f} 4V{bottom + 6}"/>')
     parts.append(f'<text class="tick strong" x="{x - 6:.1f}" y="12" text-anchor="end">{escape(cut_name)}</text>')
     return _chart(title, legend, parts, width, height)
 
 
-def _stack(stack: Stack, x: float, step: float, zero: float, scale: float, bottom: float, named: bool) -> str:
+def _stack(stack: Stack, x: float, step: float, zero: float, scale: float) -> str:
     up = down = zero
-    pad, wide = max(0.5, step * 0.14), step - 2 * max(0.5, step * 0.14)
+    pad = max(0.5, step * 0.14)
+    left, wide = f"{x + pad:.1f}", f"{step - 2 * pad:.1f}"
     dim = "" if stack.selected else ' opacity=".45"'
     parts = [f"<g{dim}><title>{escape(stack.note)}</title>"]
     for index, (value, colour) in enumerate(stack.parts):
         size = abs(value) * scale
         up, down, y = (up - size, down, up - size) if value >= 0 else (up, down + size, down)
-        parts.append(
-            f'<rect class="fill {colour}" x="{x + pad:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{size:.1f}"/>'
-        )
+        parts.append(f'<rect class="fill {colour}" x="{left}" y="{y:.1f}" width="{wide}" height="{size:.1f}"/>')
         if index == 0:
-            tip, e, middle = (y if value >= 0 else y + size), stack.error * scale, x + step / 2
-            parts.append(f'<path class="error" d="M{middle:.1f} {tip - e:.1f}V{tip + e:.1f}"/>')
-    parts.append("</g>")
-    if named:
-        bold = " strong" if stack.selected else ""
-        parts.append(
-            f'<text class="tick{bold}" x="{x + step / 2:.1f}" y="{bottom + 18}" text-anchor="middle">'
-            f"{escape(stack.name)}</text>"
-        )
-    return "".join(parts)
+            tip, error = (y if value >= 0 else y + size), stack.error * scale
+            parts.append(f'<path class="error" d="M{x + step / 2:.1f} {tip - error:.1f}V{tip + error:.1f}"/>')
+    return "".join([*parts, "</g>"])

@@ -18,33 +18,13 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 # anchors of the colour table, sRGB
-_ANCHORS = [
-    (13, 12, 34),
-    (58, 21, 92),
-    (122, 34, 112),
-    (182, 54, 97),
-    (226, 92, 66),
-    (246, 147, 52),
-    (251, 203, 98),
-    (254, 249, 208),
-]
-TABLE = np.stack(
-    [
-        np.interp(np.linspace(0, len(_ANCHORS) - 1, 256), range(len(_ANCHORS)), channel)
-        for channel in np.transpose(_ANCHORS)
-    ],
-    -1,
-)
-
+_ANCHORS = np.array(list(bytes.fromhex("0d0c22 3a155c 7a2270 b63661 e25c42 f69334 fbcb62 fef9d0"))).reshape(-1, 3)
+_PLACES = np.linspace(0, len(_ANCHORS) - 1, 256)
+TABLE = np.stack([np.interp(_PLACES, range(len(_ANCHORS)), channel) for channel in _ANCHORS.T], -1)
 
 NOTHING = Markup("")
 _WIDE = 960  # pixels of the widest picture
 _SMALL = 40_000  # bytes of a picture that stays as it is
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """Return bytes as a `data:` address."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def heat_image(map_HW: Float[np.ndarray, "H W"], top: float) -> Image.Image:
@@ -75,14 +55,18 @@ def stored_picture(png: bytes, name: str, caption: Markup) -> Markup:
         picture.thumbnail((_WIDE, 10 * _WIDE), Image.Resampling.LANCZOS)
         address = _encode(picture, "WEBP", quality=85)
     else:
-        address = data_uri(png, "image/png")
+        address = _address(png, "PNG")
     return raw(f'<figure class="stored"><img src="{address}" alt="{escape(name)}">{caption}</figure>')
 
 
 def _encode(picture: Image.Image, form: str, **options: object) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)  # type: ignore[arg-type]
-    return data_uri(buffer.getvalue(), f"image/{form.lower()}")
+    return _address(buffer.getvalue(), form)
+
+
+def _address(data: bytes, form: str) -> str:
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
 
 
 def scale_bar(top: float, unit: str) -> Markup:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from markupsafe import Markup, escape
 
@@ -11,7 +9,9 @@ from components.core.artifacts import HeadSelection, PriorSet
 from components.core.records import HeadRow
 from components.pages.charts import Stack, stacked_bars
 from components.pages.figures import number, raw, signed
-from components.pages.section import caption, html_table
+from components.pages.page import caption, html_table
+
+_MEASURES = (("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3"))
 
 
 def head_figure(selection: HeadSelection | PriorSet) -> Markup:
@@ -19,20 +19,24 @@ def head_figure(selection: HeadSelection | PriorSet) -> Markup:
     rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
     cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
-    stacks = [
-        Stack(
-            str(row.head),
-            [(row.z[0], "c1"), (row.z[1], "c2"), (row.z[2], "c3")],
-            row.dfc_stderr / spread,
-            index < cut,
-            f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
-            f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples",
-        )
-        for index, row in enumerate(rows)
-    ]
-    legend = [("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3")]
-    chart = stacked_bars("Heads by score", stacks, legend, cut, f"kept: {cut} of {len(rows)}")
-    return chart + _saturation(selection) + _head_table(rows, cut)
+    stacks = [_stack(row, spread, index < cut) for index, row in enumerate(rows)]
+    chart = stacked_bars("Heads by score", stacks, _MEASURES, cut, f"kept: {cut} of {len(rows)}")
+    cells = []
+    for row in rows:
+        dfc, chosen = f"{number(row.dfc)} ± {number(row.dfc_stderr, 2)}", f"{row.chosen} of {row.samples}"
+        cells.append((row.head, dfc, number(row.tcs), number(row.dsr), signed(row.score, 2), chosen))
+    table = html_table(("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in"), cells, cut)
+    every = raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")
+    return chart + _saturation(selection) + every
+
+
+def _stack(row: HeadRow, spread: float, selected: bool) -> Stack:
+    note = (
+        f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
+        f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples"
+    )
+    parts = [(z, colour) for z, (_, colour) in zip(row.z, _MEASURES, strict=True)]
+    return Stack(str(row.head), parts, row.dfc_stderr / spread, selected, note)
 
 
 def _saturation(selection: HeadSelection | PriorSet) -> Markup:
@@ -44,19 +48,3 @@ def _saturation(selection: HeadSelection | PriorSet) -> Markup:
         '<p class="warning"><b>Selection may be positional.</b> Chosen heads at the maximum of a measure: '
         f"{escape(text)}. Such heads attend to the same place in every frame whatever the content.</p>"
     )
-
-
-def _head_table(rows: Sequence[HeadRow], kept: int) -> Markup:
-    cells = (
-        (
-            row.head,
-            f"{number(row.dfc)} ± {number(row.dfc_stderr, 2)}",
-            number(row.tcs),
-            number(row.dsr),
-            signed(row.score, 2),
-            f"{row.chosen} of {row.samples}",
-        )
-        for row in rows
-    )
-    table = html_table(("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in"), cells, kept)
-    return raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")

@@ -1,4 +1,4 @@
-"""Markdown pages: what comes from data is text in them, and tables also read on a terminal.
+"""Markdown pages: what comes from data is text in them, and tables also read on a terminal; parts that all cards share.
 
 `Markdown` marks a string that is markup already. Everything else that enters a table, a list or a paragraph here is
 escaped, so that a file name never becomes a link, a tag or a column.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+
+from components.core.artifacts import Manifest
 
 # only where it would be markup: `_` inside a word, `[1, 2]`, `<` or `&` before a space stay as they are and read well
 _INLINE = re.compile(r"[\\`*~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
@@ -54,3 +56,19 @@ def bullets(items: Iterable[object]) -> Markdown:
 def document(*blocks: str) -> str:
     """Return blocks of Markdown as a page, one empty line between two; empty blocks are dropped."""
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def decisions(manifest: Manifest) -> str:
+    """Return every step's result parameters, shared parameters and models."""
+    rows = []
+    for task, record in sorted(manifest.provenance.items()):
+        models = {role: f"{model.name} ({model.digest[:12]})" for role, model in record.models.items()}
+        values = {**record.scalars, **record.params, **models}
+        rows += [(f"{task} v{record.version}", name, code(value)) for name, value in sorted(values.items())]
+    return document("## Decisions", table(("step", "parameter", "value"), rows))
+
+
+def left_out(manifest: Manifest) -> str:
+    """Return the units that were left out, with reasons."""
+    lines = [Markdown(f"{code(item.unit)} ({item.task}): {text(item.reason)}") for item in manifest.left_out]
+    return document("## Left out", bullets(lines) or "Nothing.")

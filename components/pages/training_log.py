@@ -10,7 +10,7 @@ from markupsafe import Markup
 from components.core.records import Json
 from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, number, raw
-from components.pages.section import absent
+from components.pages.page import absent
 
 
 def read_log(data: bytes) -> list[Json]:
@@ -20,44 +20,31 @@ def read_log(data: bytes) -> list[Json]:
 
 def training_curves(rows: Sequence[Json]) -> Markup:
     """Return one chart per quantity that the log holds, and a line that names the others."""
+
+    def line(key: str, name: str, colour: str, dots: bool = False) -> Line:
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        return Line(name, [x for x, _ in points], [y for _, y in points], colour, dots)
+
     roles = sorted({name for row in rows for name in row if name.startswith("lr_")})
-    colours = ("c1", "c2", "c3", "c4")
-    drawn = {
-        "response loss": _chart(
-            "Response loss", [_line("L_AR", rows, "ar", "c1"), _line("held out", rows, "val_ar", "c2", dots=True)]
-        ),
-        "alignment loss": _chart(
-            "Alignment loss",
-            [_line("L_align", rows, "align", "c3"), _line("held out", rows, "val_align", "c2", dots=True)],
-        ),
-        "gradient norms": _chart(
-            "Gradient norms",
-            [_line("∇L_AR", rows, "grad_ar", "c1", dots=True), _line("∇L_align", rows, "grad_align", "c3", dots=True)],
-            log=True,
-        ),
-        "learning rates": _chart(
-            "Learning rates",
-            [_line(role[3:], rows, role, colour) for role, colour in zip(roles, colours, strict=False)],
-            log=True,
-        ),
+    losses = {
+        "response loss": [line("ar", "L_AR", "c1"), line("val_ar", "held out", "c2", dots=True)],
+        "alignment loss": [line("align", "L_align", "c3"), line("val_align", "held out", "c2", dots=True)],
     }
+    logarithmic = {
+        "gradient norms": [line("grad_ar", "∇L_AR", "c1", dots=True), line("grad_align", "∇L_align", "c3", dots=True)],
+        "learning rates": [line(role, role[3:], f"c{index}") for index, role in enumerate(roles[:4], 1)],
+    }
+    drawn = {}
+    for title, lines in (losses | logarithmic).items():
+        keep, show = [one for one in lines if one.x], _power if title == "learning rates" else None
+        drawn[title] = line_chart(title.capitalize(), keep, x_name="step", log=title in logarithmic, show=show)
     missing = ", ".join(title for title, chart in drawn.items() if not chart)
-    line = absent(f"Not in this run's log: {missing}.") if missing else NOTHING
-    return raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + line
-
-
-def _chart(title: str, lines: Sequence[Line], *, log: bool = False) -> Markup:
-    show = _power if title == "Learning rates" else None
-    return line_chart(title, [line for line in lines if line.x], x_name="step", log=log, show=show)
+    rest = absent(f"Not in this run's log: {missing}.") if missing else NOTHING
+    return raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + rest
 
 
 def _power(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
-
-
-def _line(name: str, rows: Sequence[Json], key: str, colour: str, *, dots: bool = False) -> Line:
-    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-    return Line(name, [x for x, _ in points], [y for _, y in points], colour, dots)
 
 
 def training_line(rows: Sequence[Json]) -> str:

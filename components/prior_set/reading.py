@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from components.core.artifacts import PriorLine, PriorSet
+from components.core.artifacts import PriorSet
 from components.core.errors import DataError
 from components.core.records import Grid, Sample, ScoredPiece, sha256
 from components.store.tensors import unpack
@@ -36,13 +36,8 @@ def read_priors(folder: Path | str) -> Iterator[Prior]:
     """
     folder = Path(folder)
     for line in exported_manifest(folder, PriorSet).lines:
-        yield _prior(folder, line)
-
-
-def _prior(folder: Path, line: PriorLine) -> Prior:
-    file, video = (folder / own_path(ref, str(folder)) for ref in (line.prior, line.video.file))
-    data = file.read_bytes() if file.is_file() else b""
-    if sha256(data) != line.prior.sha256:
-        raise DataError(f"{line.prior.path} is damaged or missing", source=str(folder), remedy="export it again")
-    tensors = unpack(data)
-    return Prior(line.sample, line.pieces, line.grid, line.confidence.value, tensors["prior"], video)
+        file, video = (folder / own_path(ref, str(folder)) for ref in (line.prior, line.video.file))
+        data = file.read_bytes() if file.is_file() else b""
+        if sha256(data) != line.prior.sha256:
+            raise DataError(f"{line.prior.path} is damaged or missing", source=str(folder), remedy="export it again")
+        yield Prior(line.sample, line.pieces, line.grid, line.confidence.value, unpack(data)["prior"], video)

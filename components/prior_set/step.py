@@ -26,9 +26,8 @@ def run(context: Context[StepParams, SharedParams]) -> None:
         lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
         joined = context.manifest(PriorSet, lines=lines, heads=parts[0].heads, saturation=parts[0].saturation)
     if not joined.lines:
-        raise DataError(
-            "the prior set is empty", source=context.task, remedy="see what was left out and why in the steps' logs"
-        )
+        remedy = "see what was left out and why in the steps' logs"
+        raise DataError("the prior set is empty", source=context.task, remedy=remedy)
     context.publish("priors", joined)
     context.page("card", card(joined))
     context.metrics(samples=len(joined.lines), videos=len({line.video.id for line in joined.lines}))

@@ -17,7 +17,7 @@ from components.core.records import sha256
 from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, probability, raw, signed
-from components.pages.section import Section, absent, caption, film, html_table, question_card, shortened
+from components.pages.page import Section, absent, caption, film, html_table, question_card, shortened
 from components.quality.statistics import Z_95, Estimate, holm, mcnemar, minimal_detectable_difference
 from components.report.material import Material
 

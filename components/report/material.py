@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from components.core.artifacts import EvalResult, PriorLine, PriorSet, TunedModel, VlmLine
-from components.core.records import Failure, ModelId, StepRecord, sha256
+from components.core.records import Failure, Json, ModelId, StepRecord, sha256
 from components.media.grids import pool_mask
 from components.media.map_algebra import frame_difference_prior
 from components.media.sampling import spread
-from components.pages.stored import Stored
+from components.pages.samples import Stored
 from components.pages.training_log import read_log
 from components.quality.measures import Scene, centre_map
 
@@ -60,7 +60,7 @@ class Material(PriorMaterial):
         return sorted(self.priors.lines, key=lambda line: sha256(line.sample.id.encode()))
 
     @cached_property
-    def log(self) -> list[dict[str, Any]]:
+    def log(self) -> list[Json]:
         """The training log's rows."""
         return [row for row in read_log(self.store.read(self.model.log)) if "step" in row]
 
@@ -74,17 +74,9 @@ class Material(PriorMaterial):
         return found
 
 
-def paper_preset() -> dict[str, Any]:
-    """Return the paper's own models and parameters; its numbers are in the benchmarks' modules."""
-    found: dict[str, Any] = json.loads(resources.files("components.report").joinpath("paper_preset.json").read_text())
-    return found
-
-
-def prior_table() -> list[dict[str, Any]]:
-    """Return the rows of `make bench-prior-full` that lie beside this file; each names its model."""
-    file = resources.files("components.report").joinpath("prior_table.json")
-    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
-    return found
+def shipped(name: str) -> Any:
+    """Return a table beside this file: the paper's own models and parameters, or `make bench-prior-full`'s rows."""
+    return json.loads(resources.files("components.report").joinpath(name).read_text())
 
 
 def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
@@ -95,12 +87,10 @@ def scenes(material: Stored, lines: Sequence[PriorLine]) -> list[Scene]:
             continue
         mask = material.tensors(line.mask)
         mover, objects = mask["mover"] > 0, mask["objects"] > 0
-        areas = [
-            np.asarray(pool_mask(area.astype(np.uint8), line.video.times, line.grid))
-            for area in (mover, objects & ~mover)
-        ]
+        masks, times = (mover.astype(np.uint8), (objects & ~mover).astype(np.uint8)), line.video.times
+        moving, still = (np.asarray(pool_mask(one, times, line.grid)) for one in masks)
         references = {"centre prior": centre_map(line.grid), "frame difference": clip_difference(material, line)}
-        found.append(Scene(line.sample.id, line.video.id, material.prior(line).mean(0), areas[0], areas[1], references))
+        found.append(Scene(line.sample.id, line.video.id, material.prior(line).mean(0), moving, still, references))
     return found
 
 
@@ -109,10 +99,9 @@ def clip_difference(material: Stored, line: PriorLine) -> np.ndarray:
     times = line.video.times
     indices = spread(len(times), min(len(times), _MOST_FRAMES))
     part = max(2, _MOST_BYTES // (3 * line.video.width * line.video.height))  # every part decodes the clip once
-    small = [
-        _reduced(material.frames(line.video, indices[start : start + part])) for start in range(0, len(indices), part)
-    ]
-    frames, shape = torch.from_numpy(np.concatenate(small)), torch.ones(1, *line.grid.shape)
+    parts = [indices[start : start + part] for start in range(0, len(indices), part)]
+    small = np.concatenate([_reduced(material.frames(line.video, one)) for one in parts])
+    frames, shape = torch.from_numpy(small), torch.ones(1, *line.grid.shape)
     found: np.ndarray = frame_difference_prior(shape, frames, [times[i] for i in indices], line.grid)[0].numpy()
     return found
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from components.core.artifacts import PriorLine, Report
+from components.core.artifacts import Report
 from components.core.errors import DataError
+from components.core.records import Json
 from components.pages.figures import signed
 from components.pages.markdown import document, table, text
-from components.pages.section import Section
+from components.pages.page import Section
 from components.quality.measures import Quality
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
-from components.report.heads import heads
-from components.report.idea import idea
-from components.report.left_out import left_out
+from components.report.clips import heads, idea, motion_words, reconstruction
 from components.report.material import Material
-from components.report.provenance import provenance
+from components.report.provenance import left_out, provenance
 from components.report.quality import pointing_game, prior_quality, quality_table
-from components.report.reconstruction import reconstruction
 from components.report.tokens import token_map
 from components.report.training import training
 from components.report.verdict import sentence, verdict
-from components.report.words import motion_words
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +31,7 @@ class Findings:
 
     quality: Quality
     comparisons: list[Comparison]
-    bench: list[dict[str, Any]]
+    bench: list[Json]
     pictured: list[str] = field(default_factory=list)
 
 
@@ -47,7 +43,7 @@ def comparisons(material: Material) -> list[Comparison]:
 
 def build(material: Material, findings: Findings, shown: int) -> list[Section]:
     """Return the sections in their order, with `shown` pictured samples."""
-    lines: list[PriorLine] = material.order[:shown]
+    lines = material.order[:shown]
     return [
         verdict(material, findings.comparisons),
         idea(material, lines),
@@ -82,17 +78,11 @@ def summary(material: Material, findings: Findings) -> str:
     """Return the verdict, and every benchmark and the prior's quality as tables, in Markdown."""
     blocks = ["# Report", text(sentence(material, findings.comparisons))]
     for one in findings.comparisons:
-        rows = [
-            (
-                row.name,
-                row.difference.n,
-                f"{row.untouched.value:.1f}",
-                f"{row.tuned.value:.1f}",
-                f"{signed(row.difference.value)} {interval(row.difference)}",
-                f"{row.unparsed[0]} → {row.unparsed[1]}",
-            )
-            for row in one.rows
-        ]
+        rows = []
+        for row in one.rows:
+            accuracies, change = (f"{row.untouched.value:.1f}", f"{row.tuned.value:.1f}"), row.difference
+            difference, unparsed = f"{signed(change.value)} {interval(change)}", " → ".join(map(str, row.unparsed))
+            rows.append((row.name, change.n, *accuracies, difference, unparsed))
         head = ("", "n", "untouched", "tuned", "difference", "unparsed")
         blocks += [f"## {text(one.title)}", table(head, rows)]
     if findings.quality.rows:

@@ -1,27 +1,37 @@
-"""Section 11 of the report: digests, bytes in the store, each step's parameters, and the command to make it again."""
+"""Sections 10 and 11 of the report: left-out units; digests, bytes, parameters, and the command to make it again."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from markupsafe import Markup
 
-from components.core.records import Ref, StepRecord
+from components.core.records import Json, Ref, StepRecord
 from components.core.units import readable_bytes
 from components.pages.figures import NOTHING, code, raw
-from components.pages.section import Section, html_table
+from components.pages.page import Section, html_table
 from components.report.material import Material
 
-# the task whose record holds a step's parameters
-_TASKS = {
-    "vlm_attention": "vlm_attention",
-    "sft": "sft",
-    "dataset_import": "benchmark_import",
-    "benchmark_eval": "baseline_eval",
-    "prior_set": "prior_set",
-}
+_LISTED = 200
+# the task whose record holds a step's parameters, where it has another name; and the steps of `fine_tune`
+_TASKS = {"dataset_import": "benchmark_import", "benchmark_eval": "baseline_eval"}
+_STEPS = ("vlm_attention", "sft", *_TASKS)
+
+
+def left_out(material: Material) -> Section:
+    """Return the left-out units by task, with reasons."""
+    name, title = "left-out", "Left out"
+    if not material.left_out:
+        return Section(name, title, "Nothing: every unit of every step is in.")
+    counts = Counter(item.task for item in material.left_out)
+    units = sorted(material.left_out, key=lambda item: (item.task, item.unit))[:_LISTED]
+    lead = f"{len(material.left_out)} units: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
+    if len(units) < len(material.left_out):
+        lead += f" The first {_LISTED} are listed."
+    rows = ((item.task, code(item.unit), item.reason) for item in units)
+    return Section(name, title, lead, html_table(("task", "unit", "reason"), rows))
 
 
 def provenance(material: Material) -> Section:
@@ -29,7 +39,6 @@ def provenance(material: Material) -> Section:
     digests = {"prior set": material.priors.digest, "tuned model": material.model.digest}
     for kind, results in (("untouched", material.untouched), ("tuned", material.tuned)):
         digests |= {f"{protocol}, {kind}": result.digest for protocol, result in sorted(results.items())}
-    sources = ", ".join(f'"{name}=…"' for name in sorted(material.tuned))
     body = raw(
         "<h3>Digests</h3>{}<h3>In the store</h3>{}<h3>Steps</h3>{}<h3>Make it again</h3>"
         "<pre>motion-enhancer run fine_tune --arguments arguments.json --set store=… --set 'benchmarks=[{}]'</pre>"
@@ -38,7 +47,7 @@ def provenance(material: Material) -> Section:
         html_table((), ((name, code(f"sha256:{digest}")) for name, digest in digests.items())),
         html_table(("what", "files", "bytes"), _stored_bytes(material)),
         NOTHING.join(_step(task, record) for task, record in sorted(material.provenance.items())),
-        sources,
+        ", ".join(f'"{name}=…"' for name in sorted(material.tuned)),
         json.dumps(_arguments(material), indent=1, sort_keys=True),
     )
     return Section("provenance", "Provenance", "Equal inputs give equal bytes: what this page was made from.", body)
@@ -61,19 +70,19 @@ def _stored_bytes(material: Material) -> list[tuple[str, int, str]]:
 
 def _step(task: str, record: StepRecord) -> Markup:
     values = sorted({**record.scalars, **record.params}.items())
-    rows = [(code(name), json.dumps(value)) for name, value in values]
+    table = html_table((), [(code(name), json.dumps(value)) for name, value in values])
     models = ", ".join(f"{model.name} {model.digest[:12]}" for model in record.models.values())
-    return raw("<details><summary><b>{}</b> v{} {}</summary>{}</details>").format(
-        task, record.version, models, html_table((), rows) if rows else raw("<p>no parameters</p>")
-    )
+    shown = table if values else raw("<p>no parameters</p>")
+    return raw("<details><summary><b>{}</b> v{} {}</summary>{}</details>").format(task, record.version, models, shown)
 
 
-def _arguments(material: Material) -> dict[str, Any]:
+def _arguments(material: Material) -> Json:
     """Return the arguments of the pipeline that fine-tunes from this prior set."""
-    found: dict[str, Any] = {"priors": f"sha256:{material.priors.digest}"}
+    found: Json = {"priors": f"sha256:{material.priors.digest}"}
     if "vlm" in material.models:
         found["vlm"] = material.models["vlm"].name
     if "sft" in material.provenance:
         found |= material.provenance["sft"].scalars
-    recorded = {step: task for step, task in _TASKS.items() if task in material.provenance}
-    return found | {f"params_{step}": material.provenance[task].params for step, task in recorded.items()}
+    tasks = {step: _TASKS.get(step, step) for step in _STEPS}
+    recorded = {step: material.provenance[task] for step, task in tasks.items() if task in material.provenance}
+    return found | {f"params_{step}": record.params for step, record in recorded.items()}

@@ -7,20 +7,18 @@ With masks AUC_obj, pointing game and track with intervals against their referen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
-from components.media.sampling import spread
+from components.core.records import Json
 from components.pages.charts import Dot, dot_plot, histogram
-from components.pages.figures import NOTHING, Cell, StripRow, code, photo, probability, raw, strip
+from components.pages.figures import NOTHING, code, probability, raw
 from components.pages.markdown import document, table
-from components.pages.section import Section, absent, caption, html_table, quoted
-from components.pages.stored import nearest_frame
-from components.pages.strips import COLUMNS, map_row
+from components.pages.page import Section, absent, caption, html_table, quoted
+from components.pages.samples import Strip
 from components.quality.measures import Quality
 from components.quality.statistics import Estimate
 from components.report.material import Material
@@ -28,36 +26,31 @@ from components.report.material import Material
 LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 
 
-def prior_quality(
-    material: Material, quality: Quality, bench: Sequence[dict[str, Any]], pictured: Sequence[str]
-) -> Section:
+def prior_quality(material: Material, quality: Quality, bench: Sequence[Json], pictured: Sequence[str]) -> Section:
     """Return the prior's measures, the bench's rows of this video model, and the best and the worst sample."""
     name, title = "quality", "Quality of the prior"
-    confidence = [line.confidence.value for line in material.priors.lines]
-    bars = histogram(f"Confidence of {len(confidence)} priors", confidence)
-    if not quality.rows:
-        lead = (
-            "No ground-truth masks with a mover and static objects, so the confidence √(concentration · dynamics) "
-            "instead."
-        )
-        ranked = sorted(material.priors.lines, key=lambda line: line.confidence.value)
-        extremes = [
-            ("highest confidence", ranked[-1], ranked[-1].confidence.value),
-            ("lowest", ranked[0], ranked[0].confidence.value),
-        ]
-        body = raw(f'<div class="charts">{bars}</div>') + _head_choice(material) + _bench(material, bench)
-        return Section(name, title, lead, body + _extremes(material, extremes))
     by_id = {line.sample.id: line for line in material.priors.lines}
-    ranked_ids = sorted(quality.by_sample, key=lambda key: (quality.by_sample[key], key))
-    ends = [("best AUC_obj", ranked_ids[-1]), ("worst AUC_obj", ranked_ids[0])]
-    extremes = [(text, by_id[key], quality.by_sample[key]) for text, key in ends]
+    confidence = {line.sample.id: line.confidence.value for line in material.priors.lines}
+    chart = histogram(f"Confidence of {len(confidence)} priors", list(confidence.values()))
+    bars = raw(f'<div class="charts">{chart}</div>')
+    values = quality.by_sample if quality.rows else confidence
+    ranked = sorted(values, key=lambda key: (values[key], key))
+    names = ("best AUC_obj", "worst AUC_obj") if quality.rows else ("highest confidence", "lowest")
+    ends = [(text, by_id[key], values[key]) for text, key in zip(names, (ranked[-1], ranked[0]), strict=True)]
+    extremes = _extremes(material, ends)
+    if not quality.rows:
+        missing = "No ground-truth masks with a mover and static objects"
+        lead = f"{missing}, so the confidence √(concentration · dynamics) instead."
+        return Section(name, title, lead, bars + _head_choice(material) + _bench(material, bench) + extremes)
     first = quality.rows["prior"]
     lead = (
         f"Does the prior hold more attention on the object that moves than on those that stay? {first.n} samples of "
         f"{first.clusters} videos with masks, 95 % intervals over videos; dashed lines are chance."
     )
-    body = _charts(quality) + _pointing(quality, pictured) + _permutation(quality) + _bench(material, bench)
-    return Section(name, title, lead, body + _extremes(material, extremes) + raw(f'<div class="charts">{bars}</div>'))
+    hit = "A hit: the strongest cell of all frames lies on the mover, which covers more than a tenth of it."
+    pointing = caption(raw("<b>{}</b> {}").format(pointing_game(quality, pictured), hit))
+    body = _charts(quality) + pointing + _permutation(quality) + _bench(material, bench) + extremes + bars
+    return Section(name, title, lead, body)
 
 
 def pointing_game(quality: Quality, pictured: Sequence[str]) -> str:
@@ -92,38 +85,25 @@ def _estimate(e: Estimate) -> str:
     return f"{_interval(e)}, n = {e.n}" if e.low is not None else f"{e.value:.3f} (1 video, n = {e.n})"
 
 
-# The run's own maps ---------------------------------------------------------------------------------------------------
-
-
 def _charts(quality: Quality) -> Markup:
-    """One dot plot a measure, with its chance."""
+    """Return one dot plot per measure, with its chance."""
+    hit = f"Pointing game: frames whose strongest cell lies on the mover (chance {_short(quality.chance)})"
     plots = [
         ("AUC_obj: mover against static objects", quality.rows, 0.5),
-        (
-            f"Pointing game: frames whose strongest cell lies on the mover (chance {_short(quality.chance)})",
-            quality.pointing,
-            quality.chance,
-        ),
+        (hit, quality.pointing, quality.chance),
         ("Track: path of the map's centre of mass against the mover's, correlation", quality.track, 0.0),
     ]
-    return NOTHING.join(dot_plot(title, _dots(rows), reference=chance) for title, rows, chance in plots if rows)
+    charts = []
+    for title, rows, chance in plots:
+        dots = [
+            _dot(name, e, "c1" if name.startswith("prior") else "grey", name == "prior") for name, e in rows.items()
+        ]
+        charts.append(dot_plot(title, dots, reference=chance) if rows else NOTHING)
+    return NOTHING.join(charts)
 
 
-def _dots(rows: Mapping[str, Estimate]) -> list[Dot]:
-    return [
-        Dot(
-            name,
-            [(e.value, e.low, e.high, "c1" if name.startswith("prior") else "grey")],
-            _estimate(e),
-            name == "prior",
-        )
-        for name, e in rows.items()
-    ]
-
-
-def _pointing(quality: Quality, pictured: Sequence[str]) -> Markup:
-    hit = "A hit: the strongest cell of all frames lies on the mover, which covers more than a tenth of it."
-    return caption(raw("<b>{}</b> {}").format(pointing_game(quality, pictured), hit))
+def _dot(name: str, e: Estimate, colour: str, strong: bool = False) -> Dot:
+    return Dot(name, [(e.value, e.low, e.high, colour)], _estimate(e), strong)
 
 
 def _permutation(quality: Quality) -> Markup:
@@ -152,10 +132,7 @@ def _head_choice(material: Material) -> Markup:
     )
 
 
-# The bench's rows -----------------------------------------------------------------------------------------------------
-
-
-def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
+def _bench(material: Material, bench: Sequence[Json]) -> Markup:
     """Return the bench's rows of this video model: AUC_obj as dots, all rows as a table behind a line."""
     model = material.models.get("vdm")
     rows = [row for row in bench if model is not None and row.get("model") == model.digest]
@@ -163,8 +140,8 @@ def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
         name = f"{model.name} ({model.digest[:12]})" if model else "an unnamed video model"
         missing = raw("Random twin, MHS and MTTI ablations: {} has no table for {}.")
         return absent(missing.format(code("make bench-prior"), name))
-    shown = [(row["name"].removeprefix(LEVEL), _of_row(row)) for row in rows if row["name"].startswith(LEVEL)]
-    dots = [Dot(name, [(e.value, e.low, e.high, "c4")], _estimate(e)) for name, e in shown]
+    shown = [row for row in rows if row["name"].startswith(LEVEL)]
+    dots = [_dot(row["name"].removeprefix(LEVEL), _of_row(row), "c4") for row in shown]
     title = "AUC_obj of this video model on unseen synthetic clips (make bench-prior)"
     chart = dot_plot(title, dots, reference=0.5, label=320) if dots else NOTHING
     cells = ((row["name"], _interval(_of_row(row)), _bound(row), row.get("detail", "")) for row in rows)
@@ -172,29 +149,23 @@ def _bench(material: Material, bench: Sequence[dict[str, Any]]) -> Markup:
     return chart + raw(f"<details><summary>All {len(rows)} rows of the bench</summary>{listed}</details>")
 
 
-def _of_row(row: Mapping[str, Any]) -> Estimate:
-    n = row.get("n", 0)
+def _of_row(row: Json) -> Estimate:
+    n: int = row.get("n", 0)
     return Estimate(row["value"], row.get("low"), row.get("high"), n, row.get("clusters", n))
 
 
-def _bound(row: Mapping[str, Any]) -> str:
+def _bound(row: Json) -> str:
     if row["bound"] is None:
         return ""
     return f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"
 
 
-# The best and the worst sample ----------------------------------------------------------------------------------------
-
-
 def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:
+    """Return frames and prior of the best and of the worst sample."""
     blocks = []
     for text, line, value in chosen:
-        map_FHW = material.prior(line).mean(0)
-        cells = spread(len(map_FHW), min(COLUMNS, len(map_FHW)))
-        indices = [nearest_frame(line.video, *line.grid.times[f]) for f in cells]
-        frames = [Cell(photo(frame, 120), smooth=True, label="frame") for frame in material.frames(line.video, indices)]
-        rows = [StripRow("frames", frames), map_row("prior", "its words", map_FHW, line, cells)]
-        drawn = strip(rows, [f"{line.video.times[i]:.2f} s" for i in indices], line.video.width, line.video.height)
+        clip, map_FHW = Strip(material, line), material.prior(line).mean(0)
+        drawn = clip.draw([clip.frames(120), clip.maps("prior", "its words", map_FHW)])
         blocks.append(
             f'<div><h3>{escape(text)}: {value:.3f}</h3>{quoted(line.sample, 70)}<div class="small">{drawn}</div></div>'
         )

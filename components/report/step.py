@@ -30,11 +30,7 @@ class Params(StepParams):
 
 
 def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]:
-    """Return results by benchmark.
-
-    Raises:
-        DataError: two results of one benchmark.
-    """
+    """Return results by benchmark; two of one benchmark raise a DataError."""
     found = {result.protocol: result for result in results}
     if len(found) != len(results):
         names = sorted(result.protocol for result in results)
@@ -44,27 +40,22 @@ def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]
 
 def run(context: Context[Params]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
-    from components.pages.template import render
+    from components.pages.page import render
     from components.quality.measures import assess
-    from components.report.material import Material, prior_table, scenes
+    from components.report.material import Material, scenes, shipped
     from components.report.page import Findings, build, comparisons, fit, summary
 
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")
-    after, priors, model = (
-        context.input("maps", VlmMaps),
-        context.input("priors", PriorSet),
-        context.input("model", TunedModel),
-    )
-    lines = {line.sample.id: line for line in after.lines}
-    material = Material(
-        context.store, priors, model, untouched, tuned, dict(context.provenance), list(context.left_out), after=lines
-    )
+    after, priors = context.input("maps", VlmMaps), context.input("priors", PriorSet)
+    model, lines = context.input("model", TunedModel), {line.sample.id: line for line in after.lines}
+    origin = dict(context.provenance), list(context.left_out)
+    material = Material(context.store, priors, model, untouched, tuned, *origin, after=lines)
     masked = [line for line in material.order if line.mask is not None][: context.params.masked]
     quality = assess(scenes(material, masked), seed=context.params.seed)
     shown = min(context.params.pictures, len(material.order))
     pictured = [line.sample.id for line in material.order[:shown]]
-    findings = Findings(quality, comparisons(material), prior_table(), pictured)
+    findings = Findings(quality, comparisons(material), shipped("prior_table.json"), pictured)
 
     def make(count: int, note: str = "") -> str:
         return render(build(material, findings, count), note)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from components.core.artifacts import VlmLine
 from components.pages.charts import histogram
 from components.pages.figures import NOTHING, code, raw
-from components.pages.section import Section, quoted
-from components.pages.stored import piece_text
+from components.pages.page import Section, quoted
+from components.pages.samples import piece_text
 from components.report.material import Material
 from components.store.transfer import original_name
 
@@ -25,7 +25,8 @@ def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     lines = material.model.lines
     if not lines:
         return Section("tokens", "Token map", "The tuned model's manifest has no lines.")
-    limit = _limit(material)
+    record = material.provenance.get("vlm_attention")
+    limit = float(record.params.get("min_coverage", 0.5)) if record else 0.5
     coverage = [line.coverage for line in lines]
     below = [item for item in material.left_out if item.task == "vlm_attention" and "coverage" in item.reason]
     bars = histogram(f"Coverage of {len(coverage)} samples", coverage, mark=limit)
@@ -39,11 +40,6 @@ def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     )
     facts = raw(f'<div class="charts">{bars}<div><h3>Coverage below {limit:g}</h3>{under}</div></div>')
     return Section("tokens", "Token map", lead, drawn + facts)
-
-
-def _limit(material: Material) -> float:
-    record = material.provenance.get("vlm_attention")
-    return float(record.params.get("min_coverage", 0.5)) if record else 0.5
 
 
 def links(material: Material, line: VlmLine) -> Markup:

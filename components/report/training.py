@@ -15,7 +15,7 @@ from components.core.artifacts import VlmLine
 from components.media.map_algebra import map_distance
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import number, signed
-from components.pages.section import Section, absent, caption
+from components.pages.page import Section, absent, caption
 from components.pages.training_log import training_curves, training_line
 from components.quality.measures import Scene, weighted_auc
 from components.quality.statistics import Estimate, mean_interval
@@ -32,29 +32,25 @@ def training(material: Material) -> Section:
 
 def _distances(material: Material) -> Markup:
     """Return the distance to the prior before → after for the pictured samples, and its mean change with interval."""
-    pairs = [
-        (name, before.distance, after.distance, after.video.id)
-        for name, after in sorted(material.after.items())
-        if (before := material.before.get(name)) is not None
-        and before.distance is not None
-        and after.distance is not None
-    ]
+    pairs = []
+    for name, before, after in _both(material):
+        if before.distance is not None and after.distance is not None:
+            pairs.append((name, before.distance, after.distance, after.video.id))
     if not pairs:
         return absent("No distance to the prior before and after: no sample has a map of both models.")
-    dots = [
-        Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}")
-        for name, a, b, _ in pairs[:16]
-    ]
+    dots = []
+    for name, a, b, _ in pairs[:16]:
+        dots.append(Dot(name, [(a, None, None, "grey"), (b, None, None, "c1")], f"{number(a)} → {number(b)}"))
     change = mean_interval([b - a for _, a, b, _ in pairs], [video for *_, video in pairs])
-    chart = dot_plot(
-        "Distance of the VLM's map to the prior",
-        dots,
-        legend=[("before", "grey"), ("after", "c1")],
-        join=True,
-        label=150,
-        note=170,
-    )
+    title, legend = "Distance of the VLM's map to the prior", [("before", "grey"), ("after", "c1")]
+    chart = dot_plot(title, dots, legend=legend, join=True, label=150, note=170)
     return chart + caption(f"Mean change {_change(change)}. {_absorbed(material, [name for name, *_ in pairs])}")
+
+
+def _both(material: Material) -> list[tuple[str, VlmLine, VlmLine]]:
+    """Return the samples that both models saw: id, line before and line after."""
+    found = [(name, material.before.get(name), after) for name, after in sorted(material.after.items())]
+    return [(name, before, after) for name, before, after in found if before is not None]
 
 
 def _change(e: Estimate) -> str:
@@ -64,27 +60,17 @@ def _change(e: Estimate) -> str:
 
 def _attention(material: Material) -> Markup:
     """Return AUC_obj of the VLM's own map before → after, over the pictured samples with masks."""
-    shown = [
-        after
-        for name, after in sorted(material.after.items())
-        if after.vlm_map is not None
-        and (before := material.before.get(name)) is not None
-        and before.vlm_map is not None
-    ]
+    shown = [after for _, before, after in _both(material) if before.vlm_map is not None and after.vlm_map is not None]
     pairs = []
     for scene in scenes(material, shown):
-        values = [_auc(material, side[scene.sample], scene) for side in (material.before, material.after)]
-        if values[0] is not None and values[1] is not None:
-            pairs.append((values[0], values[1], scene.video))
+        a, b = (_auc(material, side[scene.sample], scene) for side in (material.before, material.after))
+        if a is not None and b is not None:
+            pairs.append((a, b, scene.video))
     if not pairs:
-        return absent(
-            "The VLM's AUC_obj before and after: no pictured sample has a mask with a mover and static objects."
-        )
-    videos = [video for *_, video in pairs]
-    untouched, tuned, change = (
-        mean_interval(values, videos)
-        for values in ([a for a, _, _ in pairs], [b for _, b, _ in pairs], [b - a for a, b, _ in pairs])
-    )
+        problem = "no pictured sample has a mask with a mover and static objects"
+        return absent(f"The VLM's AUC_obj before and after: {problem}.")
+    values, videos = np.array([(a, b, b - a) for a, b, _ in pairs]).T, [video for *_, video in pairs]
+    untouched, tuned, change = (mean_interval(one.tolist(), videos) for one in values)
     return caption(
         f"AUC_obj of the VLM's own map, mover against static objects: {untouched.value:.3f} → {tuned.value:.3f}, "
         f"change {_change(change)}; .5 is chance."
@@ -93,12 +79,8 @@ def _attention(material: Material) -> Markup:
 
 def _auc(material: Material, line: VlmLine, scene: Scene) -> float | None:
     """Return AUC_obj of one sample's map, mean over the words that the VLM has, over the cells that both models saw."""
-    assert line.vlm_map is not None
-    stored = unpack(material.store.read(line.vlm_map))
-    valid_FHW, map_TFHW = stored["valid"].numpy().astype(bool), stored["map"].float()
-    covered_T = stored.get("covered", torch.ones(len(map_TFHW), dtype=torch.bool))
-    map_FHW = map_TFHW[covered_T].mean(0).numpy()
-    return weighted_auc(map_FHW, scene.mover * valid_FHW, scene.static * valid_FHW)
+    map_TFHW, valid_FHW, covered_T = material.vlm_map(line)
+    return weighted_auc(map_TFHW[covered_T].mean(0), scene.mover * valid_FHW, scene.static * valid_FHW)
 
 
 def _absorbed(material: Material, names: Sequence[str]) -> str:
@@ -127,15 +109,12 @@ def _gaps(material: Material, name: str, aligner: Aligner) -> list[float] | None
     """
     found = []
     for line in (material.before[name], material.after[name]):
-        assert line.vlm_map is not None
-        stored = unpack(material.store.read(line.vlm_map))
-        map_TFHW, valid_FHW = stored["map"].float(), stored["valid"].bool()
-        prior_TFHW = unpack(material.store.read(line.prior))["prior"].float()
+        map_TFHW, valid_FHW, covered_T = map(torch.from_numpy, material.vlm_map(line))
+        prior_TFHW = torch.from_numpy(material.tensors(line.prior)["prior"])
         if map_TFHW.shape != prior_TFHW.shape or not bool(valid_FHW.any()):
             return None
         # words without a counterpart are in no loss
-        covered_T = stored.get("covered", torch.ones(len(map_TFHW), dtype=torch.bool))
-        map_TFHW, prior_TFHW = map_TFHW[covered_T], prior_TFHW[covered_T]
+        map_TFHW, prior_TFHW = map_TFHW.float()[covered_T], prior_TFHW.float()[covered_T]
         for seen in (map_TFHW, aligner(map_TFHW, valid_FHW)):
             found.append(float(map_distance(seen, prior_TFHW, valid_FHW)))
     return found

@@ -11,9 +11,9 @@ from components.core.records import ModelId, StepRecord
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, code, probability, raw, signed
-from components.pages.section import Section, fact_list
+from components.pages.page import Section, fact_list
 from components.report.benchmarks import Comparison, interval
-from components.report.material import Material, paper_preset
+from components.report.material import Material, shipped
 
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
 
@@ -23,14 +23,13 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
     parts = []
     for one in comparisons:
         e = one.overall
-        parts.append(
-            f"{one.title}: tuned − untouched: {signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
-        )
-    outcome = "; ".join(parts) or "No benchmark was evaluated with both models"
+        outcome = f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
+        parts.append(f"{one.title}: tuned − untouched: {outcome}")
+    found = "; ".join(parts) or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)
-        return f"Plumbing only: random weights ({', '.join(tiny)}), {items} items. {outcome}."
-    return outcome + "."
+        return f"Plumbing only: random weights ({', '.join(tiny)}), {items} items. {found}."
+    return found + "."
 
 
 def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
@@ -42,9 +41,10 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         dots.append(Dot(one.title, [(e.value, e.low, e.high, "c1")], note, True))
     title = "tuned − untouched, points, 95 % interval over videos"
     forest = dot_plot(title, dots, reference=0.0, label=140) if dots else NOTHING
+    named = raw("{} {}").format
     facts = [
-        (_ROLES.get(role, role), raw("{} {}").format(model.name, code(model.digest[:12])))
-        for role, model in sorted(material.models.items())
+        (_ROLES.get(role, role), named(one.name, code(one.digest[:12])))
+        for role, one in sorted(material.models.items())
     ]
     priors = code(f"sha256:{material.priors.digest[:16]}…")
     facts.append(("prior set", raw("{} samples {}").format(len(material.priors.lines), priors)))
@@ -56,18 +56,18 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
 
 def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) -> list[Markup]:
     """Return where the recorded parameters differ from the paper's; only what was recorded is judged."""
-    preset, found = paper_preset(), []
+    preset, found = shipped("paper_preset.json"), []
     for role in ("vdm", "vlm"):
         if role in models and (name := models[role].name) not in preset[role]:
             found.append(raw("{}: {} (paper: {})").format(role, code(name), " or ".join(preset[role])))
     scalars = {name: value for _, record in sorted(provenance.items()) for name, value in record.scalars.items()}
-    wanted = [("", name, scalars.get(name), value, name in scalars) for name, value in preset["scalars"].items()]
-    for task, values in preset["params"].items():
-        params = provenance[task].params if task in provenance else {}
-        wanted += [(f"{task}.", name, params.get(name), value, name in params) for name, value in values.items()]
-    found += [
-        raw("{} = {} (paper: {})").format(code(f"{task}{name}"), json.dumps(given), json.dumps(value))
-        for task, name, given, value, there in wanted
-        if there and given != value
+    judged = [("", scalars, preset["scalars"])]
+    judged += [
+        (f"{task}.", provenance[task].params, values) for task, values in preset["params"].items() if task in provenance
     ]
+    for task, given, values in judged:
+        for name, value in values.items():
+            if name in given and given[name] != value:
+                parts = code(f"{task}{name}"), json.dumps(given[name]), json.dumps(value)
+                found.append(raw("{} = {} (paper: {})").format(*parts))
     return found

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from components.core.artifacts import TunedModel
 from components.core.records import Json
-from components.pages.cards import decisions, left_out
-from components.pages.markdown import document, text
-from components.pages.section import Section
-from components.pages.template import preview
+from components.pages.markdown import decisions, document, left_out, text
+from components.pages.page import Section, preview
 from components.pages.training_log import training_curves, training_line
 
 _ABOUT = (

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from components.core.artifacts import VlmLine
 from components.core.records import Json
 from components.pages.figures import number, raw
-from components.pages.section import Section, text_caption
-from components.pages.template import DRAWING, preview
+from components.pages.page import DRAWING, Section, preview, text_caption
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.parameters import P
 from components.store.entries import WorkFolder
@@ -26,8 +25,7 @@ def page(context: Context[P], lines: Sequence[VlmLine], shown: set[str], model: 
     chosen = [mapped[name] for name in smallest_by_hash(list(mapped), _MOST)]
 
     def paint(line: VlmLine, folder: WorkFolder) -> Json:
-        from components.pages.stored import Stored
-        from components.pages.strips import sample_strip
+        from components.pages.samples import Stored, sample_strip
 
         folder.put("strip", "html", sample_strip(Stored(context.store), line, [("the VLM's own map", line)]).encode())
         return {}

@@ -9,7 +9,7 @@ from components.core.artifacts import PriorSet, load_manifest
 from components.kubeflow.tree import ROOT
 from components.models.registry import SHIPPED
 from components.models.video import load_vdm
-from components.pages.stored import Stored
+from components.pages.samples import Stored
 from components.store.entries import Store
 from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set

@@ -1,8 +1,7 @@
 """A step's preview: what does not fit into the UI's limit is left out from the end, with a note."""
 
 from components.pages.figures import raw
-from components.pages.section import Section
-from components.pages.template import preview
+from components.pages.page import Section, preview
 
 
 def test_all_sections_that_fit_are_shown():

@@ -14,9 +14,9 @@ from bench.table import Row, write
 from components.core.artifacts import EvalResult, Report, VlmMaps, load_manifest
 from components.core.errors import DataError
 from components.core.records import ModelId, sha256
-from components.pages.template import render
+from components.pages.page import render
 from components.quality.measures import Quality, assess
-from components.report.material import Material, prior_table, scenes
+from components.report.material import Material, scenes, shipped
 from components.report.page import Findings, build, comparisons, fit
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
@@ -157,7 +157,7 @@ def test_the_benchs_rows_of_this_model_are_shown(run, tmp_path):
 
 
 def test_a_shipped_table_is_one(run):
-    for row in prior_table():
+    for row in shipped("prior_table.json"):
         assert {"name", "value", "bound", "holds", "model"} <= row.keys()
 
 

@@ -1,16 +1,24 @@
-"""Parts of a page: sections, captions, tables, folded blocks, and the card of a benchmark's question."""
+"""Every page in one look: sections, captions, tables, folded blocks, a benchmark's question, and the file they fill.
+
+Needs no torch: a finished shard puts its preview together from remembered figures in no time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
+import jinja2
 import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup, escape
 
 from components.core.records import Sample
 from components.pages.figures import NOTHING, code, photo, raw
+
+DRAWING = "2"  # enters the key of a remembered figure: bump it when the style that figures rely on changes
+_SHOWN_BYTES = 1_000_000  # of an HTML artifact that the KFP UI shows
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,25 @@ class Section:
     title: str
     lead: Markup | str
     body: Markup = NOTHING
+
+
+def render(found: Sequence[Section], note: str = "", name: str = "report") -> str:
+    """Return one HTML file without scripts, fonts or other files' addresses; the first section is the page's head."""
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
+    template = resources.files("components.pages").joinpath("page.html.j2").read_text()
+    return environment.from_string(template).render(verdict=found[0], sections=found[1:], note=note, name=name)
+
+
+def preview(name: str, lead: str, about: str, found: Sequence[Section], limit: int = _SHOWN_BYTES) -> str:
+    """Return a step's page: its headline, what it is about, and as many sections as fit into `limit` bytes."""
+    head, note = Section("top", name, lead, caption(about)), ""
+    for count in range(len(found), -1, -1):
+        page = render([head, *found[:count]], note, name)
+        if len(page.encode()) <= limit:
+            break
+        note = f"{len(found) - count + 1} of {len(found)} pictures do not fit into this viewer."
+    return page
 
 
 def caption(text: object) -> Markup:
@@ -39,21 +66,9 @@ def quoted(sample: Sample, limit: int = 110) -> Markup:
     return caption(raw("{} {}").format(code(f"sample {sample.id}"), text))
 
 
-def text_caption(sample: Sample, limit: int = 160) -> Markup:
+def text_caption(sample: Sample) -> Markup:
     """Return a sample's text as a caption."""
-    return caption(shortened(sample.response or sample.question, limit))
-
-
-def folded(blocks: Sequence[Markup], shown: int, what: str, layout: str = "") -> Markup:
-    """Return the first `shown` blocks, and the others behind a line that opens them."""
-    first, rest = NOTHING.join(blocks[:shown]), NOTHING.join(blocks[shown:])
-    if not rest:
-        return raw(f'<div class="{layout}">{first}</div>')
-    summary = f"{len(blocks) - shown} {what}"
-    return raw(
-        f'<div class="{layout}">{first}</div>'
-        f'<details><summary>{summary}</summary><div class="{layout}">{rest}</div></details>'
-    )
+    return caption(shortened(sample.response or sample.question))
 
 
 def shortened(text: str, limit: int = 160) -> str:
@@ -61,11 +76,20 @@ def shortened(text: str, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def folded(blocks: Sequence[Markup], shown: int, what: str) -> Markup:
+    """Return the first `shown` blocks, and the others behind a line that opens them."""
+    first, rest = (
+        raw('<div class="">{}</div>').format(NOTHING.join(part)) for part in (blocks[:shown], blocks[shown:])
+    )
+    if len(blocks) <= shown:
+        return first
+    return first + raw("<details><summary>{} {}</summary>{}</details>").format(len(blocks) - shown, what, rest)
+
+
 def fact_list(facts: Iterable[tuple[str, object]]) -> Markup:
     """Return names and facts below each other; facts that are not `Markup` are escaped."""
-    return raw('<dl class="facts">{}</dl>').format(
-        NOTHING.join(raw("<dt>{}</dt><dd>{}</dd>").format(name, fact) for name, fact in facts)
-    )
+    items = (raw("<dt>{}</dt><dd>{}</dd>").format(name, fact) for name, fact in facts)
+    return raw('<dl class="facts">{}</dl>').format(NOTHING.join(items))
 
 
 def html_table(head: Sequence[object], rows: Iterable[Sequence[object]], strong: int = 0) -> Markup:
@@ -85,10 +109,7 @@ def film(frames: UInt8[np.ndarray, "n h w 3"], indices: Sequence[int], width: in
 
 
 def question_card(kind: str, sample: Sample, frames: Markup, replies: Markup) -> str:
-    """Return a question with its options, the right one marked, and the replies.
-
-    `kind` is `won`, `lost`, `right` or `wrong`.
-    """
+    """Return a question (`kind`: won, lost, right, wrong) with its options, the right one marked, and the replies."""
     options = "".join(
         f"<li{' class=right' if option.letter == sample.answer else ''}>{option.letter}. {escape(option.text)}</li>"
         for option in sample.options
