@@ -1,7 +1,6 @@
 """Training on tiny models of both families and real clips: losses, plain fine-tuning, exact resume, the step."""
 
 import json
-import logging
 import math
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from components.models.tuned import materialize
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
+from components.sft.aligner import Aligner
 from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
@@ -35,18 +35,9 @@ from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
 QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
-FAST = {
-    "global_batch": 2,
-    "max_steps": 6,
-    "held_out": 0.34,
-    "lr_vision": 1e-3,
-    "lr_llm": 1e-3,
-    "warmup": 0.0,
-    "norms_every": 3,
-    "eval_every": 3,
-    "save_every": 100,
-    "gradient_checkpointing": False,
-}
+RATES = {"lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
+EVERY = {"norms_every": 3, "eval_every": 3, "save_every": 100}
+FAST = {"global_batch": 2, "max_steps": 6, "held_out": 0.34, "gradient_checkpointing": False, **RATES, **EVERY}
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +57,15 @@ def job(world, tmp_path):
     folder, found = world
     count = iter(range(100))
 
-    def make(name=QWEN, align_weight=1.0, key=None, seed=1, **settings):
+    def make(name=QWEN, align_weight=1.0, key=None, **settings):
         shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
         lines = sorted((line for shard in shards for line in shard.lines), key=lambda line: line.sample.id)
         out = tmp_path / f"out-{next(count)}"
         out.mkdir()
-        return Job(
-            settings=SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings}),
-            align_weight=align_weight,
-            seed=seed,
-            vlm=str(ensure_tiny(name)),
-            store=str(folder / "store"),
-            key=key or f"{tmp_path.name}-{out.name}",
-            lines=lines,
-            out=str(out),
-        )
+        settings = SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings})
+        fields = {"key": key or f"{tmp_path.name}-{out.name}", "lines": lines, "out": str(out)}
+        fields |= {"vlm": str(ensure_tiny(name)), "store": str(folder / "store"), "seed": 1}
+        return Job(settings=settings, align_weight=align_weight, **fields)
 
     return make
 
@@ -162,14 +147,14 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [3, 5])
-def test_six_steps_are_three_resume_three(job, monkeypatch, at):
-    whole = job(key=None, save_every=100)
+def test_six_steps_are_three_resume_three(job, monkeypatch):
+    """Stopped after the fifth step, the third is the last that was saved."""
+    whole = job()
     rows = train(whole)
-    first = job(key=f"resume-{at}", save_every=3)
+    first = job(key="resume", save_every=3)
 
     def stop(self, row, add=TrainingLog.add):
-        if row["step"] == at + 1:
+        if row["step"] == 6:
             raise StopError
         add(self, row)
 
@@ -184,9 +169,7 @@ def test_six_steps_are_three_resume_three(job, monkeypatch, at):
     assert train(second) == rows
     kept = weights(whole)
     assert all(torch.equal(value, kept[name]) for name, value in weights(second).items())
-    mine, theirs = (unpack((Path(one.out) / "aligner.safetensors").read_bytes()) for one in (whole, second))
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert len({(Path(one.out) / "aligner.safetensors").read_bytes() for one in (whole, second)}) == 1
 
 
 def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
@@ -203,29 +186,21 @@ def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
     assert list(states.backend.walk("sft/k")) == []
 
 
-@pytest.mark.parametrize("name", [QWEN, INTERN])
-def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name):
-    training = Training(job(name, align_weight=2.5, aligner="none", held_out=0.0))
+@pytest.mark.parametrize(("name", "aligner"), [(QWEN, "local"), (INTERN, "none"), (QWEN, "pointwise")])
+def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name, aligner):
+    """Before the first step, when every aligner is the identity."""
+    training = Training(job(name, align_weight=2.5, aligner=aligner, held_out=0.0))
     for index, line in enumerate(training.samples.lines[:3]):
         found = {key: float(value.detach()) for key, value in training.module(training.samples[index]).items()}
         assert found["align"] == pytest.approx(line.distance, rel=1e-5)
         assert found["loss"] == pytest.approx(found["ar"] + 2.5 * line.distance, rel=1e-5)
 
 
-def test_the_aligner_starts_as_the_identity(job):
-    def losses(kind):
-        rows = train(job(max_steps=3, aligner=kind, aligner_lr=0.0, clip=1e9))
-        return [(row["align"], row["ar"]) for row in rows[1:]]
-
-    assert losses("local") == losses("pointwise") == losses("none")
-
-
 def test_the_log_says_what_was_learned(job):
     one = job(epochs=1, max_steps=None, global_batch=2, held_out=0.34)
     rows = train(one)
-    assert rows[0]["samples"] == 4
-    assert rows[0]["held_out"] == 2
-    assert rows[0]["steps"] == 2 == rows[-1]["step"]
+    assert [rows[0][name] for name in ("samples", "held_out", "steps")] == [4, 2, 2]
+    assert rows[-1]["step"] == 2
     own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in split(one.lines, 0.34, 1)[0]]
     normal = [(p / p.mean((1, 2, 3), keepdim=True)).flatten(1) for p in own]
     variance = sum(float(p.var(1, correction=0).mean()) for p in normal) / len(own)
@@ -270,11 +245,6 @@ def test_a_shuffled_map_is_another_videos(job):
     assert {line.video.id for line in partners(held, train_on, seed=3)} < {line.video.id for line in train_on}
     with pytest.raises(ParameterError, match="no other video"):
         partners(held, held, seed=3)
-
-
-def test_one_held_out_sample_has_a_shuffled_map(job):
-    rows = train(job(max_steps=1, held_out=0.17, prior_control="shuffled"))
-    assert (rows[0]["held_out"], math.isfinite(rows[0]["val_align"])) == (1, True)
 
 
 def test_a_workers_error_keeps_its_kind_and_remedy():
@@ -350,43 +320,31 @@ def test_lora_trains_the_llm_only_and_is_merged(job):
 # The step -------------------------------------------------------------------------------------------------------------
 
 
-def run(world, tmp_path, shards=(0, 1), rerun="0", align_weight=1.0, **params):
+def run(world, tmp_path, shards=(0, 1), align_weight=1.0, **params):
     folder, found = world
-    return run_step(
-        STEP,
-        tmp_path,
-        folder / "store",
-        params={**FAST, "max_steps": 2, **params},
-        shared={"vlm": QWEN, "align_weight": align_weight, "seed": 5},
-        inputs={"maps": [found[QWEN][k] for k in shards]},
-        rerun=rerun,
-    )
+    params = {**FAST, "max_steps": 2, **params}
+    shared, inputs = {"vlm": QWEN, "align_weight": align_weight}, {"maps": [found[QWEN][k] for k in shards]}
+    return run_step(STEP, tmp_path, folder / "store", params, shared, inputs)
 
 
-def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
+def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monkeypatch):
     outputs = run(world, tmp_path)
     model, store = published(outputs, "model", TunedModel), Store(str(world[0] / "store"))
     folder = materialize(model.files, store, tmp_path / "opened")
     opened = AutoModelForImageTextToText.from_pretrained(folder)
-    assert AutoTokenizer.from_pretrained(folder).apply_chat_template(
-        [{"role": "user", "content": "hi"}], tokenize=False
-    )
+    assert AutoTokenizer.from_pretrained(folder).chat_template
     source = {file.name for file in ensure_tiny(QWEN).iterdir()}
     assert {original_name(ref) for ref in model.files} >= source
     again = load_vlm(folder, torch.float32, "cpu", rows=False)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in opened.state_dict().items())
-    assert unpack(store.read(model.aligner[0])).keys() == {
-        f"{n}.{p}" for n in ("read", "mix", "write") for p in ("weight", "bias")
-    }
+    Aligner().load_state_dict(unpack(store.read(model.aligner[0])))
     assert "<svg" in outputs["curve"].read_text()
     assert ResumeStates(store.backend, model.key).steps() == []
-    assert [line.sample.id for line in model.lines] == sorted(line.sample.id for line in model.lines)
+    assert model.lines == sorted(model.lines, key=lambda line: line.sample.id)
     assert len(model.lines) == 6
     monkeypatch.setattr("components.sft.loop.train", lambda job: pytest.fail("trained again"))
-    second = run(
-        world, tmp_path, shards=(1, 0), save_every=7
-    )  # neither the shards' order nor operational parameters make new work
+    # neither the shards' order nor operational parameters make new work
+    second = run(world, tmp_path, shards=(1, 0), save_every=7)
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
 

@@ -1,7 +1,5 @@
 """Both losses against formulas in numpy float64, their relations, and the control maps on clips made by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -19,11 +17,11 @@ REFUSED = (ParameterError, TypeCheckError)  # the latter where annotations are c
 NORMS = ["mean1", "sum1", "max", "zscore", "none"]
 
 
-def maps(*shape: int, seed: int = 0) -> torch.Tensor:
+def maps(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
 
 
-def naive_normal(row: np.ndarray, kind: str) -> np.ndarray:
+def naive_normal(row, kind):
     if kind == "mean1":
         return row * len(row) / row.sum()
     if kind == "sum1":
@@ -35,7 +33,7 @@ def naive_normal(row: np.ndarray, kind: str) -> np.ndarray:
     return row
 
 
-def naive_distance(a: torch.Tensor, b: torch.Tensor, valid: torch.Tensor, norm: str, kind: str) -> float:
+def naive_distance(a, b, valid, norm, kind):
     keep = np.flatnonzero(valid.numpy().ravel())
     squares = []
     for x, y in zip(a.numpy(), b.numpy(), strict=True):
@@ -47,29 +45,20 @@ def naive_distance(a: torch.Tensor, b: torch.Tensor, valid: torch.Tensor, norm: 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["mse", "sse", "l2"])
-def test_distance_equals_its_formula(norm: str, kind: str) -> None:
+def test_distance_equals_its_formula(norm, kind):
     a, b = maps(4, 3, 5, 6), maps(4, 3, 5, 6, seed=1)
     valid = maps(3, 5, 6, seed=2) > 0.3
-    found = map_distance(a, b, valid, norm, kind)  # type: ignore[arg-type]
+    found = map_distance(a, b, valid, norm, kind)
     assert float(found) == pytest.approx(naive_distance(a, b, valid, norm, kind), rel=rounding(valid.numel()))
 
 
-def test_invalid_cells_do_not_count() -> None:
-    a, b, valid = maps(2, 3, 4, 4), maps(2, 3, 4, 4, seed=1), torch.ones(3, 4, 4, dtype=torch.bool)
-    valid[2] = False
-    disturbed = a.clone()
-    disturbed[:, 2] = 1e6
-    for norm in NORMS:
-        assert map_distance(a, b, valid, norm) == map_distance(disturbed, b, valid, norm)  # type: ignore[arg-type]
-
-
-def test_mean1_mse_is_cells_times_sum1_sse_in_value_and_gradient() -> None:
+def test_mean1_mse_is_cells_times_sum1_sse_in_value_and_gradient():
     b, valid = maps(3, 4, 5, 6, seed=1), maps(4, 5, 6, seed=2) > 0.4
     cells = int(valid.sum())
     results = []
     for norm, kind in (("mean1", "mse"), ("sum1", "sse")):
         a = maps(3, 4, 5, 6).requires_grad_()
-        value = map_distance(a, b, valid, norm, kind)  # type: ignore[arg-type]
+        value = map_distance(a, b, valid, norm, kind)
         value.backward()
         results.append((value.detach(), a.grad))
     (value, gradient), (small_value, small_gradient) = results
@@ -80,38 +69,37 @@ def test_mean1_mse_is_cells_times_sum1_sse_in_value_and_gradient() -> None:
 
 
 @pytest.mark.parametrize("norm", ["mean1", "sum1", "max", "zscore"])
-def test_raw_attention_and_density_are_the_same_row(norm: str) -> None:
+def test_raw_attention_and_density_are_the_same_row(norm):
     """Rows of 17 550 cells hold values of 1e-5; the loss does not see the unit."""
     a, b = maps(2, 3, 5, 6), maps(2, 3, 5, 6, seed=1)
-    small, plain = (float(map_distance(scale * a, b, None, norm)) for scale in (1e-5, 1))  # type: ignore[arg-type]
+    small, plain = (float(map_distance(scale * a, b, None, norm)) for scale in (1e-5, 1))
     assert small == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["mse", "sse", "l2"])
-def test_gradients_are_finite_where_maps_agree_or_are_flat(norm: str, kind: str) -> None:
+def test_gradients_are_finite_where_maps_agree_or_are_flat(norm, kind):
     a = maps(2, 2, 3, 3).float()
     for vlm in (a.clone(), torch.full_like(a, 0.1), torch.zeros_like(a)):
         vlm.requires_grad_()
-        map_distance(vlm, a, None, norm, kind).backward()  # type: ignore[arg-type]
-        assert vlm.grad is not None
+        map_distance(vlm, a, None, norm, kind).backward()
         assert bool(torch.isfinite(vlm.grad).all())
 
 
-def test_zscore_does_not_blow_up_a_flat_rows_rounding() -> None:
+def test_zscore_does_not_blow_up_a_flat_rows_rounding():
     flat = torch.full((1, 1, 7, 11), 0.1)
     flat[0, 0, 0, 0] *= 1 + 1e-7
     assert float(normalize_rows(flat, None, "zscore").abs().max()) < 0.1
 
 
-def test_gradcheck() -> None:
+def test_gradcheck():
     b = maps(2, 2, 2, 3, seed=1)
     for norm in NORMS:
         a = maps(2, 2, 2, 3).requires_grad_()
         assert torch.autograd.gradcheck(lambda x, n=norm: normalize_rows(x, None, n) - normalize_rows(b, None, n), (a,))
 
 
-def test_contrast_scale() -> None:
+def test_contrast_scale():
     prior = maps(3, 2, 4, 4)
     rows = prior.numpy().reshape(3, -1)
     expected = np.mean([np.var(row / row.mean()) for row in rows])
@@ -124,7 +112,7 @@ def test_contrast_scale() -> None:
         effective_weight(1.0, "contrast", prior_variance(uniform_prior(prior)))
 
 
-def test_response_loss_is_a_mean_over_tokens_then_samples() -> None:
+def test_response_loss_is_a_mean_over_tokens_then_samples():
     logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[-100, 3, 4, -100, -100], [-100, 1, 2, 0, 6]])
     probabilities = np.exp(logits.double().numpy())
@@ -138,7 +126,7 @@ def test_response_loss_is_a_mean_over_tokens_then_samples() -> None:
         response_loss(logits, torch.full((2, 5), -100))
 
 
-def test_shuffled_prior_takes_the_others_rows_onto_this_grid() -> None:
+def test_shuffled_prior_takes_the_others_rows_onto_this_grid():
     own, other = maps(5, 2, 3, 4), maps(2, 2, 3, 4, seed=1)
     found = shuffled_prior(own, other)
     assert torch.equal(found, other[[0, 1, 0, 1, 0]])
@@ -148,44 +136,29 @@ def test_shuffled_prior_takes_the_others_rows_onto_this_grid() -> None:
     assert torch.allclose(resized[0, 0, 0], ramp[0, 0, 0].view(4, 2).mean(1))  # half as many columns: their middles
 
 
-def clip() -> tuple[torch.Tensor, list[float], Grid]:
-    """8 frames of 8 × 8 pixels at 1 fps: still, but for the pixel (5, 2), which changes between frames 5 and 6."""
-    frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
-    frames[6:, 5, 2] = 160
-    edges = [(-0.5, 1.5), (1.5, 3.5), (3.5, 5.5), (5.5, 7.5)]
-    return frames, [float(k) for k in range(8)], Grid(times=edges, rows=2, cols=4, box=(0.0, 1.0, 0.0, 1.0))
+TIMES = [float(k) for k in range(8)]
+GRID = Grid(times=[(-0.5, 1.5), (1.5, 3.5), (3.5, 5.5), (5.5, 7.5)], rows=2, cols=4, box=(0.0, 1.0, 0.0, 1.0))
 
 
-def test_frame_difference_finds_the_change() -> None:
-    frames, times, grid = clip()
-    prior = maps(3, 4, 2, 4)
-    found = frame_difference_prior(prior, frames, times, grid)
-    expected = torch.zeros(4, 2, 4, dtype=torch.float64)
-    expected[3, 1, 1] = 32  # all of the change, mean 1 over 32 cells
-    assert found.shape == prior.shape
-    assert torch.allclose(found, expected.expand_as(found), atol=1e-4)
-
-
-def test_frame_difference_of_noise_against_pooling_by_hand() -> None:
+def test_frame_difference_of_noise_against_pooling_by_hand():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
-    _, times, grid = clip()
     change = np.abs(np.diff(frames.astype(np.float64), axis=0)).mean(-1)
     change = np.concatenate([change[:1], change])
     pooled = change.reshape(4, 2, 2, 4, 4, 2).mean((1, 3, 5))
-    found = frame_difference_prior(maps(1, 4, 2, 4), torch.from_numpy(frames), times, grid)[0]
+    found = frame_difference_prior(maps(1, 4, 2, 4), torch.from_numpy(frames), TIMES, GRID)[0]
     assert np.allclose(found.numpy(), pooled / pooled.mean(), rtol=1e-4)
 
 
-def test_frame_difference_of_a_still_clip_is_uniform() -> None:
-    frames, times, grid = clip()
-    found = frame_difference_prior(maps(2, 4, 2, 4), frames[:1].expand(8, -1, -1, -1), times, grid)
+def test_frame_difference_of_a_still_clip_is_uniform():
+    frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
+    found = frame_difference_prior(maps(2, 4, 2, 4), frames, TIMES, GRID)
     assert torch.equal(found, torch.ones_like(found))
     with pytest.raises(DataError, match="1 frames"):
-        frame_difference_prior(maps(2, 4, 2, 4), frames[:1], times[:1], grid)
+        frame_difference_prior(maps(2, 4, 2, 4), frames[:1], TIMES[:1], GRID)
 
 
-def test_refusals() -> None:
+def test_refusals():
     a = maps(2, 2, 3, 3)
     with pytest.raises(DataError, match="A_VLM"):
         map_distance(a, a[:1])
@@ -194,8 +167,8 @@ def test_refusals() -> None:
     with pytest.raises(DataError, match="0 rows"):
         map_distance(a[:0], a[:0])
     with pytest.raises(REFUSED, match="row_norm"):
-        map_distance(a, a, None, "softmax")  # type: ignore[arg-type]
+        map_distance(a, a, None, "softmax")
     with pytest.raises(REFUSED, match="distance"):
-        map_distance(a, a, None, "mean1", "kl")  # type: ignore[arg-type]
+        map_distance(a, a, None, "mean1", "kl")
     with pytest.raises(REFUSED, match="align_scale"):
-        effective_weight(1.0, "auto", 1.0)  # type: ignore[arg-type]
+        effective_weight(1.0, "auto", 1.0)

@@ -27,10 +27,9 @@ def quick(monkeypatch):
 @pytest.fixture
 def launch(tmp_path):
     def run(cluster, deadline=3600):
-        with serving(cluster, tmp_path) as api:
-            return train_on_nodes(
-                {**MANIFEST, "spec": {**MANIFEST["spec"], "activeDeadlineSeconds": deadline}}, JOB, "sft-1", api
-            )
+        manifest = {**MANIFEST, "spec": {**MANIFEST["spec"], "activeDeadlineSeconds": deadline}}
+        with serving(cluster, tmp_path) as jobs:
+            return train_on_nodes(manifest, JOB, "sft-1", jobs)
 
     return run
 
@@ -38,12 +37,8 @@ def launch(tmp_path):
 def test_creates_waits_and_removes(launch):
     cluster = Cluster(COMPLETE)
     assert launch(cluster) == 0
-    assert [cluster.requests[k] for k in (0, 1, 2, -1)] == [
-        ("DELETE", f"{PATH}/sft-1"),
-        ("POST", PATH),
-        ("GET", f"{PATH}/sft-1"),
-        ("DELETE", f"{PATH}/sft-1"),
-    ]
+    deleted, created, read = ("DELETE", f"{PATH}/sft-1"), ("POST", PATH), ("GET", f"{PATH}/sft-1")
+    assert [cluster.requests[k] for k in (0, 1, 2, -1)] == [deleted, created, read, deleted]
     assert not cluster.jobs
 
 
@@ -91,10 +86,10 @@ def test_one_that_stays_away_ends_it_and_holds_no_nodes(launch):
 
 
 def test_nobody_listens(tmp_path):
-    with serving(Cluster(), tmp_path) as api:
+    with serving(Cluster(), tmp_path) as jobs:
         pass
     with pytest.raises(TryAgainError, match="no Kubernetes API"):
-        api.remove("sft-1")
+        jobs.remove("sft-1")
 
 
 def test_outside_of_a_pod(monkeypatch):
@@ -107,9 +102,7 @@ def test_it_belongs_to_the_launchers_pod(monkeypatch):
     monkeypatch.setenv("POD_NAME", "run-sft-1")
     monkeypatch.setenv("POD_UID", "6c84fb90")
     made = named(MANIFEST, "sft-1", JOB)
-    assert made["metadata"] == {
-        "name": "sft-1",
-        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "run-sft-1", "uid": "6c84fb90"}],
-    }
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "run-sft-1", "uid": "6c84fb90"}
+    assert made["metadata"] == {"name": "sft-1", "ownerReferences": [owner]}
     assert made["spec"]["trainer"]["args"] == ["-m", "components.sft.loop", str(JOB)]
     assert MANIFEST["metadata"] == {}

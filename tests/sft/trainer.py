@@ -9,6 +9,7 @@ import datetime
 import ipaddress
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -54,36 +55,20 @@ class Cluster:
             self.jobs[name]["status"] = {"conditions": [{"status": "True", **self.create}]}
             return
         trainer = manifest["spec"]["trainer"]
-        torch = {
-            "PET_NNODES": trainer["numNodes"],
-            "PET_NPROC_PER_NODE": trainer["numProcPerNode"],
-            "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": free_port(),
-            "OMP_NUM_THREADS": 1,
-            "PYTHONPATH": ROOT,
-        }
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]  # which nobody listens on
+        torch = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"]}
+        torch |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port, "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}
+        environment = {**os.environ, **{key: str(value) for key, value in torch.items()}}
         command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
-        nodes = [
-            subprocess.Popen(
-                command,
-                env={**os.environ, **{key: str(value) for key, value in {**torch, "PET_NODE_RANK": rank}.items()}},
-            )
-            for rank in range(trainer["numNodes"])
-        ]
+        ranks = range(trainer["numNodes"])
+        nodes = [subprocess.Popen(command, env={**environment, "PET_NODE_RANK": str(rank)}) for rank in ranks]
         codes = [node.wait() for node in nodes]
-        condition = (
+        end = (
             {"type": "Failed", "reason": "JobFailed"} if any(codes) else {"type": "Complete", "reason": "JobsCompleted"}
         )
-        self.jobs[name]["status"] = {"conditions": [{"status": "True", "message": "", **condition}]}
-
-
-def free_port():
-    """A TCP port that nobody listens on."""
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        self.jobs[name]["status"] = {"conditions": [{"status": "True", "message": "", **end}]}
 
 
 @contextlib.contextmanager

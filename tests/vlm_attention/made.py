@@ -38,31 +38,16 @@ def put_work(store, key, role, **tensors):
 def video(store, file):
     info, data = probe(file), file.read_bytes()
     ref = put(store, f"videos/{a.sha256(data)}.mp4", data)
-    return a.Video(
-        file=ref,
-        width=info.width,
-        height=info.height,
-        rotation=info.rotation,
-        duration=info.duration,
-        times=list(info.times),
-    )
+    fields = {name: getattr(info, name) for name in ("width", "height", "rotation", "duration")}
+    return a.Video(file=ref, times=list(info.times), **fields)
 
 
-def words(text, field="response", offset=0):
-    found = [match.span() for match in re.finditer(r"\w+", text)]
-    return [
-        a.ScoredPiece(
-            index=k,
-            token=f"▁{text[x:y]}",
-            field=field,
-            start=x + offset,
-            end=y + offset,
-            score=1.0,
-            standardized=0.0,
-            selected=k % 2 == 0,
-        )
-        for k, (x, y) in enumerate(found)
-    ]
+def words(text):
+    found = []
+    for k, match in enumerate(re.finditer(r"\w+", text)):
+        span = {"token": f"▁{match[0]}", "field": "response", "start": match.start(), "end": match.end()}
+        found.append(a.ScoredPiece(index=k, score=1.0, standardized=0.0, selected=k % 2 == 0, **span))
+    return found
 
 
 def grid(clip):
@@ -86,32 +71,27 @@ def line(store, file, mask, text, k):
     prior = (density / density.mean((1, 2, 3), keepdims=True)).astype(np.float32)
     name = sample_id(clip.id, QUESTION, [], text, [])
     key = a.sha256(name.encode())[:32]
-    return a.PriorLine(
-        video=clip,
-        sample=a.Sample(id=name, uid=file.stem, question=QUESTION, is_instruction=True, response=text, answer=""),
-        key=key,
-        grid=cells,
-        pieces=pieces,
-        truncated=0,
-        heads=[0],
-        statistics=put_work(store, key, "statistics", dfc=torch.zeros(1)),
-        prior=put_work(store, key, "prior", prior=torch.from_numpy(prior)),
-        per_frame=put_work(store, key, "per_frame", per_frame=torch.zeros(len(pieces), 5)),
-        confidence=a.Confidence(concentration=0.5, dynamics=0.5, value=0.5),
-    )
+    sample = a.Sample(id=name, uid=file.stem, question=QUESTION, is_instruction=True, response=text, answer="")
+    refs = {
+        "statistics": put_work(store, key, "statistics", dfc=torch.zeros(1)),
+        "prior": put_work(store, key, "prior", prior=torch.from_numpy(prior)),
+        "per_frame": put_work(store, key, "per_frame", per_frame=torch.zeros(len(pieces), 5)),
+    }
+    sure = a.Confidence(concentration=0.5, dynamics=0.5, value=0.5)
+    fields = {"pieces": pieces, "truncated": 0, "heads": [0], "confidence": sure}
+    return a.PriorLine(video=clip, sample=sample, key=key, grid=cells, **fields, **refs)
 
 
 def prior_lines(folder, store_folder, count=6):
     """The lines of a prior set; videos and priors lie in the store."""
     write_set(folder, "scenes", count, seed=7, size=(64, 64), num_frames=17)
     store = Store(str(store_folder))
-    rows = [json.loads(row) for row in (folder / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()]
     made = []
-    for k, row in enumerate(rows):
-        file = folder / "MotionBenchCaption-train/videos" / row["video_path"]
-        made.append(
-            line(store, file, load_file(folder / "gt" / f"{file.stem}.safetensors")["mover"], row["motion_caption"], k)
-        )
+    for k, row in enumerate((folder / "MotionBenchCaption-train/train.jsonl").read_text().splitlines()):
+        question = json.loads(row)
+        file = folder / "MotionBenchCaption-train/videos" / question["video_path"]
+        mask = load_file(folder / "gt" / f"{file.stem}.safetensors")["mover"]
+        made.append(line(store, file, mask, question["motion_caption"], k))
     return sorted(made, key=lambda item: item.sample.id)
 
 

@@ -1,14 +1,11 @@
 """The step on real clips and tiny models of both families: maps, coverage, memory, shards, failures, the tuned form."""
 
-import hashlib
-
 import pytest
 import torch
 from torch.nn import functional
 
 from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
-from components.core.records import sha256
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
@@ -30,16 +27,9 @@ FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 
 def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
     folder, _, artifact = made_priors
-    return run_step(
-        STEP,
-        tmp_path,
-        folder / "store",
-        params={"viewing": made.VIEWING, **params},
-        shared={"vlm": vlm, "shard": shard},
-        inputs={"priors": priors or artifact},
-        form="frozen",
-        rerun=rerun,
-    )
+    params, inputs = {"viewing": made.VIEWING, **params}, {"priors": priors or artifact}
+    shared = {"vlm": vlm, "shard": shard}
+    return run_step(STEP, tmp_path, folder / "store", params, shared, inputs, rerun, form="frozen")
 
 
 def maps(outputs):
@@ -104,17 +94,10 @@ def test_preview_shows_four_pictured_samples_that_have_a_map(made_priors, tmp_pa
     page = run(made_priors, tmp_path, pictures=5)["preview"].read_text()
     shown = smallest_by_hash([line.sample.id for line in found.lines], 4)
     assert [part.split('"')[0] for part in page.split('<section id="')[1:]] == shown
-    before = {file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")}
     for line in found.lines:
         text = f"coverage {line.coverage:.0%} of the selected words · distance to the prior {number(line.distance)}"
         assert (text in page) is (line.sample.id in shown)
     assert page.count("<b>the VLM&#39;s own map</b>") == 4
-    assert len(page) < 1_000_000
-    fewer = run(made_priors, tmp_path, pictures=1)["preview"].read_text()
-    assert fewer.count("<section") == 1
-    assert before == {
-        file.parent.name for file in (made_priors[0] / "store" / "vlm_attention_pictures").glob("*/entry.json")
-    }
     assert "No pictured sample" in run(made_priors, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
 
 
@@ -127,9 +110,8 @@ def test_shards_divide_the_videos(made_priors, tmp_path):
 
 def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
     lines = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
-    ranked = sorted((line.sample.id for line in lines), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     shown = smallest_by_hash([line.sample.id for line in lines], 2)
-    assert {line.sample.id for line in lines if line.vlm_map} == set(ranked[:2]) == set(shown)
+    assert {line.sample.id for line in lines if line.vlm_map} == set(shown)
     assert all(line.coverage == 1.0 for line in lines)
     full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
@@ -137,9 +119,8 @@ def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
 
 def test_low_coverage_fails_the_sample(made_priors, tmp_path):
     _, lines, _ = made_priors
-    bad = lines[0].model_copy(
-        update={"pieces": [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces], "key": "0" * 32}
-    )
+    pieces = [piece.model_copy(update={"end": piece.start}) for piece in lines[0].pieces]
+    bad = lines[0].model_copy(update={"pieces": pieces, "key": "0" * 32})
     priors = made.prior_set(tmp_path / "bad", [bad, *lines[1:]])
     with pytest.raises(DataError, match="coverage"):
         run(made_priors, tmp_path, priors=priors)
@@ -165,12 +146,8 @@ def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_
     plain = maps(run(made_priors, tmp_path)).lines[0]
     prior = unpack(store.read(plain.prior))["prior"].mean(0, keepdim=True)
     origin = next(line for line in made_priors[1] if line.sample.id == plain.sample.id)
-    pooled = origin.model_copy(
-        update={
-            "prior": made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior})),
-            "key": sha256(b"pooled")[:32],
-        }
-    )
+    ref = made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior}))
+    pooled = origin.model_copy(update={"prior": ref, "key": "1" * 32})
     found = maps(run(made_priors, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
     mean = unpack(store.read(plain.vlm_map))["map"].mean(0, keepdim=True)
     assert torch.allclose(unpack(store.read(found.vlm_map))["map"], mean, rtol=1e-5, atol=1e-9)

@@ -94,17 +94,9 @@ def question_set(folder, lines):
     found = []
     for line in lines:
         options = [Option(letter=letter, text=text) for letter, text in (("A", "left"), ("B", "right"))]
-        sample = a.Sample(
-            id=sample_id(line.video.id, "Where?", options, "", []),
-            uid=line.sample.uid,
-            question="Where?",
-            is_instruction=False,
-            options=options,
-            response="",
-            answer="A",
-            question_type="Motion Recognition",
-            protocol="motionbench",
-        )
+        named = {"id": sample_id(line.video.id, "Where?", options, "", []), "uid": line.sample.uid}
+        text = {"question": "Where?", "is_instruction": False, "options": options, "response": "", "answer": "A"}
+        sample = a.Sample(**named, **text, question_type="Motion Recognition", protocol="motionbench")
         found.append(a.VideoLine(video=line.video, samples=[sample]))
     record = a.StepRecord(version="1", params={}, scalars={})
     return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found))
