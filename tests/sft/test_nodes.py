@@ -34,18 +34,13 @@ def launch(tmp_path):
     return run
 
 
-def test_creates_waits_and_removes(launch):
-    cluster = Cluster(COMPLETE)
-    assert launch(cluster) == 0
-    deleted, created, read = ("DELETE", f"{PATH}/sft-1"), ("POST", PATH), ("GET", f"{PATH}/sft-1")
-    assert [cluster.requests[k] for k in (0, 1, 2, -1)] == [deleted, created, read, deleted]
-    assert not cluster.jobs
-
-
-def test_a_trainjob_of_an_earlier_try_goes_first(launch):
+def test_removes_an_earlier_try_creates_waits_and_removes(launch):
     cluster = Cluster(COMPLETE)
     cluster.jobs["sft-1"] = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
     assert launch(cluster) == 0
+    deleted, created, read = ("DELETE", f"{PATH}/sft-1"), ("POST", PATH), ("GET", f"{PATH}/sft-1")
+    assert [cluster.requests[k] for k in (0, 1, 2, 3, -1)] == [deleted, read, created, read, deleted]
+    assert not cluster.jobs
 
 
 def test_a_failed_one_stays_for_its_logs(launch):

@@ -14,8 +14,10 @@ from safetensors.numpy import load_file
 from components.core import artifacts as a
 from components.core.text import sample_id
 from components.media.grids import pool_mask
-from components.media.video import probe
+from components.media.video import probe, read_frames
+from components.media.viewing import Viewing
 from components.models.tuned import stow
+from components.models.vlm.interface import Conversation
 from components.store.entries import Store, WorkFolder
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
@@ -101,6 +103,19 @@ def prior_set(folder, lines):
     head = a.HeadRow(head=0, dfc=1, dfc_stderr=0, tcs=1, dsr=1, z=(0, 0, 0), score=0, chosen=1, samples=1)
     made = a.PriorSet(kind="PriorSet", provenance={"prior_set": record}, lines=lines, heads=[head], saturation={})
     return write(folder, made)
+
+
+def example(vlm, line, store):
+    """The sample as tensors; its frames by the family's rule, written out once more."""
+    clip, total = line.video, len(line.video.times)
+    if vlm.family.name == "InternVL3":
+        indices = [int((total - 1) / 4 / 2 + round((total - 1) / 4 * i)) for i in range(4)]
+    else:
+        count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
+        indices = [int(i * (total - 1) / (count - 1) + 0.5) for i in range(count)]
+    talk = Conversation([], line.sample.question, line.sample.response)
+    frames, times = read_frames(store.fetch(clip.file), indices), [clip.times[i] for i in indices]
+    return vlm.prepare(talk, frames, times, clip.duration, Viewing(**VIEWING))
 
 
 def tuned_model(store, folder, provenance, lines):

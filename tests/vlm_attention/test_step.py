@@ -6,11 +6,8 @@ from torch.nn import functional
 
 from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
-from components.media.video import read_frames
-from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
-from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.pages.figures import number
 from components.runtime.context import smallest_by_hash
@@ -40,16 +37,7 @@ def eager_map(name, line, store):
     """A_VLM of the selected words from an eager model's full maps, word rows found by decoding token by token."""
     vlm = load_vlm(ensure_tiny(name), torch.float32, "cpu", rows=False)
     vlm.model.set_attn_implementation("eager")
-    path, clip = store.fetch(line.video.file), line.video
-    total = len(clip.times)
-    if vlm.family.name == "InternVL3":
-        indices = [int((total - 1) / 4 / 2 + round((total - 1) / 4 * i)) for i in range(4)]
-    else:
-        count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
-        indices = [round(i * (total - 1) / (count - 1) + 1e-9) for i in range(count)]
-    talk = Conversation([], line.sample.question, line.sample.response)
-    frames, times = read_frames(path, indices), [clip.times[i] for i in indices]
-    example = vlm.prepare(talk, frames, times, clip.duration, Viewing(**made.VIEWING))
+    example = made.example(vlm, line, store)
     batch = vlm.arguments(collate([example]))
     with torch.no_grad():
         out = vlm.model(**batch, output_attentions=True)

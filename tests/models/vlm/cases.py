@@ -1,7 +1,5 @@
 """Both tiny VLMs and a conversation about a random clip, for the tests of the model and of its attention."""
 
-import functools
-
 import numpy as np
 import torch
 
@@ -13,13 +11,8 @@ NAMES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 TALK = Conversation([], "Which object moves?\nA. the red ball\nB. nobody", "The red ball moves left.")
 
 
-@functools.cache
-def folder(name):
-    return ensure_tiny(name)
-
-
 def load(name, **options):
-    return load_vlm(folder(name), torch.float32, "cpu", **options)
+    return load_vlm(ensure_tiny(name), torch.float32, "cpu", **options)
 
 
 def clip(n=5, height=64, width=96, seed=0):
