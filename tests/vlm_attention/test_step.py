@@ -14,6 +14,7 @@ from components.runtime.context import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
+from components.vlm_attention.maps import WordRows
 from components.vlm_attention.step import MAPS, STEP
 from tests.arithmetic import rounding
 from tests.runner import metrics, published, run_step
@@ -139,6 +140,9 @@ def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_
     found = maps(run(made_priors, tmp_path, priors=made.prior_set(tmp_path / "pooled", [pooled]))).lines[0]
     mean = unpack(store.read(plain.vlm_map))["map"].mean(0, keepdim=True)
     assert torch.allclose(unpack(store.read(found.vlm_map))["map"], mean, rtol=1e-5, atol=1e-9)
+    data = store.read(plain.token_map)
+    with pytest.raises(DataError, match="a prior of 99 rows"):
+        WordRows.unpack(data, 99, "sample")
 
 
 def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, tmp_path):
