@@ -3,8 +3,8 @@
 import pytest
 
 from components.benchmarks.rows import Rejected
-from components.core.artifacts import PriorSet, StepRecord, TunedModel, VideoLine
-from components.core.records import Failure, ModelId, Ref, Video
+from components.core.artifacts import PriorSet, TunedModel, VideoLine
+from components.core.records import Failure, ModelId, Ref, StepRecord, Video
 from components.dataset_import.page import page as import_page
 from components.dataset_import.sources import Source, SourceVideo
 from components.models.video.cogvideox import FRAMES

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from components.core import artifacts as a
+from components.core import records as r
 from components.core.records import ModelId, Option, canonical_json, sha256
 from components.media.grids import pool_mask
 from components.media.video import probe
@@ -29,7 +30,7 @@ from components.synthetic.scenes import write_set
 VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
 
 
-LOW_COVERAGE = a.Failure(
+LOW_COVERAGE = r.Failure(
     unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5"
 )
 
@@ -65,7 +66,7 @@ class World:
 
 def put(store, path, data, task="fixture"):
     store.backend.put(path, data)
-    return a.Ref(path=path, sha256=sha256(data), bytes=len(data), task=task)
+    return r.Ref(path=path, sha256=sha256(data), bytes=len(data), task=task)
 
 
 def tensors(store, path, **arrays):
@@ -84,7 +85,7 @@ def clip(store, file):
     info, data = probe(file), file.read_bytes()
     facts = {name: getattr(info, name) for name in ("width", "height", "rotation", "duration")}
     ref = put(store, f"videos/{sha256(data)}.mp4", data, "dataset_import")
-    return a.Video(file=ref, times=list(info.times), **facts)
+    return r.Video(file=ref, times=list(info.times), **facts)
 
 
 def pieces_of(text, rng):
@@ -98,7 +99,7 @@ def pieces_of(text, rng):
         at = start + len(word)
         place = {"index": index, "token": f"▁{word}", "field": "response", "start": start, "end": at}
         measured = {"score": float(scores[index]), "standardized": float(z[index]), "selected": index in kept}
-        found.append(a.ScoredPiece(**place, **measured))
+        found.append(r.ScoredPiece(**place, **measured))
     return found
 
 
@@ -134,7 +135,7 @@ def token_map(made, text, pieces):
 
 def records(num_steps=5, align_weight=1.0):
     def step(params=None, scalars=None, **models):
-        return a.StepRecord(version="1", params=params or {}, scalars=scalars or {}, models=models)
+        return r.StepRecord(version="1", params=params or {}, scalars=scalars or {}, models=models)
 
     return {
         "dataset_import": step({"layout": "auto"}),
@@ -157,7 +158,7 @@ def head_table(rng, heads=8, samples=12):
     z = (values - values.mean(0)) / values.std(0)
     score, order = z.sum(1), np.argsort(-z.sum(1)).tolist()
     rows = [
-        a.HeadRow(
+        r.HeadRow(
             head=i,
             dfc=values[i, 0],
             dfc_stderr=values[i, 0] * 0.12,
@@ -209,7 +210,7 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
     shared = {
         "video": video,
         "mask": tensors(store, f"fixture/{name}/mask.safetensors", **mask) if with_mask else None,
-        "sample": a.Sample(
+        "sample": r.Sample(
             id=name,
             uid=f"clip {index}",
             question="Describe the motion in this video in detail.",
@@ -224,7 +225,7 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
         "statistics": tensors(store, f"fixture/{name}/statistics.safetensors", dfc=rng.random(8).astype(np.float32)),
         "prior": tensors(store, f"fixture/{name}/prior.safetensors", prior=prior),
         "per_frame": tensors(store, f"fixture/{name}/frames.safetensors", per_frame=per_frame.astype(np.float32)),
-        "confidence": a.Confidence(concentration=0.6, dynamics=0.3, value=float(np.clip(rng.beta(4, 5), 0, 1))),
+        "confidence": r.Confidence(concentration=0.6, dynamics=0.3, value=float(np.clip(rng.beta(4, 5), 0, 1))),
         "pictures": {
             "reconstruction": put(store, f"fixture/{name}/reconstruction.png", png(np.concatenate(frames, 1))),
             "heads": put(store, f"fixture/{name}/heads.png", png((rng.random((64, 400)) * 255).astype(np.uint8))),
@@ -267,7 +268,7 @@ def item_lines(store, root, rng, gain):
         video = clip(store, root / "MotionBench/self-collected" / row["video_path"])
         for qa in (qa for qa in row["qa"] if qa["answer"] != "NA"):
             question, *options = qa["question"].split("\n")
-            sample = a.Sample(
+            sample = r.Sample(
                 id=sha256(qa["uid"].encode())[:16],
                 uid=qa["uid"],
                 question=question,
@@ -320,7 +321,7 @@ def build(folder, *, tilt=2.5, clips=12, questions=24, with_mask=True, seed=3):
         heads=heads,
         saturation=saturation,
         lines=[line for line, _, _ in found],
-        left_out=[a.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")],
+        left_out=[r.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")],
     )
     torch.manual_seed(1)
     aligner = Aligner("local")
