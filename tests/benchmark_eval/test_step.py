@@ -13,7 +13,7 @@ from components.benchmark_eval.step import STEP, items, scores
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError
-from components.core.records import Option, sha256
+from components.core.records import Option, StepRecord, sha256
 from components.core.text import sample_id
 from components.media.video import read_frames
 from components.media.viewing import Viewing
@@ -55,7 +55,7 @@ def world(tmp_path_factory):
 
 
 def dataset(folder, lines):
-    record = a.StepRecord(version="1", params={}, scalars={})
+    record = StepRecord(version="1", params={}, scalars={})
     return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
 
 

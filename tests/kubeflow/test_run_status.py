@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.artifacts import Report, StepRecord
+from components.core.artifacts import Report
 from components.core.errors import TryAgainError
-from components.core.records import ModelId, sha256
+from components.core.records import ModelId, StepRecord, sha256
 from components.kubeflow import client, run_status
 from components.store.entries import Store, WorkFolder
 from tests.command import motion_enhancer

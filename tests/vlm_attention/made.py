@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from components.core import artifacts as a
+from components.core.records import StepRecord, sha256
 from components.core.text import sample_id
 from components.media.grids import pool_mask
 from components.media.video import probe, read_frames
@@ -28,18 +29,17 @@ QUESTION = "Describe the motion in the video."
 
 def put(store, path, data):
     store.backend.put(path, data)
-    return a.Ref(path=path, sha256=a.sha256(data), bytes=len(data), task="fixture")
+    return a.Ref(path=path, sha256=sha256(data), bytes=len(data), task="fixture")
 
 
 def put_work(store, key, role, **tensors):
-    """As a work folder names its files."""
     data = pack(tensors)
-    return put(store, f"fixture/{key}/{role}-{a.sha256(data)[:16]}.safetensors", data)
+    return put(store, f"fixture/{key}/{role}-{sha256(data)[:16]}.safetensors", data)
 
 
 def video(store, file):
     info, data = probe(file), file.read_bytes()
-    ref = put(store, f"videos/{a.sha256(data)}.mp4", data)
+    ref = put(store, f"videos/{sha256(data)}.mp4", data)
     fields = {name: getattr(info, name) for name in ("width", "height", "rotation", "duration")}
     return a.Video(file=ref, times=list(info.times), **fields)
 
@@ -72,7 +72,7 @@ def line(store, file, mask, text, k):
     density = np.maximum(pool_mask(mask, clip.times, cells)[None] + 0.05 * rng.random((kept, 5, 4, 4)), 0)
     prior = (density / density.mean((1, 2, 3), keepdims=True)).astype(np.float32)
     name = sample_id(clip.id, QUESTION, [], text, [])
-    key = a.sha256(name.encode())[:32]
+    key = sha256(name.encode())[:32]
     sample = a.Sample(id=name, uid=file.stem, question=QUESTION, is_instruction=True, response=text, answer="")
     refs = {
         "statistics": put_work(store, key, "statistics", dfc=torch.zeros(1)),
@@ -99,7 +99,7 @@ def prior_lines(folder, store_folder, count=6):
 
 def prior_set(folder, lines):
     """The artifact's folder."""
-    record = a.StepRecord(version="1", params={}, scalars={})
+    record = StepRecord(version="1", params={}, scalars={})
     head = a.HeadRow(head=0, dfc=1, dfc_stderr=0, tcs=1, dsr=1, z=(0, 0, 0), score=0, chosen=1, samples=1)
     made = a.PriorSet(kind="PriorSet", provenance={"prior_set": record}, lines=lines, heads=[head], saturation={})
     return write(folder, made)

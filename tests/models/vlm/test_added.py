@@ -8,7 +8,7 @@ import torch
 
 from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.core import artifacts as a
-from components.core.records import Option
+from components.core.records import Option, StepRecord
 from components.core.text import sample_id
 from components.kubeflow.tree import ROOT
 from components.models import vlm
@@ -98,5 +98,5 @@ def question_set(folder, lines):
         text = {"question": "Where?", "is_instruction": False, "options": options, "response": "", "answer": "A"}
         sample = a.Sample(**named, **text, question_type="Motion Recognition", protocol="motionbench")
         found.append(a.VideoLine(video=line.video, samples=[sample]))
-    record = a.StepRecord(version="1", params={}, scalars={})
+    record = StepRecord(version="1", params={}, scalars={})
     return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found))
