@@ -11,6 +11,8 @@ from PIL import Image
 
 from components.core.units import readable_bytes
 from components.pages import charts, figures
+from components.pages.figures import raw
+from components.pages.page import Section, preview
 
 
 def decode(uri):
@@ -44,17 +46,17 @@ def test_number(value, text):
     assert figures.number(value) == text
 
 
-def test_probability():
-    assert figures.probability(0.0004) == "p < 0.001"
-    assert figures.probability(0.0271) == "p = 0.027"
+@pytest.mark.parametrize(("value", "text"), [(0.0004, "p < 0.001"), (0.0271, "p = 0.027")])
+def test_probability(value, text):
+    assert figures.probability(value) == text
 
 
 def test_text_is_escaped():
     row = figures.StripRow("<script>", [figures.Cell("data:,", label='"><b>')])
-    drawn = str(figures.strip([row], ["<i>"], 4, 3)) + str(
-        charts.dot_plot("<u>", [charts.Dot("<s>", [(1, 0, 2, "c1")], "<q>")])
-    )
+    plot = charts.dot_plot("<u>", [charts.Dot("<s>", [(1, 0, 2, "c1")], "<q>")])
+    drawn = str(figures.strip([row], ["<i>"], 4, 3) + plot)
     assert not re.search(r"<(script|b|i|u|s|q)>", drawn.replace("<b>&lt;", ""))
+    assert "<script>" not in preview("step", "<script>", "<script>", [Section("s", "<script>", "<script>")])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12), (0.0312, 0.0388), (990, 5012)])
@@ -75,22 +77,17 @@ def test_log_ticks_are_inside(low, high):
 
 
 def test_dots_lie_where_their_values_are():
-    drawn = ElementTree.fromstring(
-        str(charts.dot_plot("t", [charts.Dot("a", [(2, 1, 3, "c1")]), charts.Dot("b", [(4, 3, 5, "c1")])], reference=1))
-    )
+    dots = [charts.Dot("a", [(2, 1, 3, "c1")]), charts.Dot("b", [(4, 3, 5, "c1")])]
+    drawn = ElementTree.fromstring(str(charts.dot_plot("t", dots, reference=1)))
     circles = [float(node.get("cx")) for node in drawn.iter("circle")]
-    reference = float(
-        re.match(r"M([\d.]+)", next(n for n in drawn.iter("path") if n.get("class") == "reference").get("d")).group(1)
-    )
+    (line,) = (node.get("d") for node in drawn.iter("path") if node.get("class") == "reference")
+    reference = float(re.match(r"M([\d.]+)", line).group(1))
     unit = (circles[1] - circles[0]) / 2
     assert unit > 0
     assert circles[0] - reference == pytest.approx(unit, abs=0.2)
-    whiskers = [
-        list(map(float, re.findall(r"[\d.]+", n.get("d"))))[::2]
-        for n in drawn.iter("path")
-        if "thin" in (n.get("class") or "")
-    ]
-    assert whiskers[0] == pytest.approx([reference, reference + 2 * unit], abs=0.2)
+    whisker = next(node.get("d") for node in drawn.iter("path") if "thin" in node.get("class"))
+    ends = list(map(float, re.findall(r"[\d.]+", whisker)))[::2]
+    assert ends == pytest.approx([reference, reference + 2 * unit], abs=0.2)
 
 
 def test_stacked_bars_have_the_parts_heights():
@@ -117,3 +114,17 @@ def test_histogram_counts():
 )
 def test_readable_bytes(count, text):
     assert readable_bytes(count) == text
+
+
+def test_all_sections_that_fit_are_shown():
+    page = preview("step", "What it shows", "how", [Section(f"s{k}", f"one {k}", "") for k in range(3)])
+    assert page.count("<section") == 3
+    assert 'cutnote"' not in page
+
+
+def test_the_last_ones_are_left_out_with_a_note():
+    found = [Section(f"s{k}", f"one {k}", "", raw("x" * 50_000)) for k in range(4)]
+    page = preview("step", "What it shows", "how", found, limit=130_000)
+    assert len(page.encode()) <= 130_000
+    assert [f'id="s{k}"' in page for k in range(4)] == [True, True, False, False]
+    assert "2 of 4 pictures do not fit" in page
