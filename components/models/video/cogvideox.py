@@ -23,15 +23,7 @@ from components.core.records import Grid
 from components.media.sampling import FrameCounts
 from components.models.family import Checkpoint, Device, Dtype, Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import (
-    Attend,
-    Sizes,
-    TextPiece,
-    VideoFamily,
-    processors,
-    text_pieces,
-    unseen_characters,
-)
+from components.models.video.interface import Attend, Sizes, VideoFamily, VideoModel, processors
 
 FRAMES = FrameCounts(step=8, fewest=9)  # the VAE encodes four frames a latent and decodes latents in pairs
 TEMPORAL = 4
@@ -39,39 +31,8 @@ TEMPORAL = 4
 # The model ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class CogVideoX:
-    """A loaded CogVideoX; its parts are the classes of diffusers and transformers."""
-
-    transformer: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    sizes: Sizes
-    dtype: Dtype
-    device: Device
-    frames: FrameCounts = FRAMES
-
-    @property
-    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
-        """ᾱ of the training time steps, float64; the last is 0 (zero terminal SNR)."""
-        alphas: Tensor = self.scheduler.alphas_cumprod
-        return alphas.double()
-
-    def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(F, H, W) of the transformer's tokens for latents of (frames, rows, columns).
-
-        Raises:
-            ParameterError: patches do not divide rows or columns.
-        """
-        frames, rows, cols = latent_shape
-        patch, patch_t = self.sizes.patch, self.sizes.patch_t
-        if rows % patch or cols % patch:
-            problem = f"latents of {rows} × {cols} are not made of patches of {patch}"
-            remedy = f"choose multiples of {self.sizes.side} pixels"
-            raise ParameterError(problem, source="height, width", remedy=remedy)
-        return -(-frames // patch_t), rows // patch, cols // patch
+class CogVideoX(VideoModel):
+    """A loaded CogVideoX."""
 
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
@@ -103,19 +64,6 @@ class CogVideoX:
         codes = latents.permute(0, 2, 1, 3, 4).to(self.device, self.dtype) / self.vae.config.scaling_factor
         video: Tensor = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
         return video.byte().permute(1, 2, 3, 0).contiguous().cpu()
-
-    def tokenize(self, text: str) -> list[TextPiece]:
-        return text_pieces(self.tokenizer, text, self.sizes.text_tokens)
-
-    def truncated(self, text: str) -> int:
-        return unseen_characters(self.tokenizer, text, self.sizes.text_tokens)
-
-    def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
-        """Embeddings of the whole padded sequence; pads are encoded and attended to, as in the pipeline."""
-        padded = {"padding": "max_length", "max_length": self.sizes.text_tokens, "truncation": True}
-        tokens = self.tokenizer(text, **padded, return_tensors="pt")
-        embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return embeds.to(self.dtype)
 
     def velocity(
         self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
@@ -195,7 +143,7 @@ def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
         raise ParameterError(problem, source=f"{folder}/transformer", remedy=remedy)
     for module in (transformer, vae, encoder):
         module.eval().requires_grad_(False).to(device)
-    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, sizes(folder), dtype, device)
+    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, sizes(folder), FRAMES, dtype, device)
 
 
 # Sizes and grid -------------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ and video tokens, H heads, d head width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from jaxtyping import Float, UInt8
 
@@ -74,57 +75,97 @@ class Sizes:
         return linear + 4 * length * keys * self.width * self.layers
 
 
-@runtime_checkable
-class VideoModel(Protocol):
-    """A loaded model. Latents are scaled as the transformer sees them; weights need no gradient."""
+def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
+    """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens.
 
-    @property
-    def transformer(self) -> Any:
-        """The network whose attention is read."""
+    Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
+    space.
+    """
+    wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
+    tokens = tokenizer(text, max_length=length, truncation=length is not None, **wanted)
+    names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
+    found: list[TextPiece] = []
+    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
+    for index, (name, (start, end), special) in enumerate(spans):
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        end = start + len(text[start:end].rstrip())
+        if not special and name.strip("▁") and start < end:
+            found.append(TextPiece(index, name, start, end))
+    return found
 
-    @property
-    def dtype(self) -> Dtype:
-        """Number format of weights and latents."""
 
-    @property
-    def device(self) -> Device:
-        """Where the weights are."""
+@dataclass(frozen=True, eq=False)
+class VideoModel(ABC):
+    """A loaded model: its parts, classes of diffusers and transformers, and what the steps ask of them.
 
-    @property
-    def frames(self) -> FrameCounts:
-        """Numbers of frames that the model encodes and decodes."""
+    Latents are scaled as the transformer sees them; weights need no gradient.
+    """
+
+    transformer: Any  # the network whose attention is read
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    sizes: Sizes
+    frames: FrameCounts  # numbers of frames that the model encodes and decodes
+    dtype: Dtype  # of weights and latents
+    device: Device  # where the weights are
 
     @property
     def alphas_cumprod(self) -> Float[Tensor, " steps"]:
         """ᾱ of the training time steps, float64."""
-
-    def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
-        """Latents of a clip, in the model's format, without randomness."""
-
-    def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
-        """Frames on the CPU."""
+        alphas: Tensor = self.scheduler.alphas_cumprod
+        return alphas.double()
 
     def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
-        """Embeddings as the transformer takes them."""
+        """Embeddings of the whole padded sequence; pads are encoded and attended to, as in diffusers' pipelines."""
+        padded = {"padding": "max_length", "max_length": self.sizes.text_tokens, "truncation": True}
+        tokens = self.tokenizer(text, **padded, return_tensors="pt")
+        embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return embeds.to(self.dtype)
 
     def tokenize(self, text: str) -> list[TextPiece]:
         """Return the tokens of `text` that carry characters and fit the text encoder's length, in order."""
+        return text_pieces(self.tokenizer, text, self.sizes.text_tokens)
 
     def truncated(self, text: str) -> int:
-        """Characters at the end of `text` that the text encoder never sees."""
-
-    def velocity(
-        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
-    ) -> Float[Tensor, "B F C h w"]:
-        """Return v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, whatever it predicts; float32."""
+        """Count the characters at the end of `text` that the text encoder never sees."""
+        whole, kept = text_pieces(self.tokenizer, text, None), self.tokenize(text)
+        return 0 if len(kept) == len(whole) else len(text.rstrip()) - (kept[-1].end if kept else 0)
 
     def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Frames, rows and columns of the video tokens, for latents of (frames, rows, columns)."""
+        """Frames, rows and columns of the video tokens, for latents of (frames, rows, columns).
 
+        Raises:
+            ParameterError: patches do not divide rows or columns.
+        """
+        frames, rows, cols = latent_shape
+        patch = self.sizes.patch
+        if rows % patch or cols % patch:
+            problem = f"latents of {rows} × {cols} are not made of patches of {patch}"
+            remedy = f"choose multiples of {self.sizes.side} pixels"
+            raise ParameterError(problem, source="height, width", remedy=remedy)
+        return -(-frames // self.sizes.patch_t), rows // patch, cols // patch
+
+    @abstractmethod
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
     ) -> Grid:
         """Return what each video token covers, from frame times (seconds), pixels, and the part of the source shown."""
+
+    @abstractmethod
+    def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
+        """Latents of a clip, in the model's format, without randomness."""
+
+    @abstractmethod
+    def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
+        """Frames on the CPU."""
+
+    @abstractmethod
+    def velocity(
+        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
+    ) -> Float[Tensor, "B F C h w"]:
+        """Return v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, whatever it predicts; float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,30 +201,3 @@ def processors(transformer: Any, processor: Any) -> Iterator[None]:
         yield
     finally:
         transformer.set_attn_processor(before)
-
-
-def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
-    """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens.
-
-    Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
-    space.
-    """
-    wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
-    tokens = tokenizer(text, max_length=length, truncation=length is not None, **wanted)
-    names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
-    found: list[TextPiece] = []
-    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
-    for index, (name, (start, end), special) in enumerate(spans):
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        end = start + len(text[start:end].rstrip())
-        if not special and name.strip("▁") and start < end:
-            found.append(TextPiece(index, name, start, end))
-    return found
-
-
-def unseen_characters(tokenizer: Any, text: str, length: int) -> int:
-    """Count the characters at the end of `text` that do not fit into `length` tokens."""
-    whole, kept = text_pieces(tokenizer, text, None), text_pieces(tokenizer, text, length)
-    if len(kept) == len(whole):
-        return 0
-    return len(text.rstrip()) - (kept[-1].end if kept else 0)

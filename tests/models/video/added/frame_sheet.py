@@ -9,41 +9,22 @@ tokens, H heads, d head width.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, UInt8
 
 from components.core.records import Grid
 from components.media.sampling import FrameCounts
-from components.models.family import Device, Dtype, Tensor
+from components.models.family import Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import Sizes, VideoFamily, processors, text_pieces, unseen_characters
+from components.models.video.interface import Sizes, VideoFamily, VideoModel, processors
 
 FRAMES = FrameCounts(step=1, fewest=2)
 TEXT_LENGTH, WIDTH, CHANNELS, SPATIAL, PATCH, SIDE, NATIVE_FRAMES = 16, 32, 4, 4, 2, 32, 8
 WORDS = "[PAD] [CLS] [UNK] a the and while square circle disc triangle moves red green blue"
 
 
-@dataclass(frozen=True, eq=False)
-class FrameSheet:
-    transformer: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
-    dtype: Dtype
-    device: Device
-    frames: FrameCounts = FRAMES
-
-    @property
-    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
-        return self.scheduler.alphas_cumprod.double()
-
-    def patch_grid(self, latent_shape):
-        frames, rows, cols = latent_shape
-        return frames, rows // PATCH, cols // PATCH
-
+class FrameSheet(VideoModel):
     def grid(self, frame_times, height, width, box):
         from components.media.grids import frame_intervals
 
@@ -60,17 +41,6 @@ class FrameSheet:
         codes = latents[0].to(self.device, self.dtype) / self.vae.config.scaling_factor
         pixels = self.vae.decode(codes).sample.float().add_(1).mul_(127.5).round_().clamp_(0, 255)
         return pixels.byte().permute(0, 2, 3, 1).cpu()
-
-    def tokenize(self, text):
-        return text_pieces(self.tokenizer, text, TEXT_LENGTH)
-
-    def truncated(self, text):
-        return unseen_characters(self.tokenizer, text, TEXT_LENGTH)
-
-    def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
-        padded = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True}
-        tokens = self.tokenizer(text, **padded, return_tensors="pt").to(self.device)
-        return self.text_encoder(tokens.input_ids).last_hidden_state
 
     def velocity(self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]):
         """v = (ε − √(1−ᾱ)·x) / √ᾱ, which is finite as this schedule's last ᾱ is not 0."""
@@ -101,6 +71,8 @@ def load(folder, dtype, device):
         text_encoder=load_weights(BertModel, folder, "text_encoder", dtype=dtype),
         tokenizer=load_tokenizer(PreTrainedTokenizerFast, folder, "tokenizer"),
         scheduler=load_part(DDIMScheduler, folder, "scheduler"),
+        sizes=sizes(folder),
+        frames=FRAMES,
         dtype=dtype,
         device=device,
     )
