@@ -60,8 +60,8 @@ def run(context: Context[Params, Tuned]) -> None:
     units = items(data, benchmark)
     with chosen_vlm(context, rows=False) as vlm:
         entries = _answers(context, units, benchmark, vlm)
-    answered = [_result(unit, benchmark, entry) for unit in units if (entry := entries.get(unit.sample.id)) is not None]
-    lines = sorted(answered, key=lambda line: line.sample.id)
+    done = sorted((unit for unit in units if unit.sample.id in entries), key=lambda unit: unit.sample.id)
+    lines = [_result(unit, benchmark, entries[unit.sample.id]) for unit in done]
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, benchmark)

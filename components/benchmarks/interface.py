@@ -83,11 +83,7 @@ class Benchmark:
         raise DataError(f"{self.title} has no task type {given!r}", source=source, remedy=remedy)
 
     def check(self, sample: Sample) -> None:
-        """Check that a sample can be asked and scored as an item of this benchmark.
-
-        Raises:
-            DataError: an answer that is no option's letter (held out: leave it out before), or an unknown task type.
-        """
+        """Raise DataError unless a sample's answer is an option's letter (none is held out) and its task type known."""
         item, letters = f"item {sample.uid}", [option.letter for option in sample.options]
         if sample.answer not in letters:
             problem = f"answer {sample.answer!r} among the options {', '.join(letters) or '(none)'}"

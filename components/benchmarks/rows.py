@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from components.core.errors import DataError
 from components.core.records import Option, Sample, Turn
@@ -43,8 +43,7 @@ class Row:
         return Sample(id=name, **{field: value for field, value in vars(self).items() if field != "where"})
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A row that cannot be used, and why."""
 
     unit: str
@@ -142,9 +141,8 @@ class Rows:
         if not (self.protocol or response):
             empty = "the response is empty (held out?): nothing to learn from"
             raise bad_row(empty if question else "question and response are empty", source)
-        question = question or self.instructions[0]
+        question, kind = question or self.instructions[0], question_type.strip()
         is_instruction = question in self.instructions
-        kind = question_type.strip()
         row = Row(uid, where, question, is_instruction, cleaned, response, answer, tuple(earlier), kind, self.protocol)
         self.by_video.setdefault(video, []).append(row)
         return row

@@ -89,16 +89,14 @@ def _pairs(turns: list[Any], where: str) -> list[tuple[str, str]]:
     """Return questions and responses in order, the video's placeholder taken out of the first question."""
     if not turns or len(turns) % 2:
         raise bad_row(f"{len(turns)} turns, wanted pairs of question and response", where)
-    said = [_said(turn, _MODEL if index % 2 else _HUMAN, where) for index, turn in enumerate(turns)]
+    said = []
+    for index, turn in enumerate(turns):
+        speaker, due = text_of(turn, "from", where), _MODEL if index % 2 else _HUMAN
+        if speaker not in due:
+            raise bad_row(f"a turn from {speaker!r} where one from {sorted(due)} was due", where)
+        said.append(text_of(turn, "value", where))
     said[0] = said[0].replace(_PLACEHOLDER, "", 1)
     return list(zip(said[::2], said[1::2], strict=True))
-
-
-def _said(turn: Any, speakers: set[str], where: str) -> str:
-    speaker = text_of(turn, "from", where)
-    if speaker not in speakers:
-        raise bad_row(f"a turn from {speaker!r} where one from {sorted(speakers)} was due", where)
-    return text_of(turn, "value", where)
 
 
 CAPTIONS = Layout("motionbench_caption", has(_CAPTIONS), _read_captions)
@@ -172,11 +170,7 @@ def file_key(step: Step[Any], reads: Json) -> str:
 def read_source(uri: str, layout: LayoutName, instructions: Sequence[str], protocol: str = "") -> Source:
     """Read all rows of a source, grouped by video file; single bad rows are in `rejected`.
 
-    Args:
-        uri: folder or minio:// prefix.
-        layout: how its annotations are written; `auto` finds the one whose files are there.
-        instructions: declared template instructions.
-        protocol: the benchmark whose items are read; empty: training samples.
+    The layout `auto` is the one whose files are there. Without a benchmark's protocol, training samples are read.
 
     Raises:
         ParameterError: no layout or several fit, or an instruction that no model should read.

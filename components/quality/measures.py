@@ -206,14 +206,13 @@ def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Qu
                 found[name] = mean_interval(list(values.values()), [videos[key] for key in values], seed=seed)
         return found
 
-    hits, chances = values_of(peak, usable, raw), [pointing_chance(scene) for scene in usable]
-    known = [chance for chance in chances if chance is not None]
+    hits, chances = values_of(peak, usable, raw), values_of(lambda scene, _: pointing_chance(scene), usable, raw)
     return Quality(
         means(auc_obj),
         test,
         by_sample=values_of(auc_obj, usable, raw),
         pointing=means(pointing),
-        chance=float(np.mean(known)) if known else 0.0,
+        chance=float(np.mean(list(chances.values()))) if chances else 0.0,
         peaks={one.sample: (hits[one.sample], float(on_mover(one).mean())) for one in usable if one.sample in hits},
         track=means(track),
     )

@@ -47,11 +47,6 @@ class Comparison:
     rows: list[Row]
 
     @property
-    def title(self) -> str:
-        """Return the benchmark's title."""
-        return self.benchmark.title
-
-    @property
     def overall(self) -> Estimate:
         """Return the difference over all items, in points."""
         return self.rows[0].difference
@@ -106,14 +101,14 @@ def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
     """Return section 9."""
-    name, title = "benchmarks", "Benchmarks"
     if not comparisons:
-        return Section(name, title, "No benchmark was evaluated with both models.")
+        return Section("benchmarks", "Benchmarks", "No benchmark was evaluated with both models.")
     lead = (
         "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, "
         "from a bootstrap over videos; p is exact McNemar, Holm-corrected over the task types."
     )
-    return Section(name, title, lead, NOTHING.join(_benchmark(material, one, shown) for one in comparisons))
+    body = NOTHING.join(_benchmark(material, one, shown) for one in comparisons)
+    return Section("benchmarks", "Benchmarks", lead, body)
 
 
 def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
@@ -122,7 +117,7 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    body = raw("<h3>{}</h3>").format(one.title) + chart + _table(one, paper) + caption(detectable(one))
+    body = raw("<h3>{}</h3>").format(one.benchmark.title) + chart + _table(one, paper) + caption(detectable(one))
     if one.alone:
         alone = f"{one.alone} items were answered by one model only and are left out of every number."
         body += raw(f'<p class="warning">{alone}</p>')

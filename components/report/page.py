@@ -51,7 +51,7 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
     for one in comparisons:
         e = one.overall
         outcome = f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
-        parts.append(f"{one.title}: tuned − untouched: {outcome}")
+        parts.append(f"{one.benchmark.title}: tuned − untouched: {outcome}")
     found = "; ".join(parts) or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)
@@ -65,7 +65,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
     for one in comparisons:
         e = one.overall
         note = f"{signed(e.value)} {interval(e)}, n = {e.n}"
-        dots.append(Dot(one.title, [(e.value, e.low, e.high, "c1")], note, True))
+        dots.append(Dot(one.benchmark.title, [(e.value, e.low, e.high, "c1")], note, True))
     title = "tuned − untouched, points, 95 % interval over videos"
     forest = dot_plot(title, dots, reference=0.0, label=140) if dots else NOTHING
     named = raw("{} {}").format
@@ -143,7 +143,7 @@ def summary(material: Material, findings: Findings) -> str:
             difference, unparsed = f"{signed(change.value)} {interval(change)}", " → ".join(map(str, row.unparsed))
             rows.append((row.name, change.n, *accuracies, difference, unparsed))
         head = ("", "n", "untouched", "tuned", "difference", "unparsed")
-        blocks += [f"## {text(one.title)}", table(head, rows)]
+        blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]
     if findings.quality.rows:
         blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]
     return document(*blocks)
