@@ -13,7 +13,7 @@ from PIL import Image
 import pipeline
 from components.cli.main import app
 from components.core.errors import ParameterError
-from components.kubeflow.task_graph import followers, usual_order
+from docs.task_graph import followers, usual_order
 from components.models.registry import ensure_tiny
 from components.models.video import family_of
 from components.runtime.declaration import declared

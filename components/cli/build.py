@@ -68,7 +68,7 @@ def names(variants: list[str] | None, repository: str, tag: str) -> dict[str, st
         problem, remedy = f"no image variant {', '.join(sorted(unknown))}", f"use {', '.join(images.VARIANTS)}"
         raise ParameterError(problem, source="command line", remedy=remedy)
     tag = tag or tree_digest(ROOT)[:12]
-    return {variant: images.tag_of(repository, variant, tag) for variant in variants or images.VARIANTS}
+    return {variant: f"{repository}:{variant}-{tag}" for variant in variants or images.VARIANTS}
 
 
 def _each(work: Callable[[docker.DockerClient, str, str], str], chosen: Mapping[str, str]) -> None:

@@ -33,11 +33,8 @@ def package(name: str, image: str, lock: Path, profile: str) -> Iterator[Path]:
     """Yield the compiled pipeline: a file that `compile` wrote, or one of the three compiled now."""
     if name not in PIPELINES and name.endswith((".yaml", ".yml")):
         if image or lock != LOCK:
-            raise ParameterError(
-                f"{name} names its images already",
-                source="--image, --lock",
-                remedy="leave them out, or give a pipeline",
-            )
+            remedy = "leave them out, or give a pipeline"
+            raise ParameterError(f"{name} names its images already", source="--image, --lock", remedy=remedy)
         yield Path(name)
         return
     from components.kubeflow.compile import chosen_images, compile_pipeline
@@ -161,14 +158,12 @@ def _check(documents: list[dict[str, Any]], namespace: str) -> None:
     found = cluster_check.check(api, namespace, cluster_check.needs(documents))
     for item in found:
         typer.echo(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.remedy}".rstrip())
-    typer.echo(
-        "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
-    )
+    others = "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
+    typer.echo(others)
     if missing := [item for item in found if item.state == "missing"]:
         remedy = "; ".join(f"{item.name}: {item.remedy}" for item in missing)
-        raise ParameterError(
-            f"{len(missing)} of {len(found)} things are missing in {namespace}", source="--check", remedy=remedy
-        )
+        problem = f"{len(missing)} of {len(found)} things are missing in {namespace}"
+        raise ParameterError(problem, source="--check", remedy=remedy)
 
 
 COMMANDS = (submit, rerun, status, fetch)

@@ -14,7 +14,7 @@ from components.core.units import readable_bytes
 from components.kubeflow.tree import own_part
 from components.store.backend import Listed
 from components.store.check import Damage, Findings, check, parse_any, products
-from components.store.entries import Store
+from components.store.entries import Store, rerun_remedy
 from components.store.gc import Collector
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: find damage, free space.")
@@ -63,9 +63,8 @@ def _check(store: Store, manifests: list[Manifest], content: bool) -> Findings:
     how = "sha256 compared" if content else "sizes compared"
     typer.echo(f"{store.uri}: {seen}, {how}: {len(found.damages)} missing or damaged")
     if found.emptied:
-        typer.echo(
-            f"{found.emptied} trajectories are gone from scratch, as they may be: what needs one computes it again"
-        )
+        what = f"{found.emptied} trajectories are gone from scratch"
+        typer.echo(f"{what}, as they may be: what needs one computes it again")
     return found
 
 
@@ -73,8 +72,7 @@ def _damages(damages: list[Damage]) -> None:
     width = max([len(item.path) for item in damages], default=0)
     for task, group in groupby(damages, key=lambda item: item.task):
         listed = list(group)
-        remedy = f"set rerun_{task} to a new value (it computes what is damaged or missing, nothing else)"
-        typer.echo(f"made by {task}: {remedy}")
+        typer.echo(f"made by {task}: {rerun_remedy(task)}")
         for item in listed:
             more = f" and {len(item.units) - 1} more" if len(item.units) > 1 else ""
             typer.echo(f"  {item.path:<{width}}  {item.problem:<13}  {item.units[0]}{more}")

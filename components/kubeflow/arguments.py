@@ -15,15 +15,10 @@ PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
 
 
 def pipeline(name: str) -> Any:
-    """Return one of the three pipelines by name.
-
-    Raises:
-        ParameterError: there is no such pipeline.
-    """
+    """Return one of the three pipelines by name. Raises ParameterError: there is no such pipeline."""
     if name not in PIPELINES:
-        raise ParameterError(
-            f"unknown pipeline {name!r}", source="command line", remedy=f"use one of {', '.join(PIPELINES)}"
-        )
+        remedy = f"use one of {', '.join(PIPELINES)}"
+        raise ParameterError(f"unknown pipeline {name!r}", source="command line", remedy=remedy)
     return getattr(import_module("pipeline"), name)
 
 
@@ -41,11 +36,7 @@ def parse_value(text: str) -> Any:
 
 
 def split_assignments(assignments: Sequence[str] | None) -> dict[str, Any]:
-    """Return the values of NAME=VALUE by name.
-
-    Raises:
-        ParameterError: no `=`.
-    """
+    """Return the values of NAME=VALUE by name. Raises ParameterError: no `=`."""
     parts = [item.partition("=") for item in assignments or ()]
     if wrong := [name for name, sign, _ in parts if not sign]:
         raise ParameterError(f"cannot set {wrong[0]!r}", source="--set", remedy="NAME=VALUE")
@@ -55,21 +46,14 @@ def split_assignments(assignments: Sequence[str] | None) -> dict[str, Any]:
 def nested(given: Mapping[str, Any], known: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return arguments by parameter: `params_<step>.FIELD` (or FIELD.INNER) changes one field of what is known.
 
-    Args:
-        given: values by parameter, or by `params_<step>.FIELD`.
-        known: the parameters that there are, with the values that are kept.
-        source: where they were given, for errors.
-
-    Raises:
-        ParameterError: a name that is not known.
+    `known` holds the parameters that there are, with the values that are kept; another name is a ParameterError.
     """
     arguments: dict[str, Any] = {}
     for path, value in given.items():
         name, *fields = path.split(".")
         if name not in known:
-            raise ParameterError(
-                f"cannot set {path!r}", source=source, remedy=f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
-            )
+            remedy = f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
+            raise ParameterError(f"cannot set {path!r}", source=source, remedy=remedy)
         if not fields:
             # KFP takes no number for text: 1 given for a nonce is "1"
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -91,11 +75,7 @@ def parse_assignments(assignments: Sequence[str] | None, known: Mapping[str, Any
 
 
 def read_arguments(file: Path | None) -> dict[str, Any]:
-    """Return the values of a JSON file by parameter, or by `params_<step>.FIELD`.
-
-    Raises:
-        ParameterError: no such file, or not a JSON object.
-    """
+    """Return the values of a JSON file by parameter, or by `params_<step>.FIELD`; else it is a ParameterError."""
     if file is None:
         return {}
     try:

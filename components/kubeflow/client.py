@@ -61,10 +61,8 @@ class Kubeflow(kfp.Client):  # type: ignore[misc] # kfp ships no types
 def connect(host: str, namespace: str) -> Kubeflow:
     """Return the client for a host, or without one for what the kubeconfig or the pod's own cluster offers.
 
-    Raises:
-        ParameterError: credentials are refused, what answers is no KFP, or it separates users and no namespace is
-            given.
-        TryAgainError: nothing answers.
+    Raises ParameterError: credentials are refused, no KFP answers, or it separates users and no namespace is given;
+    TryAgainError: nothing answers.
     """
     credentials = ServiceAccountTokenVolumeCredentials() if os.environ.get(TOKEN_PATH) else None
     where = host or "the cluster of the kubeconfig"
@@ -77,9 +75,8 @@ def connect(host: str, namespace: str) -> Kubeflow:
         raise ParameterError("what answers is not KFP's API", source=where, remedy=remedy)
     kubeflow.multi_user = bool(health.multi_user)
     if kubeflow.multi_user and not kubeflow.get_user_namespace():
-        raise ParameterError(
-            "this KFP separates users by namespace", source=where, remedy="give yours with --namespace"
-        )
+        remedy = "give yours with --namespace"
+        raise ParameterError("this KFP separates users by namespace", source=where, remedy=remedy)
     return kubeflow
 
 
@@ -87,10 +84,8 @@ def connect(host: str, namespace: str) -> Kubeflow:
 def kfp_errors(where: str, missing: str = "nothing there") -> Iterator[None]:
     """Turn errors of kfp's client into ours; `missing` is what a 404 means.
 
-    Raises:
-        ParameterError: not allowed, or a request that the server calls wrong.
-        DataError: not found.
-        TryAgainError: unreachable, or the server's own fault.
+    Raises ParameterError: not allowed, or a request that the server calls wrong; DataError: not found; TryAgainError:
+    unreachable, or the server's own fault.
     """
     try:
         yield
@@ -110,36 +105,23 @@ def _refusal(error: ApiException, where: str, missing: str) -> MotionEnhancerErr
         return ParameterError(f"KFP refuses these credentials: {status}", source=where, remedy=remedy)
     if error.status == 404:
         return DataError(missing, source=where, remedy="check the run's id, --host and --namespace")
-    problem = f"{status}{_message(error)}"
+    try:  # KFP's own error; nothing of anybody else's page
+        problem = f"{status}: {json.loads(error.body)['message']}"
+    except (TypeError, ValueError, KeyError):
+        problem = status
     if error.status == 429 or (error.status or 0) >= 500:
         return TryAgainError(f"KFP failed: {problem}", source=where, remedy="run again; see the ml-pipeline pod's log")
     return ParameterError(f"KFP refuses the request: {problem}", source=where, remedy="correct what it names")
 
 
-def _message(error: ApiException) -> str:
-    """Return the message of KFP's own error; nothing of anybody else's page."""
-    try:
-        return f": {json.loads(error.body)['message']}"
-    except (TypeError, ValueError, KeyError):
-        return ""
-
-
-# Pipelines and their parameters ---------------------------------------------------------------------------------------
-
-
 def read_package(file: Path) -> list[Spec]:
-    """Return the documents of a compiled pipeline: its specification and, if it has one, its platform's.
-
-    Raises:
-        ParameterError: no such file, or not a compiled pipeline.
-    """
+    """Return a compiled pipeline's documents: its specification, and its platform's; else it is a ParameterError."""
     try:
         documents = [item for item in yaml.safe_load_all(file.read_text()) if item]
         documents[0]["pipelineInfo"], documents[0]["root"]
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
-        raise ParameterError(
-            f"{file} is no compiled pipeline", source="command line", remedy="motion-enhancer compile makes one"
-        ) from error
+        problem, remedy = f"{file} is no compiled pipeline", "motion-enhancer compile makes one"
+        raise ParameterError(problem, source="command line", remedy=remedy) from error
     return documents
 
 
@@ -152,12 +134,7 @@ def defaults(spec: Spec) -> dict[str, Any]:
     }
 
 
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
-def submit(
-    kubeflow: Kubeflow, package: Path, values: dict[str, Any], experiment: str, name: str = "", account: str = ""
-) -> str:
+def submit(kubeflow: Kubeflow, package: Path, values: dict[str, Any], experiment: str, account: str = "") -> str:
     """Make a run of a compiled pipeline and return its id.
 
     Args:
@@ -165,30 +142,22 @@ def submit(
         package: YAML that `compile` wrote.
         values: of every parameter.
         experiment: name of the experiment; made if there is none.
-        name: the run's name; the pipeline's with the time unless given.
         account: the service account of the pods; KFP's own unless given.
 
-    Raises:
-        ParameterError: several experiments have this name, or as `kfp_errors`.
+    Raises ParameterError: several experiments have this name, or as `kfp_errors`.
     """
-    name = name or f"{read_package(package)[0]['pipelineInfo']['name']} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    name = f"{read_package(package)[0]['pipelineInfo']['name']} {datetime.now().astimezone():%Y-%m-%d %H:%M}"
     with kfp_errors(kubeflow.where), redirect_stdout(io.StringIO()):
         try:
             found = kubeflow.create_experiment(experiment)
         except ValueError as error:  # kfp's error for several of one name
             raise ParameterError(str(error), source="--experiment", remedy="give another name") from error
-        run = kubeflow.run_pipeline(
-            found.experiment_id, name, str(package), params=values, service_account=account or None
-        )
+        run = kubeflow.run_pipeline(found.experiment_id, name, str(package), values, service_account=account or None)
     return str(run.run_id)
 
 
 def get_run(kubeflow: Kubeflow, run_id: str) -> Any:
-    """Return a run from KFP's API.
-
-    Raises:
-        DataError: there is no such run.
-    """
+    """Return a run from KFP's API. Raises DataError: there is no such run."""
     with kfp_errors(kubeflow.where, f"no run {run_id}"):
         return kubeflow.get_run(run_id)
 
@@ -202,11 +171,7 @@ def documents_of(run: Any) -> list[Spec]:
 
 
 def values_of(run: Any) -> dict[str, Any]:
-    """Return all parameters of a run: its own and its pipeline's defaults.
-
-    Raises:
-        DataError: not a run of these pipelines.
-    """
+    """Return all parameters of a run: its own and its pipeline's defaults. Raises DataError: not one of ours."""
     try:
         known = defaults(documents_of(run)[0])
     except KeyError as error:
@@ -224,24 +189,17 @@ def rerun(
     Returns:
         The new run's id, and the nonces by parameter.
 
-    Raises:
-        DataError: no such run.
-        ParameterError: no such task, or an assignment that does not fit.
+    Raises DataError: no such run; ParameterError: no such task, or an assignment that does not fit.
     """
     old = get_run(kubeflow, run_id)
     values = values_of(old)
     names = [_nonce_of(task, values) for task in tasks]
-    others = _experiment_values(kubeflow, old.experiment_id)
-    nonces = {name: next_nonce([values, *others], name, force) for name in names}
+    runs = [values, *_experiment_values(kubeflow, old.experiment_id)]
+    nonces = {name: next_nonce(runs, name, force) for name in names}
     values |= nonces
     values |= parse_assignments(assignments, values)
     reference, label = old.pipeline_version_reference, f"{old.display_name.split(AGAIN)[0]}{AGAIN}{', '.join(tasks)}"
-    with (
-        tempfile.TemporaryDirectory(prefix="rerun-") as folder,
-        kfp_errors(kubeflow.where),
-        redirect_stdout(io.StringIO()),
-    ):
-        source: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="rerun-") as folder, kfp_errors(kubeflow.where):
         if reference is not None and reference.pipeline_id and reference.pipeline_version_id:
             source = {"pipeline_id": reference.pipeline_id, "version_id": reference.pipeline_version_id}
         else:
@@ -249,9 +207,9 @@ def rerun(
             package.write_text(yaml.safe_dump_all(documents_of(old)))
             source = {"pipeline_package_path": str(package)}
         root = old.runtime_config.pipeline_root if old.runtime_config is not None else None
-        run = kubeflow.run_pipeline(
-            old.experiment_id, label, params=values, pipeline_root=root, service_account=old.service_account, **source
-        )
+        fields = {"params": values, "pipeline_root": root, "service_account": old.service_account, **source}
+        with redirect_stdout(io.StringIO()):
+            run = kubeflow.run_pipeline(old.experiment_id, label, **fields)
     return str(run.run_id), {name: str(values[name]) for name in names}
 
 
@@ -263,17 +221,14 @@ def _nonce_of(task: str, values: dict[str, Any]) -> str:
     return name
 
 
-def _experiment_values(kubeflow: Kubeflow, experiment_id: str) -> list[dict[str, Any]]:
-    """Return parameters of every run of an experiment: KFP's cache would answer a nonce that one of them had."""
-    found: list[dict[str, Any]] = []
-    token = ""
-    while True:
+def _experiment_values(kubeflow: Kubeflow, experiment_id: str) -> Iterator[dict[str, Any]]:
+    """Yield parameters of every run of an experiment: KFP's cache would answer a nonce that one of them had."""
+    token: str | None = ""
+    while token is not None:
         with kfp_errors(kubeflow.where):
             listed = kubeflow.list_runs(page_token=token, page_size=100, experiment_id=experiment_id)
-        found += [run.runtime_config.parameters or {} for run in listed.runs or [] if run.runtime_config is not None]
-        token = listed.next_page_token or ""
-        if not token:
-            return found
+        yield from (run.runtime_config.parameters or {} for run in listed.runs or [] if run.runtime_config is not None)
+        token = listed.next_page_token or None
 
 
 def next_nonce(runs: Sequence[dict[str, Any]], name: str, force: bool) -> str:

@@ -41,12 +41,12 @@ def core_api() -> Any:
     try:
         return client.CoreV1Api(config.new_client_from_config())
     except ConfigException:
-        try:
-            settings = client.Configuration()
-            config.load_incluster_config(settings)
-        except ConfigException:
-            return None
-        return client.CoreV1Api(client.ApiClient(settings))
+        settings = client.Configuration()
+    try:
+        config.load_incluster_config(settings)
+    except ConfigException:
+        return None
+    return client.CoreV1Api(client.ApiClient(settings))
 
 
 def needs(documents: list[Spec]) -> Needs:
@@ -72,9 +72,7 @@ def needs(documents: list[Spec]) -> Needs:
 def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
     """Look for everything that a pipeline needs.
 
-    Raises:
-        ParameterError: the credentials of the kubeconfig are refused.
-        TryAgainError: the cluster cannot be reached.
+    Raises ParameterError: the credentials of the kubeconfig are refused; TryAgainError: the cluster cannot be reached.
     """
     found = [_nodes(api, labels, resource, count) for (labels, resource), count in sorted(wanted.gpus.items())]
     found += [_secret(api, namespace, name, keys) for name, keys in sorted(wanted.secrets.items())]
@@ -83,21 +81,17 @@ def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
 
 def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
     """Return the API's answer; None where there is no such thing, the exception where it may not be looked at."""
+    host = question.__self__.api_client.configuration.host
     try:
         return question(*arguments, _request_timeout=30, **options)
     except ApiException as error:
-        if error.status == 404:
-            return None
-        if error.status == 403:
-            return error
-        host = question.__self__.api_client.configuration.host
+        if error.status in (403, 404):
+            return error if error.status == 403 else None
         if error.status == 401:
-            raise ParameterError(
-                "the cluster refuses these credentials", source=host, remedy="log in, or set KUBECONFIG"
-            ) from error
+            problem, remedy = "the cluster refuses these credentials", "log in, or set KUBECONFIG"
+            raise ParameterError(problem, source=host, remedy=remedy) from error
         raise TryAgainError(f"the cluster failed: HTTP {error.status}", source=host, remedy="run again") from error
     except urllib3.exceptions.HTTPError as error:
-        host = question.__self__.api_client.configuration.host
         remedy = "check KUBECONFIG and its current context"
         raise TryAgainError(f"cannot reach the cluster ({type(error).__name__})", source=host, remedy=remedy) from error
 
@@ -106,7 +100,7 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
     selector = ",".join(f"{key}={value}" for key, value in labels)
     answer = _ask(api.list_node, label_selector=selector)
     what, name = f"node with {count} {resource}", selector or "any"
-    if isinstance(answer, ApiException):
+    if isinstance(answer, ApiException):  # it holds no items
         return Finding(what, name, "?", "these credentials may not list nodes; ask who may")
     nodes = [node for node in answer.items if not node.spec.unschedulable]
     most = max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0)
@@ -121,25 +115,26 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
 
 def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
     answer = _ask(api.read_namespaced_secret, name, namespace)
-    what = f"secret with {', '.join(sorted(keys))}"
+    create = f"kubectl create secret generic {name} -n {namespace} with --from-literal for each key, or see manifests/"
     if isinstance(answer, ApiException):
-        return Finding(what, name, "?", f"these credentials may not read secrets in {namespace}")
-    remedy = f"kubectl create secret generic {name} -n {namespace} with --from-literal for each key, or see manifests/"
-    if answer is None:
-        return Finding(what, name, "missing", remedy)
-    if lacking := sorted(keys - set(answer.data or {})):
-        return Finding(what, name, "missing", f"it has no {', '.join(lacking)}: {remedy}")
-    return Finding(what, name, "ok", "")
+        state, remedy = "?", f"these credentials may not read secrets in {namespace}"
+    elif answer is None:
+        state, remedy = "missing", create
+    elif lacking := sorted(keys - set(answer.data or {})):
+        state, remedy = "missing", f"it has no {', '.join(lacking)}: {create}"
+    else:
+        state, remedy = "ok", ""
+    return Finding(f"secret with {', '.join(sorted(keys))}", name, state, remedy)
 
 
 def _claim(api: Any, namespace: str, name: str) -> Finding:
     answer = _ask(api.read_namespaced_persistent_volume_claim, name, namespace)
-    what = "volume claim"
     if isinstance(answer, ApiException):
-        return Finding(what, name, "?", f"these credentials may not read volume claims in {namespace}")
-    if answer is None:
-        remedy = f"make it in {namespace} (manifests/ holds one), or compile with --model-claim"
-        return Finding(what, name, "missing", remedy)
-    if answer.status.phase == "Lost":
-        return Finding(what, name, "missing", "its volume is lost: make claim and volume again")
-    return Finding(what, name, "ok", answer.status.phase or "")
+        state, remedy = "?", f"these credentials may not read volume claims in {namespace}"
+    elif answer is None:
+        state, remedy = "missing", f"make it in {namespace} (manifests/ holds one), or compile with --model-claim"
+    elif answer.status.phase == "Lost":
+        state, remedy = "missing", "its volume is lost: make claim and volume again"
+    else:
+        state, remedy = "ok", answer.status.phase or ""
+    return Finding("volume claim", name, state, remedy)

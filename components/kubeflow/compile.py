@@ -10,30 +10,19 @@ from google.protobuf import json_format
 
 from components.kubeflow import component
 from components.kubeflow.arguments import pipeline
-from components.kubeflow.images import both, locked
+from components.kubeflow.images import VARIANTS, locked, pinned
 from components.kubeflow.local import local_image
 from components.kubeflow.scheduling import PROFILE, Profile
 
 
 def chosen_images(image: str, local: bool, lock: Path) -> dict[str, str]:
-    """Return the images by variant: this tree's digest, one image for all steps, or the lock's.
-
-    Raises:
-        ParameterError: an image by tag, or neither an image nor a lock.
-    """
-    if local:
-        return both(local_image(), "--local")
-    return both(image, "--image") if image else locked(lock)
+    """Return the images by variant: this tree's digest, one image for all steps, or the lock's; never one by tag."""
+    image = local_image() if local else image
+    return dict.fromkeys(VARIANTS, pinned(image, "--image")) if image else locked(lock)
 
 
 def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: Profile | None = None) -> Any:
-    """Compile into `target` and return the pipeline.
-
-    A pipeline is compiled as it is imported: once per process, for one profile.
-
-    Raises:
-        ParameterError: no such pipeline, or an image by tag.
-    """
+    """Compile into `target` and return the pipeline: as it is imported, so once per process, for one profile."""
     if profile is not None:
         PROFILE.set(profile)
     component.use_images(images)

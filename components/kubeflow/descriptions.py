@@ -31,20 +31,11 @@ def fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, FieldInf
     return found
 
 
-def step_fields(name: str) -> list[tuple[str, FieldInfo]]:
-    """Return the fields of `params_<step>`."""
-    return fields(declared(name.removeprefix("params_")).params)
-
-
 def help_of(name: str) -> str:
-    """One line about a pipeline parameter.
-
-    Raises:
-        KeyError: neither a shared parameter nor `params_…` nor `rerun_…`.
-    """
+    """One line about a pipeline parameter. Raises KeyError: neither a shared parameter nor `params_…` nor `rerun_…`."""
     if name.startswith("params_"):
         step = declared(name.removeprefix("params_"))
-        names = ", ".join(field for field, _ in step_fields(name))
+        names = ", ".join(field for field, _ in fields(step.params))
         return f"parameters of the step {step.title!r}, a JSON object: {names}"
     if name.startswith("rerun_"):
         task = name.removeprefix("rerun_").replace("_", "-")
@@ -59,7 +50,8 @@ def listing(names: Sequence[str]) -> list[str]:
     for name in sorted(names):  # as the form sorts them
         if name.startswith("params_"):
             lines.append(f"- {name} – {help_of(name).partition(':')[0]}")
-            lines += [f"    - {field} – {info.description}" for field, info in step_fields(name)]
+            params = declared(name.removeprefix("params_")).params
+            lines += [f"    - {field} – {info.description}" for field, info in fields(params)]
         else:
             lines.append(f"- {name} – {help_of(name)}")
     return lines

@@ -32,34 +32,18 @@ _PINNED = re.compile(r"[\w.\-/:]+@sha256:[0-9a-f]{64}")
 
 
 def pinned(reference: str, source: str) -> str:
-    """Return the reference, if it names one content.
-
-    Raises:
-        ParameterError: a tag, or nothing, where a digest is wanted.
-    """
+    """Return the reference. Raises ParameterError: a tag, or nothing, where a digest is wanted."""
     if not _PINNED.fullmatch(reference):
         remedy = "give name@sha256:… (64 hex digits), not a tag"
         raise ParameterError(f"image {reference!r} is not pinned", source=source, remedy=remedy)
     return reference
 
 
-def both(reference: str, source: str) -> dict[str, str]:
-    """Return one image for every step."""
-    return dict.fromkeys(VARIANTS, pinned(reference, source))
-
-
 def locked(file: Path = LOCK) -> dict[str, str]:
-    """Return the images of a lock, by variant.
-
-    Raises:
-        ParameterError: there is no lock, or it lacks a variant or pins one by tag.
-    """
+    """Return a lock's images by variant. Raises ParameterError: no lock, or it lacks a variant or pins one by tag."""
     if not file.is_file():
-        raise ParameterError(
-            f"no image to run in: no {file}",
-            source="--lock",
-            remedy="motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local",
-        )
+        remedy = "motion-enhancer images build, push and lock make it; or give --image NAME@sha256:…, or --local"
+        raise ParameterError(f"no image to run in: no {file}", source="--lock", remedy=remedy)
     images: dict[str, str] = json.loads(file.read_text())
     if missing := set(VARIANTS) - set(images):
         remedy = "motion-enhancer images lock"
@@ -67,25 +51,15 @@ def locked(file: Path = LOCK) -> dict[str, str]:
     return {variant: pinned(images[variant], str(file)) for variant in VARIANTS}
 
 
-def tag_of(repository: str, variant: str, tag: str) -> str:
-    """Return `repository:variant-tag`."""
-    return f"{repository}:{variant}-{tag}"
-
-
 @contextmanager
 def engine() -> Iterator[docker.DockerClient]:
-    """Open the Docker engine that the environment names (`DOCKER_HOST`).
-
-    Raises:
-        TryAgainError: no engine answers.
-    """
+    """Open the Docker engine that the environment names (`DOCKER_HOST`). Raises TryAgainError: no engine answers."""
     try:
         client = docker.from_env(timeout=3600)
         client.ping()
     except DockerException as error:
-        raise TryAgainError(
-            f"no Docker engine: {error}", source="DOCKER_HOST", remedy="start it, or set DOCKER_HOST"
-        ) from error
+        remedy = "start it, or set DOCKER_HOST"
+        raise TryAgainError(f"no Docker engine: {error}", source="DOCKER_HOST", remedy=remedy) from error
     try:
         yield client
     finally:
@@ -95,36 +69,26 @@ def engine() -> Iterator[docker.DockerClient]:
 def build(
     client: docker.DockerClient, variant: str, name: str, overrides: Mapping[str, str], network: str | None = None
 ) -> str:
-    """Build a variant, name it, and return the image's id.
+    """Build a variant, call it `name` (`repository:tag`), and return the image's id.
 
-    Args:
-        client: the engine.
-        variant: `gpu` or `cpu`.
-        name: `repository:tag` that the image gets.
-        overrides: build arguments in place of `docker/images.json`'s (BASE_IMAGE, TORCH, TORCH_INDEX).
-        network: the network of the build's commands, e.g. `host`.
+    `overrides` are build arguments in place of `docker/images.json`'s (BASE_IMAGE, TORCH, TORCH_INDEX); `network` is
+    that of the build's commands, e.g. `host`.
 
-    Raises:
-        ParameterError: no such variant or build argument.
-        DataError: a command of the Dockerfile failed; the log's end is in the error.
+    Raises ParameterError: no such variant or build argument; DataError: a command of the Dockerfile failed; the log's
+    end is in the error.
     """
     arguments = _arguments(variant, overrides)
-    log.info("%s", f"{variant}: {', '.join(f'{key}={value}' for key, value in arguments.items())}")
+    log.info("%s: %s", variant, ", ".join(f"{key}={value}" for key, value in arguments.items()))
+    head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    revision = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    arguments |= {"VARIANT": variant, "REVISION": revision}
+    place = {"path": str(ROOT), "dockerfile": "docker/Dockerfile", "target": variant}
     try:
-        image, lines = client.images.build(
-            path=str(ROOT),
-            dockerfile="docker/Dockerfile",
-            target=variant,
-            tag=name,
-            buildargs={**arguments, "VARIANT": variant, "REVISION": _revision()},
-            network_mode=network,
-            rm=True,
-        )
+        image, lines = client.images.build(**place, tag=name, buildargs=arguments, network_mode=network, rm=True)
     except BuildError as error:
         end = "".join(line.get("stream", "") for line in error.build_log)[-3000:]
-        raise DataError(
-            f"the image was not built: {error.msg}\n{end}", source="docker/Dockerfile", remedy="see the log above"
-        ) from error
+        problem = f"the image was not built: {error.msg}\n{end}"
+        raise DataError(problem, source="docker/Dockerfile", remedy="see the log above") from error
     for line in lines:
         log.debug("%s", line.get("stream", "").rstrip())
     return str(image.id)
@@ -139,11 +103,6 @@ def _arguments(variant: str, overrides: Mapping[str, str]) -> dict[str, str]:
         problem, remedy = f"unknown build argument {', '.join(sorted(unknown))}", f"known: {', '.join(known[variant])}"
         raise ParameterError(problem, source="--build-arg", remedy=remedy)
     return {**known[variant], **overrides}
-
-
-def _revision() -> str:
-    answer = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
 
 
 def software(client: docker.DockerClient, name: str, target: Path) -> Path:
@@ -165,12 +124,7 @@ def software(client: docker.DockerClient, name: str, target: Path) -> Path:
 
 
 def push(client: docker.DockerClient, name: str) -> str:
-    """Push an image; returns `repository@sha256:…` as the registry answered.
-
-    Raises:
-        DataError: there is no such image here.
-        TryAgainError: the registry refused or could not be reached.
-    """
+    """Push an image; return `repository@sha256:…` as the registry answered, or raise TryAgainError where it refused."""
     _image(client, name)
     digest = ""
     for line in client.images.push(name, stream=True, decode=True):
@@ -184,8 +138,7 @@ def push(client: docker.DockerClient, name: str) -> str:
 def lock(client: docker.DockerClient, names: Mapping[str, str], file: Path = LOCK) -> dict[str, str]:
     """Write the lock: for each variant, the digest under which the registry holds the image `names[variant]`.
 
-    Raises:
-        DataError: an image is not here, or was never pushed to its repository.
+    Raises DataError: an image is not here, or was never pushed to its repository.
     """
     images = {variant: _digest(client, name) for variant, name in names.items()}
     file.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n")

@@ -1,8 +1,7 @@
 """A pipeline on this machine under KFP's own orchestrator and cache; each container is a process, or runs in Docker.
 
-kfp.local's Docker runner talks to the engine through `docker.from_env`; `_Docker` answers those calls, so no private
-API of kfp is touched.
-One pipeline run per process: kfp.local wraps `print` and never unwraps it.
+kfp.local's Docker runner talks to the engine through `docker.from_env`; `_client` answers those calls, so no private
+API of kfp is touched. One pipeline run per process: kfp.local wraps `print` and never unwraps it.
 """
 
 from __future__ import annotations
@@ -19,19 +18,18 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from components.core.errors import ParameterError
 from components.kubeflow import images
-from components.kubeflow.processes import Task, run_forked, run_fresh
+from components.kubeflow.processes import ENVIRONMENT, Task, run_forked, run_fresh
 from components.kubeflow.tree import ROOT, tree_digest
 
 if TYPE_CHECKING:
     import docker
 
-# one thread per task: sums over several threads differ in the last bit
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 _STORE_VARIABLES = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "LOG_LEVEL")
 
 
@@ -77,18 +75,6 @@ class Journal:
         return next((run for run in self.runs if run.code != 0), None)
 
 
-class Engine(Protocol):
-    """Executes a task's container: as a process of this Python, or in a Docker engine."""
-
-    images: Any
-
-    def execute(
-        self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
-    ) -> int:
-        """Execute the command, its output into `log`, and return its exit code (negative: the signal)."""
-        ...
-
-
 class ProcessEngine:
     """A container is a process of this Python with the same arguments: it runs the commands, not the images.
 
@@ -97,20 +83,13 @@ class ProcessEngine:
     """
 
     def __init__(self) -> None:
-        self.images = self  # no image is needed, and none is missing
+        self.images = SimpleNamespace(list=list, pull=lambda image: None)  # no image is needed, and none is missing
         self._tasks = itertools.count()
-
-    def list(self) -> list[Any]:
-        """Return no images."""
-        return []
-
-    def pull(self, image: str) -> None:
-        """Do nothing: there is nothing to pull."""
 
     def execute(
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
     ) -> int:
-        """Execute the command with this interpreter."""
+        """Execute the command, its output into `log`, and return its exit code (negative: the signal)."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # packages may lie elsewhere
         environment = {**os.environ, **environment, "PYTHONPATH": path, "KFP_LOCAL_IMAGE": image}
         _, _, module, *arguments = command  # python -m MODULE
@@ -129,18 +108,9 @@ class DockerEngine:
     ) -> int:
         """Execute as the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
         passed = {name: os.environ[name] for name in _STORE_VARIABLES if name in os.environ}
-        container = self.client.containers.run(
-            image,
-            list(command),
-            detach=True,
-            volumes=volumes,
-            environment={**environment, **passed},
-            network_mode=self.network,
-            read_only=True,
-            tmpfs={"/tmp": "mode=1777"},
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-        )
+        given = {"volumes": volumes, "environment": {**environment, **passed}, "network_mode": self.network}
+        confined = {"tmpfs": {"/tmp": "mode=1777"}, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
+        container = self.client.containers.run(image, list(command), detach=True, read_only=True, **given, **confined)
         with log.open("wb") as file:
             for part in container.logs(stream=True):
                 file.write(part)
@@ -149,14 +119,12 @@ class DockerEngine:
         return code
 
 
+Engine = ProcessEngine | DockerEngine
+
+
 @contextmanager
 def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
-    """Open an engine: `process`, or `docker` with the one that `DOCKER_HOST` names.
-
-    Raises:
-        ParameterError: another kind.
-        TryAgainError: no Docker engine answers.
-    """
+    """Open an engine: `process`, or `docker` with the one that `DOCKER_HOST` names; another is a ParameterError."""
     if kind == "process":
         yield ProcessEngine()
     elif kind == "docker":
@@ -166,45 +134,19 @@ def open_engine(kind: str, network: str = "host") -> Iterator[Engine]:
         raise ParameterError(f"unknown engine {kind!r}", source="--engine", remedy="process or docker")
 
 
-class _Docker:
-    """In place of `docker.DockerClient` in kfp.local: hands each container to an engine and keeps the journal."""
-
-    def __init__(self, engine: Engine, journal: Journal) -> None:
-        self.engine, self.journal, self.images, self.containers = engine, journal, engine.images, self
-
-    def info(self) -> dict[str, Any]:
-        """Return nothing: the engine is there."""
-        return {}
-
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
+def _client(engine: Engine, journal: Journal) -> Any:
+    """Return what stands for `docker.DockerClient` in kfp.local: it hands containers to an engine, as the journal's."""
 
     def run(
-        self,
-        image: str,
-        command: Sequence[str],
-        volumes: dict[str, Any],
-        environment: dict[str, str] | None = None,
-        **_: Any,
-    ) -> _Container:
-        """Prepare a task, which is executed when kfp.local waits for it."""
-        execute = partial(self.engine.execute, image, command, volumes, {**ENVIRONMENT, **(environment or {})})
-        return _Container(partial(self.journal.execute, command[4], execute))
+        image: str, command: Sequence[str], volumes: Any, environment: dict[str, str] | None = None, **_: Any
+    ) -> Any:
+        execute = partial(engine.execute, image, command, volumes, {**ENVIRONMENT, **(environment or {})})
+        # kfp.local asks for the logs first, which the task writes into its file itself, and then waits for the end
+        ended = lambda: {"StatusCode": journal.execute(command[4], execute)}
+        return SimpleNamespace(logs=lambda stream: iter(()), wait=ended)
 
-
-@dataclass
-class _Container:
-    """The part of docker's container that kfp.local uses."""
-
-    execute: Callable[[], int]
-
-    def logs(self, stream: bool = True) -> Iterator[bytes]:
-        """Yield nothing: the task writes into its log file itself."""
-        return iter(())
-
-    def wait(self) -> dict[str, int]:
-        """Execute the task and return its exit code, as docker does."""
-        return {"StatusCode": self.execute()}
+    containers = SimpleNamespace(run=run)
+    return SimpleNamespace(images=engine.images, containers=containers, info=dict, close=lambda: None)
 
 
 def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine: Engine) -> Journal:
@@ -215,17 +157,12 @@ def run_compiled(package: Path, arguments: dict[str, Any], folder: Path, engine:
     journal.folder.mkdir(parents=True, exist_ok=True)
     artifacts.mkdir(exist_ok=True)
     artifacts.chmod(0o777)  # a container writes its outputs here as the image's own user
-    local.init(
-        runner=local.DockerRunner(),
-        pipeline_root=str(artifacts),
-        enable_caching=True,
-        cache_root=str(folder / "cache"),
-        raise_on_error=False,
-    )
+    places = {"pipeline_root": str(artifacts), "cache_root": str(folder / "cache")}
+    local.init(runner=local.DockerRunner(), enable_caching=True, raise_on_error=False, **places)
     pipeline = components.load_component_from_file(str(package))
     # display names, resources and the like have no meaning here: kfp.local warns of it for every task
     warnings.filterwarnings("ignore", category=UserWarning, module=r"kfp\.local")
-    with mock.patch("docker.from_env", return_value=_Docker(engine, journal)), redirect_stdout(io.StringIO()):
+    with mock.patch("docker.from_env", return_value=_client(engine, journal)), redirect_stdout(io.StringIO()):
         made = pipeline(**arguments)
     journal.outputs = {name: Path(made.outputs[name].uri) for name in sorted(made.outputs)}  # KFP's own order changes
     return journal

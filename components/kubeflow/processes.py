@@ -17,15 +17,16 @@ import runpy
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from components.steps import STEPS
 
+# one thread per task: sums over several threads differ in the last bit
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 # multiprocessing reads the exit code of every ended process at each start, so two threads must not read at once
 _LOCK = threading.Lock()
@@ -46,46 +47,26 @@ def run_fresh(task: Task) -> int:
     """Run a task in an interpreter of its own and return its exit code (negative: the signal)."""
     command = [sys.executable, "-m", task.module, *task.arguments]
     with task.log.open("wb") as log:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=task.folder,
-            env=task.environment,
-            check=False,
-        )
-    return done.returncode
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.run(command, **streams, cwd=task.folder, env=task.environment, check=False).returncode
 
 
 def run_forked(task: Task) -> int:
     """Run a task as a fork; the first one starts the server and waits for its imports."""
     process = _CONTEXT.Process(target=_become, args=(task,))
-    # with the last one torch asks the driver's library for devices, not CUDA, which would be of no use after a fork
-    environment = {**task.environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    with _LOCK, _seen_by_server(environment):
-        _CONTEXT.set_forkserver_preload(["components.kubeflow.interruptible", *step_modules()])
-        process.start()
+    with _LOCK:
+        _CONTEXT.set_forkserver_preload(["components.kubeflow.fork_server", *step_modules()])
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # a task has its own; the fork would import this one
+        try:
+            process.start()
+        finally:
+            sys.modules["__main__"] = main
     connection.wait([process.sentinel])
     with _LOCK:
         process.join()
     assert process.exitcode is not None
     return process.exitcode
-
-
-@contextmanager
-def _seen_by_server(environment: dict[str, str]) -> Iterator[None]:
-    """Let multiprocessing hand on this environment, and no `__main__`: a task has its own."""
-    before, main = {name: os.environ.get(name) for name in environment}, sys.modules["__main__"]
-    os.environ.update(environment)
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        os.environ.update({name: value for name, value in before.items() if value is not None})
-        for name in [name for name, value in before.items() if value is None]:
-            del os.environ[name]
 
 
 def step_modules() -> list[str]:

@@ -58,15 +58,11 @@ class RunStatus:
 
 
 def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
-    """Ask for a run's state and tasks.
-
-    Raises:
-        DataError: there is no such run.
-        TryAgainError: unreachable.
-    """
+    """Ask for a run's state and tasks. Raises DataError: there is no such run; TryAgainError: unreachable."""
     run = get_run(kubeflow, run_id)
     names, nodes = _leaf_tasks(run), (run.run_details.task_details or []) if run.run_details is not None else []
-    skipped = {(node.start_time, node.end_time) for node in nodes if _is(node, "executor", "SKIPPED")}
+    executors = [node for node in nodes if node.display_name == "executor"]
+    skipped = {(node.start_time, node.end_time) for node in executors if node.state == "SKIPPED"}
     iterations: dict[str, list[Any]] = {}
     for node in sorted(nodes, key=lambda node: (node.start_time, node.display_name or "")):
         if node.display_name in names and node.state is not None:  # without a state it was left out
@@ -76,10 +72,6 @@ def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
     going = any(item.done < item.begun for item in tasks)
     stale = state in OVER and (going or (state == "SUCCEEDED" and len(tasks) < len(names)))
     return RunStatus(run_id, state, error, tasks, len(names), stale)
-
-
-def _is(node: Any, name: str, state: str) -> bool:
-    return bool(node.display_name == name and node.state == state)
 
 
 def _leaf_tasks(run: Any) -> set[str]:
@@ -117,8 +109,7 @@ def table(found: RunStatus) -> list[str]:
 def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float], None] = time.sleep) -> RunStatus:
     """Ask every `every` seconds until the run is over: a bar on a terminal, elsewhere a log line at each change.
 
-    Raises:
-        TryAgainError: KFP did not answer twenty times in a row; the run goes on.
+    Raises TryAgainError: KFP did not answer twenty times in a row; the run goes on.
     """
     missed, before = 0, ""
     with tqdm(total=None, desc=run_id, unit="task", disable=not sys.stderr.isatty()) as bar:
@@ -143,24 +134,14 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
             wait(every)
 
 
-# The report -----------------------------------------------------------------------------------------------------------
-
-
 def fetch(kubeflow: Kubeflow, run_id: str, folder: Path, digest: str = "") -> list[Path]:
     """Bring a finished run's report out of the run's store, with the digests of the manifests it was made of.
 
     KFP's API does not name what a run published, so the report is the one whose provenance fits the run's parameters.
+    `folder` gets `report.html` and `manifests.json`; nothing is written before both are there.
 
-    Args:
-        kubeflow: from `connect`.
-        run_id: a run that succeeded.
-        folder: gets `report.html` and `manifests.json`; nothing is written before both are there.
-        digest: of the report, where several fit.
-
-    Raises:
-        DataError: no such run, it is not over, or the store lacks the report.
-        ParameterError: several reports fit, or the store cannot be opened.
-        TryAgainError: KFP or the store cannot be reached.
+    Raises DataError: no such run, it is not over, or the store lacks the report; ParameterError: several reports fit,
+    or the store cannot be opened; TryAgainError: KFP or the store cannot be reached.
     """
     run = get_run(kubeflow, run_id)
     if run.state != "SUCCEEDED":

@@ -26,7 +26,6 @@ MODELS = "/models"
 # keeps for itself.
 GPU_CPU, GPU_MEMORY_GIB, GPU_SHM_GIB = 10, 100, 16
 
-
 _PART = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_DOMAIN}", re.ASCII)
@@ -42,8 +41,7 @@ class Profile:
     `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `node_selector` holds labels of the GPU
     nodes.
 
-    Raises:
-        ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
+    Raises ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
     """
 
     kind: str = "local"
@@ -69,21 +67,14 @@ class Profile:
         for name, least in (("parallelism", 1), ("timeout", 1), ("deadline", 1), ("retries", 0), ("sft_nodes", 1)):
             number = getattr(self, name)
             if number is not None and not least <= number < 2**31:
-                raise ParameterError(
-                    f"cannot be {number}", source=option(name), remedy=f"give a whole number from {least} on"
-                )
+                remedy = f"give a whole number from {least} on"
+                raise ParameterError(f"cannot be {number}", source=option(name), remedy=remedy)
         if self.sft_nodes > 1 and not self.gpu:
-            raise ParameterError(
-                f"profile {self.kind} has no GPU nodes", source="--sft-nodes", remedy="leave it out, or --profile a100"
-            )
-        for name, pattern in (
-            ("queue", _QUEUE),
-            ("store_secret", _NAME),
-            ("model_claim", _NAME),
-            ("scratch_claim", _NAME),
-        ):
+            problem, remedy = f"profile {self.kind} has no GPU nodes", "leave it out, or --profile a100"
+            raise ParameterError(problem, source="--sft-nodes", remedy=remedy)
+        for name in ("queue", "store_secret", "model_claim", "scratch_claim"):
             given = getattr(self, name)
-            if given is not None and not pattern.fullmatch(given):
+            if given is not None and not (_QUEUE if name == "queue" else _NAME).fullmatch(given):
                 remedy = "lower-case letters, digits, - and ."
                 raise ParameterError(f"{given!r} is no Kubernetes name", source=option(name), remedy=remedy)
 
@@ -97,15 +88,10 @@ PROFILE: ContextVar[Profile] = ContextVar("profile", default=Profile())
 
 
 def node_labels(kind: str, given: Sequence[str]) -> dict[str, str]:
-    """Labels of the GPU nodes from KEY=VALUE each; those of A100-SXM4-80GB unless there are any.
-
-    Raises:
-        ParameterError: not a label, or a profile without GPU nodes.
-    """
+    """Return labels of the GPU nodes from KEY=VALUE each, checked; those of A100-SXM4-80GB unless there are any."""
     if kind == "cpu" and given:
-        raise ParameterError(
-            "no step of profile cpu asks for a GPU node", source="--node-selector", remedy="leave it out"
-        )
+        problem = "no step of profile cpu asks for a GPU node"
+        raise ParameterError(problem, source="--node-selector", remedy="leave it out")
     return dict(map(_label, given)) or dict(A100)
 
 
@@ -158,9 +144,7 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
     if profile.kind == "local":
         return
     if profile.retries:
-        task.set_retry(
-            num_retries=profile.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s"
-        )
+        task.set_retry(profile.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
     kubernetes.use_secret_as_env(task, profile.store_secret, SECRET_KEYS)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images are named by digest

@@ -32,11 +32,8 @@ class Arguments:
     def task(self, name: str, step: str = "", form: str = "", **inputs: Any) -> dsl.PipelineTask:
         """Make a task of a step, with every parameter of the pipeline that the step's form declares.
 
-        Args:
-            name: the task's name; `rerun_<name>` runs it again.
-            step: the step's name where it is not the task's.
-            form: the step's form.
-            inputs: artifacts, and parameters that are not the pipeline's own (a loop's item, another task's output).
+        `step` is the step's name where it is not the task's; `inputs` are artifacts, and parameters that are not the
+        pipeline's own (a loop's item, another task's output).
         """
         declaration = declared(step or name)
         chosen = declaration.form(form)
@@ -53,8 +50,7 @@ class Arguments:
 def takes(*tasks: str) -> Callable[[Callable[[Arguments], Any]], Callable[..., Any]]:
     """Give a function of `Arguments` the signature and the description that KFP reads; goes below `@dsl.pipeline`.
 
-    Args:
-        tasks: the pipeline's tasks but `plan`, by name; each has a `rerun_<task>`.
+    `tasks` are the pipeline's tasks but `plan`, by name; each has a `rerun_<task>`.
     """
 
     def decorate(function: Callable[[Arguments], Any]) -> Callable[..., Any]:
@@ -65,9 +61,8 @@ def takes(*tasks: str) -> Callable[[Callable[[Arguments], Any]], Callable[..., A
 
         pipeline.__name__ = pipeline.__qualname__ = function.__name__
         pipeline.__doc__ = description(inspect.getdoc(function) or "", [item.name for item in parameters])
-        pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            parameters, return_annotation=inspect.signature(function).return_annotation
-        )
+        outputs = inspect.signature(function).return_annotation
+        pipeline.__signature__ = inspect.Signature(parameters, return_annotation=outputs)  # type: ignore[attr-defined]
         return pipeline
 
     return decorate

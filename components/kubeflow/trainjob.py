@@ -12,18 +12,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from components.kubeflow.scheduling import (
-    GPU_CPU,
-    GPU_MEMORY_GIB,
-    GPU_SHM_GIB,
-    MODELS,
-    PROFILE,
-    SECRET_KEYS,
-    USER,
-    Profile,
-    on_a100,
-    on_cpu,
-)
+from components.kubeflow import scheduling
+from components.kubeflow.scheduling import MODELS, PROFILE, SECRET_KEYS, USER, Profile
 from components.sft.nodes import MANIFEST
 
 SCRATCH = "/scratch"
@@ -37,20 +27,22 @@ def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.Pipeline
     """Schedule a task on one node with `gpus` GPUs, or as the launcher of a TrainJob on the profile's nodes."""
     profile = PROFILE.get()
     if profile.sft_nodes == 1:
-        return on_a100(task, title, gpus)
-    on_cpu(task, title, models=True)
+        return scheduling.on_a100(task, title, gpus)
+    scheduling.on_cpu(task, title, models=True)
     kubernetes.mount_pvc(task, pvc_name=profile.scratch_claim, mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
     kubernetes.use_field_path_as_env(task, "POD_UID", "metadata.uid")
     task.set_env_variable("TMPDIR", SCRATCH)
-    return task.set_env_variable(
-        MANIFEST, json.dumps(train_job(profile, task.container_spec.image, gpus), separators=(",", ":"))
-    )
+    manifest = train_job(profile, task.container_spec.image, gpus)
+    return task.set_env_variable(MANIFEST, json.dumps(manifest, separators=(",", ":")))
 
 
 def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
     """Return the TrainJob without name and job file, which the launcher adds: `gpus` processes on each node."""
-    memory = f"{GPU_MEMORY_GIB * gpus}Gi"
+    template = {"metadata": {"labels": POD_LABELS}, "spec": _pod(profile, gpus)}
+    jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
+    patch = {"manager": "motion-enhancer", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
+    memory = f"{scheduling.GPU_MEMORY_GIB * gpus}Gi"
     accelerators = {"nvidia.com/gpu": str(gpus)}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
@@ -66,31 +58,24 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                 # nodes, rank and rendezvous come from Trainer's PET_ variables
                 "command": ["python", "-m", "torch.distributed.run"],
                 "args": ["-m", "components.sft.loop"],
-                "env": [_secret(profile.store_secret, key, name) for key, name in SECRET_KEYS.items()],
+                "env": [
+                    {"name": name, "valueFrom": {"secretKeyRef": {"name": profile.store_secret, "key": key}}}
+                    for key, name in SECRET_KEYS.items()
+                ],
                 "resourcesPerNode": {
-                    "requests": {"cpu": str(GPU_CPU * gpus), "memory": memory, **accelerators},
+                    "requests": {"cpu": str(scheduling.GPU_CPU * gpus), "memory": memory, **accelerators},
                     "limits": {"memory": memory, **accelerators},
                 },
             },
-            "runtimePatches": [_patch(_pod(profile, gpus))],
+            "runtimePatches": [patch],
         },
     }
-
-
-def _secret(secret: str, key: str, name: str) -> dict[str, Any]:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-
-
-def _patch(pod: dict[str, Any]) -> dict[str, Any]:
-    """Return what the runtime's pods get beside it."""
-    template = {"metadata": {"labels": POD_LABELS}, "spec": pod}
-    jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
-    return {"manager": "motion-enhancer", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
 
 
 def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
     """Return node, volumes and rights of a worker's pod: a GPU step's, and Pod Security's profile "restricted"."""
     mounts = {"dshm": "/dev/shm", "models": MODELS, "scratch": SCRATCH}
+    own = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
     return {
         "nodeSelector": dict(profile.node_selector),
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
@@ -103,7 +88,7 @@ def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumes": [
-            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{GPU_SHM_GIB * gpus}Gi"}},
+            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{scheduling.GPU_SHM_GIB * gpus}Gi"}},
             {"name": "models", "persistentVolumeClaim": {"claimName": profile.model_claim}},
             {"name": "scratch", "persistentVolumeClaim": {"claimName": profile.scratch_claim}},
         ],
@@ -111,11 +96,7 @@ def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
             {
                 "name": "node",
                 "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "runAsNonRoot": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": own,
             }
         ],
     }

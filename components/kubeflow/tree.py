@@ -24,12 +24,9 @@ def tree_digest(root: Path) -> str:
 
 
 def tree_is_dirty(root: Path) -> bool:
-    """Return whether git sees uncommitted changes in the code that steps run.
+    """Return whether git sees uncommitted changes in the code that steps run; not in an image, or without git.
 
-    False where there is no checkout (an image) or no git.
-
-    Raises:
-        ParameterError: there is a checkout, but git does not look at it.
+    Raises ParameterError: there is a checkout, but git does not look at it.
     """
     command = ["git", "-C", str(root), "status", "--porcelain", "--", "components", "pipeline.py"]
     try:
@@ -37,11 +34,9 @@ def tree_is_dirty(root: Path) -> bool:
     except FileNotFoundError:
         return False
     if answer.returncode and "not a git repository" not in answer.stderr:
-        raise ParameterError(
-            f"git cannot see whether the code was edited: {answer.stderr.strip()}",
-            source=str(root),
-            remedy=f"run as the owner of the checkout, or `git config --global --add safe.directory {root}`",
-        )
+        problem = f"git cannot see whether the code was edited: {answer.stderr.strip()}"
+        remedy = f"run as the owner of the checkout, or `git config --global --add safe.directory {root}`"
+        raise ParameterError(problem, source=str(root), remedy=remedy)
     return bool(answer.stdout.strip())
 
 

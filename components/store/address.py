@@ -11,11 +11,7 @@ from components.store.file import FileBackend
 
 
 def open_backend(uri: str) -> Backend:
-    """Open a backend for `file:///path`, a plain path, or `minio://bucket/prefix`.
-
-    Raises:
-        ParameterError: another scheme, no bucket, or no credentials in the environment.
-    """
+    """Open a store. Raises ParameterError: another scheme, no bucket, or no credentials in the environment."""
     if "://" not in uri:  # a plain path may hold '#', '?' and '%'
         return FileBackend(Path(uri).absolute())
     parsed = urlparse(uri)
@@ -25,6 +21,5 @@ def open_backend(uri: str) -> Backend:
         from components.store.s3 import MinioBackend
 
         return MinioBackend.from_environment(uri)
-    raise ParameterError(
-        f"unknown scheme {parsed.scheme!r}", source=f"store={uri}", remedy="use file:///folder or minio://bucket/prefix"
-    )
+    remedy = "use file:///folder or minio://bucket/prefix"
+    raise ParameterError(f"unknown scheme {parsed.scheme!r}", source=f"store={uri}", remedy=remedy)

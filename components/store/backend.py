@@ -45,9 +45,7 @@ class Backend(Protocol):
 def disk_error(error: OSError, target: Path, source: str, room: str) -> ParameterError | TryAgainError:
     """Return the error of a failed write: try again with space (`room`: how to make some), or another folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TryAgainError(
-            f"no space left while writing {target.name}", source=source, remedy=f"{room}, then run again"
-        )
-    return ParameterError(
-        f"cannot write {target}: {error.strerror}", source=source, remedy="give a folder this user may write"
-    )
+        problem = f"no space left while writing {target.name}"
+        return TryAgainError(problem, source=source, remedy=f"{room}, then run again")
+    problem = f"cannot write {target}: {error.strerror}"
+    return ParameterError(problem, source=source, remedy="give a folder this user may write")

@@ -19,17 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def bootstrap(environment: Mapping[str, str]) -> None:
-    """Make the bucket.
-
-    Raises:
-        ParameterError: `STORE` is no bucket, or the keys may not do this.
-        TryAgainError: the store does not answer.
-    """
+    """Make the bucket; raise ParameterError where `STORE` is none, TryAgainError where the store does not answer."""
     uri = environment.get("STORE", "")
     if not uri.startswith("minio://"):
-        raise ParameterError(
-            f"STORE={uri!r} is no bucket", source="environment", remedy="set STORE=minio://bucket/prefix"
-        )
+        remedy = "set STORE=minio://bucket/prefix"
+        raise ParameterError(f"STORE={uri!r} is no bucket", source="environment", remedy=remedy)
     backend = MinioBackend.from_environment(uri)
     log.info("bucket %s %s", backend.bucket, "made" if backend.make_bucket() else "is there")
 

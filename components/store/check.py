@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from components.core.artifacts import Manifest, parse_manifest
 from components.core.errors import DataError
 from components.core.progress import track
-from components.core.records import Ref, sha256
-from components.store.entries import Store, hash_file
-from components.store.inventory import MANIFEST, PRODUCTS
+from components.core.records import Ref
+from components.store.entries import Store
+from components.store.gc import MANIFEST, PRODUCTS
 from components.store.transfer import references
 
 
@@ -40,41 +40,24 @@ class Findings:
 
 
 def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest]:
-    """Yield every prior set, model and report of the store, or those of some kinds.
-
-    Raises:
-        DataError: a manifest is damaged.
-    """
-    listed = [
-        (match.group(1), item.path)
-        for item in store.backend.walk("manifests")
-        if (match := MANIFEST.fullmatch(item.path))
-    ]
-    for digest, path in track(listed, "manifests"):
-        data, source = store.backend.get(path), f"{store.uri}/{path}"
-        if data is not None and sha256(data) != digest:
-            raise DataError(
-                "manifest content differs from its name", source=source, remedy="import or compute it again"
-            )
+    """Yield every prior set, model and report of the store, or of some kinds. Raises DataError: one is damaged."""
+    listed = [match[1] for item in store.backend.walk("manifests") if (match := MANIFEST.fullmatch(item.path))]
+    for digest in track(listed, "manifests"):
+        data = store.manifest_bytes(digest)
         if data is not None and json.loads(data).get("kind") in kinds:
-            yield parse_any(data, source)
+            yield parse_any(data, store.manifest_place(digest))
 
 
 def parse_any(data: bytes, source: str) -> Manifest:
-    """Return a manifest of any kind.
-
-    Raises:
-        DataError: not a manifest, of an unknown kind, or as `parse_manifest`.
-    """
+    """Return a manifest of any kind. Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`."""
     kinds = {kind.KIND: kind for kind in _kinds(Manifest)}
     try:
         named = kinds.get(json.loads(data).get("kind"), Manifest)
     except (ValueError, AttributeError) as error:
         raise DataError("not a manifest", source=source, remedy="run the step that makes it again") from error
     if named is Manifest:
-        raise DataError(
-            "a manifest of no kind that this code knows", source=source, remedy="use the version that wrote it"
-        )
+        problem = "a manifest of no kind that this code knows"
+        raise DataError(problem, source=source, remedy="use the version that wrote it")
     return parse_manifest(data, named, source)
 
 
@@ -85,18 +68,15 @@ def _kinds(base: type[Manifest]) -> Iterator[type[Manifest]]:
 
 
 def check(store: Store, manifests: Iterable[Manifest], *, content: bool = False) -> Findings:
-    """Look at every file that the manifests name: is it there with its size, and with `content` its sha256.
-
-    Returns:
-        The findings; damages in order of task and path.
-    """
+    """Look at every file that the manifests name: is it there with its size, and with `content` its sha256."""
     refs: dict[str, Ref] = {}
     units: dict[str, dict[str, None]] = {}
     for manifest in manifests:
         for unit, ref in _by_unit(manifest):
             refs.setdefault(ref.path, ref)
             units.setdefault(ref.path, {})[unit] = None
-    there = _sizes(store, refs)
+    tops = sorted({path.split("/")[0] for path in refs})  # a listing has a thousand objects per request
+    there = {item.path: item.size for top in tops for item in store.backend.walk(top)}
     found = Findings(files=len(refs), bytes=sum(ref.bytes for ref in refs.values()))
     for ref in track(list(refs.values()), "files") if content else refs.values():
         problem = _problem(store, ref, there.get(ref.path), content)
@@ -118,23 +98,10 @@ def _by_unit(manifest: Manifest) -> Iterator[tuple[str, Ref]]:
             yield (line.sample.id if hasattr(line, "sample") else line.video.id), ref
 
 
-def _sizes(store: Store, refs: Iterable[str]) -> dict[str, int]:
-    """Return sizes by path, from listings (a thousand objects per request) instead of one request per file."""
-    tops = sorted({path.split("/")[0] for path in refs})
-    return {item.path: item.size for top in tops for item in store.backend.walk(top)}
-
-
 def _problem(store: Store, ref: Ref, size: int | None, content: bool) -> str:
     if size is None:
         return "missing"
     if size != ref.bytes:
         return f"{size} bytes, not {ref.bytes}"
-    if not content:
-        return ""
-    try:
-        path = store.backend.local(ref.path)
-        if path is None:
-            return "missing"
-        return "" if hash_file(path) == ref.sha256 else "other content"
-    finally:
-        store.backend.release(ref.path)
+    seen = store.content(ref.path) if content else ref.sha256
+    return "missing" if seen is None else "" if seen == ref.sha256 else "other content"

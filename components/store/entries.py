@@ -24,6 +24,11 @@ from components.store.address import open_backend
 log = logging.getLogger(__name__)
 
 
+def rerun_remedy(task: str) -> str:
+    """Return how a damaged or missing file of a task is computed again."""
+    return f"set rerun_{task} to a new value (it computes what is damaged or missing, nothing else)"
+
+
 class File(Record):
     """A file of one piece of work: its path in the store, hash and size."""
 
@@ -60,8 +65,6 @@ class Store:
         self.backend = open_backend(uri)
         self.uri = self.backend.uri
 
-    # -- work ---------------------------------------------------------------------------------------------------------
-
     def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:
         """Return the remembered work, or None.
 
@@ -69,10 +72,7 @@ class Store:
             step: the work's folder.
             key: the work's name.
             task: whose rerun computes it again, where that is not called as the folder.
-            miss_if_damaged: return None for a damaged entry (with a warning) instead of raising.
-
-        Raises:
-            DataError: the entry is damaged.
+            miss_if_damaged: return None for a damaged entry (with a warning) instead of raising DataError.
         """
         path = f"{step}/{key}/entry.json"
         data = self.backend.get(path)
@@ -84,7 +84,7 @@ class Store:
             if miss_if_damaged:
                 log.warning("%s/%s is damaged: computing again", self.uri, path)
                 return None
-            remedy = f"set rerun_{task or step} to a new value (it computes what is damaged or missing, nothing else)"
+            remedy = rerun_remedy(task or step)
             raise DataError("entry.json does not validate", source=f"{self.uri}/{path}", remedy=remedy) from error
 
     def damaged(self, entry: Entry) -> list[str]:
@@ -97,8 +97,6 @@ class Store:
             if data is None or sha256(data) != file.sha256:
                 bad.append(file.path)
         return bad
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, ref: Ref) -> bytes:
         """Return the referenced bytes, verified by size and sha256."""
@@ -129,18 +127,19 @@ class Store:
     def _verify(self, ref: Ref, seen: tuple[int, str] | None) -> None:
         if seen == (ref.bytes, ref.sha256):
             return
-        what = (
-            "is missing"
-            if seen is None
-            else f"has other content (sha256 {seen[1][:16]}…, {seen[0]} bytes, wanted {ref.bytes})"
-        )
-        raise DataError(
-            f"{ref.path} {what}",
-            source=f"{self.uri}/{ref.path}, made by {ref.task}",
-            remedy=f"set rerun_{ref.task} to a new value (it computes what is damaged or missing, nothing else)",
-        )
+        what = "is missing"
+        if seen is not None:
+            what = f"has other content (sha256 {seen[1][:16]}…, {seen[0]} bytes, wanted {ref.bytes})"
+        source = f"{self.uri}/{ref.path}, made by {ref.task}"
+        raise DataError(f"{ref.path} {what}", source=source, remedy=rerun_remedy(ref.task))
 
-    # -- manifests ----------------------------------------------------------------------------------------------------
+    def content(self, path: str) -> str | None:
+        """Return the sha256 of a stored file, or None; a download is dropped again."""
+        try:
+            file = self.backend.local(path)
+            return None if file is None else hash_file(file)
+        finally:
+            self.backend.release(path)
 
     def publish(self, manifest: Manifest) -> str:
         """Write a manifest under its digest; publishing it again writes the same bytes. Returns the digest."""
@@ -152,21 +151,22 @@ class Store:
     def manifest(self, digest: str, expected: type[M]) -> M:
         """Return a published manifest by digest (`sha256:…` or bare hex)."""
         digest = digest.removeprefix("sha256:")
-        path = f"manifests/{digest}.json"
-        data = self.backend.get(path)
-        if data is None:
-            raise DataError(
-                f"no manifest {digest}",
-                source=f"{self.uri}/{path}",
-                remedy="check the digest, or `motion-enhancer import` it",
-            )
-        if sha256(data) != digest:
-            raise DataError(
-                "manifest content differs from its name",
-                source=f"{self.uri}/{path}",
-                remedy="import or compute it again",
-            )
-        return parse_manifest(data, expected, f"{self.uri}/{path}")
+        if (data := self.manifest_bytes(digest)) is None:
+            remedy = "check the digest, or `motion-enhancer import` it"
+            raise DataError(f"no manifest {digest}", source=self.manifest_place(digest), remedy=remedy)
+        return parse_manifest(data, expected, self.manifest_place(digest))
+
+    def manifest_place(self, digest: str) -> str:
+        """Return the address of a manifest, for errors."""
+        return f"{self.uri}/manifests/{digest}.json"
+
+    def manifest_bytes(self, digest: str) -> bytes | None:
+        """Return a published manifest's bytes, or None. Raises DataError: it is damaged."""
+        data = self.backend.get(f"manifests/{digest}.json")
+        if data is not None and sha256(data) != digest:
+            problem, remedy = "manifest content differs from its name", "import or compute it again"
+            raise DataError(problem, source=self.manifest_place(digest), remedy=remedy)
+        return data
 
 
 class WorkFolder:
@@ -189,26 +189,14 @@ class WorkFolder:
         self._files[role] = file
 
     def finish(self, unit: str, reads: dict[str, Any], numbers: dict[str, Any]) -> Entry:
-        """Write the entry: from here on the work is remembered.
-
-        Raises:
-            DataError: NaN or infinity among the numbers.
-        """
-        entry = Entry(
-            step=self.step,
-            version=self.version,
-            key=self.key,
-            unit=unit,
-            reads=reads,
-            numbers=numbers,
-            files=dict(sorted(self._files.items())),
-        )
+        """Write the entry: from here on the work is remembered. Raises DataError: NaN or infinity among the numbers."""
+        work = {"step": self.step, "version": self.version, "key": self.key, "unit": unit}
+        entry = Entry(**work, reads=reads, numbers=numbers, files=dict(sorted(self._files.items())))
         try:
             data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
         except ValueError as error:
-            raise DataError(
-                f"NaN or infinity in {numbers}", source=f"{self.step}, {unit}", remedy="look into this unit"
-            ) from error
+            problem, source = f"NaN or infinity in {numbers}", f"{self.step}, {unit}"
+            raise DataError(problem, source=source, remedy="look into this unit") from error
         self.store.backend.put(f"{self.step}/{self.key}/entry.json", data)
         return entry
 
@@ -216,20 +204,15 @@ class WorkFolder:
 def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
     """Return a manifest's bytes and place, by its digest in the store (`sha256:…`) or from an artifact's folder.
 
-    Raises:
-        ParameterError: neither is there.
-        DataError: the store's copy is damaged.
+    Raises ParameterError: neither is there; DataError: the store's copy is damaged.
     """
     file, digest = Path(what) / "manifest.json", what.removeprefix("sha256:")
     if file.is_file():
         return file.read_bytes(), str(file)
-    data, source = store.backend.get(f"manifests/{digest}.json"), f"{store.uri}/manifests/{digest}.json"
-    if data is None:
+    if (data := store.manifest_bytes(digest)) is None:
         remedy = "give sha256:… of a manifest in the store, or an artifact folder"
         raise ParameterError(f"no manifest {what!r}", source="command line", remedy=remedy)
-    if sha256(data) != digest:
-        raise DataError("manifest content differs from its name", source=source, remedy="import or compute it again")
-    return data, source
+    return data, store.manifest_place(digest)
 
 
 def hash_file(path: Path) -> str:

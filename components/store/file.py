@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from components.store.backend import Backend, Listed, disk_error
 
@@ -23,21 +24,36 @@ class FileBackend:
 
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None."""
-        file = self.root / path
-        return file.read_bytes() if file.is_file() else None
+        return None if (file := self.local(path)) is None else file.read_bytes()
 
     def put(self, path: str, data: bytes) -> None:
         """Write atomically; a full disk is `TryAgainError`."""
-        with self._target(path) as (handle, _):
+        with self._target(path) as handle:
             handle.write(data)
 
     def put_file(self, path: str, local: Path) -> None:
         """Copy a local file in."""
-        with self._target(path) as (handle, _), local.open("rb") as source:
+        with self._target(path) as handle, local.open("rb") as source:
             shutil.copyfileobj(source, handle, 1 << 20)
 
-    def _target(self, path: str) -> _AtomicFile:
-        return _AtomicFile(self.root / path, self.uri)
+    @contextmanager
+    def _target(self, path: str) -> Iterator[BinaryIO]:
+        """Open a file that appears whole or not at all."""
+        target, temporary = self.root / path, None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+            temporary = Path(name)
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        except BaseException as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise disk_error(error, target, f"store={self.uri}", "free space (`store gc`)") from error
+            raise
 
     def local(self, path: str) -> Path | None:
         """Return the file itself, or None."""
@@ -49,8 +65,7 @@ class FileBackend:
 
     def size(self, path: str) -> int | None:
         """Return the size in bytes, or None."""
-        file = self.root / path
-        return file.stat().st_size if file.is_file() else None
+        return None if (file := self.local(path)) is None else file.stat().st_size
 
     def modified(self, path: str) -> float | None:
         """Return the time of the last write in seconds since 1970, or None."""
@@ -100,33 +115,3 @@ def _files(base: Path) -> Iterator[Path]:
             continue
         above[top] = (*chain, here)
         yield from (file for name in names if not name.startswith(".tmp-") and (file := Path(top, name)).is_file())
-
-
-class _AtomicFile:
-    """A file that appears whole or not at all."""
-
-    def __init__(self, target: Path, uri: str) -> None:
-        self.target, self.uri = target, uri
-
-    def __enter__(self) -> tuple[Any, Path]:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=self.target.parent)
-        except OSError as error:
-            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error
-        self.temporary = Path(name)
-        self.handle = os.fdopen(descriptor, "wb")
-        return self.handle, self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            self.handle.close()
-        except OSError as late:
-            error = error or late
-        if error is None:
-            self.temporary.chmod(0o644)
-            self.temporary.replace(self.target)
-            return
-        self.temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise disk_error(error, self.target, f"store={self.uri}", "free space (`store gc`)") from error

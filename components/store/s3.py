@@ -19,7 +19,7 @@ from datetime import datetime
 from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 from xml.etree.ElementTree import ParseError
 
@@ -35,15 +35,8 @@ from components.store.backend import Backend, Listed, disk_error
 T = TypeVar("T")
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
-_DENIED = {
-    "AccessDenied",
-    "AccountProblem",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "ExpiredToken",
-    "UserSuspended",
-}
+_DENIED = {"AccessDenied", "AccountProblem", "UserSuspended", "InvalidToken", "ExpiredToken"}
+_DENIED |= {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
 _LATER_STATUS = {408, 429}
@@ -67,24 +60,22 @@ def _connection() -> Callable[[], Minio]:
     if scheme.lower() not in ("http", "https") or not place:
         raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy=example)
     if "@" in place:  # not shown: it holds a password
-        raise ParameterError(
-            "S3_ENDPOINT holds a user", source="environment", remedy=f"{example}; keys: S3_ACCESS_KEY, S3_SECRET_KEY"
-        )
+        remedy = f"{example}; keys: S3_ACCESS_KEY, S3_SECRET_KEY"
+        raise ParameterError("S3_ENDPOINT holds a user", source="environment", remedy=remedy)
     keys, region = (os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"]), os.environ.get("S3_REGION", "us-east-1")
-    connect = partial(_client, place, *keys, region, secure=scheme.lower() == "https")
+    times = urllib3.Timeout(connect=10, read=60)
+
+    def connect() -> Minio:
+        pool = urllib3.PoolManager(timeout=times, maxsize=16, retries=False)
+        return Minio(place, *keys, secure=scheme.lower() == "https", region=region, http_client=pool)
+
     try:
         connect()
     except ValueError as error:  # a path, a bad port, a bad region
         problem = f"S3_ENDPOINT={scheme}://{place}, region {region}: {error}"
-        raise ParameterError(
-            problem, source="environment", remedy=f"{example} (S3_REGION: as the server calls it)"
-        ) from error
+        remedy = f"{example} (S3_REGION: as the server calls it)"
+        raise ParameterError(problem, source="environment", remedy=remedy) from error
     return connect
-
-
-def _client(place: str, access_key: str, secret_key: str, region: str, *, secure: bool) -> Minio:
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), maxsize=16, retries=False)
-    return Minio(place, access_key=access_key, secret_key=secret_key, secure=secure, region=region, http_client=pool)
 
 
 class MinioBackend:
@@ -108,10 +99,8 @@ class MinioBackend:
     def _downloads(self) -> Path:
         """The downloads folder of this process; a fork's lies in its parent's, which goes even if it is killed."""
         if self._folder is None or self._folder_of != os.getpid():
-            self._folder, self._folder_of = (
-                Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder)),
-                os.getpid(),
-            )
+            self._folder = Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder))
+            self._folder_of = os.getpid()
             # unlike TemporaryDirectory it leaves the folder alone in a forked copy, and runs at the end of a
             # multiprocessing worker
             Finalize(self, shutil.rmtree, (self._folder, True), exitpriority=0)
@@ -120,22 +109,17 @@ class MinioBackend:
     @classmethod
     def from_environment(cls, uri: str) -> MinioBackend:
         """Open `minio://bucket/prefix` with the endpoint and keys of the environment."""
-        parsed = urlparse(uri)
+        parsed, source = urlparse(uri), f"store={uri}"
         missing = [name for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY") if not os.environ.get(name)]
         if missing:
-            raise ParameterError(
-                f"no {', '.join(missing)} in the environment",
-                source=f"store={uri}",
-                remedy="set them (a Kubernetes secret on a cluster)",
-            )
+            problem = f"no {', '.join(missing)} in the environment"
+            remedy = "set them (a Kubernetes secret on a cluster)"
+            raise ParameterError(problem, source=source, remedy=remedy)
         if not parsed.netloc:
-            raise ParameterError("no bucket in the address", source=f"store={uri}", remedy="use minio://bucket/prefix")
+            raise ParameterError("no bucket in the address", source=source, remedy="use minio://bucket/prefix")
         if not _BUCKET.fullmatch(parsed.netloc):
-            raise ParameterError(
-                f"no bucket can be called {parsed.netloc!r}",
-                source=f"store={uri}",
-                remedy="3 to 63 of a-z, 0-9, . and -",
-            )
+            problem = f"no bucket can be called {parsed.netloc!r}"
+            raise ParameterError(problem, source=source, remedy="3 to 63 of a-z, 0-9, . and -")
         return cls(_connection(), parsed.netloc, parsed.path.strip("/"))
 
     def _name(self, path: str) -> str:
@@ -152,9 +136,8 @@ class MinioBackend:
         try:
             return retrying(self._once, what, action)
         except _TransientError as error:
-            raise TryAgainError(
-                f"{what} failed {_ATTEMPTS} times: {error}", source=self.uri, remedy="run again when the store answers"
-            ) from error
+            problem = f"{what} failed {_ATTEMPTS} times: {error}"
+            raise TryAgainError(problem, source=self.uri, remedy="run again when the store answers") from error
 
     def _once(self, what: str, action: Callable[[], T]) -> T | None:
         try:
@@ -162,44 +145,42 @@ class MinioBackend:
         except S3Error as error:
             if error.code in _MISSING:
                 return None
-            if error.code is None:  # a page that happens to be XML
-                raise self._bare(what, error.response.status) from error
-            if error.code in _DENIED:
-                raise ParameterError(
-                    f"{what}: {error.code}", source=self.uri, remedy="check S3_ACCESS_KEY and S3_SECRET_KEY"
-                ) from error
-            if error.code == "NoSuchBucket":
-                raise ParameterError(
-                    f"bucket {self.bucket!r} does not exist", source=self.uri, remedy="create it"
-                ) from error
-            # a client error stays one however often it is asked, but for the two that mean "later"
-            if 400 <= error.response.status < 500 and error.code not in _LATER:
-                raise ParameterError(
-                    f"{what}: {error.code}", source=self.uri, remedy="check S3_ENDPOINT, S3_REGION and the bucket"
-                ) from error
-            raise _TransientError(f"{error.code}") from error
+            raise self._refusal(what, error) from error
         except InvalidResponseError as error:
             raise self._bare(what, error._code) from error
         except ServerError as error:
             raise self._bare(what, error.status_code) from error
         except (ParseError, UnicodeDecodeError) as error:
-            raise ParameterError(
-                f"{what}: the answer is none of an S3 server", source=self.uri, remedy=_NO_S3
-            ) from error
+            raise self._wrong(f"{what}: the answer is none of an S3 server", _NO_S3) from error
         except urllib3.exceptions.SSLError as error:
             if error.args and isinstance(error.args[0], (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # hung up
                 raise _TransientError(type(error).__name__) from error
-            raise ParameterError(
-                f"{what}: {error}", source=self.uri, remedy=f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
-            ) from error
+            remedy = f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
+            raise self._wrong(f"{what}: {error}", remedy) from error
         except (urllib3.exceptions.HTTPError, ConnectionError) as error:
             raise _TransientError(type(error).__name__) from error
+
+    def _wrong(self, problem: str, remedy: str) -> ParameterError:
+        return ParameterError(problem, source=self.uri, remedy=remedy)
+
+    def _refusal(self, what: str, error: S3Error) -> Exception:
+        """Return the error that S3's own document stands for."""
+        if error.code is None:  # a page that happens to be XML
+            return self._bare(what, error.response.status)
+        if error.code in _DENIED:
+            return self._wrong(f"{what}: {error.code}", "check S3_ACCESS_KEY and S3_SECRET_KEY")
+        if error.code == "NoSuchBucket":
+            return self._wrong(f"bucket {self.bucket!r} does not exist", "create it")
+        # a client error stays one however often it is asked, but for the two that mean "later"
+        if 400 <= error.response.status < 500 and error.code not in _LATER:
+            return self._wrong(f"{what}: {error.code}", "check S3_ENDPOINT, S3_REGION and the bucket")
+        return _TransientError(f"{error.code}")
 
     def _bare(self, what: str, status: int) -> Exception:
         """Return the error of an answer without S3's document: a proxy or another server, unless it means "later"."""
         if status >= 500 or status in _LATER_STATUS:
             return _TransientError(f"HTTP {status}")
-        return ParameterError(f"{what}: HTTP {status} without an S3 error", source=self.uri, remedy=_NO_S3)
+        return self._wrong(f"{what}: HTTP {status} without an S3 error", _NO_S3)
 
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None."""
@@ -216,9 +197,8 @@ class MinioBackend:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; it appears whole."""
-        self._call(
-            f"put {path}", lambda: self.client.put_object(self.bucket, self._name(path), io.BytesIO(data), len(data))
-        )
+        name = self._name(path)
+        self._call(f"put {path}", lambda: self.client.put_object(self.bucket, name, io.BytesIO(data), len(data)))
 
     def put_file(self, path: str, local: Path) -> None:
         """Upload a local file (in parts when large)."""
@@ -246,20 +226,20 @@ class MinioBackend:
 
     def size(self, path: str) -> int | None:
         """Return the size in bytes, or None."""
-        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
-        return None if found is None else int(found.size or 0)
+        return None if (found := self._stat(path)) is None else int(found.size or 0)
 
     def modified(self, path: str) -> float | None:
         """Return the time of the last write in seconds since 1970, or None."""
-        found = self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
-        return None if found is None else _seconds(found.last_modified)
+        return None if (found := self._stat(path)) is None else _seconds(found.last_modified)
+
+    def _stat(self, path: str) -> Any:
+        return self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
         """Yield all objects below `prefix`, sorted."""
         start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
-        found = self._call(
-            f"list {prefix}", lambda: list(self.client.list_objects(self.bucket, prefix=start, recursive=True))
-        )
+        list_all = partial(self.client.list_objects, self.bucket, prefix=start, recursive=True)
+        found = self._call(f"list {prefix}", lambda: list(list_all()))
         cut = len(self.prefix) + 1 if self.prefix else 0
         for item in sorted(found or [], key=lambda item: str(item.object_name)):
             yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), _seconds(item.last_modified))
@@ -278,13 +258,9 @@ class MinioBackend:
         """Copy inside one endpoint without moving bytes through this process; False when that is not possible."""
         if not isinstance(source, MinioBackend):
             return False
-        origin = CopySource(source.bucket, source._name(path))
-        return (
-            self._call(f"copy {path}", lambda: bool(self.client.copy_object(self.bucket, self._name(target), origin)))
-            is True
-        )
-
-    # -- the bucket ---------------------------------------------------------------------------------------------------
+        name, origin = self._name(target), CopySource(source.bucket, source._name(path))
+        copied = self._call(f"copy {path}", lambda: self.client.copy_object(self.bucket, name, origin))
+        return copied is not None
 
     def make_bucket(self) -> bool:
         """Make the bucket unless it is there (or another process is quicker); whether this call made it."""

@@ -12,16 +12,11 @@ from components.core.errors import DataError
 
 
 def pack(tensors: Mapping[str, Tensor], source: str = "result") -> bytes:
-    """Serialize; equal tensors give equal bytes.
-
-    Raises:
-        DataError: a tensor holds NaN or infinity; names the tensor and the unit.
-    """
+    """Serialize; equal tensors give equal bytes. Raises DataError: NaN or infinity; names the tensor and the unit."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DataError(
-                f"{name} holds NaN or infinity", source=source, remedy="check the input and the model's dtype"
-            )
+            remedy = "check the input and the model's dtype"
+            raise DataError(f"{name} holds NaN or infinity", source=source, remedy=remedy)
     data: bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())})
     return data
 

@@ -52,8 +52,7 @@ def original_name(ref: Ref) -> str:
 def own_path(ref: Ref, source: str) -> str:
     """Return a reference's path if a store gives it to this content: a manifest may come from anywhere.
 
-    Raises:
-        DataError: any other path: it may lead out of the folder, or to what a store keeps for another content.
+    Raises DataError: any other path: it may lead out of the folder, or to what a store keeps for another content.
     """
     match = _OWN.fullmatch(ref.path)
     if match is None or not ref.sha256.startswith(match[1] or match[2]):
@@ -65,8 +64,7 @@ def own_path(ref: Ref, source: str) -> str:
 def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
     """Parse a manifest of one of the two kinds that go between stores.
 
-    Raises:
-        DataError: another kind, or as `parse_manifest`.
+    Raises DataError: another kind, or as `parse_manifest`.
     """
     try:
         raw = json.loads(data)
@@ -77,14 +75,8 @@ def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
         return parse_manifest(data, TunedModel, source)
     if kind == PriorSet.KIND:
         return parse_manifest(data, PriorSet, source)
-    raise DataError(
-        f"a manifest of kind {kind!r}",
-        source=source,
-        remedy=f"only {PriorSet.KIND} and {TunedModel.KIND} go between stores",
-    )
-
-
-# Out ------------------------------------------------------------------------------------------------------------------
+    remedy = f"only {PriorSet.KIND} and {TunedModel.KIND} go between stores"
+    raise DataError(f"a manifest of kind {kind!r}", source=source, remedy=remedy)
 
 
 def export_folder(
@@ -92,16 +84,14 @@ def export_folder(
 ) -> None:
     """Write a prior set or a model with all its files (and videos) into an empty folder; the manifest comes last.
 
-    Raises:
-        ParameterError: the folder is not empty.
-        DataError: the store lacks a file, or it is damaged.
+    Raises ParameterError: the folder is not empty; DataError: the store lacks a file, or it is damaged.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ParameterError(f"{folder} is not empty", source="export", remedy="give a new folder")
     inner = folder / _inner(manifest)
     inner.mkdir(parents=True, exist_ok=True)
     for place, ref in track(list(_places(manifest).items()), "export"):
-        if videos or not _is_video(ref):
+        if videos or not ref.path.startswith("videos/"):
             target = folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
             with store.borrowed(ref) as file:
@@ -117,11 +107,7 @@ def _inner(manifest: PriorSet | TunedModel) -> str:
 
 
 def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
-    """Return every file by its place in the folder: its path in the store, or a model file's original name.
-
-    Raises:
-        DataError: a path that no store gives to this content.
-    """
+    """Return every file by its place in the folder: its path in the store, or a model file's original name."""
     refs = {own_path(ref, manifest.kind): ref for ref in references(manifest)}
     if isinstance(manifest, PriorSet):
         return refs
@@ -130,19 +116,8 @@ def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
     return {named.get(path, f"{INNER}/{path}"): ref for path, ref in refs.items()}
 
 
-def _is_video(ref: Ref) -> bool:
-    return ref.path.startswith("videos/")
-
-
-# In -------------------------------------------------------------------------------------------------------------------
-
-
 def exported_manifest(folder: Path, kind: type[M]) -> M:
-    """Return the manifest of an exported folder that must be of one kind.
-
-    Raises:
-        DataError: no exported folder, or another kind.
-    """
+    """Return the manifest of an exported folder. Raises DataError: no exported folder, or of another kind."""
     file = _manifest_file(folder)
     return parse_manifest(file.read_bytes(), kind, str(file))
 
@@ -161,47 +136,27 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
     Every file is verified before it is copied, and one that the store holds already is kept if its content is right.
     The manifest is published last.
 
-    Args:
-        folder: what `export` wrote.
-        store: where it goes.
-        videos: copy the folder's videos; without them, and where the folder was exported without, the store must hold
-            them.
+    Without `videos`, and where the folder was exported without, the store must hold them.
 
-    Raises:
-        DataError: a file is missing or damaged, a video is in neither place, or the folder holds another kind.
+    Raises DataError: a file is missing or damaged, a video is in neither place, or the folder holds another kind.
     """
     file = _manifest_file(folder)
     manifest = parse_transferable(file.read_bytes(), str(file))
     if file.parent != folder / _inner(manifest):
-        raise DataError(
-            f"a {manifest.kind} where none belongs", source=str(file), remedy="give the folder that `export` wrote"
-        )
+        problem = f"a {manifest.kind} where none belongs"
+        raise DataError(problem, source=str(file), remedy="give the folder that `export` wrote")
     for place, ref in track(list(_places(manifest).items()), "import"):
-        if _is_video(ref) and not (videos and (folder / place).is_file()):
-            _require(ref, store)
-        else:
+        if not ref.path.startswith("videos/") or (videos and (folder / place).is_file()):
             _copy_in(folder / place, ref, store)
+        elif store.backend.size(ref.path) != ref.bytes:
+            remedy = "export and import with the videos"
+            raise DataError(f"the store has no {ref.path}", source=store.uri, remedy=remedy)
     return store.publish(manifest)
 
 
-def _require(ref: Ref, store: Store) -> None:
-    if store.backend.size(ref.path) != ref.bytes:
-        raise DataError(f"the store has no {ref.path}", source=store.uri, remedy="export and import with the videos")
-
-
 def _copy_in(file: Path, ref: Ref, store: Store) -> None:
+    """Copy a verified file, unless the store has it with the right content (a disk may have damaged it)."""
     if not file.is_file() or file.stat().st_size != ref.bytes or hash_file(file) != ref.sha256:
         raise DataError(f"{ref.path} is {'damaged' if file.is_file() else 'missing'}", source=str(file), remedy=_AGAIN)
-    if not _holds(store, ref):
+    if store.backend.size(ref.path) != ref.bytes or store.content(ref.path) != ref.sha256:
         store.backend.put_file(ref.path, file)
-
-
-def _holds(store: Store, ref: Ref) -> bool:
-    """Return whether the store has the file with the right content (a disk may have damaged it)."""
-    if store.backend.size(ref.path) != ref.bytes:
-        return False
-    path = store.backend.local(ref.path)
-    try:
-        return path is not None and hash_file(path) == ref.sha256
-    finally:
-        store.backend.release(ref.path)

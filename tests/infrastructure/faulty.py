@@ -45,9 +45,8 @@ class FaultyProxy:
 
             def hand_on(self, body, truncate):
                 connection = http.client.HTTPConnection(target, timeout=60)
-                connection.request(
-                    self.command, self.path, body, dict(self.headers)
-                )  # the host stays: it is part of the signature
+                # the host stays: it is part of the signature
+                connection.request(self.command, self.path, body, dict(self.headers))
                 reply = connection.getresponse()
                 content = reply.read()
                 self.send_response(reply.status)

@@ -22,17 +22,8 @@ SESSION = uuid.uuid4().hex[:8]  # a server that outlives these tests remembers t
 
 
 def arguments(data, store, out):
-    store = f"{SESSION}/{store}"
-    return (
-        "step",
-        "dataset_import",
-        "--store",
-        f"minio://{BUCKET}/{store}",
-        "--out",
-        out,
-        "--set",
-        f"source={data}/scenes",
-    )
+    uri = f"minio://{BUCKET}/{SESSION}/{store}"
+    return ("step", "dataset_import", "--store", uri, "--out", out, "--set", f"source={data}/scenes")
 
 
 def imported(data, store, out, **environment):
@@ -122,22 +113,12 @@ def test_a_server_that_stays_away_ends_with_75_and_nothing_is_lost(clean, data, 
 
 
 def test_credentials_revoked_end_with_2_and_nothing_is_lost(clean, data, proxy, tmp_path):
-    access, secret = (
-        secrets.token_hex(10),
-        secrets.token_hex(20),
-    )  # a second key of the user, so that no other test loses its own
+    # a second key of the user, so that no other test loses its own
+    access, secret = secrets.token_hex(10), secrets.token_hex(20)
 
     def key(what, *given):
-        command = [
-            "radosgw-admin",
-            "--name=client.rgw",
-            "key",
-            what,
-            "--uid=ci",
-            "--key-type=s3",
-            f"--access-key={access}",
-            *given,
-        ]
+        command = f"radosgw-admin --name=client.rgw key {what} --uid=ci --key-type=s3 --access-key={access}".split()
+        command += given
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     key("create", f"--secret-key={secret}")
@@ -171,25 +152,11 @@ def test_a_truncated_object_stops_its_reader_and_the_named_rerun_heals_it(clean,
     s3.put_object(BUCKET, path, io.BytesIO(content[:-100]), len(content) - 100)
 
     def invert():
-        return motion_enhancer(
-            "step",
-            "ddim_inversion",
-            "--store",
-            f"minio://{BUCKET}/{SESSION}/{store}",
-            "--out",
-            tmp_path / "invert",
-            "--in",
-            f"videos={out / 'videos'}",
-            "--set",
-            "vdm=tiny-cogvideox",
-            "--set",
-            "num_steps=1",
-            "--set",
-            "shard=0/1",
-            "--params",
-            json.dumps({"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"}),
-            check=False,
-        )
+        params = json.dumps({"height": 64, "width": 64, "num_frames": 17, "dtype": "float32"})
+        given = ["--set", "vdm=tiny-cogvideox", "--set", "num_steps=1", "--set", "shard=0/1"]
+        places = ("--store", f"minio://{BUCKET}/{SESSION}/{store}", "--out", tmp_path / "invert")
+        given += [*places, "--in", f"videos={out / 'videos'}", "--params", params]
+        return motion_enhancer("step", "ddim_inversion", *given, check=False)
 
     stopped = invert()
     assert stopped.returncode == 3, stopped.stderr

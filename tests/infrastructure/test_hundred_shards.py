@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.kubeflow.local import ENVIRONMENT
+from components.kubeflow.processes import ENVIRONMENT
 from components.kubeflow.tree import ROOT
 from components.synthetic.scenes import write_set
 from tests.command import python
@@ -60,14 +60,8 @@ def test_ends_within_its_time(run, capsys):
 def lines(run, task):
     """Lines in the manifest of every shard of a task."""
     found = run.out.glob(f"artifacts/*/for-loop-*/{task.replace('_', '-')}/executor_output.json")
-    outputs = [json.loads(path.read_text())["artifacts"] for path in found]
-    return [
-        item["metadata"]["lines"]
-        for output in outputs
-        for part in output.values()
-        for item in part["artifacts"]
-        if "lines" in item["metadata"]
-    ]
+    parts = [part for path in found for part in json.loads(path.read_text())["artifacts"].values()]
+    return [item["metadata"]["lines"] for part in parts for item in part["artifacts"] if "lines" in item["metadata"]]
 
 
 @pytest.mark.parametrize("task", SHARDED)
@@ -124,16 +118,13 @@ def as_backend(text):
 
 
 def test_collected_shards_fit_one_argument(run, capsys):
-    sizes = {
-        item["task"]: len(as_backend(item["input"]).encode()) + 1 for item in run.record if item["task"] in COLLECTING
-    }
+    collecting = [item for item in run.record if item["task"] in COLLECTING]
+    sizes = {item["task"]: len(as_backend(item["input"]).encode()) + 1 for item in collecting}
     assert sizes.keys() == set(COLLECTING)
     task, size = max(sizes.items(), key=lambda pair: pair[1])
     assert size > SHARDS * ENTRY_BYTES
     with capsys.disabled():
-        print(
-            f"\nlargest executor input: {task}, {size} of {ARGUMENT_LIMIT} bytes; margin {ARGUMENT_LIMIT - size} bytes"
-        )
+        print(f"\nlargest executor input: {task}, {size} of {ARGUMENT_LIMIT} bytes")
     assert size < ARGUMENT_LIMIT
 
 

@@ -69,23 +69,9 @@ def test_an_unchanged_run_executes_the_plan_alone(runs, lock, data):
 
 
 def test_a_failing_container_fails_the_run_with_its_own_code(lock, data, tmp_path):
-    done = motion_enhancer(
-        "run",
-        "motion_priors",
-        "--engine",
-        "docker",
-        "--lock",
-        lock,
-        "--out",
-        tmp_path,
-        "--set",
-        f"store=minio://{BUCKET}/failing",
-        "--set",
-        f"source={data}/absent",
-        "--set",
-        "vdm=tiny-cogvideox",
-        check=False,
-    )
+    options = ("--engine", "docker", "--lock", lock, "--out", tmp_path, "--vdm", "tiny-cogvideox")
+    places = ("--store", f"minio://{BUCKET}/failing", "--source", f"{data}/absent")
+    done = motion_enhancer("run", "motion_priors", *options, *places, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "data/absent" in done.stdout
 

@@ -25,14 +25,7 @@ from tests.sft.trainer import Cluster, serving
 from tests.vlm_attention import made
 
 VLM = "tiny-qwen2.5-vl"
-PARAMS = {
-    "global_batch": 2,
-    "max_steps": 4,
-    "held_out": 0.0,
-    "lr_vision": 1e-3,
-    "lr_llm": 1e-3,
-    "warmup": 0.0,
-}
+PARAMS = {"global_batch": 2, "max_steps": 4, "held_out": 0.0, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
 
 
 @pytest.fixture(scope="module")

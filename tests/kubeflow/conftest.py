@@ -15,10 +15,8 @@ IMAGE = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
 
 def command_line(*arguments):
     """Start `motion-enhancer` in a process of its own: a pipeline is compiled as its module is imported."""
-    command = [sys.executable, "-m", "components.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=dict(os.environ), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command, pipe = [sys.executable, "-m", "components.cli", *map(str, arguments)], subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), text=True, stdout=pipe, stderr=pipe)
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +38,9 @@ def packages(tmp_path_factory):
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No kubeconfig, no stored context and no variables of this machine's user."""
-    for name in (
-        "KF_PIPELINES_ENDPOINT",
-        "KF_PIPELINES_UI_ENDPOINT",
-        "KF_PIPELINES_SA_TOKEN_PATH",
-        "KUBERNETES_SERVICE_HOST",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("ENDPOINT", "UI_ENDPOINT", "SA_TOKEN_PATH"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "no-kubeconfig"))

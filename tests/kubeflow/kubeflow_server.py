@@ -27,9 +27,8 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def bodies(self, method, path):
-        return [
-            json.loads(body) for made, seen, body, _ in self.requests if (made, urlparse(seen).path) == (method, path)
-        ]
+        wanted = (method, path)
+        return [json.loads(body) for made, seen, body, _ in self.requests if (made, urlparse(seen).path) == wanted]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -79,11 +78,8 @@ class Kfp:
         self.experiments, self.runs = [], {}
 
     def __call__(self, method, url, body, headers):
-        if (
-            self.token
-            and headers.get("authorization") != f"Bearer {self.token}"
-            and headers.get("Cookie") != self.token
-        ):
+        shown = (headers.get("authorization"), headers.get("Cookie"))
+        if self.token and f"Bearer {self.token}" != shown[0] and self.token != shown[1]:
             return refused(401, "who are you")
         return self.api(method, url.path.removeprefix(PREFIX), parse_qs(url.query), json.loads(body) if body else None)
 
@@ -101,9 +97,8 @@ class Kfp:
             self.runs[run_id] = {"run_id": run_id, "state": "PENDING", **body}
             return as_json(self.runs[run_id])
         if path == "/runs":
-            return self.listed(
-                [run for run in self.runs.values() if run["experiment_id"] == query["experiment_id"][0]], query
-            )
+            of = query["experiment_id"][0]
+            return self.listed([run for run in self.runs.values() if run["experiment_id"] == of], query)
         run = self.runs.get(path.removeprefix("/runs/"))
         return as_json(run) if run else refused(404, f"ResourceNotFoundError: {path} not found")
 
@@ -125,9 +120,8 @@ class Kubernetes:
         if parts[0] == "nodes" or parts[2] in self.denied:
             if parts[0] in self.denied or len(parts) > 2:
                 return self.status(403, "Forbidden")
-            wanted = dict(
-                item.split("=") for item in parse_qs(url.query).get("labelSelector", [""])[0].split(",") if item
-            )
+            selector = parse_qs(url.query).get("labelSelector", [""])[0]
+            wanted = dict(item.split("=") for item in selector.split(",") if item)
             found = [node for node in self.nodes if wanted.items() <= node["metadata"]["labels"].items()]
             return as_json({"kind": "NodeList", "apiVersion": "v1", "metadata": {}, "items": found})
         item = self.items.get((parts[1], parts[2], parts[3]))
@@ -136,33 +130,20 @@ class Kubernetes:
         return as_json(item)
 
     def status(self, code, reason):
-        return as_json(
-            {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}, code
-        )
+        return as_json({"kind": "Status", "status": "Failure", "reason": reason, "code": code}, code)
 
     def node(self, labels, gpus, unschedulable=False):
         status = {"allocatable": {"cpu": "96", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}}
         spec = {"unschedulable": unschedulable}
-        self.nodes.append(
-            {"metadata": {"name": f"node-{len(self.nodes)}", "labels": labels}, "spec": spec, "status": status}
-        )
+        metadata = {"name": f"node-{len(self.nodes)}", "labels": labels}
+        self.nodes.append({"metadata": metadata, "spec": spec, "status": status})
 
     def secret(self, namespace, name, values):
         data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-        self.items[namespace, "secrets", name] = {
-            "kind": "Secret",
-            "apiVersion": "v1",
-            "metadata": {"name": name},
-            "data": data,
-        }
+        self.items[namespace, "secrets", name] = {"kind": "Secret", "metadata": {"name": name}, "data": data}
 
     def claim(self, namespace, name, phase="Bound"):
-        made = {
-            "kind": "PersistentVolumeClaim",
-            "apiVersion": "v1",
-            "metadata": {"name": name},
-            "status": {"phase": phase},
-        }
+        made = {"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "status": {"phase": phase}}
         self.items[namespace, "persistentvolumeclaims", name] = made
 
 

@@ -7,12 +7,12 @@ from kfp import dsl
 from kfp.dsl import pipeline_task
 
 import pipeline  # noqa: F401  (as whoever compiles; it brings the stack)
-from components.kubeflow import call_stack
+from components.kubeflow.component import call_stack
 
 
 def test_it_is_pythons_own():
-    ours, theirs = call_stack.stack(), inspect.stack(0)
-    assert pipeline_task.inspect.stack is call_stack.stack
+    ours, theirs = call_stack(), inspect.stack(0)
+    assert pipeline_task.inspect.stack is call_stack
     assert [(one[1], one[3]) for one in ours] == [(other.filename, other.function) for other in theirs]
 
 

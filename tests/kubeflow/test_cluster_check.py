@@ -10,6 +10,8 @@ from components.kubeflow.scheduling import A100, SECRET_KEYS
 from tests.command import motion_enhancer
 
 VALUES = dict.fromkeys(SECRET_KEYS, "canary-77aa")
+SECRET, CLAIM = ("team-a", "secrets", "motion-enhancer-store"), "motion-enhancer-models"
+SMALLER = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
 
 
 @pytest.fixture
@@ -54,45 +56,18 @@ def test_everything_is_there(complete, packages, capsys):
     assert {method for method, _, _, _ in complete.requests} == {"GET"}
 
 
-def small(state):
-    state.nodes[0]["status"]["allocatable"]["nvidia.com/gpu"] = "4"
-
-
-def closed(state):
-    state.nodes[0]["spec"]["unschedulable"] = True
-
-
-def other_label(state):
-    state.nodes[0]["metadata"]["labels"] = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
-
-
-def no_secret(state):
-    del state.items["team-a", "secrets", "motion-enhancer-store"]
-
-
-def no_key(state):
-    del state.items["team-a", "secrets", "motion-enhancer-store"]["data"]["secretkey"]
-
-
-def no_claim(state):
-    del state.items["team-a", "persistentvolumeclaims", "motion-enhancer-models"]
-
-
-def lost_claim(state):
-    state.claim("team-a", "motion-enhancer-models", "Lost")
-
-
 @pytest.mark.parametrize(
     ("break_it", "place", "said"),
     [
-        (small, 0, "offers 4"),
-        (closed, 0, "--node-selector"),
-        (other_label, 0, "--node-selector"),
-        (no_secret, 1, "kubectl create secret generic motion-enhancer-store -n team-a"),
-        (no_key, 1, "no secretkey"),
-        (no_claim, 2, "team-a"),
-        (lost_claim, 2, "lost"),
+        (lambda state: state.nodes[0]["status"]["allocatable"].update({"nvidia.com/gpu": "4"}), 0, "offers 4"),
+        (lambda state: state.nodes[0]["spec"].update(unschedulable=True), 0, "--node-selector"),
+        (lambda state: state.nodes[0]["metadata"].update(labels=SMALLER), 0, "--node-selector"),
+        (lambda state: state.items.pop(SECRET), 1, "kubectl create secret generic motion-enhancer-store -n team-a"),
+        (lambda state: state.items[SECRET]["data"].pop("secretkey"), 1, "no secretkey"),
+        (lambda state: state.items.pop(("team-a", "persistentvolumeclaims", CLAIM)), 2, "team-a"),
+        (lambda state: state.claim("team-a", CLAIM, "Lost"), 2, "lost"),
     ],
+    ids=["few GPUs", "closed", "other label", "no secret", "no key", "no claim", "lost claim"],
 )
 def test_what_is_missing_is_named_with_its_remedy(complete, packages, capsys, break_it, place, said):
     break_it(complete.answer)
@@ -104,17 +79,11 @@ def test_what_is_missing_is_named_with_its_remedy(complete, packages, capsys, br
     assert "canary" not in printed.out + printed.err
 
 
-def test_the_cpu_profile_asks_for_no_node(complete, packages, capsys):
-    complete.answer.nodes.clear()
-    assert check(packages, "cpu") == 0
-    assert set(states(capsys.readouterr().out)) == {"ok"}
-
-
 def test_what_may_not_be_looked_at_is_no_verdict(complete, packages, capsys):
-    """A user of one namespace may not list nodes."""
+    """A user of one namespace may not list nodes; the profile cpu asks for none."""
     complete.answer.denied = {"nodes"}
-    assert check(packages) == 0
-    assert states(capsys.readouterr().out) == ["?", "ok", "ok"]
+    assert check(packages) == check(packages, "cpu") == 0
+    assert states(capsys.readouterr().out)[:3] == ["?", "ok", "ok"]
 
 
 def test_nothing_is_submitted(complete, packages, kubeflow):

@@ -51,13 +51,10 @@ def test_without_any_it_stops_and_says_how_to_get_one(tmp_path):
     assert "--image NAME@sha256:…" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "image", ["registry.example/me:latest", "registry.example/me", "me@sha256:12", f"{GPU}:latest"]
-)
-def test_a_tag_is_refused(tmp_path, image):
+@pytest.mark.parametrize("image", ["example/me:latest", "example/me", "me@sha256:12", f"{GPU}:latest"])
+def test_a_tag_is_refused(image):
     with pytest.raises(ParameterError, match="is not pinned"):
         pinned(image, "--image")
-    assert compiled(tmp_path, "--image", image).returncode == 2
 
 
 @pytest.mark.parametrize(

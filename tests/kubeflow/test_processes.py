@@ -80,10 +80,8 @@ def test_a_killed_task_has_failed(tmp_path):
     for how in ("0", "killed"):
         command = ["python", "-m", ECHO, how, "{}"]
         journal.execute("sft", lambda log, command=command: engine.execute("", command, {}, {}, log))
-    assert [(run.task, run.log.name, run.code) for run in journal.runs] == [
-        ("sft", "sft-0.log", 0),
-        ("sft", "sft-1.log", 128 + signal.SIGKILL),
-    ]
+    ended = [(run.task, run.log.name, run.code) for run in journal.runs]
+    assert ended == [("sft", "sft-0.log", 0), ("sft", "sft-1.log", 128 + signal.SIGKILL)]
     assert journal.failed is journal.runs[1]
 
 

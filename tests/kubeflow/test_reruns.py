@@ -3,16 +3,15 @@
 import re
 
 import pytest
-from google.protobuf import json_format
-from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
 from components.kubeflow.arguments import PIPELINES
-from components.kubeflow.task_graph import followers, parameter_tasks, task_graph
 from docs import generate as docs
+from docs.task_graph import followers, parameter_tasks, task_graph
 
 TABLE = (docs.DOCS / "reference.md").read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
 AFTER_PRIORS = "vlm-attention sft tuned-eval tuned-attention report"
+AFTER_CAPTURE = f"head-selection token-selection prior-set {AFTER_PRIORS}"
 
 
 def rows():
@@ -36,17 +35,13 @@ def row(name, made=""):
     ("name", "executed", "following"),
     [
         ("token_ratio", "token-selection", f"prior-set {AFTER_PRIORS}"),
-        ("rerun_attention_capture", "attention-capture", f"head-selection token-selection prior-set {AFTER_PRIORS}"),
+        ("rerun_attention_capture", "attention-capture", AFTER_CAPTURE),
         ("rerun_sft", "sft", "tuned-eval tuned-attention report"),
         ("align_weight", "sft", "tuned-eval tuned-attention report"),
         ("rerun_baseline_eval", "baseline-eval", "report"),
         ("rerun_report", "report", ""),
         ("vlm", "vlm-attention sft baseline-eval", "tuned-eval tuned-attention report"),
-        (
-            "source",
-            "dataset-import",
-            f"ddim-inversion attention-capture head-selection token-selection prior-set {AFTER_PRIORS}",
-        ),
+        ("source", "dataset-import", f"ddim-inversion attention-capture {AFTER_CAPTURE}"),
         ("rerun_vlm_attention", "vlm-attention", "sft tuned-eval tuned-attention report"),
     ],
 )
@@ -56,25 +51,15 @@ def test_known_rows(name, executed, following):
 
 
 def test_the_baseline_stays_cached_whatever_happens_to_priors_and_training():
-    for name in (
-        "token_ratio",
-        "head_ratio",
-        "num_steps",
-        "text",
-        "align_weight",
-        "params_sft",
-        "rerun_attention_capture",
-        "rerun_sft",
-    ):
+    names = "token_ratio head_ratio num_steps text align_weight params_sft rerun_attention_capture rerun_sft"
+    for name in names.split():
         assert "baseline-eval" not in set.union(*row(name))
 
 
 def test_in_fine_tune_the_same_name_may_reach_less():
     assert row("priors", "fine_tune") == [{"prior-set"}, set(AFTER_PRIORS.split())]
-    assert row("params_dataset_import", "fine_tune") == [
-        {"benchmark-import"},
-        {"baseline-eval", "tuned-eval", "report"},
-    ]
+    following = {"baseline-eval", "tuned-eval", "report"}
+    assert row("params_dataset_import", "fine_tune") == [{"benchmark-import"}, following]
     assert row("seed", "fine_tune")[0] == {"sft"}
 
 
@@ -89,30 +74,3 @@ def test_every_parameter_of_every_pipeline_does_what_its_row_says(made):
         executed, following = row(name, made)
         assert followers(tasks, first) == (executed | following) & set(tasks), name
     assert {name for name, of in rows() if of in ("", made)} >= set(reached)
-
-
-def test_a_loop_hands_its_items_on():
-    """A task that reads only the loop's item depends on the parameter that is looped over."""
-    inner = {
-        "tasks": {
-            "one": {
-                "componentRef": {"name": "comp-one"},
-                "inputs": {"parameters": {"item": {"componentInputParameter": "x"}}},
-            }
-        }
-    }
-    loop = {
-        "componentRef": {"name": "comp-loop"},
-        "inputs": {"parameters": {"list": {"componentInputParameter": "shards"}}},
-        "parameterIterator": {"itemInput": "x", "items": {"inputParameter": "list"}},
-    }
-    spec = {
-        "components": {"comp-one": {"executorLabel": "exec-one"}, "comp-loop": {"dag": inner}},
-        "root": {
-            "dag": {"tasks": {"loop": loop}},
-            "inputDefinitions": {"parameters": {name: {"parameterType": "LIST"} for name in ("shards", "unused")}},
-        },
-    }
-    read = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
-    assert parameter_tasks(read) == {"shards": {"one"}, "unused": set()}
-    assert task_graph(read) == {"one": set()}

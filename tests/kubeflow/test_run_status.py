@@ -41,9 +41,6 @@ def rows(printed):
     return {line[0]: tuple(line[1:4]) for line in lines if len(line) == 5 and "/" in line[2]}
 
 
-# status ---------------------------------------------------------------------------------------------------------------
-
-
 def test_status_shows_tasks_with_state_iterations_and_cache_hits(runs, capsys):
     assert call(runs, "status", "rerun_sft") == 0
     printed = capsys.readouterr().out
@@ -65,9 +62,6 @@ def test_a_failed_run_names_its_tasks_and_the_place_of_the_log(runs, capsys):
     assert rows(printed)["plan"] == ("SUCCEEDED", "1/1", "0")
     assert "run driver_failed: FAILED, 9 of 14 tasks" in printed
     assert f"{runs.url}/#/runs/details/driver_failed" in printed
-
-
-def test_a_failed_task_is_named(runs, capsys):
     for node in runs.answer.runs["driver_failed"]["run_details"]["task_details"]:
         if node.get("display_name") == "token-selection":
             node["state"] = "FAILED"
@@ -88,7 +82,7 @@ def test_a_list_of_tasks_that_stopped_before_the_run_is_called_so_once(runs, cap
 
 
 def test_no_such_run(runs, capsys):
-    for command, more in (("status", ()), ("status", ("--watch",)), ("fetch", ("-o", "x"))):
+    for command, *more in (("status",), ("status", "--watch"), ("fetch", "-o", "x"), ("rerun", "--task", "sft")):
         assert call(runs, command, "nowhere", *more) == 3
         assert "no run nowhere" in capsys.readouterr().err
 
@@ -98,9 +92,6 @@ def test_a_run_that_has_not_begun_has_no_tasks(runs):
     runs.answer.runs["first"]["state"] = "PENDING"
     found = run_status.run_status(client.connect(runs.url, "kubeflow"), "first")
     assert (found.state, found.tasks, found.total, found.stale) == ("PENDING", [], 14, False)
-
-
-# --watch --------------------------------------------------------------------------------------------------------------
 
 
 def test_watch_waits_for_the_end_and_logs_each_change(runs, caplog):
@@ -139,9 +130,6 @@ def test_watch_outlives_a_server_that_is_away_and_counts_only_failures_in_a_row(
         run_status.watch(kubeflow, "first", 5, lambda _: None)
 
 
-# fetch ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def store(runs, tmp_path):
     return Store((tmp_path / "store").as_uri())
@@ -155,10 +143,9 @@ def publish(store, name="report", **changed):
     entry = folder.finish("report", {"priors": "p" * 64, "model": "m" * 64, "bench": [1]}, {})
     captured = {name: values["params_attention_capture"][name] for name in ("norm", "rows", "memory")}
     vdm = ModelId(name=Path(values["vdm"]).name, digest="d" * 64)
+    scalars = {"num_steps": values["num_steps"]}
     provenance = {
-        "attention_capture": StepRecord(
-            version="1", models={"vdm": vdm}, params=captured, scalars={"num_steps": values["num_steps"]}
-        ),
+        "attention_capture": StepRecord(version="1", models={"vdm": vdm}, params=captured, scalars=scalars),
         "prior_set": StepRecord(version="1", models={}, params={}, scalars={}),
     }
     return store.publish(Report(kind="Report", provenance=provenance, page=entry.ref("page", "report")))
@@ -186,13 +173,10 @@ def test_fetch_asks_where_several_reports_fit(runs, store, tmp_path, capsys):
     assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", "--report", f"sha256:{digests[1]}") == 0
 
 
-def test_fetch_without_a_report(runs, store, tmp_path, capsys):
+def test_fetch_without_a_report_and_of_a_run_that_is_not_over(runs, store, tmp_path, capsys):
     publish(store, num_steps=50)
     assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 3
     assert "no report with this run's parameters" in capsys.readouterr().err
-
-
-def test_fetch_of_a_run_that_is_not_over(runs, tmp_path, capsys):
     runs.answer.runs["first"]["state"] = "RUNNING"
     assert call(runs, "fetch", "first", "-o", tmp_path / "out") == 3
     assert "RUNNING" in capsys.readouterr().err

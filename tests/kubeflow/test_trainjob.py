@@ -20,60 +20,25 @@ from tests.kubeflow.conftest import IMAGE
 
 NODES = 4
 ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}
+USER = {"runAsUser": int, "runAsGroup": int, "fsGroup": int, "runAsNonRoot": bool, "fsGroupChangePolicy": str}
+OWN = {"allowPrivilegeEscalation": bool, "runAsNonRoot": bool, "capabilities": {"drop": [str]}}
+EMPTY, CLAIM = {"medium": str, "sizeLimit": str}, {"claimName": str}
 POD = {
-    "serviceAccountName": str,
     "nodeSelector": {"*": str},
     "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
-    "securityContext": {
-        "runAsUser": int,
-        "runAsGroup": int,
-        "fsGroup": int,
-        "runAsNonRoot": bool,
-        "fsGroupChangePolicy": str,
-        "seccompProfile": {"type": str},
-    },
-    "volumes": [
-        {"name": str, "emptyDir": {"medium": str, "sizeLimit": str}, "persistentVolumeClaim": {"claimName": str}}
-    ],
-    "containers": [
-        {
-            "name": str,
-            "env": [ENV],
-            "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool, "subPath": str}],
-            "securityContext": {
-                "allowPrivilegeEscalation": bool,
-                "runAsNonRoot": bool,
-                "readOnlyRootFilesystem": bool,
-                "capabilities": {"drop": [str]},
-            },
-        }
-    ],
+    "securityContext": {**USER, "seccompProfile": {"type": str}},
+    "volumes": [{"name": str, "emptyDir": EMPTY, "persistentVolumeClaim": CLAIM}],
+    "containers": [{"name": str, "volumeMounts": [{"name": str, "mountPath": str}], "securityContext": OWN}],
 }
-LABELS = {"labels": {"*": str}, "annotations": {"*": str}}
+LABELS = {"labels": {"*": str}}
 REPLICATED = {"name": str, "template": {"metadata": LABELS, "spec": {"template": {"metadata": LABELS, "spec": POD}}}}
-TRAIN_JOB = {
-    "apiVersion": str,
-    "kind": str,
-    "metadata": LABELS,
-    "spec": {
-        "runtimeRef": {"apiGroup": str, "kind": str, "name": str},
-        "activeDeadlineSeconds": int,
-        "suspend": bool,
-        "managedBy": str,
-        "trainer": {
-            "image": str,
-            "command": [str],
-            "args": [str],
-            "env": [ENV],
-            "numNodes": int,
-            "numProcPerNode": int,
-            "resourcesPerNode": {"limits": {"*": str}, "requests": {"*": str}},
-        },
-        "runtimePatches": [
-            {"manager": str, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [REPLICATED]}}}}
-        ],
-    },
+TRAINER = {
+    **{"image": str, "command": [str], "args": [str], "env": [ENV], "numNodes": int, "numProcPerNode": int},
+    "resourcesPerNode": {"limits": {"*": str}, "requests": {"*": str}},
 }
+PATCH = {"manager": str, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [REPLICATED]}}}}
+SPEC = {"runtimeRef": {"name": str}, "activeDeadlineSeconds": int, "trainer": TRAINER, "runtimePatches": [PATCH]}
+TRAIN_JOB = {"apiVersion": str, "kind": str, "metadata": LABELS, "spec": SPEC}
 
 
 def faults(value, known, path=""):
@@ -85,12 +50,8 @@ def faults(value, known, path=""):
     if isinstance(value, list):
         return [fault for k, item in enumerate(value) for fault in faults(item, known[0], f"{path}[{k}]")]
     found = [f"{path}.{name}" for name in value if name not in known and "*" not in known]
-    return found + [
-        fault
-        for name, item in value.items()
-        if name in known or "*" in known
-        for fault in faults(item, known.get(name, known.get("*")), f"{path}.{name}")
-    ]
+    here = {name: known.get(name, known.get("*")) for name in value if name in known or "*" in known}
+    return found + [fault for name, form in here.items() for fault in faults(value[name], form, f"{path}.{name}")]
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +85,7 @@ def test_asks_for_whole_nodes(manifest, several):
     trainer = manifest["spec"]["trainer"]
     assert manifest["spec"]["runtimeRef"] == {"name": "torch-distributed"}
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (NODES, 8)
-    assert (
-        trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"]
-        == trainer["resourcesPerNode"]["requests"]["nvidia.com/gpu"]
-        == "8"
-    )
+    assert [each["nvidia.com/gpu"] for each in trainer["resourcesPerNode"].values()] == ["8", "8"]
     assert trainer["image"] == container(several)["image"] == IMAGE
 
 
@@ -151,14 +108,10 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
 def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
     assert "accelerator" not in container(several)["resources"]
     pod = several[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
-    assert {item["constant"]: item["mountPath"] for item in pod["pvcMount"]} == {
-        "motion-enhancer-models": "/models",
-        "shared": "/scratch",
-    }
-    assert {item["name"]: item["fieldPath"] for item in pod["fieldPathAsEnv"]} == {
-        "POD_NAME": "metadata.name",
-        "POD_UID": "metadata.uid",
-    }
+    mounts = {item["constant"]: item["mountPath"] for item in pod["pvcMount"]}
+    assert mounts == {"motion-enhancer-models": "/models", "shared": "/scratch"}
+    fields = {item["name"]: item["fieldPath"] for item in pod["fieldPathAsEnv"]}
+    assert fields == {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
     assert "nodeSelector" not in pod
 
 
@@ -177,14 +130,11 @@ def test_no_other_task_changes_and_no_interface_or_command(one_node, several):
     assert [name for name in before if before[name] != after[name]] == ["sft"]
 
 
-def test_queue_and_node_selector_reach_the_job():
-    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}), "image", 8)
+def test_queue_node_selector_and_number_of_gpus_reach_the_job():
+    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}), "image", 4)
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert "'nodeSelector': {'pool': 'a'}" in str(made)
-
-
-def test_number_of_processes_and_memory_follow_the_gpus():
-    trainer = train_job(Profile("a100", sft_nodes=2), "image", 4)["spec"]["trainer"]
+    trainer = made["spec"]["trainer"]
     assert trainer["numProcPerNode"] == 4
     assert trainer["resourcesPerNode"]["requests"] == {"cpu": "40", "memory": "400Gi", "nvidia.com/gpu": "4"}
 

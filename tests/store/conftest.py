@@ -8,13 +8,18 @@ from tests.s3_server import s3_server
 
 @pytest.fixture(scope="module")
 def server():
-    with s3_server("main") as client:
+    with s3_server("main", "other") as client:
         yield client
 
 
 @pytest.fixture(params=["file", "s3"])
-def store(request, tmp_path):
+def uri(request, tmp_path):
     if request.param == "file":
-        return Store((tmp_path / "store").as_uri())
+        return (tmp_path / "a store").as_uri()
     request.getfixturevalue("server")
-    return Store(f"minio://main/{tmp_path.name}/deep")
+    return f"minio://main/{tmp_path.name}/deep"
+
+
+@pytest.fixture
+def store(uri):
+    return Store(uri)

@@ -21,13 +21,11 @@ class Made:
         imported.adopt("mask", mask.files["mask"])
         imported.finish("clip.mp4", {"video": {"address": "file:///somewhere/clip.mp4"}}, {})
         self.trajectory = self.work("ddim_inversion", "t", {"video": "v"}, scratch=("latents",), latents=b"latents")
-        self.maps = self.work(
-            "attention_capture", "m", {"trajectory": self.trajectory.key}, maps=b"maps", statistics=b"statistics"
-        )
+        read = {"trajectory": self.trajectory.key}
+        self.maps = self.work("attention_capture", "m", read, maps=b"maps", statistics=b"statistics")
         self.drawn = self.work("attention_capture_pictures", "p", {"maps": self.maps.key}, heads=b"heads")
-        self.prior = self.work(
-            "token_selection", "n", {"attention": self.maps.key}, prior=b"prior", per_frame=b"per_frame"
-        )
+        read = {"attention": self.maps.key}
+        self.prior = self.work("token_selection", "n", read, prior=b"prior", per_frame=b"per_frame")
         self.words = self.work("vlm_attention", "w", {"prior": self.prior.key}, token_map=b"token_map")
         self.seen = self.work("vlm_attention_maps", "s", {"token_map": self.words.key}, vlm_map=b"vlm_map")
         files = {"model": b"model", "config": b"{}", "aligner": b"aligner", "log": b"log"}
@@ -73,10 +71,8 @@ class Made:
         }
 
     def vlm_line(self):
-        seen = self.seen.ref("vlm_map", "vlm_attention")
-        line = self.prior_line(
-            token_map=self.words.ref("token_map", "vlm_attention"), coverage=1.0, vlm_map=seen, distance=0.0
-        )
+        seen, words = (self.seen.ref("vlm_map", "vlm_attention"), self.words.ref("token_map", "vlm_attention"))
+        line = self.prior_line(token_map=words, coverage=1.0, vlm_map=seen, distance=0.0)
         return a.VlmLine(**{**line, "key": self.words.key})
 
     def publish(self, kind, **fields):
@@ -88,26 +84,14 @@ class Made:
     def tuned(self):
         model = self.model
         files = [model.ref(role, "sft") for role in ("model", "config")]
-        lines = [self.vlm_line()]
-        return self.publish(
-            a.TunedModel,
-            key=model.key,
-            files=files,
-            aligner=[model.ref("aligner", "sft")],
-            log=model.ref("log", "sft"),
-            lines=lines,
-        )
+        more = {"aligner": [model.ref("aligner", "sft")], "log": model.ref("log", "sft"), "lines": [self.vlm_line()]}
+        return self.publish(a.TunedModel, key=model.key, files=files, **more)
 
     def evaluated(self):
         shared = {name: value for name, value in self.prior_line().items() if name in ("video", "sample", "mask")}
         told = {"reply": "A", "parsed": "A", "rule": "r", "correct": True, "official_correct": True, "frames": [0]}
-        return self.publish(
-            a.EvalResult,
-            protocol="p",
-            model="m",
-            scores=[],
-            lines=[a.ItemResult(**shared, key=self.answer.key, **told)],
-        )
+        lines = [a.ItemResult(**shared, key=self.answer.key, **told)]
+        return self.publish(a.EvalResult, protocol="p", model="m", scores=[], lines=lines)
 
     def report(self, **reads):
         page = self.work("report", "page", reads, page=b"page")
@@ -115,8 +99,5 @@ class Made:
 
 
 def everything_of(*entries):
-    return {
-        path
-        for entry in entries
-        for path in (f"{entry.step}/{entry.key}/entry.json", *(file.path for file in entry.files.values()))
-    }
+    files = {file.path for entry in entries for file in entry.files.values()}
+    return files | {f"{entry.step}/{entry.key}/entry.json" for entry in entries}

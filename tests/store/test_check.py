@@ -44,14 +44,8 @@ def test_check_of_an_artifact_with_emptied_scratch(store, tmp_path, capsys):
     line = made.prior_line()
     shared = {name: line[name] for name in ("video", "mask", "grid")}
     latents = made.trajectory.ref("latents", "ddim_inversion")
-    found = a.Trajectories(
-        kind="Trajectories",
-        provenance={},
-        shard="0/1",
-        lines=[
-            a.TrajectoryLine(**shared, samples=[], key=made.trajectory.key, frames=[0], latents=latents, residual=0)
-        ],
-    )
+    line = a.TrajectoryLine(**shared, samples=[], key=made.trajectory.key, frames=[0], latents=latents, residual=0)
+    found = a.Trajectories(kind="Trajectories", provenance={}, shard="0/1", lines=[line])
     (tmp_path / "trajectories").mkdir()
     (tmp_path / "trajectories" / "manifest.json").write_bytes(found.to_bytes())
     store.backend.delete(latents.path)

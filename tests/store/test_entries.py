@@ -16,29 +16,24 @@ from components.core.records import Failure, Ref
 from components.store import file as file_module
 from components.store.address import open_backend
 from components.store.backend import Listed
-from components.store.entries import File, Store, WorkFolder, hash_file
-from tests.s3_server import KEYS, closed_port, s3_error, s3_server, scripted_server
+from components.store.entries import File, WorkFolder, hash_file
+from tests.s3_server import KEYS, closed_port, s3_error, scripted_server
 
 KEY = "0" * 32
 
 
-@pytest.fixture(scope="module")
-def server():
-    with s3_server("main", "other") as client:
-        yield client
-
-
-@pytest.fixture(params=["file", "s3"])
-def uri(request, tmp_path):
-    if request.param == "file":
-        return (tmp_path / "a store").as_uri()
-    request.getfixturevalue("server")
-    return f"minio://main/{tmp_path.name}/deep"
-
-
 @pytest.fixture
-def store(uri):
-    return Store(uri)
+def endpoint(monkeypatch):
+    """Set the endpoint of an S3 server with the usual keys; retries do not wait."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for name, value in {"S3_ENDPOINT": "http://127.0.0.1:1", **KEYS}.items():
+        monkeypatch.setenv(name, value)
+
+    def open_at(url, uri="minio://bucket/x"):
+        monkeypatch.setenv("S3_ENDPOINT", url)
+        return open_backend(uri)
+
+    return open_at
 
 
 def digest(data):
@@ -47,9 +42,6 @@ def digest(data):
 
 def ref(path, data, task="attention_capture"):
     return Ref(path=path, sha256=digest(data), bytes=len(data), task=task)
-
-
-# Backends -------------------------------------------------------------------------------------------------------------
 
 
 def test_objects_come_back_as_they_were_put(uri, tmp_path):
@@ -65,7 +57,7 @@ def test_objects_come_back_as_they_were_put(uri, tmp_path):
     assert [item.path for item in backend.walk("b")] == ["b/two.bin"]
     assert backend.folders() == ["b"]
     backend.delete("b/two.bin")
-    assert [item.path for item in backend.walk()] == ["a.bin"]
+    assert [item.path for item in open_backend(backend.uri).walk()] == ["a.bin"]
 
 
 def test_missing_objects_are_none_and_their_deletion_is_nothing(uri):
@@ -89,11 +81,7 @@ def test_a_folder_behind_a_link_is_listed_once_for_each_way_to_it(tmp_path):
     for name, target in {"a": elsewhere, "b": elsewhere, "own/v.mp4": elsewhere / "deep" / "v.mp4"}.items():
         (source / name).symlink_to(target)
     (source / "gone").symlink_to(tmp_path / "no such")
-    for name, target in {
-        "self": source / "self",
-        "own/up": source,
-        "a/deep/back": source,
-    }.items():  # nothing of this may go on for ever
+    for name, target in {"self": source / "self", "own/up": source, "a/deep/back": source}.items():  # no endless walk
         (source / name).symlink_to(target)
     listed = list(open_backend(str(source)).walk())
     assert [(item.path, item.size) for item in listed] == [("a/deep/v.mp4", 1), ("b/deep/v.mp4", 1), ("own/v.mp4", 1)]
@@ -116,12 +104,6 @@ def test_a_stamp_changes_with_the_content(uri):
     assert isinstance(before, Listed)
     assert (before.path, before.size) == (after.path, after.size)
     assert before.stamp != after.stamp
-
-
-def test_an_address_leads_back_to_the_same_place(uri):
-    backend = open_backend(uri)
-    backend.put("x", b"1")
-    assert open_backend(backend.uri).get("x") == b"1"
 
 
 @pytest.mark.parametrize("name", ["with space", "50%25", "a#b", "q?x"])
@@ -151,9 +133,6 @@ def test_copies_inside_one_endpoint_and_not_between_kinds(server, tmp_path):
     folder = open_backend(str(tmp_path))
     assert folder.copy_from(source, "x", "y") is False
     assert target.copy_from(folder, "x", "y") is False
-
-
-# Work -----------------------------------------------------------------------------------------------------------------
 
 
 def test_work_is_remembered_by_its_entry_alone(store):
@@ -203,9 +182,6 @@ def test_nan_never_becomes_an_entry(store):
     assert store.entry("step", KEY) is None
 
 
-# Reading --------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("how", ["read", "fetch"])
 @pytest.mark.parametrize(
     ("there", "said"), [(None, "is missing"), (b"mapz", "other content"), (b"map", "other content"), (b"", "0 bytes")]
@@ -231,13 +207,9 @@ def test_reading_what_is_there(store):
     assert store.read(wanted) == store.fetch(wanted).read_bytes() == b"data"
 
 
-# Manifests ------------------------------------------------------------------------------------------------------------
-
-
 def test_manifests_by_digest(store):
-    manifest = VideoDataset(
-        kind="VideoDataset", provenance={}, lines=[], left_out=[Failure(unit="é", task="t", reason="r")]
-    )
+    left_out = [Failure(unit="é", task="t", reason="r")]
+    manifest = VideoDataset(kind="VideoDataset", provenance={}, lines=[], left_out=left_out)
     name = store.publish(manifest)
     assert name == digest(store.backend.get(f"manifests/{name}.json"))
     assert store.publish(manifest) == name
@@ -247,9 +219,6 @@ def test_manifests_by_digest(store):
     store.backend.put(f"manifests/{name}.json", b"{}")
     with pytest.raises(DataError, match="differs from its name"):
         store.manifest(name, VideoDataset)
-
-
-# Faults ---------------------------------------------------------------------------------------------------------------
 
 
 class Full(io.FileIO):
@@ -285,7 +254,7 @@ def test_an_interrupted_write_leaves_the_old_object(tmp_path):
     backend.put("x", b"old")
 
     def interrupted():
-        with backend._target("x") as (handle, _):
+        with backend._target("x") as handle:
             handle.write(b"half")
             raise KeyboardInterrupt
 
@@ -295,9 +264,7 @@ def test_an_interrupted_write_leaves_the_old_object(tmp_path):
 
 
 @pytest.mark.parametrize("left_out", ["S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"])
-def test_no_credentials(monkeypatch, left_out):
-    for name, value in {"S3_ENDPOINT": "http://127.0.0.1:1", **KEYS}.items():
-        monkeypatch.setenv(name, value)
+def test_no_credentials(endpoint, monkeypatch, left_out):
     monkeypatch.delenv(left_out)
     with pytest.raises(ParameterError, match=left_out):
         open_backend("minio://bucket/x")
@@ -307,15 +274,13 @@ def test_no_credentials(monkeypatch, left_out):
     ("uri", "said"),
     [("minio:///x", "no bucket"), ("minio://Not_A_Bucket/x", "Not_A_Bucket"), ("ftp://host/x", "unknown scheme 'ftp'")],
 )
-def test_bad_addresses(monkeypatch, uri, said):
-    for name, value in {"S3_ENDPOINT": "http://127.0.0.1:1", **KEYS}.items():
-        monkeypatch.setenv(name, value)
+def test_bad_addresses(endpoint, uri, said):
     with pytest.raises(ParameterError, match=said):
         open_backend(uri)
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "said"),
+    ("url", "said"),
     [
         ("localhost:9000", "no http"),
         ("http://host:abc", "invalid port"),
@@ -324,11 +289,9 @@ def test_bad_addresses(monkeypatch, uri, said):
         ("http://me:secret@host:9000", "holds a user"),
     ],
 )
-def test_an_endpoint_that_is_none(monkeypatch, endpoint, said):
-    for name, value in {"S3_ENDPOINT": endpoint, **KEYS}.items():
-        monkeypatch.setenv(name, value)
+def test_an_endpoint_that_is_none(endpoint, url, said):
     with pytest.raises(ParameterError, match=f"S3_ENDPOINT.*{said}") as caught:
-        open_backend("minio://bucket/x")
+        endpoint(url)
     assert "secret@" not in str(caught.value)
     assert KEYS["S3_SECRET_KEY"] not in str(caught.value)
 
@@ -339,38 +302,34 @@ def test_a_bucket_that_is_not_there(server, call):
         call(open_backend("minio://nowhere/x"))
 
 
-def speak_to(monkeypatch, endpoint):
-    for name, value in {"S3_ENDPOINT": endpoint, **KEYS}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    return open_backend("minio://bucket/x")
-
-
-def test_an_endpoint_that_does_not_answer(monkeypatch):
-    backend = speak_to(monkeypatch, f"http://127.0.0.1:{closed_port()}")
+def test_an_endpoint_that_does_not_answer(endpoint):
     with pytest.raises(TryAgainError, match="get x failed 5 times") as caught:
-        backend.get("x")
+        endpoint(f"http://127.0.0.1:{closed_port()}").get("x")
     assert caught.value.exit_code == 75
 
 
-def test_a_fault_that_heals_is_retried_here(monkeypatch):
-    with scripted_server((503, s3_error("SlowDown")), (500, s3_error("InternalError")), (200, b"data")) as (url, seen):
-        assert speak_to(monkeypatch, url).get("x") == b"data"
+SLOW, BROKEN = (503, s3_error("SlowDown")), (500, s3_error("InternalError"))
+
+
+@pytest.mark.parametrize("faults", [(SLOW, BROKEN), ((429, b"slower"), (502, b"bad gateway"))], ids=["S3", "a proxy"])
+def test_a_fault_that_heals_is_retried_here(endpoint, faults):
+    with scripted_server(*faults, (200, b"data")) as (url, seen):
+        assert endpoint(url).get("x") == b"data"
         assert len(seen) == 3
 
 
-def test_a_fault_that_does_not_heal(monkeypatch):
-    with scripted_server((503, s3_error("SlowDown"))) as (url, seen):
+def test_a_fault_that_does_not_heal(endpoint):
+    with scripted_server(SLOW) as (url, seen):
         with pytest.raises(TryAgainError, match="SlowDown"):
-            speak_to(monkeypatch, url).get("x")
+            endpoint(url).get("x")
         assert len(seen) == 5
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId"])
-def test_wrong_keys_are_not_retried(monkeypatch, code):
+def test_wrong_keys_are_not_retried(endpoint, code):
     with scripted_server((403, s3_error(code))) as (url, seen):
         with pytest.raises(ParameterError, match=code) as caught:
-            speak_to(monkeypatch, url).get("x")
+            endpoint(url).get("x")
         assert len(seen) == 1
         assert "S3_SECRET_KEY" in caught.value.remedy
 
@@ -385,22 +344,17 @@ def test_wrong_keys_are_not_retried(monkeypatch, code):
         ((403, b"d\xe9fendu"), lambda b: b.get("x"), "none of an S3 server"),
     ],
 )
-def test_a_proxy_or_another_server_is_no_store_that_heals(monkeypatch, answer, call, said):
+def test_a_proxy_or_another_server_is_no_store_that_heals(endpoint, answer, call, said):
     with scripted_server(answer) as (url, seen):
         with pytest.raises(ParameterError, match=said) as caught:
-            call(speak_to(monkeypatch, url))
+            call(endpoint(url))
         assert len(seen) == 1
         assert "check S3_ENDPOINT" in caught.value.remedy
 
 
-def test_a_proxy_may_ask_for_time(monkeypatch):
-    with scripted_server((429, b"slower"), (502, b"bad gateway"), (200, b"data")) as (url, _):
-        assert speak_to(monkeypatch, url).get("x") == b"data"
-
-
-def test_https_where_http_is_spoken(monkeypatch):
+def test_https_where_http_is_spoken(endpoint):
     with scripted_server((200, b"data")) as (url, _), pytest.raises(ParameterError, match=r"SSL.*\n.*\n.*S3_ENDPOINT"):
-        speak_to(monkeypatch, url.replace("http:", "https:")).get("x")
+        endpoint(url.replace("http:", "https:")).get("x")
 
 
 @pytest.mark.parametrize(
@@ -423,11 +377,8 @@ def test_a_download_that_cannot_be_written(server, monkeypatch, number, error, c
 def test_a_forked_process_has_connections_and_downloads_of_its_own(server, first):
     backend = open_backend("minio://main/fork")
     backend.put("x", b"1")
-    ours, client, (receiver, sender) = (
-        backend.local("x") if first else None,
-        backend.client,
-        multiprocessing.Pipe(duplex=False),
-    )
+    ours, client = backend.local("x") if first else None, backend.client
+    receiver, sender = multiprocessing.Pipe(duplex=False)
 
     def child():
         backend.release("x")  # nothing of its own yet

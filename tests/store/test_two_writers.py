@@ -27,13 +27,9 @@ for number in range({ROUNDS}):
 
 def test_both_complete_and_the_entry_is_whole_and_true_at_every_moment(store, tmp_path):
     start = tmp_path / "start"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, store.uri, writer, str(start)], env=environment, stdout=subprocess.PIPE
-        )
-        for writer in ("one", "two")
-    ]
+    given = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE}
+    commands = [[sys.executable, "-c", WRITER, store.uri, writer, str(start)] for writer in ("one", "two")]
+    writers = [subprocess.Popen(command, **given) for command in commands]
     for process in writers:
         assert process.stdout.readline() == b"ready\n"
     start.touch()
@@ -41,9 +37,8 @@ def test_both_complete_and_the_entry_is_whole_and_true_at_every_moment(store, tm
     while any(process.poll() is None for process in writers) or not seen:
         if (entry := store.entry("attention_capture", KEY)) is not None:
             assert store.damaged(entry) == []
-            assert store.backend.get(entry.files["maps"].path).startswith(
-                f"maps of {entry.numbers['writer']} {entry.numbers['number']}".encode()
-            )
+            wanted = f"maps of {entry.numbers['writer']} {entry.numbers['number']}"
+            assert store.backend.get(entry.files["maps"].path).startswith(wanted.encode())
             seen.add(entry.numbers["writer"])
     assert [process.wait() for process in writers] == [0, 0]
     last = store.entry("attention_capture", KEY)

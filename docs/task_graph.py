@@ -79,11 +79,7 @@ def followers(tasks: Tasks, first: set[str]) -> set[str]:
     """Return `first` and every task that takes something from one of them, however far."""
     found = set(first)
     while True:
-        more = {
-            task
-            for task, sources in tasks.items()
-            if task not in found and {producer for producer, _ in sources} & found
-        }
+        more = {task for task, sources in tasks.items() if found & {producer for producer, _ in sources}} - found
         if not more:
             return found
         found |= more
