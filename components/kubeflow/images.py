@@ -77,7 +77,14 @@ def build(
     Raises ParameterError: no such variant or build argument; DataError: a command of the Dockerfile failed; the log's
     end is in the error.
     """
-    arguments = _arguments(variant, overrides)
+    known: dict[str, dict[str, str]] = json.loads((ROOT / "docker" / "images.json").read_text())
+    if variant not in known:
+        remedy = f"use one of {', '.join(VARIANTS)}"
+        raise ParameterError(f"no image variant {variant!r}", source="command line", remedy=remedy)
+    if unknown := set(overrides) - set(known[variant]):
+        problem, remedy = f"unknown build argument {', '.join(sorted(unknown))}", f"known: {', '.join(known[variant])}"
+        raise ParameterError(problem, source="--build-arg", remedy=remedy)
+    arguments = {**known[variant], **overrides}
     log.info("%s: %s", variant, ", ".join(f"{key}={value}" for key, value in arguments.items()))
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     revision = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
@@ -92,17 +99,6 @@ def build(
     for line in lines:
         log.debug("%s", line.get("stream", "").rstrip())
     return str(image.id)
-
-
-def _arguments(variant: str, overrides: Mapping[str, str]) -> dict[str, str]:
-    known: dict[str, dict[str, str]] = json.loads((ROOT / "docker" / "images.json").read_text())
-    if variant not in known:
-        remedy = f"use one of {', '.join(VARIANTS)}"
-        raise ParameterError(f"no image variant {variant!r}", source="command line", remedy=remedy)
-    if unknown := set(overrides) - set(known[variant]):
-        problem, remedy = f"unknown build argument {', '.join(sorted(unknown))}", f"known: {', '.join(known[variant])}"
-        raise ParameterError(problem, source="--build-arg", remedy=remedy)
-    return {**known[variant], **overrides}
 
 
 def software(client: docker.DockerClient, name: str, target: Path) -> Path:

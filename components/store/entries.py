@@ -50,8 +50,7 @@ class Entry(Record):
 
     def ref(self, role: str, task: str) -> Ref:
         """Return the file `role` as a reference that names the task to rerun."""
-        file = self.files[role]
-        return Ref(path=file.path, sha256=file.sha256, bytes=file.bytes, task=task)
+        return Ref(**self.files[role].model_dump(), task=task)
 
     def refs(self, task: str) -> dict[str, Any]:
         """Return all files as references, by role: fields of a line."""

@@ -248,7 +248,8 @@ class Collector:
         for part in _PARTS:
             plan = self.plan()
             for name in track(list(plan.victims[part]), f"deleting {part}"):
-                if self._was_published_since(plan):
+                manifests = {(item.path, item.modified) for item in self._backend.walk("manifests")}
+                if not manifests <= plan.published:  # somebody published meanwhile
                     plan = self.plan()
                 files = plan.victims[part].get(name, [])
                 if files and not self._was_written_since(plan, name, files):
@@ -257,9 +258,6 @@ class Collector:
                     gone += files
             self._drop = frozenset()  # what is there now was published again
         return gone
-
-    def _was_published_since(self, plan: Plan) -> bool:
-        return any((item.path, item.modified) not in plan.published for item in self._backend.walk("manifests"))
 
     def _was_written_since(self, plan: Plan, name: str, files: list[Listed]) -> bool:
         """Return whether somebody wrote into a folder (or a file by itself) since it was planned to go."""
