@@ -1,1 +1,1 @@
-"""A step while it runs: its declaration, parameters, executor input, context, runner, shards."""
+"""A step while it runs: its declaration, parameters, context and runner."""
