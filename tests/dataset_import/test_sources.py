@@ -48,11 +48,7 @@ def options(*texts):
         ("Who?\nA. me\nB. you", "Who?", [("A", "me"), ("B", "you")]),
         ("Who?\nPick one.\n(A) me\n(B) you\n(C) both", "Who?\nPick one.", [("A", "me"), ("B", "you"), ("C", "both")]),
         ("Who?\nA) U.S. flag\nB) a\nsecond line", "Who?", [("A", "U.S. flag"), ("B", "a\nsecond line")]),
-        (
-            "In what order? I. e. first\nA. B, then A\nB. A, then B",
-            "In what order? I. e. first",
-            [("A", "B, then A"), ("B", "A, then B")],
-        ),
+        ("Order? I. e. first\nA. B, A\nB. A, B", "Order? I. e. first", [("A", "B, A"), ("B", "A, B")]),
         ("No options here.", "No options here.", []),
         ("Who?\n  A.  me \nB.\tyou", "Who?", [("A", "me"), ("B", "you")]),
     ],
@@ -231,58 +227,44 @@ GOOD = {"id": "good", "video": "a.mp4", "response": "It moves."}
 NAMED = {"id": "b", "video": "a.mp4", "response": "r"}
 ASKED = NAMED | {"question": "Q"}
 SWAPPED = [{"letter": "B", "text": "x"}, {"letter": "A", "text": "y"}]
+NAMELESS = [
+    ("{nonsense", "not JSON"),
+    ("[1]", "not a JSON object but list"),
+    ({"response": "r"}, "no field 'video'"),
+    ({"video": 5, "response": "r"}, "field 'video' is int"),
+    ({"video": "a.mp4", "response": ["r"]}, "field 'response' is list"),
+    ('{"id": "b\\ud800", "video": "a.mp4", "response": "r"}', "U+D800"),  # a name that no file could hold
+]
+BAD = [
+    (NAMED | {"response": " \n"}, "question and response are empty"),
+    (ASKED | {"response": ""}, "response is empty"),
+    (NAMED | {"response": "It <|vision_start|> moves"}, "control token '<|vision_start|>'"),
+    (NAMED | {"question": "a\ue001"}, "U+E001"),
+    (ASKED | {"options": ["a", "<image>"]}, "control token"),
+    (ASKED | {"options": ["a", "b"], "answer": "C"}, "answer 'C' is not"),
+    (ASKED | {"answer": "A"}, "answer 'A' is not among the options []"),
+    (ASKED | {"options": ["a"]}, "at least two options"),
+    (ASKED | {"options": ["a", " "]}, "none of them empty"),
+    (ASKED | {"options": SWAPPED}, "lettered ['B', 'A']"),
+    (ASKED | {"options": ["x"] * 27}, "options are lettered"),
+    *[(NAMED | {"video": path}, "leaves the source") for path in ("../a.mp4", "x/../../a.mp4", "/etc/passwd")],
+    *[(NAMED | {"video": path}, "leaves the source") for path in ("..\\a.mp4", "")],
+    ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "U+D800"),
+    ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "U+D800"),
+]
 
 
-def refused(root, bad):
-    """What becomes of a bad row between two good ones."""
-    touch(root, "a.mp4")
-    lines(root / "x.jsonl", [GOOD, bad, GOOD | {"id": "after", "response": "It stops."}])
-    source = read(root)
+@pytest.mark.parametrize(
+    ("bad", "said", "unit"),
+    [(*row, "x.jsonl:2") for row in NAMELESS] + [(*row, "b (x.jsonl:2)") for row in BAD],
+)
+def test_a_bad_row_goes_by_its_name_or_its_place_and_the_others_go_on(tmp_path, bad, said, unit):
+    touch(tmp_path, "a.mp4")
+    lines(tmp_path / "x.jsonl", [GOOD, bad, GOOD | {"id": "after", "response": "It stops."}])
+    source = read(tmp_path)
     assert [row.uid for row in rows(source)] == ["good", "after"]
     (rejected,) = source.rejected
-    return rejected
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        ("{nonsense", "not JSON"),
-        ("[1]", "not a JSON object but list"),
-        ({"response": "r"}, "no field 'video'"),
-        ({"video": 5, "response": "r"}, "field 'video' is int"),
-        ({"video": "a.mp4", "response": ["r"]}, "field 'response' is list"),
-        ('{"id": "b\\ud800", "video": "a.mp4", "response": "r"}', "U+D800"),  # a name that no file could hold
-    ],
-)
-def test_a_bad_row_without_a_name_goes_by_its_place(tmp_path, bad, said):
-    rejected = refused(tmp_path, bad)
-    assert rejected.unit == "x.jsonl:2"
-    assert said in rejected.reason
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (NAMED | {"response": " \n"}, "question and response are empty"),
-        (ASKED | {"response": ""}, "response is empty"),
-        (NAMED | {"response": "It <|vision_start|> moves"}, "control token '<|vision_start|>'"),
-        (NAMED | {"question": "a\ue001"}, "U+E001"),
-        (ASKED | {"options": ["a", "<image>"]}, "control token"),
-        (ASKED | {"options": ["a", "b"], "answer": "C"}, "answer 'C' is not"),
-        (ASKED | {"answer": "A"}, "answer 'A' is not among the options []"),
-        (ASKED | {"options": ["a"]}, "at least two options"),
-        (ASKED | {"options": ["a", " "]}, "none of them empty"),
-        (ASKED | {"options": SWAPPED}, "lettered ['B', 'A']"),
-        (ASKED | {"options": ["x"] * 27}, "options are lettered"),
-        *[(NAMED | {"video": path}, "leaves the source") for path in ("../a.mp4", "x/../../a.mp4", "/etc/passwd")],
-        *[(NAMED | {"video": path}, "leaves the source") for path in ("..\\a.mp4", "")],
-        ('{"id": "b", "video": "a\\ud800.mp4", "response": "r"}', "U+D800"),
-        ('{"id": "b", "video": "a.mp4", "response": "r", "type": "\\ud800"}', "U+D800"),
-    ],
-)
-def test_a_bad_row_is_named_and_the_others_go_on(tmp_path, bad, said):
-    rejected = refused(tmp_path, bad)
-    assert rejected.unit == "b (x.jsonl:2)"
+    assert rejected.unit == unit
     assert said in rejected.reason
 
 
@@ -328,10 +310,12 @@ def test_files_that_cannot_be_read_at_all(tmp_path):
 # Layouts, digests, benchmarks -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_video_is_kept_as_missing(tmp_path):
+def test_a_missing_video_is_kept_as_missing_and_bad_instructions_are_refused(tmp_path):
     lines(tmp_path / "x.jsonl", [GOOD])
     (video,) = read(tmp_path).videos
     assert (video.path, video.file) == ("a.mp4", None)
+    with pytest.raises(ParameterError, match="control token"):
+        read(tmp_path, instructions=["<image> describe"])
 
 
 def test_training_takes_captions_and_the_benchmark_items_of_one_folder(tmp_path):
@@ -362,12 +346,6 @@ def test_a_folder_without_annotations(tmp_path):
         read(tmp_path)
     with pytest.raises(ParameterError, match="no files"):
         list_source(str(tmp_path / "nothing"))
-
-
-def test_bad_instructions_are_a_parameter(tmp_path):
-    lines(tmp_path / "x.jsonl", [GOOD])
-    with pytest.raises(ParameterError, match="control token"):
-        read(tmp_path, instructions=["<image> describe"])
 
 
 def test_source_digest_is_the_documented_hash_whatever_the_order():

@@ -93,16 +93,20 @@ def test_two_rows_with_one_sample_id_name_both(tmp_path):
         train(tmp_path, own(tmp_path / "data", rows))
 
 
+def masked(root, **masks):
+    (root / "gt").mkdir(exist_ok=True)
+    for stem, content in masks.items():
+        (root / f"gt/{stem}.safetensors").write_bytes(content)
+
+
 def test_two_masks_of_one_video(tmp_path):
     root = two(tmp_path / "data")
     shutil.copy(root / "a.mp4", root / "b.mp4")
-    (root / "gt").mkdir()
-    (root / "gt/a.safetensors").write_bytes(b"one")
-    (root / "gt/b.safetensors").write_bytes(b"two")
+    masked(root, a=b"one", b=b"two")
     with pytest.raises(DataError, match="two different masks") as caught:
         train(tmp_path, root)
     assert caught.value.source == "a.mp4 and b.mp4"
-    (root / "gt/b.safetensors").write_bytes(b"one")
+    masked(root, b=b"one")
     (line,) = data(train(tmp_path, root)).lines
     assert line.mask.sha256 == hashlib.sha256(b"one").hexdigest()
 
@@ -110,19 +114,13 @@ def test_two_masks_of_one_video(tmp_path):
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-def test_second_run_computes_none_and_publishes_the_same(tmp_path, monkeypatch):
+def test_neither_a_second_run_nor_other_text_instructions_or_layout_decode_again(tmp_path, monkeypatch):
     root = two(tmp_path / "data")
     first = train(tmp_path, root)
     monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
     second = train(tmp_path, root)
     assert metrics(second)["share_remembered"] == 1
-    assert (second["videos"] / "manifest.json").read_bytes() == (first["videos"] / "manifest.json").read_bytes()
-
-
-def test_other_text_instructions_or_layout_decode_nothing_again(tmp_path, monkeypatch):
-    root = two(tmp_path / "data")
-    train(tmp_path, root)
-    monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
+    assert data(second) == data(first)
     lines(root / "data.jsonl", [{"id": "u1", "video": "a.mp4", "question": "What moves?", "response": "Another text."}])
     params = {"layout": "jsonl", "template_instructions": ["What moves?"]}
     outputs = train(tmp_path, root, params=params)
@@ -148,15 +146,12 @@ def test_a_changed_and_a_new_file_are_noticed(tmp_path):
 
 def test_a_changed_mask_is_noticed_and_its_place_says_nothing_of_the_source(tmp_path):
     root = two(tmp_path / "data")
-    (root / "gt").mkdir()
-    (root / "gt/a.safetensors").write_bytes(b"one")
-    first = data(train(tmp_path, root))
-    (root / "gt/a.safetensors").write_bytes(b"two!")
-    second = data(train(tmp_path, root))
-    masks = [next(line.mask for line in found.lines if line.mask) for found in (first, second)]
-    assert [mask.bytes for mask in masks] == [3, 4]
+    for content in (b"one", b"two!"):
+        masked(root, a=content)
+        found = data(train(tmp_path, root))
+        assert [line.mask.bytes for line in found.lines if line.mask] == [len(content)]
     shutil.copytree(root, tmp_path / "elsewhere")  # another address, other times
-    assert data(train(tmp_path, tmp_path / "elsewhere")) == second
+    assert data(train(tmp_path, tmp_path / "elsewhere")) == found
 
 
 def test_rerun_heals_what_is_damaged_and_only_that(tmp_path):
@@ -237,10 +232,8 @@ def test_allowed_failures_are_listed_with_reasons(tmp_path, troubled, processes)
         assert REASONS[item.unit] in item.reason
         assert item.task == "dataset_import"
         assert str(tmp_path) not in item.reason
-    assert metrics(outputs)["units"] == 8
-    assert metrics(outputs)["failed"] == 7
-    page = outputs["summary"].read_text()
-    assert "* `short.mp4`: 8 frames" in page
+    assert metrics(outputs).items() >= {"units": 8, "failed": 7}.items()
+    assert "* `short.mp4`: 8 frames" in outputs["summary"].read_text()
 
 
 def test_nothing_usable_is_never_an_empty_data_set(tmp_path):

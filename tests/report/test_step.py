@@ -212,7 +212,7 @@ def test_without_pictured_samples(run):
 def test_without_mtti_there_is_one_row(run):
     line = run.priors.lines[0]
     prior = world.density(material_of(run).prior(line).mean(0, keepdims=True))
-    single = line.model_copy(update={"prior": world.tensors(run.store, "fixture/single.safetensors", prior=prior)})
+    single = line.model_copy(update={"prior": world.tensors(run.store, "single", prior=prior)})
     material = material_of(run, priors=run.priors.model_copy(update={"lines": [single]}))
     assert "“all words”" in plain(page_of(material))
 

@@ -27,12 +27,11 @@ from components.store.entries import Store
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
 
+DESCRIBE = {"question": "Describe the motion in this video in detail.", "is_instruction": True}
 VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
-
-
-LOW_COVERAGE = r.Failure(
-    unit="0123456789abcdef", task="vlm_attention", reason="coverage 0.31 is below min_coverage=0.5"
-)
+BROKEN = r.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")
+LOW = "coverage 0.31 is below min_coverage=0.5"
+LOW_COVERAGE = r.Failure(unit="0123456789abcdef", task="vlm_attention", reason=LOW)
 
 
 @dataclass
@@ -70,9 +69,8 @@ def put(store, path, data, task="fixture"):
 
 
 def tensors(store, path, **arrays):
-    return put(
-        store, path, pack({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()})
-    )
+    packed = pack({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()})
+    return put(store, f"fixture/{path}.safetensors", packed)
 
 
 def png(array):
@@ -117,37 +115,32 @@ def smooth_noise(rng, shape):
 def tokenizer(texts):
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet))
     return made
 
 
 def token_map(made, text, pieces):
     kept = [piece for piece in pieces if piece.selected]
     offsets = made.encode(text).offsets
-    rows = [r for r, (x, y) in enumerate(offsets) if any(x < p.end and p.start < y for p in kept)]
-    table = np.array(
-        [[float(offsets[r][0] < p.end and p.start < offsets[r][1]) for r in rows] for p in kept], np.float32
-    )
-    return {"map": table / np.maximum(table.sum(1, keepdims=True), 1), "rows": np.array(rows), "covered": table.any(1)}
+    shared = np.array([[x < p.end and p.start < y for x, y in offsets] for p in kept])
+    rows = np.flatnonzero(shared.any(0))
+    table = shared[:, rows].astype(np.float32)
+    return {"map": table / np.maximum(table.sum(1, keepdims=True), 1), "rows": rows, "covered": table.any(1)}
 
 
 def records(num_steps=5, align_weight=1.0):
     def step(params=None, scalars=None, **models):
         return r.StepRecord(version="1", params=params or {}, scalars=scalars or {}, models=models)
 
+    trained = {"global_batch": 8, "lr_llm": 1e-5, "epochs": 1, "max_steps": 60}
     return {
         "dataset_import": step({"layout": "auto"}),
         "ddim_inversion": step({"num_frames": 17}, {"num_steps": num_steps}, vdm=VDM),
         "head_selection": step({"scope": "sample", "mhs": True}, {"head_ratio": 0.5}),
         "token_selection": step({"unit": "token", "mtti": True}, {"token_ratio": 0.5}),
         "vlm_attention": step({"min_coverage": 0.5}, {}, vlm=VLM),
-        "sft": step(
-            {"global_batch": 8, "lr_llm": 1e-5, "epochs": 1, "max_steps": 60},
-            {"align_weight": align_weight, "seed": 1},
-            vlm=VLM,
-        ),
+        "sft": step(trained, {"align_weight": align_weight, "seed": 1}, vlm=VLM),
         "baseline_eval": step({}, {}, vlm=VLM),
     }
 
@@ -157,20 +150,10 @@ def head_table(rng, heads=8, samples=12):
     values = np.stack([rng.gamma(2, 0.03, heads), 1 + 4 * rng.random(heads), rng.random(heads)], 1)
     z = (values - values.mean(0)) / values.std(0)
     score, order = z.sum(1), np.argsort(-z.sum(1)).tolist()
-    rows = [
-        r.HeadRow(
-            head=i,
-            dfc=values[i, 0],
-            dfc_stderr=values[i, 0] * 0.12,
-            tcs=values[i, 1],
-            dsr=values[i, 2],
-            z=tuple(z[i]),
-            score=score[i],
-            chosen=samples - order.index(i),
-            samples=samples,
-        )
-        for i in range(heads)
-    ]
+    rows = []
+    for i, (dfc, tcs, dsr) in enumerate(values):
+        measured = {"dfc": dfc, "dfc_stderr": dfc * 0.12, "tcs": tcs, "dsr": dsr, "z": tuple(z[i]), "score": score[i]}
+        rows.append(r.HeadRow(head=i, **measured, chosen=samples - order.index(i), samples=samples))
     return rows, sorted(order[: heads // 2])
 
 
@@ -197,34 +180,25 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
     grid = cogvideox_grid(video.times, 96, 144, (0.0, 1.0, 0.0, 1.0), 1, 1)
     mask = load_file(root / "gt" / f"{file.stem}.safetensors")
     name = sha256(f"clip {index}".encode())[:16]
-    mover, objects = (
-        np.asarray(pool_mask(m.astype(np.uint8), video.times, grid)) for m in (mask["mover"], mask["objects"])
-    )
+    pooled = [pool_mask(mask[part].astype(np.uint8), video.times, grid) for part in ("mover", "objects")]
+    mover, objects = map(np.asarray, pooled)
     pieces = pieces_of(text, rng)
     kept, base = sum(piece.selected for piece in pieces), 0.4 + 0.6 * objects
-    prior = density(
-        np.stack([smooth_noise(rng, grid.shape) * base + tilt * (1 + 0.5 * rng.random()) * mover for _ in range(kept)])
-    )
+    maps = [smooth_noise(rng, grid.shape) * base + tilt * (1 + 0.5 * rng.random()) * mover for _ in range(kept)]
+    prior = density(np.stack(maps))
     per_frame = (1 + 0.2 * rng.random((len(pieces), grid.shape[0]))) * np.array([[piece.score] for piece in pieces])
     frames = np.stack([np.asarray(Image.new("RGB", (96, 64), colour)) for colour in ("#446688", "#888888", "#557799")])
     shared = {
         "video": video,
-        "mask": tensors(store, f"fixture/{name}/mask.safetensors", **mask) if with_mask else None,
-        "sample": r.Sample(
-            id=name,
-            uid=f"clip {index}",
-            question="Describe the motion in this video in detail.",
-            is_instruction=True,
-            response=text,
-            answer="",
-        ),
+        "mask": tensors(store, f"{name}/mask", **mask) if with_mask else None,
+        "sample": r.Sample(id=name, uid=f"clip {index}", **DESCRIBE, response=text, answer=""),
         "grid": grid,
         "pieces": pieces,
         "truncated": 0,
         "heads": chosen,
-        "statistics": tensors(store, f"fixture/{name}/statistics.safetensors", dfc=rng.random(8).astype(np.float32)),
-        "prior": tensors(store, f"fixture/{name}/prior.safetensors", prior=prior),
-        "per_frame": tensors(store, f"fixture/{name}/frames.safetensors", per_frame=per_frame.astype(np.float32)),
+        "statistics": tensors(store, f"{name}/statistics", dfc=rng.random(8).astype(np.float32)),
+        "prior": tensors(store, f"{name}/prior", prior=prior),
+        "per_frame": tensors(store, f"{name}/frames", per_frame=per_frame.astype(np.float32)),
         "confidence": r.Confidence(concentration=0.6, dynamics=0.3, value=float(np.clip(rng.beta(4, 5), 0, 1))),
         "pictures": {
             "reconstruction": put(store, f"fixture/{name}/reconstruction.png", png(np.concatenate(frames, 1))),
@@ -232,7 +206,7 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
         },
     }
     line = a.PriorLine(key=f"{index:032x}", **shared)
-    words = tensors(store, f"fixture/{name}/token_map.safetensors", **token_map(made, text, pieces))
+    words = tensors(store, f"{name}/token_map", **token_map(made, text, pieces))
     valid = np.ones(grid.shape, bool)
     valid[:, -1:] = False
     valid[:, :, :1] = False
@@ -241,61 +215,39 @@ def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
 
     def seen(task, pull):
         values = (1 - pull) * density(np.stack([smooth_noise(rng, grid.shape) for _ in range(kept)])) + pull * prior
-        ref = tensors(
-            store,
-            f"fixture/{name}/{task}.safetensors",
-            map=(values * valid * covered[:, None, None, None]).astype(np.float32),
-            valid=valid,
-            covered=covered,
-        )
-        distance = float(((values - prior) ** 2)[covered][:, valid].mean())
-        return a.VlmLine(
-            **{**dict(line), "key": f"{index:032x}"},
-            token_map=words,
-            coverage=float(0.7 + 0.3 * rng.random()),
-            vlm_map=ref,
-            distance=distance,
-        )
+        shown = (values * valid * covered[:, None, None, None]).astype(np.float32)
+        ref = tensors(store, f"{name}/{task}", map=shown, valid=valid, covered=covered)
+        distance, coverage = float(((values - prior) ** 2)[covered][:, valid].mean()), float(0.7 + 0.3 * rng.random())
+        return a.VlmLine(**dict(line), token_map=words, coverage=coverage, vlm_map=ref, distance=distance)
 
     return line, seen("vlm_attention", 0.05), seen("tuned_attention", 0.55)
 
 
+def json_lines(path):
+    return [json.loads(row) for row in path.read_text().splitlines()]
+
+
 def item_lines(store, root, rng, gain):
     """Each question's items of the untouched and of the tuned model, which is right more often."""
-    rows = [json.loads(row) for row in (root / "MotionBench/video_info.meta.jsonl").read_text().splitlines()]
     found = [], []
-    for row in rows:
+    for row in json_lines(root / "MotionBench/video_info.meta.jsonl"):
         video = clip(store, root / "MotionBench/self-collected" / row["video_path"])
         for qa in (qa for qa in row["qa"] if qa["answer"] != "NA"):
             question, *options = qa["question"].split("\n")
-            sample = r.Sample(
-                id=sha256(qa["uid"].encode())[:16],
-                uid=qa["uid"],
-                question=question,
-                is_instruction=False,
-                response="",
-                answer=qa["answer"],
-                options=[Option(letter=o[0], text=o[3:]) for o in options],
-                question_type=row["question_type"],
-                protocol="motionbench",
-            )
+            asked = {"question": question, "options": [Option(letter=o[0], text=o[3:]) for o in options]}
+            asked |= {"question_type": row["question_type"], "protocol": "motionbench", "is_instruction": False}
+            name = {"id": sha256(qa["uid"].encode())[:16], "uid": qa["uid"]}
+            sample = r.Sample(**name, **asked, response="", answer=qa["answer"])
             first = rng.random() < 0.42
             second = first if rng.random() > gain else rng.random() < 0.75
             other = next(o.letter for o in sample.options if o.letter != sample.answer)
             for lines, right, words in zip(found, (first, second), ("{}", "The answer is {}."), strict=True):
                 parsed = sample.answer if right else ("" if rng.random() < 0.1 else other)
-                line = a.ItemResult(
-                    video=video,
-                    sample=sample,
-                    key=sha256(sample.id.encode())[:32],
-                    reply=words.format(parsed) if parsed else "I cannot tell from the video.",
-                    parsed=parsed,
-                    rule="letter" if words == "{}" else "phrase",
-                    correct=bool(right),
-                    official_correct=bool(right),
-                    frames=list(range(0, len(video.times), 4)),
-                )
-                lines.append(line)
+                reply = words.format(parsed) if parsed else "I cannot tell from the video."
+                line = {"video": video, "sample": sample, "key": sha256(sample.id.encode())[:32]}
+                line |= {"reply": reply, "parsed": parsed, "rule": "letter" if words == "{}" else "phrase"}
+                line |= {"correct": bool(right), "official_correct": bool(right)}
+                lines.append(a.ItemResult(**line, frames=list(range(0, len(video.times), 4))))
     return found
 
 
@@ -304,47 +256,32 @@ def build(folder, *, tilt=2.5, clips=12, questions=24, with_mask=True, seed=3):
     store, rng = Store(str(folder / "store")), np.random.default_rng(seed)
     write_set(folder / "scenes", "scenes", clips, seed, size=(96, 144))
     write_set(folder / "bench", "bench", questions, seed, size=(96, 144))
-    captions = [
-        json.loads(row) for row in (folder / "scenes/MotionBenchCaption-train/train.jsonl").read_text().splitlines()
-    ]
+    captions = json_lines(folder / "scenes/MotionBenchCaption-train/train.jsonl")
     made, (heads, chosen) = tokenizer([row["motion_caption"] for row in captions] * 3), head_table(rng)
-    found = [
-        sample_line(store, folder / "scenes", row, i, made, chosen, tilt, rng, with_mask)
-        for i, row in enumerate(captions)
-    ]
-    found.sort(key=lambda lines: lines[0].sample.id)
-    provenance = records()
+    scenes, provenance, steps = folder / "scenes", records(), list(records())
+    found = [sample_line(store, scenes, row, i, made, chosen, tilt, rng, with_mask) for i, row in enumerate(captions)]
+    prior_lines, before_lines, after_lines = zip(*sorted(found, key=lambda lines: lines[0].sample.id), strict=True)
+    known = {"provenance": {name: provenance[name] for name in steps[:4]}, "left_out": [BROKEN], "heads": heads}
     saturation = {"tcs": 1.0, "dsr": 0.5}
-    priors = a.PriorSet(
-        kind="PriorSet",
-        provenance={k: provenance[k] for k in list(provenance)[:4]},
-        heads=heads,
-        saturation=saturation,
-        lines=[line for line, _, _ in found],
-        left_out=[r.Failure(unit="broken.mp4", task="dataset_import", reason="no frame could be decoded")],
-    )
+    priors = a.PriorSet(kind="PriorSet", **known, saturation=saturation, lines=list(prior_lines))
     torch.manual_seed(1)
     aligner = Aligner("local")
     torch.nn.init.normal_(aligner.write.weight, std=0.4)
     weights = {name: value.detach() for name, value in aligner.state_dict().items()}
+    log = b"".join(canonical_json(row) + b"\n" for row in log_rows())
+    known = {"provenance": {name: provenance[name] for name in steps[:6]}}
     model = a.TunedModel(
         kind="TunedModel",
-        provenance={k: provenance[k] for k in list(provenance)[:6]},
+        **known,
         key="f" * 32,
         files=[put(store, f"fixture/model/tokenizer-{'0' * 16}.json", made.to_str().encode())],
         aligner=[put(store, "fixture/model/aligner.safetensors", pack(weights))],
-        log=put(store, "fixture/model/log.jsonl", b"".join(canonical_json(row) + b"\n" for row in log_rows())),
-        lines=[before for _, before, _ in found],
-        left_out=[*priors.left_out, LOW_COVERAGE],
+        log=put(store, "fixture/model/log.jsonl", log),
+        lines=list(before_lines),
+        left_out=[BROKEN, LOW_COVERAGE],
     )
-    after = a.VlmMaps(
-        kind="VlmMaps", provenance=model.provenance, shard="0/1", lines=[line for _, _, line in found][:8]
-    )
-    before, tuned = item_lines(store, folder / "bench", rng, 0.5)
-
-    def result(name, lines):
-        return a.EvalResult(
-            kind="EvalResult", provenance=provenance, protocol="motionbench", model=name, scores=[], lines=lines
-        )
-
-    return World(store, folder, priors, model, after, [result("untouched", before)], [result("tuned", tuned)])
+    after = a.VlmMaps(kind="VlmMaps", **known, shard="0/1", lines=list(after_lines[:8]))
+    shared = {"kind": "EvalResult", "provenance": provenance, "protocol": "motionbench", "scores": []}
+    evaluated = zip(("untouched", "tuned"), item_lines(store, folder / "bench", rng, 0.5), strict=True)
+    untouched, tuned = (a.EvalResult(**shared, model=name, lines=lines) for name, lines in evaluated)
+    return World(store, folder, priors, model, after, [untouched], [tuned])

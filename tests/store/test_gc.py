@@ -22,6 +22,11 @@ AGE = 30
 LATER = 40 * DAY  # all that is written now is old
 
 
+@pytest.fixture
+def made(store):
+    return Made(store)
+
+
 def collector(store, *drop, later=LATER):
     return Collector(store, AGE, frozenset(drop), now=lambda: time.time() + later)
 
@@ -35,9 +40,8 @@ def gone(store, *drop, later=LATER):
     return deleted
 
 
-def test_nothing_named_is_ever_deleted(store):
+def test_nothing_named_is_ever_deleted(store, made):
     """A manifest's every reference, the works that these are of, and what those read."""
-    made = Made(store)
     priors, model = made.priors(), made.tuned()
     assert gone(store) == everything_of(made.answer)  # the only work that neither leads to
     assert check(store, products(store), content=True).damages == []
@@ -55,8 +59,7 @@ REFERENCES |= {"prior": "token_selection", "vlm_map": "vlm_attention_maps", "mod
 def test_each_reference_alone_keeps_its_file_and_its_work(tmp_path, role, step):
     """A manifest that names this one file in a field nobody knows, no key and no other reference."""
     store = Store(str(tmp_path))
-    made = Made(store)
-    _, report = made.report()
+    _, report = Made(store).report()
     (path,) = [item for item in paths(store) if item.split("/")[0] == step and (role == "video" or f"/{role}-" in item)]
     data = canonical_json({"kind": "PriorSet", "lines": [{"field": {"path": path, "task": "t"}}]})
     store.backend.put(f"manifests/{sha256(data)}.json", data)
@@ -65,8 +68,7 @@ def test_each_reference_alone_keeps_its_file_and_its_work(tmp_path, role, step):
     assert step == "videos" or f"{path.rsplit('/', 1)[0]}/entry.json" in paths(store)
 
 
-def test_a_prior_set_keeps_what_its_works_read_but_nothing_after_it(store):
-    made = Made(store)
+def test_a_prior_set_keeps_what_its_works_read_but_nothing_after_it(store, made):
     made.priors()
     assert gone(store) == everything_of(made.words, made.seen, made.model, made.answer)
     left = paths(store)
@@ -74,8 +76,7 @@ def test_a_prior_set_keeps_what_its_works_read_but_nothing_after_it(store):
     assert sum(item.startswith("dataset_import/") for item in left) == 3  # the video's entry, the mask's, the mask
 
 
-def test_a_report_keeps_the_evaluations_and_manifests_that_it_was_made_of(store):
-    made = Made(store)
+def test_a_report_keeps_the_evaluations_and_manifests_that_it_was_made_of(store, made):
     evaluated, priors = made.evaluated(), made.priors()
     page, _ = made.report(untouched={"p": evaluated}, priors=priors)
     assert gone(store) == everything_of(made.words, made.seen, made.model)
@@ -85,31 +86,29 @@ def test_a_report_keeps_the_evaluations_and_manifests_that_it_was_made_of(store)
     assert gone(store, priors) == {f"manifests/{priors}.json"} | released
 
 
-def test_what_is_young_stays_with_all_it_leads_to(store, monkeypatch):
+def test_what_is_young_stays_with_all_it_leads_to(store, made, monkeypatch):
     """A shard publishes when it is through, after days perhaps; what it found remembered may be old."""
-    made = Made(store)
     evaluated = made.evaluated()
     assert gone(store, later=29 * DAY) == set()
     young = {f"token_selection/{made.prior.key}", f"manifests/{evaluated}.json"}
-    aged(monkeypatch, store, lambda path: not path.startswith(tuple(young)))
+    shift_times(monkeypatch, store, lambda _, path: 0 if path.startswith(tuple(young)) else -LATER)
     expected = everything_of(made.drawn, made.words, made.seen, made.model)
     assert gone(store, later=0) == expected
     assert everything_of(made.prior, made.maps, made.trajectory, made.answer) <= paths(store)
 
 
-def aged(monkeypatch, store, is_old):
-    """Let a backend list some files as last written long ago."""
+def shift_times(monkeypatch, store, shift):
+    """Let a backend list files as written at other times: `shift` takes the listed prefix and a path."""
     walk = store.backend.walk
 
     def walked(prefix=""):
         for item in walk(prefix):
-            yield type(item)(item.path, item.size, item.stamp, item.modified - LATER * is_old(item.path))
+            yield type(item)(item.path, item.size, item.stamp, item.modified + shift(prefix, item.path))
 
     monkeypatch.setattr(store.backend, "walk", walked)
 
 
-def test_dropping_takes_that_work_and_nothing_else(store):
-    made = Made(store)
+def test_dropping_takes_that_work_and_nothing_else(store, made):
     first = made.priors()
     other = made.work("token_selection", "other", {"attention": made.maps.key}, prior=b"p2", per_frame=b"f2")
     own = {role: other.ref(role, "token_selection") for role in ("prior", "per_frame")}
@@ -122,8 +121,7 @@ def test_dropping_takes_that_work_and_nothing_else(store):
     assert paths(store) == set()
 
 
-def test_a_dropped_manifest_goes_at_once_and_its_work_when_it_is_old(store):
-    made = Made(store)
+def test_a_dropped_manifest_goes_at_once_and_its_work_when_it_is_old(store, made):
     priors = made.priors()
     assert gone(store, priors, later=0) == {f"manifests/{priors}.json"}
     assert gone(store, later=29 * DAY) == set()
@@ -131,8 +129,7 @@ def test_a_dropped_manifest_goes_at_once_and_its_work_when_it_is_old(store):
     assert paths(store) == set()
 
 
-def test_files_without_an_entry_and_replaced_files_go(store):
-    made = Made(store)
+def test_files_without_an_entry_and_replaced_files_go(store, made):
     made.priors()
     gone(store)
     killed = made.open("token_selection", "killed")
@@ -147,7 +144,7 @@ def test_files_without_an_entry_and_replaced_files_go(store):
     assert gone(store, later=31 * DAY) == wanted | {stray.path}
 
 
-def test_only_our_own_paths_are_seen(store):
+def test_only_our_own_paths_are_seen(store, made):
     key = "0" * 32
     others = [
         "v2/artifacts/x/manifest.json",
@@ -162,15 +159,13 @@ def test_only_our_own_paths_are_seen(store):
     ]
     for path in others:
         store.backend.put(path, b"{}")
-    made = Made(store)
     priors = made.priors()
     assert collector(store).plan().others == len(others)
     gone(store, priors)
     assert paths(store) == set(others)
 
 
-def test_traces_of_a_training_go_when_its_folder_is_old(store):
-    made = Made(store)
+def test_traces_of_a_training_go_when_its_folder_is_old(store, made):
     made.tuned()
     gone(store)
     step = "resume/step-00000010"
@@ -201,9 +196,8 @@ def deleting(store, monkeypatch, action, at, *drop):
     return deleted
 
 
-def test_a_run_that_publishes_meanwhile_keeps_what_it_names(store, monkeypatch):
+def test_a_run_that_publishes_meanwhile_keeps_what_it_names(store, made, monkeypatch):
     """A run finds the old maps remembered, and its prior set comes out while the first entries are deleted."""
-    made = Made(store)
     first, evaluated = made.work("a_first", "work", {}, x=b"x"), made.evaluated()
     deleted = deleting(store, monkeypatch, made.priors, 1)
     assert deleted[:2] == [f"manifests/{evaluated}.json", f"a_first/{first.key}/entry.json"]
@@ -212,25 +206,18 @@ def test_a_run_that_publishes_meanwhile_keeps_what_it_names(store, monkeypatch):
     assert everything_of(made.prior, made.maps, made.trajectory) <= paths(store)
 
 
-def test_a_dropped_manifest_that_is_published_again_meanwhile_is_kept(store, monkeypatch):
-    made = Made(store)
+def test_a_dropped_manifest_that_is_published_again_meanwhile_is_kept(store, made, monkeypatch):
     priors = made.priors()
     deleting(store, monkeypatch, made.priors, 2, priors)
     assert f"manifests/{priors}.json" in paths(store)
     assert check(store, products(store), content=True).damages == []
 
 
-def test_work_that_is_written_again_meanwhile_stays(store, monkeypatch):
-    made = Made(store)
+def test_work_that_is_written_again_meanwhile_stays(store, made, monkeypatch):
     priors, video = made.priors(), f"videos/{sha256(b'video')}.mp4"
-    walk, modified = store.backend.walk, store.backend.modified
-
-    def walked(prefix=""):
-        for item in walk(prefix):
-            again = prefix.startswith("token_selection/")  # the look just before deletion
-            yield type(item)(item.path, item.size, item.stamp, item.modified + LATER * again)
-
-    monkeypatch.setattr(store.backend, "walk", walked)
+    modified = store.backend.modified
+    # the look just before deletion
+    shift_times(monkeypatch, store, lambda prefix, _: LATER * prefix.startswith("token_selection/"))
     monkeypatch.setattr(store.backend, "modified", lambda path: modified(path) + LATER * (path == video))
     deleted = {item.path for item in collector(store, priors).delete()}
     monkeypatch.undo()
@@ -239,8 +226,7 @@ def test_work_that_is_written_again_meanwhile_stays(store, monkeypatch):
 
 
 @pytest.mark.parametrize("at", range(1, 24, 4))
-def test_killed_at_any_point_no_entry_lacks_a_file(store, monkeypatch, at):
-    made = Made(store)
+def test_killed_at_any_point_no_entry_lacks_a_file(store, made, monkeypatch, at):
     priors = made.priors()
 
     def die():
@@ -257,8 +243,7 @@ def test_killed_at_any_point_no_entry_lacks_a_file(store, monkeypatch, at):
     assert paths(store) == set()
 
 
-def test_a_damaged_manifest_stops_everything_until_it_is_dropped(store):
-    made = Made(store)
+def test_a_damaged_manifest_stops_everything_until_it_is_dropped(store, made):
     priors, before = made.priors(), paths(store)
     store.backend.put(f"manifests/{priors}.json", b'{"kind": "PriorSet"}')
     with pytest.raises(DataError, match="what it names is unknown") as caught:
@@ -268,8 +253,7 @@ def test_a_damaged_manifest_stops_everything_until_it_is_dropped(store):
     assert gone(store, priors) == before
 
 
-def test_an_entry_written_again_is_read_again(store):
-    made = Made(store)
+def test_an_entry_written_again_is_read_again(store, made):
     looking = Inventory(store)
     folder = f"token_selection/{made.prior.key}"
     assert made.maps.key in looking.look().folders[folder].names
@@ -277,8 +261,7 @@ def test_an_entry_written_again_is_read_again(store):
     assert "0" * 32 in looking.look().folders[folder].names
 
 
-def test_a_damaged_entry_keeps_its_named_files(store, caplog):
-    made = Made(store)
+def test_a_damaged_entry_keeps_its_named_files(store, made, caplog):
     made.priors()
     store.backend.put(f"token_selection/{made.prior.key}/entry.json", b"{")
     gone(store)
@@ -330,8 +313,7 @@ def test_an_unchanged_run_computes_nothing_and_after_a_drop_only_the_dropped_ste
     assert {name for name, count in counts.items() if count} == {"token_selection"}
 
 
-def test_the_command_prints_first_and_deletes_when_asked(store, capsys):
-    made = Made(store)
+def test_the_command_prints_first_and_deletes_when_asked(store, made, capsys):
     digest, before = made.priors(), paths(store)
     given = ("--older-than", 0, "--store", store.uri)
     time.sleep(1.1)  # S3 counts whole seconds
