@@ -26,16 +26,8 @@ from tests.vlm_attention.made import VIEWING
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.contract.golden"
 SAMPLES = 2
-SFT = {
-    "global_batch": SAMPLES,
-    "max_steps": 3,
-    "held_out": 0.0,
-    "lr_vision": 1e-3,
-    "lr_llm": 1e-3,
-    "warmup": 0.0,
-    "norms_every": 2,
-    "gradient_checkpointing": False,
-}
+SFT = {"global_batch": SAMPLES, "max_steps": 3, "held_out": 0.0, "lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
+SFT |= {"norms_every": 2, "gradient_checkpointing": False}
 
 
 def measure(folder):
@@ -45,9 +37,8 @@ def measure(folder):
     write_set(folder / "scenes", "scenes", SAMPLES, seed=11)
     write_set(folder / "bench", "bench", 1, seed=12, num_frames=9)
     store = Store((folder / "store").as_uri())
-    chain = Chain(
-        folder, store.uri, folder / "scenes", shards=1, vlm="tiny-qwen2.5-vl", benchmark="motionbench=./bench"
-    )
+    shared = {"shards": 1, "vlm": "tiny-qwen2.5-vl", "benchmark": "motionbench=./bench"}
+    chain = Chain(folder, store.uri, folder / "scenes", **shared)
     videos = chain.task("dataset_import", form="training")["videos"]
     trajectories = chain.task("ddim_inversion", {"videos": videos}, shard="0/1")["trajectories"]
     maps = chain.task("attention_capture", {"trajectories": trajectories}, shard="0/1", rows=512)["maps"]
@@ -56,9 +47,8 @@ def measure(folder):
     priors = chain.task("prior_set", {"shards": [prior]}, form="collected")["priors"]
     seen = chain.task("vlm_attention", {"priors": priors}, form="frozen", shard="0/1", viewing=VIEWING)["maps"]
     chain.task("sft", {"maps": [seen]}, **SFT)
-    asked = Chain(folder, store.uri, "", benchmarks=[f"motionbench={folder / 'bench'}"]).task(
-        "dataset_import", form="benchmark"
-    )["videos"]
+    benchmarks = Chain(folder, store.uri, "", benchmarks=[f"motionbench={folder / 'bench'}"])
+    asked = benchmarks.task("dataset_import", form="benchmark")["videos"]
     chain.task("benchmark_eval", {"videos": asked}, form="untouched", viewing=VIEWING)
     return {
         name: {"version": declared(name).version, "numbers": numbers(store, chain.outputs[name][0])}
@@ -103,11 +93,8 @@ def ddim_inversion(store, outputs):
 
 def attention_capture(store, outputs):
     line = first(outputs, "maps", a.AttentionMaps)
-    return {
-        "pieces": [piece.token for piece in line.pieces],
-        **tensors(store, line.maps),
-        **tensors(store, line.statistics),
-    }
+    pieces = [piece.token for piece in line.pieces]
+    return {"pieces": pieces, **tensors(store, line.maps), **tensors(store, line.statistics)}
 
 
 def head_selection(store, outputs):
@@ -124,25 +111,19 @@ def token_selection(store, outputs):
 
 def vlm_attention(store, outputs):
     line = first(outputs, "maps", a.VlmMaps)
-    return {
-        "distance": line.distance,
-        "token_map": tensors(store, line.token_map),
-        "vlm_map": tensors(store, line.vlm_map),
-    }
+    words, seen = tensors(store, line.token_map), tensors(store, line.vlm_map)
+    return {"distance": line.distance, "token_map": words, "vlm_map": seen}
 
 
 def sft(store, outputs):
     rows = read_log(store.read(published(outputs, "model", a.TunedModel).log))
-    return {
-        name: [row[name] for row in rows if name in row] for name in ("ar", "align", "grad_ar", "grad_align", "lr_llm")
-    }
+    names = ("ar", "align", "grad_ar", "grad_align", "lr_llm")
+    return {name: [row[name] for row in rows if name in row] for name in names}
 
 
 def benchmark_eval(store, outputs):
-    found = published(outputs, "result", a.EvalResult)
-    return {
-        "replies": {line.sample.uid: [line.reply, line.parsed, line.frames] for line in sorted(found.lines, key=uid)}
-    }
+    lines = sorted(published(outputs, "result", a.EvalResult).lines, key=uid)
+    return {"replies": {line.sample.uid: [line.reply, line.parsed, line.frames] for line in lines}}
 
 
 NUMBERS = {name: globals()[name] for name in STEPS if name in globals()}
@@ -163,15 +144,10 @@ def written(measured):
     """The file's text: a line for each of a step's numbers."""
     steps = []
     for name, found in measured.items():
-        numbers = [
-            f"   {json.dumps(key)}: {json.dumps(rounded(value), ensure_ascii=False)}"
-            for key, value in found["numbers"].items()
-        ]
-        steps.append(
-            f' {json.dumps(name)}: {{"version": {json.dumps(found["version"])}, "numbers": {{\n'
-            + ",\n".join(numbers)
-            + "\n }}"
-        )
+        values = {key: json.dumps(rounded(value), ensure_ascii=False) for key, value in found["numbers"].items()}
+        numbers = ",\n".join(f"   {json.dumps(key)}: {value}" for key, value in values.items())
+        version = json.dumps(found["version"])
+        steps.append(f' {json.dumps(name)}: {{"version": {version}, "numbers": {{\n{numbers}\n }}}}')
     return "{\n" + ",\n".join(steps) + "\n}\n"
 
 

@@ -89,16 +89,12 @@ def test_loops_run_over_the_list_of_their_name(spec):
             assert loop["itemInput"] == f"{loop['items']['inputParameter']}-loop-item"
 
 
-def test_arguments_and_command(spec):
+def test_arguments_and_command_and_caching_of_all_but_plan(spec):
     for name, task in leaves(spec).items():
         asked = container(spec, task)
         assert asked["command"][:3] == ["python", "-m", "components"]
         assert [word.replace("_", "-") for word in asked["args"]] == [name, "{{$}}"]
         assert "@sha256:" in asked["image"]
-
-
-def test_caching_is_on_everywhere_but_plan(spec):
-    for name, task in leaves(spec).items():
         assert task.get("cachingOptions", {}).get("enableCache", False) is (name != "plan"), name
 
 
@@ -111,20 +107,11 @@ def test_local_runs_ask_for_nothing_of_a_cluster(documents):
 
 def test_a_wrong_wire_fails_at_compile_time():
     def wrong():
-        videos = component(declared("dataset_import"), form="training")(
-            source="x", source_digest="y", store="z", params={"max_failed": 0.5}, rerun="0"
-        )
-        component(declared("attention_capture"))(
-            trajectories=videos.outputs["videos"],
-            shard="0/1",
-            vdm="x",
-            num_steps=1,
-            text="both",
-            seed=1,
-            store="z",
-            params={"rows": 2},
-            rerun="0",
-        )
+        shared = {"store": "z", "rerun": "0"}
+        imported = component(declared("dataset_import"), form="training")
+        videos = imported(source="x", source_digest="y", params={"max_failed": 0.5}, **shared).outputs["videos"]
+        shared |= {"shard": "0/1", "vdm": "x", "num_steps": 1, "text": "both", "seed": 1, "params": {"rows": 2}}
+        component(declared("attention_capture"))(trajectories=videos, **shared)
 
     with pytest.raises(InconsistentTypeException, match="VideoDataset"):
         dsl.pipeline(wrong, name="wrong")

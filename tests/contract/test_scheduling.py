@@ -13,16 +13,8 @@ from tests.contract.specs import container, definition, leaves, load, parameters
 IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
 CPU = ("--profile", "cpu")
 SECRETS = {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
-OPTIONS = {
-    "--parallelism": "3",
-    "--timeout": "60",
-    "--deadline": "86400",
-    "--retries": "5",
-    "--node-selector": "pool=a100",
-    "--queue": "gpus",
-    "--store-secret": "other-secret",
-    "--model-claim": "other-claim",
-}
+CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
+CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim"]
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +79,10 @@ def test_profile_cpu_asks_for_no_gpu(compiled):
         assert word not in str(compiled(*CPU)), word
 
 
-def changed(compiled):
-    return compiled(*(word for pair in OPTIONS.items() for word in pair))
-
-
 def test_options_reach_their_tasks(compiled):
-    spec, platform = changed(compiled)
-    assert {
-        task["iteratorPolicy"]["parallelismLimit"] for task in tasks(spec).values() if "parameterIterator" in task
-    } == {3}
+    spec, platform = compiled(*CHANGED)
+    loops = [task for task in tasks(spec).values() if "parameterIterator" in task]
+    assert {task["iteratorPolicy"]["parallelismLimit"] for task in loops} == {3}
     assert platform["platforms"]["kubernetes"]["pipelineConfig"]["activeDeadlineSeconds"] == 86400
     for one in scheduled((spec, platform)):
         assert one.pod["activeDeadlineSeconds"] == "60"
@@ -117,7 +104,7 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
             for name, task in leaves(spec).items()
         }
 
-    (before, _), (after, platform) = compiled(), changed(compiled)
+    (before, _), (after, platform) = compiled(), compiled(*CHANGED)
     assert key(after) == key(before)
     assert parameters(after) == parameters(before)
     assert "pipelinechannel" not in str(platform)

@@ -86,9 +86,8 @@ def lets(pod, other, objects, direction, port, protocol="TCP"):
 
 def connects(source, target, objects, port, protocol="TCP"):
     """Whether both sides agree."""
-    return lets(source, target, objects, "Egress", port, protocol) and lets(
-        target, source, objects, "Ingress", port, protocol
-    )
+    sent = lets(source, target, objects, "Egress", port, protocol)
+    return sent and lets(target, source, objects, "Ingress", port, protocol)
 
 
 def reaches(pod, objects, address, port):

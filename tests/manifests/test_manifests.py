@@ -22,10 +22,8 @@ PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.20.10/32")
 README = (MANIFESTS / "README.md").read_text(encoding="utf-8")
 
 # What Argo puts on the pods of a run: KFP's mark, and labels that differ by run.
-RUN = Pod(
-    "pipeline",
-    {"pipelines.kubeflow.org/v2_component": "true", "workflows.argoproj.io/workflow": "any", "pipeline/runid": "any"},
-)
+MARKS = {"workflows.argoproj.io/workflow": "any", "pipeline/runid": "any"}
+RUN = Pod("pipeline", {"pipelines.kubeflow.org/v2_component": "true", **MARKS})
 STRANGER = Pod("stranger", {"app": "notebook"})
 DNS = Pod("dns", {"k8s-app": "kube-dns"}, "kube-system")
 KFP = Pod("ml-pipeline", {"app": "ml-pipeline"}, "kubeflow")
@@ -165,9 +163,8 @@ def test_the_store_is_reached_by_its_users_alone(build):
         assert not connects(RUN, store, objects, 9001)
         (service,) = made(objects, "Service")
         assert service["spec"]["selector"].items() <= store.labels.items()
-        assert store.spec["containers"][0]["ports"] == [
-            {"name": service["spec"]["ports"][0]["targetPort"], "containerPort": 9000}
-        ]
+        target = service["spec"]["ports"][0]["targetPort"]
+        assert store.spec["containers"][0]["ports"] == [{"name": target, "containerPort": 9000}]
     objects = build(MANIFESTS / "overlays" / "kfp-object-store")
     allowed = {one.name for one in [*pods(objects), RUN] if lets(one, SEAWEED, objects, "Egress", 8333)}
     assert allowed == {"pipeline", BOOTSTRAP}
@@ -294,11 +291,8 @@ def test_kfps_own_key_by_the_command(build, tree):
     fake.chmod(0o755)
     environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-euc", block], cwd=tree.parent, check=True, env=environment)
-    assert (tree / "secrets" / "store.env").read_text().splitlines() == [
-        "endpoint=http://seaweedfs.kubeflow:9000",
-        "accesskey=key",
-        "secretkey=secret==",
-    ]
+    written = (tree / "secrets" / "store.env").read_text().splitlines()
+    assert written == ["endpoint=http://seaweedfs.kubeflow:9000", "accesskey=key", "secretkey=secret=="]
     (tree / "secrets" / "hub.env").write_text("token=\n")
     store = next(item for item in build(tree / "secrets") if item["metadata"]["name"] == Profile().store_secret)
     assert store["data"]["secretkey"] == "c2VjcmV0PT0="
