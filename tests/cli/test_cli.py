@@ -117,5 +117,5 @@ def test_control_c_ends_a_run_with_130(tmp_path):
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, after = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, before + after
     assert "Traceback" not in before + after

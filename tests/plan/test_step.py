@@ -134,12 +134,13 @@ def test_a_damaged_entry_is_work_to_do(world, tmp_path, capsys, step, remembered
 
 def test_headers_are_read_side_by_side_and_a_failure_is_not_remembered(world, tmp_path, capsys, monkeypatch):
     _, source, _, _ = world
-    together = threading.Barrier(COUNT)
+    together, local = threading.Barrier(COUNT), FileBackend.local
 
     def refused(backend, path):
-        if path.endswith(".mp4"):
-            together.wait(10)
-            raise ParameterError("AccessDenied", source=backend.uri, remedy="check the keys")
+        if not path.endswith(".mp4"):
+            return local(backend, path)
+        together.wait(10)
+        raise ParameterError("AccessDenied", source=backend.uri, remedy="check the keys")
 
     with monkeypatch.context() as patch:
         patch.setattr(FileBackend, "local", refused)
