@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from components.core.errors import TryAgainError
 from components.steps import STEPS
 
 # one thread per task: sums over several threads differ in the last bit
@@ -52,7 +53,11 @@ def run_fresh(task: Task) -> int:
 
 
 def run_forked(task: Task) -> int:
-    """Run a task as a fork; the first one starts the server and waits for its imports."""
+    """Run a task as a fork; the first one starts the server and waits for its imports.
+
+    Raises:
+        TryAgainError: The server ended meanwhile: killed, or by the Ctrl-C that this process is yet to hear of.
+    """
     process = _CONTEXT.Process(target=_become, args=(task,))
     with _LOCK:
         _CONTEXT.set_forkserver_preload(["components.kubeflow.fork_server", *step_modules()])
@@ -60,6 +65,9 @@ def run_forked(task: Task) -> int:
         sys.modules["__main__"] = ModuleType("__main__")  # a task has its own; the fork would import this one
         try:
             process.start()
+        except (EOFError, ConnectionError) as error:
+            remedy = "run again: what is stored is not computed twice; give the machine more memory if it ran out"
+            raise TryAgainError("the server that forks tasks has ended", source=task.module, remedy=remedy) from error
         finally:
             sys.modules["__main__"] = main
     connection.wait([process.sentinel])

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 
 import pytest
 
+from components.core.errors import TryAgainError
 from components.kubeflow import local, processes
 from components.kubeflow.processes import Task, run_forked, run_fresh, step_modules
 from components.kubeflow.tree import ROOT
@@ -83,6 +85,19 @@ def test_a_killed_task_has_failed(tmp_path):
     ended = [(run.task, run.log.name, run.code) for run in journal.runs]
     assert ended == [("sft", "sft-0.log", 0), ("sft", "sft-1.log", 128 + signal.SIGKILL)]
     assert journal.failed is journal.runs[1]
+
+
+def test_a_server_that_ends_while_it_forks_is_said_and_the_next_task_has_another(environment, tmp_path, monkeypatch):
+    task = Task(ECHO, ["0", "{}"], environment, tmp_path, tmp_path / "log")
+    assert run_forked(task) == 0
+    server, read = forkserver._forkserver._forkserver_pid, forkserver.read_signed
+    os.kill(server, signal.SIGSTOP)
+    monkeypatch.setattr(forkserver, "read_signed", lambda pipe: [os.kill(server, signal.SIGKILL), read(pipe)][1])
+    with pytest.raises(TryAgainError, match="the server that forks tasks has ended"):
+        run_forked(task)
+    monkeypatch.setattr(forkserver, "read_signed", read)
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    assert run_forked(task) == 0
 
 
 def test_what_the_server_imports_exists():
