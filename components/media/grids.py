@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
-from components.media.choices import Fit
+from components.media.choices import Fit, GridChoice
 
 Interval = tuple[float, float]
 _EPS = 1e-9  # relative to a cell: a border computed in two ways is still one border
@@ -186,6 +186,17 @@ def interpolate(values: Float[Tensor, "*batch t h w"], shape: tuple[int, int, in
     return functional.interpolate(flat, shape, mode="trilinear", align_corners=False).reshape(
         *values.shape[:-3], *shape
     )
+
+
+def on_grid(
+    values_TS: Float[Tensor, "T S"], seen: Grid, grid: Grid, choice: GridChoice
+) -> tuple[Float[Tensor, "T F H W"], Bool[Tensor, "F H W"]]:
+    """Return values of visual tokens on the prior's cells, differentiably, and which cells the VLM saw."""
+    values = values_TS.reshape(-1, *seen.shape)
+    if choice == "interpolate":
+        return interpolate(values, grid.shape), torch.ones(grid.shape, dtype=torch.bool, device=values.device)
+    placed, valid = resample(values, seen, grid)
+    return placed, valid.to(values.device)
 
 
 def pool_mask(mask: UInt8[np.ndarray, "F H W"], frame_times: Sequence[float], grid: Grid) -> Float[np.ndarray, "T h w"]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.records import Grid
+from components.media.grids import on_grid
 from components.media.map_algebra import map_distance
 from components.models.vlm.example import collate
 from components.models.vlm.model import Vlm
@@ -23,7 +24,6 @@ from components.sft.aligner import make_aligner
 from components.sft.data import Item, Target
 from components.sft.loss import response_loss
 from components.sft.settings import SftSettings
-from components.vlm_attention.maps import on_grid
 
 
 class MotionSFT(nn.Module):

@@ -1,7 +1,7 @@
 """A sample's A_VLM on the prior's grid: its words' rows in the VLM's sequence, and where their cells lie in the clip.
 
 A_VLM [T', F, H, W] = M · rows, resampled (decision `grid`): `aligned` by time stamps and geometry with a validity mask,
-`interpolate` is Algorithm 1's blind trilinear letter. sft's loss uses the same `WordRows` and `on_grid`.
+`interpolate` is Algorithm 1's blind trilinear letter. sft's loss uses the same `WordRows`.
 
 Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H W the prior's grid.
 """
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from components.core.artifacts import PriorLine
 from components.core.errors import DataError
-from components.core.records import Grid, Json
-from components.media.grids import interpolate, resample
+from components.core.records import Json
+from components.media.choices import GridChoice
+from components.media.grids import on_grid
 from components.media.map_algebra import map_distance
 from components.media.viewing import Viewing
 from components.models.vlm.example import collate
 from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
 from components.store.tensors import pack, unpack
-from components.vlm_attention.settings import GridChoice
 from components.vlm_attention.token_map import coverage, token_map
 
 
@@ -58,17 +58,6 @@ class WordRows:
             raise DataError(problem, source=source, remedy=remedy)
         covered = covered_T.any()[None]
         return cls(map_TR[covered_T].mean(0, keepdim=True) if bool(covered) else map_TR[:1], rows_R, covered)
-
-
-def on_grid(
-    values_TS: Float[Tensor, "T S"], seen: Grid, grid: Grid, choice: GridChoice
-) -> tuple[Float[Tensor, "T F H W"], Bool[Tensor, "F H W"]]:
-    """Return values of visual tokens on the prior's cells, differentiably, and which cells the VLM saw."""
-    values = values_TS.reshape(-1, *seen.shape)
-    if choice == "interpolate":
-        return interpolate(values, grid.shape), torch.ones(grid.shape, dtype=torch.bool, device=values.device)
-    placed, valid = resample(values, seen, grid)
-    return placed, valid.to(values.device)
 
 
 def map_tokens(vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing) -> tuple[bytes, Json]:

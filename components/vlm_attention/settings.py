@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.media.choices import GridChoice
 from components.media.viewing import Viewing
 from components.runtime.parameters import Parameters, UnitParams, operational
-
-GridChoice = Literal["aligned", "interpolate"]
 
 
 class View(Parameters):
