@@ -55,7 +55,8 @@ def test_tasks_run_side_by_side_and_leave_nothing_to_the_next(environment, tmp_p
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(run, range(24))) == list(range(24))
-    seen = [json.loads((tmp_path / str(number)).read_text().splitlines()[0]) for number in range(24)]
+    logs = [(tmp_path / str(number)).read_text().splitlines() for number in range(24)]
+    seen = [json.loads(next(line for line in log if line.startswith("{"))) for log in logs]  # streams may be buffered
     assert [item["environment"]["NUMBER"] for item in seen] == [str(number) for number in range(24)]
     assert {item["threads"] for item in seen} == {1}
 
