@@ -27,7 +27,7 @@ class ParameterError(MotionEnhancerError):
 
 
 class DataError(MotionEnhancerError):
-    """The named data must be mended or computed again (exit 3)."""
+    """The named data must be repaired or computed again (exit 3)."""
 
     exit_code = 3
 

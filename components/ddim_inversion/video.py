@@ -1,6 +1,6 @@
 """From a video file to its inverted trajectory: read, sample, fit, encode, invert.
 
-Apart from the step, since whoever reads a trajectory inverts again what a cleaned scratch no longer holds.
+Apart from the step, since a reader of a trajectory inverts the video again where the scratch was cleaned.
 Legend: F, C, h, w latent frames, channels, rows, columns; N steps.
 """
 

@@ -54,7 +54,8 @@ def artifact_type(kind: str) -> type[dsl.Artifact]:
 
 def pipeline_outputs(name: str, **kinds: str) -> Any:
     """Return the named tuple of types that KFP wants of a pipeline's outputs: manifests or pages by name."""
-    return NamedTuple(name, [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()])  # type: ignore[misc]
+    types = [(key, _UI.get(kind) or artifact_type(kind)) for key, kind in kinds.items()]
+    return NamedTuple(name, types)  # type: ignore[misc]
 
 
 def kfp_type(annotation: Any) -> type:

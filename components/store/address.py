@@ -1,4 +1,4 @@
-"""From an address to the backend that keeps what lies there: `file:///path`, a plain path, or `minio://bucket/prefix`."""
+"""From an address to its backend: `file:///path`, a plain path, or `minio://bucket/prefix`."""
 
 from __future__ import annotations
 
