@@ -20,7 +20,7 @@ SHAPED = [
 # as for mypy, an integer is good where a float is wanted
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-LONGEST = ("test_local_run.py", "test_readme.py")
+LONGEST = ("test_local_run.py", "test_docs.py", "test_run_folder.py")
 
 
 def pytest_collection_modifyitems(config, items):

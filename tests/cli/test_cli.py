@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -112,7 +113,9 @@ def test_control_c_ends_a_run_with_130(tmp_path):
     command = [sys.executable, "-m", "components.cli", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    # as from a terminal: what runs in a shell's background ignores the signal, and so do its children
+    heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=heeded, **pipes)
     before = "".join(iter(process.stderr.readline, "  ▸ dataset_import\n"))
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
