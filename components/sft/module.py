@@ -33,7 +33,12 @@ class MotionSFT(nn.Module):
         super().__init__()
         self.vlm, self.settings, self.weight = vlm, settings, weight
         self.model: nn.Module = vlm.model
-        self.aligner = make_aligner(settings.aligner).to(vlm.device) if weight else None
+        self.aligner = make_aligner(settings.aligner) if weight else None
+
+    def whole(self) -> list[nn.Parameter]:
+        """Return the small parameters that every process holds whole: the aligner's and the low-rank updates."""
+        parts = [] if self.aligner is None else list(self.aligner.parameters())
+        return parts + [one for name, one in self.model.named_parameters() if is_adapter(name)]
 
     def forward(self, item: Item) -> dict[str, Tensor]:
         """Return the losses of one sample: `loss` = `ar` + λ · `align`, with `align` 0 where the sample has no target.
@@ -47,16 +52,14 @@ class MotionSFT(nn.Module):
         ar = response_loss(out.logits_BLV, out.targets_BL)
         if target is not None and out.rows_BRS is not None:
             align = self._align(out.rows_BRS[0], target, item.example.grid)
-        else:  # a 0 that depends on the aligner: every process must have a gradient for it, whatever its sample is
-            spare = [parameter.sum() for parameter in self.aligner.parameters()] if self.aligner is not None else []
-            align = 0 * torch.stack(spare).sum() if spare else torch.zeros_like(ar)
+        else:
+            align = torch.zeros_like(ar)
         return {"loss": ar + self.weight * align, "ar": ar, "align": align}
 
     def _align(self, rows_RS: Tensor, target: Target, seen: Grid) -> Tensor:
         """Return L_align times its gate; the mean is over samples, not gates, so a gate that closes lowers the loss."""
-        with torch.autocast(rows_RS.device.type, enabled=False):  # bf16 products would blur the maps by half a percent
-            values_TS = target.map_TR.to(rows_RS) @ rows_RS
-            map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
+        values_TS = target.map_TR.to(rows_RS) @ rows_RS  # fp32, as the rows are: bf16 would blur by half a percent
+        map_TFHW, valid_FHW = on_grid(values_TS, seen, target.grid, self.settings.grid)
         if self.aligner is not None:
             map_TFHW = self.aligner(map_TFHW, valid_FHW)
         prior_TFHW = target.prior_TFHW.to(map_TFHW.device)

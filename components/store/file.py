@@ -26,6 +26,14 @@ class FileBackend:
         """Return the object's bytes, or None."""
         return None if (file := self.local(path)) is None else file.read_bytes()
 
+    def read(self, path: str, offset: int, length: int) -> bytes | None:
+        """Return up to `length` bytes from `offset` on, or None."""
+        if (file := self.local(path)) is None:
+            return None
+        with file.open("rb") as handle:
+            handle.seek(offset)
+            return handle.read(length)
+
     def put(self, path: str, data: bytes) -> None:
         """Write atomically; a full disk is `TryAgainError`."""
         with self._target(path) as handle:

@@ -184,9 +184,13 @@ class MinioBackend:
 
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None."""
+        return self.read(path, 0, 0)
+
+    def read(self, path: str, offset: int, length: int) -> bytes | None:
+        """Return up to `length` bytes (0: all) from `offset` on, or None."""
 
         def action() -> bytes:
-            response = self.client.get_object(self.bucket, self._name(path))
+            response = self.client.get_object(self.bucket, self._name(path), offset=offset, length=length)
             try:
                 return bytes(response.read())
             finally:
