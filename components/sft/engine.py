@@ -22,15 +22,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
-from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from components.sft.module import MotionSFT, parameter_groups
+from components.sft.module import MotionSFT, parameter_groups, unwrapped
 from components.sft.processes import Processes
 from components.sft.settings import SftSettings
 
 Precision = Literal["bf16", "fp32"]
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_WRAPPER = "_fsdp_wrapped_module."
 
 
 def precision_of(settings: SftSettings, device: torch.device) -> Precision:
@@ -68,7 +66,6 @@ class Engine:
 
     def __init__(self, module: MotionSFT, settings: SftSettings, processes: Processes) -> None:
         self.module, self.processes = module, processes
-        self._shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         _place(module, processes, only=module.whole())
         self.whole = module.whole()
         precision = precision_of(settings, processes.device)
@@ -143,7 +140,9 @@ class Engine:
             state = self.optimizer.state[parameter]
             if make and "exp_avg" not in state:
                 # as AdamW makes it at its first update
-                state["step"] = torch.zeros((), device=parameter.device if self.processes.device.type == "cuda" else "cpu")
+                state["step"] = torch.zeros(
+                    (), device=parameter.device if self.processes.device.type == "cuda" else "cpu"
+                )
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             if "exp_avg" in state:
                 for kind in ("exp_avg", "exp_avg_sq"):
@@ -162,11 +161,11 @@ class Engine:
         All processes must run through it. One tensor at a time is whole on a device.
         """
         for name, parameter in self.module.named_parameters():
-            key = _clean(name)
+            key = unwrapped(name)
             if key.startswith("model."):
                 whole = self._whole(self._interval(key, parameter))
                 if whole is not None:
-                    yield key.removeprefix("model."), whole.view(self._shapes[key]).to("cpu", dtype)
+                    yield key.removeprefix("model."), whole.view(self.module.shapes[key]).to("cpu", dtype)
 
     def _whole(self, part: Interval) -> Tensor | None:
         first, ends = self.processes.first, (*part.starts[1:], part.total)
@@ -185,24 +184,24 @@ class Engine:
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         trained = {id(parameter) for parameter in self.trained}
-        return ((_clean(name), one) for name, one in self.module.named_parameters() if id(one) in trained)
+        return ((unwrapped(name), one) for name, one in self.module.named_parameters() if id(one) in trained)
 
     def _cut(self) -> dict[str, tuple[int, ...]]:
         """Return where each process's part of every parameter starts; a whole one has one part."""
         whole = {id(parameter) for parameter in self.whole}
-        named = [(_clean(name), one) for name, one in self.module.named_parameters()]
+        named = [(unwrapped(name), one) for name, one in self.module.named_parameters()]
         sizes = self.processes.gather([one.numel() for _, one in named])
         found: dict[str, tuple[int, ...]] = {}
         for index, (name, one) in enumerate(named):
             lengths = [one.numel()] if id(one) in whole else [own[index] for own in sizes]
-            assert sum(lengths) == self._shapes[name].numel(), name
+            assert sum(lengths) == self.module.shapes[name].numel(), name
             found[name] = tuple(sum(lengths[:rank]) for rank in range(len(lengths)))
         return found
 
     def _interval(self, name: str, values: Tensor) -> Interval:
         starts = self._starts[name]
         start = starts[0] if len(starts) == 1 else starts[self.processes.rank]
-        return Interval(values.detach().reshape(-1), start, self._shapes[name].numel(), starts)
+        return Interval(values.detach().reshape(-1), start, self.module.shapes[name].numel(), starts)
 
 
 def shard(
@@ -223,17 +222,26 @@ def shard(
     blocks = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     policy = None
     if precision == "bf16":
-        bf16 = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
         # inputs come as the model expects them; buffers (rotary frequencies) stay fp32
-        policy = MixedPrecision(**bf16, cast_forward_inputs=False, cast_root_forward_inputs=False)
+        policy = MixedPrecision(
+            param_dtype=torch.bfloat16,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+            cast_root_forward_inputs=False,
+        )
 
     def wrapped(part: nn.Module) -> FullyShardedDataParallel:
         _place(part, processes, but=whole)
-        kinds = {"mixed_precision": policy, "ignored_states": list(whole), "device_id": processes.device}
         with warnings.catch_warnings():
             # one process has nothing to share, and FSDP says so
             warnings.filterwarnings("ignore", message=".*NO_SHARD")
-            return FullyShardedDataParallel(part, use_orig_params=True, **kinds)
+            return FullyShardedDataParallel(
+                part,
+                mixed_precision=policy,
+                ignored_states=list(whole),
+                device_id=processes.device,
+                use_orig_params=True,
+            )
 
     for part in list(model.modules()):
         for name, child in part.named_children():
@@ -248,7 +256,7 @@ def _place(
     only: Sequence[nn.Parameter] | None = None,
     but: Sequence[nn.Parameter] = (),
 ) -> None:
-    """Put parameters (and buffers, unless `only` parameters are named) onto the device, with the first process's values.
+    """Put parameters (and buffers, unless parameters are named) onto the device, with the first process's values.
 
     What is on the meta device is made first; a parameter that is used twice (tied) stays one. Units are left alone.
     """
@@ -279,7 +287,3 @@ def _place(
 
     keep: list[Tensor] = []  # an id stands for a tensor while the tensor lives
     visit(module)
-
-
-def _clean(name: str) -> str:
-    return name.replace(_WRAPPER, "")

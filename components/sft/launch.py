@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _PARENT = "SFT_PARENT"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1
+_AFTER_FAILURE_S = 5.0  # the others may wait for the one that failed, and then for ever
 
 
 class Stop:
@@ -78,12 +80,12 @@ def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_sec
     world |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     (scratch / "rendezvous").unlink(missing_ok=True)
     processes: list[subprocess.Popen[bytes]] = []
-    deadline: list[float] = []
+    told: list[float] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        if not deadline:
+        if not told:
             log.warning("SIGTERM: the training saves its state and ends, within %g s", grace_seconds)
-            deadline.append(time.monotonic() + grace_seconds)
+            told.append(time.monotonic())
         for process in processes:
             process.send_signal(signal.SIGTERM)
 
@@ -92,25 +94,26 @@ def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_sec
         for rank in range(count):
             own = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen([sys.executable, *arguments], env=own))
-        code = _ended(processes, deadline, grace_seconds)
+        code = _ended(processes, told, grace_seconds)
     finally:
         _kill(processes)
         signal.signal(signal.SIGTERM, before)
-    if deadline and code != TryAgainError.exit_code:
+    if told and code != TryAgainError.exit_code:
         raise stopped(f"and not ended within {grace_seconds:g} s")
     return code
 
 
-def _ended(processes: Sequence[subprocess.Popen[bytes]], deadline: list[float], grace_seconds: float) -> int:
-    """Wait for all; from the first failure on, or from SIGTERM on, no longer than the grace."""
+def _ended(processes: Sequence[subprocess.Popen[bytes]], told: Sequence[float], grace_seconds: float) -> int:
+    """Wait for all; after SIGTERM no longer than the grace, after a failure no longer than `_AFTER_FAILURE_S`."""
+    failed, since = 0, math.inf
     while True:
         codes = [process.poll() for process in processes]
-        failed = next((code for code in codes if code), 0)
+        if not failed and (failed := next((code for code in codes if code), 0)):
+            since = time.monotonic()
         if all(code is not None for code in codes):
             return failed
-        if failed and not deadline:
-            deadline.append(time.monotonic() + min(grace_seconds, 10.0))
-        if deadline and time.monotonic() > deadline[0]:
+        now = time.monotonic()
+        if now > since + _AFTER_FAILURE_S or (told and now > told[0] + grace_seconds):
             return failed
         time.sleep(_POLL_S)
 

@@ -1,44 +1,49 @@
-"""The training loop: L = L_AR + λ · L_align on one module, under accelerate (one process per device).
+"""The training loop: L = L_AR + λ · L_align on one module, in one process per device.
 
-A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly. With λ = 0 no row
-is captured and no aligner exists: plain fine-tuning. The log has one row per step: both losses, their gradient norms
-where measured, learning rates, validation losses, and where the aligned rows lie.
+A step's samples follow from its number, so a state saved between steps resumes in mid-epoch exactly, whatever the
+number of processes. With λ = 0 no row is captured and no aligner exists: plain fine-tuning. The log has one row per
+step: both losses, their gradient norms where measured, learning rates, validation losses, and where the aligned rows
+lie.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import shutil
+import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
-from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import Tensor
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
-from components.models.vlm.model import load_vlm
+from components.models.vlm.model import Vlm, load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
+from components.sft.engine import Engine, stored_dtype
+from components.sft.launch import Stop, die_with_parent, listening, stopped
 from components.sft.loss import effective_weight, prior_variance
-from components.sft.module import MotionSFT, parameter_groups, rate
-from components.sft.resume import ResumeStates, Row, TrainingLog
+from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
+from components.sft.processes import Processes, joined
 from components.sft.settings import SftSettings
+from components.sft.state import ResumeStates, State, StateSaver, read_numbers, read_tensors
+from components.sft.tracking import Row, TrainingLog
 from components.store.entries import Store
 from components.store.tensors import pack
 
 log = logging.getLogger(__name__)
+_POLL_S = 0.5
 
 
 class Job(Record):
-    """Everything a training process needs, as JSON; `out` is a folder that all processes see."""
+    """Everything a training process needs, as JSON; `out` is a folder that the first process writes the result into."""
 
     settings: SftSettings
     align_weight: float
@@ -46,61 +51,45 @@ class Job(Record):
     vlm: str
     store: str
     key: str
+    attempt: str = ""
     lines: list[VlmLine]
     out: str
 
 
 def train(job: Job) -> list[Row]:
-    """Train, write `model/`, `aligner.safetensors` and `log.jsonl` into `job.out`, and return the log's rows.
+    """Train, write `model/`, `aligner.safetensors`, `adapter/` and `log.jsonl` into `job.out`; return the log's rows.
 
     Raises:
-        ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, the loss is
-            no number any more, or a GPU has too little memory.
+        ParameterError: the global batch cannot be shared among the processes, there is nothing to train on, a gradient
+            is not finite, or a GPU has too little memory.
         DataError: a sample's files are damaged, or its words do not fit its prior.
+        TryAgainError: SIGTERM, and a state was saved; scratch is full; the store or another process does not answer.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     try:
-        return Training(job).run()
+        with listening() as stop, joined(job.settings.collective_timeout) as processes:
+            return Training(job, processes, stop).run()
     except torch.OutOfMemoryError as error:
         remedy = "tuning=lora, gradient_checkpointing=true, smaller viewing.max_frames or max_pixels, or a larger GPU"
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
 
 
-def make_accelerator(settings: SftSettings, blocks: list[str]) -> Accelerator:
-    """Return bf16 on GPUs, fp32 on a CPU; on several GPUs full tuning is sharded by `blocks` (FSDP2), LoRA is not."""
-    cuda = torch.cuda.is_available()
-    plugin = None
-    if cuda and settings.tuning == "full" and PartialState().num_processes > 1:
-        # fp32 master weights: AdamW in bf16 loses updates of 2e-6
-        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        wrapped = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": blocks}
-        kinds = {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT", "mixed_precision_policy": precision}
-        plugin = FullyShardedDataParallelPlugin(**wrapped, **kinds)
-    return Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no", fsdp_plugin=plugin)
-
-
 class Training:
     """One training: model, data, optimizer and log."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, processes: Processes, stop: Stop) -> None:
         self.job, self.settings, self.store = job, job.settings, Store(job.store)
+        self.processes, self.stop, self.out = processes, stop, Path(job.out)
         settings, seed, aligned = job.settings, job.seed, job.align_weight > 0
-        processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
-        if settings.global_batch % processes:
-            problem = f"global_batch={settings.global_batch} for {processes} processes"
+        if settings.global_batch % processes.count:
+            problem = f"global_batch={settings.global_batch} for {processes.count} processes"
             raise ParameterError(problem, source="params_sft", remedy="choose a multiple of the number of GPUs")
-        self.accumulation = settings.global_batch // processes
+        self.accumulation = settings.global_batch // processes.count
         torch.manual_seed(seed)
-        # fp32 master weights; without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit
-        vlm = load_vlm(Path(job.vlm), torch.float32, PartialState().device, rows=aligned)
-        if settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
-            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if settings.tuning == "lora":
-            vlm.add_lora(settings.lora_rank)
-        self.accelerator = make_accelerator(settings, sorted(vlm.model._no_split_modules))
-
+        vlm = self._load(aligned)
         train, held = split(job.lines, settings.held_out, seed)
+        held = sorted(held, key=lambda line: sha256(line.sample.id.encode()))[: settings.val_samples]
         shuffled = aligned and settings.prior_control == "shuffled"
         self.samples, self.held = (
             Samples(lines, vlm, self.store, settings, aligned, partners(lines, train, seed) if shuffled else ())
@@ -108,20 +97,40 @@ class Training:
         )
         self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
         self.variance = self._variance() if aligned else 0.0
-
         weight = effective_weight(job.align_weight, settings.align_scale, self.variance) if aligned else 0.0
         self.module = MotionSFT(vlm, settings, weight)
-        optimizer = torch.optim.AdamW(parameter_groups(self.module, settings), betas=(0.9, 0.999), eps=1e-8)
-        self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
-        self.states = ResumeStates(self.store.backend, job.key)
-        board = Path(job.out) / "board" if self.accelerator.is_main_process else None
-        self.log = TrainingLog(self.store.backend, job.key, board)
+        self.engine = Engine(self.module, settings, processes)
+        self.states = ResumeStates(self.store.backend, job.key, job.attempt)
+        self.saver = StateSaver(self.states, processes, self.out, settings.keep_last)
+        self.log = TrainingLog(self.store.backend, job.key, self.out / "board" if processes.first else None)
+        self.updates = 0
+
+    def _load(self, aligned: bool) -> Vlm:
+        """Return the model: with its weights, on the CPU, in the first process; without data in the others.
+
+        Without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit.
+        """
+        settings, processes = self.settings, self.processes
+        dtype = stored_dtype(settings, processes.device)
+        vlm = load_vlm(Path(self.job.vlm), dtype, "cpu", rows=aligned, weights=processes.first)
+        if processes.first:
+            processes.mark("loaded")
+        processes.wait("loaded")
+        if settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
+            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.tuning == "lora":
+            add_adapters(vlm, settings)
+        else:
+            freeze(vlm, settings.train)
+        return vlm
 
     def _variance(self) -> float:
         """Return the normalized maps' mean variance over (a part of) the data; λ times it is the strength."""
         by_hash = sorted(range(len(self.samples)), key=lambda i: sha256(self.samples.lines[i].sample.id.encode()))
         chosen = by_hash[: self.settings.contrast_samples]
-        return sum(prior_variance(self.samples.prior(i), self.settings.row_norm) for i in chosen) / len(chosen)
+        mine = chosen[self.processes.rank :: self.processes.count]
+        own = [prior_variance(self.samples.prior(i), self.settings.row_norm) for i in mine]
+        return math.fsum(value for found in self.processes.gather(own) for value in found) / len(chosen)
 
     def run(self) -> list[Row]:
         """Take all steps from the last saved state on, then write the tuned model's folder."""
@@ -132,129 +141,228 @@ class Training:
             if self.job.align_weight > 0:
                 row |= {"prior_variance": self.variance, "lambda_variance": self.module.weight * self.variance}
                 log.info("λ·Var(normalized prior) = %.3g (1 to 10 works)", row["lambda_variance"])
-            self.log.add(row | self._validate())
-        positions = range(start * self.settings.global_batch, self.total * self.settings.global_batch)
-        sequence = order(len(self.samples), self.job.seed, positions)
-        mine = sequence[self.accelerator.process_index :: self.accelerator.num_processes]
-        stream = loaded(self.samples, mine, self.settings.workers if torch.cuda.is_available() else 0)
-        self.model.train()
+            found = self._validate()
+            if found is None:
+                raise stopped("before the first update")
+            self._record(row | found)
+        batch = self.settings.global_batch
+        stream = self._stream(self.samples, range(start * batch, self.total * batch))
+        self.stop.training = True
+        self.module.model.train()
         for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
-            row = self._step(step, stream)
-            if step % self.settings.eval_every == 0 or step == self.total:
-                row |= self._validate()
-            self.log.add(row)
-            if step % self.settings.save_every == 0 and step < self.total:
-                self._save_state(step)
+            if self._over():
+                break
+            self._after(step, self._step(step, stream))
+        self.stop.training = False
         self._finish()
         return self.log.rows
 
+    def _after(self, step: int, row: Row) -> None:
+        """Validate, log and save what is due after an update, or save a state and end after SIGTERM to any process."""
+        if step % self.settings.eval_every == 0 or step == self.total:
+            found = self._validate()
+            if found is None:
+                self._leave(step, row)
+            row |= found
+        self._record(row)
+        if self.processes.any(self.stop.told):
+            self._leave(step)
+        if step % self.settings.save_every == 0 and step != self.total:
+            self._save_state(step)
+
+    def _stream(self, samples: Samples, positions: range) -> Iterator[Item]:
+        sequence = order(len(samples), self.job.seed, positions)
+        return self._items(samples, sequence[self.processes.rank :: self.processes.count])
+
+    def _items(self, samples: Samples, indices: list[int]) -> Iterator[Item]:
+        return loaded(samples, indices, self.settings.workers if self.processes.device.type == "cuda" else 0)
+
     def _step(self, step: int, stream: Iterator[Item]) -> Row:
         """Make one update; return its row of the log."""
-        items = [next(stream) for _ in range(self.accumulation)]
+        items = list(islice(stream, self.accumulation))
         row: Row = {"step": step}
-        for group in self.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate(step, self.total, self.settings.warmup)
             row[f"lr_{group['role']}"] = group["lr"]
         if step == 1 or step % self.settings.norms_every == 0:
-            row |= self._gradient_norms(items[0])
-        sums = torch.zeros(4, dtype=torch.float64)
-        for index, item in enumerate(items):
-            last = index == len(items) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                found = self.model(item)
-                self.accelerator.backward(found["loss"] / len(items))
-            sums += torch.tensor([found["ar"].item(), found["align"].item(), *item.aligned_rows], dtype=torch.float64)
-        row["grad"] = self._clipped_norm(self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            row |= self._gradient_norms(step, items)
+        sums = self._backward(step, items, "loss")
+        row["grad"] = norm = self.engine.gradient_norm()
         row |= self._means(sums, self.settings.global_batch)
-        if not math.isfinite(row["loss"]):  # the same number on every process
-            losses = f"L_AR {row['ar']:.4g}, L_align {row.get('align', 0.0):.4g}"
-            problem = f"the loss of step {step} is {row['loss']}: {losses}"
-            remedy = "lower lr_llm, lr_vision or aligner_lr; saved states up to here stay"
+        if math.isfinite(norm) and math.isfinite(row["loss"]):
+            self.engine.update(norm, self.settings.clip)
+            self.updates += 1
+            return row
+        self.engine.clear()
+        losses = f"L_AR {row['ar']:.4g}, L_align {row.get('align', 0.0):.4g}"
+        problem = f"the gradient of step {step} is not finite: its norm is {norm:.4g} ({losses})"
+        if self.settings.not_finite == "stop":
+            remedy = "lower lr_llm, lr_vision or aligner_lr, or not_finite=skip; saved states up to here stay"
             raise ParameterError(problem, source="params_sft", remedy=remedy)
-        return row
+        log.warning("%s; no update", problem)
+        # the log is JSON: no NaN
+        kept = {name: value for name, value in row.items() if math.isfinite(value)}
+        return kept | {"skipped": 1}
+
+    def _backward(self, step: int, items: list[Item], which: str) -> Tensor:
+        """Leave the gradient of a loss' mean over the global batch; return this process's sums of the log."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.processes.device)
+        rows = before = 0
+        for index, item in enumerate(items):
+            if self.settings.lora_dropout:
+                place = (step - 1) * self.settings.global_batch + index * self.processes.count + self.processes.rank
+                torch.manual_seed(int(sha256(f"{self.job.seed}:{place}".encode())[:15], 16))
+            found = self.module(item)
+            if found[which].requires_grad:
+                (found[which] / len(items)).backward()
+            sums += torch.stack([found["ar"].detach(), found["align"].detach()]).double()
+            rows, before = rows + item.aligned_rows[0], before + item.aligned_rows[1]
+        self.engine.average()
+        return torch.cat([sums.cpu(), torch.tensor([rows, before], dtype=torch.float64)])
 
     def _means(self, sums: Tensor, count: int) -> Row:
-        whole = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
-        ar, align, rows, before = whole.tolist()
+        ar, align, rows, before = self.processes.sum(sums.tolist())
         row: Row = {"ar": ar / count, "loss": (ar + self.module.weight * align) / count}
         if self.module.weight:
             row |= {"align": align / count, "rows": int(rows), "rows_before_response": int(before)}
         return row
 
-    def _clipped_norm(self, most: float) -> float:
-        norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), most)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # a sharded one is gathered
-
-    def _gradient_norms(self, item: Item) -> Row:
-        """Return norms of ∇L_AR and ∇L_align on each process's first sample; the two backward passes leave nothing."""
+    def _gradient_norms(self, step: int, items: list[Item]) -> Row:
+        """Return the norms of ∇L_AR and ∇L_align over the step's samples; the backward passes leave nothing."""
         found: Row = {}
-        for name, other in (("ar", "align"), ("align", "ar"))[: 2 if self.module.weight else 1]:
-            out = self.model(item)
-            self.accelerator.backward(out[name] + 0 * out[other])  # every parameter takes part, as wrappers expect
-            found[f"grad_{name}"] = self._clipped_norm(math.inf)
-            self.optimizer.zero_grad()
+        for name in ("ar", "align")[: 2 if self.module.weight else 1]:
+            self._backward(step, items, name)
+            norm = self.engine.gradient_norm()
+            if math.isfinite(norm):
+                found[f"grad_{name}"] = norm
+            self.engine.clear()
         return found
 
     @torch.no_grad()
-    def _validate(self) -> Row:
-        """Return mean losses over the held-out samples; processes run equally many forwards, as sharded models need."""
-        if not len(self.held):
+    def _validate(self) -> Row | None:
+        """Return mean losses over the held-out samples, None after SIGTERM; processes run equally many forwards."""
+        if not (count := len(self.held)):
             return {}
-        self.model.eval()
+        self.module.model.eval()
         sums = torch.zeros(4, dtype=torch.float64)
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        for index in range(rank, rank + len(self.held), processes):
-            found = self.model(self.held[min(index, len(self.held) - 1)])
-            if index < len(self.held):
+        rank, processes = self.processes.rank, self.processes.count
+        turns = range(rank, rank + count, processes)  # in the last turn some repeat a sample that is not counted
+        for index, item in zip(turns, self._items(self.held, [min(turn, count - 1) for turn in turns]), strict=True):
+            if self.processes.any(self.stop.told):
+                return None
+            found = self.module(item)
+            if index < count:
                 sums += torch.tensor([found["ar"].item(), found["align"].item(), 0, 0], dtype=torch.float64)
-        self.model.train()
-        means = self._means(sums, len(self.held))
+        self.module.model.train()
+        means = self._means(sums, count)
         return {f"val_{name}": means[name] for name in ("ar", "loss", "align") if name in means}
 
-    def _save_state(self, step: int) -> None:
-        folder = Path(self.job.out) / "state"
-        self.accelerator.save_state(str(folder))
-        self.accelerator.wait_for_everyone()  # each process writes its own part
-        if self.accelerator.is_main_process:
-            self.log.write(folder / "log.jsonl")
-            self.states.save(folder, step, self.settings.keep_last)
-            shutil.rmtree(folder)
-        self.accelerator.wait_for_everyone()
+    # What is kept -----------------------------------------------------------------------------------------------------
+
+    def _record(self, row: Row) -> None:
+        """Log a row; keep its weights where they are the best so far and the best are wanted."""
+        self.log.add(row)
+        if self.settings.keep == "best" and self._best() == row["step"]:
+            while self.processes.any(self.saver.busy):  # told to each other, so that nobody waits in silence
+                time.sleep(_POLL_S)
+            self.saver.save(row["step"], self.engine.weights(), {"step": row["step"]}, {}, "best")
+
+    def _best(self) -> int | None:
+        """Return the step with the least validation loss after an update; None without one."""
+        found = [(row["val_loss"], row["step"]) for row in self.log.rows[1:] if "val_loss" in row]
+        return min(found)[1] if found else None
+
+    def _over(self) -> bool:
+        """Whether the last `patience` validations brought nothing."""
+        if self.settings.patience is None:
+            return False
+        seen = [row["val_loss"] for row in self.log.rows if "val_loss" in row]
+        return len(seen) - 1 - min(range(len(seen)), key=seen.__getitem__) >= self.settings.patience if seen else False
+
+    def _save_state(self, step: int, pending: Row | None = None) -> None:
+        """Save a state after a step; `pending` is a row that is not logged yet, as its validation was broken off."""
+        if self.processes.any(self.saver.busy):
+            log.warning("step %d: no state, the last one is still on its way to the store", step)
+            return
+        numbers = {"step": step, "updates": self.updates, "processes": self.processes.count, "pending": pending}
+        parts = self.engine.weights() | self.engine.moments()
+        self.saver.save(step, parts, numbers, {"log.jsonl": self.log.text()}, "step")
+
+    def _leave(self, step: int, pending: Row | None = None) -> NoReturn:
+        """Save a state and end."""
+        while self.processes.any(self.saver.busy):
+            time.sleep(_POLL_S)
+        self._save_state(step, pending)
+        self.saver.finish()
+        raise stopped(f"after step {step}, which is saved")
 
     def _resume(self) -> int:
         """Load the newest state; return the step that it was saved after, 0 without one."""
-        if not (steps := self.states.steps()):
+        newest = self.states.complete()[-1:] if self.processes.first else []
+        found: list[State] = self.processes.told(newest)
+        if not found:
             return 0
-        folder = Path(self.job.out) / "resume"
-        with self.accelerator.main_process_first():  # one download for all processes
-            if not folder.exists():
-                self.states.load(steps[-1], folder)
-        self.accelerator.load_state(str(folder))
-        self.log.read(folder / "log.jsonl")
-        return steps[-1]
+        (state,) = found
+        numbers = read_numbers(self.store.backend, state)
+        read_tensors(self.store.backend, state, self.engine.weights() | self.engine.moments(make=True), self.processes)
+        self.updates = int(numbers["updates"])
+        self.engine.set_updates(self.updates)
+        self.log.read(self.store.backend.get(f"{state.folder}/log.jsonl") or b"")
+        log.info("resuming after step %d, saved by %d processes", state.step, numbers["processes"])
+        if numbers["pending"] is not None:
+            self._after(state.step, numbers["pending"])
+        return state.step
 
     def _finish(self) -> None:
-        out = Path(self.job.out)
-        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)  # gathered from all processes
-        if not self.accelerator.is_main_process:
+        """Write the tuned model's folder, in the first process; the others give their parts and are done."""
+        self.saver.finish()
+        if self.settings.keep == "best" and (best := self._best()) is not None:
+            self._load_best(best)
+        dtype = torch.bfloat16 if self.processes.device.type == "cuda" else torch.float32
+        lora = self.settings.tuning == "lora"
+        weights = {} if lora else dict(self.engine.gathered(dtype))
+        if not self.processes.first:
             return
-        model, aligner = (
-            {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
-            for part in ("model.", "aligner.")
+        adapters = {name: one for name, one in self.module.model.named_parameters() if is_adapter(name)}
+        export(
+            self.job,
+            {unwrapped(name): one.detach().cpu() for name, one in adapters.items()} if lora else weights,
+            dtype,
         )
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        self.module.vlm.save(model if sharded else None, Path(self.job.vlm), out / "model", dtype)
-        if aligner:
-            (out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
-        self.log.write(out / "log.jsonl")
+        if self.module.aligner is not None and (aligner := self.module.aligner.state_dict()):
+            (self.out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
+        (self.out / "log.jsonl").write_bytes(self.log.text())
         self.log.close()
+
+    def _load_best(self, step: int) -> None:
+        (state,) = self.processes.told([state for state in self.states.complete("best") if state.step == step][-1:])
+        read_tensors(self.store.backend, state, self.engine.weights(), self.processes)
+
+
+def add_adapters(vlm: Vlm, settings: SftSettings) -> None:
+    """Add the low-rank updates that the settings name; they are fp32 whatever the model is."""
+    vlm.add_lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets)
+
+
+def export(job: Job, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Write `model/`, and `adapter/` where low-rank updates were trained: these are merged into the model in fp32."""
+    base, out = Path(job.vlm), Path(job.out)
+    lora = job.settings.tuning == "lora"
+    vlm = load_vlm(base, torch.float32, "cpu", rows=False, weights=lora)
+    if lora:
+        add_adapters(vlm, job.settings)
+        unknown = vlm.model.load_state_dict(weights, strict=False).unexpected_keys
+        assert not unknown, unknown
+        vlm.model.save_pretrained(out / "adapter")
+        vlm.model = vlm.model.merge_and_unload().to(dtype)
+        weights = vlm.model.state_dict()
+    vlm.save(weights, base, out / "model", dtype)
 
 
 def main(argv: list[str]) -> int:
     """Run one of several processes, `-m components.sft.loop JOB.json`; leave an expected error as `error.json`."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step's process hears it, too, and ends this one
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     job = Job.model_validate_json(Path(argv[0]).read_bytes())
     try:

@@ -9,6 +9,7 @@ Legend: R rows of the sequence, S visual tokens, T words, F H W the prior's grid
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class MotionSFT(nn.Module):
         self.vlm, self.settings, self.weight = vlm, settings, weight
         self.model: nn.Module = vlm.model
         self.aligner = make_aligner(settings.aligner) if weight else None
+        self.shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
 
     def whole(self) -> list[nn.Parameter]:
         """Return the small parameters that every process holds whole: the aligner's and the low-rank updates."""
@@ -67,19 +69,43 @@ class MotionSFT(nn.Module):
         return target.weight * map_distance(map_TFHW, prior_TFHW, valid_FHW, norm, distance)
 
 
+def is_adapter(name: str) -> bool:
+    """Return whether a parameter is a low-rank update's, by its name."""
+    return ".lora_" in name
+
+
+def freeze(vlm: Vlm, train: Sequence[str]) -> None:
+    """Leave gradients and optimizer to the parts in `train` alone (`vision`, `merger`, `llm`)."""
+    for name, parameter in vlm.model.named_parameters():
+        parameter.requires_grad_(vlm.part(name) in train)
+
+
 def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str, Any]]:
-    """Return AdamW's groups: by learning rate, and apart those without weight decay (norms, biases, other vectors)."""
-    rates = {"vision": settings.lr_vision, "llm": settings.lr_llm, "aligner": settings.aligner_lr}
-    parameters = module.vlm.parameter_groups()
-    if module.aligner is not None:
-        parameters["aligner"] = list(module.aligner.parameters())
-    groups: list[dict[str, Any]] = []
-    for role, found in parameters.items():
-        for decays in (True, False):
-            if chosen := [parameter for parameter in found if (parameter.dim() > 1) == decays]:
-                rate, decay = rates[role], settings.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "lr": rate, "base_lr": rate, "role": role, "weight_decay": decay})
+    """Return AdamW's groups: by learning rate, and apart those without weight decay (norms, biases, other vectors).
+
+    A sharded parameter is flat here, so what decays goes by the shapes before (`module.shapes`).
+    """
+    rates = {"vision": settings.lr_vision, "merger": settings.lr_llm, "llm": settings.lr_llm}
+    rates |= {"lora": settings.lora_lr, "aligner": settings.aligner_lr}
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (role, decays): [] for role in rates for decays in (True, False)
+    }
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            name = unwrapped(name)
+            role = "aligner" if name.startswith("aligner.") else "lora" if is_adapter(name) else module.vlm.part(name)
+            found[role, len(module.shapes[name]) > 1].append(parameter)
+    groups = []
+    for (role, decays), chosen in found.items():
+        if chosen:
+            rate, decay = rates[role], settings.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "lr": rate, "base_lr": rate, "role": role, "weight_decay": decay})
     return groups
+
+
+def unwrapped(name: str) -> str:
+    """Return a parameter's name without the parts that FSDP puts in."""
+    return name.replace("_fsdp_wrapped_module.", "")
 
 
 def rate(step: int, total: int, warmup: float) -> float:

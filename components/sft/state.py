@@ -1,9 +1,9 @@
 """Resume states: torch's distributed checkpoint, kept in the store as safetensors and JSON.
 
-`<store>/sft/<key>/resume/<try>/step-<n>-<save>/` holds what every process wrote of its own part, an index, and a mark of
-each process, written last: a state counts once all marks are there, so saving needs no barrier. A process writes its
-part to local scratch and goes on training; a thread uploads it. A reader takes from the store the byte ranges that it
-needs, so any number of processes, on any number of nodes, reads what any other number wrote.
+`<store>/sft/<key>/resume/<try>/step-<n>-<save>/` holds what every process wrote of its own part, an index, and a mark
+of each process, written last: a state counts once all marks are there, so saving needs no barrier. A process writes
+its part to local scratch and goes on training; a thread uploads it. A reader takes from the store the byte ranges that
+it needs, so any number of processes, on any number of nodes, reads what any other number wrote.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
 from torch.distributed._shard.sharded_tensor.metadata import TensorProperties as ShardedProperties
-from torch.distributed._shard.sharding_spec import ShardMetadata
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -39,6 +40,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -119,7 +122,9 @@ class StateSaver:
         """Whether this process still uploads."""
         return self._jobs.unfinished_tasks > 0
 
-    def save(self, step: int, parts: Mapping[str, Interval], numbers: Json, files: Mapping[str, bytes], kind: str) -> None:
+    def save(
+        self, step: int, parts: Mapping[str, Interval], numbers: Json, files: Mapping[str, bytes], kind: str
+    ) -> None:
         """Write a state; the processes meet for its plan, never for its upload.
 
         Args:
@@ -137,7 +142,7 @@ class StateSaver:
         local = self.scratch / name
         local.mkdir(parents=True)
         with _own_errors():
-            dcp.save(tensors(parts, self.processes), storage_writer=_Writer(local, self.processes.rank, numbers))
+            save_parts(tensors(parts, self.processes), storage_writer=_Writer(local, self.processes.rank, numbers))
         if self.processes.first:
             for file, data in files.items():
                 _write(local / file, data)
@@ -191,7 +196,7 @@ def read_tensors(backend: Backend, state: State, parts: Mapping[str, Interval], 
         DataError: the state lacks a tensor, or a file of it is missing or cut off.
     """
     with _own_errors():
-        dcp.load(tensors(parts, processes), storage_reader=_Reader(backend, state.folder))
+        load(tensors(parts, processes), storage_reader=_Reader(backend, state.folder))
 
 
 @contextmanager
@@ -262,8 +267,10 @@ class _Writer(StorageWriter):  # type: ignore[misc]  # torch ships no types of i
 
         held = 0
         for item in plan.items:
-            tensor = planner.resolve_data(item).detach().to("cpu").contiguous()
-            group[f"{item.index.fqn}@{item.index.offset[0]}"] = item, tensor
+            tensor = planner.resolve_data(item)
+            assert isinstance(tensor, Tensor), item.index
+            tensor = tensor.detach().to("cpu").contiguous()
+            group[f"{item.index.fqn}@{_start(item.index)}"] = item, tensor
             held += tensor.nbytes
             if held >= _FILE_BYTES:
                 flush()
@@ -274,9 +281,10 @@ class _Writer(StorageWriter):  # type: ignore[misc]  # torch ships no types of i
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        stored = {(one.index.fqn, one.index.offset[0]): one.storage_data for own in results for one in own}
+        stored = {(one.index.fqn, _start(one.index)): one.storage_data for own in results for one in own}
         found: Json = {}
         for name, about in metadata.state_dict_metadata.items():
+            assert isinstance(about, TensorStorageMetadata), name
             chunks = [
                 [chunk.offsets[0], chunk.sizes[0], *stored[name, chunk.offsets[0]]]
                 for chunk in sorted(about.chunks, key=lambda chunk: chunk.offsets[0])
@@ -301,7 +309,7 @@ class _Reader(StorageReader):  # type: ignore[misc]
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None: ...
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        about = {}
+        about: dict[str, Any] = {}
         for name, one in _index(self.backend, self.folder)["tensors"].items():
             chunks = []
             for start, size, file, place in one["chunks"]:
@@ -319,10 +327,8 @@ class _Reader(StorageReader):  # type: ignore[misc]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         def fetch(item: Any) -> None:
-            index: MetadataIndex = item.storage_index
-            assert index.offset is not None
             target = planner.resolve_tensor(item).detach()
-            file, place = self.places[index.fqn, index.offset[0]]
+            file, place = self.places[item.storage_index.fqn, _start(item.storage_index)]
             at = place + item.storage_offsets[0] * target.element_size()
             path = f"{self.folder}/{file}"
             data = self.backend.read(path, at, target.nbytes)
@@ -342,6 +348,12 @@ class _Reader(StorageReader):  # type: ignore[misc]
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         return False
+
+
+def _start(index: MetadataIndex) -> int:
+    """Return where a part of a flat tensor starts."""
+    assert index.offset is not None, index
+    return int(index.offset[0])
 
 
 def _index(backend: Backend, folder: str) -> Json:

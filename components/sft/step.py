@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, ParameterError, TryAgainError
-from components.core.records import Json, canonical_json
+from components.core.records import Json, canonical_json, sha256
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
 from components.sft.page import page
-from components.sft.resume import ResumeStates
 from components.sft.settings import Params, SftSettings
 from components.store.entries import WorkFolder
 from components.vlm_attention.settings import View
@@ -52,6 +49,8 @@ def run(context: Context[Params, Shared]) -> None:
     reads = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
     entry = context.once("model", reads, lambda work: _train(context, work, lines, model.path))
     if context.counts["computed"]:
+        from components.sft.state import ResumeStates
+
         ResumeStates(context.store.backend, entry.key).clear()
     files = [entry.ref(role, context.task) for role in entry.numbers["roles"]]
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
@@ -67,14 +66,15 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
     from components.models.tuned import stow
     from components.sft.loop import Job
 
-    if context.rerun.startswith("force"):
-        ResumeStates(context.store.backend, work.key).clear()
     view = context.provenance["vlm_attention"].params
     seen = {name: view[name] for name in View.model_fields}
     settings = SftSettings.model_validate(context.params.model_dump() | seen)
     shared, store, model = context.shared.model_dump(include={"align_weight", "seed"}), context.store.uri, str(folder)
+    # a forced training begins anew, but its own retries, which have the same nonce, go on
+    attempt = sha256(context.rerun.encode())[:16] if context.rerun.startswith("force") else ""
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        _launch(Job(settings=settings, vlm=model, store=store, key=work.key, lines=lines, out=scratch, **shared))
+        state: Json = {"key": work.key, "attempt": attempt}
+        _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))
         out = Path(scratch)
         roles = stow(out / "model", work)
         if (aligner := out / "aligner.safetensors").is_file():
@@ -84,24 +84,30 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
 
 
 def _launch(job: Any) -> None:
-    """Train on other nodes where the pipeline was compiled so, else here: in a process per GPU if there are several."""
+    """Train on other nodes where the pipeline was compiled so, else here: in a process per GPU, or in this one alone.
+
+    Raises:
+        MotionEnhancerError: what a training process ended with, or that it was told to stop.
+    """
     import torch
 
+    from components.sft.launch import run_processes
     from components.sft.loop import train
     from components.sft.nodes import MANIFEST, train_on_nodes
 
-    gpus, manifest = torch.cuda.device_count(), os.environ.get(MANIFEST)
-    if gpus <= 1 and manifest is None:
+    manifest, settings = os.environ.get(MANIFEST), job.settings
+    count = settings.processes or max(1, torch.cuda.device_count())
+    if manifest is None and count == 1:
         train(job)
         return
-    path = Path(job.out) / "job.json"
+    out = Path(job.out)
+    path = out / "job.json"
     path.write_bytes(canonical_json(job.model_dump(mode="json")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
     if manifest is None:
-        code = subprocess.run([*command, "-m", "components.sft.loop", str(path)], check=False).returncode
+        code = run_processes(count, ["-m", "components.sft.loop", str(path)], out, settings.stop_grace)
     else:
         code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
-    if (left := Path(job.out) / "error.json").is_file():
+    if (left := out / "error.json").is_file():
         fields = json.loads(left.read_bytes())
         kinds = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}
         raise kinds[fields.pop("code")](**fields)
@@ -112,7 +118,7 @@ def _launch(job: Any) -> None:
 
 STEP = Step(
     name="sft",
-    version="3",
+    version="4",
     title="6 · Fine-tuning with alignment",
     unit="step",
     device="gpu",

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
 from components.sft.aligner import Aligner
 from components.sft.data import Samples, loaded, order, partners, split
+from components.sft.launch import Stop
 from components.sft.loop import Job, Training, train
 from components.sft.loss import response_loss
 from components.sft.module import rate
-from components.sft.resume import ResumeStates, TrainingLog
+from components.sft.processes import joined
 from components.sft.settings import SftSettings
+from components.sft.state import ResumeStates
 from components.sft.step import STEP
+from components.sft.tracking import TrainingLog
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
@@ -65,6 +69,13 @@ def job(world, tmp_path):
         return Job(settings=settings, align_weight=align_weight, **fields)
 
     return make
+
+
+@contextmanager
+def opened(job):
+    """A training before its first step, alone."""
+    with joined(1.0) as processes:
+        yield Training(job, processes, Stop())
 
 
 def weights(job):
@@ -149,7 +160,7 @@ def test_six_steps_are_three_resume_three(job, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(first)
     states = ResumeStates(Store(first.store).backend, first.key)
-    assert states.steps() == [3]
+    assert [state.step for state in states.complete()] == [3]
     second = job(key=first.key, save_every=3)
     torch.manual_seed(999)
     assert train(second) == rows
@@ -158,26 +169,14 @@ def test_six_steps_are_three_resume_three(job, monkeypatch):
     assert len({(Path(one.out) / "aligner.safetensors").read_bytes() for one in (whole, second)}) == 1
 
 
-def test_states_beyond_keep_last_and_half_written_ones_do_not_count(tmp_path):
-    states = ResumeStates(Store(str(tmp_path / "store")).backend, "k")
-    (tmp_path / "state/sub").mkdir(parents=True)
-    (tmp_path / "state/sub/x").write_bytes(b"1")
-    for step in (2, 4, 6):
-        states.save(tmp_path / "state", step, keep_last=2)
-    assert states.steps() == [4, 6]
-    states.backend.put("sft/k/resume/step-00000008/sub/x", b"torn")
-    assert states.steps() == [4, 6]
-    assert (states.load(6, tmp_path / "back") / "sub/x").read_bytes() == b"1"
-    states.clear()
-    assert list(states.backend.walk("sft/k")) == []
-
-
 @pytest.mark.parametrize(("name", "aligner"), [(QWEN, "local"), (INTERN, "none"), (QWEN, "pointwise")])
 def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name, aligner):
     """Before the first step, when every aligner is the identity."""
-    training = Training(job(name, align_weight=2.5, aligner=aligner, held_out=0.0))
-    for index, line in enumerate(training.samples.lines[:3]):
-        found = {key: float(value.detach()) for key, value in training.module(training.samples[index]).items()}
+    with opened(job(name, align_weight=2.5, aligner=aligner, held_out=0.0)) as training:
+        lines = training.samples.lines[:3]
+        losses = [training.module(training.samples[index]) for index in range(len(lines))]
+    for line, one in zip(lines, losses, strict=True):
+        found = {key: float(value.detach()) for key, value in one.items()}
         assert found["align"] == pytest.approx(line.distance, rel=1e-5)
         assert found["loss"] == pytest.approx(found["ar"] + 2.5 * line.distance, rel=1e-5)
 
@@ -248,7 +247,8 @@ def test_a_workers_error_keeps_its_kind_and_remedy():
 
 
 def test_clips_are_dropped_when_they_were_read(job, monkeypatch):
-    samples, dropped = Training(job(prior_control="frame_difference")).samples, []
+    with opened(job(prior_control="frame_difference")) as training:
+        samples, dropped = training.samples, []
     monkeypatch.setattr(samples.store.backend, "release", dropped.append)
     samples[0]
     assert dropped == [samples.lines[0].video.file.path] * 2
@@ -325,7 +325,7 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in opened.state_dict().items())
     Aligner().load_state_dict(unpack(store.read(model.aligner[0])))
     assert "<svg" in outputs["curve"].read_text()
-    assert ResumeStates(store.backend, model.key).steps() == []
+    assert ResumeStates(store.backend, model.key).complete() == []
     assert model.lines == sorted(model.lines, key=lambda line: line.sample.id)
     assert len(model.lines) == 6
     monkeypatch.setattr("components.sft.loop.train", lambda job: pytest.fail("trained again"))

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -24,6 +24,7 @@ from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
 
 Cells = tuple[int, int, int]
+VlmPart = Literal["vision", "merger", "llm"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class VlmFamily(Family):
         by_time: the viewing that takes this many frames per second of a clip of this duration, in seconds, where the
             family's own rule takes a fixed number of frames; else the viewing as it is.
         tower: regular expression, found in the names of the vision tower's parameters and in no others.
-        lora_targets: regular expression, matches the names of the language model's attention projections.
+        merger: the same of the part between tower and language model.
+        language: the same of the language model's modules, which low-rank updates are for.
         end_of_turn: the token that ends a turn in the chat template.
         register: makes a model that is none of transformers' own known to its Auto classes; it may be called again.
     """
@@ -96,6 +98,7 @@ class VlmFamily(Family):
     frames: Callable[[Viewing, Video], list[int]]
     by_time: Callable[[Viewing, float, float], Viewing]
     tower: str
-    lora_targets: str = r".*\blanguage_model\..*\.[qkvo]_proj"
+    merger: str
+    language: str = r"\blanguage_model\."
     end_of_turn: str = "<|im_end|>"
     register: Callable[[], None] = lambda: None

@@ -133,4 +133,5 @@ FAMILY = VlmFamily(
     frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
     tower=r"\bvision_tower\.",
+    merger=r"\bmulti_modal_projector\.",
 )

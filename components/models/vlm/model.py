@@ -29,7 +29,7 @@ from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
 from components.models.vlm import families
 from components.models.vlm.example import IGNORED, Batch, Example, collate, render, response_labels
-from components.models.vlm.interface import Conversation, Inputs, VlmFamily
+from components.models.vlm.interface import Conversation, Inputs, VlmFamily, VlmPart
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
 
 _DEFAULT = Viewing.model_validate({})
@@ -161,13 +161,11 @@ class Vlm:
         self.model.train(training)
         return str(self.tokenizer.decode(reply, skip_special_tokens=True))
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return trainable parameters by the recipe's learning rates: `vision` (the tower), `llm` (all else)."""
-        groups: dict[str, list[nn.Parameter]] = {"vision": [], "llm": []}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups["vision" if re.search(self.family.tower, name) else "llm"].append(parameter)
-        return groups
+    def part(self, name: str) -> VlmPart:
+        """Return which part of the model a parameter belongs to, by its name."""
+        if re.search(self.family.tower, name):
+            return "vision"
+        return "merger" if re.search(self.family.merger, name) else "llm"
 
     def arguments(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the model's own forward takes of a batch; a single axis of positions stands without the axis."""
@@ -176,35 +174,40 @@ class Vlm:
             inputs["position_ids"] = inputs["position_ids"][0]
         return inputs
 
-    def add_lora(self, rank: int) -> None:
-        """Train low-rank updates of the language model's attention only; everything else is frozen."""
+    def add_lora(self, rank: int, alpha: float, dropout: float, targets: Sequence[str]) -> None:
+        """Train low-rank updates of the language model's layers called `targets` only; everything else is frozen.
+
+        Raises:
+            ParameterError: the language model has no layer of such a name.
+        """
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=self.family.lora_targets)
+        pattern = rf".*(?:{self.family.language}).*\.(?:{'|'.join(map(re.escape, targets))})"
+        linear = [name for name, part in self.model.named_modules() if isinstance(part, nn.Linear)]
+        known = {name.rsplit(".", 1)[-1] for name in linear if re.search(self.family.language, name)}
+        if missing := sorted(set(targets) - known):
+            remedy = f"choose of {', '.join(sorted(known))}"
+            raise ParameterError(f"lora_targets {missing}: no such layer", source="params_sft", remedy=remedy)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
         self.model = get_peft_model(self.model, config)
 
-    def save(self, state: dict[str, Tensor] | None, source: Path, folder: Path, dtype: torch.dtype) -> None:
-        """Write the weights as `dtype`, and the tokenizer and processor files of `source`; low-rank updates are merged.
-
-        `state` is the gathered weights where this process holds only a part of them; None: it holds them all.
-        """
-        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+    def save(self, weights: dict[str, Tensor], source: Path, folder: Path, dtype: torch.dtype) -> None:
+        """Write `weights` as a folder that plain `from_pretrained` opens, with the tokenizer's files of `source`."""
         folder.mkdir(parents=True)
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in _KEPT and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, folder / file.name)
-        if state is None:
-            model.to(dtype).save_pretrained(folder, max_shard_size=_SHARD)
-            return
-        model.config.dtype = dtype
-        weights = {name: value.to(dtype) for name, value in state.items()}
-        model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)
+        self.model.config.dtype = dtype
+        self.model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)
 
 
-def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows: bool = True) -> Vlm:
+def load_vlm(
+    folder: Path, dtype: torch.dtype, device: torch.device | str, rows: bool = True, weights: bool = True
+) -> Vlm:
     """Load a folder with configuration, safetensors, tokenizer with chat template, and processor files, for evaluation.
 
-    `rows`: whether attention rows can be requested.
+    `rows`: whether attention rows can be requested. Without `weights` the model's parameters and buffers have shapes
+    and no data (they are on the meta device).
 
     Raises:
         ParameterError: not a folder of a supported model.
@@ -227,10 +230,14 @@ def load_vlm(folder: Path, dtype: torch.dtype, device: torch.device | str, rows:
     inputs = family.inputs(config, tokenizer, folder)
     read_json(folder / "generation_config.json")  # transformers passes over one that it cannot read
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ROWS_ATTENTION if rows else "sdpa"}
-    model = load_weights(AutoModelForImageTextToText, folder, ignore_mismatched_sizes=True, **options)
+    if weights:
+        model = load_weights(AutoModelForImageTextToText, folder, ignore_mismatched_sizes=True, **options).to(device)
+    else:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, **options)
     named = model.generation_config.eos_token_id
     stops = {tokenizer.convert_tokens_to_ids(family.end_of_turn), *(named if isinstance(named, list) else [named])}
-    return Vlm(model.to(device).eval(), tokenizer, family, inputs, frozenset(stops - {None}))
+    return Vlm(model.eval(), tokenizer, family, inputs, frozenset(stops - {None}))
 
 
 def open_vlm(folder: Path, rows: bool) -> Vlm:

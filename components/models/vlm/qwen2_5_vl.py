@@ -172,4 +172,5 @@ FAMILY = VlmFamily(
     frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
+    merger=r"\bvisual\.merger\.",
 )
