@@ -12,6 +12,7 @@ a parameter is one interval of its flattened elements (`Interval`); states and e
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 
+from components.models.vlm.model import Vlm
 from components.sft.module import MotionSFT, parameter_groups, unwrapped
 from components.sft.processes import Processes
 from components.sft.settings import SftSettings
@@ -38,9 +40,12 @@ def precision_of(settings: SftSettings, device: torch.device) -> Precision:
     return settings.precision
 
 
-def stored_dtype(settings: SftSettings, device: torch.device) -> torch.dtype:
-    """Return the dtype of the VLM's weights: fp32 where they are trained (AdamW in bf16 loses updates of 2e-6)."""
-    return torch.float32 if settings.tuning == "full" else _DTYPES[precision_of(settings, device)]
+def computing_dtype(settings: SftSettings, device: torch.device) -> torch.dtype:
+    """Return the dtype of forward and backward pass, and so of frozen weights; trained ones are fp32.
+
+    AdamW in bf16 loses updates of 2e-6.
+    """
+    return _DTYPES[precision_of(settings, device)]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Engine:
         _place(module, processes, only=module.whole())
         self.whole = module.whole()
         precision = precision_of(settings, processes.device)
-        module.model = module.vlm.model = shard(module.vlm.model, precision, processes, self.whole)
+        module.model = module.vlm.model = shard(module.vlm, precision, processes, self.whole)
         groups = parameter_groups(module, settings)
         fused = {"fused": True} if processes.device.type == "cuda" else {}  # no copies of what is updated
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, **fused)
@@ -95,31 +100,30 @@ class Engine:
         flat = torch.cat([parameter.grad.reshape(-1) for parameter in self.whole if parameter.grad is not None])
         dist.all_reduce(flat)
         flat /= self.processes.count
-        for parameter, part in zip(self.whole, flat.split([one.numel() for one in self.whole]), strict=True):
+        for parameter, part in zip(self.whole, torch.split(flat, [one.numel() for one in self.whole]), strict=True):
             parameter.grad = part.view_as(parameter)
 
     @torch.no_grad()
     def gradient_norm(self) -> float:
         """Return the norm of the whole gradient, the same in every process; NaN or infinity where an element is."""
-        whole = {id(parameter) for parameter in self.whole}
-        parts: list[Tensor] = []
-        for kind in (False, True):
-            found = [p.grad for p in self.trained if p.grad is not None and (id(p) in whole) == kind]
-            norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in found]
-            parts.append(torch.stack(norms) if norms else torch.zeros(1, device=self.processes.device))
+        whole = {id(one) for one in self.whole}
+        norms: dict[bool, list[Tensor]] = {True: [], False: []}
+        for one in self.module.parameters():
+            if one.grad is not None:
+                norms[id(one) in whole].append(torch.linalg.vector_norm(one.grad, dtype=torch.float32))
         if self.processes.count == 1:
-            return float(torch.linalg.vector_norm(torch.cat(parts)))
-        (sharded,) = self.processes.sum([float(parts[0].double().square().sum())])
-        return math.sqrt(sharded + float(parts[1].double().square().sum()))
+            return float(torch.linalg.vector_norm(torch.stack([*norms[False], *norms[True]])))
+        squares = [float(torch.stack(found).double().square().sum()) if found else 0.0 for found in norms.values()]
+        return math.sqrt(squares[0] + self.processes.sum(squares[1:])[0])
 
     @torch.no_grad()
     def update(self, norm: float, most: float) -> None:
         """Make one update with the gradient scaled to a norm of at most `most`; `norm` is that of the gradient."""
-        scale = min(1.0, most / (norm + 1e-6))
+        scale = most / (torch.tensor(norm) + 1e-6)  # fp32, as torch's own clipping
         if scale < 1:
             for parameter in self.trained:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(scale)
+                    parameter.grad.mul_(float(scale))
         self.optimizer.step()
         self.clear()
 
@@ -204,22 +208,25 @@ class Engine:
         return Interval(values.detach().reshape(-1), start, self.module.shapes[name].numel(), starts)
 
 
-def shard(
-    model: nn.Module, precision: Precision, processes: Processes, whole: Sequence[nn.Parameter]
-) -> FullyShardedDataParallel:
-    """Return the model in parts, one for each process; the first process holds the weights, the others' may be empty.
+def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[nn.Parameter]) -> nn.Module:
+    """Return the VLM's model in parts, one for each process; the first process holds the weights, the others' are empty.
 
-    Its blocks (`_no_split_modules` of its class and of the models within) are the units; what is around them is one
-    more. A unit's weights go from the first process to the others as it is wrapped, so that beside its own parts a
-    process never holds more than one whole unit, but for the first, which gives up what it has read unit by unit.
+    Units are the blocks (`_no_split_modules` of its class and of the models within), the merger, what is left of the
+    vision tower, and what is left of all: freezing goes by these parts, so a unit is trained or frozen as a whole. A
+    unit's weights go from the first process to the others as it is wrapped, so that beside its own parts a process
+    never holds more than one whole unit, but for the first, which gives up what it has read unit by unit.
 
     Args:
-        model: of transformers; parameters on the meta device are filled.
+        vlm: parameters on the meta device are filled; frozen ones have the dtype that is computed in.
         precision: of forward and backward pass.
         processes: who takes part.
         whole: parameters that stay as they are.
     """
+    model = vlm.model
     blocks = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    named = dict(model.named_modules())
+    units = [name for name, part in named.items() if type(part).__name__ in blocks]
+    units += [place for part in ("merger", "vision") if (place := _home(vlm, part))]
     policy = None
     if precision == "bf16":
         # inputs come as the model expects them; buffers (rotary frequencies) stay fp32
@@ -229,25 +236,46 @@ def shard(
             cast_forward_inputs=False,
             cast_root_forward_inputs=False,
         )
+    left = list(whole)
+    if processes.count == 1:  # nothing to share and nothing to cast: frozen weights stay as they are
+        left += [one for one in model.parameters() if not one.requires_grad]
 
-    def wrapped(part: nn.Module) -> FullyShardedDataParallel:
+    def wrapped(part: nn.Module) -> nn.Module:
         _place(part, processes, but=whole)
+        ignored = {id(one) for one in left}
+        if not any(id(one) not in ignored for one in _own(part)):
+            return part
         with warnings.catch_warnings():
             # one process has nothing to share, and FSDP says so
             warnings.filterwarnings("ignore", message=".*NO_SHARD")
             return FullyShardedDataParallel(
                 part,
                 mixed_precision=policy,
-                ignored_states=list(whole),
+                ignored_states=left,
                 device_id=processes.device,
                 use_orig_params=True,
             )
 
-    for part in list(model.modules()):
-        for name, child in part.named_children():
-            if type(child).__name__ in blocks:
-                setattr(part, name, wrapped(child))
+    for name in units:
+        place, _, child = name.rpartition(".")
+        setattr(named[place], child, wrapped(named[name]))
     return wrapped(model)
+
+
+def _home(vlm: Vlm, part: str) -> str:
+    """Return the name of the smallest module that holds all parameters of a part of the model."""
+    paths = [name.split(".")[:-1] for name, _ in vlm.model.named_parameters() if vlm.part(name) == part]
+    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
+    return ".".join(names[0] for names in shared)
+
+
+def _own(part: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield a module's parameters without those of units within it."""
+    if isinstance(part, FullyShardedDataParallel):
+        return
+    yield from part.parameters(recurse=False)
+    for child in part.children():
+        yield from _own(child)
 
 
 def _place(

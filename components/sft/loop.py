@@ -27,7 +27,7 @@ from components.core.progress import track
 from components.core.records import Record, canonical_json, sha256
 from components.models.vlm.model import Vlm, load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
-from components.sft.engine import Engine, stored_dtype
+from components.sft.engine import Engine, computing_dtype
 from components.sft.launch import Stop, die_with_parent, listening, stopped
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
@@ -111,17 +111,22 @@ class Training:
         Without alignment plain SDPA, so that λ = 0 is plain fine-tuning to the last bit.
         """
         settings, processes = self.settings, self.processes
-        dtype = stored_dtype(settings, processes.device)
+        lora = settings.tuning == "lora"
+        dtype = computing_dtype(settings, processes.device) if lora else torch.float32
         vlm = load_vlm(Path(self.job.vlm), dtype, "cpu", rows=aligned, weights=processes.first)
         if processes.first:
             processes.mark("loaded")
         processes.wait("loaded")
         if settings.gradient_checkpointing:  # the reentrant kind would lose the captured rows' gradient
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if settings.tuning == "lora":
+        if lora:
             add_adapters(vlm, settings)
         else:
             freeze(vlm, settings.train)
+        frozen = computing_dtype(settings, processes.device)
+        for one in vlm.model.parameters():
+            if not one.requires_grad:
+                one.data = one.data.to(frozen)
         return vlm
 
     def _variance(self) -> float:
@@ -213,8 +218,9 @@ class Training:
                 place = (step - 1) * self.settings.global_batch + index * self.processes.count + self.processes.rank
                 torch.manual_seed(int(sha256(f"{self.job.seed}:{place}".encode())[:15], 16))
             found = self.module(item)
-            if found[which].requires_grad:
-                (found[which] / len(items)).backward()
+            # every unit takes part in every backward pass, as FSDP expects: rows alone would pass the last layer by
+            loss = found[which] if which == "loss" else found[which] + 0 * found["loss"]
+            (loss / len(items)).backward()
             sums += torch.stack([found["ar"].detach(), found["align"].detach()]).double()
             rows, before = rows + item.aligned_rows[0], before + item.aligned_rows[1]
         self.engine.average()

@@ -93,7 +93,8 @@ def parameter_groups(module: MotionSFT, settings: SftSettings) -> list[dict[str,
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             name = unwrapped(name)
-            role = "aligner" if name.startswith("aligner.") else "lora" if is_adapter(name) else module.vlm.part(name)
+            part = module.vlm.part(name)
+            role = "aligner" if name.startswith("aligner.") else "lora" if is_adapter(name) else str(part)
             found[role, len(module.shapes[name]) > 1].append(parameter)
     groups = []
     for (role, decays), chosen in found.items():

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from components.core.errors import TryAgainError
 
@@ -30,7 +31,7 @@ class Processes:
     rank: int
     count: int
     device: torch.device
-    store: dist.Store
+    store: Store
 
     @property
     def first(self) -> bool:
@@ -84,24 +85,24 @@ def joined(timeout_minutes: float) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     try:
         store = _store(rank, count, timeout)
-        group = dist.PrefixStore("group", store)
+        group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=rank, world_size=count, timeout=timeout)
     except dist.DistError as error:
         problem = f"process {rank} of {count} met not all others: {error}"
         remedy = "run again; or raise params_sft.collective_timeout"
         raise TryAgainError(problem, source="training processes", remedy=remedy) from error
     try:
-        yield Processes(rank, count, device, dist.PrefixStore("project", store))
+        yield Processes(rank, count, device, PrefixStore("project", store))
     finally:
         dist.destroy_process_group()
 
 
-def _store(rank: int, count: int, timeout: timedelta) -> dist.Store:
+def _store(rank: int, count: int, timeout: timedelta) -> Store:
     if count == 1:
-        return dist.HashStore()
+        return HashStore()
     if file := os.environ.get(RENDEZVOUS):
-        return dist.FileStore(file, count)
+        return FileStore(file, count)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # torchrun's own agent listens there already
     listens = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    return dist.TCPStore(address, port, count, listens, timeout)
+    return TCPStore(address, port, count, listens, timeout)
