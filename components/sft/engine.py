@@ -209,7 +209,7 @@ class Engine:
 
 
 def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[nn.Parameter]) -> nn.Module:
-    """Return the VLM's model in parts, one for each process; the first process holds the weights, the others' are empty.
+    """Return the VLM's model in parts, one for each process; the first one holds the weights, the others' are empty.
 
     Units are the blocks (`_no_split_modules` of its class and of the models within), the merger, what is left of the
     vision tower, and what is left of all: freezing goes by these parts, so a unit is trained or frozen as a whole. A
@@ -236,12 +236,12 @@ def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[
             cast_forward_inputs=False,
             cast_root_forward_inputs=False,
         )
-    left = list(whole)
-    if processes.count == 1:  # nothing to share and nothing to cast: frozen weights stay as they are
-        left += [one for one in model.parameters() if not one.requires_grad]
 
     def wrapped(part: nn.Module) -> nn.Module:
         _place(part, processes, but=whole)
+        left = list(whole)
+        if processes.count == 1:  # nothing to share and nothing to cast: frozen weights stay as they are
+            left += [one for one in part.parameters() if not one.requires_grad]
         ignored = {id(one) for one in left}
         if not any(id(one) not in ignored for one in _own(part)):
             return part
