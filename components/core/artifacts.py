@@ -196,6 +196,7 @@ class TunedModel(Manifest):
     key: str
     files: list[Ref]
     aligner: list[Ref]
+    adapter: list[Ref] = Field([], description="low-rank updates as peft writes them; they are merged into `files`")
     log: Ref
     lines: list[VlmLine]
 

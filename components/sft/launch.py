@@ -70,13 +70,14 @@ def die_with_parent() -> None:
 def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_seconds: float) -> int:
     """Run `python ARGUMENTS` in `count` processes that find each other, and return the first code that is not 0.
 
-    When one fails, the others, which may wait for it, are ended.
+    When one fails, the others, which may wait for it, are ended. Their temporary files lie in `scratch`, so that they go
+    with it even if the processes are killed.
 
     Raises:
         TryAgainError: SIGTERM, and they did not end by themselves within the grace.
     """
     world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), RENDEZVOUS: str(scratch / "rendezvous")}
-    world |= {_PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    world |= {_PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
     world |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     (scratch / "rendezvous").unlink(missing_ok=True)
     processes: list[subprocess.Popen[bytes]] = []

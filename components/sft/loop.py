@@ -69,7 +69,11 @@ def train(job: Job) -> list[Row]:
         torch.set_num_threads(1)
     try:
         with listening() as stop, joined(job.settings.collective_timeout) as processes:
-            return Training(job, processes, stop).run()
+            training = Training(job, processes, stop)
+            try:
+                return training.run()
+            finally:
+                training.saver.close()
     except torch.OutOfMemoryError as error:
         remedy = "tuning=lora, gradient_checkpointing=true, smaller viewing.max_frames or max_pixels, or a larger GPU"
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
@@ -101,7 +105,7 @@ class Training:
         self.module = MotionSFT(vlm, settings, weight)
         self.engine = Engine(self.module, settings, processes)
         self.states = ResumeStates(self.store.backend, job.key, job.attempt)
-        self.saver = StateSaver(self.states, processes, self.out, settings.keep_last)
+        self.saver = StateSaver(self.states, processes, settings.keep_last)
         self.log = TrainingLog(self.store.backend, job.key, self.out / "board" if processes.first else None)
         self.updates = 0
 
@@ -360,6 +364,7 @@ def export(job: Job, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
         unknown = vlm.model.load_state_dict(weights, strict=False).unexpected_keys
         assert not unknown, unknown
         vlm.model.save_pretrained(out / "adapter")
+        (out / "adapter" / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
         vlm.model = vlm.model.merge_and_unload().to(dtype)
         weights = vlm.model.state_dict()
     vlm.save(weights, base, out / "model", dtype)

@@ -14,6 +14,7 @@ import queue
 import re
 import shutil
 import struct
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -108,11 +109,11 @@ class ResumeStates:
 
 
 class StateSaver:
-    """Writes states of this process: at once to `scratch`, then from a thread to the store."""
+    """Writes states of this process: at once to local scratch (TMPDIR), then from a thread to the store."""
 
-    def __init__(self, states: ResumeStates, processes: Processes, scratch: Path, keep_last: int) -> None:
+    def __init__(self, states: ResumeStates, processes: Processes, keep_last: int) -> None:
         self.states, self.processes, self.keep_last = states, processes, keep_last
-        self.scratch = scratch / f"state-{processes.rank}"
+        self.scratch = Path(tempfile.mkdtemp(prefix="states-"))
         self._jobs: queue.Queue[tuple[Path, str] | None] = queue.Queue()
         self._problem: MotionEnhancerError | None = None
         self._thread: threading.Thread | None = None
@@ -160,6 +161,10 @@ class StateSaver:
         """Wait until everything is uploaded."""
         self._jobs.join()
         self.check()
+
+    def close(self) -> None:
+        """Remove the scratch folder; what is still on its way is given up."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _upload(self) -> None:
         while (job := self._jobs.get()) is not None:

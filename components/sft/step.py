@@ -52,11 +52,11 @@ def run(context: Context[Params, Shared]) -> None:
         from components.sft.state import ResumeStates
 
         ResumeStates(context.store.backend, entry.key).clear()
-    files = [entry.ref(role, context.task) for role in entry.numbers["roles"]]
+    files, adapter = ([entry.ref(role, context.task) for role in entry.numbers[kind]] for kind in ("roles", "adapter"))
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
     log = entry.ref("log", context.task)
     rows = read_log(context.store.read(log))
-    fields = {"key": entry.key, "files": files, "aligner": aligner, "log": log, "lines": lines}
+    fields = {"key": entry.key, "files": files, "aligner": aligner, "adapter": adapter, "log": log, "lines": lines}
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
@@ -76,11 +76,12 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
         state: Json = {"key": work.key, "attempt": attempt}
         _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))
         out = Path(scratch)
-        roles = stow(out / "model", work)
+        roles = {"roles": stow(out / "model", work)}
+        roles["adapter"] = stow(out / "adapter", work) if (out / "adapter").is_dir() else []
         if (aligner := out / "aligner.safetensors").is_file():
             work.put("aligner", "safetensors", aligner.read_bytes())
         work.put("log", "jsonl", (out / "log.jsonl").read_bytes())
-    return {"roles": roles}
+    return roles
 
 
 def _launch(job: Any) -> None:

@@ -112,7 +112,7 @@ def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
     if isinstance(manifest, PriorSet):
         return refs
     named = {ref.path: original_name(ref) for ref in manifest.files}
-    named |= {ref.path: f"{INNER}/{original_name(ref)}" for ref in [*manifest.aligner, manifest.log]}
+    named |= {ref.path: f"{INNER}/{original_name(ref)}" for ref in [*manifest.aligner, *manifest.adapter, manifest.log]}
     return {named.get(path, f"{INNER}/{path}"): ref for path, ref in refs.items()}
 
 
