@@ -70,8 +70,8 @@ def die_with_parent() -> None:
 def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_seconds: float) -> int:
     """Run `python ARGUMENTS` in `count` processes that find each other, and return the first code that is not 0.
 
-    When one fails, the others, which may wait for it, are ended. Their temporary files lie in `scratch`, so that they go
-    with it even if the processes are killed.
+    When one fails, the others, which may wait for it, are ended. Their temporary files lie in `scratch`, so that they
+    go with it even if the processes are killed.
 
     Raises:
         TryAgainError: SIGTERM, and they did not end by themselves within the grace.
