@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from components.core.artifacts import TunedModel, VlmMaps
+from components.core.artifacts import TunedModel
 from components.core.errors import DataError, ParameterError
 from components.models.registry import ensure_tiny
 from components.models.tuned import materialize
@@ -19,56 +19,20 @@ from components.models.vlm.model import load_vlm
 from components.sft.aligner import Aligner
 from components.sft.data import Samples, loaded, order, partners, split
 from components.sft.launch import Stop
-from components.sft.loop import Job, Training, train
+from components.sft.loop import Training, train
 from components.sft.loss import response_loss
 from components.sft.module import rate
 from components.sft.processes import joined
-from components.sft.settings import SftSettings
 from components.sft.state import ResumeStates
 from components.sft.step import STEP
 from components.sft.tracking import TrainingLog
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
-from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.arithmetic import rounding
 from tests.runner import metrics, published, run_step
+from tests.sft.conftest import FAST, INTERN, QWEN
 from tests.vlm_attention import made
-
-QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
-RATES = {"lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
-EVERY = {"norms_every": 3, "eval_every": 3, "save_every": 100}
-FAST = {"global_batch": 2, "max_steps": 6, "held_out": 0.34, "gradient_checkpointing": False, **RATES, **EVERY}
-
-
-@pytest.fixture(scope="module")
-def world(made_priors):
-    folder, _, artifact = made_priors
-
-    def maps(name, shard):
-        scalars, params, inputs = {"vlm": name, "shard": shard}, {"viewing": made.VIEWING}, {"priors": artifact}
-        return run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, inputs, form="frozen")["maps"]
-
-    return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in (QWEN, INTERN)}
-
-
-@pytest.fixture
-def job(world, tmp_path):
-    """A job on the module's data; every call is a training of its own unless it names a key."""
-    folder, found = world
-    count = iter(range(100))
-
-    def make(name=QWEN, align_weight=1.0, key=None, **settings):
-        shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
-        lines = sorted((line for shard in shards for line in shard.lines), key=lambda line: line.sample.id)
-        out = tmp_path / f"out-{next(count)}"
-        out.mkdir()
-        settings = SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings})
-        fields = {"key": key or f"{tmp_path.name}-{out.name}", "lines": lines, "out": str(out)}
-        fields |= {"vlm": str(ensure_tiny(name)), "store": str(folder / "store"), "seed": 1}
-        return Job(settings=settings, align_weight=align_weight, **fields)
-
-    return make
 
 
 @contextmanager

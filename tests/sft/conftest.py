@@ -1,0 +1,46 @@
+"""Training jobs on tiny models of both families and real clips."""
+
+import pytest
+
+from components.core.artifacts import VlmMaps
+from components.models.registry import ensure_tiny
+from components.sft.loop import Job
+from components.sft.settings import SftSettings
+from components.vlm_attention.step import STEP as VLM_ATTENTION
+from tests.runner import published, run_step
+from tests.vlm_attention import made
+
+QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
+RATES = {"lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
+EVERY = {"norms_every": 3, "eval_every": 3, "save_every": 100}
+FAST = {"global_batch": 2, "max_steps": 6, "held_out": 0.34, "gradient_checkpointing": False, **RATES, **EVERY}
+
+
+@pytest.fixture(scope="module")
+def world(made_priors):
+    folder, _, artifact = made_priors
+
+    def maps(name, shard):
+        scalars, params, inputs = {"vlm": name, "shard": shard}, {"viewing": made.VIEWING}, {"priors": artifact}
+        return run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, inputs, form="frozen")["maps"]
+
+    return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in (QWEN, INTERN)}
+
+
+def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, **settings):
+    """A job on a module's data that writes into the new folder `out`; its key is the folder's name unless given."""
+    folder, found = world
+    shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
+    lines = sorted((line for shard in shards for line in shard.lines), key=lambda line: line.sample.id)
+    out.mkdir()
+    settings = SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings})
+    fields = {"key": key or f"{out.parent.name}-{out.name}", "lines": lines, "out": str(out)}
+    fields |= {"vlm": str(ensure_tiny(name)), "store": store or str(folder / "store"), "seed": 1}
+    return Job(settings=settings, align_weight=align_weight, **fields)
+
+
+@pytest.fixture
+def job(world, tmp_path):
+    """Jobs on the module's data; each is a training of its own unless it names a key."""
+    count = iter(range(100))
+    return lambda *args, **settings: make_job(world, tmp_path / f"out-{next(count)}", *args, **settings)

@@ -1,0 +1,86 @@
+"""Trainings in any number of processes, forked from one that has imported all: `python -m tests.sft.forked FILE`.
+
+The file names them in order: a job, its number of processes, and how it ends by itself: `kill` (every process by -9
+when a state is complete) or `term` (the last process gets SIGTERM) at a step. Exit codes come back in a file.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from components.core.errors import MotionEnhancerError
+from components.sft.launch import die_with_parent
+from components.sft.loop import Job, train
+from components.sft.processes import RENDEZVOUS
+from components.sft.state import ResumeStates
+from components.sft.tracking import TrainingLog
+from components.store.entries import Store
+
+
+def ends(job, end, at):
+    """End this process when the log takes the step `at`, before it does so (`kill`) or after (`term`)."""
+    add = TrainingLog.add
+
+    def watched(self, row, *rest):
+        if row["step"] == at and end == "kill":
+            states = ResumeStates(Store(job.store).backend, job.key)
+            while not states.complete():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(self, row, *rest)
+        if row["step"] == at and int(os.environ["RANK"]) + 1 == int(os.environ["WORLD_SIZE"]):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    TrainingLog.add = watched
+
+
+def child(job, one, rank):
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(one["count"]), RENDEZVOUS: f"{job.out}/rendezvous"})
+    die_with_parent()
+    if one.get("end"):
+        ends(job, one["end"], one["at"])
+    try:
+        train(job)
+    except MotionEnhancerError as error:
+        Path(f"{job.out}/error-{rank}.txt").write_text(str(error))
+        return error.exit_code
+    return 0
+
+
+def run(one):
+    """Fork the processes of a training; return their exit codes (below 0: a signal)."""
+    job = Job.model_validate_json(Path(one["job"]).read_bytes())
+    pids = []
+    for rank in range(one["count"]):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                code = child(job, one, rank)
+            finally:  # whatever comes out of it, a fork never goes on as its parent
+                if sys.exc_info()[0] is not None:
+                    sys.excepthook(*sys.exc_info())
+                os._exit(code)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def main(file):
+    logging.basicConfig(level="INFO")
+    torch.set_num_threads(1)
+    plan = json.loads(Path(file).read_text())
+    codes = []
+    for one in plan:
+        start = time.monotonic()
+        codes.append(run(one))
+        print(one["job"], one["count"], codes[-1], f"{time.monotonic() - start:.1f} s", flush=True)
+        Path(file).with_suffix(".codes").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
