@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from components.kubeflow.tree import ROOT
 from components.models.registry import ensure_tiny
@@ -203,11 +204,11 @@ def test_the_bf16_forward_pass_is_a_plain_bf16_models(world, tmp_path, name):
         item = training.samples[0]
         ours = training.module(item)["ar"].item()
         assert {one.dtype for one in training.engine.trained} == {torch.float32}
-    vlm = load_vlm(ensure_tiny(name), torch.float32, "cpu", rows=False)
-    vlm.model.to(torch.bfloat16).train()
+    vlm = load_vlm(ensure_tiny(name), torch.bfloat16, "cpu", rows=False)
+    vlm.model.train()
     batch, labels = vlm.arguments(collate([item.example])), item.example.labels
     logits = vlm.model(**batch, use_cache=False).logits[0, :-1].float()
-    assert torch.nn.functional.cross_entropy(logits, labels[1:]).item() == pytest.approx(ours, rel=1e-6)
+    assert functional.cross_entropy(logits, labels[1:]).item() == pytest.approx(ours, rel=1e-6)
 
 
 # From any state -------------------------------------------------------------------------------------------------------
