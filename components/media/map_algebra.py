@@ -24,7 +24,7 @@ from components.media.grids import axes, axis_weights, frame_intervals
 def normalize_rows(
     maps_TFHW: Float[Tensor, "T F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None, row_norm: RowNorm = "mean1"
 ) -> Float[Tensor, "T V"]:
-    """Rows over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
+    """Rows (≥ 0) over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
 
     `mean1` mean 1 (density relative to uniform), `sum1` a distribution, `max` largest 1, `zscore` mean 0 and population
     deviation 1, `none` as they are.

@@ -1,11 +1,12 @@
 """Step 6: the aligner, a 3-layer MLP between the VLM's map and the alignment loss.
 
-It is for "rescaling or slight warping" (supplement §3.4) and must not absorb "the full discrepancy". So it multiplies a
-cell by a factor within [e^−r, e^r], where the reach r = b · κ follows from the map itself: κ in [0, 1] is the root mean
-square of its cells' contrast c = (A − m) / (A + m) to the row's mean m, and b = 1/2. The MLP reads c, which is 0 at the
-mean and within [−1, 1] however sharp the map is: `local` the 3 × 3 × 3 neighbourhood (27 → 64 → 64 → 1), `pointwise`
-the place alone (1 → 64 → 64 → 1). Its last layer is zero, so training starts at the identity. It is saved beside the
-checkpoint and never used at inference.
+It is for "rescaling or slight warping" (supplement §3.4) and must not absorb "the full discrepancy". So it multiplies
+each cell by a factor within [e^−r, e^r]. The reach r = b · κ, with b = 1/2, follows from the map: κ in [0, 1] is the
+root mean square of its cells' contrast c = (A − m) / (A + m) to the row's mean m.
+
+The MLP reads c, which is 0 at the mean and within [−1, 1] however sharp the map is: `local` the 3 × 3 × 3 neighbourhood
+(27 → 64 → 64 → 1), `pointwise` the place alone (1 → 64 → 64 → 1). Its last layer is zero, so training starts at the
+identity. It is saved beside the checkpoint and never used at inference.
 
 What the bound means, for rows that are normalized afterwards:
 

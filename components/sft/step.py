@@ -112,7 +112,7 @@ def _launch(job: Any) -> None:
 
 STEP = Step(
     name="sft",
-    version="3",
+    version="4",
     title="6 · Fine-tuning with alignment",
     unit="step",
     device="gpu",

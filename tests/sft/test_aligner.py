@@ -130,6 +130,21 @@ def test_no_training_aborts_or_passes_the_bound(norm, kind, rate):
     assert float(after) >= float(least_distance(fixed, prior, None, norm, kind)) * (1 - 1e-5)
 
 
+def test_a_stream_of_flat_maps_stays_flat():
+    """Each step sees new maps, as a training does. A residual aligner fails in ten steps: a row's mean falls to 0."""
+    torch.manual_seed(0)
+    aligner = make_aligner("local")
+    optimizer = torch.optim.AdamW(aligner.parameters(), lr=1e-2)
+    for step in range(40):
+        prior, other = smooth_maps(step, (4, 6, 8)), smooth_maps(step + 1000, (4, 6, 8))
+        flat = 1 + 0.03 * (0.8 * prior.log() + 0.6 * other.log())
+        loss = map_distance(aligner(flat), prior)
+        assert loss.item() == pytest.approx(map_distance(flat, prior).item(), rel=0.05), step
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_least_distance_against_a_search_over_all_factors(norm):
     """The factors themselves, by scipy's bounded minimizer: none goes below, and it ends there (`max`: a bound)."""
