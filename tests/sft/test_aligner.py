@@ -169,7 +169,7 @@ def test_least_distance_against_a_search_over_all_factors(norm):
 
 def test_least_distance_of_several_rows_over_valid_cells():
     """By `distance`: a mean over cells and rows, over rows, or the root of the sum; other cells have no part."""
-    (made, prior), valid = correlated_maps((2, 3, 4)), maps(2, 3, 4) > 0.3
+    (made, prior), valid = correlated_maps((2, 3, 4), (0.3,)), maps(2, 3, 4) > 0.3
     cells = int(valid.sum())
     each = [
         float(least_distance(m[valid].view(1, 1, 1, -1), p[valid].view(1, 1, 1, -1)))
