@@ -24,7 +24,7 @@ from components.media.grids import axes, axis_weights, frame_intervals
 def normalize_rows(
     maps_TFHW: Float[Tensor, "T F H W"], valid_FHW: Bool[Tensor, "F H W"] | None = None, row_norm: RowNorm = "mean1"
 ) -> Float[Tensor, "T V"]:
-    """Rows over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
+    """Rows (≥ 0) over the valid cells, normalized (decision `row_norm`). A row without attention stays 0.
 
     `mean1` mean 1 (density relative to uniform), `sum1` a distribution, `max` largest 1, `zscore` mean 0 and population
     deviation 1, `none` as they are.
@@ -37,23 +37,26 @@ def normalize_rows(
     if not rows_TV.numel():
         problem = f"{rows_TV.shape[0]} rows over {rows_TV.shape[1]} cells"
         raise DataError(problem, source="L_align", remedy="leave the sample out: nothing is seen by both models")
-    tiny = torch.finfo(rows_TV.dtype).tiny
     if row_norm == "none":
         return rows_TV
     if row_norm == "mean1":
-        return rows_TV / rows_TV.mean(-1, keepdim=True).clamp_min(tiny)
+        return _divide(rows_TV, rows_TV.mean(-1, keepdim=True))
     if row_norm == "sum1":
-        return rows_TV / rows_TV.sum(-1, keepdim=True).clamp_min(tiny)
+        return _divide(rows_TV, rows_TV.sum(-1, keepdim=True))
     if row_norm == "max":
-        return rows_TV / rows_TV.amax(-1, keepdim=True).clamp_min(tiny)
+        return _divide(rows_TV, rows_TV.amax(-1, keepdim=True))
     if row_norm == "zscore":
-        mean_T1 = rows_TV.mean(-1, keepdim=True)
-        centred = rows_TV - mean_T1
+        density_TV = _divide(rows_TV, rows_TV.mean(-1, keepdim=True))
+        centred_TV = density_TV - density_TV.mean(-1, keepdim=True)
         # a flat row's deviation is rounding: it stays small, and √ is kept away from 0, where it has no gradient
-        least = (1e-5 * mean_T1.detach()).square().clamp_min(tiny)
-        return centred / torch.maximum(centred.square().mean(-1, keepdim=True), least).sqrt()
+        return centred_TV / centred_TV.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
     remedy = "choose mean1, sum1, max, zscore or none"
     raise ParameterError(f"row_norm={row_norm!r}", source="params_sft", remedy=remedy)
+
+
+def _divide(rows_TV: Float[Tensor, "T V"], size_T1: Float[Tensor, "T 1"]) -> Float[Tensor, "T V"]:
+    """Rows divided by their size; a row of 0 is left alone: divided by a tiny number, its gradient would overflow."""
+    return rows_TV / torch.where(size_T1 < torch.finfo(rows_TV.dtype).tiny, 1.0, size_T1)
 
 
 def map_distance(

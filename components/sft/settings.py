@@ -35,7 +35,7 @@ class Params(StepParams):
     prior_control: Literal["none", "shuffled", "uniform", "frame_difference"] = Field(
         "none", description="map in the prior's place"
     )
-    aligner: AlignerKind = Field("local", description="3-layer MLP between the VLM's map and the loss (§3.4)")
+    aligner: AlignerKind = Field("local", description="bounded 3-layer MLP between the VLM's map and the loss (§3.4)")
     tuning: Literal["full", "lora"] = Field("full", description="all weights, or low-rank updates of the LLM's layers")
     train: list[VlmPart] = Field(
         ["vision", "merger", "llm"], min_length=1, description="parts that `full` trains; the others are frozen"

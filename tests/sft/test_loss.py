@@ -86,6 +86,16 @@ def test_gradients_are_finite_where_maps_agree_or_are_flat(norm, kind):
         assert bool(torch.isfinite(vlm.grad).all())
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_row_without_attention_has_a_small_gradient(norm):
+    """Divided by the smallest number there is, it would be infinite here, and no number once it is clipped."""
+    prior = torch.full((2, 4, 15, 20), 1e-3)
+    prior[:, 2, 7, 9] = 1.0
+    vlm = torch.stack([prior[0], torch.zeros_like(prior[0])]).requires_grad_()
+    map_distance(vlm, prior, None, norm, "sse").backward()
+    assert float(vlm.grad.abs().max()) < 1e8
+
+
 def test_zscore_does_not_blow_up_a_flat_rows_rounding():
     flat = torch.full((1, 1, 7, 11), 0.1)
     flat[0, 0, 0, 0] *= 1 + 1e-7
