@@ -142,7 +142,7 @@ def test_nobody_listens(tmp_path, monkeypatch):
 
 
 def test_a_server_of_another_authority_sees_no_token(tmp_path, monkeypatch):
-    cluster, other = Cluster(), tmp_path / "other"
+    cluster, other = Cluster(COMPLETE), tmp_path / "other"
     other.mkdir()
     with serving(cluster, tmp_path, monkeypatch) as account:
         (account / "ca.crt").write_bytes((service_account(other, "") / "ca.crt").read_bytes())
@@ -168,7 +168,7 @@ def test_a_renewed_token_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ends", [TryAgainError("told to stop", source="a signal", remedy="run again"), SystemExit(75)])
 @pytest.mark.parametrize("when", ["POST", "GET", "between"])
 def test_a_signal_that_raises_passes_through_and_holds_no_nodes(launch, monkeypatch, when, ends):
-    """While it creates, while it asks, and while it sleeps between two polls, which then would last a minute."""
+    """While it creates, while it asks, and while it sleeps between two polls, which then would last 20 s."""
 
     def handler(*_):
         raise ends
@@ -181,12 +181,12 @@ def test_a_signal_that_raises_passes_through_and_holds_no_nodes(launch, monkeypa
             time.sleep(0.2)  # the request is under way
 
     if when == "between":
-        monkeypatch.setattr(nodes, "POLL_S", 60.0)
+        monkeypatch.setattr(nodes, "POLL_S", 20.0)
     cluster = Eventful(SUSPENDED, "GET" if when == "between" else when, after=stop)
     before = signal.signal(signal.SIGTERM, handler)
     try:
         with pytest.raises(type(ends)) as caught:
-            launch(cluster)
+            launch(cluster, deadline=20)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert caught.value is ends
@@ -202,7 +202,7 @@ def test_a_later_launch_that_took_its_name_stays(launch, method):
         assert launch(cluster) == 0
     else:
         with pytest.raises(ParameterError, match="the TrainJob is gone"):
-            launch(cluster)
+            launch(cluster, deadline=2)
     assert list(cluster.jobs) == ["sft-1"]
 
 
