@@ -13,7 +13,7 @@ from tests.command import python
 SOURCE = ("components", "motion_enhancer")
 FILES = [ROOT / "pipeline.py", *(file for folder in SOURCE for file in sorted((ROOT / folder).rglob("*.py")))]
 # packages that the images of the steps lack
-ABSENT = {"kfp", "docker", "matplotlib", "scipy", "yaml", "typer", "kubernetes"}
+ABSENT = {"kfp", "docker", "matplotlib", "scipy", "yaml", "typer"}
 
 
 def test_layers():

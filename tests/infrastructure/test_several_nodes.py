@@ -43,10 +43,7 @@ def on_two_nodes(tmp_path, monkeypatch):
     cluster = Cluster()
     monkeypatch.setattr(nodes, "POLL_S", 0.5)
     monkeypatch.setenv(nodes.MANIFEST, json.dumps(train_job(Profile("a100", sft_nodes=2), "image", 1)))
-    with serving(cluster, tmp_path) as api:
-        monkeypatch.setattr(nodes, "ACCOUNT", api.account)
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", api.host)
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    with serving(cluster, tmp_path, monkeypatch):
         yield cluster
 
 

@@ -21,9 +21,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from components.kubeflow.tree import ROOT
-from components.sft.nodes import TrainJobs
-
-TOKEN = "a-service-account's-token"
 
 
 class Cluster:
@@ -31,23 +28,35 @@ class Cluster:
 
     def __init__(self, create="nodes", faults=()):
         self.jobs, self.requests, self.create, self.faults = {}, [], create, list(faults)
+        self.token = "a-service-account's-token"
 
     def answer(self, method, path, body, token):
         """Status and JSON of a request; `faults` are statuses that come first."""
         self.requests.append((method, path))
-        if token != f"Bearer {TOKEN}":
+        if token.partition(" ") != ("bearer", " ", self.token):
             return 401, {"message": "Unauthorized"}
         if self.faults and (status := self.faults.pop(0)):
             return status, {"message": f"made to fail with {status}"}
         name = path.rpartition("/")[2]
         if method == "POST":
             name = body["metadata"]["name"]
-            self.jobs[name] = {**body, "status": {}}
+            if name in self.jobs:
+                return 409, {"message": f'trainjobs "{name}" already exists'}
+            self.put(name, body)
             threading.Thread(target=self.run, args=(name, body), daemon=True).start()
             return 201, body
         if name not in self.jobs:
             return 404, {"message": f'trainjobs "{name}" not found'}
-        return 200, self.jobs.pop(name) if method == "DELETE" else self.jobs[name]
+        if method == "GET":
+            return 200, self.jobs[name]
+        if body.get("preconditions", {}).get("uid") not in (None, self.jobs[name]["metadata"]["uid"]):
+            return 409, {"message": "the UID in the precondition does not match"}
+        return 200, self.jobs.pop(name)
+
+    def put(self, name, body=None):
+        """A new TrainJob under a name."""
+        body = body or {}
+        self.jobs[name] = {**body, "metadata": {**body.get("metadata", {}), "uid": os.urandom(8).hex()}, "status": {}}
 
     def run(self, name, manifest):
         """Run a TrainJob's nodes to their end, as processes."""
@@ -72,15 +81,17 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def serving(cluster, folder):
-    """The API of `cluster` at a port of this machine, with a service account's files in `folder`."""
-    account = service_account(folder)
+def serving(cluster, folder, monkeypatch):
+    """The API of `cluster` at a port of this machine; this process finds it as in a pod, its account in `folder`."""
+    account = service_account(folder, cluster.token)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections stay, as a real one's do
+
         def handle_any(self):
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
-            status, found = cluster.answer(self.command, self.path, body, self.headers.get("Authorization"))
+            status, found = cluster.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
             data = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -96,17 +107,23 @@ def serving(cluster, folder):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(account / "ca.crt", folder / "key.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
+    for name, file in (("TOKEN", "token"), ("CERT", "ca.crt")):
+        monkeypatch.setattr(f"kubernetes.config.incluster_config.SERVICE_{name}_FILENAME", str(account / file))
     try:
-        yield TrainJobs("127.0.0.1", server.server_port, account)
+        yield account
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def service_account(folder):
+def service_account(folder, token):
     """Token, namespace and a certificate that is its own authority, as a pod finds them."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
@@ -129,6 +146,6 @@ def service_account(folder):
     (account / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(key.private_bytes(*private))
-    (account / "token").write_text(TOKEN)
+    (account / "token").write_text(token)
     (account / "namespace").write_text("team-video")
     return account
