@@ -273,8 +273,7 @@ class Training:
         """Log a row; keep its weights where they are the best so far and the best are wanted."""
         self.log.add(row)
         if self.settings.keep == "best" and self._best() == row["step"]:
-            while self.processes.any(self.saver.busy):  # told to each other, so that nobody waits in silence
-                time.sleep(_POLL_S)
+            self._wait_for_uploads()
             self.saver.save(row["step"], self.engine.weights(), {"step": row["step"]}, {}, "best")
 
     def _best(self) -> int | None:
@@ -298,10 +297,15 @@ class Training:
         parts = self.engine.weights() | self.engine.moments()
         self.saver.save(step, parts, numbers, {"log.jsonl": self.log.text()}, "step")
 
-    def _leave(self, step: int, pending: Row | None = None) -> NoReturn:
-        """Save a state and end."""
+    def _wait_for_uploads(self) -> None:
+        """Wait until every process uploaded its states; they tell each other, so that nobody's patience ends."""
         while self.processes.any(self.saver.busy):
             time.sleep(_POLL_S)
+        self.saver.check()
+
+    def _leave(self, step: int, pending: Row | None = None) -> NoReturn:
+        """Save a state and end."""
+        self._wait_for_uploads()
         self._save_state(step, pending)
         self.saver.finish()
         raise stopped(f"after step {step}, which is saved")
@@ -325,7 +329,7 @@ class Training:
 
     def _finish(self) -> None:
         """Write the tuned model's folder, in the first process; the others give their parts and are done."""
-        self.saver.finish()
+        self._wait_for_uploads()
         if self.settings.keep == "best" and (best := self._best()) is not None:
             self._load_best(best)
         dtype = torch.bfloat16 if self.processes.device.type == "cuda" else torch.float32
