@@ -94,7 +94,7 @@ class Vlm(Reader):
         self.model.eval()  # checkpointing in training mode would drop the cache
         batch = collate([example])
         inputs = self.arguments(batch)
-        last_position = torch.full_like(inputs["position_ids"][..., :1], int(example.position_ids.max()))
+        last_position = inputs["position_ids"][..., -1:]  # of the text, as in training: a long video's may be larger
         reply: list[int] = []
         out = self.model(**inputs, use_cache=True, logits_to_keep=1)
         while len(reply) < max_new_tokens and (token := int(out.logits[0, -1].argmax())) not in self.stops:
