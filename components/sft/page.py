@@ -54,7 +54,7 @@ def _positions(viewing: Viewing) -> str:
         f"Trained under the rule `{viewing.positions}`: text behind a video goes on at {_RULES[viewing.positions]}. "
         f"Under `{other}` it goes on at {_RULES[other]}, which are positions that this model was not trained for. "
         "transformers runs a model under `qwen` where it is given `position_ids`. By how many positions the text lies "
-        f"lower under `transformers`, at {viewing.fps:g} frames per second of 1280 × 720 pixels:",
+        f"lower under `transformers` (fps {viewing.fps:g}, clips of 1280 × 720 pixels):",
         position_gaps(viewing),
     )
 
