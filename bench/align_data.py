@@ -123,8 +123,9 @@ def moving_colour(clip: Clip) -> str:
 
 def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Example:
     """`<vs> <video>… <ve> <q> which object moves <a> red <eos>`; the answer and the end are learned."""
-    seen = INPUTS.see(frames_nHW3, Viewing.model_validate({}))
-    video = [ROLES["vision_start"], *[ROLES["video"]] * prod(seen.shape), ROLES["vision_end"]]
+    viewing = Viewing.model_validate({})
+    shape = INPUTS.shape(*frames_nHW3.shape[:3], viewing)
+    video = [ROLES["vision_start"], *[ROLES["video"]] * prod(shape), ROLES["vision_end"]]
     words = [*video, ASK, *QUESTION, REPLY, answer, ROLES["eos"]]
     ids_L = torch.tensor([IDS[word] for word in words])
     starts = list(accumulate((len(word) + 1 for word in words[:-1]), initial=0))
@@ -132,9 +133,9 @@ def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Exam
     ask, reply = words.index(ASK), words.index(REPLY)
     return Example(
         input_ids=ids_L,
-        position_ids=INPUTS.positions(ids_L, seen.shape, INPUTS.group / FPS),
+        position_ids=INPUTS.positions(ids_L, shape, INPUTS.group / FPS, viewing),
         labels=torch.where(torch.arange(len(words)) > reply, ids_L, IGNORED),
-        pixels=seen.pixels,
+        pixels=INPUTS.pixels(frames_nHW3, viewing),
         video_columns=torch.nonzero(ids_L == INPUTS.visual_id).flatten(),
         grid=GRID,
         offsets=torch.tensor(offsets),

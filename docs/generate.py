@@ -23,12 +23,14 @@ from components.core.units import readable_bytes
 from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.descriptions import fields, shared_fields
 from components.kubeflow.tree import ROOT
+from components.media.viewing import Viewing
 from components.models.video.interface import Sizes
 from components.pages import markdown
 from components.pages.markdown import Markdown
 from components.plan.cost import A100_FLOPS, ClipCost
 from components.runtime.declaration import declared
 from components.runtime.parameters import UnitParams, is_operational, pipeline_default
+from components.sft.page import position_gaps
 from components.steps import STEPS
 from docs.task_graph import Tasks, followers, parameter_tasks, task_graph, usual_order
 
@@ -272,6 +274,11 @@ def factor_part() -> list[str]:
     ]
 
 
+def positions_part() -> list[str]:
+    """Return by how many positions the rules of `viewing.positions` differ, at the default viewing."""
+    return position_gaps(Viewing.model_validate({})).split("\n")
+
+
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "reference.md": {
         "steps": steps_part,
@@ -279,7 +286,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "parameters": parameters_part,
         "reruns": reruns_part,
     },
-    "decisions.md": {"decisions": decisions_part, "factor": factor_part},
+    "decisions.md": {"decisions": decisions_part, "factor": factor_part, "positions": positions_part},
     "costs.md": {"costs": costs_part},
 }
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)

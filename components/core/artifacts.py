@@ -81,6 +81,11 @@ class VlmLine(PriorLine):
 
     token_map: Ref
     coverage: float
+    tokens: int | None = Field(
+        None,
+        exclude_if=lambda count: count is None,  # so that a manifest from before keeps its bytes and its digest
+        description="length of the conversation's sequence; None in manifests of vlm_attention v1",
+    )
     vlm_map: Ref | None = None
     distance: float | None = None
 

@@ -1,4 +1,4 @@
-"""What a VLM sees of a video: which frames, at which size. One setting for attention, training and evaluation.
+"""What a VLM sees of a video: which frames, at which size, at which positions. For attention, training and evaluation.
 
 Which of the fields a model uses is its family's matter (`components.models.vlm`): Qwen2.5-VL samples by time (`fps`),
 InternVL3 takes a fixed number of frames (`num_frames`), as the paper's main text does.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.media.choices import PositionRule
+
 
 class Viewing(BaseModel):
-    """Frame sampling of the VLM."""
+    """Frame sampling of the VLM, and where the text behind a video goes on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,3 +20,7 @@ class Viewing(BaseModel):
     max_frames: int = Field(768, ge=4, description="most frames for Qwen2.5-VL")
     num_frames: int = Field(8, ge=1, description="frames for InternVL3, the middle of equal segments")
     max_pixels: int = Field(360 * 420, ge=28 * 28, description="most pixels a frame for Qwen2.5-VL")
+    positions: PositionRule = Field(
+        "qwen",
+        description="where Qwen2.5-VL's text behind a video goes on: at largest axis + 1, or at max(rows, columns)",
+    )

@@ -10,6 +10,7 @@ from components.core.artifacts import PriorSet
 from components.core.records import ModelId
 from components.core.units import readable_bytes
 from components.dataset_import.sources import Source
+from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
@@ -72,6 +73,17 @@ def prior_set(found: PriorSet) -> str:
 def benchmarks(rows: Sequence[tuple[str, int, int, int]]) -> str:
     """Return the benchmarks: name, videos, items, and items whose answer is held out."""
     return document("## Benchmarks", table(("protocol", "videos", "items", "held out"), rows))
+
+
+def positions(trained: PositionRule, asked: PositionRule) -> str:
+    """Return a warning where a model would be evaluated under another rule of positions than it is trained under."""
+    if trained == asked:
+        return ""
+    return (
+        f"**Warning:** trained under the position rule {code(trained)}, evaluated under {code(asked)}: text behind a "
+        "long clip lies elsewhere than in training (Qwen2.5-VL). Set `params_vlm_attention.viewing.positions` and "
+        "`params_benchmark_eval.viewing.positions` to one rule."
+    )
 
 
 def models(found: dict[str, ModelId]) -> str:

@@ -106,7 +106,8 @@ def forecast(context: Context[StepParams, Any]) -> None:
         models["vlm"] = resolve(shared.vlm, context.store)
         benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
-        parts.append(shown)
+        trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
+        parts += [shown, page.positions(trained, asked)]
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
 

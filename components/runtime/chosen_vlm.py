@@ -1,7 +1,7 @@
 """Which VLM a task runs: the frozen one of the pipeline's parameter, or a tuned one that came in as an artifact.
 
-Either is loaded with the first unit that is not remembered; a tuned model's files are laid out in a folder that lives
-as long as the task computes.
+Either is opened with the first unit that is not remembered, and its weights are loaded with the first that needs them;
+a tuned model's files are laid out in a folder that lives as long as the task computes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from components.runtime.context import Context
 
 if TYPE_CHECKING:
     from components.models.vlm.model import Vlm
+    from components.models.vlm.reader import Reader
 
 
 @dataclass(frozen=True)
 class ChosenVlm:
-    """A task's VLM: its name, what it adds to each unit's `reads`, and `load`, which opens it at the first call."""
+    """A task's VLM: its name and what it adds to each unit's `reads`.
+
+    At their first call `reader` opens it without weights, and `load` with them.
+    """
 
     name: str
     origin: Json
+    reader: Callable[[], Reader]
     load: Callable[[], Vlm]
 
 
@@ -40,22 +45,30 @@ def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
     The tuned model enters keys by its own key, the frozen one by its digest; `rows`: attention rows will be requested.
 
     Raises:
-        DataError: a file of the tuned model is missing or damaged (when it is loaded).
+        DataError: a file of the tuned model is missing or damaged (when it is opened).
         ParameterError: no such model.
     """
-
-    def opened(folder: Path) -> Vlm:
-        from components.models.vlm.model import open_vlm
-
-        return open_vlm(folder, rows)
-
     if not context.has("model"):
         model = resolve(context.shared.vlm, context.store)
         context.models["vlm"] = model.id
-        yield ChosenVlm(model.id.name, {}, cache(lambda: opened(model.path)))
+        yield _chosen(model.id.name, {}, lambda: model.path, rows)
         return
     tuned = context.input("model", TunedModel)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        load = cache(lambda: opened(materialize(tuned.files, context.store, folder)))
-        yield ChosenVlm(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, load)
+        opened = cache(lambda: materialize(tuned.files, context.store, folder))
+        yield _chosen(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, opened, rows)
+
+
+def _chosen(name: str, origin: Json, folder: Callable[[], Path], rows: bool) -> ChosenVlm:
+    def read() -> Reader:
+        from components.models.vlm.reader import open_reader
+
+        return open_reader(folder())
+
+    def load() -> Vlm:
+        from components.models.vlm.model import open_vlm
+
+        return open_vlm(folder(), rows)
+
+    return ChosenVlm(name, origin, cache(read), cache(load))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from components.core.artifacts import TunedModel
 from components.core.records import Json
-from components.pages.markdown import decisions, document, left_out, text
+from components.media.viewing import Viewing
+from components.models.vlm import families
+from components.pages.markdown import Markdown, decisions, document, left_out, table, text
 from components.pages.page import Section, preview
 from components.pages.training_log import training_curves, training_line
 
@@ -14,6 +16,12 @@ _ABOUT = (
     "L_AR is the loss of the response tokens, L_align the distance between the VLM's attention and the prior. "
     "Losses of the held-out share are dots."
 )
+
+_CLIPS = (4, 30, 120, 600)  # seconds
+_RULES = {
+    "qwen": "the largest of the video's three axes + 1, as Qwen's own code and vLLM have it",
+    "transformers": "max(rows, columns) of a frame's cells however long the clip is, as transformers 5.18 has it",
+}
 
 
 def page(rows: Sequence[Json], model: str) -> str:
@@ -32,6 +40,27 @@ def card(model: TunedModel) -> str:
         f"Tuned from {text(base.name)} (`{base.digest}`) on {samples} samples of {videos} videos. The folder above "
         "opens with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
         "`motion-enhancer import` needs.",
+        _positions(Viewing.model_validate(model.provenance["vlm_attention"].params["viewing"])),
         decisions(model),
         left_out(model),
     )
+
+
+def _positions(viewing: Viewing) -> str:
+    """Return the rule that a model was trained under, and what another one changes."""
+    other = next(rule for rule in _RULES if rule != viewing.positions)
+    return document(
+        "## Positions",
+        f"Trained under the rule `{viewing.positions}`: text behind a video goes on at {_RULES[viewing.positions]}. "
+        f"Under `{other}` it goes on at {_RULES[other]}, which are positions that this model was not trained for. "
+        "transformers runs a model under `qwen` where it is given `position_ids`. By how many positions the text lies "
+        f"lower under `transformers` (fps {viewing.fps:g}, clips of 1280 × 720 pixels):",
+        position_gaps(viewing),
+    )
+
+
+def position_gaps(viewing: Viewing) -> Markdown:
+    """Return for each family by how many positions the two rules differ behind clips of some lengths."""
+    found = families()
+    rows = [(f"{seconds} s", *(family.position_gap(viewing, seconds) for family in found)) for seconds in _CLIPS]
+    return table(("clip", *(family.name for family in found)), rows)

@@ -92,7 +92,7 @@ def _launch(job: Any) -> None:
     """
     import torch
 
-    from components.sft.launch import run_processes
+    from components.sft.launch import listening, run_processes
     from components.sft.loop import train
     from components.sft.nodes import MANIFEST, train_on_nodes
 
@@ -107,7 +107,8 @@ def _launch(job: Any) -> None:
     if manifest is None:
         code = run_processes(count, ["-m", "components.sft.loop", str(path)], out, settings.stop_grace)
     else:
-        code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
+        with listening():  # SIGTERM removes the TrainJob
+            code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
     if (left := out / "error.json").is_file():
         fields = json.loads(left.read_bytes())
         kinds = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}

@@ -25,6 +25,7 @@ from components.media.viewing import Viewing
 from components.models.vlm.example import collate
 from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
+from components.models.vlm.reader import Reader
 from components.store.tensors import pack, unpack
 from components.vlm_attention.token_map import coverage, token_map
 
@@ -60,19 +61,23 @@ class WordRows:
         return cls(map_TR[covered_T].mean(0, keepdim=True) if bool(covered) else map_TR[:1], rows_R, covered)
 
 
-def map_tokens(vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing) -> tuple[bytes, Json]:
-    """Find the selected pieces in the conversation: packed word rows, their coverage, the frames that the VLM saw.
+def map_tokens(reader: Reader, line: PriorLine, viewing: Viewing) -> tuple[bytes, Json]:
+    """Find the selected pieces in the conversation, which needs neither the video's file nor the model's weights.
+
+    Returns:
+        Packed word rows; their coverage, the frames that the VLM sees, and the tokens of the whole conversation.
 
     Raises:
         DataError: a word's row precedes the video, so that it cannot attend to it.
     """
-    made, frames = vlm.read(conversation(line.sample), line.video, path, viewing)
+    made, frames = reader.lay_out(conversation(line.sample), line.video, viewing)
     words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
     if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
         problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
         remedy = "this is a bug of the conversation's layout: report it"
         raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
-    return words.pack(line.sample.id), {"coverage": coverage(words.covered_T), "frames": frames}
+    numbers = {"coverage": coverage(words.covered_T), "frames": frames, "tokens": len(made.input_ids)}
+    return words.pack(line.sample.id), numbers
 
 
 @torch.no_grad()

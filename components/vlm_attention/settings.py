@@ -25,7 +25,7 @@ class Params(View, UnitParams):
         0.5, ge=0, le=1, description="share of the selected pieces that must have a counterpart in the VLM"
     )
     maps_for: Literal["all", "pictures"] = operational(
-        "all", description="samples whose map is computed; token maps are, for all"
+        "pictures", description="samples whose map is computed, for the report; token maps are, for all"
     )
     pictures: int = operational(
         8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"

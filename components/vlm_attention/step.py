@@ -1,8 +1,8 @@
 """Step 5 · vlm_attention: the prior's words in the VLM, and the VLM's own attention for them. A unit is one sample.
 
-Two works per sample: the token map with its coverage (`vlm_attention/<key>`), and A_VLM on the prior's grid with its
-distance to the prior (`vlm_attention_maps/<key>`), which reads the first by key; `maps_for` chooses the samples of the
-second.
+Two works per sample: the token map with its coverage (`vlm_attention/<key>`), which follows from text and sizes, and
+A_VLM on the prior's grid with its distance to the prior (`vlm_attention_maps/<key>`), which reads the first by key;
+`maps_for` chooses the samples of the second. Only the second decodes a video and loads weights.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
     def map_words(line: PriorLine, folder: WorkFolder) -> Json:
         from components.vlm_attention.maps import map_tokens
 
-        with store.borrowed(line.video.file) as path:
-            data, numbers = map_tokens(vlm.load(), line, path, params.viewing)
+        data, numbers = map_tokens(vlm.reader(), line, params.viewing)
         if numbers["coverage"] < params.min_coverage:
             problem = f"coverage {numbers['coverage']:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
@@ -83,7 +82,8 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
     lines = []
     for line in (line for line in found if _name(line) not in failed):
         entry = tokens[_name(line)]
-        fields = {"token_map": entry.ref("token_map", context.task), "coverage": entry.numbers["coverage"]}
+        fields = {name: entry.numbers[name] for name in ("coverage", "tokens")}
+        fields["token_map"] = entry.ref("token_map", context.task)
         if (mapped := maps.get(_name(line))) is not None:
             fields |= {"vlm_map": mapped.ref("vlm_map", context.task), "distance": mapped.numbers["distance"]}
         lines.append(VlmLine(**{**dict(line), "key": entry.key}, **fields))
@@ -92,7 +92,7 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
 
 STEP = Step(
     name="vlm_attention",
-    version="1",
+    version="2",
     title="5 · VLM attention",
     unit="sample",
     device="gpu",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from components.core.errors import DataError
 from components.core.records import TextField
-from components.models.vlm.example import Example
+from components.models.vlm.example import Layout
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class TextPiece(Protocol):
 
 
 def token_map(
-    pieces: Sequence[TextPiece], example: Example
+    pieces: Sequence[TextPiece], made: Layout
 ) -> tuple[Float[Tensor, "T R"], Int[Tensor, " R"], Bool[Tensor, " T"]]:
     """Find the tokens of the sequence that stand for each piece.
 
@@ -47,11 +47,11 @@ def token_map(
     Raises:
         DataError: a piece's span is not in its field, so the two models did not read the same text.
     """
-    spans_T2 = torch.tensor(
-        [_trimmed(example.text, *_placed(piece, example)) for piece in pieces], dtype=torch.long
-    ).reshape(-1, 2)
+    spans_T2 = torch.tensor([_trimmed(made.text, *_placed(piece, made)) for piece in pieces], dtype=torch.long).reshape(
+        -1, 2
+    )
     tokens_N2 = torch.tensor(
-        [_trimmed(example.text, start, end) for start, end in example.offsets.tolist()], dtype=torch.long
+        [_trimmed(made.text, start, end) for start, end in made.offsets.tolist()], dtype=torch.long
     )
     shared_TN = torch.minimum(spans_T2[:, None, 1], tokens_N2[None, :, 1]) - torch.maximum(
         spans_T2[:, None, 0], tokens_N2[None, :, 0]
@@ -68,12 +68,12 @@ def coverage(covered_T: Bool[Tensor, " T"]) -> float:
     return float(covered_T.double().mean()) if len(covered_T) else 0.0
 
 
-def _placed(piece: TextPiece, example: Example) -> tuple[int, int]:
+def _placed(piece: TextPiece, made: Layout) -> tuple[int, int]:
     """Return the piece's span in the rendered conversation."""
-    if piece.field not in example.spans:
+    if piece.field not in made.spans:
         problem = f"piece {piece.token!r} of the {piece.field}, which the conversation does not have"
         raise DataError(problem, source="token map", remedy="render the conversation of the same sample")
-    start, end = example.spans[piece.field]
+    start, end = made.spans[piece.field]
     if not 0 <= piece.start <= piece.end <= end - start:
         problem = f"piece {piece.token!r} at {piece.start}…{piece.end} of a {piece.field} of {end - start} characters"
         raise DataError(

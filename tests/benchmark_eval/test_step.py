@@ -20,7 +20,7 @@ from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
-from components.models.vlm.model import load_vlm
+from components.models.vlm.model import Vlm, load_vlm
 from components.store.entries import Entry, Store
 from components.synthetic.scenes import write_set
 from tests.runner import metrics, published, run_step
@@ -59,6 +59,12 @@ def dataset(folder, lines):
     return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
 
 
+def stretched(line):
+    """The same frames, ten times as slow."""
+    times, duration = [10 * time for time in line.video.times], 10 * line.video.duration
+    return line.model_copy(update={"video": line.video.model_copy(update={"times": times, "duration": duration})})
+
+
 def run(world, tmp_path, benchmark="motionbench=./data", videos=None, **params):
     params, shared = {"viewing": made.VIEWING, **params}, {"vlm": QWEN, "benchmark": benchmark}
     return run_step(
@@ -76,7 +82,7 @@ def greedy(vlm, example, count):
     reply = []
     while len(reply) < count:
         grown = torch.tensor([ids + reply])
-        more = example.position_ids.max() + 1 + torch.arange(len(reply)).expand(3, -1)
+        more = example.position_ids[:, -1:] + 1 + torch.arange(len(reply))
         batch = vlm.arguments(collate([example])) | {"input_ids": grown, "attention_mask": torch.ones_like(grown)}
         batch["position_ids"] = torch.cat([example.position_ids, more], dim=-1)[:, None]
         token = int(vlm.model(**batch, use_cache=False).logits[0, -1].argmax())
@@ -86,8 +92,15 @@ def greedy(vlm, example, count):
     return vlm.tokenizer.decode(reply, skip_special_tokens=True)
 
 
-def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_path):
-    found = result(run(world, tmp_path))
+@pytest.mark.parametrize("rule", ["qwen", "transformers"])
+def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_path, monkeypatch, rule):
+    asked, generate = [], Vlm.generate
+    monkeypatch.setattr(
+        Vlm, "generate", lambda vlm, example, count: asked.append(example) or generate(vlm, example, count)
+    )
+    slow = [stretched(line) for line in world[2]]  # the rules are the same for a second's clip
+    videos, viewing = dataset(tmp_path / "videos", slow), {**made.VIEWING, "positions": rule}
+    found = result(run(world, tmp_path, videos=videos, viewing=viewing))
     assert len(found.lines) == 8  # neither held-out items nor another protocol's
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     store = Store(str(world[0] / "store"))
@@ -99,10 +112,11 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
             read_frames(store.fetch(line.video.file), line.frames),
             [line.video.times[k] for k in line.frames],
         )
-        viewing = Viewing(**made.VIEWING)
+        viewing = Viewing(**made.VIEWING, positions=rule)
         example = vlm.prepare(Conversation([], prompt, None), frames, times, line.video.duration, viewing)
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
+        assert any(torch.equal(example.position_ids, one.position_ids) for one in asked if one.text == example.text)
 
 
 def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def token_selection(store, outputs):
 def vlm_attention(store, outputs):
     line = first(outputs, "maps", a.VlmMaps)
     words, seen = tensors(store, line.token_map), tensors(store, line.vlm_map)
-    return {"distance": line.distance, "token_map": words, "vlm_map": seen}
+    return {"distance": line.distance, "tokens": line.tokens, "token_map": words, "vlm_map": seen}
 
 
 def sft(store, outputs):

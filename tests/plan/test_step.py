@@ -223,6 +223,17 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_another_rule_of_positions_in_evaluation_is_a_warning(world, tmp_path, capsys, both):
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl"]
+    own += [f"params_{step}.viewing.positions=transformers" for step in ("benchmark_eval", "vlm_attention")[: 1 + both]]
+    printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
+    assert ("trained under the position rule `qwen`, evaluated under `transformers`" in printed) is not both
+    assert ("Warning" in printed) is not both
+
+
 def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(world, tmp_path, capsys):
     _, _, store, folder = world
     bench = tmp_path / "bench"

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from components.core.artifacts import PriorSet, TunedModel, load_manifest
+from components.core.artifacts import PriorSet, TunedModel, load_manifest, parse_manifest
 from components.core.errors import DataError
+from components.core.records import canonical_json, sha256
 from components.prior_set.reading import read_priors
 from components.sft.step import STEP
 from components.store.entries import Store
@@ -88,6 +89,13 @@ def test_the_folder_holds_a_card_and_lines(exported):
     assert "## Decisions" in card
     lines = [json.loads(line) for line in (inner(folder, manifest) / "samples.jsonl").read_text().splitlines()]
     assert [line["sample"]["id"] for line in lines] == [line.sample.id for line in manifest.lines]
+
+
+def test_a_manifest_from_before_a_line_had_its_tokens_keeps_its_digest(world):
+    raw = json.loads(world[2]["model"].to_bytes())
+    assert all(line.pop("tokens") > 0 for line in raw["lines"])
+    data = canonical_json(raw)
+    assert parse_manifest(data, TunedModel, "before").digest == sha256(data)
 
 
 def test_a_model_opens_with_plain_from_pretrained(world):

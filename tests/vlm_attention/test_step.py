@@ -6,6 +6,9 @@ from torch.nn import functional
 
 from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
+from components.core.records import sha256
+from components.core.text import sample_id
+from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
@@ -25,7 +28,7 @@ FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 
 def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
     folder, _, artifact = made_priors
-    params, inputs = {"viewing": made.VIEWING, **params}, {"priors": priors or artifact}
+    params, inputs = {"viewing": made.VIEWING, "maps_for": "all", **params}, {"priors": priors or artifact}
     shared = {"vlm": vlm, "shard": shard}
     return run_step(STEP, tmp_path, folder / "store", params, shared, inputs, rerun, form="frozen")
 
@@ -34,12 +37,20 @@ def maps(outputs):
     return published(outputs, "maps", VlmMaps)
 
 
-def eager_map(name, line, store):
-    """A_VLM of the selected words from an eager model's full maps, word rows found by decoding token by token."""
+def eager_map(name, line, store, own_positions=False):
+    """A_VLM of the selected words from an eager model's full maps, word rows found by decoding token by token.
+
+    With `own_positions` Qwen's model finds its positions itself.
+    """
     vlm = load_vlm(ensure_tiny(name), torch.float32, "cpu", rows=False)
     vlm.model.set_attn_implementation("eager")
     example = made.example(vlm, line, store)
     batch = vlm.arguments(collate([example]))
+    if own_positions:
+        del batch["position_ids"]
+        batch["mm_token_type_ids"] = torch.where(batch["input_ids"] == vlm.inputs.visual_id, 2, 0)
+        count = len(vlm.family.frames(Viewing(**made.VIEWING), line.video))
+        batch["second_per_grid_ts"] = torch.tensor([2 * line.video.duration / count])
     with torch.no_grad():
         out = vlm.model(**batch, output_attentions=True)
     full_NN = torch.stack([layer[0].double().mean(0) for layer in out.attentions]).mean(0)
@@ -68,6 +79,45 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(m
     distance = (density - prior / prior.mean((1, 2, 3), keepdim=True)).square().mean()
     assert found.distance == pytest.approx(float(distance), rel=1e-4)
     assert found.coverage == 1.0
+
+
+def test_token_maps_of_a_hundred_clips_decode_no_frame_and_load_no_weights(made_priors, tmp_path, monkeypatch):
+    """Nobody has the clips' files: only their manifest is there. By default a map is computed for pictures alone."""
+    folder, lines, _ = made_priors
+    store, whole = Store(str(folder / "store")), load_vlm(ensure_tiny(FAMILIES[0]), torch.float32, "cpu")
+    lengths = [len(made.example(whole, line, store).input_ids) for line in lines]
+    clips, expected = [], {}
+    for k in range(100):
+        line = lines[k % len(lines)]
+        digest = sha256(str(k).encode())
+        file = line.video.file.model_copy(update={"path": f"videos/{digest}.mp4", "sha256": digest})
+        name = sample_id(digest, line.sample.question, [], line.sample.response, [])
+        sample = line.sample.model_copy(update={"id": name})
+        video = line.video.model_copy(update={"file": file})
+        clips.append(line.model_copy(update={"video": video, "sample": sample, "key": digest[:32]}))
+        expected[name] = lengths[k % len(lines)]
+    monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("a video was opened"))
+    monkeypatch.setattr("components.models.vlm.model.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
+    inputs = {"priors": made.prior_set(tmp_path / "priors", clips)}
+    params, shared = {"viewing": made.VIEWING, "pictures": 0}, {"vlm": FAMILIES[0], "shard": "0/1"}
+    found = maps(run_step(STEP, tmp_path, folder / "store", params, shared, inputs, form="frozen")).lines
+    assert {line.sample.id: line.tokens for line in found} == expected
+    assert len(found) == 100
+    assert all(line.coverage == 1.0 and line.vlm_map is None for line in found)
+
+
+def test_the_rule_of_positions_reaches_the_map(made_priors, tmp_path):
+    """Under `transformers` it is the plain model's that is given no positions; the token map is the same."""
+    store, viewing = Store(str(made_priors[0] / "store")), {**made.VIEWING, "positions": "transformers"}
+    found = maps(run(made_priors, tmp_path, grid="interpolate", viewing=viewing)).lines[0]
+    qwen = maps(run(made_priors, tmp_path, grid="interpolate")).lines[0]
+    assert store.read(found.token_map) == store.read(qwen.token_map)
+    tensors, other = (unpack(store.read(line.vlm_map))["map"].double() for line in (found, qwen))
+    seen = eager_map(FAMILIES[0], found, store, own_positions=True)[None]
+    wanted = functional.interpolate(seen, found.grid.shape, mode="trilinear", align_corners=False)[0]
+    close = rounding(64, size=float(wanted.max()))
+    assert (tensors - wanted).abs().max() < close
+    assert (other - wanted).abs().max() > 4 * close
 
 
 def test_second_run_computes_nothing_and_publishes_the_same_bytes(made_priors, tmp_path, monkeypatch):

@@ -8,4 +8,4 @@ from components.models.vlm.interface import VlmFamily
 
 def families() -> list[VlmFamily]:
     """Return the families of vision-language models."""
-    return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "rows", "twins"})
+    return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "reader", "rows", "twins"})

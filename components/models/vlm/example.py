@@ -31,8 +31,8 @@ _OWN_TEMPLATE = "use the checkpoint's own chat_template"
 
 
 @dataclass(frozen=True)
-class Example:
-    """One conversation about one video as tensors on the CPU.
+class Layout:
+    """One conversation about one video as tensors on the CPU, without the video's pixels.
 
     Attributes:
         labels: the response's tokens and the end of its turn, -100 elsewhere.
@@ -45,12 +45,22 @@ class Example:
     input_ids: Int[Tensor, " N"]
     position_ids: Int[Tensor, "P N"]
     labels: Int[Tensor, " N"]
-    pixels: dict[str, Tensor]
     video_columns: Int[Tensor, " S"]
     grid: Grid
     offsets: Int[Tensor, "N 2"]
     text: str
     spans: Spans
+
+    def with_pixels(self, pixels: dict[str, Tensor]) -> Example:
+        """Return the whole conversation; `pixels` are arguments of the model's forward by name."""
+        return Example(**vars(self), pixels=pixels)
+
+
+@dataclass(frozen=True)
+class Example(Layout):
+    """A conversation with the pixels of its video, by their name in the model's forward."""
+
+    pixels: dict[str, Tensor]
 
 
 def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] = "right") -> Batch:

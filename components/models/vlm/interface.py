@@ -45,17 +45,8 @@ def conversation(sample: Sample, prompt: str | None = None) -> Conversation:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A video as the model takes it: pixel arguments of forward, cells (t, y, x), text in the placeholder's place."""
-
-    pixels: dict[str, Tensor]
-    shape: Cells
-    text: str
-
-
-@dataclass(frozen=True)
 class Inputs(ABC):
-    """How a checkpoint of a family reads a video.
+    """How a checkpoint of a family reads a video: only `pixels` needs its frames, all else follows from sizes.
 
     Attributes:
         placeholder: what the chat template writes for a video.
@@ -68,11 +59,21 @@ class Inputs(ABC):
     group: int
 
     @abstractmethod
-    def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
-        """Return pixels, cells and text of the whole frames."""
+    def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
+        """Return the cells (t, y, x) of `count` frames of this size in pixels."""
 
     @abstractmethod
-    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "P N"]:
+    def text(self, shape: Cells) -> str:
+        """Return the text in the placeholder's place."""
+
+    @abstractmethod
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
+        """Return the pixel arguments of the model's forward for the whole frames."""
+
+    @abstractmethod
+    def positions(
+        self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing
+    ) -> Int[Tensor, "P N"]:
         """Return the positions of a conversation's tokens; `seconds` lie between the starts of two cells."""
 
 
@@ -90,6 +91,8 @@ class VlmFamily(Family):
         merger: the same of the part between tower and language model.
         language: the same of the language model's modules, which low-rank updates are for.
         end_of_turn: the token that ends a turn in the chat template.
+        position_gap: by how many positions the text behind a clip of 1280 × 720 pixels and this duration, in seconds,
+            lies lower under the position rule `transformers` than under `qwen`; 0 where the rules are the same.
         register: makes a model that is none of transformers' own known to its Auto classes; it may be called again.
     """
 
@@ -101,4 +104,5 @@ class VlmFamily(Family):
     merger: str
     language: str = r"\blanguage_model\."
     end_of_turn: str = "<|im_end|>"
+    position_gap: Callable[[Viewing, float], int] = lambda viewing, duration: 0
     register: Callable[[], None] = lambda: None

@@ -1,7 +1,7 @@
 """InternVL3 in its transformers form: every frame stretched to the vision tower's square, text between the frames.
 
-Each frame is one block of tokens behind its own line of text; positions count the tokens. A fixed number of frames is
-sampled, as the paper's main text does.
+Each frame is one block of tokens behind its own line of text; positions count the tokens, by either position rule. A
+fixed number of frames is sampled, as the paper's main text does.
 
 Legend: n frames, H W pixels of the source, N tokens of the sequence. Cells are (t, y, x), frame-major.
 """
@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from components.core.errors import ParameterError
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Cells, Inputs, Seen, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -62,16 +62,24 @@ class InternVL(Inputs):
         size, image = (height, width), ImageSettings.read(folder)
         return cls(visual_id=config.image_token_id, group=1, image=image, size=size, rows=rows, cols=cols, **tokens)
 
-    def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
-        """Return pixels, cells and text of the frames, which have the tower's size whatever the viewing is."""
+    def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
+        """Return the cells, as many in every frame whatever its size is."""
+        return count, self.rows, self.cols
+
+    def text(self, shape: Cells) -> str:
+        """Return a line per frame."""
+        cells = self.cell * (self.rows * self.cols)
+        return "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(shape[0]))
+
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
+        """Return the frames at the tower's size, whatever the viewing is."""
         from components.models.vlm.pixels import to_pixels
 
-        pixels = {"pixel_values": to_pixels(frames_nHW3, *self.size, self.image)}
-        cells = self.cell * (self.rows * self.cols)
-        text = "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(len(frames_nHW3)))
-        return Seen(pixels, (len(frames_nHW3), self.rows, self.cols), text)
+        return {"pixel_values": to_pixels(frames_nHW3, *self.size, self.image)}
 
-    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "1 N"]:
+    def positions(
+        self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing
+    ) -> Int[Tensor, "1 N"]:
         """Return the tokens' numbers."""
         import torch
 

@@ -1,7 +1,8 @@
 """A loaded vision-language model: a conversation about one video in; logits, attention rows or a greedy reply out.
 
-Checkpoints are loaded by one path, without torchvision; what is particular comes from the family. A model can be tuned
-by low-rank updates, and is written as a folder that plain `from_pretrained` opens.
+A model is a reader (`reader.py`) with weights. Checkpoints are loaded by one path, without torchvision; what is
+particular comes from the family. A model can be tuned by low-rank updates, and is written as a folder that plain
+`from_pretrained` opens.
 
 Legend: B samples, N tokens, S visual cells (t-major), L positions with logits, V vocabulary, R rows.
 """
@@ -15,24 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from components.core.errors import DataError, ParameterError
-from components.core.records import Video
-from components.media.grids import sampled_grid
-from components.media.video import read_frames
-from components.media.viewing import Viewing
-from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.vlm import families
-from components.models.vlm.example import IGNORED, Batch, Example, collate, render, response_labels
-from components.models.vlm.interface import Conversation, Inputs, VlmFamily, VlmPart
+from components.core.errors import ParameterError
+from components.models.pretrained import load_part, load_weights, read_json
+from components.models.vlm.example import IGNORED, Batch, Example, collate
+from components.models.vlm.interface import VlmPart
+from components.models.vlm.reader import Reader, open_reader
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
 
-_DEFAULT = Viewing.model_validate({})
 _KEPT = {".json", ".jinja", ".txt", ".model"}  # what a checkpoint's folder holds beside its weights
 _SHARD = "2GB"  # a stored file passes through memory
 _NOT_FOR_FORWARD = {"labels", "start", "video_columns", "video_mask"}
@@ -48,65 +43,16 @@ class VlmOutput:
 
 
 @dataclass
-class Vlm:
-    """A loaded model; `model` may be wrapped (low-rank updates) and stays usable."""
+class Vlm(Reader):
+    """A loaded model; `model` may be wrapped (low-rank updates) and stays usable. A reply ends at one of `stops`."""
 
     model: Any
-    tokenizer: Any
-    family: VlmFamily
-    inputs: Inputs
     stops: frozenset[int]
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(next(self.model.parameters()).device)
-
-    def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:
-        """Return the conversation about a video file as tensors, and the indices of the frames that the model sees."""
-        indices = self.family.frames(viewing, video)
-        times = [video.times[i] for i in indices]
-        return self.prepare(talk, read_frames(path, indices), times, video.duration, viewing), indices
-
-    def prepare(
-        self,
-        talk: Conversation,
-        frames: UInt8[np.ndarray, "n H W 3"],
-        frame_times: Sequence[float],
-        duration: float,
-        viewing: Viewing = _DEFAULT,
-    ) -> Example:
-        """Return one conversation about one video as tensors.
-
-        Whole upright frames in RGB, the seconds of each and of the clip; `viewing` is their size, where it is free.
-
-        Raises:
-            DataError: control tokens in the text, not one time per frame, or more tokens than the model has positions.
-            ParameterError: the chat template changes the text.
-        """
-        if len(frames) != len(frame_times) or not len(frames):
-            problem = f"{len(frames)} frames, {len(frame_times)} times"
-            raise DataError(problem, source="prepare", remedy="give one time for every frame")
-        inputs, tokenizer = self.inputs, self.tokenizer
-        seen = inputs.see(frames, viewing)
-        text, spans = render(talk, tokenizer, inputs.placeholder, seen.text)
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        input_ids_N, offsets_N2 = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["offset_mapping"])
-        if len(input_ids_N) > (most := self.model.config.get_text_config().max_position_embeddings):
-            problem = f"{len(input_ids_N)} tokens, the model has {most} positions"
-            remedy = "take fewer or smaller frames, or shorten the text"
-            raise DataError(problem, source="the conversation", remedy=remedy)
-        return Example(
-            input_ids=input_ids_N,
-            position_ids=inputs.positions(input_ids_N, seen.shape, inputs.group * duration / len(frames)),
-            labels=response_labels(input_ids_N, offsets_N2, spans.get("response"), tokenizer, self.family.end_of_turn),
-            pixels=seen.pixels,
-            video_columns=torch.nonzero(input_ids_N == inputs.visual_id).flatten(),
-            grid=sampled_grid(frame_times, inputs.group, *seen.shape[1:], duration),
-            offsets=offsets_N2,
-            text=text,
-            spans=spans,
-        )
 
     def forward(self, batch: Batch, row_request: RowRequest | None = None, all_logits: bool = False) -> VlmOutput:
         """Return one teacher-forced pass; rows need a model loaded with `rows=True`.
@@ -149,7 +95,7 @@ class Vlm:
         self.model.eval()  # checkpointing in training mode would drop the cache
         batch = collate([example])
         inputs = self.arguments(batch)
-        last_position = torch.full_like(inputs["position_ids"][..., :1], int(example.position_ids.max()))
+        last_position = inputs["position_ids"][..., -1:]  # of the text, as in training: a long video's may be larger
         reply: list[int] = []
         out = self.model(**inputs, use_cache=True, logits_to_keep=1)
         while len(reply) < max_new_tokens and (token := int(out.logits[0, -1].argmax())) not in self.stops:
@@ -211,33 +157,20 @@ def load_vlm(
 
     Raises:
         ParameterError: not a folder of a supported model.
-        DataError: a file is missing, cannot be read or has no safetensors, or tensors, the vocabulary or the chat
-            template are missing.
+        DataError: as `open_reader`, or there are no safetensors, or tensors are missing.
     """
-    if (found := read_json(folder / "config.json")) is None:
-        remedy = "give a folder that transformers' from_pretrained opens"
-        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
-    known = {model_type: family for family in families() for model_type in family.model_types}
-    if (model_type := str(found.get("model_type"))) not in known:  # before transformers offers to run its own code
-        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
-        raise ParameterError(f"model_type {model_type!r}", source=str(folder), remedy=remedy)
-    family = known[model_type]
-    family.register()
-    config = load_part(AutoConfig, folder)
-    tokenizer = load_tokenizer(AutoTokenizer, folder)
-    if tokenizer.chat_template is None:
-        raise DataError("the tokenizer has no chat template", source=str(folder), remedy="fetch the checkpoint again")
-    inputs = family.inputs(config, tokenizer, folder)
+    reader = open_reader(folder)
     read_json(folder / "generation_config.json")  # transformers passes over one that it cannot read
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ROWS_ATTENTION if rows else "sdpa"}
     if weights:
         model = load_weights(AutoModelForImageTextToText, folder, ignore_mismatched_sizes=True, **options).to(device)
     else:
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, **options)
+            model = AutoModelForImageTextToText.from_config(load_part(AutoConfig, folder), **options)
     named = model.generation_config.eos_token_id
-    stops = {tokenizer.convert_tokens_to_ids(family.end_of_turn), *(named if isinstance(named, list) else [named])}
-    return Vlm(model.eval(), tokenizer, family, inputs, frozenset(stops - {None}))
+    end = reader.tokenizer.convert_tokens_to_ids(reader.family.end_of_turn)
+    stops = frozenset({end, *(named if isinstance(named, list) else [named])} - {None})
+    return Vlm(**vars(reader), model=model.eval(), stops=stops)
 
 
 def open_vlm(folder: Path, rows: bool) -> Vlm:

@@ -1,6 +1,7 @@
-"""Qwen2.5-VL: frames in pairs, patches in 2 × 2 blocks, M-RoPE positions by Qwen's own rule.
+"""Qwen2.5-VL: frames in pairs, patches in 2 × 2 blocks, M-RoPE positions by Qwen's own rule or by transformers'.
 
-Text goes on at the largest position of the video + 1; time counts `tokens_per_second`. Frames are sampled by time.
+Time counts `tokens_per_second`; where the text behind a video goes on is the rule's matter (`text_behind`). Frames are
+sampled by time.
 
 Legend: n frames, H W pixels of the source, h w pixels of the model, p patches, c values of a patch, N tokens, S cells.
 Cells are (t, y, x), frame-major.
@@ -11,16 +12,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 
 from components.core.errors import DataError
+from components.media.choices import PositionRule
 from components.media.sampling import spread
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Cells, Inputs, Seen, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -45,33 +47,78 @@ class Qwen(Inputs):
         sizes = {"group": vision.temporal_patch_size, "patch": vision.patch_size, "merge": vision.spatial_merge_size}
         return cls(image=image, tokens_per_second=vision.tokens_per_second, **text, **sizes)
 
-    def see(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> Seen:
-        """Return pixels, cells and text of the whole frames; an incomplete last group repeats the last frame."""
+    def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
+        """Return the cells of the frames at the model's size; an incomplete last group is a cell as well."""
+        side = self.patch * self.merge
+        rows, cols = (pixels // side for pixels in self._size(height, width, viewing))
+        return math.ceil(count / self.group), rows, cols
+
+    def text(self, shape: Cells) -> str:
+        """Return a placeholder per cell."""
+        return self.placeholder * math.prod(shape)
+
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
+        """Return patches and their grid (frame groups, rows, columns); an incomplete last group repeats its frame."""
         import torch
 
         from components.models.vlm.pixels import to_pixels
 
-        (_, source_height, source_width, _), side = frames_nHW3.shape, self.patch * self.merge
-        height, width = smart_resize(source_height, source_width, side, 4 * side * side, viewing.max_pixels)
+        _, source_height, source_width, _ = frames_nHW3.shape
+        height, width = self._size(source_height, source_width, viewing)
         patches_pc = patchify(to_pixels(frames_nHW3, height, width, self.image), self.patch, self.merge, self.group)
-        shape = (math.ceil(len(frames_nHW3) / self.group), height // side, width // side)
-        grid_13 = torch.tensor([[shape[0], height // self.patch, width // self.patch]])
-        pixels = {"pixel_values_videos": patches_pc, "video_grid_thw": grid_13}
-        return Seen(pixels, shape, self.placeholder * math.prod(shape))
+        grid = (math.ceil(len(frames_nHW3) / self.group), height // self.patch, width // self.patch)
+        return {"pixel_values_videos": patches_pc, "video_grid_thw": torch.tensor([grid])}
 
-    def positions(self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float) -> Int[Tensor, "3 N"]:
+    def positions(
+        self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing
+    ) -> Int[Tensor, "3 N"]:
         """Return M-RoPE positions (time, row, column)."""
         import torch
 
         visual = torch.nonzero(input_ids_N == self.visual_id).flatten()
         first, count = int(visual[0]), math.prod(shape)
-        # fp32, multiplied in this order and truncated, as the reference implementation does
-        times = (torch.arange(shape[0], dtype=torch.float32) * seconds * self.tokens_per_second).long()
+        times = torch.from_numpy(cell_times(shape[0], seconds, self.tokens_per_second))
         axes = torch.meshgrid(times, torch.arange(shape[1]), torch.arange(shape[2]), indexing="ij")
         video_3S = torch.stack([axis.flatten() for axis in axes]) + first
         before_3N = torch.arange(first).expand(3, -1)
-        after_3N = (torch.arange(len(input_ids_N) - first - count) + int(video_3S.max()) + 1).expand(3, -1)
+        behind = first + text_behind(shape, seconds, self.tokens_per_second, viewing.positions)
+        after_3N = (torch.arange(len(input_ids_N) - first - count) + behind).expand(3, -1)
         return torch.cat([before_3N, video_3S, after_3N], dim=1)
+
+    def _size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        side = self.patch * self.merge
+        return smart_resize(height, width, side, 4 * side * side, viewing.max_pixels)
+
+
+def cell_times(cells: int, seconds: float, tokens_per_second: float) -> Int64[np.ndarray, " t"]:
+    """Return the positions in time of a video's cells, which are `seconds` apart, from its first position on."""
+    # fp32, multiplied in this order and truncated, as the reference implementation does
+    times = np.arange(cells, dtype=np.float32) * np.float32(seconds) * np.float32(tokens_per_second)
+    return times.astype(np.int64)
+
+
+def text_behind(shape: Cells, seconds: float, tokens_per_second: float, rule: PositionRule) -> int:
+    """Return how far from a video's first position the text behind it goes on.
+
+    `qwen`: behind the largest position of the three axes, as Qwen's own code and vLLM have it. `transformers`: at
+    max(rows, columns) however long the clip is, as `get_rope_index` of transformers 5.18 has it.
+    """
+    if rule == "transformers":
+        return max(shape[1:])
+    return max(int(cell_times(shape[0], seconds, tokens_per_second)[-1]) + 1, *shape[1:])
+
+
+def position_gap(viewing: Viewing, duration: float) -> int:
+    """Return by how much the rules differ behind a clip of 1280 × 720 pixels at 30 frames per second.
+
+    The sizes are those of all published checkpoints.
+    """
+    side, group, tokens_per_second = 28, 2, 2
+    height, width = smart_resize(720, 1280, side, 4 * side * side, viewing.max_pixels)
+    count = len(fps_indices(duration, round(30 * duration), viewing.fps, 4, viewing.max_frames))
+    shape, seconds = (math.ceil(count / group), height // side, width // side), group * duration / count
+    qwen, transformers = (text_behind(shape, seconds, tokens_per_second, rule) for rule in get_args(PositionRule))
+    return qwen - transformers
 
 
 def fps_indices(duration: float, total: int, fps: float = 1.0, min_frames: int = 4, max_frames: int = 768) -> list[int]:
@@ -173,4 +220,5 @@ FAMILY = VlmFamily(
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
     merger=r"\bvisual\.merger\.",
+    position_gap=position_gap,
 )

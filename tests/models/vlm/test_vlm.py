@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from components.core.errors import DataError, ParameterError
+from components.kubeflow.tree import ROOT
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm import internvl3, qwen2_5_vl
@@ -19,7 +20,7 @@ from components.models.vlm.interface import Conversation
 from components.models.vlm.internvl3 import segment_indices
 from components.models.vlm.model import load_vlm
 from components.models.vlm.pixels import ImageSettings, to_pixels
-from components.models.vlm.qwen2_5_vl import fps_indices, patchify, smart_resize
+from components.models.vlm.qwen2_5_vl import FAMILY, fps_indices, patchify, smart_resize
 from tests.arithmetic import rounding
 from tests.models.vlm.cases import NAMES, TALK, clip, example, load
 
@@ -199,12 +200,69 @@ def test_first_text_position_after_the_video(frames, after):
     vlm = load(NAMES[0])
     shape = (frames // 2, 2, 3)
     ids = torch.tensor([0] * 18 + [vlm.inputs.visual_id] * math.prod(shape) + [0] * 4)
-    ours = vlm.inputs.positions(ids, shape, 2.0)
+    ours = vlm.inputs.positions(ids, shape, 2.0, Viewing())
     grid = torch.tensor([[shape[0], 4, 6]])
     kinds, times = torch.where(ids == vlm.inputs.visual_id, 2, 0)[None], torch.tensor([2.0])
     theirs, _ = vlm.model.model.get_rope_index(ids[None], kinds, video_grid_thw=grid, second_per_grid_ts=times)
     assert ours[:, -4].tolist() == [after] * 3
     assert torch.equal(ours[:, :-4], theirs[:, 0, :-4])
+
+
+def own_arguments(vlm, made, seconds):
+    """What transformers' own processor gives the model, without positions."""
+    ids = made.input_ids[None]
+    given = {"input_ids": ids, "mm_token_type_ids": torch.where(ids == vlm.inputs.visual_id, 2, 0), **made.pixels}
+    return given | {"second_per_grid_ts": torch.tensor([seconds])}
+
+
+LENGTHS = [(1, 0.4), (4, 4.0), (5, 5.0), (6, 9.99), (12, 30.1), (60, 60.0), (64, 600.0)]
+
+
+@pytest.mark.parametrize(("n", "duration"), LENGTHS)
+def test_the_other_rule_is_the_installed_models_own_index(n, duration):
+    vlm = load(NAMES[0])
+    frames, *_ = clip(n)
+    times = [k * duration / n for k in range(n)]
+    ours, qwen = (
+        vlm.prepare(TALK, frames, times, duration, Viewing(positions=rule)) for rule in ("transformers", "qwen")
+    )
+    given = own_arguments(vlm, ours, 2 * duration / n)
+    given.pop("pixel_values_videos")
+    theirs, _ = vlm.model.model.get_rope_index(**given)
+    assert torch.equal(ours.position_ids, theirs[:, 0])
+    last = int(qwen.video_columns.max())
+    assert torch.equal(ours.position_ids[:, : last + 1], qwen.position_ids[:, : last + 1])
+    gap = qwen.position_ids[:, last + 1 :] - ours.position_ids[:, last + 1 :]
+    assert gap.unique().tolist() == [max(0, int((math.ceil(n / 2) - 1) * 4 * duration / n) + 1 - 3)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reply_is_that_of_the_plain_model_without_positions(name):
+    """Under `transformers` a model answers as its own `generate` does, past a long clip too."""
+    vlm = load_attentive(name)
+    made, qwen = (
+        vlm.prepare(replace(TALK, response=None), *clip(40), Viewing(positions=rule))
+        for rule in ("transformers", "qwen")
+    )
+    given = own_arguments(vlm, made, 2.0)
+    if name == NAMES[1]:
+        given = {"input_ids": made.input_ids[None], **made.pixels}
+        assert torch.equal(made.position_ids, qwen.position_ids)
+    greedy = {"do_sample": False, "temperature": None, "repetition_penalty": 1.0, "max_new_tokens": 6}
+    ones = torch.ones_like(given["input_ids"])
+    theirs = vlm.model.generate(**given, attention_mask=ones, eos_token_id=[], **greedy)
+    reply = vlm.tokenizer.decode(theirs[0, len(made.input_ids) :], skip_special_tokens=True)
+    assert replace(vlm, stops=frozenset()).generate(made, 6) == reply
+
+
+def test_the_gap_between_the_rules():
+    """1280 × 720 at 151 200 pixels is 10 × 18 cells; n frames at 1 fps count to 4 (n / 2 − 1)."""
+    wanted = {4: 0, 10: 0, 30: 39, 120: 219, 600: 1179}
+    assert {seconds: FAMILY.position_gap(Viewing(), seconds) for seconds in wanted} == wanted
+    # 100 frames of 1200 s: a cell lasts 24 s
+    assert FAMILY.position_gap(Viewing(max_frames=100), 1200) == 49 * 48 + 1 - 18
+    assert internvl3.FAMILY.position_gap(Viewing(), 600) == 0
+    assert "by 39 positions for a clip of 30 s" in (ROOT / "README.md").read_text()
 
 
 def embedded(vlm, made):
@@ -347,6 +405,16 @@ def test_a_batch_equals_its_samples(vlm, side):
             assert torch.equal(seen - batch["start"][b], one.video_columns)
 
 
+def load_attentive(name):
+    """A random model attends to everything alike and repeats itself; this one does not."""
+    vlm = load(name)
+    with torch.no_grad():
+        for key, weight in vlm.model.model.language_model.layers.named_parameters():
+            if "proj.weight" in key:
+                weight.mul_(6)
+    return vlm
+
+
 def slow_reply(vlm, made, count):
     """Greedy without a cache: the whole sequence again for every token."""
     reply = []
@@ -369,11 +437,7 @@ def slow_reply(vlm, made, count):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_generate_equals_teacher_forcing(name):
-    vlm = load(name)
-    with torch.no_grad():
-        for key, weight in vlm.model.model.language_model.layers.named_parameters():
-            if "proj.weight" in key:  # a random model attends to everything alike and repeats itself
-                weight.mul_(6)
+    vlm = load_attentive(name)
     made = example(vlm, replace(TALK, response=None))
     reply = slow_reply(vlm, made, 12)
     assert len(set(reply)) > 3

@@ -1,0 +1,144 @@
+"""How a checkpoint reads a conversation about a video: everything that goes into the model, without its weights.
+
+All but the pixels follows from the text, the clip's size and the times of its frames, which a manifest holds: `lay_out`
+opens no video. Pixels are made of frames and need no weights either.
+
+Legend: n frames, H W pixels of the source, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from transformers import AutoConfig, AutoTokenizer
+
+from components.core.errors import DataError, ParameterError
+from components.core.records import Video
+from components.media.grids import sampled_grid
+from components.media.video import read_frames
+from components.media.viewing import Viewing
+from components.models.pretrained import load_part, load_tokenizer, read_json
+from components.models.vlm import families
+from components.models.vlm.example import Example, Layout, render, response_labels
+from components.models.vlm.interface import Conversation, Inputs, VlmFamily
+
+_DEFAULT = Viewing.model_validate({})
+
+
+@dataclass
+class Reader:
+    """A checkpoint's tokenizer and family, how it reads a video, and the most tokens that a conversation may have."""
+
+    tokenizer: Any
+    family: VlmFamily
+    inputs: Inputs
+    max_tokens: int
+
+    def lay_out(self, talk: Conversation, video: Video, viewing: Viewing) -> tuple[Layout, list[int]]:
+        """Return the conversation about a video but its pixels, and the indices of the frames that the model sees.
+
+        Raises:
+            DataError: control tokens in the text, or more tokens than the model has positions.
+            ParameterError: the chat template changes the text.
+        """
+        indices = self.family.frames(viewing, video)
+        times = [video.times[i] for i in indices]
+        return self._layout(talk, video.height, video.width, times, video.duration, viewing), indices
+
+    def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:
+        """Return the conversation with the pixels of its file, and the indices of the frames that the model sees.
+
+        Raises:
+            DataError: as `lay_out`; the file does not decode, or its frames have another size than the manifest's.
+            ParameterError: as `lay_out`.
+        """
+        made, indices = self.lay_out(talk, video, viewing)
+        frames_nHW3 = read_frames(path, indices)
+        height, width = frames_nHW3.shape[1:3]
+        if (width, height) != (video.width, video.height):
+            problem = f"frames of {width} × {height} pixels, {video.width} × {video.height} in the manifest"
+            raise DataError(problem, source=str(path), remedy="rerun dataset_import for this video")
+        return made.with_pixels(self.inputs.pixels(frames_nHW3, viewing)), indices
+
+    def prepare(
+        self,
+        talk: Conversation,
+        frames: UInt8[np.ndarray, "n H W 3"],
+        frame_times: Sequence[float],
+        duration: float,
+        viewing: Viewing = _DEFAULT,
+    ) -> Example:
+        """Return one conversation about one video as tensors.
+
+        Whole upright frames in RGB, the seconds of each and of the clip; `viewing` is their size, where it is free, and
+        the rule of positions.
+
+        Raises:
+            DataError: as `lay_out`, or not one time per frame.
+            ParameterError: as `lay_out`.
+        """
+        if len(frames) != len(frame_times) or not len(frames):
+            problem = f"{len(frames)} frames, {len(frame_times)} times"
+            raise DataError(problem, source="prepare", remedy="give one time for every frame")
+        height, width = frames.shape[1:3]
+        made = self._layout(talk, height, width, frame_times, duration, viewing)
+        return made.with_pixels(self.inputs.pixels(frames, viewing))
+
+    def _layout(
+        self,
+        talk: Conversation,
+        height: int,
+        width: int,
+        frame_times: Sequence[float],
+        duration: float,
+        viewing: Viewing,
+    ) -> Layout:
+        inputs, tokenizer, count = self.inputs, self.tokenizer, len(frame_times)
+        shape = inputs.shape(count, height, width, viewing)
+        text, spans = render(talk, tokenizer, inputs.placeholder, inputs.text(shape))
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        input_ids_N, offsets_N2 = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["offset_mapping"])
+        if len(input_ids_N) > self.max_tokens:
+            problem = f"{len(input_ids_N)} tokens, the model has {self.max_tokens} positions"
+            remedy = "take fewer or smaller frames, or shorten the text"
+            raise DataError(problem, source="the conversation", remedy=remedy)
+        return Layout(
+            input_ids=input_ids_N,
+            position_ids=inputs.positions(input_ids_N, shape, inputs.group * duration / count, viewing),
+            labels=response_labels(input_ids_N, offsets_N2, spans.get("response"), tokenizer, self.family.end_of_turn),
+            video_columns=torch.nonzero(input_ids_N == inputs.visual_id).flatten(),
+            grid=sampled_grid(frame_times, inputs.group, *shape[1:], duration),
+            offsets=offsets_N2,
+            text=text,
+            spans=spans,
+        )
+
+
+def open_reader(folder: Path) -> Reader:
+    """Open configuration, tokenizer with chat template and processor files of a checkpoint's folder; no weights.
+
+    Raises:
+        ParameterError: not a folder of a supported model.
+        DataError: a file is missing or cannot be read, or the vocabulary or the chat template is missing.
+    """
+    if (found := read_json(folder / "config.json")) is None:
+        remedy = "give a folder that transformers' from_pretrained opens"
+        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
+    known = {model_type: family for family in families() for model_type in family.model_types}
+    if (model_type := str(found.get("model_type"))) not in known:  # before transformers offers to run its own code
+        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
+        raise ParameterError(f"model_type {model_type!r}", source=str(folder), remedy=remedy)
+    family = known[model_type]
+    family.register()
+    config = load_part(AutoConfig, folder)
+    tokenizer = load_tokenizer(AutoTokenizer, folder)
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template", source=str(folder), remedy="fetch the checkpoint again")
+    inputs, most = family.inputs(config, tokenizer, folder), config.get_text_config().max_position_embeddings
+    return Reader(tokenizer, family, inputs, most)
