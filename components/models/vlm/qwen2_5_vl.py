@@ -20,7 +20,7 @@ from components.core.errors import DataError
 from components.media.sampling import spread
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Cells, Inputs, Seen, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, Seen, TowerWork, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -119,6 +119,21 @@ def patchify(pixels_n3hw: Float[Tensor, "n 3 h w"], patch: int, merge: int, grou
     return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * group * patch * patch)
 
 
+def tower_work(config: Any, shape: Cells) -> TowerWork:
+    """Return patches and attention: most blocks attend within square windows, a few within their whole frame pair."""
+    vision, (frames, rows, cols) = config.vision_config, shape
+    unit = vision.spatial_merge_size**2  # patches per cell
+    side: int = vision.window_size // vision.spatial_merge_size // vision.patch_size  # cells along a window
+
+    def squares(length: int) -> int:  # of the parts that windows cut a side into
+        return length // side * side**2 + (length % side) ** 2
+
+    whole = len(vision.fullatt_block_indexes)
+    windowed = (vision.depth - whole) * squares(rows) * squares(cols)
+    pairs = frames * unit**2 * (whole * (rows * cols) ** 2 + windowed)
+    return TowerWork(frames * rows * cols * unit, frames * rows * cols * unit, 4 * vision.hidden_size * pairs)
+
+
 # The tiny twin: windowed vision blocks, frame pairs, M-RoPE, tied embeddings (as in 3B) -----------------------------
 
 _PATCH = 14
@@ -172,4 +187,5 @@ FAMILY = VlmFamily(
     frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
     tower=r"\bvisual\.(?!merger\.)",
+    tower_work=tower_work,
 )
