@@ -74,6 +74,8 @@ class TrainingLog:
         self, backend: Backend, key: str, *, main: bool, folder: Path, tracker: Tracker, config: Mapping[str, Any]
     ) -> None:
         check_tracker(tracker)
+        if main:
+            folder.mkdir(parents=True, exist_ok=True)
         self.rows: list[Row] = []
         self.backend, self.prefix, self.folder, self.main = backend, f"sft/{key}/tensorboard", folder, main
         self.board: SummaryWriter | None = None
@@ -93,10 +95,8 @@ class TrainingLog:
         numbers = results | {f"speed/{name}": value for name, value in (speed or {}).items()}
         for name, value in numbers.items():
             self._writer(row["step"]).add_scalar(name, value, row["step"])
-        if isinstance(self.tracker, MLflowTracker):  # a server's answer is not waited for
-            self.tracker.log(numbers, step=row["step"], synchronous=False)
-        elif self.tracker is not None:
-            self.tracker.log(numbers, step=row["step"])
+        if self.tracker is not None:
+            _show(self.tracker, numbers, row["step"])
         if speed:
             self.speeds.append({"step": row["step"], **speed})
         validated = any(name.startswith("val_") for name in row)
@@ -165,6 +165,7 @@ def _start(tracker: Tracker, key: str, folder: Path, config: Mapping[str, Any]) 
         from wandb import Error
 
         project, place = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR", str(folder))
+        Path(place).mkdir(parents=True, exist_ok=True)  # W&B would go on in the system's temporary folder
         made = WandBTracker(project, name=key, group=key, dir=place, config=dict(config))
     else:
         from mlflow.exceptions import MlflowException as Error
@@ -181,12 +182,30 @@ def _start(tracker: Tracker, key: str, folder: Path, config: Mapping[str, Any]) 
     return made
 
 
+def _show(tracker: GeneralTracker, numbers: Mapping[str, float], step: int) -> None:
+    """Hand numbers over without waiting for a server: one that is gone is logged as an error and stops no training."""
+    if isinstance(tracker, WandBTracker):
+        tracker.log(dict(numbers), step=step)
+    else:  # accelerate's `log` waits for each answer; mlflow's `log_metrics` reads the run first
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, int(time.time() * 1000), step) for name, value in numbers.items()]
+        MlflowClient().log_batch(tracker.tracker.info.run_id, metrics, synchronous=False)
+
+
 def _finish(tracker: GeneralTracker, failed: bool) -> None:
     """End a run when all its numbers have arrived, as finished or failed (accelerate's `finish` knows no failure)."""
     if isinstance(tracker, WandBTracker):
+        import wandb
+
         tracker.run.finish(exit_code=int(failed))
+        wandb.teardown(int(failed))  # its service's process ends; before, the run's file need not be whole
     else:
         import mlflow
 
         mlflow.flush_async_logging()
-        mlflow.end_run("FAILED" if failed else "FINISHED")
+        try:
+            mlflow.end_run("FAILED" if failed else "FINISHED")
+        except mlflow.MlflowException as error:  # the training itself is done
+            log.error("MLflow's run stays open: %s", error)

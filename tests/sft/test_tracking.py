@@ -29,10 +29,10 @@ def store(tmp_path):
 @pytest.fixture
 def begin(store, tmp_path):
     """A log in a folder of its own; every call is another process of the same training."""
+    count = iter(range(10))
 
     def make(main=True, tracker="none"):
-        folder = tmp_path / f"out-{len(list(tmp_path.glob('out-*')))}"
-        folder.mkdir()
+        folder = tmp_path / f"out-{next(count)}"
         return TrainingLog(store, KEY, main=main, folder=folder, tracker=tracker, config=CONFIG)
 
     return make
@@ -70,7 +70,7 @@ def test_the_log_has_no_timing_and_every_process_has_it(begin, tmp_path):
         one.close()
     assert (tmp_path / "0.jsonl").read_bytes() == (tmp_path / "1.jsonl").read_bytes()
     assert [json.loads(line) for line in (tmp_path / "0.jsonl").read_bytes().splitlines()] == ROWS
-    assert list(logs[1].folder.iterdir()) == []
+    assert not logs[1].folder.exists()
 
 
 def test_a_resumed_run_replaces_what_it_does_again(begin, store, tmp_path):
@@ -111,7 +111,6 @@ def test_validated_rows_are_printed_with_their_speed_and_others_once_a_minute(be
 @pytest.fixture
 def wandb_place(monkeypatch, tmp_path):
     """W&B without its server: its files' folder."""
-    (tmp_path / "runs").mkdir()
     settings = {"MODE": "offline", "DIR": str(tmp_path / "runs"), "PROJECT": "motion", "SILENT": "true"}
     for name, value in settings.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -170,6 +169,29 @@ def test_mlflow_in_a_folder(begin, mlflow_place, failed):
     assert run.data.params == {name: str(value) for name, value in CONFIG.items()}
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in EXPECTED}
     assert {name: {point.step: point.value for point in points} for name, points in histories.items()} == EXPECTED
+
+
+def test_a_server_that_goes_away_stops_no_training(begin, mlflow_place, monkeypatch, caplog):
+    from mlflow import MlflowException
+    from mlflow.store.tracking.file_store import FileStore
+
+    there = [True]
+
+    def answered(real):
+        def call(*args, **kwargs):
+            if not there[0]:
+                raise MlflowException("no answer")
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("log_batch", "update_run_info"):
+        monkeypatch.setattr(FileStore, name, answered(getattr(FileStore, name)))
+    one = begin(tracker="mlflow")
+    there[0] = False
+    filled(one).close()
+    assert len(one.rows) == 3
+    assert "stays open: no answer" in caplog.text
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
