@@ -32,7 +32,7 @@ class TrainingFlops:
         output = model.get_output_embeddings()
         head = next(name for name, module in model.named_modules() if module is output)
         trained = {self._part(name, head) for name, weight in model.named_parameters() if weight.requires_grad}
-        self.flows = {"tower": "tower" in trained, "merger": bool(trained & {"tower", "merger"}), "llm": bool(trained)}
+        self.flows = {"tower": "tower" in trained, "merger": bool(trained & {"tower", "merger"}), "llm": True}
         self.rates = dict.fromkeys(("patches", "tower", "merger", "llm", "head"), 0)
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | _ConvNd):
@@ -56,8 +56,7 @@ class TrainingFlops:
         text = self.config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         attention = 4 * tokens**2 * text.num_hidden_layers * text.num_attention_heads * size
-        passed = attention * (1 + 2 * self.flows["llm"]) + work.attention * (1 + 2 * self.flows["tower"])
-        return int(products + passed)
+        return int(products + 3 * attention + work.attention * (1 + 2 * self.flows["tower"]))
 
 
 def _below(name: str, head: str) -> bool:

@@ -204,8 +204,7 @@ def _finish(tracker: GeneralTracker, failed: bool) -> None:
     else:
         import mlflow
 
-        mlflow.flush_async_logging()
-        try:
+        try:  # waits for the numbers on their way
             mlflow.end_run("FAILED" if failed else "FINISHED")
         except mlflow.MlflowException as error:  # the training itself is done
             log.error("MLflow's run stays open: %s", error)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -158,9 +159,15 @@ def test_wandb_offline(begin, wandb_place, failed):
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_mlflow_in_a_folder(begin, mlflow_place, failed):
+def test_mlflow_in_a_folder(begin, mlflow_place, monkeypatch, failed):
     from mlflow import MlflowClient
+    from mlflow.store.tracking.file_store import FileStore
 
+    def slow(*args, real=FileStore.log_batch, **kwargs):  # so that closing has something to wait for
+        time.sleep(0.2)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(FileStore, "log_batch", slow)
     filled(begin(tracker="mlflow")).close(failed)
     begin(main=False, tracker="mlflow").close()
     client = MlflowClient(mlflow_place)
