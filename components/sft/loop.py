@@ -28,13 +28,15 @@ from components.core.records import Record, canonical_json, sha256
 from components.models.vlm.model import Vlm, load_vlm
 from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import Engine, computing_dtype
+from components.sft.flops import TrainingFlops
 from components.sft.launch import Stop, die_with_parent, listening, stopped
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
 from components.sft.processes import Processes, joined
 from components.sft.settings import SftSettings
+from components.sft.speed import Meter
 from components.sft.state import ResumeStates, State, StateSaver, read_numbers, read_tensors
-from components.sft.tracking import Row, TrainingLog
+from components.sft.tracking import Row, TrainingLog, check_tracker
 from components.store.entries import Store
 from components.store.tensors import pack
 
@@ -73,7 +75,7 @@ def train(job: Job) -> list[Row]:
             try:
                 return training.run()
             finally:
-                training.saver.close()
+                training.close()
     except torch.OutOfMemoryError as error:
         remedy = "tuning=lora, gradient_checkpointing=true, smaller viewing.max_frames or max_pixels, or a larger GPU"
         raise ParameterError(f"a GPU has too little memory: {error}", source="params_sft", remedy=remedy) from error
@@ -90,8 +92,10 @@ class Training:
             problem = f"global_batch={settings.global_batch} for {processes.count} processes"
             raise ParameterError(problem, source="params_sft", remedy="choose a multiple of the number of GPUs")
         self.accumulation = settings.global_batch // processes.count
+        check_tracker(settings.tracker)
         torch.manual_seed(seed)
         vlm = self._load(aligned)
+        self.flops = TrainingFlops(vlm)
         train, held = split(job.lines, settings.held_out, seed)
         held = sorted(held, key=lambda line: sha256(line.sample.id.encode()))[: settings.val_samples]
         shuffled = aligned and settings.prior_control == "shuffled"
@@ -106,8 +110,12 @@ class Training:
         self.engine = Engine(self.module, settings, processes)
         self.states = ResumeStates(self.store.backend, job.key, job.attempt)
         self.saver = StateSaver(self.states, processes, settings.keep_last)
-        self.log = TrainingLog(self.store.backend, job.key, self.out / "board" if processes.first else None)
-        self.updates = 0
+        about = {"main": processes.first, "folder": self.out / "board", "tracker": settings.tracker}
+        config = {"align_weight": job.align_weight, "seed": seed, **settings.model_dump(mode="json")}
+        self.log = TrainingLog(self.store.backend, job.key, config=config, **about)
+        self.meter = Meter(processes.device, processes.rank, processes.count, settings.peak_tflops)
+        self.speed: dict[str, float] = {}
+        self.updates, self.done = 0, False
 
     def _load(self, aligned: bool) -> Vlm:
         """Return the model: with its weights, on the CPU, in the first process; without data in the others.
@@ -141,6 +149,11 @@ class Training:
         own = [prior_variance(self.samples.prior(i), self.settings.row_norm) for i in mine]
         return math.fsum(value for found in self.processes.gather(own) for value in found) / len(chosen)
 
+    def close(self) -> None:
+        """Give up what is still on its way to the store, and end the log."""
+        self.saver.close()
+        self.log.close(failed=not self.done)
+
     def run(self) -> list[Row]:
         """Take all steps from the last saved state on, then write the tuned model's folder."""
         start = self._resume()
@@ -155,7 +168,7 @@ class Training:
                 raise stopped("before the first update")
             self._record(row | found)
         batch = self.settings.global_batch
-        stream = self._stream(self.samples, range(start * batch, self.total * batch))
+        stream = self.meter.read(self._stream(self.samples, range(start * batch, self.total * batch)))
         self.stop.training = True
         self.module.model.train()
         for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
@@ -164,12 +177,14 @@ class Training:
             self._after(step, self._step(step, stream))
         self.stop.training = False
         self._finish()
+        self.done = True
         return self.log.rows
 
     def _after(self, step: int, row: Row) -> None:
         """Validate, log and save what is due after an update, or save a state and end after SIGTERM to any process."""
         if step % self.settings.eval_every == 0 or step == self.total:
-            found = self._validate()
+            with self.meter.paused():
+                found = self._validate()
             if found is None:
                 self._leave(step, row)
             row |= found
@@ -177,7 +192,8 @@ class Training:
         if self.processes.any(self.stop.told):
             self._leave(step)
         if step % self.settings.save_every == 0 and step != self.total:
-            self._save_state(step)
+            with self.meter.paused():
+                self._save_state(step)
 
     def _stream(self, samples: Samples, positions: range) -> Iterator[Item]:
         sequence = order(len(samples), self.job.seed, positions)
@@ -194,10 +210,14 @@ class Training:
             group["lr"] = group["base_lr"] * rate(step, self.total, self.settings.warmup)
             row[f"lr_{group['role']}"] = group["lr"]
         if step == 1 or step % self.settings.norms_every == 0:
-            row |= self._gradient_norms(step, items)
+            with self.meter.paused():
+                row |= self._gradient_norms(step, items)
         sums = self._backward(step, items, "loss")
         row["grad"] = norm = self.engine.gradient_norm()
         row |= self._means(sums, self.settings.global_batch)
+        for item in items:
+            self.meter.add(len(item.example.input_ids), self.flops.of(item.example))
+        self.speed = self.meter.rates(self.processes.sum(self.meter.sums()))
         if math.isfinite(norm) and math.isfinite(row["loss"]):
             self.engine.update(norm, self.settings.clip)
             self.updates += 1
@@ -271,7 +291,7 @@ class Training:
 
     def _record(self, row: Row) -> None:
         """Log a row; keep its weights where they are the best so far and the best are wanted."""
-        self.log.add(row)
+        self.log.add(row, self.speed)
         if self.settings.keep == "best" and self._best() == row["step"]:
             self._wait_for_uploads()
             self.saver.save(row["step"], self.engine.weights(), {"step": row["step"]}, {}, "best")
@@ -346,7 +366,6 @@ class Training:
         if self.module.aligner is not None and (aligner := self.module.aligner.state_dict()):
             (self.out / "aligner.safetensors").write_bytes(pack(aligner, "aligner"))
         (self.out / "log.jsonl").write_bytes(self.log.text())
-        self.log.close()
 
     def _load_best(self, step: int) -> None:
         (state,) = self.processes.told([state for state in self.states.complete("best") if state.step == step][-1:])

@@ -93,6 +93,12 @@ class Params(StepParams):
     stop_grace: float = operational(
         25.0, gt=0, description="seconds from SIGTERM in which a state is saved before the processes are ended"
     )
+    tracker: Literal["none", "wandb", "mlflow"] = operational(
+        "none", description="shows the log beside TensorBoard; it reads its own environment variables"
+    )
+    peak_tflops: float | None = operational(
+        None, gt=0, description="TFLOP/s of a device in bf16, for the model FLOPs utilization; by its name if not given"
+    )
     workers: int = operational(
         2, ge=0, description="processes that decode videos ahead on a GPU; a CPU run decodes in place"
     )

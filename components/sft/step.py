@@ -14,7 +14,7 @@ from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, ParameterError, TryAgainError
-from components.core.records import Json, canonical_json, sha256
+from components.core.records import Failure, Json, canonical_json, sha256
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
@@ -38,6 +38,7 @@ def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
     lines = [line for shard in context.shards("maps", VlmMaps) for line in shard.lines]
     lines.sort(key=lambda line: line.sample.id)
+    lines = _fitting(context, lines)
     if not lines:
         raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
     model = resolve(context.shared.vlm, context.store)
@@ -60,6 +61,24 @@ def run(context: Context[Params, Shared]) -> None:
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
+
+
+def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[VlmLine]:
+    """Return the lines of at most `max_tokens` tokens; the others are left out, and listed.
+
+    Raises:
+        DataError: a line does not say how many tokens it has, as those of an older step 5.
+    """
+    most = context.params.max_tokens
+    if most is None:
+        return lines
+    if unknown := [line.sample.id for line in lines if line.tokens is None]:
+        problem = f"{len(unknown)} samples do not say their tokens, {unknown[0]} first"
+        raise DataError(problem, source=f"max_tokens={most}", remedy="compute vlm_attention again")
+    long = {line.sample.id: line.tokens for line in lines if (line.tokens or 0) > most}
+    for name, tokens in long.items():
+        context.left_out.append(Failure(unit=name, task=context.task, reason=f"{tokens} tokens, max_tokens={most}"))
+    return [line for line in lines if line.sample.id not in long]
 
 
 def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:

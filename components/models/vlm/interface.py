@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,26 @@ class Inputs(ABC):
         """Return the positions of a conversation's tokens; `seconds` lie between the starts of two cells."""
 
 
+@dataclass(frozen=True)
+class TowerWork:
+    """What the vision tower goes through for one video.
+
+    Attributes:
+        patches: places of its patch embedding.
+        places: the sequence of its blocks, patches and class tokens.
+        attention: FLOPs of all blocks' attention in a forward pass: 4 · width per (query, key) pair.
+    """
+
+    patches: int
+    places: int
+    attention: int = 0
+
+
+def _one_pass(config: Any, shape: Cells) -> TowerWork:
+    """Return the work of a tower that has a patch per cell and no attention."""
+    return TowerWork(prod(shape), prod(shape))
+
+
 @dataclass(frozen=True, kw_only=True)
 class VlmFamily(Family):
     """What a family does its own way.
@@ -93,6 +114,7 @@ class VlmFamily(Family):
         end_of_turn: the token that ends a turn in the chat template.
         position_gap: by how many positions the text behind a clip of 1280 × 720 pixels and this duration, in seconds,
             lies lower under the position rule `transformers` than under `qwen`; 0 where the rules are the same.
+        tower_work: what the tower goes through for a video of so many cells, from the configuration.
         register: makes a model that is none of transformers' own known to its Auto classes; it may be called again.
     """
 
@@ -105,4 +127,5 @@ class VlmFamily(Family):
     language: str = r"\blanguage_model\."
     end_of_turn: str = "<|im_end|>"
     position_gap: Callable[[Viewing, float], int] = lambda viewing, duration: 0
+    tower_work: Callable[[Any, Cells], TowerWork] = _one_pass
     register: Callable[[], None] = lambda: None

@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from components.core.errors import ParameterError
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Cells, Inputs, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, TowerWork, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -92,6 +92,14 @@ def segment_indices(n_total: int, n: int) -> list[int]:
     return [int(segment / 2 + round(segment * i)) for i in range(n)]
 
 
+def tower_work(config: Any, shape: Cells) -> TowerWork:
+    """Return patches and attention: every patch of a frame, and its class token, attends to all of them."""
+    vision, (frames, rows, cols) = config.vision_config, shape
+    patches = round(rows * cols / config.downsample_ratio**2)
+    pairs = vision.num_hidden_layers * frames * (patches + 1) ** 2
+    return TowerWork(frames * patches, frames * (patches + 1), 4 * vision.hidden_size * pairs)
+
+
 # The tiny twin: pixel shuffle, text between the frames, untied embeddings ---------------------------------------------
 
 _PATCH = 14
@@ -142,4 +150,5 @@ FAMILY = VlmFamily(
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
     tower=r"\bvision_tower\.",
     merger=r"\bmulti_modal_projector\.",
+    tower_work=tower_work,
 )

@@ -22,7 +22,7 @@ from components.media.choices import PositionRule
 from components.media.sampling import spread
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
-from components.models.vlm.interface import Cells, Inputs, VlmFamily
+from components.models.vlm.interface import Cells, Inputs, TowerWork, VlmFamily
 
 if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
@@ -166,6 +166,21 @@ def patchify(pixels_n3hw: Float[Tensor, "n 3 h w"], patch: int, merge: int, grou
     return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * group * patch * patch)
 
 
+def tower_work(config: Any, shape: Cells) -> TowerWork:
+    """Return patches and attention: most blocks attend within square windows, a few within their whole frame pair."""
+    vision, (frames, rows, cols) = config.vision_config, shape
+    unit = vision.spatial_merge_size**2  # patches per cell
+    side: int = vision.window_size // vision.spatial_merge_size // vision.patch_size  # cells along a window
+
+    def squares(length: int) -> int:  # of the parts that windows cut a side into
+        return length // side * side**2 + (length % side) ** 2
+
+    whole = len(vision.fullatt_block_indexes)
+    windowed = (vision.depth - whole) * squares(rows) * squares(cols)
+    pairs = frames * unit**2 * (whole * (rows * cols) ** 2 + windowed)
+    return TowerWork(frames * rows * cols * unit, frames * rows * cols * unit, 4 * vision.hidden_size * pairs)
+
+
 # The tiny twin: windowed vision blocks, frame pairs, M-RoPE, tied embeddings (as in 3B) -----------------------------
 
 _PATCH = 14
@@ -221,4 +236,5 @@ FAMILY = VlmFamily(
     tower=r"\bvisual\.(?!merger\.)",
     merger=r"\bvisual\.merger\.",
     position_gap=position_gap,
+    tower_work=tower_work,
 )
