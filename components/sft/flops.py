@@ -44,7 +44,7 @@ class TrainingFlops:
     def _part(self, name: str, head: str) -> Part:
         if re.search(self.family.tower, name):
             return "tower"
-        return "llm" if re.search(r"\blanguage_model\.", name) or _below(name, head) else "merger"
+        return "llm" if re.search(self.family.language, name) or _below(name, head) else "merger"
 
     def of(self, example: Example) -> int:
         """Return the FLOPs of one forward and backward pass of a sample."""

@@ -110,9 +110,14 @@ class Training:
         self.engine = Engine(self.module, settings, processes)
         self.states = ResumeStates(self.store.backend, job.key, job.attempt)
         self.saver = StateSaver(self.states, processes, settings.keep_last)
-        about = {"main": processes.first, "folder": self.out / "board", "tracker": settings.tracker}
-        config = {"align_weight": job.align_weight, "seed": seed, **settings.model_dump(mode="json")}
-        self.log = TrainingLog(self.store.backend, job.key, config=config, **about)
+        self.log = TrainingLog(
+            self.store.backend,
+            job.key,
+            main=processes.first,
+            folder=self.out / "board",
+            tracker=settings.tracker,
+            config={"align_weight": job.align_weight, "seed": seed, **settings.model_dump(mode="json")},
+        )
         self.meter = Meter(processes.device, processes.rank, processes.count, settings.peak_tflops)
         self.speed: dict[str, float] = {}
         self.updates, self.done = 0, False

@@ -48,7 +48,7 @@ def test_trained_and_frozen_parts(fresh, frozen):
 
 def test_low_rank_updates(fresh):
     rank = 4
-    fresh.add_lora(rank)
+    fresh.add_lora(rank, 2.0 * rank, 0.0, ["q_proj", "k_proj", "v_proj", "o_proj"])
     one, text = example(fresh), fresh.model.config.get_text_config()
     width = text.hidden_size
     keys = width // text.num_attention_heads * text.num_key_value_heads

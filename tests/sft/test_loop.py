@@ -114,10 +114,10 @@ def test_six_steps_are_three_resume_three(job, monkeypatch):
     rows = train(whole)
     first = job(key="resume", save_every=3)
 
-    def stop(self, row, add=TrainingLog.add):
+    def stop(self, row, speed, add=TrainingLog.add):
         if row["step"] == 6:
             raise KeyboardInterrupt
-        add(self, row)
+        add(self, row, speed)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLog, "add", stop)

@@ -109,7 +109,7 @@ class VlmFamily(Family):
         by_time: the viewing that takes this many frames per second of a clip of this duration, in seconds, where the
             family's own rule takes a fixed number of frames; else the viewing as it is.
         tower: regular expression, found in the names of the vision tower's parameters and in no others.
-        merger: the same of the part between tower and language model.
+        merger: the same of the part between tower and language model; by default there is none.
         language: the same of the language model's modules, which low-rank updates are for.
         end_of_turn: the token that ends a turn in the chat template.
         position_gap: by how many positions the text behind a clip of 1280 × 720 pixels and this duration, in seconds,
@@ -123,7 +123,7 @@ class VlmFamily(Family):
     frames: Callable[[Viewing, Video], list[int]]
     by_time: Callable[[Viewing, float, float], Viewing]
     tower: str
-    merger: str
+    merger: str = r"(?!)"
     language: str = r"\blanguage_model\."
     end_of_turn: str = "<|im_end|>"
     position_gap: Callable[[Viewing, float], int] = lambda viewing, duration: 0

@@ -452,14 +452,12 @@ def test_generate_equals_teacher_forcing(name):
     assert stopping.generate(made, 12) == vlm.tokenizer.decode(reply[: reply.index(reply[5])], skip_special_tokens=True)
 
 
-def test_parameter_groups_split_at_the_merger(vlm):
-    groups = vlm.parameter_groups()
-    names = {id(parameter): name for name, parameter in vlm.model.named_parameters()}
-    vision, llm = ({names[id(parameter)] for parameter in groups[key]} for key in ("vision", "llm"))
-    assert vision | llm == set(names.values())
+def test_parts_are_tower_merger_and_language_model(vlm):
     towers, mergers = ("model.visual.", "model.vision_tower."), ("model.visual.merger.", "model.multi_modal_projector.")
-    assert vision == {name for name in names.values() if name.startswith(towers) and not name.startswith(mergers)}
-    assert any(name.startswith(mergers) for name in llm)
+    for name, _ in vlm.model.named_parameters():
+        expected = "merger" if name.startswith(mergers) else "vision" if name.startswith(towers) else "llm"
+        assert vlm.part(name) == expected, name
+    assert {vlm.part(name) for name, _ in vlm.model.named_parameters()} == {"vision", "merger", "llm"}
 
 
 def test_unknown_folders_are_refused(tmp_path):
