@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,6 +83,9 @@ class TrainingLog:
         self.speeds: list[Row] = []
         self.tracker = _start(tracker, key, folder, config) if main else None
         self._printed = time.monotonic()
+        # files go to the store beside the training: the other processes must not wait for this one
+        self._uploads = ThreadPoolExecutor(1, "log-upload")
+        self._upload: Future[None] | None = None
 
     def add(self, row: Row, speed: Mapping[str, float] | None = None) -> None:
         """Append a step's row of results, and show it with the step's speed.
@@ -121,9 +125,10 @@ class TrainingLog:
     def close(self, failed: bool = False) -> None:
         """Bring all files to the store and end the tracker's run; it may be called again."""
         if self.board is not None:
-            self._keep()
+            self._keep(wait=True)
             self.board.close()
             self.board = None
+        self._uploads.shutdown()
         if self.tracker is not None:
             _finish(self.tracker, failed)
             self.tracker = None
@@ -136,10 +141,20 @@ class TrainingLog:
             self.board = SummaryWriter(str(self.folder), purge_step=step)
         return self.board
 
-    def _keep(self) -> None:
+    def _keep(self, wait: bool = False) -> None:
+        """Bring the files to the store, unless an earlier call is still at it; `wait` until they are there."""
         assert self.board is not None
         self.board.flush()
+        if self._upload is not None:
+            if not wait and not self._upload.done():
+                return
+            self._upload.result()
         (self.folder / _SPEED_FILE).write_bytes(_lines(self.speeds))
+        self._upload = self._uploads.submit(self._put)
+        if wait:
+            self._upload.result()
+
+    def _put(self) -> None:
         for file in self.folder.iterdir():
             if file.is_file():  # a tracker's own files lie in folders
                 self.backend.put_file(f"{self.prefix}/{file.name}", file)

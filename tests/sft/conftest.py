@@ -18,6 +18,12 @@ FAST = {"global_batch": 2, "max_steps": 6, "held_out": 0.34, "gradient_checkpoin
 
 @pytest.fixture(scope="module")
 def world(made_priors):
+    """A folder with a store, and by model the artifacts of its token maps, in two shards."""
+    return make_world(made_priors)
+
+
+def make_world(made_priors):
+    """As the fixture, for tests elsewhere."""
     folder, _, artifact = made_priors
 
     def maps(name, shard):

@@ -1,7 +1,8 @@
 """Trainings in any number of processes, forked from one that has imported all: `python -m tests.sft.forked FILE`.
 
 The file names them in order: a job, its number of processes, and how it ends by itself: `kill` (every process by -9
-when a state is complete) or `term` (the last process gets SIGTERM) at a step. Exit codes come back in a file.
+when a state is complete) or `term` (the last process gets SIGTERM) at a step; `slow` is how many seconds the first
+process takes to upload a file. Exit codes come back in a file.
 """
 
 import json
@@ -21,6 +22,7 @@ from components.sft.processes import RENDEZVOUS
 from components.sft.state import ResumeStates
 from components.sft.tracking import TrainingLog
 from components.store.entries import Store
+from components.store.file import FileBackend
 
 
 def ends(job, end, at):
@@ -45,6 +47,9 @@ def child(job, one, rank):
     die_with_parent()
     if one.get("end"):
         ends(job, one["end"], one["at"])
+    if one.get("slow") and rank == 0:
+        put_file = FileBackend.put_file
+        FileBackend.put_file = lambda self, *where: (time.sleep(one["slow"]), put_file(self, *where))
     try:
         train(job)
     except MotionEnhancerError as error:

@@ -100,12 +100,14 @@ class Trainings:
     def __init__(self, world, folder):
         self.world, self.folder, self.plan, self.jobs = world, folder, [], {}
 
-    def add(self, tag, count, end=None, at=0, **settings):
+    def add(self, tag, count, end=None, at=0, slow=0, **settings):
         if tag not in self.jobs:
             job = make_job(self.world, self.folder / tag, **{**STEADY, **settings})
             (self.folder / f"{tag}.json").write_text(job.model_dump_json())
             self.jobs[tag] = len(self.plan)
-            self.plan.append({"job": str(self.folder / f"{tag}.json"), "count": count, "end": end, "at": at})
+            self.plan.append(
+                {"job": str(self.folder / f"{tag}.json"), "count": count, "end": end, "at": at, "slow": slow}
+            )
 
     def run(self):
         (self.folder / "plan.json").write_text(json.dumps(self.plan))
@@ -231,6 +233,8 @@ def run_resumed(world, folder, rows):
             every = 2 if row.end == "kill" else 100
             found.add(f"write-{key}", row.write, row.end, 3, save_every=every, **place)
             found.add(f"read-{key}", row.read, **place)
+        # the first process uploads for longer than the others' patience: TensorBoard's files, then a state's
+        found.add("patient", 2, slow=8, max_steps=5, save_every=2, eval_every=100, collective_timeout=0.1)
         found.run()
     return found
 
@@ -260,6 +264,11 @@ def all_resumed(world, tmp_path_factory):
 @pytest.mark.parametrize("row", RESUMED, ids=str)
 def test_any_number_of_processes_goes_on_from_any_state(resumed, row):
     check_resumed(resumed, row)
+
+
+def test_an_upload_may_take_longer_than_a_collective(resumed):
+    assert resumed.ended("patient") == [0, 0]
+    assert len(resumed.rows("patient")) == 6
 
 
 @pytest.mark.engine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -31,7 +32,7 @@ from components.store.tensors import unpack
 from components.store.transfer import original_name
 from tests.arithmetic import rounding
 from tests.runner import metrics, published, run_step
-from tests.sft.conftest import FAST, INTERN, QWEN
+from tests.sft.conftest import FAST, INTERN, QWEN, make_job
 from tests.vlm_attention import made
 
 
@@ -257,16 +258,6 @@ def test_held_out_is_by_video(job):
         split([], 0.1, 1)
 
 
-def test_lora_trains_the_llm_only_and_is_merged(job):
-    one = job(tuning="lora", lora_rank=2, max_steps=3, lr_llm=1e-2)
-    rows = train(one)
-    assert "lr_vision" not in rows[1]
-    before = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False).model.state_dict()
-    changed = {name for name, value in weights(one).items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[-2] for name in changed} == {"q_proj", "k_proj", "v_proj", "o_proj"}
-    assert not any("visual" in name for name in changed)
-
-
 # The step -------------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +288,29 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     second = run(world, tmp_path, shards=(1, 0), save_every=7)
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
+
+
+def test_long_samples_are_left_out_and_listed(world, tmp_path):
+    lines = make_job(world, tmp_path / "job").lines
+    lengths = sorted(line.tokens for line in lines)
+    most = lengths[-2]
+    model = published(run(world, tmp_path / "out", max_tokens=most), "model", TunedModel)
+    assert {line.sample.id for line in model.lines} == {line.sample.id for line in lines if line.tokens <= most}
+    left = {item.unit: item.reason for item in model.left_out}
+    assert left == {line.sample.id: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
+    with pytest.raises(DataError, match="no samples to train on"):
+        run(world, tmp_path / "none", max_tokens=1)
+
+
+def test_adapters_lie_beside_the_merged_model(world, tmp_path):
+    """Opened by plain peft on the untouched model they give the tuned one."""
+    outputs = run(world, tmp_path, tuning="lora", lora_rank=2, lora_lr=1e-2)
+    model, store = published(outputs, "model", TunedModel), Store(str(world[0] / "store"))
+    merged = AutoModelForImageTextToText.from_pretrained(materialize(model.files, store, tmp_path / "merged"))
+    base = AutoModelForImageTextToText.from_pretrained(ensure_tiny(QWEN))
+    opened = PeftModel.from_pretrained(base, materialize(model.adapter, store, tmp_path / "adapter"))
+    found = opened.merge_and_unload().state_dict()
+    assert all(torch.allclose(value, found[name], rtol=0, atol=1e-6) for name, value in merged.state_dict().items())
 
 
 def test_step_without_alignment_has_no_aligner(world, tmp_path):

@@ -54,9 +54,9 @@ def test_what_is_particular_comes_from_the_file(dots):
         maps = toy.model(**toy.arguments(collate([one])), output_attentions=True).attentions
     full = torch.stack(maps).mean((0, 2))[:, row][..., one.video_columns]
     assert torch.allclose(found, full, rtol=0, atol=1e-6)
-    toy.add_lora(2, 4.0, 0.0, ["q_proj"])
+    toy.add_lora(2, 4.0, 0.0, ["q_proj", "o_proj"])
     trained = [name for name, parameter in toy.model.named_parameters() if parameter.requires_grad]
-    assert len(trained) == 3 * 4 * 2
+    assert len(trained) == 3 * 2 * 2
     assert all("language_model" in name and "_proj" in name for name in trained)
 
 
