@@ -2,10 +2,7 @@
 
 import itertools
 import struct
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -13,8 +10,8 @@ import pytest
 
 from components.core.errors import DataError, ParameterError
 from components.media.video import header, iterate_frames, motion_profile, probe, read_frames, write_mp4
+from tests.command import python
 
-ROOT = Path(__file__).resolve().parents[2]
 H, W, BITS = 48, 96, 6
 
 
@@ -258,9 +255,8 @@ def test_no_decoder(name, options, known, tmp_path):
     """A codec that nobody knows, in a process of its own: one that decodes it all the same may die (code -11)."""
     path = write(tmp_path / name, CONSTANT, **options)
     path.write_bytes(path.read_bytes().replace(known, b"ZZZZ"))
-    reader = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True, text=True, cwd=ROOT)
-    assert (reader.returncode, reader.stderr) == (0, "")
-    assert reader.stdout.splitlines() == [f"{path} the video does not decode: no decoder for its codec"] * 5
+    refused = f"{path} the video does not decode: no decoder for its codec"
+    assert python("-c", READ_ALL, path).stdout.splitlines() == [refused] * 5
 
 
 def test_bad_requests(tmp_path):
