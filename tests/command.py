@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from components.cli.main import main
 from components.kubeflow.tree import ROOT
 
 
 def motion_enhancer(*arguments):
     """Run `motion-enhancer ARGUMENTS` in this process; return the exit code."""
+    from components.cli.main import main
+
     with pytest.raises(SystemExit) as ended:
         main([str(item) for item in arguments])
     return ended.value.code or 0

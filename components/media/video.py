@@ -94,8 +94,6 @@ def header(path: Path | str) -> Header:
     """
     with _open(path) as (container, stream):
         codec = stream.codec_context
-        if codec is None:
-            raise _bad(path, "the video does not decode: no decoder for its codec")
         rate = float(stream.average_rate or 0)
         own = float(stream.duration * stream.time_base) if stream.duration else 0.0
         duration = own or float(container.duration or 0) / float(av.time_base)
@@ -182,12 +180,18 @@ def _bad(path: Path | str, problem: str, remedy: str = _REMEDY) -> DataError:
 
 @contextmanager
 def _open(path: Path | str) -> Iterator[tuple[Any, Any]]:
-    """Open the container and its first video stream; libav's errors become DataErrors that name the file."""
+    """Open the container and its first video stream; libav's errors become DataErrors that name the file.
+
+    A stream without a decoder is refused here: PyAV 17 dies of a segmentation fault when it decodes one.
+    """
     try:
         with av.open(str(path), mode="r") as container:
             if not container.streams.video:
                 raise _bad(path, "no video stream")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise _bad(path, "the video does not decode: no decoder for its codec")
+            yield container, stream
     except av.FFmpegError as error:
         raise _bad(path, f"the video does not decode: {error}") from error
 
