@@ -131,6 +131,12 @@ class Engine:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def close(self) -> None:
+        """Let go of what FSDP keeps of the last pass: torch 2.5 complains of each such tensor when it is collected."""
+        for unit in FullyShardedDataParallel.fsdp_modules(self.module):
+            if unit._handle is not None:
+                unit._handle.flat_param._tensors = None
+
     # States -----------------------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Interval]:

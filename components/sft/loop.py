@@ -156,6 +156,7 @@ class Training:
 
     def close(self) -> None:
         """Give up what is still on its way to the store, and end the log."""
+        self.engine.close()
         self.saver.close()
         self.log.close(failed=not self.done)
 
