@@ -36,8 +36,9 @@ from components.core.artifacts import VlmLine
 from components.core.records import Grid
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
-from components.models.vlm.model import load_vlm
+from components.models.vlm.model import Vlm, load_vlm
 from components.sft.data import Item, Target
+from components.sft.flops import TrainingFlops
 from components.sft.launch import Stop
 from components.sft.loop import Job, Training
 from components.sft.processes import Processes, joined
@@ -51,7 +52,12 @@ ENDLESS = 10**6  # steps: the rate stays where it is
 
 
 class SteadyTraining(Training):
-    """A training that takes one sample in memory over and over; λ is what is given."""
+    """A training that takes one sample in memory over and over; λ is what is given, `flops` counts for its model."""
+
+    def _load(self, aligned: bool) -> Vlm:
+        vlm = super()._load(aligned)
+        self.flops = TrainingFlops(vlm)
+        return vlm
 
     def _variance(self) -> float:
         return 1.0
@@ -98,14 +104,14 @@ def step(side: str) -> Callable[[], float]:
     return engine_step(training(model(), processes(), 1.0 if side == "aligned" else 0.0), item)
 
 
-def engine_step(made: Training, item: Item) -> Callable[[], float]:
+def engine_step(made: SteadyTraining, item: Item) -> Callable[[], float]:
     """Return a step of the product's training on this sample."""
     numbers, stream = count(2), repeat(item)  # the first step of a training measures two norms more
     made.module.model.train()
     return lambda: float(made._step(next(numbers), stream)["ar"])
 
 
-def training(folder: Path, among: Processes, align_weight: float, **settings: Any) -> Training:
+def training(folder: Path, among: Processes, align_weight: float, **settings: Any) -> SteadyTraining:
     """Return a training as the product begins it; its data is not read, a sample is given to each step."""
     fixed = {"global_batch": among.count, "max_steps": ENDLESS, "norms_every": ENDLESS, "warmup": 0.0, "held_out": 0.0}
     fixed |= {"lr_vision": RATE, "lr_llm": RATE, "weight_decay": DECAY}
