@@ -1,5 +1,4 @@
-"""`python -m bench [--only PART …]`: measure what the documents claim of the VLM, its training, the video model
-and the orchestrator.
+"""`python -m bench [--only PART …]`: measure what the documents claim of VLM, training, video model, orchestrator.
 
 Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not
 hold. About ten minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are

@@ -116,7 +116,8 @@ def rows(tuning: str, most_layers: int, steps: int, tiny: bool) -> Iterator[Row]
 
 def _words(one: dict[str, Any]) -> str:
     mfu = "unknown" if one["mfu"] is None else f"{one['mfu']:.1%}"
-    sizes = f"device {one['peak'] / GIB:.1f} GiB ({one['reserved'] / GIB:.1f} reserved), host {one['host'] / GIB:.1f} GiB"
+    peak, reserved, host = (one[name] / GIB for name in ("peak", "reserved", "host"))
+    sizes = f"device {peak:.1f} GiB ({reserved:.1f} reserved), host {host:.1f} GiB"
     spread = f"{min(one['all']):.3f} to {max(one['all']):.3f} s"
     model = f"{one['parameters'] / 1e9:.2f} G parameters, {one['tokens']} tokens"
     return f"{model}, {spread}, {one['flops'] / 1e12:.1f} TFLOP, MFU {mfu}, {sizes}, {one['device']}"
@@ -150,9 +151,7 @@ def measured(tuning: str, weight: float, layers: int, steps: int, tiny: bool) ->
         torch.manual_seed(0)
         attention = ROWS_ATTENTION if rows else "sdpa"
         with torch.device(device):
-            made = AutoModelForImageTextToText.from_config(
-                vlm.model.config, dtype=dtype, attn_implementation=attention
-            )
+            made = AutoModelForImageTextToText.from_config(vlm.model.config, dtype=dtype, attn_implementation=attention)
         return replace(vlm, model=made.eval())
 
     with patch("components.sft.loop.load_vlm", random_vlm):
