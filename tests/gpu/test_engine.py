@@ -61,7 +61,7 @@ def train(where, jobs):
     for one in jobs:
         files.append(Path(one.out) / "job.json")
         files[-1].write_bytes(canonical_json(one.model_dump(mode="json")))
-    python("-m", "tests.sft.many", *files, **HIDDEN[where])
+    python("-m", "tests.gpu.training", *files, **HIDDEN[where])
     return [[json.loads(row) for row in (Path(one.out) / "log.jsonl").read_text().splitlines()] for one in jobs]
 
 
@@ -91,7 +91,7 @@ def test_first_losses_in_bfloat16_are_a_plain_models(job, name, tuning):
         losses = [training.module(item) for item in items]
         sharded = next(iter(training.module.model.parameters()))
         device = sharded.device
-        training.saver.close()
+        training.close()
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert sharded.dtype == (torch.float32 if tuning == "full" else torch.bfloat16)
     plain = MotionSFT(load_vlm(ensure_tiny(name), torch.bfloat16, device), one.settings, 1.0).to(device)
