@@ -1,4 +1,4 @@
-"""`python -m bench [--only PART …]`: measure what the documents claim of the VLM, the video model and the orchestrator.
+"""`python -m bench [--only PART …]`: measure what the documents claim of VLM, training, video model, orchestrator.
 
 Prints a table and writes `runs/bench.json` as [{name, value, bound, holds}]. Ends with code 1 where a bound does not
 hold. About ten minutes on two cores; nothing else should run meanwhile. Where there is a GPU, models and sizes are
@@ -12,12 +12,18 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bench import language, overhead, video
+from bench import language, loading, overhead, training, video
 from bench.measure import prepare
 from bench.table import Row, finish
 
 log = logging.getLogger("bench")
-PARTS = {"language": language.rows, "video": video.rows, "overhead": overhead.rows}
+PARTS = {
+    "language": language.rows,
+    "training": training.rows,
+    "loading": loading.rows,
+    "video": video.rows,
+    "overhead": overhead.rows,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

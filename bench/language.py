@@ -162,7 +162,7 @@ def check_agreement() -> None:
 def setting(side: str) -> Setting:
     """Return the model with one attention, and the same conversation and rows for all of them."""
     with tempfile.TemporaryDirectory() as folder:
-        vlm = load_vlm(_write_model(Path(folder)), SETUP.dtype, SETUP.device, rows=side == "rows")
+        vlm = load_vlm(write_model(Path(folder), SETUP), SETUP.dtype, SETUP.device, rows=side == "rows")
     if side == "eager":
         vlm.model.set_attn_implementation({"text_config": "eager"})
     generator = np.random.default_rng(0)
@@ -176,18 +176,18 @@ def setting(side: str) -> Setting:
     return Setting(vlm, collate([example]), rows_R, example.grid.shape, prior)
 
 
-def _write_model(folder: Path) -> Path:
+def write_model(folder: Path, setup: Setup) -> Path:
     """Write the tiny twin's files with a larger language model; its small vision tower makes the ratios stricter."""
     make_tiny(folder)
     config = AutoConfig.from_pretrained(folder)
     text = config.text_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = SETUP.hidden, SETUP.feed_forward, SETUP.layers
-    text.num_attention_heads, text.num_key_value_heads = SETUP.heads, 2
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = setup.hidden, setup.feed_forward, setup.layers
+    text.num_attention_heads, text.num_key_value_heads = setup.heads, 2
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.initializer_range = 0.02
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": SETUP.sections}
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": setup.sections}
     config.vision_config.out_hidden_size = text.hidden_size
-    with torch.random.fork_rng(), torch.device(SETUP.device):
+    with torch.random.fork_rng(), torch.device(setup.device):
         torch.manual_seed(0)
-        Qwen2_5_VLForConditionalGeneration(config).to(SETUP.dtype).save_pretrained(folder)
+        Qwen2_5_VLForConditionalGeneration(config).to(setup.dtype).save_pretrained(folder)
     return folder

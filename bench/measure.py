@@ -45,14 +45,14 @@ def workers(count: int, initializer: Callable[[], object] = prepare) -> ProcessP
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=initializer)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall-clock time of one call."""
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the time of one call; wall-clock time unless another clock is given."""
     gc.collect()
     _wait()
-    start = time.perf_counter()
+    start = clock()
     work()
     _wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait() -> None:
@@ -68,6 +68,7 @@ def time_ratio(
     pairs: int,
     *,
     warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
     """Compare the times of `one` and `other`: the median over interleaved pairs after an unmeasured one (`warm_up`)."""
     if warm_up:
@@ -76,10 +77,10 @@ def time_ratio(
     measured: list[tuple[float, float]] = []
     for k in range(pairs):
         if k % 2:
-            after = seconds(other)
-            measured.append((seconds(one), after))
+            after = seconds(other, clock)
+            measured.append((seconds(one, clock), after))
         else:
-            measured.append((seconds(one), seconds(other)))
+            measured.append((seconds(one, clock), seconds(other, clock)))
     ratios = [a / b for a, b in measured]
     a, b = (statistics.median(side) for side in zip(*measured, strict=True))
     detail = f"{a:.2f} s / {b:.2f} s, {pairs} pairs from {min(ratios):.3f} to {max(ratios):.3f}"

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import torch
 
-from bench import language, video
+from bench import language, training, video
 from bench.measure import run_peak
 
 
 def work_of(case: str) -> Callable[[], object]:
     """Return the work that `<room>:<what>:<size>` names, ready to run."""
     room, what, size = case.split(":")
-    return {"video": video.work, "language": language.work}[room](what, size)
+    return {"video": video.work, "language": language.work, "training": training.work}[room](what, size)
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ def joined(timeout_minutes: float) -> Iterator[Processes]:
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default is True: the aligner's convolutions are fp32
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     try:
         store = _store(rank, count, timeout)

@@ -55,7 +55,7 @@ def test_a_whole_run(tmp_path):
     example = ROOT / "components" / "cli" / "smoke.json"
     print(python(*command, example, *(f"--set={key}={value}" for key, value in settings.items())).stdout)
     assert (tmp_path / "out" / "report.html").is_file()
-    (log,) = (tmp_path / "out").glob("store/*/sft/*/log-*.jsonl")
+    (log,) = (tmp_path / "out").glob("store/sft/*/log-*.jsonl")
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     aligned = [row["align"] for row in rows if "align" in row]
     assert aligned[-1] < aligned[0]
