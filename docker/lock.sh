@@ -16,7 +16,7 @@ lock() { # VARIANT PYTHON TORCH [OPTION …]
         > "docker/requirements-$variant.txt"
 }
 
-lock gpu 3.10 2.5.1
+lock gpu 3.10 2.5.1 --constraint <(grep -vE "^(torch|sympy)==" constraints.txt) # torch 2.5.1 pins its sympy
 lock cpu 3.11 2.13.0 --constraint constraints.txt
 echo "cyclonedx-bom==7.3.0" | uv pip compile - --quiet --python-version 3.10 --generate-hashes --no-annotate \
     --custom-compile-command docker/lock.sh > docker/requirements-sbom.txt
