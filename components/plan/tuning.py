@@ -33,7 +33,8 @@ class Disk:
         best: the best weights, on their way to the store.
         model: the tuned model in bf16 and the adapters, which the first process writes.
         videos: downloads that lie there at a time.
-        stored: what the store holds of states: those that are kept, and the next one until it is whole.
+        stored: what the store holds of states: those that are kept, the next one on its way, and an older one, which the
+            first process deletes when its part of the next is there.
     """
 
     state: int
@@ -79,4 +80,4 @@ def disk(counts: Counts, params: Params, video_bytes: Sequence[int]) -> Disk:
     model = _BF16 * counts.all + _FP32 * counts.adapters
     readers = (params.processes or GPUS) * max(1, params.workers)
     videos = readers * max(video_bytes, default=0)
-    return Disk(state, best, model, videos, (params.keep_last + 1) * state + 2 * best)
+    return Disk(state, best, model, videos, (params.keep_last + 2) * state + 3 * best)
