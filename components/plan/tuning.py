@@ -33,7 +33,7 @@ class Disk:
         best: the best weights, on their way to the store.
         model: the tuned model in bf16 and the adapters, which the first process writes.
         videos: downloads that lie there at a time.
-        stored: what the store holds of states: those that are kept, the next one on its way, and an older one, which the
+        stored: what the store holds of states: those that are kept, the next one on its way, and an older one that the
             first process deletes when its part of the next is there.
     """
 
