@@ -23,6 +23,7 @@ _SELECTOR = "KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's"
 _SECRET = "secret with endpoint, accesskey and secretkey"
 _MODELS = "volume claim of checkpoints; KFP's cache keys hold it"
 _SCRATCH = "volume claim that these nodes share while they train"
+_DISK = "local disk of a node that fine-tunes; `plan` says what a training takes"
 _REPOSITORY = "registry and name, e.g. registry.example/team/motion-enhancer"
 _ARGUMENTS = "NAME=VALUE in place of docker/images.json's"
 Variants = Annotated[list[str] | None, Argument(metavar="[gpu|cpu]…", help="both, unless one is named")]
@@ -46,6 +47,7 @@ def compile_(
     store_secret: Annotated[str, Option(help=_SECRET)] = "motion-enhancer-store",
     model_claim: Annotated[str, Option(help=_MODELS)] = "motion-enhancer-models",
     sft_nodes: Annotated[int, Option(help="nodes that fine-tuning takes; above 1 through Kubeflow Trainer")] = 1,
+    scratch: Annotated[str, Option(help=_DISK)] = "200Gi",
     scratch_claim: Annotated[str, Option(help=_SCRATCH)] = "motion-enhancer-scratch",
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
@@ -57,6 +59,7 @@ def compile_(
     limits: dict[str, Any] = {"parallelism": parallelism, "timeout": timeout, "deadline": deadline, "retries": retries}
     claims: dict[str, Any] = {"model_claim": model_claim, "scratch_claim": scratch_claim}
     pods: dict[str, Any] = {"queue": queue, "store_secret": store_secret, "sft_nodes": sft_nodes}
+    pods["scratch"] = scratch
     chosen = Profile(profile, node_selector=node_labels(profile, node_selector or ()), **limits, **claims, **pods)
     compile_pipeline(name, output, chosen_images(image, local, lock), chosen)
     echo(output)

@@ -12,9 +12,13 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.utils.quantity import parse_quantity
 
 from components.core.errors import ParameterError, TryAgainError
+from components.core.units import readable_bytes
 from components.kubeflow.client import Spec
+
+Pool = tuple[tuple[tuple[str, str], ...], str]  # labels of nodes, and the resource that they have
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a compiled pipeline asks of a cluster: GPUs by node labels and resource, keys by secret, volume claims."""
+    """What a compiled pipeline asks of a cluster: GPUs by node labels and resource, keys by secret, volume claims.
 
-    gpus: dict[tuple[tuple[tuple[str, str], ...], str], int]
+    `disks` holds the bytes of local disk that one task asks for, where `gpus` holds its GPUs.
+    """
+
+    gpus: dict[Pool, int]
+    disks: dict[Pool, int]
     secrets: dict[str, set[str]]
     claims: set[str]
 
@@ -53,7 +61,8 @@ def needs(documents: list[Spec]) -> Needs:
     """Return what the compiled pipeline asks for; nothing where it was compiled for no cluster."""
     platform = documents[1] if len(documents) > 1 else {}
     executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-    gpus: dict[tuple[tuple[tuple[str, str], ...], str], int] = {}
+    gpus: dict[Pool, int] = {}
+    disks: dict[Pool, int] = {}
     secrets: dict[str, set[str]] = {}
     claims: set[str] = set()
     for name, executor in executors.items():
@@ -62,11 +71,14 @@ def needs(documents: list[Spec]) -> Needs:
             labels = executor.get("nodeSelector", {}).get("labels", {})
             key = (tuple(sorted(labels.items())), str(accelerator["resourceType"]))
             gpus[key] = max(gpus.get(key, 0), int(accelerator["resourceCount"]))
+            folders = [item for item in executor.get("emptyDirMounts", []) if item.get("medium") != "Memory"]
+            disk = sum(int(parse_quantity(item["sizeLimit"])) for item in folders)
+            disks[key] = max(disks.get(key, 0), disk)
         for item in executor.get("secretAsEnv", []):
             if not item.get("optional"):
                 secrets.setdefault(item["secretName"], set()).update(key["secretKey"] for key in item["keyToEnv"])
         claims |= {item["constant"] for item in executor.get("pvcMount", []) if "constant" in item}
-    return Needs(gpus, secrets, claims)
+    return Needs(gpus, disks, secrets, claims)
 
 
 def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
@@ -74,7 +86,7 @@ def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
 
     Raises ParameterError: the credentials of the kubeconfig are refused; TryAgainError: the cluster cannot be reached.
     """
-    found = [_nodes(api, labels, resource, count) for (labels, resource), count in sorted(wanted.gpus.items())]
+    found = [_nodes(api, *pool, count, wanted.disks[pool]) for pool, count in sorted(wanted.gpus.items())]
     found += [_secret(api, namespace, name, keys) for name, keys in sorted(wanted.secrets.items())]
     return found + [_claim(api, namespace, name) for name in sorted(wanted.claims)]
 
@@ -96,19 +108,25 @@ def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
         raise TryAgainError(f"cannot reach the cluster ({type(error).__name__})", source=host, remedy=remedy) from error
 
 
-def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: int) -> Finding:
+def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: int, disk: int) -> Finding:
     selector = ",".join(f"{key}={value}" for key, value in labels)
     answer = _ask(api.list_node, label_selector=selector)
     what, name = f"node with {count} {resource}", selector or "any"
     if isinstance(answer, ApiException):  # it holds no items
         return Finding(what, name, "?", "these credentials may not list nodes; ask who may")
-    nodes = [node for node in answer.items if not node.spec.unschedulable]
-    most = max((int((node.status.allocatable or {}).get(resource, 0)) for node in nodes), default=0)
+    nodes = [node.status.allocatable or {} for node in answer.items if not node.spec.unschedulable]
+    counts = [int(offers.get(resource, 0)) for offers in nodes]
+    most = max(counts, default=0)
     if not nodes:
         remedy = "no schedulable node has these labels: compile --node-selector KEY=VALUE names others"
         return Finding(what, name, "missing", remedy)
     if most < count:
         remedy = f"the largest of {len(nodes)} nodes offers {most}: a larger node, or --node-selector for another pool"
+        return Finding(what, name, "missing", remedy)
+    disks = [int(parse_quantity(offers.get("ephemeral-storage", 0))) for offers in nodes]
+    if (largest := max(has for has, found in zip(disks, counts, strict=True) if found >= count)) < disk:
+        remedy = f"their largest local disk offers {readable_bytes(largest)}, fine-tuning asks for "
+        remedy += f"{readable_bytes(disk)}: `plan` predicts what it takes, compile --scratch asks for less"
         return Finding(what, name, "missing", remedy)
     return Finding(what, name, "ok", f"{len(nodes)} nodes, up to {most} each")
 

@@ -22,6 +22,7 @@ A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 USER = 65532  # the images' own user and group
 SECRET_KEYS = {"endpoint": "S3_ENDPOINT", "accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY"}
 MODELS = "/models"
+TMP = "/tmp"  # where the images write temporary files
 # Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
 # keeps for itself.
 GPU_CPU, GPU_MEMORY_GIB, GPU_SHM_GIB = 10, 100, 16
@@ -32,6 +33,7 @@ _NAME = re.compile(rf"(?=.{{1,253}}$){_DOMAIN}", re.ASCII)
 _QUEUE = re.compile(rf"(?=.{{1,63}}$){_DOMAIN}", re.ASCII)  # it becomes a label's value
 _KEY = re.compile(rf"((?=.{{1,253}}/){_DOMAIN}/)?{_PART}", re.ASCII)
 _VALUE = re.compile(rf"({_PART})?", re.ASCII)
+_SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Profile:
     """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` all but what GPUs need.
 
     `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `node_selector` holds labels of the GPU
-    nodes.
+    nodes; `scratch` is the local disk of a node that fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
 
     Raises ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
     """
@@ -54,6 +56,7 @@ class Profile:
     store_secret: str = "motion-enhancer-store"
     model_claim: str = "motion-enhancer-models"
     sft_nodes: int = 1
+    scratch: str = "200Gi"
     scratch_claim: str = "motion-enhancer-scratch"
 
     @property
@@ -72,6 +75,8 @@ class Profile:
         if self.sft_nodes > 1 and not self.gpu:
             problem, remedy = f"profile {self.kind} has no GPU nodes", "leave it out, or --profile a100"
             raise ParameterError(problem, source="--sft-nodes", remedy=remedy)
+        if not _SIZE.fullmatch(self.scratch):
+            raise ParameterError(f"{self.scratch!r} is no size", source="--scratch", remedy="e.g. 200Gi")
         for name in ("queue", "store_secret", "model_claim", "scratch_claim"):
             given = getattr(self, name)
             if given is not None and not (_QUEUE if name == "queue" else _NAME).fullmatch(given):
@@ -135,6 +140,19 @@ def on_a100(task: dsl.PipelineTask, title: str, gpus: int = 1) -> dsl.PipelineTa
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     shm = f"{GPU_SHM_GIB * gpus}Gi"
     return kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit=shm)
+
+
+def with_scratch(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Give a task local disk of the profile's size for its temporary files.
+
+    KFP has no field for a request of `ephemeral-storage`. An emptyDir counts as such and may be written by any user; a
+    volume of its own would belong to root, as KFP's pods have no `fsGroup`. Its size is a limit that no node reserves,
+    so `submit --check` compares it with the nodes' disks.
+    """
+    profile = PROFILE.get()
+    if profile.kind == "local":
+        return task
+    return kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP, size_limit=profile.scratch)
 
 
 def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:

@@ -2,7 +2,7 @@
 
 A KFP task is one pod, so what exceeds a node needs another kind of object (Trainer 2.2 or newer, its runtime
 `torch-distributed`). Launcher and workers run the same image; they share a folder, the launcher's `TMPDIR`, on a volume
-that all of them mount.
+that all of them mount. Each worker writes its part of a state to local disk of its node.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.kubeflow import scheduling
-from components.kubeflow.scheduling import MODELS, PROFILE, SECRET_KEYS, USER, Profile
+from components.kubeflow.scheduling import MODELS, PROFILE, SECRET_KEYS, TMP, USER, Profile
 from components.sft.nodes import MANIFEST
 
 SCRATCH = "/scratch"
@@ -27,7 +27,7 @@ def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.Pipeline
     """Schedule a task on one node with `gpus` GPUs, or as the launcher of a TrainJob on the profile's nodes."""
     profile = PROFILE.get()
     if profile.sft_nodes == 1:
-        return scheduling.on_a100(task, title, gpus)
+        return scheduling.with_scratch(scheduling.on_a100(task, title, gpus))
     scheduling.on_cpu(task, title, models=True)
     kubernetes.mount_pvc(task, pvc_name=profile.scratch_claim, mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
@@ -63,7 +63,12 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                     for key, name in SECRET_KEYS.items()
                 ],
                 "resourcesPerNode": {
-                    "requests": {"cpu": str(scheduling.GPU_CPU * gpus), "memory": memory, **accelerators},
+                    "requests": {
+                        "cpu": str(scheduling.GPU_CPU * gpus),
+                        "memory": memory,
+                        "ephemeral-storage": profile.scratch,
+                        **accelerators,
+                    },
                     "limits": {"memory": memory, **accelerators},
                 },
             },
@@ -74,7 +79,7 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
 
 def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
     """Return node, volumes and rights of a worker's pod: a GPU step's, and Pod Security's profile "restricted"."""
-    mounts = {"dshm": "/dev/shm", "models": MODELS, "scratch": SCRATCH}
+    mounts = {"dshm": "/dev/shm", "tmp": TMP, "models": MODELS, "scratch": SCRATCH}
     own = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
     return {
         "nodeSelector": dict(profile.node_selector),
@@ -89,6 +94,7 @@ def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
         },
         "volumes": [
             {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{scheduling.GPU_SHM_GIB * gpus}Gi"}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": profile.scratch}},
             {"name": "models", "persistentVolumeClaim": {"claimName": profile.model_claim}},
             {"name": "scratch", "persistentVolumeClaim": {"claimName": profile.scratch_claim}},
         ],

@@ -14,6 +14,7 @@ from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
+from components.plan.tuning import Counts, Disk
 
 
 def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
@@ -83,6 +84,21 @@ def positions(trained: PositionRule, asked: PositionRule) -> str:
         f"**Warning:** trained under the position rule {code(trained)}, evaluated under {code(asked)}: text behind a "
         "long clip lies elsewhere than in training (Qwen2.5-VL). Set `params_vlm_attention.viewing.positions` and "
         "`params_benchmark_eval.viewing.positions` to one rule."
+    )
+
+
+def fine_tuning(counts: Counts, found: Disk) -> str:
+    """Return what the fine-tuning trains, and what it takes of local disk and of the store."""
+    parts = [f"{readable_bytes(found.state)} of a resume state on its way to the store"]
+    parts += [f"{readable_bytes(found.best)} of the best weights"] if found.best else []
+    parts += [f"{readable_bytes(found.model)} of the tuned model in bf16"]
+    parts += [f"{readable_bytes(found.videos)} of videos"] if found.videos else []
+    where = "beside" if counts.adapters else "of"
+    return document(
+        "## Fine-tuning",
+        f"{counts.trained:,} parameters are trained, {where} the model's {counts.all:,}.",
+        f"Scratch (local disk) of a node: at most {readable_bytes(found.scratch)}: {', '.join(parts)}. Of n nodes each "
+        f"holds an n-th of a state. The store holds at most {readable_bytes(found.stored)} of states while it trains.",
     )
 
 

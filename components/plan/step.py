@@ -23,7 +23,7 @@ from components.dataset_import.sources import Source, SourceVideo, file_key, lis
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.pages.markdown import document
-from components.plan import page
+from components.plan import page, tuning
 from components.plan.cost import PlannedVideo, estimate
 from components.runtime import parameters as p
 from components.runtime.context import Context
@@ -93,21 +93,28 @@ def forecast(context: Context[StepParams, Any]) -> None:
         raise ParameterError(problem, source="shards", remedy='e.g. ["0/2", "1/2"]')
     models: dict[str, ResolvedModel] = {}
     parts = ["# Plan"]
+    videos: list[int] = []  # bytes of each
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
         context.value("source_digest", source_digest(list_source(shared.source)))
-        parts.append(_Extraction(context, params, models["vdm"]).forecast())
+        extraction = _Extraction(context, params, models["vdm"])
+        videos += [video.file.size for video in extraction.source.videos if video.file is not None]
+        parts.append(extraction.forecast())
     if isinstance(shared, FineTune):
         priors, stored = shared.priors, shared.priors.startswith("sha256:")
         found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
         context.value("prior_digest", f"sha256:{found.digest}")
+        videos += [line.video.file.bytes for line in found.lines]
         parts.append(page.prior_set(found))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
         benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
-        parts += [shown, page.positions(trained, asked)]
+        counts = tuning.count(models["vlm"].path, params["sft"])
+        downloads = [] if context.store.uri.startswith("file:") else videos
+        taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
+        parts += [shown, page.positions(trained, asked), taken]
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
 

@@ -14,7 +14,7 @@ IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
 CPU = ("--profile", "cpu")
 SECRETS = {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
-CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim"]
+CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def scheduled(documents):
 def mounted(pod):
     """Claims and memory volumes by where they are mounted."""
     claims = {item["mountPath"]: item["constant"] for item in pod.get("pvcMount", [])}
-    return claims | {item["mountPath"]: item["medium"] for item in pod.get("emptyDirMounts", [])}
+    return claims | {item["mountPath"]: item.get("medium", "disk") for item in pod.get("emptyDirMounts", [])}
 
 
 def test_gpu_steps_get_what_a_gpu_node_needs_and_no_other_step_does(compiled):
@@ -94,6 +94,15 @@ def test_options_reach_their_tasks(compiled):
         assert selector == ({"labels": {"pool": "a100"}} if one.on_gpu else {})
 
 
+@pytest.mark.parametrize(("options", "size"), [((), "200Gi"), (CPU, "200Gi"), (tuple(CHANGED), "1Ti")])
+def test_fine_tuning_alone_gets_local_disk_where_it_writes_temporary_files(compiled, options, size):
+    for one in scheduled(compiled(*options)):
+        sizes = {item["mountPath"]: item["sizeLimit"] for item in one.pod.get("emptyDirMounts", [])}
+        assert sizes.pop("/tmp", None) == (size if one.name == "sft" else None)
+        assert set(sizes) <= {"/dev/shm"}
+        assert "TMPDIR" not in str(one.container)
+
+
 def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
     """KFP hashes a task's interface, image, command and arguments beside the values of its inputs."""
 
@@ -128,6 +137,8 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--model-claim", "-x"),
         ("--sft-nodes", "0"),
         ("--scratch-claim", "A"),
+        ("--scratch", "200GB"),
+        ("--scratch", "0Gi"),
         ("--profile=cpu --node-selector", "a=b"),
         ("--profile=cpu --sft-nodes", "2"),
     ],

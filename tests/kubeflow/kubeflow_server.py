@@ -133,7 +133,8 @@ class Kubernetes:
         return as_json({"kind": "Status", "status": "Failure", "reason": reason, "code": code}, code)
 
     def node(self, labels, gpus, unschedulable=False):
-        status = {"allocatable": {"cpu": "96", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}}
+        own = {"cpu": "96", "ephemeral-storage": str(2**40)}  # a kubelet offers bytes without a unit
+        status = {"allocatable": {**own, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}}
         spec = {"unschedulable": unschedulable}
         metadata = {"name": f"node-{len(self.nodes)}", "labels": labels}
         self.nodes.append({"metadata": metadata, "spec": spec, "status": status})

@@ -28,6 +28,12 @@ def check(packages, profile="a100"):
     return motion_enhancer("submit", packages[profile], "--check", "--namespace", "team-a")
 
 
+def disk(state, size):
+    """Another node has a larger disk and too few GPUs."""
+    state.nodes[0]["status"]["allocatable"]["ephemeral-storage"] = size
+    state.node(A100, 4)
+
+
 def states(printed):
     """First words of the table's lines."""
     return [line.split()[0] for line in printed.splitlines()[:-1]]
@@ -35,7 +41,8 @@ def states(printed):
 
 def test_what_a_pipeline_needs_is_read_from_the_compiled_file(packages):
     found = needs(read_package(packages["a100"]))
-    assert found.gpus == {(tuple(A100.items()), "nvidia.com/gpu"): 8}  # sft's, the largest
+    assert found.gpus == {(tuple(A100.items()), "nvidia.com/gpu"): 8}  # those of sft, the largest
+    assert found.disks == {(tuple(A100.items()), "nvidia.com/gpu"): 200 * 2**30}
     assert found.secrets == {"motion-enhancer-store": set(SECRET_KEYS)}
     assert found.claims == {"motion-enhancer-models"}
     assert needs(read_package(packages["cpu"])).gpus == {}
@@ -60,6 +67,7 @@ def test_everything_is_there(complete, packages, capsys):
     ("break_it", "place", "said"),
     [
         (lambda state: state.nodes[0]["status"]["allocatable"].update({"nvidia.com/gpu": "4"}), 0, "offers 4"),
+        (lambda state: disk(state, "100Gi"), 0, "largest local disk offers 107 GB, fine-tuning asks for 215 GB"),
         (lambda state: state.nodes[0]["spec"].update(unschedulable=True), 0, "--node-selector"),
         (lambda state: state.nodes[0]["metadata"].update(labels=SMALLER), 0, "--node-selector"),
         (lambda state: state.items.pop(SECRET), 1, "kubectl create secret generic motion-enhancer-store -n team-a"),
@@ -67,7 +75,7 @@ def test_everything_is_there(complete, packages, capsys):
         (lambda state: state.items.pop(("team-a", "persistentvolumeclaims", CLAIM)), 2, "team-a"),
         (lambda state: state.claim("team-a", CLAIM, "Lost"), 2, "lost"),
     ],
-    ids=["few GPUs", "closed", "other label", "no secret", "no key", "no claim", "lost claim"],
+    ids=["few GPUs", "small disk", "closed", "other label", "no secret", "no key", "no claim", "lost claim"],
 )
 def test_what_is_missing_is_named_with_its_remedy(complete, packages, capsys, break_it, place, said):
     break_it(complete.answer)

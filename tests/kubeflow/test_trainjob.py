@@ -98,9 +98,11 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
     claims = {item["name"]: item.get("persistentVolumeClaim", {}).get("claimName") for item in pod["volumes"]}
-    assert claims == {"dshm": None, "models": "motion-enhancer-models", "scratch": "shared"}
+    assert claims == {"dshm": None, "models": "motion-enhancer-models", "scratch": "shared", "tmp": None}
+    (tmp,) = (item["emptyDir"] for item in pod["volumes"] if item["name"] == "tmp")
+    assert tmp == {"sizeLimit": "200Gi"}
     mounts = {item["name"]: item["mountPath"] for item in pod["containers"][0]["volumeMounts"]}
-    assert mounts == {"dshm": "/dev/shm", "models": "/models", "scratch": "/scratch"}
+    assert mounts == {"dshm": "/dev/shm", "tmp": "/tmp", "models": "/models", "scratch": "/scratch"}
     secrets = {item["name"]: item["valueFrom"]["secretKeyRef"]["name"] for item in manifest["spec"]["trainer"]["env"]}
     assert secrets == dict.fromkeys(("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"), "motion-enhancer-store")
 
@@ -131,12 +133,13 @@ def test_no_other_task_changes_and_no_interface_or_command(one_node, several):
 
 
 def test_queue_node_selector_and_number_of_gpus_reach_the_job():
-    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}), "image", 4)
+    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}, scratch="1Ti"), "image", 4)
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert "'nodeSelector': {'pool': 'a'}" in str(made)
     trainer = made["spec"]["trainer"]
     assert trainer["numProcPerNode"] == 4
-    assert trainer["resourcesPerNode"]["requests"] == {"cpu": "40", "memory": "400Gi", "nvidia.com/gpu": "4"}
+    asked = {"cpu": "40", "memory": "400Gi", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "4"}
+    assert trainer["resourcesPerNode"]["requests"] == asked
 
 
 @pytest.mark.parametrize(("kind", "nodes"), [("cpu", 2), ("a100", 0)])

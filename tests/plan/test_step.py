@@ -8,6 +8,7 @@ import pytest
 
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import ParameterError
+from components.core.units import readable_bytes
 from components.plan.step import STEP
 from components.store.entries import Store
 from components.store.file import FileBackend
@@ -17,6 +18,7 @@ from tests.chain import SMALL, Chain
 from tests.command import motion_enhancer
 from tests.dataset_import.data import own
 from tests.runner import run_step
+from tests.s3_server import s3_server
 
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")
 COUNT = 3
@@ -250,6 +252,23 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
     assert import_folder(tmp_path / "priors", Store(other.as_uri())) == priors.digest
+
+
+@pytest.mark.parametrize("pipeline", ["fine_tune", "motion_enhancer"])
+def test_scratch_of_fine_tuning_holds_videos_where_the_store_is_no_folder(world, tmp_path, capsys, pipeline):
+    _, source, store, folder = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    priors = load_manifest(folder, PriorSet)
+    export_folder(Store(store.as_uri()), priors, tmp_path / "priors", "card")
+    own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_sft.workers=3"]
+    own += [f"priors={tmp_path / 'priors'}"] if pipeline == "fine_tune" else []
+    given = assigned(*own) if pipeline == "fine_tune" else settings(source, None, *own)
+    largest = max(path.stat().st_size for path in source.rglob("*.mp4") if "mask" not in path.name)
+    with s3_server("plan"):
+        remote = planned(capsys, *given, "--set", "store=minio://plan/work", pipeline=pipeline)
+    assert f", {readable_bytes(8 * 3 * largest)} of videos." in remote
+    local = planned(capsys, *given, "--set", f"store={(tmp_path / 'new').as_uri()}", pipeline=pipeline)
+    assert "of the tuned model in bf16. Of n nodes" in local
 
 
 def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):

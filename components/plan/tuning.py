@@ -1,0 +1,83 @@
+"""What fine-tuning takes of local disk (scratch) and of the store while it trains: closed forms of parameter counts.
+
+Counts come from the model's shapes, without its weights. The aligner's few numbers are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.sft.settings import Params
+
+GPUS = 8  # of a node, one process each, unless the parameters say otherwise
+_FP32, _BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A model's parameters, those that are trained, and those of low-rank updates among them (no part of `all`)."""
+
+    all: int
+    trained: int
+    adapters: int = 0
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that a fine-tuning takes.
+
+    Attributes:
+        state: a resume state, on its way to the store: weights and AdamW's two moments in fp32.
+        best: the best weights, on their way to the store.
+        model: the tuned model in bf16 and the adapters, which the first process writes.
+        videos: downloads that lie there at a time.
+        stored: what the store holds of states: those that are kept, the next one on its way, and an older one that the
+            first process deletes when its part of the next is there.
+    """
+
+    state: int
+    best: int
+    model: int
+    videos: int
+    stored: int
+
+    @property
+    def scratch(self) -> int:
+        """The most that lies on local disk: on one node, or of `state` and `best` over all nodes together."""
+        return self.state + self.best + self.model + self.videos
+
+
+def count(folder: Path, params: Params) -> Counts:
+    """Return the counts of a model's folder as these parameters train it."""
+    import torch
+
+    from components.models.vlm.model import load_vlm
+    from components.sft.module import freeze, is_adapter
+
+    vlm = load_vlm(folder, torch.bfloat16, "cpu", rows=False, weights=False)
+    if params.tuning == "lora":
+        vlm.add_lora(params.lora_rank, params.lora_alpha, params.lora_dropout, params.lora_targets)
+    else:
+        freeze(vlm, params.train)
+    sizes = {name: (one.numel(), one.requires_grad) for name, one in vlm.model.named_parameters()}
+    adapters = sum(size for name, (size, _) in sizes.items() if is_adapter(name))
+    trained = sum(size for size, learns in sizes.values() if learns)
+    return Counts(sum(size for size, _ in sizes.values()) - adapters, trained, adapters)
+
+
+def disk(counts: Counts, params: Params, video_bytes: Sequence[int]) -> Disk:
+    """Return what a training of these counts takes.
+
+    Args:
+        counts: the model's parameters.
+        params: of the fine-tuning.
+        video_bytes: sizes of the videos that are downloaded; none where the store is a folder.
+    """
+    weights = _FP32 * counts.trained
+    state, best = 3 * weights, weights if params.keep == "best" else 0
+    model = _BF16 * counts.all + _FP32 * counts.adapters
+    readers = (params.processes or GPUS) * max(1, params.workers)
+    videos = readers * max(video_bytes, default=0)
+    return Disk(state, best, model, videos, (params.keep_last + 2) * state + 3 * best)
