@@ -61,8 +61,9 @@ def listening() -> Iterator[Stop]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it dies, whatever the way."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Let the kernel kill this process when the one that started it dies, whatever the way (Linux alone can)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if (parent := os.environ.get(_PARENT)) is not None and os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGKILL)  # it died before
 

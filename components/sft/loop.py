@@ -163,6 +163,7 @@ class Training:
     def run(self) -> list[Row]:
         """Take all steps from the last saved state on, then write the tuned model's folder."""
         start = self._resume()
+        self.stop.training = True
         if start == 0:
             row: Row = {"step": 0, "samples": len(self.samples), "held_out": len(self.held), "steps": self.total}
             row["align_weight"] = self.job.align_weight
@@ -175,7 +176,6 @@ class Training:
             self._record(row | found)
         batch = self.settings.global_batch
         stream = self.meter.read(self._stream(self.samples, range(start * batch, self.total * batch)))
-        self.stop.training = True
         self.module.model.train()
         for step in track(range(start + 1, self.total + 1), "6 · Fine-tuning", self.total - start):
             if self._over():
@@ -199,6 +199,8 @@ class Training:
             self._leave(step)
         if step % self.settings.save_every == 0 and step != self.total:
             with self.meter.paused():
+                if self.settings.keep == "best":  # else weights that are ever better would leave no room for a state
+                    self._wait_for_uploads()
                 self._save_state(step)
 
     def _stream(self, samples: Samples, positions: range) -> Iterator[Item]:

@@ -36,7 +36,10 @@ def failure(name):
 
 def manifest(kind, name, **fields):
     record = StepRecord(version="1", params={"value": name}, scalars={}, models={"vlm": ModelId(name=name, digest="d")})
-    return kind(kind=kind.KIND, provenance={"sft": record}, left_out=[failure(name)], lines=[], **fields)
+    view = record.model_copy(update={"params": {"value": name, "viewing": {}}})
+    return kind(
+        kind=kind.KIND, provenance={"vlm_attention": view, "sft": record}, left_out=[failure(name)], lines=[], **fields
+    )
 
 
 LOG = Ref(path="log", sha256="0" * 64, bytes=0, task="sft")

@@ -95,7 +95,7 @@ class Group:
 
     def __init__(self, world, out, rerun="0"):
         folder, found = world
-        params = {**FAST, "max_steps": 8, "processes": 2, "stop_grace": 120.0}
+        params = {**FAST, "max_steps": 8, "eval_every": 1, "processes": 2, "stop_grace": 120.0}
         shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1, "store": (folder / "store").as_uri()}
         given = executor_input(STEP, out, {"params": params, "rerun": rerun, **shared}, {"maps": found[QWEN]})
         command = [sys.executable, "-m", "components", "sft", "sft", json.dumps(given)]
@@ -126,7 +126,7 @@ class Group:
 def test_after_sigterm_no_process_lives_and_a_second_run_goes_on(world, tmp_path):
     """A forced one: its retry has the same nonce, and so the same states."""
     first = Group(world, tmp_path / "first", rerun="force-1")
-    first.read_until("step 0:")
+    first.read_until("step 1:")
     first.process.terminate()
     assert first.end() == 75, first.said
     assert not first.alive()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from components.sft.module import unwrapped
 from components.sft.processes import joined
 from components.sft.state import ResumeStates, read_tensors
 from components.store.entries import Store
+from components.store.file import FileBackend
 from tests.sft.conftest import INTERN, QWEN
 
 PARTS = ("vision", "merger", "llm")
@@ -137,6 +139,16 @@ def test_the_best_weights_are_kept(job, monkeypatch):
     assert all(same.values())
     assert len(same) > 50
     assert not any(torch.equal(kept[name], final[name]) for name in same if kept[name].dim() > 1)
+
+
+def test_states_are_saved_while_the_weights_get_ever_better(job, monkeypatch):
+    """Though the best weights are still on their way to the store."""
+    put_file = FileBackend.put_file
+    monkeypatch.setattr(FileBackend, "put_file", lambda *where: (time.sleep(0.2), put_file(*where)))
+    curve(monkeypatch, [9.0, 5.0, 4.0, 3.0, 2.0])
+    one = job(max_steps=4, eval_every=1, save_every=2, keep="best", norms_every=50)
+    train(one)
+    assert [state.step for state in states(one).complete()] == [2]
 
 
 def test_a_training_that_no_longer_learns_ends(job, monkeypatch):
