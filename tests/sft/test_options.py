@@ -1,7 +1,9 @@
 """What a trainer is asked for: parts that are trained, low-rank updates, the best weights, an end in time, no NaN."""
 
+import errno
 import json
 import math
+import re
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from components.core.errors import ParameterError
+from components.core.errors import ParameterError, TryAgainError
 from components.models.registry import ensure_tiny
 from components.models.vlm.model import load_vlm
 from components.sft.launch import Stop
@@ -104,6 +106,45 @@ def test_dropout_follows_from_the_samples_place(job):
     assert first == again
     assert first[3]["ar"] != without[3]["ar"]
     assert first[0]["val_ar"] == without[0]["val_ar"]
+
+
+def test_a_state_of_low_rank_updates_holds_nothing_of_the_base(job):
+    one = job(tuning="lora", lora_rank=2, max_steps=3, save_every=2)
+    train(one)
+    (state,) = states(one).complete()
+    index = json.loads(Store(one.store).backend.get(f"{state.folder}/index.json"))
+    assert all(name.startswith("aligner.") or ".lora_" in name for name in index["tensors"])
+    assert {name.rpartition(":")[2] for name in index["tensors"] if ":" in name} == {"exp_avg", "exp_avg_sq"}
+
+
+def test_full_scratch_is_said_with_its_bytes(job, monkeypatch):
+    """Exit 75: a retry with more space goes on."""
+    write = Path.write_bytes
+
+    def full(path, data):
+        if path.suffix == ".safetensors" and path.name.startswith("part-"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TryAgainError, match=r"no space left while writing part-0000") as raised:
+        train(job(max_steps=3, save_every=2))
+    assert re.search(r"needed \d+ bytes more", raised.value.remedy)
+    scratch = Path(raised.value.source.removeprefix("scratch "))
+    assert scratch.parent.name.startswith("states-")
+    assert not scratch.parent.exists()
+
+
+def test_speed_lies_beside_tensorboards_files_and_not_in_the_log(job):
+    one = job(max_steps=2, peak_tflops=1.0)
+    rows = train(one)
+    kept = Store(one.store).backend.get(f"sft/{one.key}/tensorboard/speed.jsonl")
+    speeds = [json.loads(line) for line in kept.splitlines()]
+    assert [speed.pop("step") for speed in speeds] == [1, 2]
+    names = {"samples_per_second", "tokens_per_second", "data_wait_share", "peak_memory_gib", "mfu"}
+    assert all(speed.keys() == names and min(speed.values()) >= 0 for speed in speeds)
+    assert all(0 < speed["mfu"] < 1 and speed["data_wait_share"] < 1 for speed in speeds)
+    assert not names & {name for row in rows for name in row}
 
 
 def test_the_base_of_low_rank_updates_is_bf16_and_they_are_fp32(job):
