@@ -20,7 +20,14 @@ SHAPED = [
 # as for mypy, an integer is good where a float is wanted
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-LONGEST = ("test_local_run.py", "test_docs.py", "test_run_folder.py")
+LONGEST = (
+    "test_engine.py",
+    "test_local_run.py",
+    "test_docs.py",
+    "test_launch.py",
+    "test_loop.py",
+    "test_run_folder.py",
+)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -28,7 +35,7 @@ def pytest_collection_modifyitems(config, items):
 
     Tests marked `gpu` are left out where there is none.
     """
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: [*LONGEST, item.path.name].index(item.path.name))
     others = [item for item in items if not item.get_closest_marker("gpu")]
     if len(others) < len(items):
         import torch

@@ -24,6 +24,7 @@ from components.runtime.runner import run_step
 from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.file import FileBackend
+from components.synthetic.model import RECORD
 
 UNKNOWN = "<unk>"  # of every T5 tokenizer
 CHAIN = (*EXTRACTION, "prior_set")  # what each of them makes is what the next one takes
@@ -138,12 +139,15 @@ def model_size(vdm: str) -> dict[str, Any]:
 
     bfloat16 on a GPU; float32 for a model of `components/synthetic`, whose VAE needs the digits.
     """
-    import torch
-
-    from components.synthetic.model.card import RECORD
-
     with tempfile.TemporaryDirectory() as name:
         path = resolve(vdm, Store(Path(name).as_uri())).path
     num_frames, height, width = family_of(path).sizes(path).native
-    dtype = "bfloat16" if torch.cuda.is_available() and not (path / RECORD).is_file() else "float32"
-    return {"num_frames": num_frames, "height": height, "width": width, "dtype": dtype}
+    return {"num_frames": num_frames, "height": height, "width": width, "dtype": _dtype(path)}
+
+
+def _dtype(path: Path) -> str:
+    if (path / RECORD).is_file():
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"

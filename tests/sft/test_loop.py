@@ -51,7 +51,8 @@ def weights(job):
 @pytest.mark.parametrize("name", [QWEN, INTERN])
 def test_both_losses_fall(job, name):
     fast = {"max_steps": 40, "global_batch": 3, "lr_llm": 5e-3, "lr_vision": 5e-3}
-    rows = train(job(name, held_out=0.0, gradient_checkpointing=True, **fast))
+    # one measurement of the gradients' norms is enough: each takes two passes more
+    rows = train(job(name, held_out=0.0, gradient_checkpointing=True, norms_every=100, **fast))
     assert rows[-1]["align"] < 0.8 * rows[1]["align"]
     assert rows[-1]["ar"] < 0.8 * rows[1]["ar"]
     plain = train(job(name, align_weight=0.0, max_steps=1, held_out=0.0))

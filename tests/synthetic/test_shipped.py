@@ -3,7 +3,8 @@
 from components.models.registry import SHIPPED, resolve
 from components.models.video import load_vdm
 from components.store.entries import Store
-from components.synthetic.model.card import PAGE, RECORD, Card, read_card
+from components.synthetic.model import RECORD
+from components.synthetic.model.card import PAGE, Card, read_card
 from components.synthetic.model.network import TRAINING_SEEDS, Recipe, latent_grid, make_denoiser
 from components.synthetic.train import validation_losses
 

@@ -15,9 +15,10 @@ from safetensors import safe_open
 
 from components.core.errors import DataError
 from components.core.records import Digest, Record, canonical_json, sha256
+from components.synthetic.model import RECORD
 from components.synthetic.model.network import SIZE, TRAINING_SEEDS, VALIDATION_SEED, Recipe, latent_grid
 
-RECORD, PAGE = "training.json", "README.md"
+PAGE = "README.md"
 LICENCE = "Apache-2.0"
 
 
