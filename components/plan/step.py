@@ -4,11 +4,13 @@ Its outputs are the digests of the sources: the importers take them, so a change
 is exact through attention_capture, whose keys follow from the sources, and of token_selection where every sample's maps
 are there to choose heads from; else the number of samples is an upper bound. The first look at a source takes longer: a
 header lies anywhere in its file, so each new video of an S3 source is downloaded, some at a time, and dropped again.
+So does the first look at a VLM: its parameters are counted by building it.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,7 @@ def forecast(context: Context[StepParams, Any]) -> None:
         benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
-        counts = tuning.count(models["vlm"].path, params["sft"])
+        counts = _counts(context, models["vlm"], params["sft"])
         downloads = [] if context.store.uri.startswith("file:") else videos
         taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
         parts += [shown, page.positions(trained, asked), taken]
@@ -132,6 +134,18 @@ def _benchmarks(params: Any, benchmarks: list[str]) -> tuple[str, str]:
         digests.append([protocol, source_digest(list_source(uri))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
     return sha256(canonical_json(digests)), page.benchmarks(lines)
+
+
+def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any) -> tuning.Counts:
+    """Return the model's counts, remembered: the imports that build it take most of a plan's time."""
+    settings = params.model_dump(mode="json", include={"tuning", "train", "lora_rank", "lora_targets"})
+    reads: Json = {"model": model.id.digest, "params_sft": settings}
+    key = sha256(canonical_json(reads))[:32]
+    if (entry := context.store.entry("plan", key, miss_if_damaged=True)) is not None:
+        return tuning.Counts(**entry.numbers)
+    counts = tuning.count(model.path, params)
+    context.work(key).finish(model.id.name, reads, asdict(counts))
+    return counts
 
 
 class _Extraction:

@@ -9,6 +9,7 @@ import pytest
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
+from components.plan import tuning
 from components.plan.step import STEP
 from components.store.entries import Store
 from components.store.file import FileBackend
@@ -246,12 +247,29 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     shared = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
     given = {**shared, "benchmarks": json.dumps(shared["benchmarks"]), "store": other.as_uri()}
     assert f"sha256:{priors.digest}" in planned(capsys, *assigned(**given), pipeline="fine_tune")
-    assert {path.name for path in other.iterdir()} == {"model_digests"}
+    assert {path.name for path in other.iterdir()} == {"model_digests", "plan"}
     params = {name: {} for name in STEP.form("fine_tune").planned}
     outputs = run_step(STEP, tmp_path, other, shared=shared, form="fine_tune", step_params=params)
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
     assert import_folder(tmp_path / "priors", Store(other.as_uri())) == priors.digest
+
+
+def test_a_model_is_counted_once_for_each_way_to_tune_it(world, tmp_path, capsys, monkeypatch):
+    _, source, _, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    own = (f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl")
+    counted, count = [], tuning.count
+    monkeypatch.setattr(tuning, "count", lambda folder, params: counted.append(params) or count(folder, params))
+    lora = "tuning=lora"
+    ways = [["lr_llm=1"], ["lr_llm=2"], ['train=["llm"]'], [lora], [lora, "lora_alpha=2"], [lora, "lora_rank=4"]]
+    ways += [[lora, 'lora_targets=["q_proj"]']]
+    printed = []
+    for way in ways:
+        given = settings(source, tmp_path / "store", *own, *(f"params_sft.{setting}" for setting in way))
+        printed.append(planned(capsys, *given, pipeline="motion_enhancer"))
+    assert len(counted) == len(set(printed)) == 5
+    assert (printed[0], printed[3]) == (printed[1], printed[4])
 
 
 @pytest.mark.parametrize("pipeline", ["fine_tune", "motion_enhancer"])
