@@ -173,13 +173,13 @@ class Engine:
         for name, parameter in self.module.named_parameters():
             key = unwrapped(name)
             if key.startswith("model."):
-                whole = self._whole(self._interval(key, parameter))
+                whole = self._assembled(self._interval(key, parameter))
                 if whole is not None:
                     yield key.removeprefix("model."), whole.view(self.module.shapes[key]).to("cpu", dtype)
 
-    def _whole(self, part: Interval) -> Tensor | None:
+    def _assembled(self, part: Interval) -> Tensor | None:
         first, ends = self.processes.first, (*part.starts[1:], part.total)
-        if len(part.starts) == 1:
+        if part.whole:
             return part.values if first else None
         if not first:
             if part.values.numel():

@@ -6,7 +6,7 @@ tokens, whose logits alone are computed. A product of a weight costs 2 in the fo
 where it is trained, and 2 for its input's where something at or before its part is trained: 6, 4 (only passed
 through), or 2 (forward only). Attention costs 4 · width per (query, key) pair, twice as much more where a gradient
 passes; as there, without discount for the causal mask. Norms, rotations, the aligner and captured rows are left out.
-Low-rank updates: the first layer's inputs need no gradient, which is not told apart (1 of 3 products of q, k and v).
+With low-rank updates the gradient towards the first layer's input is counted, though nothing needs it.
 """
 
 from __future__ import annotations

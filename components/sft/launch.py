@@ -30,15 +30,15 @@ _AFTER_FAILURE_S = 5.0  # the others may wait for the one that failed, and then 
 
 
 class Stop:
-    """Whether this process was told to stop. Outside of updates it stops at once."""
+    """Whether SIGTERM has arrived: a training ends after its update, anything before it at once."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.requested = False
         self.training = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGTERM."""
-        self.told = True
+        self.requested = True
         if not self.training:
             raise stopped("before the next update")
 
@@ -46,7 +46,7 @@ class Stop:
 def stopped(when: str) -> TryAgainError:
     """Return the error of a training that SIGTERM ended."""
     remedy = "run again: it goes on from its last saved state"
-    return TryAgainError(f"told to stop (SIGTERM) {when}", source="the training", remedy=remedy)
+    return TryAgainError(f"stopped by SIGTERM {when}", source="the training", remedy=remedy)
 
 
 @contextmanager
@@ -82,12 +82,12 @@ def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_sec
     world |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     (scratch / "rendezvous").unlink(missing_ok=True)
     processes: list[subprocess.Popen[bytes]] = []
-    told: list[float] = []
+    terminated: list[float] = []  # when SIGTERM arrived
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        if not told:
+        if not terminated:
             log.warning("SIGTERM: the training saves its state and ends, within %g s", grace_seconds)
-            told.append(time.monotonic())
+            terminated.append(time.monotonic())
         for process in processes:
             process.send_signal(signal.SIGTERM)
 
@@ -96,17 +96,20 @@ def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_sec
         for rank in range(count):
             own = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen([sys.executable, *arguments], env=own))
-        code = _ended(processes, told, grace_seconds)
+        code = _ended(processes, terminated, grace_seconds)
     finally:
         _kill(processes)
         signal.signal(signal.SIGTERM, before)
-    if told and code != TryAgainError.exit_code:
+    if terminated and code not in (0, TryAgainError.exit_code):
         raise stopped(f"and not ended within {grace_seconds:g} s")
     return code
 
 
-def _ended(processes: Sequence[subprocess.Popen[bytes]], told: Sequence[float], grace_seconds: float) -> int:
-    """Wait for all; after SIGTERM no longer than the grace, after a failure no longer than `_AFTER_FAILURE_S`."""
+def _ended(processes: Sequence[subprocess.Popen[bytes]], terminated: Sequence[float], grace_seconds: float) -> int:
+    """Wait for all; after SIGTERM no longer than the grace, after a failure no longer than `_AFTER_FAILURE_S`.
+
+    The code is 0 only where all ended by themselves.
+    """
     failed, since = 0, math.inf
     while True:
         codes = [process.poll() for process in processes]
@@ -115,8 +118,8 @@ def _ended(processes: Sequence[subprocess.Popen[bytes]], told: Sequence[float], 
         if all(code is not None for code in codes):
             return failed
         now = time.monotonic()
-        if now > since + _AFTER_FAILURE_S or (told and now > told[0] + grace_seconds):
-            return failed
+        if now > since + _AFTER_FAILURE_S or (terminated and now > terminated[0] + grace_seconds):
+            return failed or -signal.SIGKILL  # which those that still run get now
         time.sleep(_POLL_S)
 
 

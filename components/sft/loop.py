@@ -195,7 +195,7 @@ class Training:
                 self._leave(step, row)
             row |= found
         self._record(row)
-        if self.processes.any(self.stop.told):
+        if self.processes.any(self.stop.requested):
             self._leave(step)
         if step % self.settings.save_every == 0 and step != self.total:
             with self.meter.paused():
@@ -286,7 +286,7 @@ class Training:
         rank, processes = self.processes.rank, self.processes.count
         turns = range(rank, rank + count, processes)  # in the last turn some repeat a sample that is not counted
         for index, item in zip(turns, self._items(self.held, [min(turn, count - 1) for turn in turns]), strict=True):
-            if self.processes.any(self.stop.told):
+            if self.processes.any(self.stop.requested):
                 return None
             found = self.module(item)
             if index < count:
@@ -341,7 +341,7 @@ class Training:
     def _resume(self) -> int:
         """Load the newest state; return the step that it was saved after, 0 without one."""
         newest = self.states.complete()[-1:] if self.processes.first else []
-        found: list[State] = self.processes.told(newest)
+        found: list[State] = self.processes.from_first(newest)
         if not found:
             return 0
         (state,) = found
@@ -376,7 +376,9 @@ class Training:
         (self.out / "log.jsonl").write_bytes(self.log.text())
 
     def _load_best(self, step: int) -> None:
-        (state,) = self.processes.told([state for state in self.states.complete("best") if state.step == step][-1:])
+        (state,) = self.processes.from_first(
+            [state for state in self.states.complete("best") if state.step == step][-1:]
+        )
         read_tensors(self.store.backend, state, self.engine.weights(), self.processes)
 
 

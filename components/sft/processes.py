@@ -54,7 +54,7 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
-    def told(self, value: Any) -> Any:
+    def from_first(self, value: Any) -> Any:
         """Return the first process's value (small: it is pickled)."""
         box = [value]
         dist.broadcast_object_list(box)

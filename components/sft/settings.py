@@ -14,6 +14,7 @@ from components.models.vlm.interface import VlmPart
 from components.runtime.parameters import StepParams, operational
 from components.vlm_attention.settings import View
 
+Tracker = Literal["none", "wandb", "mlflow"]
 AlignScale = Literal["none", "contrast"]
 AlignerKind = Literal["local", "pointwise", "none"]
 
@@ -93,7 +94,7 @@ class Params(StepParams):
     stop_grace: float = operational(
         25.0, gt=0, description="seconds from SIGTERM in which a state is saved before the processes are ended"
     )
-    tracker: Literal["none", "wandb", "mlflow"] = operational(
+    tracker: Tracker = operational(
         "none", description="shows the log beside TensorBoard; it reads its own environment variables"
     )
     peak_tflops: float | None = operational(

@@ -139,7 +139,7 @@ class StateSaver:
             TryAgainError: scratch is full, or an upload before this one failed.
         """
         self.check()
-        name = self.processes.told(f"{kind}-{step:08d}-{uuid.uuid4().hex[:8]}")
+        name = self.processes.from_first(f"{kind}-{step:08d}-{uuid.uuid4().hex[:8]}")
         local = self.scratch / name
         local.mkdir(parents=True)
         with _own_errors():
@@ -218,7 +218,7 @@ def _own_errors() -> Iterator[None]:
 
 def tensors(parts: Mapping[str, Interval], processes: Processes) -> dict[str, Any]:
     """Return the intervals as the distributed checkpoint knows them: flat tensors, in one part or one per process."""
-    return {name: part.values if len(part.starts) == 1 else _sharded(part, processes) for name, part in parts.items()}
+    return {name: part.values if part.whole else _sharded(part, processes) for name, part in parts.items()}
 
 
 def _sharded(part: Interval, processes: Processes) -> ShardedTensor:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -24,6 +24,7 @@ from accelerate.utils import is_mlflow_available, is_wandb_available
 
 from components.core.errors import ParameterError
 from components.core.records import canonical_json
+from components.sft.settings import Tracker
 from components.store.backend import Backend
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
-Tracker = Literal["none", "wandb", "mlflow"]
 PROJECT = "motion-enhancer"  # W&B's project, MLflow's experiment
 _PRINTED_EVERY = 60.0  # seconds between printed rows
 _SPEED_FILE = "speed.jsonl"

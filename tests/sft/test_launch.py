@@ -73,6 +73,20 @@ def test_sigterm_that_nobody_heeds_ends_after_the_grace(tmp_path):
     assert gone(started(stem, 2))
 
 
+def test_sigterm_to_a_training_that_is_done_loses_nothing(tmp_path):
+    """Its processes were past their last update: they end with 0, and so does the launch."""
+    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+    program += f"exec({LIVES!r})"
+    stem = tmp_path / "pid"
+
+    def tell():
+        started(stem, 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=tell).start()
+    assert run_processes(2, ["-c", program, str(stem)], tmp_path, 10.0) == 0
+
+
 def test_the_death_of_the_step_ends_its_processes(tmp_path):
     """By SIGKILL, of which a process hears nothing."""
     inner = f"from components.sft.launch import die_with_parent; die_with_parent(); exec({LIVES!r})"
