@@ -376,9 +376,8 @@ class Training:
         (self.out / "log.jsonl").write_bytes(self.log.text())
 
     def _load_best(self, step: int) -> None:
-        (state,) = self.processes.from_first(
-            [state for state in self.states.complete("best") if state.step == step][-1:]
-        )
+        saved = self.states.complete("best") if self.processes.first else []
+        (state,) = self.processes.from_first([state for state in saved if state.step == step][-1:])
         read_tensors(self.store.backend, state, self.engine.weights(), self.processes)
 
 
