@@ -2,7 +2,8 @@
 
 The file names them in order: a job, its number of processes, and how it ends by itself: `kill` (every process by -9
 when a state is complete) or `term` (the last process gets SIGTERM) at a step; `slow` is how many seconds the first
-process takes to upload a file. Exit codes come back in a file.
+process takes to upload a file. As many run at once as fit into `AT_ONCE` processes, but none before the trainings
+named by its `after` have ended. Exit codes come back in a file.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 from components.core.errors import MotionEnhancerError
+from components.models.vlm.model import load_vlm
 from components.sft.launch import die_with_parent
 from components.sft.loop import Job, train
 from components.sft.processes import RENDEZVOUS
@@ -23,6 +25,8 @@ from components.sft.state import ResumeStates
 from components.sft.tracking import TrainingLog
 from components.store.entries import Store
 from components.store.file import FileBackend
+
+AT_ONCE = 6
 
 
 def ends(job, end, at):
@@ -58,9 +62,13 @@ def child(job, one, rank):
     return 0
 
 
-def run(one):
-    """Fork the processes of a training; return their exit codes (below 0: a signal)."""
-    job = Job.model_validate_json(Path(one["job"]).read_bytes())
+def job_of(one):
+    return Job.model_validate_json(Path(one["job"]).read_bytes())
+
+
+def start(one):
+    """Fork the processes of a training; return their ids."""
+    job = job_of(one)
     pids = []
     for rank in range(one["count"]):
         if not (pid := os.fork()):
@@ -72,19 +80,31 @@ def run(one):
                     sys.excepthook(*sys.exc_info())
                 os._exit(code)
         pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return pids
 
 
 def main(file):
     logging.basicConfig(level="INFO")
     torch.set_num_threads(1)
     plan = json.loads(Path(file).read_text())
-    codes = []
-    for one in plan:
-        start = time.monotonic()
-        codes.append(run(one))
-        print(one["job"], one["count"], codes[-1], f"{time.monotonic() - start:.1f} s", flush=True)
-        Path(file).with_suffix(".codes").write_text(json.dumps(codes))
+    for path in {job_of(one).vlm for one in plan}:  # what a library remembers of a family, every fork finds
+        load_vlm(Path(path), torch.float32, "cpu", rows=False)
+    waiting, running, codes = list(range(len(plan))), {}, {}
+    begin = time.monotonic()
+    while waiting or running:
+        for number in list(waiting):
+            one = plan[number]
+            left = set(one["after"]) & {*waiting, *(index for index, _ in running.values())}
+            if not left and (not running or len(running) + one["count"] <= AT_ONCE):
+                waiting.remove(number)
+                codes[number] = [None] * one["count"]
+                running |= {pid: (number, rank) for rank, pid in enumerate(start(one))}
+        pid, status = os.wait()
+        number, rank = running.pop(pid)
+        codes[number][rank] = os.waitstatus_to_exitcode(status)
+        if None not in codes[number]:
+            print(plan[number]["job"], codes[number], f"after {time.monotonic() - begin:.1f} s", flush=True)
+    Path(file).with_suffix(".codes").write_text(json.dumps([codes[number] for number in range(len(plan))]))
 
 
 if __name__ == "__main__":

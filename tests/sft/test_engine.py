@@ -28,6 +28,7 @@ from tests.sft.conftest import INTERN, QWEN, make_job
 # AdamW at its first steps moves a weight by the rate whatever the gradient's size, so a rounding error of a gradient
 # near 0 moves it by a share of the rate
 STEADY = {"global_batch": 4, "lr_vision": 2e-4, "lr_llm": 2e-4, "lora_lr": 2e-3, "gradient_checkpointing": True}
+SHORT = {"max_steps": 5, "norms_every": 4, "eval_every": 4}  # a state is saved at step 2 or 3
 BF16 = 2.0**-8
 
 
@@ -59,16 +60,14 @@ ALL_CASES = [
     )
 ]
 CASES = [
-    Case(2, QWEN, "full", 1.0, "local", "fp32"),
-    Case(4, INTERN, "lora", 0.0, "local", "bf16"),
-    Case(2, INTERN, "lora", 1.0, "pointwise", "fp32"),
-    Case(4, QWEN, "full", 0.0, "pointwise", "bf16"),
-    Case(4, QWEN, "lora", 1.0, "none", "fp32"),
-    Case(2, INTERN, "full", 0.0, "none", "bf16"),
-    Case(4, INTERN, "full", 1.0, "local", "fp32"),
-    Case(2, QWEN, "lora", 0.0, "local", "fp32"),
-    Case(2, QWEN, "full", 1.0, "none", "bf16"),
-    Case(4, INTERN, "full", 0.0, "none", "fp32"),
+    Case(4, QWEN, "full", 1.0, "local", "fp32"),
+    Case(2, INTERN, "full", 1.0, "local", "bf16"),
+    Case(4, INTERN, "lora", 0.0, "none", "bf16"),
+    Case(2, QWEN, "lora", 0.0, "pointwise", "fp32"),
+    Case(4, QWEN, "lora", 1.0, "pointwise", "bf16"),
+    Case(2, QWEN, "full", 1.0, "none", "fp32"),
+    Case(2, INTERN, "full", 0.0, "pointwise", "fp32"),
+    Case(2, INTERN, "lora", 0.0, "local", "fp32"),
 ]
 ALL_RESUMED = [
     Resumed(*one) for one in product((1, 2, 4), (1, 2, 4), ("full", "lora"), ("file", "s3"), ("kill", "term"))
@@ -100,14 +99,13 @@ class Trainings:
     def __init__(self, world, folder):
         self.world, self.folder, self.plan, self.jobs = world, folder, [], {}
 
-    def add(self, tag, count, end=None, at=0, slow=0, **settings):
+    def add(self, tag, count, end=None, at=0, slow=0, after=(), **settings):
         if tag not in self.jobs:
             job = make_job(self.world, self.folder / tag, **{**STEADY, **settings})
             (self.folder / f"{tag}.json").write_text(job.model_dump_json())
             self.jobs[tag] = len(self.plan)
-            self.plan.append(
-                {"job": str(self.folder / f"{tag}.json"), "count": count, "end": end, "at": at, "slow": slow}
-            )
+            one = {"job": str(self.folder / f"{tag}.json"), "count": count, "end": end, "at": at, "slow": slow}
+            self.plan.append(one | {"after": [self.jobs[earlier] for earlier in after]})
 
     def run(self):
         (self.folder / "plan.json").write_text(json.dumps(self.plan))
@@ -151,7 +149,7 @@ def run_cases(world, folder, cases):
     found = Trainings(world, folder)
     for case in cases:
         for count in (1, case.count):
-            settings = case._asdict() | {"max_steps": 6}
+            settings = case._asdict() | {"max_steps": 6, "norms_every": 6, "eval_every": 6}
             settings.pop("count")
             found.add(tag_of(case, count), count, **settings)
     found.run()
@@ -224,17 +222,17 @@ def run_resumed(world, folder, rows):
         for file in (path for path in store.rglob("*") if path.is_file() and "sft" not in path.parts):
             remote.put_file(file.relative_to(store).as_posix(), file)
         found = Trainings(world, folder)
+        # the first process uploads for longer than the others' patience: TensorBoard's files, then a state's
+        found.add("patient", 2, slow=8, max_steps=5, save_every=2, eval_every=100, collective_timeout=0.1)
         for tuning in ("full", "lora"):
-            found.add(f"whole-{tuning}", 1, max_steps=5, tuning=tuning)
+            found.add(f"whole-{tuning}", 1, tuning=tuning, **SHORT)
         for row in rows:
             key = "-".join(map(str, row))
-            place = {"tuning": row.tuning, "max_steps": 5, "key": f"{folder.name}-{key}"}
+            place = {"tuning": row.tuning, **SHORT, "key": f"{folder.name}-{key}"}
             place |= {"store": bucket if row.store == "s3" else None}
             every = 2 if row.end == "kill" else 100
             found.add(f"write-{key}", row.write, row.end, 3, save_every=every, **place)
-            found.add(f"read-{key}", row.read, **place)
-        # the first process uploads for longer than the others' patience: TensorBoard's files, then a state's
-        found.add("patient", 2, slow=8, max_steps=5, save_every=2, eval_every=100, collective_timeout=0.1)
+            found.add(f"read-{key}", row.read, after=[f"write-{key}"], **place)
         found.run()
     return found
 
