@@ -1,5 +1,6 @@
 # `make smoke`: the whole pipeline on synthetic videos and small models. `make test`: lint (ruff, mypy, layers), then the
 # tests. `make test-shipped`: the numeric tests on what the CUDA image runs (Python 3.10, its lock, its torch), on a CPU.
+# `make test-recipes`: the blocks of README and docs, run whole.
 # `make test-engine`: all cases of the training engine, of which `make test` takes rows that hold every pair of factors.
 # `make bench…`: measured claims, of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the
 # alignment (`bench-align`, `bench-align-full`).
@@ -9,7 +10,7 @@ VDM ?= scenes-cogvideox
 VLM ?= tiny-qwen2.5-vl
 RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
 
-.PHONY: smoke lint test test-engine test-shipped bench bench-prior bench-prior-full bench-align bench-align-full
+.PHONY: smoke lint test test-recipes test-engine test-shipped bench bench-prior bench-prior-full bench-align bench-align-full
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,6 +43,9 @@ test: lint
 .venv-shipped/.ready: .ci/shipped docker/requirements-gpu.txt docker/images.json constraints.txt
 	.ci/shipped .venv-shipped
 	touch $@
+
+test-recipes: .venv/.ready
+	.venv/bin/pytest -q -m recipes --numprocesses auto tests/test_docs.py tests/cli/test_run_folder.py
 
 test-engine: .venv/.ready
 	.venv/bin/pytest -q -m engine tests/sft/test_engine.py

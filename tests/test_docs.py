@@ -56,6 +56,7 @@ def test_the_readme_fits_on_a_page():
     assert len(README.read_bytes()) <= 10_000
 
 
+@pytest.mark.recipes
 def test_quick_start(tmp_path):
     """The blocks of README; those that set up the checkout (`make …`) are CI's own."""
     made = [(language, text) for language, text in blocks(README) if not text.startswith("make ")]
@@ -66,6 +67,7 @@ def test_quick_start(tmp_path):
     assert len(run("python", script, tmp_path).splitlines()) == 3 * 2
 
 
+@pytest.mark.recipes
 def test_recipes(tmp_path):
     """Priors of one's own clips, reading them, tuning, rerunning a step, moving the model."""
     write_set(tmp_path / "scenes", preset="scenes", count=2, seed=5)

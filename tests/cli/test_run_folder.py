@@ -32,6 +32,7 @@ def edited(tmp_path_factory):
     return checkout
 
 
+@pytest.mark.recipes
 def test_the_first_recipe_with_uncommitted_changes(edited, tmp_path, capsys, caplog, monkeypatch):
     def cli(arguments):
         words = shlex.split(arguments)
