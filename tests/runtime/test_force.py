@@ -4,20 +4,29 @@ The computations themselves are counted, and so is what is written: every entry 
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from pkgutil import resolve_name
+from urllib.parse import urlparse
 
 import pytest
 
 from components.core.errors import TryAgainError
+from components.kubeflow.tree import ROOT
 from components.runtime.declaration import Step, declared
 from components.runtime.parameters import SharedParams, UnitParams
 from components.runtime.runner import execute, executor_input
 from components.store.file import FileBackend
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
+from tests.dataset_import.data import own
+from tests.infrastructure.faulty import RESET, FaultyProxy
 from tests.runner import metrics, run_step
+from tests.s3_server import s3_server
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
@@ -175,6 +184,44 @@ def test_the_shards_of_a_task_share_its_nonce(tasks, nonce, monkeypatch):
     for shard in (*shards, *shards, partial(start, rerun=nonce)):
         shard()
     assert computing.calls == 3
+
+
+class Pod:
+    """`dataset_import` of five clips as its container runs it, on an S3 store behind a proxy."""
+
+    def __init__(self, proxy, root, out):
+        self.proxy, self.store, self.written, self.process = proxy, "minio://main/store", Counter(), None
+        shared = {"store": self.store, "source": str(root), "params": {"processes": 1}}
+        self.request = lambda rerun: executor_input(declared("dataset_import"), out, {**shared, "rerun": rerun}, {})
+
+    def run(self, rerun, dies_at=None):
+        """Start it and return how it ended; kill it as it wants to write the entry after `dies_at` others."""
+        before = sum(self.written.values())
+
+        def fault(number, method, path):
+            if method != "PUT" or not path.endswith("/entry.json"):
+                return None
+            if sum(self.written.values()) - before == dies_at:
+                self.process.kill()
+                return RESET
+            self.written[path] += 1
+            return None
+
+        self.proxy.fault = fault
+        command = [sys.executable, "-m", "components", "dataset_import", "dataset_import"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "S3_ENDPOINT": self.proxy.endpoint}
+        self.process = subprocess.Popen([*command, json.dumps(self.request(rerun))], env=environment)
+        return self.process.wait()
+
+
+def test_a_pod_that_is_killed_and_its_retry_write_every_entry_once(tmp_path):
+    rows = [{"id": f"u{k}", "video": f"{k}.mp4", "response": f"It goes {k}."} for k in range(5)]
+    with s3_server("main"), FaultyProxy(urlparse(os.environ["S3_ENDPOINT"]).netloc) as proxy:
+        pod = Pod(proxy, own(tmp_path / "data", rows), tmp_path / "out")
+        assert pod.run("0") == 0
+        assert (pod.run("force1", dies_at=3), sum(pod.written.values())) == (-signal.SIGKILL, 5 + 3)
+        assert (pod.run("force1"), pod.run("force1")) == (0, 0)
+        assert list(pod.written.values()) == [2] * 5
 
 
 # What counts under a nonce --------------------------------------------------------------------------------------------
