@@ -31,7 +31,7 @@ from components.store.entries import Store
 _OUT = "folder of the run: logs, artifacts, KFP's cache, report, run.json, and its store unless one is given"
 _ENGINE = "process: no services; docker: each task in its image, in the engine of DOCKER_HOST"
 _IN = "INPUT=FOLDER, an artifact's folder; repeat for collected inputs"
-_RERUN = "anything but 0: check remembered files; force…: compute everything"
+_RERUN = "anything but 0: check remembered files; force…: compute everything, once for each such nonce"
 Out = Annotated[Path, Option(help=_OUT)]
 
 

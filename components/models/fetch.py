@@ -31,7 +31,7 @@ from components.models.registry import CHECKPOINTS, RECORD, Fetched, recorded
 from components.store.entries import hash_file
 
 log = logging.getLogger(__name__)
-_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*/LICENSE*"]
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE", "*/LICENSE", "LICENSE*.md"]
 _HIDDEN = [".*", "*/.*"]
 _LOG_SECONDS = 30.0
 

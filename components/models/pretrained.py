@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import DataError
+from components.store.model_files import INDEX, check_index, refuse_adapter
 
 _REMEDY = "fetch the checkpoint again"
 _NAMED = 3  # tensors in a message
@@ -56,8 +57,10 @@ def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -
 
     Raises:
         DataError: a file of the part is missing or cannot be read, there are no safetensors, or not every tensor of the
-            model is in them with its shape (one that is tied to another need not be).
+            model is in them with its shape (one that is tied to another need not be); an index names other files than
+            safetensors beside it, or an adapter lies there.
     """
+    _check_weights(folder, folder / subfolder)
     model, found = load_part(kind, folder, subfolder, use_safetensors=True, output_loading_info=True, **options)
     # diffusers takes an index of shards at its word: what a shard then lacks stays without data
     empty = {name for name, tensor in model.state_dict().items() if tensor.is_meta}
@@ -66,6 +69,18 @@ def load_weights(kind: Any, folder: Path, subfolder: str = "", **options: Any) -
         problem = f"is not whole, missing or of another shape: {', '.join(lacking[:_NAMED])}{more}"
         raise _broken(folder / subfolder, problem)
     return model
+
+
+def _check_weights(checkpoint: Path, part: Path) -> None:
+    """Refuse what the libraries would open unasked: they take an index at its word, pickles and paths included."""
+    refuse_adapter(_names(checkpoint), str(checkpoint))
+    refuse_adapter(names := _names(part), str(part))
+    for name in sorted(name for name in names if name.endswith(f".safetensors{INDEX}")):
+        check_index(part / name, names)
+
+
+def _names(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir()} if folder.is_dir() else set()
 
 
 def load_tokenizer(kind: Any, folder: Path, subfolder: str = "", **options: Any) -> Any:

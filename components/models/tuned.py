@@ -12,6 +12,7 @@ from pathlib import Path
 from components.core.errors import DataError
 from components.core.records import Ref
 from components.store.entries import Store, WorkFolder
+from components.store.model_files import check_names
 from components.store.transfer import original_name
 
 
@@ -32,7 +33,12 @@ def stow(folder: Path, work: WorkFolder) -> list[str]:
 
 
 def materialize(files: Sequence[Ref], store: Store, folder: Path) -> Path:
-    """Put verified files under their original names into `folder`, as links where possible, and return the folder."""
+    """Put verified files under their original names into `folder`, as links where possible, and return the folder.
+
+    Raises:
+        DataError: a file that no model has, by its name, or two of one name; one is missing or damaged.
+    """
+    check_names([original_name(ref) for ref in files], "the tuned model's manifest")
     folder.mkdir(parents=True, exist_ok=True)
     for ref in files:
         source, target = store.fetch(ref), folder / original_name(ref)

@@ -57,6 +57,11 @@ class Context(Generic[P, S_co]):
         self._answer: dict[str, Json] = {"artifacts": {}, "parameterValues": {}}
         self._started = time.monotonic()
 
+    @property
+    def forced(self) -> bool:
+        """Whether everything is to be computed, once for this nonce."""
+        return self.rerun.startswith("force")
+
     def has(self, name: str) -> bool:
         """Whether this form has the input."""
         return name in self._inputs
@@ -97,18 +102,22 @@ class Context(Generic[P, S_co]):
 
     def work(self, key: str, step: str = "") -> WorkFolder:
         """Return a folder to write one piece of work into."""
-        return WorkFolder(self.store, step or self.step.name, self.step.version, key)
+        forced = {self.task: self.rerun} if self.forced else {}
+        return WorkFolder(self.store, step or self.step.name, self.step.version, key, forced)
 
     def remembered(self, key: str, step: str = "") -> Entry | None:
         """Return the entry of this work, or None if it has to be computed (again), as `rerun` asks.
 
+        With a nonce `force…` an entry counts if this task computed it under the same nonce: a retry goes on where the
+        first try stopped, whatever process, shard or run that was.
+
         Raises:
             DataError: the entry is damaged and no rerun was asked for.
         """
-        if self.rerun.startswith("force"):
-            return None
         entry = self.store.entry(step or self.step.name, key, task=self.task, miss_if_damaged=self.rerun != "0")
-        if entry is not None and self.rerun != "0" and (bad := self.store.damaged(entry)):
+        if entry is None or (self.forced and entry.forced.get(self.task) != self.rerun):
+            return None
+        if self.rerun != "0" and (bad := self.store.damaged(entry)):
             log.warning("%s: computing again, damaged or missing: %s", entry.unit, ", ".join(bad))
             return None
         return entry
@@ -239,6 +248,8 @@ class Context(Generic[P, S_co]):
         wanted = {*self.step.outputs, *self.step.pages, *self._form.values}
         if missing := wanted - set(self._answer["artifacts"]) - set(self._answer["parameterValues"]):
             raise AssertionError(f"step {self.step.name} ended without its outputs {sorted(missing)}")
+        if self.forced and (count := self.counts["remembered"]):
+            log.info("%d were computed under %s before; a new nonce computes them again", count, self.rerun)
         if file := self._outputs.get("outputFile"):
             _put(Path(file), json.dumps(self._answer).encode())
 

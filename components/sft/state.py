@@ -67,7 +67,7 @@ class State:
 
 
 class ResumeStates:
-    """The states of one training; `attempt` sets those of a forced rerun apart from others."""
+    """The states of one training; `attempt` names the nonce of a forced rerun, whose states lie apart from others."""
 
     def __init__(self, backend: Backend, key: str, attempt: str = "") -> None:
         self.backend, self.root = backend, f"sft/{key}/resume"
@@ -97,6 +97,11 @@ class ResumeStates:
             match = re.match(rf"{kind}-(\d+)-", folder)
             if match and int(match[1]) <= kept[-1].step and f"{self.prefix}/{folder}" not in {s.folder for s in kept}:
                 self._delete(f"{self.prefix}/{folder}")
+
+    def begin(self) -> None:
+        """Delete the states of all other tries, unless this one has saved something: it begins anew, once."""
+        if next(self.backend.walk(self.prefix), None) is None:
+            self.clear()
 
     def clear(self) -> None:
         """Delete all states of this training, whatever the try: it is finished."""

@@ -84,13 +84,16 @@ def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[Vlm
 def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:
     from components.models.tuned import stow
     from components.sft.loop import Job
+    from components.sft.state import ResumeStates
 
     view = context.provenance["vlm_attention"].params
     seen = {name: view[name] for name in View.model_fields}
     settings = SftSettings.model_validate(context.params.model_dump() | seen)
     shared, store, model = context.shared.model_dump(include={"align_weight", "seed"}), context.store.uri, str(folder)
     # a forced training begins anew, but its own retries, which have the same nonce, go on
-    attempt = sha256(context.rerun.encode())[:16] if context.rerun.startswith("force") else ""
+    attempt = sha256(context.rerun.encode())[:16] if context.forced else ""
+    if attempt:
+        ResumeStates(context.store.backend, work.key, attempt).begin()
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
         state: Json = {"key": work.key, "attempt": attempt}
         _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -38,7 +39,7 @@ class File(Record):
 
 
 class Entry(Record):
-    """What is remembered of one piece of work: only what follows from its key."""
+    """What is remembered of one piece of work: what follows from its key, and who forced it last."""
 
     step: str
     version: str
@@ -47,6 +48,11 @@ class Entry(Record):
     reads: dict[str, Any] = Field(description="what it read, by key or content hash")
     numbers: dict[str, Any] = {}
     files: dict[str, File] = {}
+    forced: dict[str, str] = Field(
+        {},
+        exclude_if=lambda nonces: not nonces,
+        description="the last nonce `force…` of each task that computed it under one: of when it was, in no key",
+    )
 
     def ref(self, role: str, task: str) -> Ref:
         """Return the file `role` as a reference that names the task to rerun."""
@@ -169,10 +175,12 @@ class Store:
 
 
 class WorkFolder:
-    """One piece of work being written: files first, `entry.json` last."""
+    """One piece of work being written: files first, `entry.json` last; `forced` is the nonce by task, if it has one."""
 
-    def __init__(self, store: Store, step: str, version: str, key: str) -> None:
-        self.store, self.step, self.version, self.key = store, step, version, key
+    def __init__(
+        self, store: Store, step: str, version: str, key: str, forced: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.store, self.step, self.version, self.key, self.forced = store, step, version, key, dict(forced)
         self._files: dict[str, File] = {}
 
     def put(self, role: str, extension: str, data: bytes, *, scratch: bool = False) -> None:
@@ -190,7 +198,8 @@ class WorkFolder:
     def finish(self, unit: str, reads: dict[str, Any], numbers: dict[str, Any]) -> Entry:
         """Write the entry: from here on the work is remembered. Raises DataError: NaN or infinity among the numbers."""
         work = {"step": self.step, "version": self.version, "key": self.key, "unit": unit}
-        entry = Entry(**work, reads=reads, numbers=numbers, files=dict(sorted(self._files.items())))
+        files, forced = dict(sorted(self._files.items())), self._nonces()
+        entry = Entry(**work, reads=reads, numbers=numbers, files=files, forced=forced)
         try:
             data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
         except ValueError as error:
@@ -198,6 +207,11 @@ class WorkFolder:
             raise DataError(problem, source=source, remedy="look into this unit") from error
         self.store.backend.put(f"{self.step}/{self.key}/entry.json", data)
         return entry
+
+    def _nonces(self) -> dict[str, str]:
+        """Return the nonces for the entry: another task's stays, as the work is newer now than that task asked for."""
+        before = self.store.entry(self.step, self.key, miss_if_damaged=True) if self.forced else None
+        return self.forced if before is None else before.forced | self.forced
 
 
 def named_manifest(what: str, store: Store) -> tuple[bytes, str]:

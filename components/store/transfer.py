@@ -20,10 +20,12 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Ref
 from components.store.entries import Store, hash_file
+from components.store.model_files import SUFFIXES, check_content, check_model, check_names
 
 INNER = "motion_enhancer"  # beside a model's own files
 _MANIFEST = "manifest.json"
 _AGAIN = "export it again from a store that holds it"
+_READ = (".safetensors", ".png")  # what lines name beside videos
 # as the import names videos and a work folder its files; the group is the (beginning of the) content's sha256
 _OWN = re.compile(r"videos/([0-9a-f]{64})\.[^/\0]+|[a-z][a-z0-9_]*/[0-9a-f]{32}/[^/\0]+-([0-9a-f]{16})\.[^/\0]+")
 
@@ -107,13 +109,20 @@ def _inner(manifest: PriorSet | TunedModel) -> str:
 
 
 def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
-    """Return every file by its place in the folder: its path in the store, or a model file's original name."""
+    """Return every file by its place in the folder: its path in the store, or a model file's original name.
+
+    Raises DataError: a path as in `own_path`, or a file of a kind that a manifest's field does not have.
+    """
     refs = {own_path(ref, manifest.kind): ref for ref in references(manifest)}
+    read = {ref.path for ref in references(manifest.lines) if not ref.path.startswith("videos/")}
+    check_names(sorted(read), _MANIFEST, _READ)
     if isinstance(manifest, PriorSet):
         return refs
-    named = {ref.path: original_name(ref) for ref in manifest.files}
-    named |= {ref.path: f"{INNER}/{original_name(ref)}" for ref in [*manifest.aligner, *manifest.adapter, manifest.log]}
-    return {named.get(path, f"{INNER}/{path}"): ref for path, ref in refs.items()}
+    model = {ref.path: original_name(ref) for ref in manifest.files}
+    check_model(list(model.values()), _MANIFEST)
+    beside = {ref.path: original_name(ref) for ref in [*manifest.aligner, *manifest.adapter, manifest.log]}
+    check_names(list(beside.values()), _MANIFEST, ("log.jsonl", *SUFFIXES))
+    return {model.get(path) or f"{INNER}/{beside.get(path, path)}": ref for path, ref in refs.items()}
 
 
 def exported_manifest(folder: Path, kind: type[M]) -> M:
@@ -138,15 +147,19 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
 
     Without `videos`, and where the folder was exported without, the store must hold them.
 
-    Raises DataError: a file is missing or damaged, a video is in neither place, or the folder holds another kind.
+    Raises DataError: a file is missing or damaged, a video is in neither place, the folder holds another kind, or,
+    before anything is stored, a file that is neither safetensors nor JSON nor the text beside it (`model_files`).
     """
     file = _manifest_file(folder)
     manifest = parse_transferable(file.read_bytes(), str(file))
     if file.parent != folder / _inner(manifest):
         problem = f"a {manifest.kind} where none belongs"
         raise DataError(problem, source=str(file), remedy="give the folder that `export` wrote")
-    for place, ref in track(list(_places(manifest).items()), "import"):
-        if not ref.path.startswith("videos/") or (videos and (folder / place).is_file()):
+    places = _places(manifest)
+    copied = {place: ref for place, ref in places.items() if _travels(folder / place, ref, videos)}
+    _check(folder, manifest, file, copied)
+    for place, ref in track(list(places.items()), "import"):
+        if place in copied:
             _copy_in(folder / place, ref, store)
         elif store.backend.size(ref.path) != ref.bytes:
             remedy = "export and import with the videos"
@@ -154,9 +167,49 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
     return store.publish(manifest)
 
 
+def _travels(file: Path, ref: Ref, videos: bool) -> bool:
+    return not ref.path.startswith("videos/") or (videos and file.is_file())
+
+
+def _check(folder: Path, manifest: PriorSet | TunedModel, file: Path, places: dict[str, Ref]) -> None:
+    """Look at everything before anything is stored: what lies where, and what it would lead to once it is opened.
+
+    Raises DataError: a link that leads out of the folder, a file that no model has, or content as in `check_content`.
+    """
+    home = folder.resolve()
+    for one in (file, *(folder / place for place in places)):
+        if one.exists() and not one.resolve().is_relative_to(home):
+            problem, remedy = f"{one.relative_to(folder)} is a link out of the folder", "copy the folder by `cp -rL`"
+            raise DataError(problem, source=str(one), remedy=remedy)
+    if isinstance(manifest, TunedModel):
+        tops = [item for item in sorted(folder.iterdir()) if item.name != INNER and not item.name.startswith(".")]
+        files = [item for top in tops for item in (top, *sorted(top.rglob("*"))) if item.is_file()]
+        check_model([item.relative_to(folder).as_posix() for item in files], str(folder))
+    names: dict[Path, set[str]] = {}
+    for place in places:
+        names.setdefault((folder / place).parent, set()).add(PurePosixPath(place).name)
+    for place, ref in track(list(places.items()), "check"):
+        if (one := folder / place).is_file():
+            try:
+                check_content(one, names[one.parent])
+            except DataError as error:
+                if not _is_whole(one, ref):
+                    raise _damaged(one, ref) from error
+                raise
+
+
+def _is_whole(file: Path, ref: Ref) -> bool:
+    return file.is_file() and file.stat().st_size == ref.bytes and hash_file(file) == ref.sha256
+
+
+def _damaged(file: Path, ref: Ref) -> DataError:
+    problem = f"{ref.path} is {'damaged' if file.is_file() else 'missing'}"
+    return DataError(problem, source=str(file), remedy=_AGAIN)
+
+
 def _copy_in(file: Path, ref: Ref, store: Store) -> None:
     """Copy a verified file, unless the store has it with the right content (a disk may have damaged it)."""
-    if not file.is_file() or file.stat().st_size != ref.bytes or hash_file(file) != ref.sha256:
-        raise DataError(f"{ref.path} is {'damaged' if file.is_file() else 'missing'}", source=str(file), remedy=_AGAIN)
+    if not _is_whole(file, ref):
+        raise _damaged(file, ref)
     if store.backend.size(ref.path) != ref.bytes or store.content(ref.path) != ref.sha256:
         store.backend.put_file(ref.path, file)

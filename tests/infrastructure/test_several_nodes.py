@@ -58,7 +58,7 @@ def on_two_nodes(tmp_path, monkeypatch):
         yield cluster
 
 
-def tuned(tmp_path, maps, rerun="force", **settings):
+def tuned(tmp_path, maps, rerun="force-nodes", **settings):
     """The tuned model's manifest and weights."""
     store, artifact = maps
     outputs = run_step(STEP, tmp_path, store, {**PARAMS, **settings}, {"vlm": VLM}, {"maps": [artifact]}, rerun=rerun)
@@ -72,7 +72,7 @@ def test_two_nodes_train_what_one_process_trains(on_two_nodes, maps, tmp_path, m
     assert [method for method, _ in on_two_nodes.requests if method != "GET"] == ["DELETE", "POST", "DELETE"]
     assert not on_two_nodes.jobs
     monkeypatch.delenv(nodes.MANIFEST)
-    alone, alone_weights = tuned(tmp_path, maps)
+    alone, alone_weights = tuned(tmp_path, maps, rerun="force-alone")
     assert manifest.key == alone.key  # where it ran is in no key
     assert weights.keys() == alone_weights.keys()
     for name, value in weights.items():

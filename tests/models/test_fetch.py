@@ -22,6 +22,7 @@ NAME = "cogvideox-5b"
 KNOWN = CHECKPOINTS[NAME]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 UNWANTED = ["pytorch_model.bin", "weights.pt", "modeling.py", "README.md", ".gitattributes", ".hidden/config.json"]
+UNWANTED += ["LICENSE.py", "vae/LICENSE-weights.bin"]
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def upstream(tmp_path):
     for path in UNWANTED:
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(b"no")
-    (folder / "LICENSE").write_text("free")
+    for name in ("LICENSE", "LICENSE-MODEL.md", "vae/LICENSE"):
+        (folder / name).write_text("free")
     return folder
 
 

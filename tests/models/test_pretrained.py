@@ -1,6 +1,7 @@
 """A checkpoint that is not whole, or not safe to open, is refused by its folder's name before it is used."""
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -22,7 +23,7 @@ def vdm_copy(tmp_path):
 
 @pytest.fixture
 def vlm_copy(tmp_path):
-    return shutil.copytree(ensure_tiny("tiny-qwen2.5-vl"), tmp_path / "copy")
+    return shutil.copytree(ensure_tiny("tiny-qwen2.5-vl"), tmp_path / "vlm" / "copy")
 
 
 # What may have happened to a file -------------------------------------------------------------------------------------
@@ -68,6 +69,37 @@ def one_shard(file):
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, file.name)}
     file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
     tensor(names[-1])(file)
+
+
+def sharded(place):
+    """All weights lie in one shard, elsewhere; a pickle would leave a trace."""
+
+    def damage(file):
+        names, shard = list(load_file(file)), file.parent / place
+        if shard.suffix == ".bin":
+            shard.write_bytes(pickle.dumps(Trace(str(shard.with_suffix(".read")))))
+        else:
+            shutil.copyfile(file, shard)
+        file.unlink()
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, place)}
+        file.with_name(f"{file.name}.index.json").write_text(json.dumps(index))
+
+    return damage
+
+
+class Trace:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def adapted(file):
+    """Low-rank updates beside a model: transformers opens them unasked."""
+    (file.parent / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
 
 
 def renamed(file):
@@ -125,6 +157,57 @@ def test_a_language_model_that_is_not_whole_is_refused(vlm_copy, path, damage, s
     damage(vlm_copy / path)
     with pytest.raises(DataError, match=rf"{said}(.|\n)*where:  {vlm_copy}.*\n  remedy: fetch the checkpoint again"):
         load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+
+
+PICKLE, ELSEWHERE = "pytorch_model.bin", "../elsewhere.safetensors"
+NAMES = r"safetensors\.index\.json names {}, not safetensors beside it(.|\n)*save it as safetensors"
+ADAPTER = r"adapter_config\.json beside a model's own files(.|\n)*merge the adapter"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (sharded(PICKLE), NAMES.format(PICKLE)),
+        (sharded(ELSEWHERE), NAMES.format(ELSEWHERE)),
+        (sharded("gone/x.safetensors"), NAMES.format("gone/x.safetensors")),
+        (adapted, ADAPTER),
+    ],
+    ids=["pickle", "elsewhere", "below", "adapter"],
+)
+@pytest.mark.parametrize("path", ["model.safetensors", TEXT, f"transformer/{WEIGHTS}"])
+def test_weights_are_the_safetensors_of_the_folder_and_nothing_else(vdm_copy, vlm_copy, path, damage, said):
+    folder, load = (vdm_copy, lambda: load_vdm(vdm_copy, "float32", "cpu"))
+    if path == "model.safetensors":
+        folder, load = vlm_copy, lambda: load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+    (folder / path).with_name("gone").mkdir()
+    damage(folder / path)
+    with pytest.raises(DataError, match=said):
+        load()
+    assert not list(folder.rglob("*.read"))
+
+
+def test_pickles_beside_safetensors_are_never_read(vdm_copy, vlm_copy):
+    for folder in (vdm_copy, vlm_copy):
+        for file in list(folder.rglob("*.safetensors")):
+            for name in ("pytorch_model.bin", "model.bin", "diffusion_pytorch_model.bin", "training_args.bin", "x.pt"):
+                file.with_name(name).write_bytes(pickle.dumps(Trace(str(file.with_suffix(".read")))))
+    load_vdm(vdm_copy, "float32", "cpu")
+    load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+    assert not [*vdm_copy.rglob("*.read"), *vlm_copy.rglob("*.read")]
+
+
+def test_a_saved_model_names_no_code(vlm_copy, tmp_path):
+    """It could not be imported anywhere."""
+    vlm = load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+    vlm.save(vlm.model.state_dict(), vlm_copy, tmp_path / "plain", torch.float32)
+    own = {"auto_map": {"AutoConfig": "own.Config"}}
+    configured(**own)(vlm_copy / "tokenizer_config.json")
+    configured(**own)(vlm_copy / "config.json")
+    vlm = load_vlm(vlm_copy, torch.float32, "cpu", rows=False)
+    vlm.save(vlm.model.state_dict(), vlm_copy, tmp_path / "saved", torch.float32)
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        plain, saved = ((tmp_path / which / name).read_bytes() for which in ("plain", "saved"))
+        assert (json.loads(plain) == json.loads(saved)) if name.endswith("json") else plain == saved
 
 
 def test_a_checkpoints_own_code_is_never_offered(vlm_copy, monkeypatch):

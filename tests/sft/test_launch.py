@@ -14,7 +14,7 @@ import pytest
 from components.core.artifacts import TunedModel
 from components.core.errors import TryAgainError
 from components.kubeflow.tree import ROOT
-from components.runtime.runner import executor_input
+from components.runtime.runner import execute, executor_input
 from components.sft.launch import run_processes
 from components.sft.state import ResumeStates
 from components.sft.step import STEP
@@ -104,14 +104,18 @@ def test_the_death_of_the_step_ends_its_processes(tmp_path):
 # The step itself ------------------------------------------------------------------------------------------------------
 
 
+def request(world, out, rerun):
+    """What KFP's launcher hands over to the step."""
+    folder, found = world
+    params = {**FAST, "max_steps": 8, "eval_every": 1, "processes": 2, "stop_grace": 120.0}
+    shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1, "store": (folder / "store").as_uri()}
+    return executor_input(STEP, out, {"params": params, "rerun": rerun, **shared}, {"maps": found[QWEN]})
+
+
 class Group:
     """The step with two training processes, in a process group of its own."""
 
-    def __init__(self, world, out, rerun="0"):
-        folder, found = world
-        params = {**FAST, "max_steps": 8, "eval_every": 1, "processes": 2, "stop_grace": 120.0}
-        shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1, "store": (folder / "store").as_uri()}
-        given = executor_input(STEP, out, {"params": params, "rerun": rerun, **shared}, {"maps": found[QWEN]})
+    def __init__(self, given):
         command = [sys.executable, "-m", "components", "sft", "sft", json.dumps(given)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -137,15 +141,15 @@ class Group:
         return True
 
 
-def test_after_sigterm_no_process_lives_and_a_second_run_goes_on(world, tmp_path):
+def test_after_sigterm_no_process_lives_and_a_second_run_goes_on(world, tmp_path, monkeypatch):
     """A forced one: its retry has the same nonce, and so the same states."""
-    first = Group(world, tmp_path / "first", rerun="force-1")
+    first = Group(request(world, tmp_path / "first", "force-1"))
     first.read_until("step 1:")
     first.process.terminate()
     assert first.end() == 75, first.said
     assert not first.alive()
     assert "which is saved" in first.said
-    again = Group(world, tmp_path / "again", rerun="force-1")
+    again = Group(request(world, tmp_path / "again", "force-1"))
     assert again.end() == 0, again.said
     assert "resuming after step" in again.said
     model = published({"model": tmp_path / "again" / "model"}, "model", TunedModel)
@@ -154,3 +158,6 @@ def test_after_sigterm_no_process_lives_and_a_second_run_goes_on(world, tmp_path
     assert [row["step"] for row in rows] == list(range(9))
     assert list(store.backend.walk(f"sft/{model.key}/resume")) == []
     assert ResumeStates(store.backend, model.key, "other").complete() == []
+    monkeypatch.setattr("components.sft.step._launch", lambda job: pytest.fail("trained again"))
+    execute(STEP, "sft", request(world, tmp_path / "third", "force-1"))
+    assert published({"model": tmp_path / "third" / "model"}, "model", TunedModel) == model

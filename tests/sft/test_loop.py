@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from components.core.artifacts import TunedModel
 from components.core.errors import DataError, ParameterError
+from components.core.records import sha256
 from components.models.registry import ensure_tiny
 from components.models.tuned import materialize
 from components.models.vlm.example import collate
@@ -262,11 +263,11 @@ def test_held_out_is_by_video(job):
 # The step -------------------------------------------------------------------------------------------------------------
 
 
-def run(world, tmp_path, shards=(0, 1), align_weight=1.0, **params):
+def run(world, tmp_path, shards=(0, 1), align_weight=1.0, rerun="0", **params):
     folder, found = world
     params = {**FAST, "max_steps": 2, **params}
     shared, inputs = {"vlm": QWEN, "align_weight": align_weight}, {"maps": [found[QWEN][k] for k in shards]}
-    return run_step(STEP, tmp_path, folder / "store", params, shared, inputs)
+    return run_step(STEP, tmp_path, folder / "store", params, shared, inputs, rerun)
 
 
 def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monkeypatch):
@@ -289,6 +290,42 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     second = run(world, tmp_path, shards=(1, 0), save_every=7)
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
+
+
+def test_a_retry_of_a_forced_training_goes_on_from_its_own_states_alone(world, tmp_path, monkeypatch):
+    """Those of another nonce are deleted once, as it begins; the weights are those of a training in one go."""
+    steps, step, states = [], Training._step, ResumeStates(Store(str(world[0] / "store")).backend, "")
+    monkeypatch.setattr(Training, "_step", lambda self, at, stream: steps.append(at) or step(self, at, stream))
+
+    def forced(nonce):
+        steps.clear()
+        return published(run(world, tmp_path, rerun=nonce, max_steps=6, save_every=2), "model", TunedModel)
+
+    def killed(nonce):
+        def dies(self, row, speed, add=TrainingLog.add):
+            while row["step"] == 5:  # when a state is whole
+                states.prefix = f"sft/{whole.key}/resume/{sha256(nonce.encode())[:16]}"
+                if states.complete():
+                    raise KeyboardInterrupt
+            add(self, row, speed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingLog, "add", dies)
+            with pytest.raises(KeyboardInterrupt):
+                forced(nonce)
+        return {item.path.split("/")[3] for item in states.backend.walk(f"sft/{whole.key}/resume")}
+
+    whole = forced("force-whole")
+    before, own = killed("force-before"), killed("force-own")
+    assert steps == [1, 2, 3, 4, 5]  # not from a state of force-before
+    assert len(before) == len(own) == 1
+    assert before != own
+    done = forced("force-own")
+    assert steps in ([3, 4, 5, 6], [5, 6])
+    assert (done.files, done.aligner, done.log) == (whole.files, whole.aligner, whole.log)
+    assert list(states.backend.walk(f"sft/{whole.key}/resume")) == []
+    assert forced("force-own") == done
+    assert steps == []
 
 
 def test_long_samples_are_left_out_and_listed(world, tmp_path):

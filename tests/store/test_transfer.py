@@ -1,6 +1,7 @@
 """Prior sets and tuned models from one store to another by `export` and `import`: same digests, every file right."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 
 from components.core.artifacts import PriorSet, TunedModel, load_manifest, parse_manifest
 from components.core.errors import DataError
-from components.core.records import canonical_json, sha256
+from components.core.records import Ref, canonical_json, sha256
+from components.models.tuned import materialize
 from components.prior_set.reading import read_priors
 from components.sft.step import STEP
 from components.store.entries import Store
@@ -206,6 +208,189 @@ def test_a_manifest_that_is_wrong_about_a_size_is_refused(copied, tmp_path, caps
     file.write_text(text)
     assert motion_enhancer("import", folder, "--store", (tmp_path / "other").as_uri()) == 3
     assert f"{ref.path} is damaged" in capsys.readouterr().err
+
+
+# What must not come in ------------------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """A copy of an exported folder whose manifest names what somebody else put there."""
+
+    def __init__(self, folder, manifest):
+        self.folder, self.file = folder, inner(folder, manifest) / "manifest.json"
+        self.raw = json.loads(self.file.read_bytes())
+
+    def place(self, name, data, field="files"):
+        """Put a file where `export` puts one of a model's `field`, in the place of its namesake; name it."""
+        stem, _, ending = name.rpartition(".")
+        digest = sha256(data)
+        path = f"sft/{self.raw['key']}/{stem}-{digest[:16]}.{ending}"
+        ref = {"path": path, "sha256": digest, "bytes": len(data), "task": "sft"}
+        file = (self.folder if field == "files" else self.file.parent) / name
+        file.unlink(missing_ok=True)
+        file.write_bytes(data)
+        if field == "log":
+            self.raw["log"] = ref
+        else:
+            names = [original_name(Ref(**item)) for item in self.raw[field]]
+            kept = [item for item, known in zip(self.raw[field], names, strict=True) if known != name]
+            self.raw[field] = sorted([*kept, ref], key=lambda item: item["path"])
+
+    def imported(self, store):
+        """The exit code of an import of it."""
+        self.file.unlink()
+        self.file.write_bytes(canonical_json(self.raw))
+        return motion_enhancer("import", self.folder, "--store", store.uri)
+
+
+@pytest.fixture
+def foreign(copied, tmp_path):
+    folder, _, manifest = copied
+    return Foreign(folder, manifest)
+
+
+@pytest.fixture
+def refused(foreign, tmp_path, capsys):
+    """Import the folder into an empty store: it is refused with these words, and nothing of it was stored."""
+
+    def check(*words):
+        other = Store((tmp_path / "other").as_uri())
+        assert foreign.imported(other) == 3
+        said = capsys.readouterr().err
+        assert [word for word in words if word not in said] == []
+        assert "remedy:" in said
+        assert list(other.backend.walk()) == []
+
+    return check
+
+
+models = pytest.mark.parametrize("exported", ["model"], indirect=True)
+PICKLED = pickle.dumps({"weight": 1})
+
+
+@models
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("pytorch_model.bin", "files"),
+        ("modeling_own.py", "files"),
+        ("training_args.pt", "files"),
+        ("tokenizer.pkl", "files"),
+        ("weights.gguf", "files"),
+        ("setup.sh", "files"),
+        ("adapter_model.bin", "adapter"),
+        ("own.py", "adapter"),
+        ("aligner.pt", "aligner"),
+        ("log.py", "log"),
+    ],
+)
+def test_a_model_with_a_pickle_or_code_is_refused_by_name(foreign, refused, name, field):
+    foreign.place(name, PICKLED, field)
+    refused(f"{name}: refused by name", "only .safetensors, .json" if field == "files" else ".safetensors, .json")
+
+
+@models
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "custom_generate/generate.py"])
+def test_a_pickle_or_code_that_only_lies_there_is_refused_by_name(foreign, refused, name):
+    """Not of the manifest, but whoever opens the folder opens it."""
+    (foreign.folder / name).parent.mkdir(exist_ok=True)
+    (foreign.folder / name).write_bytes(PICKLED)
+    refused(f"{name}: refused by name")
+
+
+@pytest.mark.parametrize("ending", ["pkl", "py"])
+def test_a_line_with_a_pickle_or_code_is_refused_by_name(foreign, refused, ending):
+    ref = foreign.raw["lines"][0]["prior"]
+    own = f"token_selection/{'0' * 32}/prior-{sha256(PICKLED)[:16]}.{ending}"
+    ref |= {"path": own, "sha256": sha256(PICKLED), "bytes": len(PICKLED)}
+    (foreign.file.parent / own).parent.mkdir(parents=True)
+    (foreign.file.parent / own).write_bytes(PICKLED)
+    refused(f"{own}: refused by name")
+
+
+def index(**shards):
+    return {"metadata": {"total_size": 1}, "weight_map": shards}
+
+
+@models
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.safetensors", PICKLED, "model.safetensors is no safetensors file"),
+        ("model.safetensors.index.json", index(a="pytorch_model-1.bin"), "names pytorch_model-1.bin, not"),
+        ("model.safetensors.index.json", index(a="../../x.safetensors"), "names ../../x.safetensors, not"),
+        ("model.safetensors.index.json", index(a="/x.safetensors"), "names /x.safetensors, not"),
+        ("model.safetensors.index.json", index(a="model-2.safetensors"), "names model-2.safetensors, not"),
+        ("model.safetensors.index.json", {"weight_map": []}, "has no weight_map"),
+        ("pytorch_model.bin.index.json", index(a="pytorch_model-1.bin"), "names pytorch_model-1.bin, not"),
+        ("config.json", {"auto_map": {"AutoConfig": "own.Config"}}, "config.json names code: auto_map"),
+        ("config.json", {"vision_config": {"auto_map": {}}}, "config.json names code: auto_map"),
+        ("tokenizer_config.json", {"x": [{"auto_map": {}}]}, "tokenizer_config.json names code: auto_map"),
+        ("adapter_config.json", {}, "adapter_config.json beside a model's own files"),
+        ("config.json", b"{", "config.json is no JSON"),
+    ],
+)
+def test_content_that_leads_elsewhere_is_refused(foreign, refused, name, content, said):
+    foreign.place(name, content if isinstance(content, bytes) else canonical_json(content))
+    refused(said)
+
+
+@models
+def test_an_adapter_that_names_a_module_is_refused(foreign, refused):
+    """peft imports it."""
+    config = {"auto_mapping": {"base_model_class": "x", "parent_library": "antigravity"}}
+    foreign.place("adapter_config.json", canonical_json(config), "adapter")
+    refused("adapter_config.json names code: parent_library 'antigravity'")
+
+
+def test_tensors_of_a_line_that_are_none_are_refused(foreign, refused):
+    ref = foreign.raw["lines"][0]["prior"]
+    own = f"token_selection/{'0' * 32}/prior-{sha256(PICKLED)[:16]}.safetensors"
+    ref |= {"path": own, "sha256": sha256(PICKLED), "bytes": len(PICKLED)}
+    (foreign.file.parent / own).parent.mkdir(parents=True)
+    (foreign.file.parent / own).write_bytes(PICKLED)
+    refused("is no safetensors file")
+
+
+@models
+def test_two_files_of_one_name_are_refused(foreign, refused):
+    """The second would have been written through the first one's link into the store, as the model is opened."""
+    twin = next(item for item in foreign.raw["files"] if original_name(Ref(**item)) == "config.json")
+    foreign.raw["files"].append({**twin, "path": twin["path"].replace("sft/", "other/")})
+    refused("two files called config.json")
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "manifest"])
+def test_links_out_of_the_folder_are_refused(foreign, refused, exported, tmp_path, what):
+    place = {"file": "videos/{}", "folder": "videos", "manifest": "manifest.json"}[what]
+    linked = foreign.file.parent / place.format(next(foreign.file.parent.glob("videos/*")).name)
+    outside = tmp_path / "outside"
+    if what == "manifest":
+        foreign.imported = lambda store: motion_enhancer("import", foreign.folder, "--store", store.uri)
+    linked.rename(outside)
+    linked.symlink_to(outside)
+    refused("is a link out of the folder", "cp -rL")
+
+
+def test_a_link_inside_of_the_folder_and_to_it_is_none_out_of_it(copied, tmp_path):
+    folder, _, manifest = copied
+    file = next(inner(folder, manifest).glob("videos/*"))
+    file.rename(folder / ".video")
+    file.symlink_to(folder / ".video")
+    (tmp_path / "link").symlink_to(folder)
+    other = Store((tmp_path / "other").as_uri())
+    assert motion_enhancer("import", tmp_path / "link", "--store", other.uri) == 0
+    assert verified(other, manifest)
+
+
+@models
+def test_what_a_store_was_given_before_is_refused_as_it_is_opened(world, tmp_path, exported):
+    _, store, found = world
+    model = found["model"]
+    ref = model.files[0].model_copy(update={"path": f"sft/{model.key}/modeling-{model.files[0].sha256[:16]}.py"})
+    for files, said in (([*model.files, ref], "modeling.py: refused by name"), (model.files * 2, "two files called")):
+        with pytest.raises(DataError, match=said):
+            materialize(files, store, tmp_path / "opened")
 
 
 def test_other_folders_and_kinds_are_refused(world, tmp_path, capsys):

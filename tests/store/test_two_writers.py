@@ -17,7 +17,7 @@ print("ready", flush=True)
 while not Path(start).exists():
     time.sleep(0.001)
 for number in range({ROUNDS}):
-    folder = WorkFolder(store, "attention_capture", "1", "{KEY}")
+    folder = WorkFolder(store, "attention_capture", "1", "{KEY}", {{writer: f"force{{number}}"}})
     for role in ("maps", "statistics"):
         folder.put(role, "bin", f"{{role}} of {{writer}} {{number}}".encode() * 20_000)
     entry = folder.finish("unit", {{"read": "b" * 32}}, {{"writer": writer, "number": number}})
@@ -43,4 +43,5 @@ def test_both_complete_and_the_entry_is_whole_and_true_at_every_moment(store, tm
     assert [process.wait() for process in writers] == [0, 0]
     last = store.entry("attention_capture", KEY)
     assert last.numbers["number"] == ROUNDS - 1
+    assert last.forced[last.numbers["writer"]] == f"force{ROUNDS - 1}"
     assert store.damaged(last) == []

@@ -9,6 +9,7 @@ Legend: B samples, N tokens, S visual cells (t-major), L positions with logits, 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from components.models.vlm.example import IGNORED, Batch, Example, collate
 from components.models.vlm.interface import VlmPart
 from components.models.vlm.reader import Reader, open_reader
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
+from components.store.model_files import without_code
 
 _KEPT = {".json", ".jinja", ".txt", ".model"}  # what a checkpoint's folder holds beside its weights
 _SHARD = "2GB"  # a stored file passes through memory
@@ -138,13 +140,20 @@ class Vlm(Reader):
         self.model = get_peft_model(self.model, config)
 
     def save(self, weights: dict[str, Tensor], source: Path, folder: Path, dtype: torch.dtype) -> None:
-        """Write `weights` as a folder that plain `from_pretrained` opens, with the tokenizer's files of `source`."""
+        """Write `weights` as a folder that plain `from_pretrained` opens, with the tokenizer's files of `source`.
+
+        Classes of its own that a configuration of `source` names (`auto_map`) were not run, and are not named again.
+        """
         folder.mkdir(parents=True)
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in _KEPT and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, folder / file.name)
         self.model.config.dtype = dtype
         self.model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)
+        for file in folder.glob("*config*.json"):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if (kept := without_code(found)) != found:
+                file.write_text(json.dumps(kept, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def load_vlm(
