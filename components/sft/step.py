@@ -92,7 +92,7 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
     # a forced training begins anew, but its own retries, which have the same nonce, go on
     attempt = sha256(context.rerun.encode())[:16] if context.rerun.startswith("force") else ""
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        state: Json = {"key": work.key, "attempt": attempt}
+        state: Json = {"key": work.key, "attempt": attempt, "patience": context.store.patience}
         _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))
         out = Path(scratch)
         roles = {"roles": stow(out / "model", work)}

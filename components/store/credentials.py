@@ -69,6 +69,12 @@ def identity(environment: Mapping[str, str], region: str, on_aws: bool) -> Ident
     return _machine(environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "").rstrip("/") or _METADATA)
 
 
+def pod_has_role(environment: Mapping[str, str]) -> bool:
+    """Return whether a pod gets its credentials by its service account, so that its helpers need the same one."""
+    keys = all(environment.get(name) for name in _KEYS)
+    return not keys and any(environment.get(name) for name in (*_WEB, *_CONTAINER))
+
+
 def _pair(environment: Mapping[str, str], names: tuple[str, str], remedy: str) -> bool:
     """Return whether both variables are set; one alone is a ParameterError."""
     missing = [name for name in names if not environment.get(name)]
