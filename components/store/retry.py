@@ -7,6 +7,7 @@ growing intervals, then that the store answers again.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import ssl
 import time
@@ -54,7 +55,7 @@ class Patience:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             stop=tenacity.stop_before_delay(self.minutes * 60),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT_S),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT_S),
             before_sleep=lambda state: self._failed(what, state),
             reraise=True,
         )
@@ -104,7 +105,7 @@ def transient(error: Exception) -> str | None:
     if isinstance(error, urllib3.exceptions.LocationValueError):
         return None
     if isinstance(error, (urllib3.exceptions.HTTPError, ConnectionError)):
-        cut = any(isinstance(item, urllib3.exceptions.IncompleteRead) for item in error.args)
+        cut = any(isinstance(item, http.client.IncompleteRead) for item in error.args)
         return "a cut answer" if cut else _NAMES.get(type(error).__name__, type(error).__name__)
     return None
 
