@@ -25,6 +25,7 @@ from components.kubeflow.images import LOCK
 from components.kubeflow.tree import ROOT, own_part, tree_is_dirty
 from components.plan.step import STEP, forecast
 from components.runtime.declaration import declared
+from components.runtime.parameters import SharedParams
 from components.runtime.runner import executor_input, run_step, run_task
 from components.store.entries import Store
 
@@ -127,6 +128,7 @@ def step(
     shared = {key for form in found.forms or [""] for key in found.form(form).shared.model_fields} - {"store"}
     own = f"params_{name}"
     values = parse_assignments(assignments, {**dict.fromkeys(shared), own: {**found.defaults(), **parsed}})
+    values = {**SharedParams.pipeline_defaults(), **values}
     values |= {"params": values.pop(own, parsed), "store": store, "rerun": rerun}
     folders: dict[str, list[Path]] = {}
     for item in inputs or []:

@@ -19,7 +19,8 @@ def start_logging() -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("httpx").setLevel("WARNING")  # its lines hold signed addresses
+    for client in ("httpx", "urllib3"):  # their lines hold signed addresses and tokens
+        logging.getLogger(client).setLevel("WARNING")
 
 
 def run_job(name: str, action: Callable[[], None]) -> int:

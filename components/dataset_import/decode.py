@@ -17,19 +17,23 @@ from pathlib import PurePosixPath
 from components.core.errors import DataError, MotionEnhancerError
 from components.media.video import VideoInfo, probe
 from components.store.address import open_backend
-from components.store.backend import Backend
+from components.store.backend import PATIENCE, Backend
 from components.store.entries import File, hash_file
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to import: where it lies, into which store, and whether an existing copy is written again."""
+    """One file to import: where it lies, into which store, and whether an existing copy is written again.
+
+    `patience`: minutes that source and store are tried again while they do not answer.
+    """
 
     key: str
     root: str
     path: str
     store: str
     rewrite: bool
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ Work = Callable[[Job], Answer]
 
 def decode(job: Job) -> Answer:
     """Fetch, hash, decode and copy one file; expected errors are returned, not raised."""
-    source, store = open_backend(job.root), open_backend(job.store)
+    source, store = (open_backend(uri, job.patience) for uri in (job.root, job.store))
     try:
         return _decode(job, source, store)
     except MotionEnhancerError as error:

@@ -20,7 +20,7 @@ from components.core.text import clean
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams
 from components.store.address import open_backend
-from components.store.backend import Listed
+from components.store.backend import PATIENCE, Listed
 
 _CAPTIONS = "MotionBenchCaption-train/train.jsonl"
 _FOLDERS = ("", "videos")  # of JSONL and conversations
@@ -148,9 +148,9 @@ class Source:
         return f"{self.protocol}: {name}" if self.protocol else name
 
 
-def list_source(uri: str) -> list[Listed]:
-    """List every file of a source, by path; ParameterError if nothing is there."""
-    listed = list(open_backend(uri).walk())
+def list_source(uri: str, patience: float = PATIENCE) -> list[Listed]:
+    """List every file of a source, by path; ParameterError if nothing is there. `patience`: as of `open_backend`."""
+    listed = list(open_backend(uri, patience).walk())
     if not listed:
         remedy = "give a folder or minio:// prefix that holds a data set"
         raise ParameterError("no files there", source=f"source {uri}", remedy=remedy)
@@ -167,10 +167,13 @@ def file_key(step: Step[Any], reads: Json) -> str:
     return step.key(StepParams(), {}, {}, reads)
 
 
-def read_source(uri: str, layout: LayoutName, instructions: Sequence[str], protocol: str = "") -> Source:
+def read_source(
+    uri: str, layout: LayoutName, instructions: Sequence[str], protocol: str = "", patience: float = PATIENCE
+) -> Source:
     """Read all rows of a source, grouped by video file; single bad rows are in `rejected`.
 
     The layout `auto` is the one whose files are there. Without a benchmark's protocol, training samples are read.
+    `patience`: as of `open_backend`.
 
     Raises:
         ParameterError: no layout or several fit, or an instruction that no model should read.
@@ -180,7 +183,8 @@ def read_source(uri: str, layout: LayoutName, instructions: Sequence[str], proto
         cleaned = [clean(text, "params_dataset_import.template_instructions") for text in instructions]
     except DataError as error:
         raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
-    rows = Rows(open_backend(uri), {item.path: item for item in list_source(uri)}, cleaned, protocol)
+    listed = {item.path: item for item in list_source(uri, patience)}
+    rows = Rows(open_backend(uri, patience), listed, cleaned, protocol)
     chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
     root, videos = rows.backend.uri, []

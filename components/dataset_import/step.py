@@ -97,15 +97,15 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
     """Read the training source, or every benchmark of the list."""
-    params, shared = context.params, context.shared
+    params, shared, patience = context.params, context.shared, context.store.patience
     if isinstance(shared, Training):
-        return [read_source(shared.source, params.layout, params.template_instructions)]
+        return [read_source(shared.source, params.layout, params.template_instructions, patience=patience)]
     parsed = [parse_benchmark(item) for item in shared.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
         problem = f"protocol named twice: {sorted(repeated)}"
         raise ParameterError(problem, source="benchmarks", remedy="give one source per protocol")
-    return [read_source(uri, "auto", params.template_instructions, protocol) for protocol, uri in parsed]
+    return [read_source(uri, "auto", params.template_instructions, protocol, patience) for protocol, uri in parsed]
 
 
 def _units(context: Context[Params], sources: Sequence[Source]) -> tuple[list[Unit], list[Failure]]:
@@ -129,7 +129,8 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
     entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
     todo = [unit for key, unit in by_key.items() if key not in entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
-    jobs = [Job(unit.key, unit.source.root, unit.video.path, context.store.uri, rewrite) for unit in todo]
+    store = (context.store.uri, rewrite, context.store.patience)
+    jobs = [Job(unit.key, unit.source.root, unit.video.path, *store) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
@@ -162,7 +163,7 @@ def _finish(context: Context[Params], unit: Unit, decoded: Decoded) -> Entry:
 
 def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str) -> File:
     """Copy a mask under a key of its content: its place in the manifest must not depend on where the source lay."""
-    data = open_backend(root).get(path)
+    data = open_backend(root, context.store.patience).get(path)
     if data is None:
         raise DataError("the mask is gone since the source was listed", source=f"{root}/{path}", remedy="run again")
     reads = {"video": video_sha256, "mask": sha256(data)}

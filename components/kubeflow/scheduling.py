@@ -20,7 +20,16 @@ from components.core.errors import ParameterError
 
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 USER = 65532  # the images' own user and group
-SECRET_KEYS = {"endpoint": "S3_ENDPOINT", "accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY"}
+SECRET_KEYS = {"endpoint": "S3_ENDPOINT"}
+# without keys the role of the pod's service account counts; what each is: components/store/connection.py
+OPTIONAL_KEYS = {
+    "accesskey": "S3_ACCESS_KEY",
+    "secretkey": "S3_SECRET_KEY",
+    "sessiontoken": "S3_SESSION_TOKEN",
+    "region": "S3_REGION",
+    "addressing": "S3_ADDRESSING",
+    "cabundle": "S3_CA_BUNDLE",
+}
 MODELS = "/models"
 TMP = "/tmp"  # where the images write temporary files
 # Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
@@ -164,6 +173,7 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
     if profile.retries:
         task.set_retry(profile.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
     kubernetes.use_secret_as_env(task, profile.store_secret, SECRET_KEYS)
+    kubernetes.use_secret_as_env(task, profile.store_secret, OPTIONAL_KEYS, optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images are named by digest
     kubernetes.set_timeout(task, profile.timeout)

@@ -13,7 +13,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.kubeflow import scheduling
-from components.kubeflow.scheduling import MODELS, PROFILE, SECRET_KEYS, TMP, USER, Profile
+from components.kubeflow.scheduling import MODELS, OPTIONAL_KEYS, PROFILE, SECRET_KEYS, TMP, USER, Profile
 from components.sft.nodes import MANIFEST
 
 SCRATCH = "/scratch"
@@ -32,6 +32,7 @@ def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.Pipeline
     kubernetes.mount_pvc(task, pvc_name=profile.scratch_claim, mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
     kubernetes.use_field_path_as_env(task, "POD_UID", "metadata.uid")
+    kubernetes.use_field_path_as_env(task, "POD_SERVICE_ACCOUNT", "spec.serviceAccountName")
     task.set_env_variable("TMPDIR", SCRATCH)
     manifest = train_job(profile, task.container_spec.image, gpus)
     return task.set_env_variable(MANIFEST, json.dumps(manifest, separators=(",", ":")))
@@ -58,10 +59,7 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                 # nodes, rank and rendezvous come from Trainer's PET_ variables
                 "command": ["python", "-m", "torch.distributed.run"],
                 "args": ["-m", "components.sft.loop"],
-                "env": [
-                    {"name": name, "valueFrom": {"secretKeyRef": {"name": profile.store_secret, "key": key}}}
-                    for key, name in SECRET_KEYS.items()
-                ],
+                "env": [_from_secret(profile, key, name) for key, name in {**SECRET_KEYS, **OPTIONAL_KEYS}.items()],
                 "resourcesPerNode": {
                     "requests": {
                         "cpu": str(scheduling.GPU_CPU * gpus),
@@ -75,6 +73,11 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
             "runtimePatches": [patch],
         },
     }
+
+
+def _from_secret(profile: Profile, key: str, name: str) -> dict[str, Any]:
+    reference = {"name": profile.store_secret, "key": key, **({"optional": True} if key in OPTIONAL_KEYS else {})}
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _pod(profile: Profile, gpus: int) -> dict[str, Any]:

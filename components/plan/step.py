@@ -98,7 +98,7 @@ def forecast(context: Context[StepParams, Any]) -> None:
     videos: list[int] = []  # bytes of each
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
-        context.value("source_digest", source_digest(list_source(shared.source)))
+        context.value("source_digest", source_digest(list_source(shared.source, context.store.patience)))
         extraction = _Extraction(context, params, models["vdm"])
         videos += [video.file.size for video in extraction.source.videos if video.file is not None]
         parts.append(extraction.forecast())
@@ -110,7 +110,7 @@ def forecast(context: Context[StepParams, Any]) -> None:
         parts.append(page.prior_set(found))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
-        benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks)
+        benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks, context.store.patience)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
         counts = _counts(context, models["vlm"], params["sft"])
@@ -121,17 +121,17 @@ def forecast(context: Context[StepParams, Any]) -> None:
     context.page("plan", document(*parts))
 
 
-def _read(params: Any, uri: str, protocol: str = "") -> Source:
+def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
     layout = "auto" if protocol else params.layout
-    return read_source(uri, layout, params.template_instructions, protocol)
+    return read_source(uri, layout, params.template_instructions, protocol, patience)
 
 
-def _benchmarks(params: Any, benchmarks: list[str]) -> tuple[str, str]:
+def _benchmarks(params: Any, benchmarks: list[str], patience: float) -> tuple[str, str]:
     lines, digests = [], []
     for protocol, uri in map(parse_benchmark, benchmarks):
-        source = _read(params, uri, protocol)
+        source = _read(params, uri, patience, protocol)
         rows = [row for video in source.videos for row in video.rows]
-        digests.append([protocol, source_digest(list_source(uri))])
+        digests.append([protocol, source_digest(list_source(uri, patience))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
     return sha256(canonical_json(digests)), page.benchmarks(lines)
 
@@ -156,7 +156,7 @@ class _Extraction:
     ) -> None:
         self.context, self.shared, self.store = context, context.shared, context.store
         self.params, self.model = params, model
-        self.source = _read(params["dataset_import"], context.shared.source)
+        self.source = _read(params["dataset_import"], context.shared.source, self.store.patience)
 
     def forecast(self) -> str:
         """Return the page's part about them."""
@@ -242,7 +242,8 @@ class _Extraction:
         key = sha256(canonical_json(reads))[:32]
         if (entry := self._entry("plan", key)) is not None:
             return int(entry.numbers["frames"])
-        backend = open_backend(self.source.root)  # one of its own: threads cannot share the folder of its downloads
+        # one of its own: threads cannot share the folder of its downloads
+        backend = open_backend(self.source.root, self.store.patience)
         try:
             path = backend.local(video.path)
             if path is None:

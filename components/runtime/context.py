@@ -49,7 +49,7 @@ class Context(Generic[P, S_co]):
         }
         self.params = validated(step.params, params, f"params_{step.name}")
         self.shared = validated(self._form.shared, values, f"parameters of {task}")  # type: ignore[assignment]
-        self.store = Store(self.shared.store)
+        self.store = Store(self.shared.store, self.shared.store_patience)
         self.models: dict[str, ModelId] = {}
         self.provenance: dict[str, StepRecord] = {}
         self.left_out: list[Failure] = []

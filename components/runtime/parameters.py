@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from components.core.errors import ParameterError
 from components.core.records import Json
 from components.core.text import TextChoice
+from components.store.backend import PATIENCE
 
 M = TypeVar("M", bound="Parameters")
 P = TypeVar("P", bound="StepParams")
@@ -103,6 +104,11 @@ StoreUri = Annotated[
     address("where all work is kept: file:///folder or minio://bucket/prefix"),
     PipelineDefault("minio://motion-enhancer/store"),
 ]
+StorePatience = Annotated[
+    float,
+    operational(gt=0, le=1440, description="minutes that a task tries again while the store does not answer"),
+    PipelineDefault(PATIENCE),
+]
 # models enter keys by their digest, whatever name or folder they came from
 Vdm = Annotated[
     str, address("video diffusion model: a registry name or a diffusers folder"), PipelineDefault("cogvideox-5b")
@@ -158,6 +164,7 @@ class SharedParams(Parameters):
     """Base of the shared parameters that a step reads: every step reads the store."""
 
     store: StoreUri
+    store_patience: StorePatience
 
     @classmethod
     def pipeline_defaults(cls) -> Json:

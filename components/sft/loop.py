@@ -37,6 +37,7 @@ from components.sft.settings import SftSettings
 from components.sft.speed import Meter
 from components.sft.state import ResumeStates, State, StateSaver, read_numbers, read_tensors
 from components.sft.tracking import Row, TrainingLog, check_tracker
+from components.store.backend import PATIENCE
 from components.store.entries import Store
 from components.store.tensors import pack
 
@@ -52,6 +53,7 @@ class Job(Record):
     seed: int
     vlm: str
     store: str
+    patience: float = PATIENCE  # minutes that the store is tried again
     key: str
     attempt: str = ""
     lines: list[VlmLine]
@@ -70,7 +72,8 @@ def train(job: Job) -> list[Row]:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     try:
-        with listening() as stop, joined(job.settings.collective_timeout) as processes:
+        # another process may be trying the store again
+        with listening() as stop, joined(job.settings.collective_timeout + job.patience) as processes:
             training = Training(job, processes, stop)
             try:
                 return training.run()
@@ -85,7 +88,7 @@ class Training:
     """One training: model, data, optimizer and log."""
 
     def __init__(self, job: Job, processes: Processes, stop: Stop) -> None:
-        self.job, self.settings, self.store = job, job.settings, Store(job.store)
+        self.job, self.settings, self.store = job, job.settings, Store(job.store, job.patience)
         self.processes, self.stop, self.out = processes, stop, Path(job.out)
         settings, seed, aligned = job.settings, job.seed, job.align_weight > 0
         if settings.global_batch % processes.count:

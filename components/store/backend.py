@@ -10,6 +10,8 @@ from typing import Protocol
 
 from components.core.errors import ParameterError, TryAgainError
 
+PATIENCE = 15.0  # minutes that a store which does not answer is asked again
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -21,6 +21,7 @@ from components.core.artifacts import M, Manifest, parse_manifest
 from components.core.errors import DataError, ParameterError
 from components.core.records import Record, Ref, canonical_json, sha256
 from components.store.address import open_backend
+from components.store.backend import PATIENCE
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ class Entry(Record):
 
 
 class Store:
-    """Typed access to one store root."""
+    """Typed access to one store root; a store that does not answer is tried again for `patience` minutes."""
 
-    def __init__(self, uri: str) -> None:
-        self.backend = open_backend(uri)
+    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
+        self.backend, self.patience = open_backend(uri, patience), patience
         self.uri = self.backend.uri
 
     def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:

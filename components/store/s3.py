@@ -1,8 +1,8 @@
-"""Any S3 endpoint through the `minio` client. Endpoint and keys come from the environment, never from a parameter.
+"""A prefix of a bucket of any S3 endpoint, through the `minio` client; `connection.py` reads how, from the environment.
 
-`S3_ENDPOINT` (URL, http or https), `S3_ACCESS_KEY`, `S3_SECRET_KEY`, optional `S3_REGION`. Transient errors
-(connection, 5xx, slow down) are retried inside the process; one that stays is `TryAgainError`; wrong credentials, a
-missing bucket or an endpoint that is no S3 server `ParameterError`.
+Faults that may heal are tried again inside the process (`retry.py`); one that stays is `TryAgainError`. Credentials,
+region or certificates that do not fit, a missing bucket or an endpoint that is no S3 server are `ParameterError`. No
+message holds a key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shutil
-import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,29 +22,26 @@ from typing import Any, TypeVar
 from urllib.parse import urlparse
 from xml.etree.ElementTree import ParseError
 
-import tenacity
 import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from components.core.errors import ParameterError, TryAgainError
-from components.store.backend import Backend, Listed, disk_error
+from components.core.errors import ParameterError
+from components.store.backend import PATIENCE, Backend, Listed, disk_error
+from components.store.connection import Connection, region_of
+from components.store.retry import Patience, TransientError, transient
 
 T = TypeVar("T")
 
 _MISSING = {"NoSuchKey", "NoSuchObject"}
-_DENIED = {"AccessDenied", "AccountProblem", "UserSuspended", "InvalidToken", "ExpiredToken"}
-_DENIED |= {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_DENIED = {"AccessDenied", "AccountProblem", "UserSuspended", "InvalidToken", "InvalidAccessKeyId"}
+_DENIED |= {"SignatureDoesNotMatch", "UnauthorizedAccess", "AllAccessDisabled"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted"}
-_LATER_STATUS = {408, 429}
-_ATTEMPTS = 5
+_EXPECTED = re.compile(r"expecting '([\w-]+)'|<Region>([\w-]+)</Region>|<Endpoint>([\w.-]+)</Endpoint>")
 _NO_S3 = "check S3_ENDPOINT (http or https, host, port) and any proxy before it"
-
-
-class _TransientError(Exception):
-    """A fault that the same call may not meet again."""
 
 
 def _seconds(moment: datetime | None) -> float:
@@ -53,40 +49,19 @@ def _seconds(moment: datetime | None) -> float:
     return time.time() if moment is None else moment.timestamp()
 
 
-def _connection() -> Callable[[], Minio]:
-    """Return how to make a client for the endpoint and keys of the environment; tried once."""
-    scheme, _, place = os.environ["S3_ENDPOINT"].partition("://")
-    example = "e.g. https://minio.example:9000"
-    if scheme.lower() not in ("http", "https") or not place:
-        raise ParameterError("S3_ENDPOINT is no http(s) URL", source="environment", remedy=example)
-    if "@" in place:  # not shown: it holds a password
-        remedy = f"{example}; keys: S3_ACCESS_KEY, S3_SECRET_KEY"
-        raise ParameterError("S3_ENDPOINT holds a user", source="environment", remedy=remedy)
-    keys, region = (os.environ["S3_ACCESS_KEY"], os.environ["S3_SECRET_KEY"]), os.environ.get("S3_REGION", "us-east-1")
-    times = urllib3.Timeout(connect=10, read=60)
-
-    def connect() -> Minio:
-        pool = urllib3.PoolManager(timeout=times, maxsize=16, retries=False)
-        return Minio(place, *keys, secure=scheme.lower() == "https", region=region, http_client=pool)
-
-    try:
-        connect()
-    except ValueError as error:  # a path, a bad port, a bad region
-        problem = f"S3_ENDPOINT={scheme}://{place}, region {region}: {error}"
-        remedy = f"{example} (S3_REGION: as the server calls it)"
-        raise ParameterError(problem, source="environment", remedy=remedy) from error
-    return connect
-
-
 class MinioBackend:
     """One prefix of one bucket."""
 
-    def __init__(self, connect: Callable[[], Minio], bucket: str, prefix: str) -> None:
-        self._connect, self.bucket, self.prefix = connect, bucket, prefix
+    def __init__(self, connection: Connection, bucket: str, prefix: str, minutes: float = PATIENCE) -> None:
+        self.connection, self.bucket, self.prefix, self.minutes = connection, bucket, prefix, minutes
         self.uri = f"minio://{bucket}" + (f"/{prefix}" if prefix else "")
-        self._client, self._client_of = connect(), os.getpid()
+        self._patience = Patience(minutes, self.uri)
+        self._client, self._client_of = self._connect(), os.getpid()
         self._folder: Path | None = None
         self._folder_of = 0
+
+    def _connect(self) -> Minio:
+        return self.connection.client(Patience(self.minutes, self.uri))
 
     @property
     def client(self) -> Minio:
@@ -107,87 +82,74 @@ class MinioBackend:
         return self._folder
 
     @classmethod
-    def from_environment(cls, uri: str) -> MinioBackend:
-        """Open `minio://bucket/prefix` with the endpoint and keys of the environment."""
+    def from_environment(cls, uri: str, minutes: float = PATIENCE) -> MinioBackend:
+        """Open `minio://bucket/prefix` as the environment says; a store that is away is tried for `minutes`."""
         parsed, source = urlparse(uri), f"store={uri}"
-        missing = [name for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY") if not os.environ.get(name)]
-        if missing:
-            problem = f"no {', '.join(missing)} in the environment"
-            remedy = "set them (a Kubernetes secret on a cluster)"
-            raise ParameterError(problem, source=source, remedy=remedy)
+        connection = Connection.from_environment()
         if not parsed.netloc:
             raise ParameterError("no bucket in the address", source=source, remedy="use minio://bucket/prefix")
         if not _BUCKET.fullmatch(parsed.netloc):
             problem = f"no bucket can be called {parsed.netloc!r}"
             raise ParameterError(problem, source=source, remedy="3 to 63 of a-z, 0-9, . and -")
-        return cls(_connection(), parsed.netloc, parsed.path.strip("/"))
+        return cls(connection, parsed.netloc, parsed.path.strip("/"), minutes)
 
     def _name(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path
 
     def _call(self, what: str, action: Callable[[], T]) -> T | None:
-        """Run one request with retries; a missing object is None."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_TransientError),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-            reraise=True,
-        )
-        try:
-            return retrying(self._once, what, action)
-        except _TransientError as error:
-            problem = f"{what} failed {_ATTEMPTS} times: {error}"
-            raise TryAgainError(problem, source=self.uri, remedy="run again when the store answers") from error
+        """Do something with the store, again where its answer was cut; a missing object is None."""
+        return self._patience(what, lambda: self._once(what, action))
 
     def _once(self, what: str, action: Callable[[], T]) -> T | None:
         try:
             return action()
-        except S3Error as error:
-            if error.code in _MISSING:
-                return None
-            raise self._refusal(what, error) from error
-        except InvalidResponseError as error:
-            raise self._bare(what, error._code) from error
-        except ServerError as error:
-            raise self._bare(what, error.status_code) from error
         except (ParseError, UnicodeDecodeError) as error:
             raise self._wrong(f"{what}: the answer is none of an S3 server", _NO_S3) from error
-        except urllib3.exceptions.SSLError as error:
-            if error.args and isinstance(error.args[0], (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # hung up
-                raise _TransientError(type(error).__name__) from error
-            remedy = f"{_NO_S3}; name an authority of your own in SSL_CERT_FILE"
-            raise self._wrong(f"{what}: {error}", remedy) from error
-        except (urllib3.exceptions.HTTPError, ConnectionError) as error:
-            raise _TransientError(type(error).__name__) from error
+        except (MinioException, urllib3.exceptions.HTTPError, ConnectionError) as error:
+            if (reason := transient(error)) is not None:
+                raise TransientError(reason) from error
+            if isinstance(error, S3Error) and error.code in _MISSING:
+                return None
+            raise self._refusal(what, error) from error
 
     def _wrong(self, problem: str, remedy: str) -> ParameterError:
         return ParameterError(problem, source=self.uri, remedy=remedy)
 
-    def _refusal(self, what: str, error: S3Error) -> Exception:
+    def _refusal(self, what: str, error: Exception) -> Exception:
+        """Return the error that an answer stands for which asking again would not change."""
+        if isinstance(error, S3Error) and error.code is not None:
+            return self._refused(what, error)
+        if isinstance(error, S3Error):  # a page that happens to be XML
+            return self._wrong(f"{what}: HTTP {error.response.status} without an S3 error", _NO_S3)
+        if isinstance(error, (InvalidResponseError, ServerError)):  # a proxy, or another server
+            status = error._code if isinstance(error, InvalidResponseError) else error.status_code
+            return self._wrong(f"{what}: HTTP {status} without an S3 error", _NO_S3)
+        remedy = f"{_NO_S3}; name an authority of your own in S3_CA_BUNDLE"
+        return self._wrong(f"{what}: {error}", remedy)
+
+    def _refused(self, what: str, error: S3Error) -> Exception:
         """Return the error that S3's own document stands for."""
-        if error.code is None:  # a page that happens to be XML
-            return self._bare(what, error.response.status)
+        if (region := _named_region(error)) and region != self.connection.region:
+            problem = f"{what}: the bucket is in region {region}, this request was for {self.connection.region}"
+            return self._wrong(problem, f"set S3_REGION={region} (key `region` of the secret)")
+        if error.code == "NoSuchUpload":  # the end of an upload, tried again after its answer was lost
+            return TransientError("the upload is gone")
+        if error.code in _EXPIRED:
+            return self._wrong(f"{what}: {error.code}, the credentials have expired", self.connection.identity.remedy)
         if error.code in _DENIED:
-            return self._wrong(f"{what}: {error.code}", "check S3_ACCESS_KEY and S3_SECRET_KEY")
+            return self._wrong(f"{what}: {error.code}", self.connection.identity.remedy)
+        if error.code in _SKEWED:
+            return self._wrong(f"{what}: {error.code}", "set the clock of this machine")
         if error.code == "NoSuchBucket":
             return self._wrong(f"bucket {self.bucket!r} does not exist", "create it")
-        # a client error stays one however often it is asked, but for the two that mean "later"
-        if 400 <= error.response.status < 500 and error.code not in _LATER:
-            return self._wrong(f"{what}: {error.code}", "check S3_ENDPOINT, S3_REGION and the bucket")
-        return _TransientError(f"{error.code}")
-
-    def _bare(self, what: str, status: int) -> Exception:
-        """Return the error of an answer without S3's document: a proxy or another server, unless it means "later"."""
-        if status >= 500 or status in _LATER_STATUS:
-            return _TransientError(f"HTTP {status}")
-        return self._wrong(f"{what}: HTTP {status} without an S3 error", _NO_S3)
+        return self._wrong(f"{what}: {error.code}", "check S3_ENDPOINT, S3_REGION, S3_ADDRESSING and the bucket")
 
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None."""
         return self.read(path, 0, 0)
 
     def read(self, path: str, offset: int, length: int) -> bytes | None:
-        """Return up to `length` bytes (0: all) from `offset` on, or None."""
+        """Return up to `length` bytes (0: all) from `offset` on, or None; a cut answer counts as none."""
 
         def action() -> bytes:
             response = self.client.get_object(self.bucket, self._name(path), offset=offset, length=length)
@@ -220,7 +182,10 @@ class MinioBackend:
 
     def _download(self, path: str, target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.client.fget_object(self.bucket, self._name(path), str(target))
+        found = self.client.fget_object(self.bucket, self._name(path), str(target))
+        if (size := target.stat().st_size) != found.size:
+            target.unlink()
+            raise TransientError(f"{size} of {found.size} bytes")
         return target
 
     def release(self, path: str) -> None:
@@ -281,3 +246,13 @@ class MinioBackend:
             return True
 
         return self._call("make the bucket", action) is True
+
+
+def _named_region(error: S3Error) -> str:
+    """Return the region that a refusal names as the bucket's, or nothing."""
+    if error.response.status not in (301, 307, 400, 403):
+        return ""
+    if header := error.response.headers.get("x-amz-bucket-region"):
+        return str(header)
+    found = _EXPECTED.search((error.response.data or b"").decode(errors="replace"))
+    return (found[1] or found[2] or region_of(found[3])) if found else ""

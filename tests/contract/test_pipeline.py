@@ -107,7 +107,7 @@ def test_local_runs_ask_for_nothing_of_a_cluster(documents):
 
 def test_a_wrong_wire_fails_at_compile_time():
     def wrong():
-        shared = {"store": "z", "rerun": "0"}
+        shared = {"store": "z", "store_patience": 1.0, "rerun": "0"}
         imported = component(declared("dataset_import"), form="training")
         videos = imported(source="x", source_digest="y", params={"max_failed": 0.5}, **shared).outputs["videos"]
         shared |= {"shard": "0/1", "vdm": "x", "num_steps": 1, "text": "both", "seed": 1, "params": {"rows": 2}}

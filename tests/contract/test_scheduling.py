@@ -12,7 +12,9 @@ from tests.contract.specs import container, definition, leaves, load, parameters
 
 IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
 CPU = ("--profile", "cpu")
-SECRETS = {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
+SECRETS = {"endpoint": "S3_ENDPOINT"}
+OPTIONAL = {"accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY", "sessiontoken": "S3_SESSION_TOKEN"}
+OPTIONAL |= {"region": "S3_REGION", "addressing": "S3_ADDRESSING", "cabundle": "S3_CA_BUNDLE"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
 CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
 
@@ -46,6 +48,11 @@ def mounted(pod):
     return claims | {item["mountPath"]: item.get("medium", "disk") for item in pod.get("emptyDirMounts", [])}
 
 
+def pairs(secret):
+    """Variables by the keys of a secret."""
+    return {pair["secretKey"]: pair["envVar"] for pair in secret["keyToEnv"]}
+
+
 def test_gpu_steps_get_what_a_gpu_node_needs_and_no_other_step_does(compiled):
     found = list(scheduled(compiled()))
     assert {one.on_gpu for one in found} == {True, False}
@@ -65,7 +72,9 @@ def test_gpu_steps_get_what_a_gpu_node_needs_and_no_other_step_does(compiled):
 def test_every_task_is_bounded_and_not_root_and_has_the_store(compiled, options):
     for one in scheduled(compiled(*options)):
         assert one.pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
-        assert {pair["envVar"] for item in one.pod["secretAsEnv"] for pair in item["keyToEnv"]} == SECRETS
+        wanted, optional = one.pod["secretAsEnv"]
+        assert [pairs(wanted), pairs(optional)] == [SECRETS, OPTIONAL]
+        assert (wanted.get("optional", False), optional["optional"]) == (False, True)
         assert int(one.pod["activeDeadlineSeconds"]) > 0
         assert one.task["retryPolicy"]["maxRetryCount"] > 0
         resources = one.container["resources"]
@@ -87,7 +96,7 @@ def test_options_reach_their_tasks(compiled):
     for one in scheduled((spec, platform)):
         assert one.pod["activeDeadlineSeconds"] == "60"
         assert one.task["retryPolicy"]["maxRetryCount"] == 5
-        assert [item["secretName"] for item in one.pod["secretAsEnv"]] == ["other-secret"]
+        assert {item["secretName"] for item in one.pod["secretAsEnv"]} == {"other-secret"}
         assert mounted(one.pod).get("/models", "other-claim") == "other-claim"
         labels, selector = one.pod.get("podMetadata", {}).get("labels", {}), one.pod.get("nodeSelector", {})
         assert labels == ({"kueue.x-k8s.io/queue-name": "gpus"} if one.on_gpu else {})

@@ -26,9 +26,9 @@ ONE = {"processes": 1}
 ASKED = {"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A"}
 
 
-def train(tmp_path, source, store=None, params=None, rerun="0"):
+def train(tmp_path, source, store=None, params=None, rerun="0", **shared):
     store, params = store or tmp_path / "store", ONE | (params or {})
-    return run_step(STEP, tmp_path, store, params, {"source": str(source)}, rerun=rerun, form="training")
+    return run_step(STEP, tmp_path, store, params, {"source": str(source), **shared}, rerun=rerun, form="training")
 
 
 def bench(tmp_path, *benchmarks, params=None):
@@ -263,11 +263,10 @@ def test_a_store_that_is_away_is_no_bad_file(tmp_path, monkeypatch):
     root = two(tmp_path / "data")
     for name, value in {"S3_ENDPOINT": f"http://127.0.0.1:{closed_port()}", **KEYS}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    answer = decode(Job("k", root.as_uri(), "a.mp4", "minio://main/x", False))
+    answer = decode(Job("k", root.as_uri(), "a.mp4", "minio://main/x", False, 0.01))
     assert isinstance(answer, TryAgainError)
     with pytest.raises(TryAgainError):
-        train(tmp_path, root, store="minio://main/x")
+        train(tmp_path, root, store="minio://main/x", store_patience=0.01)
 
 
 # Benchmarks -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A proxy in front of an S3 server that forwards every request as it came, but for the faults that a test asks for."""
 
+import collections
 import http.client
 import socket
 import struct
@@ -7,14 +8,23 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-RESET, UNAVAILABLE, TRUNCATE = "reset", "503", "truncate"
+# a connection that breaks before the request is done, or after it; no answer (for three seconds); 503, 429; half of the
+# body, with and without the length of the whole
+RESET, LOST, HANG, UNAVAILABLE, THROTTLED = "reset", "lost", "hang", "503", "429"
+TRUNCATE, UNMEASURED = "truncate", "unmeasured"
+HANG_S = 3.0
 
 
 class FaultyProxy:
-    """`fault(number, method, path)`, for requests from 1 on, returns a fault's name, seconds to wait, or None."""
+    """`fault(number, method, path)`, for requests from 1 on, returns a fault's name, seconds to wait, or None.
 
-    def __init__(self, target, fault=lambda number, method, path: None):
-        self.fault, self.count, self.made, self._lock = fault, 0, 0, threading.Lock()
+    `done` counts the requests by method and path that the server answered with success, whatever came of the answer.
+    `keys` is how many objects a page of a listing holds, where that is not the client's wish.
+    """
+
+    def __init__(self, target, fault=lambda number, method, path: None, keys=None):
+        self.target, self.fault, self.count, self.made, self._lock = target, fault, 0, 0, threading.Lock()
+        self.done, self.keys, self.down, self.port = collections.Counter(), keys, False, 0
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,49 +37,72 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 with proxy._lock:
                     proxy.count += 1
-                    fault = proxy.fault(proxy.count, self.command, self.path)
+                    fault = RESET if proxy.down else proxy.fault(proxy.count, self.command, self.path)
                     proxy.made += fault is not None
                 if isinstance(fault, (int, float)):
                     time.sleep(fault)
-                if fault == RESET:
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
-                    self.close_connection = True
-                    return
-                if fault == UNAVAILABLE:
-                    self.send_response(503)
+                if fault == HANG:
+                    time.sleep(HANG_S)
+                if fault in (RESET, HANG):
+                    self.reset()
+                elif fault in (UNAVAILABLE, THROTTLED):
+                    self.send_response(int(fault))
                     self.send_header("Content-Length", "0")
                     self.end_headers()
-                    return
-                self.hand_on(body, truncate=fault == TRUNCATE)
+                else:
+                    self.hand_on(body, fault)
 
-            def hand_on(self, body, truncate):
-                connection = http.client.HTTPConnection(target, timeout=60)
+            def reset(self):
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.close_connection = True
+
+            def hand_on(self, body, fault):
+                path = self.path.replace("max-keys=1000", f"max-keys={proxy.keys or 1000}")
+                connection = http.client.HTTPConnection(proxy.target, timeout=60)
                 # the host stays: it is part of the signature
-                connection.request(self.command, self.path, body, dict(self.headers))
+                connection.request(self.command, path, body, dict(self.headers))
                 reply = connection.getresponse()
                 content = reply.read()
+                connection.close()
+                proxy.done[self.command, self.path] += reply.status < 300
+                if fault == LOST:
+                    return self.reset()
                 self.send_response(reply.status)
                 for name, value in reply.getheaders():
                     if name.lower() not in ("transfer-encoding", "content-length", "connection", "server", "date"):
                         self.send_header(name, value)
                 length = reply.getheader("Content-Length") if self.command == "HEAD" else len(content)
-                self.send_header("Content-Length", str(length or 0))
+                if fault != UNMEASURED:
+                    self.send_header("Content-Length", str(length or 0))
                 self.end_headers()
-                self.wfile.write(content[: len(content) // 2] if truncate else content)
-                if truncate:
+                cut = fault in (TRUNCATE, UNMEASURED)
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+                if cut:
                     self.close_connection = True
-                connection.close()
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        self._handler = Handler
+        self.start()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        """Listen, at the same port as before."""
+        self.server, self.down = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler), False
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self, seconds=None):
+        """Refuse every connection and break those that stand, for so long."""
+        self.down = True
+        self.server.shutdown()
+        self.server.server_close()
+        if seconds is not None:
+            threading.Timer(seconds, self.start).start()
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+        self.stop()

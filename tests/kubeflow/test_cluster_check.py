@@ -6,10 +6,10 @@ import pytest
 
 from components.kubeflow.client import read_package
 from components.kubeflow.cluster_check import needs
-from components.kubeflow.scheduling import A100, SECRET_KEYS
+from components.kubeflow.scheduling import A100, OPTIONAL_KEYS, SECRET_KEYS
 from tests.command import motion_enhancer
 
-VALUES = dict.fromkeys(SECRET_KEYS, "canary-77aa")
+VALUES = dict.fromkeys({**SECRET_KEYS, **OPTIONAL_KEYS}, "canary-77aa")
 SECRET, CLAIM = ("team-a", "secrets", "motion-enhancer-store"), "motion-enhancer-models"
 SMALLER = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
 
@@ -71,7 +71,7 @@ def test_everything_is_there(complete, packages, capsys):
         (lambda state: state.nodes[0]["spec"].update(unschedulable=True), 0, "--node-selector"),
         (lambda state: state.nodes[0]["metadata"].update(labels=SMALLER), 0, "--node-selector"),
         (lambda state: state.items.pop(SECRET), 1, "kubectl create secret generic motion-enhancer-store -n team-a"),
-        (lambda state: state.items[SECRET]["data"].pop("secretkey"), 1, "no secretkey"),
+        (lambda state: state.items[SECRET]["data"].pop("endpoint"), 1, "no endpoint"),
         (lambda state: state.items.pop(("team-a", "persistentvolumeclaims", CLAIM)), 2, "team-a"),
         (lambda state: state.claim("team-a", CLAIM, "Lost"), 2, "lost"),
     ],

@@ -12,18 +12,20 @@ import pytest
 import yaml
 
 from components.core.errors import ParameterError
-from components.kubeflow.scheduling import A100, Profile
+from components.kubeflow.scheduling import A100, OPTIONAL_KEYS, SECRET_KEYS, Profile
 from components.kubeflow.trainjob import POD_LABELS, train_job
+from components.sft.nodes import named
 from tests.contract.specs import container as container_of
 from tests.contract.specs import definition, leaves, load
 from tests.kubeflow.conftest import IMAGE
 
 NODES = 4
-ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}
+ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str, "optional": bool}}}
 USER = {"runAsUser": int, "runAsGroup": int, "fsGroup": int, "runAsNonRoot": bool, "fsGroupChangePolicy": str}
 OWN = {"allowPrivilegeEscalation": bool, "runAsNonRoot": bool, "capabilities": {"drop": [str]}}
 EMPTY, CLAIM = {"medium": str, "sizeLimit": str}, {"claimName": str}
 POD = {
+    "serviceAccountName": str,
     "nodeSelector": {"*": str},
     "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
     "securityContext": {**USER, "seccompProfile": {"type": str}},
@@ -39,6 +41,7 @@ TRAINER = {
 PATCH = {"manager": str, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [REPLICATED]}}}}
 SPEC = {"runtimeRef": {"name": str}, "activeDeadlineSeconds": int, "trainer": TRAINER, "runtimePatches": [PATCH]}
 TRAIN_JOB = {"apiVersion": str, "kind": str, "metadata": LABELS, "spec": SPEC}
+NAMED = {**TRAIN_JOB, "metadata": {"name": str, "annotations": {"*": str}, **LABELS}}
 
 
 def faults(value, known, path=""):
@@ -103,8 +106,11 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
     assert tmp == {"sizeLimit": "200Gi"}
     mounts = {item["name"]: item["mountPath"] for item in pod["containers"][0]["volumeMounts"]}
     assert mounts == {"dshm": "/dev/shm", "tmp": "/tmp", "models": "/models", "scratch": "/scratch"}
-    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"]["name"] for item in manifest["spec"]["trainer"]["env"]}
-    assert secrets == dict.fromkeys(("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"), "motion-enhancer-store")
+    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in manifest["spec"]["trainer"]["env"]}
+    assert {item["name"] for item in secrets.values()} == {"motion-enhancer-store"}
+    given = {item["key"]: name for name, item in secrets.items()}
+    assert given == {**SECRET_KEYS, **OPTIONAL_KEYS}  # as every step's
+    assert {item["key"] for item in secrets.values() if item.get("optional")} == set(OPTIONAL_KEYS)
 
 
 def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
@@ -113,8 +119,30 @@ def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
     mounts = {item["constant"]: item["mountPath"] for item in pod["pvcMount"]}
     assert mounts == {"motion-enhancer-models": "/models", "shared": "/scratch"}
     fields = {item["name"]: item["fieldPath"] for item in pod["fieldPathAsEnv"]}
-    assert fields == {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
+    account = {"POD_SERVICE_ACCOUNT": "spec.serviceAccountName"}
+    assert fields == {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", **account}
     assert "nodeSelector" not in pod
+
+
+WEB = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/store", "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token"}
+EKS = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"}
+KEYS = {"S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "s"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "account"), [({}, None), (WEB, "runs"), (EKS, "runs"), ({**WEB, **KEYS}, None)], ids=str
+)
+def test_workers_of_a_launcher_with_a_role_get_its_service_account(manifest, monkeypatch, environment, account):
+    for name in (*WEB, *EKS, *KEYS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**environment, "POD_SERVICE_ACCOUNT": "runs"}.items():
+        monkeypatch.setenv(name, value)
+    made = named(manifest, "sft-1", Path("/scratch/job.json"))
+    assert faults(made, NAMED) == []
+    (patch,) = made["spec"]["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert job["template"]["spec"]["template"]["spec"].get("serviceAccountName") == account
+    assert "serviceAccountName" not in str(manifest)
 
 
 def test_no_other_task_changes_and_no_interface_or_command(one_node, several):

@@ -11,7 +11,7 @@ import subprocess
 import kubernetes_validate
 import pytest
 
-from components.kubeflow.scheduling import Profile
+from components.kubeflow.scheduling import OPTIONAL_KEYS, SECRET_KEYS, Profile
 from components.models.registry import CHECKPOINTS
 from tests.manifests.checks import Pod, connects, lets, outside, pods, policies_for, reaches, restricted
 from tests.manifests.conftest import MANIFESTS
@@ -212,6 +212,13 @@ def test_no_secret_is_committed(objects, build, tree):
     change = b"CHANGE-ME"
     assert decoded == {"endpoint": b"http://motion-enhancer-minio:9000", "accesskey": change, "secretkey": change}
     assert hub["data"]["token"] in ("", None)
+
+
+def test_the_bootstrap_takes_what_a_step_takes_of_the_stores_secret(objects):
+    variables = pod(objects, BOOTSTRAP).spec["containers"][0]["env"]
+    given = {item["name"]: item["valueFrom"].get("secretKeyRef") for item in variables if item["name"] != "STORE"}
+    assert {item["key"]: name for name, item in given.items()} == {**SECRET_KEYS, **OPTIONAL_KEYS}
+    assert {item["key"] for item in given.values() if item.get("optional")} == set(OPTIONAL_KEYS)
 
 
 def test_rights_are_few(objects):

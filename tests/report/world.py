@@ -56,7 +56,8 @@ class World:
             for folder, manifest in zip(inputs[name], manifests, strict=True):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "manifest.json").write_bytes(manifest.to_bytes())
-        return run_step(STEP, out, {"store": self.store.uri, "params": params, "rerun": rerun}, inputs)
+        values = {"store": self.store.uri, "store_patience": 1, "params": params, "rerun": rerun}
+        return run_step(STEP, out, values, inputs)
 
     def page(self, outputs):
         """The whole page of a finished step."""

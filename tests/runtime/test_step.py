@@ -33,7 +33,7 @@ def declare(run):
 
 
 def call(run, tmp_path, **values):
-    given = {"store": str(tmp_path / "store"), "num_steps": 5.0, "head_ratio": 0.5, **values}
+    given = {"store": str(tmp_path / "store"), "store_patience": 15, "num_steps": 5.0, "head_ratio": 0.5, **values}
     step = declare(run)
     return run_task(step, "demo", json.dumps(executor_input(step, tmp_path, given, {})))
 
@@ -99,10 +99,11 @@ def test_a_gpu_without_room_is_no_bug(tmp_path, caplog):
 def test_a_key_depends_on_results_alone_and_not_on_how_a_number_was_spelt():
     def key(max_failed=0.0, **shared):
         demo = declare(publish)
-        given = Shared(**{"store": "file:///a", "num_steps": 5, "head_ratio": 1, **shared})
+        given = Shared(**{"store": "file:///a", "store_patience": 15, "num_steps": 5, "head_ratio": 1, **shared})
         return demo.key(UnitParams(max_failed=max_failed), demo.shared_result(given), {}, {})
 
     assert key() == key(0.5) == key(num_steps=5.0, head_ratio=1.0) == key(store="file:///b", vdm="another")
+    assert key() == key(store_patience=1)
     assert len({key(), key(num_steps=6), key(head_ratio=0.5)}) == 3
 
 
@@ -112,7 +113,7 @@ def test_the_form_is_the_one_that_fits_and_what_it_lacks_is_named(tmp_path):
     assert step.form_for(["store", "priors", "model"]) is step.forms["tuned"]
     assert all(step.form_for(form.names) is form for step in map(declared, STEPS) for form in step.forms.values())
     with pytest.raises(ParameterError, match="no vlm"):
-        run_step(step, tmp_path, {"store": "x", "shard": "0/1"}, {"priors": [tmp_path]})
+        run_step(step, tmp_path, {"store": "x", "store_patience": 1, "shard": "0/1"}, {"priors": [tmp_path]})
 
 
 def test_shards_partition_the_videos():

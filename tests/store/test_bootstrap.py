@@ -31,7 +31,6 @@ def test_wrong_environments(environment):
 
 
 def test_a_store_that_refuses_and_one_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     with scripted_server((404, s3_error("NoSuchBucket")), (403, s3_error("AccessDenied"))) as (url, _):
@@ -40,7 +39,7 @@ def test_a_store_that_refuses_and_one_that_is_not_there(monkeypatch):
             bootstrap({"STORE": "minio://bucket/x"})
     monkeypatch.setenv("S3_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(TryAgainError):
-        bootstrap({"STORE": "minio://bucket/x"})
+        bootstrap({"STORE": "minio://bucket/x"}, patience=0.01)
 
 
 def test_as_the_job_runs_it(server):
@@ -50,6 +49,9 @@ def test_as_the_job_runs_it(server):
     answer = run("minio://by-the-job/store")
     assert answer.returncode == 0, answer.stderr
     assert server.bucket_exists("by-the-job")
+    assert "credentials: keys S3_ACCESS_KEY and S3_SECRET_KEY\n" in answer.stderr
+    assert "put, get, list and delete work under minio://by-the-job/store" in answer.stderr
+    assert not list(server.list_objects("by-the-job", recursive=True))
     assert KEYS["S3_SECRET_KEY"] not in answer.stdout + answer.stderr
     answer = run("")
     assert (answer.returncode, "remedy" in answer.stderr, "Traceback" in answer.stderr) == (2, True, False)

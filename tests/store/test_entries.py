@@ -26,14 +26,13 @@ GET, LIST = (lambda backend: backend.get("x")), (lambda backend: list(backend.wa
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """Set the endpoint of an S3 server with the usual keys; retries do not wait."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    """Function that opens a store at the endpoint of an S3 server, with the usual keys and little patience."""
     for name, value in {"S3_ENDPOINT": NOWHERE, **KEYS}.items():
         monkeypatch.setenv(name, value)
 
     def open_at(url, uri=BUCKET):
         monkeypatch.setenv("S3_ENDPOINT", url)
-        return open_backend(uri)
+        return open_backend(uri, patience=0.02)
 
     return open_at
 
@@ -263,7 +262,7 @@ def test_an_interrupted_write_leaves_the_old_object(tmp_path):
 
 @pytest.mark.parametrize("left_out", ["S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"])
 def test_no_credentials(endpoint, monkeypatch, left_out):
-    monkeypatch.delenv(left_out)
+    monkeypatch.setenv(left_out, "")  # as an empty key of a secret
     with pytest.raises(ParameterError, match=left_out):
         open_backend(BUCKET)
 
@@ -306,10 +305,10 @@ def test_a_fault_that_heals_is_retried_here(endpoint, faults):
 
 def test_a_fault_that_does_not_heal_and_an_endpoint_that_does_not_answer(endpoint):
     with scripted_server(SLOW) as (url, seen):
-        with pytest.raises(TryAgainError, match="SlowDown"):
+        with pytest.raises(TryAgainError, match=r"within 0.02 minutes: GET x/x failed \d+ times, .* SlowDown"):
             endpoint(url).get("x")
-        assert len(seen) == 5
-    with pytest.raises(TryAgainError, match="get x failed 5 times") as caught:
+        assert len(seen) >= 2
+    with pytest.raises(TryAgainError, match="no connection") as caught:
         endpoint(f"http://127.0.0.1:{closed_port()}").get("x")
     assert caught.value.exit_code == 75
 
