@@ -109,7 +109,7 @@ def rerun(
 def status(
     run_id: Run, host: Host = "", namespace: Namespace = "kubeflow", watch: Watch = False, every: Every = 15
 ) -> None:
-    """Print a run's tasks: state, iterations done, cache hits, time. A failed run ends with code 1."""
+    """Print a run's tasks: state, iterations done, cache hits, time. A failed run says why and ends with code 1."""
     from components.kubeflow import client, run_status
 
     kubeflow = client.connect(host, namespace)
@@ -140,13 +140,12 @@ def _started(kubeflow: Any, run_id: str, watch: bool, every: float) -> None:
 
 
 def _end(kubeflow: Any, found: RunStatus) -> None:
-    """Print the table; a failed run ends with code 1 and the address of its logs."""
-    from components.kubeflow import run_status
+    """Print the table; a failed run ends with code 1, why it failed, and the address of its logs."""
+    from components.kubeflow import run_failure, run_status
 
     typer.echo("\n".join(run_status.table(found)))
     if found.state == "FAILED":
-        failed = ", ".join(item.task for item in found.tasks if item.state == "FAILED") or "a task"
-        typer.echo(f"{failed} failed; the last line of its log has its exit code: {kubeflow.page(found.run_id)}")
+        typer.echo("\n".join([*run_failure.reasons(kubeflow, found), f"logs: {kubeflow.page(found.run_id)}"]))
         raise typer.Exit(1)
 
 
