@@ -118,7 +118,8 @@ def _refusal(error: ApiException, where: str, missing: str) -> MotionEnhancerErr
 def read_package(file: Path) -> list[Spec]:
     """Return a compiled pipeline's documents: its specification, and its platform's; else it is a ParameterError."""
     try:
-        documents = [item for item in yaml.safe_load_all(file.read_text()) if item]
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+        documents = [item for item in yaml.load_all(file.read_text(), Loader=loader) if item]
         documents[0]["pipelineInfo"], documents[0]["root"]
     except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
         problem, remedy = f"{file} is no compiled pipeline", "motion-enhancer compile makes one"

@@ -138,7 +138,7 @@ def package(body, headers):
     """The pipeline in an uploaded form, as KFP keeps it."""
     form = email.message_from_bytes(b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body)
     (file,) = (part for part in form.get_payload() if part.get_filename())
-    spec, *platform = yaml.safe_load_all(file.get_payload(decode=True))
+    spec, *platform = yaml.load_all(file.get_payload(decode=True), Loader=yaml.CSafeLoader)
     return {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import errno
-import gzip
 import json
 import logging
 from pathlib import Path
@@ -16,11 +15,8 @@ from components.kubeflow import client, run_status
 from components.store.entries import Store, WorkFolder
 from components.store.failures import TaskFailure, write_failure
 from tests.command import motion_enhancer
+from tests.kubeflow.executing_kfp import RECORDED
 
-RECORDED = {
-    file.name.split(".")[0]: json.loads(gzip.decompress(file.read_bytes()))
-    for file in Path(__file__).with_name("recorded").glob("*.json.gz")
-}
 PAGE = b"<html>the report of a run</html>"
 
 
