@@ -171,6 +171,19 @@ def test_a_killed_task_and_a_failed_driver_end_it_with_their_reasons(server, smo
     assert "iteration-driver of for-loop-3 (vlm-attention), which is KFP's own, failed" in str(found)
 
 
+def test_a_failing_rerun_is_told(server, smoke, tmp_path):
+    found = seen(server, smoke, tmp_path, *acts(rerun={"shows": "driver_failed"}))
+    assert states(found) == ["ok"] * 7 + ["failed"] + ["not run"] * 5
+    assert failing(found) == ["rerun sft: succeeds"]
+
+
+def test_two_pipelines_of_one_name_are_no_guess(server, smoke, tmp_path):
+    server.answer.pipelines = [{"pipeline_id": name, "display_name": "motion-enhancer"} for name in "ab"]
+    found = seen(server, smoke, tmp_path)
+    assert states(found) == ["failed"] + ["not run"] * 12
+    assert "2 pipelines are called 'motion-enhancer'" in found["pipeline uploaded"][1]
+
+
 def test_a_run_that_does_not_end_is_given_up(server, smoke, tmp_path, monkeypatch):
     made, waited = acts(), []
     monkeypatch.setattr("time.monotonic", lambda: 1000.0 * len(waited))
