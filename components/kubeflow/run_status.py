@@ -70,6 +70,16 @@ class RunStatus:
         """Say how many tasks are finished."""
         return f"{self.finished} tasks" if self.total is None else f"{self.finished} of {self.total} tasks"
 
+    @property
+    def note(self) -> str:
+        """Say that the list of tasks stands still, or that it may; empty where nothing looks like it."""
+        if self.stale:
+            return "this list stopped before the run's end (Argo compresses long ones); the run's state is right"
+        if self.state in OVER or self.changed is None or datetime.now(timezone.utc) - self.changed < _QUIET:
+            return ""
+        when = f"the last change in this list is of {self.changed:%Y-%m-%d %H:%M} UTC"
+        return f"{when}: a long task, or a list that stands still (Argo compresses long ones)"
+
 
 def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
     """Ask for a run's state and tasks. Raises DataError: there is no such run; TryAgainError: unreachable."""
@@ -100,10 +110,15 @@ def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
         error=error,
         tasks=tasks,
         total=len(names) if spec else None,
-        stale=state in OVER and (going or (state == "SUCCEEDED" and len(tasks) < len(names))),
+        stale=_stale(state, going, len(tasks) < len(names), bool(nodes) and not failed),
         changed=max(times, default=None),
         drivers={_driver(name, spec, set(failed)): _message(failed[name]) for name in drivers},
     )
+
+
+def _stale(state: str, going: bool, fewer: bool, good: bool) -> bool:
+    """Return whether a run is over and its list is not: tasks go on, are not there, or none of a failed run failed."""
+    return state in OVER and (going or (state == "SUCCEEDED" and fewer) or (state == "FAILED" and good))
 
 
 def leaf_tasks(spec: dict[str, Any]) -> set[str]:
@@ -156,11 +171,8 @@ def table(found: RunStatus) -> list[str]:
     for item in found.tasks:
         done = f"{item.done}/{item.begun}"
         lines.append(f"{item.task:<{width}}{item.state:<11}{done:>9}{item.cached:>8}{item.seconds:>10.0f}")
-    if found.stale:
-        lines.append("this list stopped before the run's end (Argo compresses long ones); the run's state is right")
-    elif found.state not in OVER and found.changed is not None and datetime.now(timezone.utc) - found.changed > _QUIET:
-        when = f"the last change in this list is of {found.changed:%Y-%m-%d %H:%M} UTC"
-        lines.append(f"{when}: a long task, or a list that stands still (Argo compresses long ones)")
+    if note := found.note:
+        lines.append(note)
     if found.total is None:
         lines.append("KFP no longer has this run's pipeline: how many tasks it has is not known")
     error = f", {found.error}" if found.error else ""
@@ -172,7 +184,7 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
 
     Raises TryAgainError: KFP did not answer twenty times in a row; the run goes on.
     """
-    missed, before = 0, ""
+    missed, before, noted = 0, "", False
     with tqdm(total=None, desc=run_id, unit="task", disable=not sys.stderr.isatty()) as bar:
         while True:
             try:
@@ -192,6 +204,9 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
             before = now
             if found.state in OVER:
                 return found
+            if found.note and not noted:
+                log.warning("%s", found.note)
+                noted = True
             wait(every)
 
 

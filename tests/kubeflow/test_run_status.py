@@ -114,6 +114,18 @@ def test_a_list_that_stood_still_leaves_the_reason_to_what_the_step_wrote(runs, 
     assert "killed" not in printed.replace(killed, "")
 
 
+def test_a_list_that_stopped_between_two_tasks_is_told_by_its_run(runs, store, killed, capsys):
+    details = runs.answer.runs[killed]["run_details"]
+    details["task_details"] = [
+        node for node in details["task_details"] if node.get("state") in ("SUCCEEDED", "SKIPPED")
+    ]
+    record(store, "sft")
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("stopped before the run's end") == 1
+    assert "sft ended with code 2" in printed
+
+
 def test_where_the_list_is_whole_only_failed_tasks_count(runs, store, killed, capsys):
     run = runs.answer.runs[killed]
     run["run_details"] = copy.deepcopy(RECORDED["rerun_sft"]["run_details"])
@@ -209,6 +221,7 @@ def test_watch_waits_for_the_end_and_logs_each_change(runs, caplog):
     assert (found.state, waited) == ("SUCCEEDED", [15, 15, 15])
     logged = [record.getMessage() for record in caplog.records if "tasks" in record.getMessage()]
     assert logged == [f"first: {state}, 11 of 14 tasks; " for state in ("RUNNING", "SUCCEEDED")]
+    assert caplog.text.count("or a list that stands still") == 1
 
 
 def test_watch_outlives_a_server_that_is_away_and_counts_only_failures_in_a_row(runs, caplog):
