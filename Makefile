@@ -34,7 +34,7 @@ smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
 cluster-smoke: .venv/.ready
 	.venv/bin/motion-enhancer cluster-smoke $(if $(HOST),--host '$(HOST)') --store '$(STORE)' --source '$(SOURCE)' \
 		$(foreach benchmark,$(BENCHMARKS),--benchmark '$(benchmark)') $(if $(IMAGE),--image '$(IMAGE)') \
-		$(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(DISTURB),--disturb) \
+		$(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(filter-out 0,$(DISTURB)),--disturb) \
 		$(if $(SERVICE_ACCOUNT),--service-account '$(SERVICE_ACCOUNT)')
 
 lint: .venv/.ready

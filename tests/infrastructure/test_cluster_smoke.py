@@ -17,11 +17,11 @@ def kfp(tmp_path):
         yield server
 
 
-def cluster_smoke(server, data, out):
+def cluster_smoke(server, data, out, *more):
     """Exit code, states by check, and all that was printed."""
     places = ("--store", f"minio://{BUCKET}/acceptance", "--source", f"{data}/scenes", "--output", out / "report")
     given = ("--benchmark", f"motionbench={data}/bench", "--image", IMAGE, "--every", 2)
-    done = motion_enhancer("cluster-smoke", "--host", server.url, *places, *given, check=False)
+    done = motion_enhancer("cluster-smoke", "--host", server.url, *places, *given, *more, check=False)
     rows = re.findall(r"^(ok|failed|\?|not run) +(.+?)  ", done.stdout, re.MULTILINE)
     return done.returncode, {what: state for state, what in rows}, done.stdout + done.stderr
 
@@ -43,7 +43,8 @@ def test_a_kfp_that_caches_nothing_is_told_from_a_store_that_forgets(kfp, data, 
             shutil.rmtree(tmp_path / "cache")
 
     kfp.answer.before = forget
-    code, states, said = cluster_smoke(kfp, data, tmp_path)
+    shorter = ("--set", "num_steps=1", "--set", "params_sft.epochs=1")
+    code, states, said = cluster_smoke(kfp, data, tmp_path, *shorter)
     failed = {what for what, state in states.items() if state == "failed"}
     assert (code, failed) == (1, {"same again: executes plan alone", "same again: the others from KFP's cache"}), said
     assert states["same again: computes nothing"] == "ok"
