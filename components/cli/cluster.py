@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from components.cli.options import Assignments, Image, Lock, PipelineOptions, pipeline_options
 from components.core.errors import ParameterError
-from components.kubeflow.arguments import PIPELINES, nested, split_assignments
+from components.kubeflow.arguments import PIPELINES, nested, parse_value, split_assignments
 from components.kubeflow.images import LOCK
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def cluster_smoke(
     store: Annotated[str, typer.Option(help="minio://bucket/prefix; the runs get a new folder below it")],
     source: Annotated[str, typer.Option(help="minio:// address of `synthesize --preset scenes`")],
     benchmark: Annotated[
-        list[str], typer.Option(metavar="PROTOCOL=DIR", help="e.g. motionbench=minio://…; repeatable")
+        list[str], typer.Option(metavar="PROTOCOL=DIR", help="e.g. motionbench=minio://…; repeatable, or a JSON list")
     ],
     host: Host = "",
     namespace: Namespace = "kubeflow",
@@ -162,12 +163,9 @@ def cluster_smoke(
     from components.kubeflow import acceptance, client, cluster_check
 
     stamp = f"cluster-smoke-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
-    given = {
-        "vlm": "tiny-qwen2.5-vl",
-        "source": source,
-        "benchmarks": benchmark,
-        "store": f"{store.rstrip('/')}/{stamp}",
-    }
+    parsed = [value if isinstance(value := parse_value(item), list) else [item] for item in benchmark]
+    places = {"source": source, "benchmarks": [*chain(*parsed)], "store": f"{store.rstrip('/')}/{stamp}"}
+    given = {"vlm": "tiny-qwen2.5-vl", **places}
     given |= json.loads(Path(__file__).with_name("smoke.json").read_text()) | split_assignments(assignments)
     with package("motion_enhancer", image, lock, "cpu") as file:
         known = client.defaults(client.read_package(file)[0])

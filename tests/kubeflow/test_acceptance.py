@@ -309,4 +309,6 @@ def test_the_command_prints_the_table_and_ends_with_1_if_anything_does_not_hold(
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"^failed +same again: computes nothing +objects written: sft: 2$", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1].startswith("1 of 13 did not hold")
+    values = server.bodies("POST", "/apis/v2beta1/runs")[3]["runtime_config"]["parameters"]
+    assert values["benchmarks"] == ["motionbench=minio://b/bench"]
     assert len(server.answer.pipelines) == 1  # the second upload is a version of the first
