@@ -4,13 +4,15 @@
 # `make test-engine`: all cases of the training engine, of which `make test` takes rows that hold every pair of factors.
 # `make bench…`: measured claims, of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the
 # alignment (`bench-align`, `bench-align-full`).
+# `make cluster-smoke HOST=… STORE=… SOURCE=… BENCHMARKS=…`: the acceptance test of a cluster (docs/cluster.md).
 PYTHON ?= python3
 # VDM=tiny-random: a video model of random weights, which shows the plumbing alone
 VDM ?= scenes-cogvideox
 VLM ?= tiny-qwen2.5-vl
 RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
 
-.PHONY: smoke lint test test-recipes test-engine test-shipped bench bench-prior bench-prior-full bench-align bench-align-full
+.PHONY: smoke lint test test-recipes test-engine test-shipped cluster-smoke
+.PHONY: bench bench-prior bench-prior-full bench-align bench-align-full
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +31,13 @@ runs/data/bench/set.json: | .venv/.ready
 smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
 	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/cli/smoke.json \
 		--set vdm=$(VDM:tiny-random=tiny-cogvideox) --set vlm=$(VLM) --set source=$(CURDIR)/runs/data/scenes --set 'benchmarks=["motionbench=$(CURDIR)/runs/data/bench"]'
+
+# BENCHMARKS: PROTOCOL=DIR, several with spaces between; SERVICE_ACCOUNT, IMAGE, NAMESPACE and DISTURB=1 as wanted
+cluster-smoke: .venv/.ready
+	.venv/bin/motion-enhancer cluster-smoke $(if $(HOST),--host '$(HOST)') --store '$(STORE)' --source '$(SOURCE)' \
+		$(foreach benchmark,$(BENCHMARKS),--benchmark '$(benchmark)') $(if $(IMAGE),--image '$(IMAGE)') \
+		$(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(filter-out 0,$(DISTURB)),--disturb) \
+		$(if $(SERVICE_ACCOUNT),--service-account '$(SERVICE_ACCOUNT)')
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

@@ -22,6 +22,7 @@ from components.core.errors import ParameterError
 from components.core.units import readable_bytes
 from components.kubeflow.arguments import PIPELINES
 from components.kubeflow.descriptions import fields, shared_fields
+from components.kubeflow.task_graph import Tasks, followers, parameter_tasks, task_graph, usual_order
 from components.kubeflow.tree import ROOT
 from components.media.viewing import Viewing
 from components.models.video.interface import Sizes
@@ -32,7 +33,6 @@ from components.runtime.declaration import declared
 from components.runtime.parameters import UnitParams, is_operational, pipeline_default
 from components.sft.page import position_gaps
 from components.steps import STEPS
-from docs.task_graph import Tasks, followers, parameter_tasks, task_graph, usual_order
 
 log = logging.getLogger(__name__)
 DOCS = ROOT / "docs"

@@ -1,10 +1,13 @@
-"""`motion-enhancer submit | rerun | status | fetch`: pipelines on a cluster, through KFP's API."""
+"""`motion-enhancer submit | rerun | status | fetch | cluster-smoke`: pipelines on a cluster, through KFP's API."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +15,7 @@ import typer
 
 from components.cli.options import Assignments, Image, Lock, PipelineOptions, pipeline_options
 from components.core.errors import ParameterError
-from components.kubeflow.arguments import PIPELINES
+from components.kubeflow.arguments import PIPELINES, nested, parse_value, split_assignments
 from components.kubeflow.images import LOCK
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ Host = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(help="namespace of the pods, and of the runs where namespaces separate users")]
 Run = Annotated[str, typer.Argument(metavar="RUN_ID", help="as submit prints it, or from the UI's address")]
+Account = Annotated[str, typer.Option(help="of the pods; KFP's own unless given")]
 Every = Annotated[float, typer.Option(min=1, help="seconds between requests of --watch")]
 Watch = Annotated[bool, typer.Option("--watch", help="wait for the end, with progress")]
 
@@ -60,7 +64,7 @@ def submit(
     image: Image = "",
     lock: Lock = LOCK,
     profile: Annotated[str, typer.Option(help="a100 or cpu; for the other options of compile, compile first")] = "a100",
-    service_account: Annotated[str, typer.Option(help="of the pods; KFP's own unless given")] = "",
+    service_account: Account = "",
     check: Annotated[
         bool, typer.Option("--check", help="look whether the cluster has what the pipeline asks for; submit nothing")
     ] = False,
@@ -109,7 +113,7 @@ def rerun(
 def status(
     run_id: Run, host: Host = "", namespace: Namespace = "kubeflow", watch: Watch = False, every: Every = 15
 ) -> None:
-    """Print a run's tasks: state, iterations done, cache hits, time. A failed run ends with code 1."""
+    """Print a run's tasks: state, iterations done, cache hits, time. A failed run says why and ends with code 1."""
     from components.kubeflow import client, run_status
 
     kubeflow = client.connect(host, namespace)
@@ -131,6 +135,58 @@ def fetch(
         typer.echo(str(file))
 
 
+def cluster_smoke(
+    store: Annotated[str, typer.Option(help="minio://bucket/prefix; the runs get a new folder below it")],
+    source: Annotated[str, typer.Option(help="minio:// address of `synthesize --preset scenes`")],
+    benchmark: Annotated[
+        list[str], typer.Option(metavar="PROTOCOL=DIR", help="e.g. motionbench=minio://…; repeatable, or a JSON list")
+    ],
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    image: Image = "",
+    lock: Lock = LOCK,
+    service_account: Account = "",
+    disturb: Annotated[
+        bool, typer.Option("--disturb", help="delete a pod of the first run; the kubeconfig must allow it")
+    ] = False,
+    task: Annotated[str, typer.Option(help="the task that is run again")] = "sft",
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the report")] = Path("runs/cluster-smoke"),
+    assignments: Assignments = None,
+    every: Every = 15,
+    limit: Annotated[float, typer.Option(min=1, help="seconds that one run may take")] = 7200,
+) -> None:
+    """Check a cluster: run the smoke's pipeline, the same again, and with one task rerun; print what held.
+
+    Takes about three times as long as one run and ends with code 1 if anything did not hold. The store's endpoint and
+    keys are taken from the environment, the endpoint as this machine reaches it.
+    """
+    from components.kubeflow import acceptance, client, cluster_check
+
+    stamp = f"cluster-smoke-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+    parsed = [value if isinstance(value := parse_value(item), list) else [item] for item in benchmark]
+    places = {"source": source, "benchmarks": [*chain(*parsed)], "store": f"{store.rstrip('/')}/{stamp}"}
+    given = {"vlm": "tiny-qwen2.5-vl", **places}
+    given |= json.loads(Path(__file__).with_name("smoke.json").read_text()) | split_assignments(assignments)
+    with package("motion_enhancer", image, lock, "cpu") as file:
+        known = client.defaults(client.read_package(file)[0])
+        values = {**known, **nested(given, known, "--set")}
+        disturbance = None
+        if disturb:
+            if (api := cluster_check.core_api()) is None:
+                raise ParameterError("no cluster to delete a pod in", source="KUBECONFIG", remedy="set it")
+            disturbance = acceptance.Disturbance(api, namespace)
+        smoke = acceptance.Smoke(file, values, task, service_account, every, limit)
+        test = acceptance.Acceptance(client.connect(host, namespace), smoke, output / stamp, disturbance)
+        checks = test.run()
+    for item in checks:
+        first, *more = item.seen.splitlines() or [""]
+        typer.echo("\n".join([f"{item.state:<9}{item.what:<56}{first}".rstrip(), *(f"{'':<9}{line}" for line in more)]))
+    failed = sum(not item.holds for item in checks)
+    typer.echo(f"{failed or 'nothing'} of {len(checks)} did not hold; what the runs wrote: {values['store']}")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _started(kubeflow: Any, run_id: str, watch: bool, every: float) -> None:
     from components.kubeflow import run_status
 
@@ -140,13 +196,12 @@ def _started(kubeflow: Any, run_id: str, watch: bool, every: float) -> None:
 
 
 def _end(kubeflow: Any, found: RunStatus) -> None:
-    """Print the table; a failed run ends with code 1 and the address of its logs."""
-    from components.kubeflow import run_status
+    """Print the table; a failed run ends with code 1, why it failed, and the address of its logs."""
+    from components.kubeflow import run_failure, run_status
 
     typer.echo("\n".join(run_status.table(found)))
     if found.state == "FAILED":
-        failed = ", ".join(item.task for item in found.tasks if item.state == "FAILED") or "a task"
-        typer.echo(f"{failed} failed; the last line of its log has its exit code: {kubeflow.page(found.run_id)}")
+        typer.echo("\n".join([*run_failure.reasons(kubeflow, found), f"logs: {kubeflow.page(found.run_id)}"]))
         raise typer.Exit(1)
 
 
@@ -166,4 +221,4 @@ def _check(documents: list[dict[str, Any]], namespace: str) -> None:
         raise ParameterError(problem, source="--check", remedy=remedy)
 
 
-COMMANDS = (submit, rerun, status, fetch)
+COMMANDS = (submit, rerun, status, fetch, cluster_smoke)

@@ -91,7 +91,7 @@ def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
     return found + [_claim(api, namespace, name) for name in sorted(wanted.claims)]
 
 
-def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
+def ask(question: Any, *arguments: Any, **options: Any) -> Any:
     """Return the API's answer; None where there is no such thing, the exception where it may not be looked at."""
     host = question.__self__.api_client.configuration.host
     try:
@@ -110,7 +110,7 @@ def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
 
 def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: int, disk: int) -> Finding:
     selector = ",".join(f"{key}={value}" for key, value in labels)
-    answer = _ask(api.list_node, label_selector=selector)
+    answer = ask(api.list_node, label_selector=selector)
     what, name = f"node with {count} {resource}", selector or "any"
     if isinstance(answer, ApiException):  # it holds no items
         return Finding(what, name, "?", "these credentials may not list nodes; ask who may")
@@ -132,7 +132,7 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
 
 
 def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
-    answer = _ask(api.read_namespaced_secret, name, namespace)
+    answer = ask(api.read_namespaced_secret, name, namespace)
     create = f"kubectl create secret generic {name} -n {namespace} with --from-literal for each key, or see manifests/"
     if isinstance(answer, ApiException):
         state, remedy = "?", f"these credentials may not read secrets in {namespace}"
@@ -146,7 +146,7 @@ def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
 
 
 def _claim(api: Any, namespace: str, name: str) -> Finding:
-    answer = _ask(api.read_namespaced_persistent_volume_claim, name, namespace)
+    answer = ask(api.read_namespaced_persistent_volume_claim, name, namespace)
     if isinstance(answer, ApiException):
         state, remedy = "?", f"these credentials may not read volume claims in {namespace}"
     elif answer is None:

@@ -1,7 +1,8 @@
 """A run on a cluster as KFP's run API gives it: the state of its tasks, waiting for its end, and the report it made.
 
 The API lists Argo's nodes. A task of ours is a node by its name (once per iteration); what it executes is a node
-`executor`, which is SKIPPED where KFP's cache had the result. The API gives neither logs nor artifacts.
+`executor`, which is SKIPPED where KFP's cache had the result; KFP's own part of a task is a node `…-driver`. The list
+stands still once Argo compresses a run's nodes (about 1 MB). The API gives neither logs nor artifacts.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,20 @@ from tqdm import tqdm
 from components.core.artifacts import Report
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.kubeflow.client import Kubeflow, documents_of, get_run, values_of
+from components.store.backend import disk_error
 from components.store.check import products
 from components.store.entries import Store
 
 log = logging.getLogger(__name__)
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+_OWN = ("root", "iteration", "iteration-item")  # what KFP calls the whole and the parts of every loop
 _ATTEMPTS = 20  # failed requests in a row before `watch` gives up
+_QUIET = timedelta(minutes=15)  # without a change in its list, a run may have one that stands still
 
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """A task over all its iterations; `cached` of the done ones came from KFP's cache."""
+    """A task over all its iterations; `cached` of the done ones came from KFP's cache. `error` is KFP's own message."""
 
     task: str
     state: str
@@ -38,6 +44,7 @@ class TaskStatus:
     begun: int
     cached: int
     seconds: float
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,19 +55,42 @@ class RunStatus:
     state: str
     error: str
     tasks: list[TaskStatus]
-    total: int  # tasks of the pipeline
+    total: int | None  # tasks of the pipeline; None where KFP no longer has the pipeline
     stale: bool
+    changed: datetime | None = None  # the last change that the list of tasks shows
+    drivers: dict[str, str] = field(default_factory=dict)  # KFP's own parts that failed: its message, or nothing
 
     @property
     def finished(self) -> int:
         """Tasks of which every begun iteration has ended."""
         return sum(item.done == item.begun for item in self.tasks)
 
+    @property
+    def progress(self) -> str:
+        """Say how many tasks are finished."""
+        return f"{self.finished} tasks" if self.total is None else f"{self.finished} of {self.total} tasks"
+
+    @property
+    def note(self) -> str:
+        """Say that the list of tasks stands still, or that it may; empty where nothing looks like it."""
+        if self.stale:
+            return "this list stopped before the run's end (Argo compresses long ones); the run's state is right"
+        if self.state in OVER or self.changed is None or datetime.now(timezone.utc) - self.changed < _QUIET:
+            return ""
+        when = f"the last change in this list is of {self.changed:%Y-%m-%d %H:%M} UTC"
+        return f"{when}: a long task, or a list that stands still (Argo compresses long ones)"
+
 
 def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
     """Ask for a run's state and tasks. Raises DataError: there is no such run; TryAgainError: unreachable."""
     run = get_run(kubeflow, run_id)
-    names, nodes = _leaf_tasks(run), (run.run_details.task_details or []) if run.run_details is not None else []
+    nodes = (run.run_details.task_details or []) if run.run_details is not None else []
+    try:
+        spec = documents_of(kubeflow, run)[0]
+        names = leaf_tasks(spec)
+    except DataError:  # a version that was deleted: what has a driver is a task, but for KFP's own loops
+        spec, shown = {}, {str(node.display_name) for node in nodes}
+        names = {name for name in shown if f"{name}-driver" in shown} - set(_OWN)
     executors = [node for node in nodes if node.display_name == "executor"]
     skipped = {(node.start_time, node.end_time) for node in executors if node.state == "SKIPPED"}
     iterations: dict[str, list[Any]] = {}
@@ -68,18 +98,58 @@ def run_status(kubeflow: Kubeflow, run_id: str) -> RunStatus:
         if node.display_name in names and node.state is not None:  # without a state it was left out
             iterations.setdefault(node.display_name, []).append(node)
     tasks = [_task_status(task, found, skipped) for task, found in iterations.items()]
-    state, error = str(run.state or "PENDING"), str(run.error.message or "") if run.error is not None else ""
+    # a single try has a number behind its name, and another one may have gone well
+    failed = {str(node.display_name): node for node in nodes if node.state == "FAILED"}
+    drivers = [name for name in failed if name.endswith("-driver")]
+    times = [time for node in nodes for time in (node.start_time, node.end_time) if _is_set(time)]
+    state, error = str(run.state or "PENDING"), _message(run)
     going = any(item.done < item.begun for item in tasks)
-    stale = state in OVER and (going or (state == "SUCCEEDED" and len(tasks) < len(names)))
-    return RunStatus(run_id, state, error, tasks, len(names), stale)
+    return RunStatus(
+        run_id=run_id,
+        state=state,
+        error=error,
+        tasks=tasks,
+        total=len(names) if spec else None,
+        stale=_stale(state, going, len(tasks) < len(names), bool(nodes) and not failed),
+        changed=max(times, default=None),
+        drivers={_driver(name, spec, set(failed)): _message(failed[name]) for name in drivers},
+    )
 
 
-def _leaf_tasks(run: Any) -> set[str]:
-    spec = documents_of(run)[0]
+def _stale(state: str, going: bool, fewer: bool, good: bool) -> bool:
+    """Return whether a run is over and its list is not: tasks go on, are not there, or none of a failed run failed."""
+    return state in OVER and (going or (state == "SUCCEEDED" and fewer) or (state == "FAILED" and good))
+
+
+def leaf_tasks(spec: dict[str, Any]) -> set[str]:
+    """Return the tasks of a compiled pipeline that are containers."""
+    return {name for name, inner in _tasks(spec).items() if inner is None}
+
+
+def _tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return all tasks of a compiled pipeline, at any depth: of a loop the tasks inside it, else None."""
     components = spec.get("components", {})
     dags = [spec.get("root", {}).get("dag", {}), *(item["dag"] for item in components.values() if "dag" in item)]
-    tasks = {name: task for dag in dags for name, task in dag.get("tasks", {}).items()}
-    return {name for name, task in tasks.items() if "dag" not in components[task["componentRef"]["name"]]}
+    tasks = {
+        name: components[task["componentRef"]["name"]] for dag in dags for name, task in dag.get("tasks", {}).items()
+    }
+    return {name: component.get("dag", {}).get("tasks") for name, component in tasks.items()}
+
+
+def _driver(name: str, spec: dict[str, Any], failed: set[str]) -> str:
+    """Return a driver's name; with the loop that failed for the drivers of loops, which are all called the same."""
+    loops = [f"{loop} ({', '.join(inner)})" for loop, inner in _tasks(spec).items() if inner and loop in failed]
+    return f"{name} of {', '.join(loops)}" if loops and name.removesuffix("-driver") in _OWN else name
+
+
+def _is_set(time: datetime | None) -> bool:
+    return time is not None and time.year > 1970
+
+
+def _message(item: Any) -> str:
+    """Return the newest error that KFP gives with a run or a node; empty where it gives none."""
+    errors = [item.error, *(change.error for change in reversed(item.state_history or []))]
+    return next((str(error.message).strip() for error in errors if error is not None and error.message), "")
 
 
 def _task_status(task: str, nodes: list[Any], skipped: set[tuple[Any, Any]]) -> TaskStatus:
@@ -88,9 +158,10 @@ def _task_status(task: str, nodes: list[Any], skipped: set[tuple[Any, Any]]) -> 
     state = next((state for state in ("FAILED", "RUNNING", "PENDING", "CANCELED") if state in states), "SUCCEEDED")
     # a task from the cache takes no time, and its executor was skipped in that same moment
     cached = sum(node.start_time == node.end_time and (node.start_time, node.end_time) in skipped for node in nodes)
-    ends = [node.end_time for node in nodes if node.end_time is not None and node.end_time.year > 1970]
+    ends = [node.end_time for node in nodes if _is_set(node.end_time)]
     seconds = (max(ends) - min(node.start_time for node in nodes)).total_seconds() if ends else 0.0
-    return TaskStatus(task, state, sum(state in OVER for state in states), len(nodes), cached, seconds)
+    error = next((message for node in nodes if node.state == "FAILED" and (message := _message(node))), "")
+    return TaskStatus(task, state, sum(state in OVER for state in states), len(nodes), cached, seconds, error)
 
 
 def table(found: RunStatus) -> list[str]:
@@ -100,10 +171,12 @@ def table(found: RunStatus) -> list[str]:
     for item in found.tasks:
         done = f"{item.done}/{item.begun}"
         lines.append(f"{item.task:<{width}}{item.state:<11}{done:>9}{item.cached:>8}{item.seconds:>10.0f}")
-    if found.stale:
-        lines.append("this list stopped before the run's end (Argo compresses long ones); the run's state is right")
+    if note := found.note:
+        lines.append(note)
+    if found.total is None:
+        lines.append("KFP no longer has this run's pipeline: how many tasks it has is not known")
     error = f", {found.error}" if found.error else ""
-    return [*lines, f"run {found.run_id}: {found.state}, {found.finished} of {found.total} tasks{error}"]
+    return [*lines, f"run {found.run_id}: {found.state}, {found.progress}{error}"]
 
 
 def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float], None] = time.sleep) -> RunStatus:
@@ -111,7 +184,7 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
 
     Raises TryAgainError: KFP did not answer twenty times in a row; the run goes on.
     """
-    missed, before = 0, ""
+    missed, before, noted = 0, "", False
     with tqdm(total=None, desc=run_id, unit="task", disable=not sys.stderr.isatty()) as bar:
         while True:
             try:
@@ -126,38 +199,59 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
             bar.total, bar.n = found.total, found.finished
             going = " ".join(f"{item.task} {item.done}/{item.begun}" for item in found.tasks if item.done < item.begun)
             bar.set_postfix_str(going)
-            if (now := f"{found.state}, {found.finished} of {found.total} tasks; {going}") != before and bar.disable:
+            if (now := f"{found.state}, {found.progress}; {going}") != before and bar.disable:
                 log.info("%s: %s", run_id, now)
             before = now
             if found.state in OVER:
                 return found
+            if found.note and not noted:
+                log.warning("%s", found.note)
+                noted = True
             wait(every)
 
 
 def fetch(kubeflow: Kubeflow, run_id: str, folder: Path, digest: str = "") -> list[Path]:
     """Bring a finished run's report out of the run's store, with the digests of the manifests it was made of.
 
-    KFP's API does not name what a run published, so the report is the one whose provenance fits the run's parameters.
-    `folder` gets `report.html` and `manifests.json`; nothing is written before both are there.
+    KFP's API does not name what a run published, so without its digest the report is the one whose provenance fits the
+    run's parameters. `folder` gets `report.html` and `manifests.json`, both or neither.
 
     Raises DataError: no such run, it is not over, or the store lacks the report; ParameterError: several reports fit,
-    or the store cannot be opened; TryAgainError: KFP or the store cannot be reached.
+    the store cannot be opened (no keys), or the folder cannot be written; TryAgainError: KFP or the store cannot be
+    reached, or the disk is full.
     """
     run = get_run(kubeflow, run_id)
     if run.state != "SUCCEEDED":
         remedy = "wait for its end: motion-enhancer status --watch"
         raise DataError(f"run {run_id} is {run.state}", source=kubeflow.where, remedy=remedy)
-    values = values_of(run)
+    values = values_of(kubeflow, run)
     store = Store(str(values["store"]))
     report = store.manifest(digest, Report) if digest else _report_of(store, values)
     entry = store.entry("report", report.page.path.split("/")[1])
     read = {} if entry is None else {name: entry.reads.get(name) for name in ("priors", "model", "untouched", "tuned")}
     digests = {"report": report.digest, **read}
     files = {"report.html": store.read(report.page), "manifests.json": json.dumps(digests, indent=2).encode() + b"\n"}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
+    _write_all(folder, files)
     return [folder / name for name in files]
+
+
+def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+    """Write all files or none: into a folder beside the one that is wanted, which then takes its place or fills it."""
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
+            whole = Path(temporary) / folder.name
+            whole.mkdir()
+            for name, data in files.items():
+                (whole / name).write_bytes(data)
+            if folder.exists():
+                for name in files:
+                    (whole / name).replace(folder / name)
+            else:
+                whole.rename(folder)
+    except OSError as error:
+        raise disk_error(error, folder, "--output", "free space there") from error
 
 
 def _report_of(store: Store, values: dict[str, Any]) -> Report:

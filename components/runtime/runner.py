@@ -16,6 +16,7 @@ from components.core.job import start_logging
 from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step, declared
+from components.runtime.ending import Ending, note_end
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +73,23 @@ def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs
 
 def run_task(step: Step[Any], task: str, given: str) -> int:
     """Run one task as its container does and return the exit code; `given` is KFP's executor input as JSON."""
-    start = time.monotonic()
+    start, request, ending = time.monotonic(), {}, None
     try:
-        execute(step, task, json.loads(given))
-        code = 0
+        request = json.loads(given)
+        execute(step, task, request)
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
-        code = error.exit_code
+        ending = Ending.of(error)
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
         torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
-        code, what = 1, "a bug in this project"
+        ending, what = Ending.of_bug(error), "a bug in this project"
         if torch is not None and isinstance(error, torch.OutOfMemoryError):
-            code, what = 2, "the GPU has too little memory: lower num_frames, height or width, or take a larger one"
+            remedy = "lower num_frames, height or width, or take a larger one"
+            ending = Ending(2, "the GPU has too little memory", f"parameters of {task}", remedy)
+            what = f"{ending.problem}: {remedy}"
         log.error("%s: %s\n%s", task, what, traceback.format_exc())
+    note_end(task, request, ending)
+    code = 0 if ending is None else ending.code
     log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
     return code
 

@@ -8,6 +8,8 @@ A manifest or an entry names things by path (a file), by key (a piece of work) o
 taken from every string of the JSON, whatever its field: a manifest of another version, or a new field, keeps its files.
 Only paths of exactly the store's own form are listed: whatever else lies in the bucket is left alone.
 
+What failed tasks of a cluster wrote about themselves (`failures/`) goes by its age alone.
+
 Deletion goes from what names to what is named: manifests, then entries, then files. Stopped at any point it leaves
 files that nobody names, never a name without its file. The store is looked at again before each of the three and when a
 manifest was published meanwhile, and a folder just before it is deleted: a run under way keeps what it names.
@@ -30,6 +32,7 @@ from components.core.progress import track
 from components.core.records import sha256
 from components.store.backend import Listed
 from components.store.entries import Store
+from components.store.failures import FAILURE
 
 log = logging.getLogger(__name__)
 DAY = 86400.0
@@ -53,7 +56,7 @@ class Published:
 
 @dataclass
 class Folder:
-    """`<step>/<key>`, `scratch/<key>`, or a video by itself: its files, its entry among them, and what that names."""
+    """`<step>/<key>`, `scratch/<key>`, or one file (a video, a failure's record): files, entry, what that names."""
 
     files: list[Listed] = field(default_factory=list)
     entry: Listed | None = None
@@ -95,7 +98,7 @@ class Inventory:
                 folder.files.append(item)
                 if match.group(2) == "entry.json":
                     folder.entry = item
-            elif _VIDEO.fullmatch(item.path):
+            elif _VIDEO.fullmatch(item.path) or FAILURE.fullmatch(item.path):
                 found.folders[item.path] = Folder([item])
             else:
                 found.others += 1

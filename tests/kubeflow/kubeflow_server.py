@@ -1,14 +1,18 @@
 """Servers of this machine that answer as KFP and as Kubernetes do, as far as their real clients ask here.
 
-KFP: v2beta1 experiments, runs and health as its REST proxy writes them. Kubernetes: nodes, secrets, volume claims.
+KFP: v2beta1 experiments, pipelines, runs and health as its REST proxy writes them. Kubernetes: nodes, secrets, volume
+claims, pods.
 """
 
 import base64
+import email
 import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlparse
+
+import yaml
 
 PREFIX = "/apis/v2beta1"
 
@@ -48,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = handle_any
+    do_GET = do_POST = do_DELETE = handle_any
 
 
 @contextmanager
@@ -71,17 +75,38 @@ def refused(status, message):
 
 
 class Kfp:
-    """KFP's state: experiments, and runs by id."""
+    """KFP's state: experiments, uploaded pipelines with their versions, and runs by id."""
 
     def __init__(self):
         self.multi_user, self.token = False, None
-        self.experiments, self.runs = [], {}
+        self.experiments, self.pipelines, self.versions, self.runs = [], [], [], {}
 
     def __call__(self, method, url, body, headers):
         shown = (headers.get("authorization"), headers.get("Cookie"))
         if self.token and f"Bearer {self.token}" != shown[0] and self.token != shown[1]:
             return refused(401, "who are you")
-        return self.api(method, url.path.removeprefix(PREFIX), parse_qs(url.query), json.loads(body) if body else None)
+        path, query = url.path.removeprefix(PREFIX), parse_qs(url.query)
+        if path.startswith("/pipelines"):
+            return self.uploaded(path, query, package(body, headers) if method == "POST" else None)
+        return self.api(method, path, query, json.loads(body) if body else None)
+
+    def uploaded(self, path, query, spec):
+        """Pipelines: a first upload makes one with a version of its name, as KFP does; then come further versions."""
+        _, _, *ids = path.split("/")  # "", "pipelines"
+        if spec is not None:
+            if ids == ["upload"]:
+                known = {"pipeline_id": f"pipeline-{len(self.pipelines)}", "display_name": query["name"][0]}
+                self.pipelines.append(known)
+            made = {"pipeline_version_id": f"version-{len(self.versions)}", "display_name": query["name"][0]}
+            made |= {"pipeline_id": query.get("pipelineid", [f"pipeline-{len(self.pipelines) - 1}"])[0]}
+            self.versions.append({**made, "pipeline_spec": spec})
+            return as_json(self.pipelines[-1] if ids == ["upload"] else made)
+        if not ids:
+            name = json.loads(unquote(query["filter"][0]))["predicates"][0]["stringValue"]
+            return as_json({"pipelines": [item for item in self.pipelines if item["display_name"] == name]})
+        wanted = {"pipeline_id": ids[0], "pipeline_version_id": ids[2]}
+        found = [item for item in self.versions if wanted.items() <= item.items()]
+        return as_json(found[0]) if found else refused(404, f"ResourceNotFoundError: {path} not found")
 
     def api(self, method, path, query, body):
         if path == "/healthz":
@@ -109,11 +134,19 @@ class Kfp:
         return as_json({"runs": runs[start : start + 2], "total_size": len(runs), **more})
 
 
+def package(body, headers):
+    """The pipeline in an uploaded form, as KFP keeps it."""
+    form = email.message_from_bytes(b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+    (file,) = (part for part in form.get_payload() if part.get_filename())
+    spec, *platform = yaml.load_all(file.get_payload(decode=True), Loader=yaml.CSafeLoader)
+    return {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
+
+
 class Kubernetes:
-    """A cluster's state: nodes, and by (namespace, kind, name) everything else."""
+    """A cluster's state: nodes, pods, and by (namespace, kind, name) everything else."""
 
     def __init__(self):
-        self.nodes, self.items, self.denied = [], {}, set()
+        self.nodes, self.pods, self.items, self.denied = [], [], {}, set()
 
     def __call__(self, method, url, body, headers):
         parts = url.path.removeprefix("/api/v1/").split("/")
@@ -124,6 +157,13 @@ class Kubernetes:
             wanted = dict(item.split("=") for item in selector.split(",") if item)
             found = [node for node in self.nodes if wanted.items() <= node["metadata"]["labels"].items()]
             return as_json({"kind": "NodeList", "apiVersion": "v1", "metadata": {}, "items": found})
+        if parts[2] == "pods":
+            if method == "DELETE":
+                self.pods = [pod for pod in self.pods if pod["metadata"]["name"] != parts[3]]
+                return as_json({"kind": "Status", "status": "Success"})
+            name, _, value = parse_qs(url.query).get("labelSelector", ["=any"])[0].partition("=")
+            found = [pod for pod in self.pods if value in ("any", pod["metadata"]["labels"].get(name))]
+            return as_json({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found})
         item = self.items.get((parts[1], parts[2], parts[3]))
         if item is None:
             return self.status(404, "NotFound")
@@ -138,6 +178,12 @@ class Kubernetes:
         spec = {"unschedulable": unschedulable}
         metadata = {"name": f"node-{len(self.nodes)}", "labels": labels}
         self.nodes.append({"metadata": metadata, "spec": spec, "status": status})
+
+    def pod(self, run_id, node, phase="Running"):
+        """A pod of a run, with what KFP and Argo write on it."""
+        metadata = {"name": f"pod-{len(self.pods)}", "labels": {"pipeline/runid": run_id}}
+        metadata["annotations"] = {"workflows.argoproj.io/node-name": node}
+        self.pods.append({"metadata": metadata, "status": {"phase": phase}})
 
     def secret(self, namespace, name, values):
         data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}

@@ -6,8 +6,8 @@ import pytest
 
 import pipeline
 from components.kubeflow.arguments import PIPELINES
+from components.kubeflow.task_graph import followers, parameter_tasks, task_graph
 from docs import generate as docs
-from docs.task_graph import followers, parameter_tasks, task_graph
 
 TABLE = (docs.DOCS / "reference.md").read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
 AFTER_PRIORS = "vlm-attention sft tuned-eval tuned-attention report"

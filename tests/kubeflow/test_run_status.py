@@ -1,7 +1,7 @@
 """`status` and `fetch` on what KFP 2.17's run API answered for real runs (`recorded/`, cut to what is read here)."""
 
 import copy
-import gzip
+import errno
 import json
 import logging
 from pathlib import Path
@@ -13,12 +13,10 @@ from components.core.errors import TryAgainError
 from components.core.records import ModelId, StepRecord, sha256
 from components.kubeflow import client, run_status
 from components.store.entries import Store, WorkFolder
+from components.store.failures import TaskFailure, write_failure
 from tests.command import motion_enhancer
+from tests.kubeflow.executing_kfp import RECORDED
 
-RECORDED = {
-    file.name.split(".")[0]: json.loads(gzip.decompress(file.read_bytes()))
-    for file in Path(__file__).with_name("recorded").glob("*.json.gz")
-}
 PAGE = b"<html>the report of a run</html>"
 
 
@@ -61,14 +59,129 @@ def test_a_failed_run_names_its_tasks_and_the_place_of_the_log(runs, capsys):
     assert "report" not in rows(printed)  # it was left out
     assert rows(printed)["plan"] == ("SUCCEEDED", "1/1", "0")
     assert "run driver_failed: FAILED, 9 of 14 tasks" in printed
-    assert f"{runs.url}/#/runs/details/driver_failed" in printed
+    assert f"logs: {runs.url}/#/runs/details/driver_failed" in printed
     for node in runs.answer.runs["driver_failed"]["run_details"]["task_details"]:
         if node.get("display_name") == "token-selection":
             node["state"] = "FAILED"
     assert call(runs, "status", "driver_failed") == 1
     printed = capsys.readouterr().out
     assert rows(printed)["token-selection"] == ("FAILED", "1/1", "0")
-    assert "token-selection failed; " in printed
+    assert "token-selection failed and wrote nothing: it was killed" in printed
+
+
+def test_a_failed_driver_is_named_with_its_loop_and_kfps_own_message(runs, capsys):
+    """The recorded answer has no message. A driver that failed once and went well then is not named."""
+    assert call(runs, "status", "driver_failed") == 1
+    printed = capsys.readouterr().out
+    named = "iteration-driver of for-loop-3 (vlm-attention), which is KFP's own, failed: "
+    assert f"{named}its API gives no message, the UI shows its log\n  remedy: a new submission" in printed
+    assert "prior-set-driver" not in printed
+    for node in runs.answer.runs["driver_failed"]["run_details"]["task_details"]:
+        if node.get("display_name") == "iteration-driver":
+            node["state_history"] = [{"state": "FAILED", "error": {"message": "two tasks have the same task name"}}]
+    assert call(runs, "status", "driver_failed") == 1
+    assert f"{named}two tasks have the same task name\n" in capsys.readouterr().out
+
+
+def record(store, task, run=RECORDED["sft_killed"]["run_id"], **more):
+    fields = {"exit_code": 2, "problem": "the first line\nthe second", "source": "params_sft", "remedy": "lower lr_llm"}
+    return write_failure(store, TaskFailure(run=run, task=task, time="2026-11-29T18:02:24+00:00", **fields | more))
+
+
+@pytest.fixture
+def killed(runs):
+    """The id of the recorded run of which sft was killed: its list stopped in the first loop, long before that."""
+    run_id = RECORDED["sft_killed"]["run_id"]
+    runs.answer.runs[run_id] = runs.answer.runs.pop("sft_killed") | {"run_id": run_id}
+    return run_id
+
+
+def test_a_list_that_stood_still_leaves_the_reason_to_what_the_step_wrote(runs, store, killed, capsys):
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("stopped before the run's end") == 1
+    assert "no task wrote why: one was killed" in printed
+    record(store, "sft")
+    record(store, "plan")  # the list shows it as succeeded
+    record(store, "attention_capture", item="3/8", exit_code=75)
+    record(store, "attention_capture", item="5/8", exit_code=75)
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    said = "{} ended with code {}: the first line\n  where:  params_sft\n  remedy: lower lr_llm\n"
+    assert said.format("sft", 2) in printed
+    assert said.format("attention-capture (3/8, 5/8)", 75) in printed
+    assert "plan ended" not in printed
+    assert "killed" not in printed.replace(killed, "")
+
+
+def test_a_list_that_stopped_between_two_tasks_is_told_by_its_run(runs, store, killed, capsys):
+    details = runs.answer.runs[killed]["run_details"]
+    details["task_details"] = [
+        node for node in details["task_details"] if node.get("state") in ("SUCCEEDED", "SKIPPED")
+    ]
+    record(store, "sft")
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("stopped before the run's end") == 1
+    assert "sft ended with code 2" in printed
+
+
+def test_where_the_list_is_whole_only_failed_tasks_count(runs, store, killed, capsys):
+    run = runs.answer.runs[killed]
+    run["run_details"] = copy.deepcopy(RECORDED["rerun_sft"]["run_details"])
+    for node in run["run_details"]["task_details"]:
+        if node.get("display_name") == "sft":
+            node["state"] = "FAILED"
+    record(store, "sft")
+    record(store, "tuned_eval")  # of a try that another followed, without a note that it went well
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    assert "sft ended with code 2: the first line" in printed
+    assert "tuned-eval ended" not in printed
+
+
+def test_without_keys_the_reason_cannot_be_read_and_that_is_one_line(runs, killed, capsys, monkeypatch):
+    runs.answer.runs[killed]["runtime_config"]["parameters"]["store"] = "minio://bucket/store"
+    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert call(runs, "status", killed) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("cannot be read here: no S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY in the environment") == 1
+
+
+@pytest.fixture
+def of_the_ui(runs):
+    """A run as the UI makes it: KFP's answer names the uploaded version and holds no pipeline."""
+    run = runs.answer.runs["rerun_sft"]
+    reference = {"pipeline_id": "p", "pipeline_version_id": "v"}
+    runs.answer.versions.append({**reference, "pipeline_spec": run.pop("pipeline_spec")})
+    run["pipeline_version_reference"] = reference
+    return runs
+
+
+def test_a_run_that_was_started_in_the_ui_has_the_pipeline_of_its_version(of_the_ui, store, tmp_path, capsys):
+    assert call(of_the_ui, "status", "rerun_sft") == 0
+    assert "SUCCEEDED, 14 of 14 tasks" in capsys.readouterr().out
+    assert call(of_the_ui, "rerun", "rerun_sft", "--task", "sft") == 0
+    assert of_the_ui.bodies("POST", "/apis/v2beta1/runs")[0]["pipeline_version_reference"]["pipeline_version_id"] == "v"
+    publish(store)
+    assert call(of_the_ui, "fetch", "rerun_sft", "-o", tmp_path / "out") == 0
+
+
+def test_where_its_version_is_deleted_the_number_of_tasks_is_not_known(of_the_ui, capsys):
+    of_the_ui.answer.versions.clear()
+    assert call(of_the_ui, "status", "rerun_sft") == 0
+    printed = capsys.readouterr().out
+    assert len(rows(printed)) == 14
+    assert printed.splitlines()[-1] == "run rerun_sft: SUCCEEDED, 14 tasks"
+    assert printed.count("how many tasks it has is not known") == 1
+
+
+def test_a_list_without_a_change_for_long_may_stand_still(runs, capsys):
+    runs.answer.runs["first"]["state"] = "RUNNING"
+    assert call(runs, "status", "first") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("the last change in this list is of 2026-11-29 17:31 UTC") == 1
 
 
 def test_a_list_of_tasks_that_stopped_before_the_run_is_called_so_once(runs, capsys):
@@ -108,6 +221,7 @@ def test_watch_waits_for_the_end_and_logs_each_change(runs, caplog):
     assert (found.state, waited) == ("SUCCEEDED", [15, 15, 15])
     logged = [record.getMessage() for record in caplog.records if "tasks" in record.getMessage()]
     assert logged == [f"first: {state}, 11 of 14 tasks; " for state in ("RUNNING", "SUCCEEDED")]
+    assert caplog.text.count("or a list that stands still") == 1
 
 
 def test_watch_outlives_a_server_that_is_away_and_counts_only_failures_in_a_row(runs, caplog):
@@ -180,6 +294,43 @@ def test_fetch_without_a_report_and_of_a_run_that_is_not_over(runs, store, tmp_p
     runs.answer.runs["first"]["state"] = "RUNNING"
     assert call(runs, "fetch", "first", "-o", tmp_path / "out") == 3
     assert "RUNNING" in capsys.readouterr().err
+
+
+def test_fetch_asks_for_the_keys_before_it_writes(runs, tmp_path, capsys, monkeypatch):
+    runs.answer.runs["rerun_sft"]["runtime_config"]["parameters"]["store"] = "minio://bucket/store"
+    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for more in ((), ("--report", f"sha256:{'0' * 64}")):
+        assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", *more) == 2
+        assert "no S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_fetch_into_a_folder_that_is_there_leaves_what_else_is_in_it(runs, store, tmp_path):
+    publish(store)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "out" / "report.html").write_text("old")
+    for _ in range(2):
+        assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"notes.txt", "report.html", "manifests.json"}
+    assert (tmp_path / "out" / "report.html").read_bytes() == PAGE
+
+
+def test_fetch_that_cannot_write_all_leaves_nothing(runs, store, tmp_path, capsys, monkeypatch):
+    publish(store)
+    write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
+
+    def some(path, data):
+        if path.name == "manifests.json":
+            raise full
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", some)
+    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 75
+    assert "no space left" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+    assert not list(tmp_path.glob(".fetch-*"))
 
 
 def test_fetch_of_a_damaged_report_writes_nothing(runs, store, tmp_path, capsys):

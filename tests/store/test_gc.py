@@ -11,6 +11,7 @@ from components.core.errors import DataError
 from components.core.records import canonical_json, sha256
 from components.store.check import check, parse_any, products
 from components.store.entries import Store, named_manifest
+from components.store.failures import TaskFailure, failure_path, write_failure
 from components.store.gc import DAY, Collector, Inventory
 from components.store.transfer import references
 from components.synthetic.scenes import write_set
@@ -20,6 +21,7 @@ from tests.store.made_store import Made, everything_of, paths
 
 AGE = 30
 LATER = 40 * DAY  # all that is written now is old
+RUN = "6e703be7-8657-44e3-9690-e36394367b89"  # an id of KFP's
 
 
 @pytest.fixture
@@ -328,3 +330,13 @@ def test_the_command_prints_first_and_deletes_when_asked(store, made, capsys):
     assert motion_enhancer("store", "gc", "--delete", "--drop", f"sha256:{digest}", *given) == 0
     assert paths(store) == set()
     assert motion_enhancer("store", "gc", "--drop", f"sha256:{digest}", *given) == 2
+
+
+def test_records_of_failures_go_by_their_age_and_nothing_else_below_them(store):
+    failure = {"run": RUN, "task": "sft", "exit_code": 2, "problem": "p", "source": "s", "remedy": "r", "time": "t"}
+    write_failure(store, TaskFailure(**failure))
+    write_failure(store, TaskFailure(**failure, item="0/2"))
+    store.backend.put(f"failures/{RUN}/notes.txt", b"somebody's")
+    assert gone(store, later=20 * DAY) == set()
+    assert gone(store) == {failure_path(RUN, "sft"), failure_path(RUN, "sft", "0/2")}
+    assert f"failures/{RUN}/notes.txt" in paths(store)

@@ -15,7 +15,7 @@ _PIPELINE = ""  # stands as the producer of the pipeline's own parameters
 
 
 def task_graph(pipeline_spec: Any) -> Tasks:
-    """Return leaf tasks with the outputs that they take."""
+    """Return leaf tasks with the outputs that they take, from a compiled pipeline's message or its JSON."""
     tasks, _ = _read(pipeline_spec)
     return {task: {source for source in sources if source[0] != _PIPELINE} for task, sources in tasks.items()}
 
@@ -27,7 +27,7 @@ def parameter_tasks(pipeline_spec: Any) -> dict[str, set[str]]:
 
 
 def _read(pipeline_spec: Any) -> tuple[Tasks, list[str]]:
-    spec = json_format.MessageToDict(pipeline_spec)
+    spec = pipeline_spec if isinstance(pipeline_spec, dict) else json_format.MessageToDict(pipeline_spec)
     names = list(spec["root"].get("inputDefinitions", {}).get("parameters", {}))
     tasks: Tasks = {}
     _walk(spec["components"], spec["root"]["dag"], {name: {(_PIPELINE, name)} for name in names}, tasks)

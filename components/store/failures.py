@@ -1,0 +1,91 @@
+"""`failures/<KFP run>/<task>….json`: how a task failed, for those who see nothing but what KFP tells.
+
+KFP's launcher ends with 1 whatever the step's code was, so its run API knows neither our code nor our sentence. A
+failed task writes them here, a later try that succeeds deletes them. Garbage collection deletes them by their age.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+
+from components.core.errors import MotionEnhancerError, TryAgainError
+from components.core.records import Record, sha256
+from components.store.entries import Store
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+RUN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+FAILURE = re.compile(rf"failures/{RUN}/[a-z0-9_]+(?:-[0-9a-f]{{16}})?\.json")
+
+
+class TaskFailure(Record):
+    """How one task of a run ended, or one iteration of it: its last try."""
+
+    run: str = Field(pattern=f"^{RUN}$", description="KFP's id of the run")
+    task: str
+    item: str = Field("", description="the shard or benchmark of a loop's iteration")
+    exit_code: int
+    problem: str
+    source: str
+    remedy: str
+    time: str = Field(description="when it ended, ISO 8601 in UTC")
+
+
+def failure_path(run: str, task: str, item: str = "") -> str:
+    """Return the record's path: one per task and iteration, so that the next try overwrites it."""
+    return f"failures/{run}/{task}{f'-{sha256(item.encode())[:16]}' if item else ''}.json"
+
+
+def write_failure(store: Store, failure: TaskFailure) -> None:
+    """Write a record."""
+    path = failure_path(failure.run, failure.task, failure.item)
+    store.backend.put(path, failure.model_dump_json(indent=2).encode())
+
+
+def forget_failure(store: Store, run: str, task: str, item: str = "") -> None:
+    """Delete a record if there is one: the task has succeeded since."""
+    store.backend.delete(failure_path(run, task, item))
+
+
+def read_failures(store: Store, run: str) -> list[TaskFailure]:
+    """Return the records of a run, by task and iteration; one that this code cannot read is left out with a warning."""
+    found = []
+    for listed in store.backend.walk(f"failures/{run}"):
+        if not FAILURE.fullmatch(listed.path) or (data := store.backend.get(listed.path)) is None:
+            continue
+        try:
+            found.append(TaskFailure.model_validate_json(data))
+        except ValidationError:
+            log.warning("%s/%s is no record of a failure that this version reads", store.uri, listed.path)
+    return sorted(found, key=lambda failure: (failure.task, failure.item))
+
+
+def within(seconds: float, what: str, uri: str, action: Callable[[Store], T]) -> T:
+    """Open a store, do `action` with it, and return what it returns, but wait no longer than `seconds`.
+
+    A store has patience of its own, in minutes. What is only told about a failure must not take as long; a thread that
+    is left waiting ends with the process. Raises TryAgainError: not done in time; or what `action` raises of ours.
+    """
+    ended: list[tuple[T | None, MotionEnhancerError | None]] = []
+
+    def run() -> None:
+        try:
+            ended.append((action(Store(uri)), None))
+        except MotionEnhancerError as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True, name=what)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        raise TryAgainError(f"{what}: no answer within {seconds:.0f} s", source=uri, remedy="look at the store")
+    value, error = ended[0]
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value] # `action` returned it
