@@ -12,9 +12,10 @@ from markupsafe import Markup
 from components.core.artifacts import Report
 from components.core.errors import DataError
 from components.core.records import Json, ModelId, StepRecord
+from components.core.units import probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
-from components.pages.figures import NOTHING, code, probability, raw, signed
+from components.pages.figures import NOTHING, code, raw
 from components.pages.markdown import document, table, text
 from components.pages.page import Section, fact_list
 from components.quality.measures import Quality
@@ -133,8 +134,8 @@ def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
     raise DataError(problem, source=Report.KIND, remedy="give fewer benchmarks to one report")
 
 
-def summary(material: Material, findings: Findings) -> str:
-    """Return the verdict, and every benchmark and the prior's quality as tables, in Markdown."""
+def summary(material: Material, findings: Findings, path: str) -> str:
+    """Return the verdict, every benchmark and the prior's quality as tables, and the whole page's path, in Markdown."""
     blocks = ["# Report", text(sentence(material, findings.comparisons))]
     for one in findings.comparisons:
         rows = []
@@ -146,4 +147,4 @@ def summary(material: Material, findings: Findings) -> str:
         blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]
     if findings.quality.rows:
         blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]
-    return document(*blocks)
+    return document(*blocks, f"The whole report: `{path}` in the store.")

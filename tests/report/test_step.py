@@ -21,6 +21,7 @@ from components.report.page import Findings, build, comparisons, fit
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
+from tests.pages.reading import rows
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
 ORDER += ["left-out", "provenance"]
@@ -105,8 +106,10 @@ def test_verdict_and_numbers(run, page):
 
 def test_summary_and_cut(run, page):
     summary = run.out["summary"].read_text()
-    assert re.search(r"\| Overall +\|", summary)
-    assert re.search(r"\| prior, debiased +\|( [\d.]+ \[[\d.]+, [\d.]+\] +\|){3} 12 +\|", summary)
+    shown = rows(summary)
+    assert len(shown["Overall"]) == 5
+    assert shown["prior, debiased"][3] == "12"
+    assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in shown["prior, debiased"][:3])
     assert pointing_line(run) in summary
     assert pointing_line(run) in plain(page)
     for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
