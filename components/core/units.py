@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 
@@ -61,9 +61,22 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def plain(value: float) -> str:
-    """Return a parameter exactly as it is, never with an exponent: `6.0`, `0.00001`."""
-    return format(Decimal(repr(value)), "f")
+def parameter(value: object) -> str:
+    """Return a parameter's value exactly as it is, never with an exponent: `6.0`, `0.00001`, `true`, `none`."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(parameter, value)) or "none"
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parameters(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names of parameters, those of nested ones with dots, and their values as text."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from parameters(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", parameter(value)
 
 
 def power(value: float) -> str:

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from components.core.units import power
 from components.pages.figures import NOTHING, raw
 
-_NARROW, _LEAST = 500, 700  # pixels
+_NARROW, _LEAST = 500, 620  # pixels; a card is 640 wide in KFP's viewer
 Scale = Callable[[float], float]  # from a value to pixels
 Legend = Sequence[tuple[str, str]]  # names and colour classes
 

@@ -23,9 +23,9 @@ def head_figure(selection: HeadSelection | PriorSet) -> Markup:
     rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
     cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
-    stacks = [_stack(row, spread, index < cut) for index, row in enumerate(rows)]
-    chart = stacked_bars("Heads by score", stacks, _MEASURES, cut, f"kept: {cut} of {len(rows)}")
     cells = head_table(rows, [f"{row.chosen} of {row.samples}" for row in rows])
+    stacks = [_stack(row, cell, spread, index < cut) for index, (row, cell) in enumerate(zip(rows, cells, strict=True))]
+    chart = stacked_bars("Heads by score", stacks, _MEASURES, cut, f"kept: {cut} of {len(rows)}")
     table = html_table(HEAD_TABLE, cells, cut)
     every = raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")
     return chart + _saturation(selection) + every
@@ -40,11 +40,9 @@ def head_table(rows: Sequence[HeadRow], chosen: Sequence[str]) -> list[tuple[str
     ]
 
 
-def _stack(row: HeadRow, spread: float, selected: bool) -> Stack:
-    note = (
-        f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
-        f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples"
-    )
+def _stack(row: HeadRow, cells: Sequence[str], spread: float, selected: bool) -> Stack:
+    head, dfc, tcs, dsr, score, chosen = cells
+    note = f"head {head}: DFC {dfc}, TCS {tcs}, DSR {dsr}, score {score}, chosen in {chosen} samples"
     parts = [(z, colour) for z, (_, colour) in zip(row.z, _MEASURES, strict=True)]
     return Stack(str(row.head), parts, row.dfc_stderr / spread, selected, note)
 

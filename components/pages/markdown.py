@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from components.core.artifacts import Manifest
-from components.core.records import Json
-from components.core.units import plain
+from components.core.units import parameters
 
 WIDTH = 84  # characters of a table: KFP's viewer is 700 pixels wide
 
@@ -119,27 +118,10 @@ def decisions(manifest: Manifest) -> str:
     rows: list[tuple[str, str, str]] = []
     for task, record in sorted(manifest.provenance.items()):
         models = {role: f"{model.name} ({model.digest[:12]})" for role, model in record.models.items()}
-        values = sorted(_flat({**record.scalars, **record.params, **models}))
+        values = sorted(parameters({**record.scalars, **record.params, **models}))
         step = f"{task} v{record.version}"
         rows += [("" if index else step, name, value) for index, (name, value) in enumerate(values)]
     return document("## Decisions", table(("step", "parameter", "value"), rows))
-
-
-def _flat(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield names with dots and values as people write them: no exponents, no quotes around text."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _shown(value)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, float):
-        return plain(value)
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def left_out(manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from components.core.artifacts import Report
 from components.core.errors import DataError
 from components.core.records import Json, ModelId, StepRecord
-from components.core.units import probability, signed
+from components.core.units import parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, code, raw
@@ -96,7 +95,7 @@ def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) ->
     for task, given, values in judged:
         for name, value in values.items():
             if name in given and given[name] != value:
-                parts = code(f"{task}{name}"), json.dumps(given[name]), json.dumps(value)
+                parts = code(f"{task}{name}"), parameter(given[name]), parameter(value)
                 found.append(raw("{} = {} (paper: {})").format(*parts))
     return found
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
 from components.core.records import Json
-from components.core.units import probability
+from components.core.units import number, probability
 from components.pages.charts import Dot, dot_plot, histogram
 from components.pages.figures import NOTHING, code, raw
 from components.pages.markdown import document, table
@@ -162,7 +162,7 @@ def _of_row(row: Json) -> Estimate:
 def _bound(row: Json) -> str:
     if row["bound"] is None:
         return ""
-    return f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"
+    return f"{row['test']} {number(row['bound'])}: {'holds' if row['holds'] else 'does not hold'}"
 
 
 def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:

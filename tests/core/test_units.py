@@ -64,8 +64,15 @@ def test_probability(p, text):
     ("value", "text"), [(6.0, "6.0"), (1e-05, "0.00001"), (-2.5e-7, "-0.00000025"), (1e22, "1" + "0" * 22)]
 )
 def test_a_parameter_is_written_exactly(value, text):
-    assert units.plain(value) == text
+    assert units.parameter(value) == text
     assert float(text) == value
+
+
+def test_parameters_are_named_with_dots():
+    values = {"on": True, "viewing": {"fps": 2.0, "most": None}, "words": ["a_b", 1e-6], "empty": []}
+    assert list(units.parameters(values)) == [
+        ("on", "true"), ("viewing.fps", "2.0"), ("viewing.most", "none"), ("words", "a_b, 0.000001"), ("empty", "none")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "text"), [(1e-5, "10⁻⁵"), (3e-6, "3·10⁻⁶"), (1e12, "10¹²")])

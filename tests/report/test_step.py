@@ -94,7 +94,7 @@ def test_verdict_and_numbers(run, page):
     outcome = rf"\+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\."
     assert re.search(rf"MotionBench: tuned − untouched: {outcome}", text)
     assert "Selection may be positional" in text
-    assert "sft.max_steps = 60 (paper: null)" in text
+    assert "sft.max_steps = 60 (paper: none)" in text
     assert "head ratio" not in text
     won = sum(b.correct and not a.correct for a, b in pairs)
     lost = sum(a.correct and not b.correct for a, b in pairs)
@@ -115,7 +115,10 @@ def test_summary_and_cut(run, page):
     for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
         assert title in page
     cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report)
-    assert f"The whole report is {report.page.path}" in plain(cut)
+    assert cut.index("MotionBench: tuned − untouched") < cut.index(report.page.path) < cut.index('<section id="idea"')
+    read = re.sub(r"<style.*?</style>|<pre>.*?</pre>|<[^>]*>", " ", cut, flags=re.DOTALL)
+    assert not re.search(r"\de[+−-]\d", read)
+    assert summary.index("tuned − untouched") < summary.index("## ") < summary.index(report.page.path)
     assert len(cut.encode()) <= 1_000_000
     assert report.page.bytes <= 8_000_000
 
