@@ -27,7 +27,6 @@ from components.kubeflow.tree import ROOT
 from components.media.viewing import Viewing
 from components.models.video.interface import Sizes
 from components.pages import markdown
-from components.pages.markdown import Markdown
 from components.plan.cost import A100_FLOPS, ClipCost
 from components.runtime.declaration import declared
 from components.runtime.parameters import UnitParams, is_operational, pipeline_default
@@ -71,9 +70,11 @@ def graph(name: str) -> Tasks:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a table whose cells are Markdown; a placeholder such as `<step>` stays visible in it."""
-    cells = [[Markdown(re.sub(r"<(?=[a-z])", "&lt;", cell)) for cell in row] for row in rows]
-    return markdown.table(head, cells).split("\n")
+    """Return the lines of GitHub's table of Markdown cells; a placeholder such as `<step>` stays visible in it."""
+    cells = [[re.sub(r"<(?=[a-z])", "&lt;", cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
 
 
 def code(value: Any) -> str:
@@ -276,7 +277,7 @@ def factor_part() -> list[str]:
 
 def positions_part() -> list[str]:
     """Return by how many positions the rules of `viewing.positions` differ, at the default viewing."""
-    return position_gaps(Viewing.model_validate({})).split("\n")
+    return table(*position_gaps(Viewing.model_validate({})))
 
 
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
@@ -62,9 +62,13 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     return preview("7 · benchmark", lead, _ABOUT, sections)
 
 
-def scores_table(title: str, found: Sequence[Score]) -> str:
-    """Return the scores in Markdown."""
-    rows = [(s.name, s.n, f"{s.accuracy:.1f} %", f"{s.low:.1f} – {s.high:.1f}", s.unparsed) for s in found]
+def scores_table(title: str, found: Sequence[Score], types: Mapping[str, str]) -> str:
+    """Return the scores in Markdown, task types by their names; `types` holds the abbreviation of each name."""
+    names = {short: name for name, short in types.items()}
+    rows = [
+        (names.get(s.name, s.name), s.n, f"{s.accuracy:.1f} %", f"{s.low:.1f} – {s.high:.1f}", s.unparsed)
+        for s in found
+    ]
     note = "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos."
     return document(f"# {text(title)}", table(("", "n", "accuracy", "95 %", "unparsed"), rows), note)
 

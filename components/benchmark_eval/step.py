@@ -68,7 +68,7 @@ def run(context: Context[Params, Tuned]) -> None:
     fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines}
     context.publish("result", context.manifest(EvalResult, **fields))
     title = f"{benchmark.title} · {vlm.name}"
-    context.page("table", scores_table(title, found))
+    context.page("table", scores_table(title, found, benchmark.types))
     context.page("examples", page(context, title, lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
     whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table

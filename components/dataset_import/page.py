@@ -40,15 +40,20 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
-    videos, plain = [line.video for line in lines], "{:.4g}".format
+    videos = [line.video for line in lines]
     facts: list[tuple[str, Callable[[float], str], list[float]]] = [
-        ("duration, s", plain, [video.duration for video in videos]),
-        ("frames", plain, [len(video.times) for video in videos]),
-        ("width, px", plain, [video.width for video in videos]),
-        ("height, px", plain, [video.height for video in videos]),
+        ("duration, s", "{:.2f}".format, [video.duration for video in videos]),
+        ("frames", _count, [len(video.times) for video in videos]),
+        ("width, px", _count, [video.width for video in videos]),
+        ("height, px", _count, [video.height for video in videos]),
         ("file", readable_bytes, [video.file.bytes for video in videos]),
     ]
     return [(name, show(min(found)), show(median(found)), show(max(found))) for name, show, found in facts]
+
+
+def _count(value: float) -> str:
+    """Return a whole number as it is; the median of two may be a half."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def _counts(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> dict[str, int]:

@@ -91,8 +91,8 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
     context.page("summary", page(sources, lines, context.left_out))
-    gigabytes = sum(line.video.file.bytes for line in lines) / 1e9
-    context.metrics(videos=len(lines), samples=sum(len(line.samples) for line in lines), gigabytes=gigabytes)
+    megabytes = round(sum(line.video.file.bytes for line in lines) / 1e6, 3)
+    context.metrics(videos=len(lines), samples=sum(len(line.samples) for line in lines), megabytes=megabytes)
 
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:

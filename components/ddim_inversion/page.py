@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.pages.figures import number, raw
+from components.core.units import number
+from components.pages.figures import raw
 from components.pages.page import Section, preview
 from components.runtime.context import Context
 from components.runtime.parameters import P

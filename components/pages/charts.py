@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from components.core.units import power
 from components.pages.figures import NOTHING, raw
 
-_NARROW, _LEAST = 500, 700  # pixels
+_NARROW, _LEAST = 500, 620  # pixels; a card is 640 wide in KFP's viewer
 Scale = Callable[[float], float]  # from a value to pixels
 Legend = Sequence[tuple[str, str]]  # names and colour classes
 
@@ -40,7 +41,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _short(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
+    text = f"{value:g}"
+    return power(value) if "e" in text else text.replace("-", "−")
 
 
 def _level(left: float, right: object, y: float, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures and numbers as HTML: maps and frames as small inlined images, strips of them, and how numbers are written.
+"""Pictures as HTML: maps and frames as small inlined images, and strips of them.
 
 Maps are drawn one pixel per cell, unsmoothed, through one colour table (dark → bright, monotone in lightness, the same
 in both themes). Everything returns HTML; text that comes from data passes through `escape`.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
+
+from components.core.units import number
 
 # anchors of the colour table, sRGB
 _ANCHORS = np.array(list(bytes.fromhex("0d0c22 3a155c 7a2270 b63661 e25c42 f69334 fbcb62 fef9d0"))).reshape(-1, 3)
@@ -86,25 +87,6 @@ def raw(text: str) -> Markup:
 def code(value: object) -> Markup:
     """Return a value in the code face."""
     return raw("<code>{}</code>").format(value)
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number with `digits` significant digits and a true minus sign; exponents only far from 1."""
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(value)))
-    text = f"{value:.{digits - 1}e}" if size < -4 or size > 6 else f"{value:.{max(0, digits - 1 - size)}f}"
-    return text.replace("-", "−")
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """Return `+1.2` or `−1.2`."""
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def probability(p: float) -> str:
-    """Return `p = 0.012` or `p < 0.001`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 @dataclass(frozen=True)

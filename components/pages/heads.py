@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup, escape
 
 from components.core.artifacts import HeadSelection, PriorSet
 from components.core.records import HeadRow
+from components.core.units import aligned, signed
 from components.pages.charts import Stack, stacked_bars
-from components.pages.figures import number, raw, signed
+from components.pages.figures import raw
 from components.pages.page import caption, html_table
 
+HEAD_TABLE = ("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in")
 _MEASURES = (("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3"))
 
 
@@ -19,22 +23,26 @@ def head_figure(selection: HeadSelection | PriorSet) -> Markup:
     rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
     cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
-    stacks = [_stack(row, spread, index < cut) for index, row in enumerate(rows)]
+    cells = head_table(rows, [f"{row.chosen} of {row.samples}" for row in rows])
+    stacks = [_stack(row, cell, spread, index < cut) for index, (row, cell) in enumerate(zip(rows, cells, strict=True))]
     chart = stacked_bars("Heads by score", stacks, _MEASURES, cut, f"kept: {cut} of {len(rows)}")
-    cells = []
-    for row in rows:
-        dfc, chosen = f"{number(row.dfc)} ± {number(row.dfc_stderr, 2)}", f"{row.chosen} of {row.samples}"
-        cells.append((row.head, dfc, number(row.tcs), number(row.dsr), signed(row.score, 2), chosen))
-    table = html_table(("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in"), cells, cut)
+    table = html_table(HEAD_TABLE, cells, cut)
     every = raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")
     return chart + _saturation(selection) + every
 
 
-def _stack(row: HeadRow, spread: float, selected: bool) -> Stack:
-    note = (
-        f"head {row.head}: DFC {row.dfc:.4g} ± {row.dfc_stderr:.2g}, TCS {row.tcs:.3g}, DSR {row.dsr:.3g}, "
-        f"score {row.score:+.2f}, chosen in {row.chosen} of {row.samples} samples"
-    )
+def head_table(rows: Sequence[HeadRow], chosen: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the cells under `HEAD_TABLE`; DFC and its error have equally many decimals in all rows."""
+    found = aligned([value for row in rows for value in (row.dfc, row.dfc_stderr)], 4)
+    return [
+        (str(row.head), f"{dfc} ± {error}", f"{row.tcs:.2f}", f"{row.dsr:.3f}", signed(row.score, 2), often)
+        for row, dfc, error, often in zip(rows, found[::2], found[1::2], chosen, strict=True)
+    ]
+
+
+def _stack(row: HeadRow, cells: Sequence[str], spread: float, selected: bool) -> Stack:
+    head, dfc, tcs, dsr, score, chosen = cells
+    note = f"head {head}: DFC {dfc}, TCS {tcs}, DSR {dsr}, score {score}, chosen in {chosen} samples"
     parts = [(z, colour) for z, (_, colour) in zip(row.z, _MEASURES, strict=True)]
     return Stack(str(row.head), parts, row.dfc_stderr / spread, selected, note)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from components.core.records import Json
+from components.core.units import number, power
 from components.pages.charts import Line, line_chart
-from components.pages.figures import NOTHING, number, raw
+from components.pages.figures import NOTHING, raw
 from components.pages.page import absent
 
 
@@ -36,15 +37,11 @@ def training_curves(rows: Sequence[Json]) -> Markup:
     }
     drawn = {}
     for title, lines in (losses | logarithmic).items():
-        keep, show = [one for one in lines if one.x], _power if title == "learning rates" else None
+        keep, show = [one for one in lines if one.x], power if title == "learning rates" else None
         drawn[title] = line_chart(title.capitalize(), keep, x_name="step", log=title in logarithmic, show=show)
     missing = ", ".join(title for title, chart in drawn.items() if not chart)
     rest = absent(f"Not in this run's log: {missing}.") if missing else NOTHING
     return raw(f'<div class="charts">{NOTHING.join(drawn.values())}</div>') + rest
-
-
-def _power(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
 
 
 def training_line(rows: Sequence[Json]) -> str:

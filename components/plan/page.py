@@ -8,7 +8,7 @@ from itertools import chain
 
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
-from components.core.units import readable_bytes
+from components.core.units import readable_bytes, readable_hours
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -22,9 +22,9 @@ def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], 
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
     return document(
-        f"{len(source.videos)} videos with {samples} samples, layout {text(source.layout)}.",
-        table(("step", "remembered", "to compute", "A100-hours", "bytes"), map(_step, found.steps)),
-        f"Peak of what capture adds on the device: {peak}. Hours at 184 TFLOP/s in bf16.",
+        f"{len(source.videos)} videos with {samples} samples, layout {code(source.layout)}.",
+        table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
+        f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
         "## Unusable",
         bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
         *_shared_questions(source),
@@ -38,7 +38,7 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
         one.step,
         one.remembered if known else "–",
         one.to_compute if known else f"≤ {one.to_compute}",
-        "–" if one.hours is None else f"{one.hours:.3g}",
+        "–" if one.hours is None else readable_hours(one.hours),
         f"{stored} (scratch)" if one.step == "ddim_inversion" else stored,
     )
 
@@ -89,16 +89,20 @@ def positions(trained: PositionRule, asked: PositionRule) -> str:
 
 def fine_tuning(counts: Counts, found: Disk) -> str:
     """Return what the fine-tuning trains, and what it takes of local disk and of the store."""
-    parts = [f"{readable_bytes(found.state)} of a resume state on its way to the store"]
-    parts += [f"{readable_bytes(found.best)} of the best weights"] if found.best else []
-    parts += [f"{readable_bytes(found.model)} of the tuned model in bf16"]
-    parts += [f"{readable_bytes(found.videos)} of videos"] if found.videos else []
     where = "beside" if counts.adapters else "of"
+    sizes = {
+        "scratch (local disk) of a node, at most": found.scratch,
+        "- a resume state on its way to the store": found.state,
+        "- the best weights": found.best,
+        "- the tuned model in bf16": found.model,
+        "- videos": found.videos,
+        "states in the store while it trains, at most": found.stored,
+    }
     return document(
         "## Fine-tuning",
         f"{counts.trained:,} parameters are trained, {where} the model's {counts.all:,}.",
-        f"Scratch (local disk) of a node: at most {readable_bytes(found.scratch)}: {', '.join(parts)}. Of n nodes each "
-        f"holds an n-th of a state. The store holds at most {readable_bytes(found.stored)} of states while it trains.",
+        table(("what it takes", "bytes"), [(name, readable_bytes(size)) for name, size in sizes.items() if size]),
+        "Of n nodes each holds an n-th of a state.",
     )
 
 

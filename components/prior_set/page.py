@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from components.core.artifacts import PriorSet
+from components.pages.heads import HEAD_TABLE, head_table
 from components.pages.markdown import decisions, document, left_out, table
 
 
@@ -13,18 +14,16 @@ def card(priors: PriorSet) -> str:
     lines, videos = priors.lines, {line.video.id for line in priors.lines}
     pieces = [piece.selected for line in lines for piece in line.pieces]
     bins = Counter(min(int(line.confidence.value * 10), 9) for line in lines)
-    chosen, heads = Counter(head for line in lines for head in line.heads), []
-    for row in sorted(priors.heads, key=lambda row: -row.score):
-        dfc, often = f"{row.dfc:.4g} ± {row.dfc_stderr:.2g}", f"{chosen[row.head]} of {len(lines)}"
-        heads.append((row.head, often, dfc, f"{row.tcs:.3g}", f"{row.dsr:.3g}", f"{row.score:+.2f}"))
+    chosen = Counter(head for line in lines for head in line.heads)
+    heads = sorted(priors.heads, key=lambda row: (-row.score, row.head))
     return document(
         "# Motion-prior set",
-        f"`sha256:{priors.digest}`",
         f"{len(lines)} samples of {len(videos)} videos; {sum(pieces)} of {len(pieces)} text tokens selected.",
-        decisions(priors),
+        f"`sha256:{priors.digest}`",
         "## Confidence",
-        table(("from", "samples"), ((f"{index / 10:.1f}", count) for index, count in sorted(bins.items()))),
+        table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",
-        table(("head", "chosen in", "DFC ± s.e.", "TCS", "DSR", "score"), heads),
+        table(HEAD_TABLE, head_table(heads, [f"{chosen[row.head]} of {len(lines)}" for row in heads])),
         left_out(priors),
+        decisions(priors),
     )

@@ -14,9 +14,10 @@ from markupsafe import Markup, escape
 from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
+from components.core.units import probability, signed
 from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
-from components.pages.figures import NOTHING, probability, raw, signed
+from components.pages.figures import NOTHING, raw
 from components.pages.page import Section, absent, caption, film, html_table, question_card, shortened
 from components.quality.statistics import Z_95, Estimate, holm, mcnemar, minimal_detectable_difference
 from components.report.material import Material

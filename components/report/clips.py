@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
 from components.core.records import ScoredPiece
-from components.core.units import counted
+from components.core.units import counted, number, signed
 from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, raw, stored_picture
 from components.pages.heads import head_figure
@@ -111,9 +111,10 @@ def _shaded(text: str, pieces: Sequence[ScoredPiece]) -> str:
             continue
         share = min(1.0, max(0.0, (piece.standardized + 1.2) / 3.4)) * 78
         kept = " kept" if piece.selected else ""
+        about = f"MS {number(piece.score)}, z {signed(piece.standardized, 2)}"
         done.append(
             f'{escape(text[at : piece.start])}<span class="word{kept}" style="--heat:{share:.0f}%" '
-            f'title="MS {piece.score:.3g}, z {piece.standardized:+.2f}">{escape(text[piece.start : piece.end])}</span>'
+            f'title="{about}">{escape(text[piece.start : piece.end])}</span>'
         )
         at = piece.end
     return "".join(done) + str(escape(text[at:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from markupsafe import Markup
 from components.core.artifacts import Report
 from components.core.errors import DataError
 from components.core.records import Json, ModelId, StepRecord
+from components.core.units import parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
-from components.pages.figures import NOTHING, code, probability, raw, signed
+from components.pages.figures import NOTHING, code, raw
 from components.pages.markdown import document, table, text
 from components.pages.page import Section, fact_list
 from components.quality.measures import Quality
@@ -95,7 +95,7 @@ def deviations(provenance: dict[str, StepRecord], models: dict[str, ModelId]) ->
     for task, given, values in judged:
         for name, value in values.items():
             if name in given and given[name] != value:
-                parts = code(f"{task}{name}"), json.dumps(given[name]), json.dumps(value)
+                parts = code(f"{task}{name}"), parameter(given[name]), parameter(value)
                 found.append(raw("{} = {} (paper: {})").format(*parts))
     return found
 
@@ -133,8 +133,8 @@ def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
     raise DataError(problem, source=Report.KIND, remedy="give fewer benchmarks to one report")
 
 
-def summary(material: Material, findings: Findings) -> str:
-    """Return the verdict, and every benchmark and the prior's quality as tables, in Markdown."""
+def summary(material: Material, findings: Findings, path: str) -> str:
+    """Return the verdict, every benchmark and the prior's quality as tables, and the whole page's path, in Markdown."""
     blocks = ["# Report", text(sentence(material, findings.comparisons))]
     for one in findings.comparisons:
         rows = []
@@ -146,4 +146,4 @@ def summary(material: Material, findings: Findings) -> str:
         blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]
     if findings.quality.rows:
         blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]
-    return document(*blocks)
+    return document(*blocks, f"The whole report: `{path}` in the store.")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from components.core.records import Json, Ref, StepRecord
-from components.core.units import readable_bytes
+from components.core.units import parameters, readable_bytes
 from components.pages.figures import NOTHING, code, raw
 from components.pages.page import Section, html_table
 from components.report.material import Material
@@ -69,8 +69,8 @@ def _stored_bytes(material: Material) -> list[tuple[str, int, str]]:
 
 
 def _step(task: str, record: StepRecord) -> Markup:
-    values = sorted({**record.scalars, **record.params}.items())
-    table = html_table((), [(code(name), json.dumps(value)) for name, value in values])
+    values = sorted(parameters({**record.scalars, **record.params}))
+    table = html_table((), [(code(name), value) for name, value in values])
     models = ", ".join(f"{model.name} {model.digest[:12]}" for model in record.models.values())
     shown = table if values else raw("<p>no parameters</p>")
     return raw("<details><summary><b>{}</b> v{} {}</summary>{}</details>").format(task, record.version, models, shown)

@@ -14,8 +14,9 @@ from markupsafe import Markup, escape
 
 from components.core.artifacts import PriorLine
 from components.core.records import Json
+from components.core.units import number, probability
 from components.pages.charts import Dot, dot_plot, histogram
-from components.pages.figures import NOTHING, code, probability, raw
+from components.pages.figures import NOTHING, code, raw
 from components.pages.markdown import document, table
 from components.pages.page import Section, absent, caption, html_table, quoted
 from components.pages.samples import Strip
@@ -66,19 +67,23 @@ def quality_table(quality: Quality) -> str:
     """Return AUC_obj, pointing game and track as a section of the summary."""
     others = (quality.pointing, quality.track)
     rows = (
-        (name, _interval(e), *(_interval(found[name]) if name in found else "" for found in others), e.n)
+        (name, _interval(e, 2), *(_interval(found[name], 2) if name in found else "" for found in others), e.n)
         for name, e in quality.rows.items()
     )
-    head = ("", "AUC_obj", f"pointing (chance {_short(quality.chance)})", "track", "n")
-    return document("## Prior against ground truth, 95 % intervals over videos", table(head, rows))
+    return document(
+        "## Prior against ground truth, 95 % intervals over videos",
+        table(("", "AUC_obj", "pointing", "track", "n"), rows),
+        f"Chance is .50 for AUC_obj, {_short(quality.chance)} for pointing, 0 for track.",
+    )
 
 
 def _short(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
 
 
-def _interval(e: Estimate) -> str:
-    return f"{e.value:.3f}" if e.low is None or e.high is None else f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+def _interval(e: Estimate, digits: int = 3) -> str:
+    value, low, high = (f"{v:.{digits}f}".replace("-", "−") for v in (e.value, e.low or 0.0, e.high or 0.0))
+    return value if e.low is None or e.high is None else f"{value} [{low}, {high}]"
 
 
 def _estimate(e: Estimate) -> str:
@@ -157,7 +162,7 @@ def _of_row(row: Json) -> Estimate:
 def _bound(row: Json) -> str:
     if row["bound"] is None:
         return ""
-    return f"{row['test']} {row['bound']:.3g}: {'holds' if row['holds'] else 'does not hold'}"
+    return f"{row['test']} {number(row['bound'])}: {'holds' if row['holds'] else 'does not hold'}"
 
 
 def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:

@@ -76,12 +76,12 @@ def run(context: Context[Params]) -> None:
     context.publish("report", context.manifest(Report, page=page))
     note = f"A cut for this viewer. The whole report is {page.path} in the store."
     context.page("page", fit(lambda count: make(count, note), shown, _CUT))
-    context.page("summary", summary(material, findings))
+    context.page("summary", summary(material, findings, page.path))
 
 
 STEP = Step(
     name="report",
-    version="2",
+    version="3",
     title="8 · Report",
     unit="section",
     device="cpu",

@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 from tokenizers import Tokenizer
 
 from components.core.artifacts import VlmLine
+from components.core.units import number, signed
 from components.media.map_algebra import map_distance
 from components.pages.charts import Dot, dot_plot, histogram
-from components.pages.figures import NOTHING, code, number, raw, signed
+from components.pages.figures import NOTHING, code, raw
 from components.pages.page import Section, absent, caption, quoted
 from components.pages.samples import piece_text
 from components.pages.training_log import training_curves, training_line

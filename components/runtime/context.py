@@ -230,7 +230,7 @@ class Context(Generic[P, S_co]):
         if total:  # a reduction has no units
             hours = max(1e-3, time.monotonic() - self._started) / 3600
             numbers["units_per_hour"] = round(self.counts["computed"] / hours, 1)
-        shown = {key: float(value) for key, value in {**numbers, **values}.items()}
+        shown = {key: round(float(value), 6) for key, value in {**numbers, **values}.items()}
         self._write(name, canonical_json(shown), shown)
 
     def value(self, name: str, text: str) -> None:

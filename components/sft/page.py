@@ -8,7 +8,7 @@ from components.core.artifacts import TunedModel
 from components.core.records import Json
 from components.media.viewing import Viewing
 from components.models.vlm import families
-from components.pages.markdown import Markdown, decisions, document, left_out, table, text
+from components.pages.markdown import decisions, document, left_out, table, text
 from components.pages.page import Section, preview
 from components.pages.training_log import training_curves, training_line
 
@@ -41,8 +41,8 @@ def card(model: TunedModel) -> str:
         "opens with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
         "`motion-enhancer import` needs.",
         _positions(Viewing.model_validate(model.provenance["vlm_attention"].params["viewing"])),
-        decisions(model),
         left_out(model),
+        decisions(model),
     )
 
 
@@ -55,12 +55,12 @@ def _positions(viewing: Viewing) -> str:
         f"Under `{other}` it goes on at {_RULES[other]}, which are positions that this model was not trained for. "
         "transformers runs a model under `qwen` where it is given `position_ids`. By how many positions the text lies "
         f"lower under `transformers` (fps {viewing.fps:g}, clips of 1280 × 720 pixels):",
-        position_gaps(viewing),
+        table(*position_gaps(viewing)),
     )
 
 
-def position_gaps(viewing: Viewing) -> Markdown:
-    """Return for each family by how many positions the two rules differ behind clips of some lengths."""
+def position_gaps(viewing: Viewing) -> tuple[list[str], list[list[str]]]:
+    """Return the head and rows of a table: by how many positions the rules differ behind clips of some lengths."""
     found = families()
-    rows = [(f"{seconds} s", *(family.position_gap(viewing, seconds) for family in found)) for seconds in _CLIPS]
-    return table(("clip", *(family.name for family in found)), rows)
+    rows = [[f"{seconds} s", *(str(family.position_gap(viewing, seconds)) for family in found)] for seconds in _CLIPS]
+    return ["clip", *(family.name for family in found)], rows

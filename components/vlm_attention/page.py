@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from components.core.artifacts import VlmLine
 from components.core.records import Json
-from components.pages.figures import number, raw
+from components.core.units import number
+from components.pages.figures import raw
 from components.pages.page import DRAWING, Section, preview, text_caption
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.parameters import P

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from components.dataset_import.step import STEP
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.dataset_import.data import clip, lines, own
+from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import KEYS, closed_port, s3_server
 
@@ -73,7 +73,7 @@ def test_synthetic_set_end_to_end(tmp_path):
         assert sample.response == captions[path.name]
         assert sample.is_instruction
     assert metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4}.items()
-    assert re.search(r"videos with a ground-truth mask +\| 4 ", outputs["summary"].read_text())
+    assert rows(outputs["summary"].read_text())["videos with a ground-truth mask"] == ["4"]
 
 
 def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
@@ -280,7 +280,7 @@ def test_benchmarks_come_as_one_list(tmp_path):
     samples = [sample for line in data(outputs).lines for sample in line.samples]
     assert Counter(sample.protocol for sample in samples) == {"motionbench": 24, "seed": 1}
     assert sum(not sample.answer for sample in samples) == 1
-    assert re.search(r"answer held out +\| 1 ", outputs["summary"].read_text())
+    assert rows(outputs["summary"].read_text())["answer held out"] == ["1"]
     assert data(outputs).lines[0].video.file.task == "benchmark_import"
     assert list(data(outputs).provenance) == ["benchmark_import"]
 

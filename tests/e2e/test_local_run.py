@@ -4,15 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
 from components.kubeflow.tree import ROOT
+from components.pages.markdown import WIDTH
 from components.store.entries import Store
 from components.store.transfer import import_folder, references
 from components.synthetic.scenes import write_set
 from tests.command import python
+from tests.pages.reading import emphasis, fences, tables
 from tests.s3_server import s3_server
 
 SMOKE = ROOT / "components/cli/smoke.json"
@@ -66,6 +69,25 @@ def test_the_whole_pipeline_runs(base):
     assert (tmp / "out" / "report.html").stat().st_size > 10_000
     assert f"\nreport  {tmp / 'out' / 'report.html'}\n" in printed
     assert printed.rstrip().endswith(f"motion-enhancer export {tmp / 'out'} model model")
+
+
+def test_every_markdown_page_reads_well_in_kfps_viewer(base):
+    """Its style has no cell padding, it takes `_` as emphasis, and it is 700 pixels wide."""
+    pages = {}
+    for answer in (base[0] / "out").glob("artifacts/*/**/executor_output.json"):
+        for name, output in json.loads(answer.read_text())["artifacts"].items():
+            (item,) = output["artifacts"]
+            if item["type"]["schemaTitle"] == "system.Markdown":
+                pages[f"{answer.parent.name}/{name}"] = Path(item["uri"]).read_text()
+    assert set(pages) == {
+        *("plan/plan", "dataset-import/summary", "benchmark-import/summary", "prior-set/card", "report/summary"),
+        *("baseline-eval/table", "tuned-eval/table"),
+    }
+    for name, page in pages.items():
+        assert not emphasis(page), name
+        assert not re.search(r"\de[+-]\d|^\|", page, re.MULTILINE), name
+        assert all(len(line) <= WIDTH for lines in fences(page) for line in lines), name
+        assert tables(page), name
 
 
 def test_token_ratio_executes_token_selection_and_what_follows_and_unchanged_executes_plan_alone(base):

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.core.units import readable_bytes
 from components.pages import charts, figures
 from components.pages.figures import raw
-from components.pages.page import Section, preview
+from components.pages.page import Section, preview, render
 
 
 def decode(uri):
@@ -36,19 +35,6 @@ def test_outline_is_the_border_of_the_unseen_cells():
     assert veil.count("z") == 6
     assert border.count("M") == 10
     assert figures._outline(~(unseen | True), 0, 0, 1, 1) == ""
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (1234.6, "1235"), (0.0123, "0.0123"), (-3.14159, "−3.14"), (2e-6, "2.00e−06"), (99.96, "100.0")],
-)
-def test_number(value, text):
-    assert figures.number(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.0004, "p < 0.001"), (0.0271, "p = 0.027")])
-def test_probability(value, text):
-    assert figures.probability(value) == text
 
 
 def test_text_is_escaped():
@@ -109,17 +95,15 @@ def test_histogram_counts():
     assert [round(h / heights[1]) for h in heights] == [2, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (12_345, "12.3 kB"), (5e9, "5 GB"), (2e15, "2 PB")]
-)
-def test_readable_bytes(count, text):
-    assert readable_bytes(count) == text
-
-
 def test_all_sections_that_fit_are_shown():
     page = preview("step", "What it shows", "how", [Section(f"s{k}", f"one {k}", "") for k in range(3)])
     assert page.count("<section") == 3
     assert 'cutnote"' not in page
+
+
+def test_a_page_opens_with_its_result_and_the_note_stands_below():
+    page = render([Section("top", "", "the result"), Section("next", "more", "below")], "lies in the store", "report")
+    assert page.index("the result") < page.index("lies in the store") < page.index("below")
 
 
 def test_the_last_ones_are_left_out_with_a_note():

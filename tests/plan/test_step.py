@@ -18,6 +18,7 @@ from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
 from tests.command import motion_enhancer
 from tests.dataset_import.data import own
+from tests.pages.reading import rows, tables
 from tests.runner import run_step
 from tests.s3_server import s3_server
 
@@ -62,8 +63,7 @@ def planned(capsys, *arguments, pipeline="motion_priors"):
 
 def counts(printed):
     """Remembered and to compute of each step, from the printed table."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("| ")]
-    return {row[0]: (row[1], row[2]) for row in rows if row[0] in STEPS}
+    return {step: (row[0], row[1]) for step, row in rows(printed).items() if step in STEPS}
 
 
 def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world, tmp_path, capsys):
@@ -171,8 +171,7 @@ def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world,
     params = {name: SMALL.get(name, {}) for name in STEP.form("motion_priors").planned}
     made = run_step(STEP, tmp_path, store, shared=shared, form="motion_priors", step_params=params)["plan"]
     assert made.read_text() == printed
-    rows = [line for line in printed.splitlines() if line.startswith("|")]
-    assert len({tuple(k for k, letter in enumerate(line) if letter == "|") for line in rows}) == 1
+    assert tables(printed)[0][0] == ["step", "remembered", "to compute", "A100 time", "bytes"]
 
 
 def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsys):
@@ -222,7 +221,7 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
         "params_vlm_attention.viewing.fps=2",
     )
     printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
-    assert "| motionbench | 2 " in printed
+    assert rows(printed)["motionbench"] == ["2", "2", "0"]
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
 
 
@@ -284,9 +283,10 @@ def test_scratch_of_fine_tuning_holds_videos_where_the_store_is_no_folder(world,
     largest = max(path.stat().st_size for path in source.rglob("*.mp4") if "mask" not in path.name)
     with s3_server("plan"):
         remote = planned(capsys, *given, "--set", "store=minio://plan/work", pipeline=pipeline)
-    assert f", {readable_bytes(8 * 3 * largest)} of videos." in remote
+    assert rows(remote)["- videos"] == [readable_bytes(8 * 3 * largest)]
     local = planned(capsys, *given, "--set", f"store={(tmp_path / 'new').as_uri()}", pipeline=pipeline)
-    assert "of the tuned model in bf16. Of n nodes" in local
+    assert "- the tuned model in bf16" in rows(local)
+    assert "- videos" not in rows(local)
 
 
 def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):

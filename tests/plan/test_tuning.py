@@ -10,6 +10,7 @@ from components.models.registry import ensure_tiny
 from components.plan.page import fine_tuning
 from components.plan.tuning import Counts, count, disk
 from components.sft.settings import Params
+from tests.pages.reading import rows
 
 QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 TOWER = {QWEN: "visual.", INTERN: "vision_tower."}
@@ -55,9 +56,14 @@ def test_bytes_of_full_tuning():
     assert found.stored == 4 * 12 * ALL + 3 * 4 * ALL
     said = fine_tuning(Counts(ALL, ALL), found)
     assert "8,292,166,656 parameters are trained, of the model's 8,292,166,656" in said
-    parts = "99.5 GB of a resume state on its way to the store, 33.2 GB of the best weights, 16.6 GB of the tuned model"
-    assert f"at most 149 GB: {parts} in bf16, 168 B of videos." in said
-    assert "at most 498 GB of states" in said
+    assert rows(said) == {
+        "scratch (local disk) of a node, at most": ["149 GB"],
+        "- a resume state on its way to the store": ["99.5 GB"],
+        "- the best weights": ["33.2 GB"],
+        "- the tuned model in bf16": ["16.6 GB"],
+        "- videos": ["168 B"],
+        "states in the store while it trains, at most": ["498 GB"],
+    }
 
 
 def test_bytes_of_low_rank_updates():

@@ -21,6 +21,7 @@ from components.report.page import Findings, build, comparisons, fit
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
+from tests.pages.reading import rows
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
 ORDER += ["left-out", "provenance"]
@@ -93,7 +94,7 @@ def test_verdict_and_numbers(run, page):
     outcome = rf"\+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\."
     assert re.search(rf"MotionBench: tuned − untouched: {outcome}", text)
     assert "Selection may be positional" in text
-    assert "sft.max_steps = 60 (paper: null)" in text
+    assert "sft.max_steps = 60 (paper: none)" in text
     assert "head ratio" not in text
     won = sum(b.correct and not a.correct for a, b in pairs)
     lost = sum(a.correct and not b.correct for a, b in pairs)
@@ -105,14 +106,19 @@ def test_verdict_and_numbers(run, page):
 
 def test_summary_and_cut(run, page):
     summary = run.out["summary"].read_text()
-    assert re.search(r"\| Overall +\|", summary)
-    assert re.search(r"\| prior, debiased +\|( [\d.]+ \[[\d.]+, [\d.]+\] +\|){3} 12 +\|", summary)
+    shown = rows(summary)
+    assert len(shown["Overall"]) == 5
+    assert shown["prior, debiased"][3] == "12"
+    assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in shown["prior, debiased"][:3])
     assert pointing_line(run) in summary
     assert pointing_line(run) in plain(page)
     for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
         assert title in page
     cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report)
-    assert f"The whole report is {report.page.path}" in plain(cut)
+    assert cut.index("MotionBench: tuned − untouched") < cut.index(report.page.path) < cut.index('<section id="idea"')
+    read = re.sub(r"<style.*?</style>|<pre>.*?</pre>|<[^>]*>", " ", cut, flags=re.DOTALL)
+    assert not re.search(r"\de[+−-]\d", read)
+    assert summary.index("tuned − untouched") < summary.index("## ") < summary.index(report.page.path)
     assert len(cut.encode()) <= 1_000_000
     assert report.page.bytes <= 8_000_000
 

@@ -6,6 +6,7 @@ from components.core.artifacts import TunedModel
 from components.core.records import ModelId, Ref, StepRecord
 from components.media.viewing import Viewing
 from components.sft.page import card
+from tests.pages.reading import tables
 
 
 def tuned(viewing):
@@ -25,9 +26,8 @@ def tuned(viewing):
 def test_it_names_the_rule_of_positions_and_what_the_other_changes(rule):
     page = card(tuned(Viewing(positions=rule).model_dump()))
     assert f"Trained under the rule `{rule}`" in page
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.startswith("| ")]
-    heads = next(k for k, row in enumerate(rows) if row[0] == "clip")
-    table = dict(zip(rows[heads][1:], zip(*(row[1:] for row in rows[heads + 1 : heads + 5]), strict=True), strict=True))
+    found = next(table for table in tables(page) if table[0][0] == "clip")
+    table = dict(zip(found[0][1:], zip(*(row[1:] for row in found[1:]), strict=True), strict=True))
     assert table == {"InternVL3": ("0",) * 4, "Qwen2.5-VL": ("0", "39", "219", "1179")}  # of 4, 30, 120, 600 s
 
 

@@ -8,11 +8,11 @@ from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
 from components.core.records import sha256
 from components.core.text import sample_id
+from components.core.units import number
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
-from components.pages.figures import number
 from components.runtime.context import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack

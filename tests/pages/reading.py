@@ -1,0 +1,35 @@
+"""Our Markdown pages as a reader's program takes them: tables by the dashes below their heads, emphasis as in KFP."""
+
+import re
+from itertools import pairwise
+
+from markdown_it import MarkdownIt
+
+
+def fences(page):
+    """Return the lines of each preformatted block."""
+    return [token.content.splitlines() for token in MarkdownIt("commonmark").parse(page) if token.type == "fence"]
+
+
+def tables(page):
+    """Return each table as rows of cells, its head first; a wrapped cell goes on in a row of its own."""
+    found = []
+    for lines in fences(page):
+        dashes = next(line for line in lines if not line.strip("- "))
+        columns = [match.span() for match in re.finditer("-+", dashes)]
+        gaps = set(range(max(map(len, lines)))) - {at for start, end in columns for at in range(start, end)}
+        assert all(line[at : at + 1] in ("", " ") for line in lines for at in gaps), "a cell leaves its column"
+        assert all(after - end == 2 for (_, end), (after, _) in pairwise(columns))
+        found.append([[line[start:end].strip() for start, end in columns] for line in lines if line != dashes])
+    return found
+
+
+def rows(page):
+    """Return the rows of all tables of a page by their first cells."""
+    return {row[0]: row[1:] for table in tables(page) for row in table[1:]}
+
+
+def emphasis(page):
+    """Return what KFP's viewer may take as emphasis, as it does inside of words: signs outside of code, unescaped."""
+    outside = re.sub(r"^(`{3,})\n.*?^\1$|(`+)(?!`).*?(?<!`)\2(?!`)|\\[^A-Za-z0-9\s]", "", page, flags=re.M | re.S)
+    return re.findall(r"[_*~]", re.sub(r"^\* |\*\*Warning:\*\*", "", outside, flags=re.M))
