@@ -18,7 +18,7 @@ from components.kubeflow.tree import ROOT, tree_digest
 images_app = Typer(no_args_is_help=True, help="Build, push and lock the images of the steps.")
 
 _PARALLELISM = "shards or benchmarks at once; KFP's own limit unless given"
-_RETRIES = "tries of a task after its first; nodes that can be taken away need more"
+_RETRIES = "tries of a task after its first; which ends of a pod KFP tries again: docs/troubleshooting.md"
 _SELECTOR = "KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's"
 _SECRET = "secret with endpoint, accesskey and secretkey"
 _MODELS = "volume claim of checkpoints; KFP's cache keys hold it"
@@ -41,7 +41,7 @@ def compile_(
     parallelism: Annotated[int | None, Option(help=_PARALLELISM)] = None,
     timeout: Annotated[int, Option(help="seconds that one try of a task may take")] = 12 * 3600,
     deadline: Annotated[int | None, Option(help="seconds that a whole run may take (KFP 2.17 or newer)")] = None,
-    retries: Annotated[int, Option(help=_RETRIES)] = 1,
+    retries: Annotated[int, Option(help=_RETRIES)] = 2,
     node_selector: Annotated[list[str] | None, Option(help=_SELECTOR)] = None,
     queue: Annotated[str | None, Option(help="Kueue's local queue for the GPU steps")] = None,
     store_secret: Annotated[str, Option(help=_SECRET)] = "motion-enhancer-store",
