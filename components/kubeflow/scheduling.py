@@ -79,7 +79,7 @@ class Profile:
         Argo counts `maxDuration` of a retry strategy from the start of the first try: after it there is no other try,
         and a later one that runs is killed. So it holds every try at full length, waits for nodes, and waits between.
         """
-        waits = sum(BACKOFF * BACKOFF_FACTOR**count for count in range(self.retries))
+        waits: int = sum(BACKOFF * BACKOFF_FACTOR**count for count in range(self.retries))
         return (self.retries + 1) * (WAIT_FOR_NODE + self.timeout) + waits
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
+from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 
 
@@ -100,6 +101,15 @@ def fine_tuning(counts: Counts, found: Disk) -> str:
         f"Scratch (local disk) of a node: at most {readable_bytes(found.scratch)}: {', '.join(parts)}. Of n nodes each "
         f"holds an n-th of a state. The store holds at most {readable_bytes(found.stored)} of states while it trains.",
     )
+
+
+def cluster(found: RunSize) -> str:
+    """Return how large the run's record on a cluster becomes, and what that forbids."""
+    limit = readable_bytes(ARGO)
+    kept = f"Argo ends a run whose record is larger than {limit} compressed" if found.packed > ARGO else ""
+    warning = f"{kept}. Take {REMEDY}." if kept else found.warning
+    said = f"The record that Argo keeps of the run: {found} (of at most {limit})."
+    return document("## On a cluster", said, f"**Warning:** {warning}" if warning else "")
 
 
 def models(found: dict[str, ModelId]) -> str:
