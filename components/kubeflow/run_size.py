@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.core.artifacts import PRODUCTS
 from components.core.records import Json, sha256
 from components.plan.run_size import RunSize
 
@@ -240,11 +241,14 @@ class _Run:
         given = _parameters(pod_spec_patch=patch, **retry)
         self._pair(f"{path}(0).executor", "retry-system-container-impl", "Pod", given, [])
         definitions = component.get("outputDefinitions", {}).get("artifacts", {})
-        return {key: [self._artifact(f"{place}/{key}", key)] for key in definitions}
+        kinds = {key: item["artifactType"]["schemaTitle"] for key, item in definitions.items()}
+        return {key: [self._artifact(f"{place}/{key}", key, kind)] for key, kind in kinds.items()}
 
-    def _artifact(self, uri: str, name: str) -> Json:
+    def _artifact(self, uri: str, name: str, kind: str) -> Json:
         """Return an artifact as it is told to the tasks that read it."""
-        metadata = {"digest": f"sha256:{self._hex(64)}", "display_name": name, "store_session_info": _SESSION}
+        named = kind.removeprefix("system.MotionEnhancer") in PRODUCTS
+        metadata = {"digest": f"sha256:{self._hex(64)}"} if named else {}
+        metadata |= {"display_name": name, "store_session_info": _SESSION}
         return {"name": self._number(2, 999), "type": {"instanceSchema": ""}, "uri": uri, "metadata": metadata}
 
     def _pod(self, component: Json, container: Json, config: Json, scope: _Scope, place: str) -> Json:

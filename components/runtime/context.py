@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
 
-from components.core.artifacts import M, Manifest, Sharded, load_manifest
+from components.core.artifacts import PRODUCTS, M, Manifest, Sharded, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json, sha256
@@ -199,10 +199,12 @@ class Context(Generic[P, S_co]):
         return kind(kind=kind.KIND, provenance=provenance, left_out=left_out, **fields)
 
     def publish(self, name: str, manifest: Manifest) -> str:
-        """Write an output artifact: into the store under its digest, and as the artifact's folder."""
+        """Write an output artifact: into the store under its digest, and as the artifact's folder.
+
+        KFP repeats its metadata in the record of every task that reads it, many times: only what people look for.
+        """
         digest = self.store.publish(manifest)
-        lines = float(len(getattr(manifest, "lines", [])))
-        metadata = {"digest": f"sha256:{digest}", "kind": manifest.kind, "lines": lines}
+        metadata = {"digest": f"sha256:{digest}"} if manifest.kind in PRODUCTS else {}
         self._write(name, manifest.to_bytes(), metadata, "manifest.json")
         return digest
 
