@@ -274,7 +274,10 @@ class _Run:
         command += [self._number(2, 999), "--executor_input", _text(request), "--component_spec", _text(interface)]
         volumes, mounts = _volumes(config)
         main = {"name": "main", "image": container["image"], "command": [*command, *_LAUNCHER]}
-        main |= {"args": [*container.get("command", []), *container.get("args", [])], "env": list(_environment(config))}
+        main |= {
+            "args": [*container.get("command", []), *container.get("args", [])],
+            "env": list(_environment(container, config)),
+        }
         main |= {"resources": _resources(container.get("resources", {})), "volumeMounts": mounts}
         user = {name: int(config["securityContext"][name]) for name in ("runAsUser", "runAsGroup")} if config else {}
         context = {"capabilities": {"drop": ["ALL"]}, **user, "runAsNonRoot": True}
@@ -355,7 +358,8 @@ def _output(name: str, value: str, default: str | None = None) -> Json:
 _CONDITION = _output("condition", "nil", "true")
 
 
-def _environment(config: Json) -> Iterator[Json]:
+def _environment(container: Json, config: Json) -> Iterator[Json]:
+    yield from container.get("env", [])
     for item in config.get("secretAsEnv", []):
         for pair in item["keyToEnv"]:
             reference = {"name": item["secretName"], "key": pair["secretKey"], "optional": item.get("optional", False)}

@@ -17,6 +17,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.core.errors import ParameterError
+from components.runtime.side_by_side import PROCESSES
 
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 USER = 65532  # the images' own user and group
@@ -40,7 +41,7 @@ _SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
 
 # The wait doubles with each try, and Go's durations end at 292 years: hence the bounds of `timeout` and `retries`.
 _BOUNDS = {"parallelism": (1, 2**31 - 1), "timeout": (1, 10**8), "deadline": (1, 2**31 - 1), "retries": (0, 10)}
-_BOUNDS |= {"sft_nodes": (1, 2**31 - 1)}
+_BOUNDS |= {"sft_nodes": (1, 2**31 - 1), "gpus_per_shard": (1, 64)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Profile:
     """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` all but what GPUs need.
 
     `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `retries` are tries after the first, two as
-    KFP 2.17 gives a task that asks for none; `node_selector` holds labels of the GPU nodes; `scratch` is the local disk
-    of a node that fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
+    KFP 2.17 gives a task that asks for none; `node_selector` holds labels of the GPU nodes; `gpus_per_shard` GPUs are
+    given to a task that works unit by unit, with one process each; `scratch` is the local disk of a node that
+    fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
 
     Raises ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
     """
@@ -63,6 +65,7 @@ class Profile:
     queue: str | None = None
     store_secret: str = "motion-enhancer-store"
     model_claim: str = "motion-enhancer-models"
+    gpus_per_shard: int = 4
     sft_nodes: int = 1
     scratch: str = "200Gi"
     scratch_claim: str = "motion-enhancer-scratch"
@@ -142,7 +145,15 @@ def on_cpu(task: dsl.PipelineTask, title: str, *, models: bool = False) -> dsl.P
     return _cpu_size(task)
 
 
-def on_a100(task: dsl.PipelineTask, title: str, gpus: int = 1) -> dsl.PipelineTask:
+def units_on_a100(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """Schedule a task that works unit by unit: as many A100s as a shard gets, and one process for each."""
+    profile = PROFILE.get()
+    if profile.gpu and profile.gpus_per_shard > 1:
+        task.set_env_variable(PROCESSES, str(profile.gpus_per_shard))
+    return on_a100(task, title, profile.gpus_per_shard)
+
+
+def on_a100(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
     """Schedule a task on one node with `gpus` A100s and the checkpoints: one pod, whose processes share memory."""
     profile = PROFILE.get()
     _everywhere(task, title, models=True)

@@ -16,6 +16,8 @@ from components.core.job import start_logging
 from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step, declared
+from components.runtime.launch import die_with_parent, leave_error
+from components.runtime.side_by_side import PartDone, own_part
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,13 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
     try:
         execute(step, task, json.loads(given))
         code = 0
+    except PartDone:
+        code = 0
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         code = error.exit_code
+        if (part := own_part()) is not None:
+            leave_error(error, part.left)
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
         torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
         code, what = 1, "a bug in this project"
@@ -91,7 +97,10 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `python -m components STEP TASK EXECUTOR_INPUT`, a container's command; return the exit code."""
-    start_logging()
+    part = own_part()
+    start_logging(part.name if part else "")
+    if part is not None:
+        die_with_parent()
     if len(arguments) != 3:
         log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")
         return 2
