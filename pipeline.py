@@ -11,7 +11,7 @@ from kfp import dsl
 
 from components import steps
 from components.kubeflow.component import pipeline_outputs
-from components.kubeflow.scheduling import each, on_a100, on_cpu, run_limits
+from components.kubeflow.scheduling import each, on_cpu, run_limits, units_on_a100
 from components.kubeflow.signature import Arguments, takes
 from components.kubeflow.trainjob import on_a100_nodes
 
@@ -32,14 +32,14 @@ def extract(given: Arguments, planned: Any) -> Any:
     """Videos → prior set (steps 0 to 4)."""
     videos = given.task("dataset_import", form="training", source_digest=planned.outputs["source_digest"])
     on_cpu(videos, "0 · Import videos")
-    with each(given["shards"], "Shards: read the video model") as shard:
+    with each(given["shards"], "1–2 video model") as shard:
         inverted = given.task("ddim_inversion", videos=videos.outputs["videos"], shard=shard)
-        on_a100(inverted, "1 · DDIM inversion")
+        units_on_a100(inverted, "1 · DDIM inversion")
         captured = given.task("attention_capture", trajectories=inverted.outputs["trajectories"], shard=shard)
-        on_a100(captured, "2 · Attention capture")
+        units_on_a100(captured, "2 · Attention capture")
     heads = given.task("head_selection", maps=dsl.Collected(captured.outputs["maps"]))
     on_cpu(heads, "3 · Head selection (MHS)")
-    with each(given["shards"], "Shards: select words") as shard:
+    with each(given["shards"], "4 words") as shard:
         words = given.task("token_selection", heads=heads.outputs["heads"], shard=shard)
         on_cpu(words, "4 · Token selection (MTTI)")
     joined = given.task("prior_set", form="collected", shards=dsl.Collected(words.outputs["prior"]))
@@ -48,9 +48,9 @@ def extract(given: Arguments, planned: Any) -> Any:
 
 def tune(given: Arguments, planned: Any, priors: Any) -> Any:
     """Prior set → tuned model, benchmarks, report (steps 5 to 8)."""
-    with each(given["shards"], "Shards: read the VLM") as shard:
+    with each(given["shards"], "5 VLM") as shard:
         frozen = given.task("vlm_attention", form="frozen", priors=priors, shard=shard)
-        on_a100(frozen, "5 · VLM attention")
+        units_on_a100(frozen, "5 · VLM attention")
     tuned = given.task("sft", maps=dsl.Collected(frozen.outputs["maps"]))
     on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=8)
     model = tuned.outputs["model"]
@@ -58,14 +58,14 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
     items = given.task("benchmark_import", "dataset_import", "benchmark", benchmark_digest=digest)
     on_cpu(items, "Import benchmarks")
     videos = items.outputs["videos"]
-    with each(given["benchmarks"], "Benchmarks: untouched model") as benchmark:
+    with each(given["benchmarks"], "7 untouched") as benchmark:
         before = given.task("baseline_eval", "benchmark_eval", "untouched", videos=videos, benchmark=benchmark)
-        on_a100(before, "7 · Evaluate the untouched model")
-    with each(given["benchmarks"], "Benchmarks: tuned model") as benchmark:
+        units_on_a100(before, "7 · Evaluate the untouched model")
+    with each(given["benchmarks"], "7 tuned") as benchmark:
         after = given.task("tuned_eval", "benchmark_eval", "tuned", videos=videos, model=model, benchmark=benchmark)
-        on_a100(after, "7 · Evaluate the tuned model")
+        units_on_a100(after, "7 · Evaluate the tuned model")
     seen = given.task("tuned_attention", "vlm_attention", "tuned", priors=priors, model=model)
-    on_a100(seen, "Attention after tuning")
+    units_on_a100(seen, "Attention after tuning")
     results = {"untouched": dsl.Collected(before.outputs["result"]), "tuned": dsl.Collected(after.outputs["result"])}
     page = given.task("report", **results, maps=seen.outputs["maps"], priors=priors, model=model)
     on_cpu(page, "8 · Report")

@@ -24,7 +24,8 @@ from bench.measure import MIB, QUIET, prepare, status_bytes
 from bench.table import Row
 from bench.training import training
 from components.models.vlm.qwen2_5_vl import make_tiny
-from components.sft.launch import die_with_parent, run_processes
+from components.runtime.launch import die_with_parent
+from components.sft.launch import run_processes
 from components.sft.processes import joined
 
 COUNT = 4

@@ -18,7 +18,8 @@ from components.kubeflow.tree import ROOT, tree_digest
 images_app = Typer(no_args_is_help=True, help="Build, push and lock the images of the steps.")
 
 _PARALLELISM = "shards or benchmarks at once; KFP's own limit unless given"
-_RETRIES = "tries of a task after its first; nodes that can be taken away need more"
+_GPUS = "GPUs of a pod that works unit by unit (a shard, a benchmark), one process each; 4 with --profile a100"
+_RETRIES = "tries of a task after its first; which ends of a pod KFP tries again: docs/troubleshooting.md"
 _SELECTOR = "KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's"
 _SECRET = "secret with endpoint, accesskey and secretkey"
 _MODELS = "volume claim of checkpoints; KFP's cache keys hold it"
@@ -41,11 +42,12 @@ def compile_(
     parallelism: Annotated[int | None, Option(help=_PARALLELISM)] = None,
     timeout: Annotated[int, Option(help="seconds that one try of a task may take")] = 12 * 3600,
     deadline: Annotated[int | None, Option(help="seconds that a whole run may take (KFP 2.17 or newer)")] = None,
-    retries: Annotated[int, Option(help=_RETRIES)] = 1,
+    retries: Annotated[int, Option(help=_RETRIES)] = 2,
     node_selector: Annotated[list[str] | None, Option(help=_SELECTOR)] = None,
     queue: Annotated[str | None, Option(help="Kueue's local queue for the GPU steps")] = None,
     store_secret: Annotated[str, Option(help=_SECRET)] = "motion-enhancer-store",
     model_claim: Annotated[str, Option(help=_MODELS)] = "motion-enhancer-models",
+    gpus_per_shard: Annotated[int | None, Option(help=_GPUS)] = None,
     sft_nodes: Annotated[int, Option(help="nodes that fine-tuning takes; above 1 through Kubeflow Trainer")] = 1,
     scratch: Annotated[str, Option(help=_DISK)] = "200Gi",
     scratch_claim: Annotated[str, Option(help=_SCRATCH)] = "motion-enhancer-scratch",
@@ -60,6 +62,11 @@ def compile_(
     claims: dict[str, Any] = {"model_claim": model_claim, "scratch_claim": scratch_claim}
     pods: dict[str, Any] = {"queue": queue, "store_secret": store_secret, "sft_nodes": sft_nodes}
     pods["scratch"] = scratch
+    if gpus_per_shard is not None:
+        if profile == "cpu":
+            problem, remedy = "no step of profile cpu asks for a GPU", "leave it out"
+            raise ParameterError(problem, source="--gpus-per-shard", remedy=remedy)
+        pods["gpus_per_shard"] = gpus_per_shard
     chosen = Profile(profile, node_selector=node_labels(profile, node_selector or ()), **limits, **claims, **pods)
     compile_pipeline(name, output, chosen_images(image, local, lock), chosen)
     echo(output)

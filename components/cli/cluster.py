@@ -81,6 +81,7 @@ def submit(
         if check:
             _check(documents, namespace)
             return
+        _record_fits(documents, values)
         kubeflow = client.connect(host, namespace)
         run_id = client.submit(kubeflow, file, values, experiment, account=service_account)
     _started(kubeflow, run_id, watch, every)
@@ -203,6 +204,15 @@ def _end(kubeflow: Any, found: RunStatus) -> None:
     if found.state == "FAILED":
         typer.echo("\n".join([*run_failure.reasons(kubeflow, found), f"logs: {kubeflow.page(found.run_id)}"]))
         raise typer.Exit(1)
+
+
+def _record_fits(documents: list[dict[str, Any]], values: dict[str, Any]) -> None:
+    """Print how large the run's record becomes and what that forbids; ParameterError where Argo would end the run."""
+    from components.kubeflow.run_size import run_size
+
+    found = run_size(documents, values)
+    found.check("shards")
+    typer.echo(f"The record that Argo keeps of this run: {found}. {found.warning}".rstrip(), err=True)
 
 
 def _check(documents: list[dict[str, Any]], namespace: str) -> None:

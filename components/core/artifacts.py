@@ -223,6 +223,8 @@ class Report(Manifest):
     page: Ref
 
 
+PRODUCTS = (PriorSet.KIND, TunedModel.KIND, Report.KIND)  # what people name by its digest
+
 M = TypeVar("M", bound=Manifest)
 
 

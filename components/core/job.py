@@ -12,11 +12,11 @@ from components.core.errors import MotionEnhancerError
 log = logging.getLogger(__name__)
 
 
-def start_logging() -> None:
-    """Log lines of a container: to stderr, `LOG_LEVEL` of them."""
+def start_logging(prefix: str = "") -> None:
+    """Log lines of a container: to stderr, `LOG_LEVEL` of them; `prefix` tells processes apart that share it."""
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s {prefix and prefix + ' '}%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
     for client in ("httpx", "urllib3"):  # their lines hold signed addresses and tokens

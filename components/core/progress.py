@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 _EVERY_SECONDS = 30.0
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` and show how far it is."""
+def track(items: Iterable[T], what: str, total: int | None = None, position: int | None = None) -> Iterator[T]:
+    """Iterate over `items` and show how far it is; `position` is the bar's line where several processes have one."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit="")
+        yield from tqdm(items, desc=what, total=total, unit="", position=position)
         return
     start = last = time.monotonic()
     for done, item in enumerate(items):

@@ -17,6 +17,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.core.errors import ParameterError
+from components.runtime.side_by_side import PROCESSES
 
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 USER = 65532  # the images' own user and group
@@ -35,6 +36,8 @@ TMP = "/tmp"  # where the images write temporary files
 # Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
 # keeps for itself.
 GPU_CPU, GPU_MEMORY_GIB, GPU_SHM_GIB = 10, 100, 16
+BACKOFF, BACKOFF_FACTOR = 60, 2  # seconds before the second try, and how much longer the wait before each next one is
+WAIT_FOR_NODE = 7 * 24 * 3600  # seconds that the pod of a try may stay Pending: a queue, a pool that scales up
 
 _PART = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
@@ -45,12 +48,19 @@ _VALUE = re.compile(rf"({_PART})?", re.ASCII)
 _SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
 
 
+# The wait doubles with each try, and Go's durations end at 292 years: hence the bounds of `timeout` and `retries`.
+_BOUNDS = {"parallelism": (1, 2**31 - 1), "timeout": (1, 10**8), "deadline": (1, 2**31 - 1), "retries": (0, 10)}
+_BOUNDS |= {"sft_nodes": (1, 2**31 - 1), "gpus_per_shard": (1, 64)}
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a cluster offers. `local` sets nothing (KFP's local runner has no pods), `cpu` all but what GPUs need.
 
-    `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `node_selector` holds labels of the GPU
-    nodes; `scratch` is the local disk of a node that fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
+    `timeout` bounds a try of a task and `deadline` a whole run, in seconds; `retries` are tries after the first, two as
+    KFP 2.17 gives a task that asks for none; `node_selector` holds labels of the GPU nodes; `gpus_per_shard` GPUs are
+    given to a task that works unit by unit, with one process each; `scratch` is the local disk of a node that
+    fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
 
     Raises ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
     """
@@ -59,11 +69,12 @@ class Profile:
     parallelism: int | None = None
     timeout: int = 12 * 3600
     deadline: int | None = None
-    retries: int = 1
+    retries: int = 2
     node_selector: Mapping[str, str] = field(default_factory=lambda: dict(A100))
     queue: str | None = None
     store_secret: str = "motion-enhancer-store"
     model_claim: str = "motion-enhancer-models"
+    gpus_per_shard: int = 4
     sft_nodes: int = 1
     scratch: str = "200Gi"
     scratch_claim: str = "motion-enhancer-scratch"
@@ -73,13 +84,23 @@ class Profile:
         """Whether GPU steps get GPUs."""
         return self.kind == "a100"
 
+    @property
+    def longest_task(self) -> int:
+        """Seconds from the start of a task's first try to the end of its last one, at most.
+
+        Argo counts `maxDuration` of a retry strategy from the start of the first try: after it there is no other try,
+        and a later one that runs is killed. So it holds every try at full length, waits for nodes, and waits between.
+        """
+        waits: int = sum(BACKOFF * BACKOFF_FACTOR**count for count in range(self.retries))
+        return (self.retries + 1) * (WAIT_FOR_NODE + self.timeout) + waits
+
     def __post_init__(self) -> None:
         if self.kind not in ("local", "cpu", "a100"):
             raise ParameterError(f"unknown profile {self.kind!r}", source="--profile", remedy="a100 or cpu")
-        for name, least in (("parallelism", 1), ("timeout", 1), ("deadline", 1), ("retries", 0), ("sft_nodes", 1)):
+        for name, (least, most) in _BOUNDS.items():
             number = getattr(self, name)
-            if number is not None and not least <= number < 2**31:
-                remedy = f"give a whole number from {least} on"
+            if number is not None and not least <= number <= most:
+                remedy = f"give a whole number from {least} to {most}"
                 raise ParameterError(f"cannot be {number}", source=option(name), remedy=remedy)
         if self.sft_nodes > 1 and not self.gpu:
             problem, remedy = f"profile {self.kind} has no GPU nodes", "leave it out, or --profile a100"
@@ -133,7 +154,15 @@ def on_cpu(task: dsl.PipelineTask, title: str, *, models: bool = False) -> dsl.P
     return _cpu_size(task)
 
 
-def on_a100(task: dsl.PipelineTask, title: str, gpus: int = 1) -> dsl.PipelineTask:
+def units_on_a100(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """Schedule a task that works unit by unit: as many A100s as a shard gets, and one process for each."""
+    profile = PROFILE.get()
+    if profile.gpu and profile.gpus_per_shard > 1:
+        task.set_env_variable(PROCESSES, str(profile.gpus_per_shard))
+    return on_a100(task, title, profile.gpus_per_shard)
+
+
+def on_a100(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
     """Schedule a task on one node with `gpus` A100s and the checkpoints: one pod, whose processes share memory."""
     profile = PROFILE.get()
     _everywhere(task, title, models=True)
@@ -171,7 +200,8 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
     if profile.kind == "local":
         return
     if profile.retries:
-        task.set_retry(profile.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        bounds = {"backoff_duration": f"{BACKOFF}s", "backoff_max_duration": f"{profile.longest_task}s"}
+        task.set_retry(profile.retries, backoff_factor=float(BACKOFF_FACTOR), **bounds)
     kubernetes.use_secret_as_env(task, profile.store_secret, SECRET_KEYS)
     kubernetes.use_secret_as_env(task, profile.store_secret, OPTIONAL_KEYS, optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

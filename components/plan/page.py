@@ -14,6 +14,7 @@ from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
+from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 
 
@@ -104,6 +105,15 @@ def fine_tuning(counts: Counts, found: Disk) -> str:
         table(("what it takes", "bytes"), [(name, readable_bytes(size)) for name, size in sizes.items() if size]),
         "Of n nodes each holds an n-th of a state.",
     )
+
+
+def cluster(found: RunSize) -> str:
+    """Return how large the run's record on a cluster becomes, and what that forbids."""
+    limit = readable_bytes(ARGO)
+    kept = f"Argo ends a run whose record is larger than {limit} compressed" if found.packed > ARGO else ""
+    warning = f"{kept}. Take {REMEDY}." if kept else found.warning
+    said = f"The record that Argo keeps of the run: {found} (of at most {limit})."
+    return document("## On a cluster", said, f"**Warning:** {warning}" if warning else "")
 
 
 def models(found: dict[str, ModelId]) -> str:

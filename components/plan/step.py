@@ -9,6 +9,7 @@ So does the first look at a VLM: its parameters are counted by building it.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from components.models.video import family_of
 from components.pages.markdown import document
 from components.plan import page, tuning
 from components.plan.cost import PlannedVideo, estimate
+from components.plan.run_size import RunSize, estimated
 from components.runtime import parameters as p
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
@@ -36,6 +38,7 @@ from components.store.address import open_backend
 from components.store.entries import Entry
 from components.store.transfer import exported_manifest, import_folder
 
+POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
@@ -76,7 +79,12 @@ class MotionEnhancer(MotionPriors, Tuning):
 
 
 def run(context: Context[StepParams, Shared]) -> None:
-    """Validate and predict; a prior set given as a folder is brought into the store."""
+    """Validate and predict; a prior set given as a folder is brought into the store.
+
+    Raises ParameterError also where Argo would end the run in its middle: in a pod of KFP, not on a laptop.
+    """
+    if POD in os.environ:
+        _record(context.shared).check("shards")
     forecast(context)
     shared = context.shared
     if isinstance(shared, FineTune) and not shared.priors.startswith("sha256:"):
@@ -117,8 +125,15 @@ def forecast(context: Context[StepParams, Any]) -> None:
         downloads = [] if context.store.uri.startswith("file:") else videos
         taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
         parts += [shown, page.positions(trained, asked), taken]
+    parts.append(page.cluster(_record(shared)))
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
+
+
+def _record(shared: Shared) -> RunSize:
+    """Return the size of the record that Argo keeps of this run."""
+    (name,) = (name for name, form in STEP.forms.items() if form.shared is type(shared))
+    return estimated(name, len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
 
 
 def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:

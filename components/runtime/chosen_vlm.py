@@ -6,7 +6,6 @@ a tuned model's files are laid out in a folder that lives as long as the task co
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,9 +53,7 @@ def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
         yield _chosen(model.id.name, {}, lambda: model.path, rows)
         return
     tuned = context.input("model", TunedModel)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        opened = cache(lambda: materialize(tuned.files, context.store, folder))
+    with context.shared_folder("model", lambda folder: materialize(tuned.files, context.store, folder)) as opened:
         yield _chosen(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, opened, rows)
 
 

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
 
-from components.core.artifacts import M, Manifest, Sharded, load_manifest
+from components.core.artifacts import PRODUCTS, M, Manifest, Sharded, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json, sha256
 from components.runtime.declaration import Step
 from components.runtime.parameters import P, Shard, SharedParams, UnitParams, validated
+from components.runtime.side_by_side import Part, PartDone, own_part, processes
+from components.runtime.side_by_side import compute as compute_side_by_side
 from components.store.entries import Entry, Store, WorkFolder
 
 S_co = DefaultedTypeVar("S_co", bound=SharedParams, default=SharedParams, covariant=True)
@@ -38,6 +42,8 @@ class Context(Generic[P, S_co]):
 
     def __init__(self, step: Step[P], task: str, executor_input: Json) -> None:
         self.step, self.task = step, task
+        self.part = own_part()
+        self._executor_input, self._folders = executor_input, dict[str, Callable[[], Path]]()
         given, self._outputs = executor_input.get("inputs", {}), executor_input.get("outputs", {})
         values = dict(given.get("parameterValues", {}))
         params, self.rerun = values.pop("params", {}), str(values.pop("rerun", "0"))
@@ -148,19 +154,30 @@ class Context(Generic[P, S_co]):
         """
         entries: dict[str, Entry] = {}
         failures: list[Failure] = []
-        todo: list[tuple[U, str]] = []
+        keyed: list[tuple[U, str]] = []
         for unit in units:
             try:
-                key = self.key(reads(unit))
+                keyed.append((unit, self.key(reads(unit))))
             except DataError as error:
                 failures.append(self._failure(name(unit), error))
-                continue
+        if self.part is not None and (mine := [(unit, key) for unit, key in keyed if key in self.part.keys]):
+            self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work)
+        todo: list[tuple[U, str]] = []
+        for unit, key in keyed:
             if (entry := self.remembered(key, work)) is not None:
                 entries[name(unit)] = entry
             else:
                 todo.append((unit, key))
+        if self.part is not None:  # its own units come later: what is missing here fails in the task's own process
+            return entries
         remembered = len(entries)
         self.counts["remembered"] += remembered
+        if len(todo) > 1 and processes() > 1:
+            keys = [key for _, key in todo]
+            compute_side_by_side(self.step.name, self.task, self._executor_input, keys, self._folders)
+            found = {key: self.remembered(key, work) for key in keys}
+            entries |= {name(unit): entry for unit, key in todo if (entry := found[key]) is not None}
+            todo = [(unit, key) for unit, key in todo if found[key] is None]  # what failed there fails here
         for unit, key in track(todo, self.step.title):
             folder = self.work(key, work)
             try:
@@ -171,8 +188,47 @@ class Context(Generic[P, S_co]):
         self.fail(failures, len(units))
         return entries
 
+    def _compute_part(
+        self,
+        part: Part,
+        mine: Sequence[tuple[U, str]],
+        *,
+        name: Callable[[U], str],
+        reads: Callable[[U], Json],
+        compute: Callable[[U, WorkFolder], Json],
+        work: str,
+    ) -> NoReturn:
+        """Compute the units of one of several processes; a bad one is the task's own to report.
+
+        Raises:
+            PartDone: it is done.
+        """
+        for unit, key in track(mine, f"{part.name} {self.step.title}", position=part.rank):
+            folder = self.work(key, work)
+            try:
+                folder.finish(name(unit), reads(unit), compute(unit, folder))
+            except DataError as error:
+                log.info("%s fails: %s", name(unit), error.problem)
+        raise PartDone
+
+    @contextmanager
+    def shared_folder(self, name: str, fill: Callable[[Path], Path]) -> Iterator[Callable[[], Path]]:
+        """Yield a function that returns a folder, filled at its first call, once for all processes of this task."""
+        if self.part is not None:
+            folders = self.part.folders
+            yield lambda: folders[name]
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / name
+            self._folders[name] = cache(lambda: fill(folder))
+            try:
+                yield self._folders[name]
+            finally:
+                del self._folders[name]
+
     def once(self, unit: str, reads: Json, compute: Callable[[WorkFolder], Json], work: str = "") -> Entry:
         """Do one piece of work about `unit` unless it is remembered, as `each` does; only the step's own is counted."""
+        self._alone()
         key = self.key(reads)
         entry = self.remembered(key, work)
         if not work:
@@ -208,10 +264,13 @@ class Context(Generic[P, S_co]):
         return kind(kind=kind.KIND, provenance=provenance, left_out=left_out, **fields)
 
     def publish(self, name: str, manifest: Manifest) -> str:
-        """Write an output artifact: into the store under its digest, and as the artifact's folder."""
+        """Write an output artifact: into the store under its digest, and as the artifact's folder.
+
+        KFP repeats its metadata in the record of every task that reads it, many times: only what people look for.
+        """
+        self._alone()
         digest = self.store.publish(manifest)
-        lines = float(len(getattr(manifest, "lines", [])))
-        metadata = {"digest": f"sha256:{digest}", "kind": manifest.kind, "lines": lines}
+        metadata = {"digest": f"sha256:{digest}"} if manifest.kind in PRODUCTS else {}
         self._write(name, manifest.to_bytes(), metadata, "manifest.json")
         return digest
 
@@ -238,7 +297,13 @@ class Context(Generic[P, S_co]):
         _put(Path(self._outputs["parameters"][name]["outputFile"]), text.encode())
         self._answer["parameterValues"][name] = text
 
+    def _alone(self) -> None:
+        """Raise PartDone in one of several processes of a task: what comes now is done once."""
+        if self.part is not None:
+            raise PartDone
+
     def _write(self, name: str, data: bytes, metadata: Json, file: str = "") -> None:
+        self._alone()
         item = self._outputs["artifacts"][name]["artifacts"][0]
         _put(_path(item) / file, data)
         self._answer["artifacts"][name] = {"artifacts": [{**item, "metadata": metadata}]}

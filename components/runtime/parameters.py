@@ -129,7 +129,7 @@ Seed = Annotated[int, Field(ge=0, description="seed of every random draw"), Pipe
 Shards = Annotated[
     list[str],
     operational(min_length=1, max_length=100, description='the parts that run side by side, each "k/n"'),
-    PipelineDefault([f"{k}/8" for k in range(8)]),
+    PipelineDefault(["0/2", "1/2"]),
 ]
 ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')]
 

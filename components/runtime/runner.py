@@ -17,6 +17,8 @@ from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step, declared
 from components.runtime.ending import Ending, note_end
+from components.runtime.launch import die_with_parent, leave_error
+from components.runtime.side_by_side import PartDone, own_part
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +75,17 @@ def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs
 
 def run_task(step: Step[Any], task: str, given: str) -> int:
     """Run one task as its container does and return the exit code; `given` is KFP's executor input as JSON."""
-    start, request, ending = time.monotonic(), {}, None
+    start, request, ending, part = time.monotonic(), {}, None, own_part()
     try:
         request = json.loads(given)
         execute(step, task, request)
+    except PartDone:
+        pass
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         ending = Ending.of(error)
+        if part is not None:
+            leave_error(error, part.left)
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
         torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
         ending, what = Ending.of_bug(error), "a bug in this project"
@@ -88,7 +94,8 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
             ending = Ending(2, "the GPU has too little memory", f"parameters of {task}", remedy)
             what = f"{ending.problem}: {remedy}"
         log.error("%s: %s\n%s", task, what, traceback.format_exc())
-    note_end(task, request, ending)
+    if part is None:  # else the task's own process notes it
+        note_end(task, request, ending)
     code = 0 if ending is None else ending.code
     log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
     return code
@@ -96,7 +103,10 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `python -m components STEP TASK EXECUTOR_INPUT`, a container's command; return the exit code."""
-    start_logging()
+    part = own_part()
+    start_logging(part.name if part else "")
+    if part is not None:
+        die_with_parent()
     if len(arguments) != 3:
         log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")
         return 2

@@ -24,12 +24,13 @@ from torch import Tensor
 from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
-from components.core.records import Record, canonical_json, sha256
+from components.core.records import Record, sha256
 from components.models.vlm.model import Vlm, load_vlm
+from components.runtime.launch import die_with_parent, leave_error
 from components.sft.data import Item, Samples, loaded, order, partners, split
 from components.sft.engine import Engine, computing_dtype
 from components.sft.flops import TrainingFlops
-from components.sft.launch import Stop, die_with_parent, listening, stopped
+from components.sft.launch import Stop, listening, stopped
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
 from components.sft.processes import Processes, joined
@@ -414,8 +415,7 @@ def main(argv: list[str]) -> int:
     try:
         train(job)
     except MotionEnhancerError as error:
-        fields = {"code": error.exit_code, "problem": error.problem, "source": error.source, "remedy": error.remedy}
-        (Path(job.out) / "error.json").write_bytes(canonical_json(fields))
+        leave_error(error, Path(job.out))
         log.error("%s", error)
         return error.exit_code
     return 0

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifacts import TunedModel, VlmLine, VlmMaps
-from components.core.errors import DataError, ParameterError, TryAgainError
+from components.core.errors import DataError, ParameterError
 from components.core.records import Failure, Json, canonical_json, sha256
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Step
+from components.runtime.launch import raise_left_error
 from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
 from components.sft.page import page
 from components.sft.settings import Params, SftSettings
@@ -131,10 +132,7 @@ def _launch(job: Any) -> None:
     else:
         with listening():  # SIGTERM removes the TrainJob
             code = train_on_nodes(json.loads(manifest), path, f"sft-{job.key}")
-    if (left := out / "error.json").is_file():
-        fields = json.loads(left.read_bytes())
-        kinds = {kind.exit_code: kind for kind in (ParameterError, DataError, TryAgainError)}
-        raise kinds[fields.pop("code")](**fields)
+    raise_left_error(out)
     if code:
         where = "above" if manifest is None else "in its pod"
         raise RuntimeError(f"a training process ended with code {code}; its traceback is {where}")

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from components.core.artifacts import Manifest, parse_manifest
+from components.core.artifacts import PRODUCTS, Manifest, parse_manifest
 from components.core.errors import DataError
 from components.core.progress import track
 from components.core.records import Ref
 from components.store.entries import Store
-from components.store.gc import MANIFEST, PRODUCTS
+from components.store.gc import MANIFEST
 from components.store.transfer import references
 
 

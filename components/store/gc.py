@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.core.artifacts import PriorSet, Report, TunedModel
+from components.core.artifacts import PRODUCTS
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import sha256
@@ -37,7 +37,6 @@ from components.store.failures import FAILURE
 log = logging.getLogger(__name__)
 DAY = 86400.0
 _PARTS = ("manifests", "entries", "files")
-PRODUCTS = (PriorSet.KIND, TunedModel.KIND, Report.KIND)
 
 MANIFEST = re.compile(r"manifests/([0-9a-f]{64})\.json")
 _VIDEO = re.compile(r"videos/[0-9a-f]{64}\.[^/]+")

@@ -16,7 +16,13 @@ SECRETS = {"endpoint": "S3_ENDPOINT"}
 OPTIONAL = {"accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY", "sessiontoken": "S3_SESSION_TOKEN"}
 OPTIONAL |= {"region": "S3_REGION", "addressing": "S3_ADDRESSING", "cabundle": "S3_CA_BUNDLE"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
-CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
+CHANGED += [
+    "--gpus-per-shard=2",
+    "--queue=gpus",
+    "--store-secret=other-secret",
+    "--model-claim=other-claim",
+    "--scratch=1Ti",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def test_gpu_steps_get_what_a_gpu_node_needs_and_no_other_step_does(compiled):
         if one.on_gpu:
             accelerator, (toleration,) = resources["accelerator"], one.pod["tolerations"]
             assert accelerator["resourceType"] == toleration["key"] == "nvidia.com/gpu"
-            assert int(accelerator["resourceCount"]) == (8 if one.name == "sft" else 1)
+            assert int(accelerator["resourceCount"]) == (8 if one.name == "sft" else 4)
             assert mounts["/dev/shm"] == "Memory"
             assert "/models" in mounts
 
@@ -103,6 +109,20 @@ def test_options_reach_their_tasks(compiled):
         assert selector == ({"labels": {"pool": "a100"}} if one.on_gpu else {})
 
 
+@pytest.mark.parametrize(("options", "gpus"), [((), 4), (("--gpus-per-shard=1",), 1), (tuple(CHANGED), 2), (CPU, 0)])
+def test_a_pod_that_works_unit_by_unit_gets_a_process_and_its_share_of_a_node_per_gpu(compiled, options, gpus):
+    for one in scheduled(compiled(*options)):
+        told = {item["name"]: item["value"] for item in one.container.get("env", [])}
+        by_unit = one.on_gpu and one.name != "sft"
+        assert told.get("UNIT_PROCESSES", "1") == (str(max(1, gpus)) if by_unit else "1"), one.name
+        if by_unit and gpus:
+            resources = one.container["resources"]
+            assert int(resources["accelerator"]["resourceCount"]) == gpus
+            assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] == f"{100 * gpus}Gi"
+            assert resources["resourceCpuRequest"] == str(10 * gpus)
+            assert {item["sizeLimit"] for item in one.pod["emptyDirMounts"]} == {f"{16 * gpus}Gi"}
+
+
 @pytest.mark.parametrize(("options", "size"), [((), "200Gi"), (CPU, "200Gi"), (tuple(CHANGED), "1Ti")])
 def test_fine_tuning_alone_gets_local_disk_where_it_writes_temporary_files(compiled, options, size):
     for one in scheduled(compiled(*options)):
@@ -137,7 +157,8 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--parallelism", "0"),
         ("--timeout", "1h"),
         ("--deadline", "0"),
-        ("--retries", str(2**31)),
+        ("--retries", "11"),
+        ("--timeout", str(10**8 + 1)),
         ("--node-selector", "pool"),
         ("--node-selector", "pool=two words"),
         ("--queue", "My Queue"),
@@ -150,6 +171,8 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--scratch", "0Gi"),
         ("--profile=cpu --node-selector", "a=b"),
         ("--profile=cpu --sft-nodes", "2"),
+        ("--gpus-per-shard", "0"),
+        ("--profile=cpu --gpus-per-shard", "2"),
     ],
 )
 def test_a_bad_value_ends_with_2_and_names_its_option(option, value, capsys, tmp_path):

@@ -53,6 +53,13 @@ def test_every_task_and_loop_has_a_title_of_its_own(spec):
     assert len(set(titles.values())) == len(titles)
 
 
+def test_loops_differ_in_what_the_graph_has_room_for(spec):
+    """The UI shows about 14 characters of a title."""
+    loops = [task["taskInfo"]["name"] for task in tasks(spec).values() if "parameterIterator" in task]
+    assert len({name[:12] for name in loops}) == len(loops) > 0
+    assert all(name[0].isdigit() for name in loops)
+
+
 def test_outputs_are_python_names_and_every_step_shows_something(spec):
     for name, task in leaves(spec).items():
         outputs = definition(spec, task)["outputDefinitions"]

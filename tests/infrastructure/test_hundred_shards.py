@@ -57,9 +57,8 @@ def test_ends_within_its_time(run, capsys):
 
 def lines(run, task):
     """Lines in the manifest of every shard of a task."""
-    found = run.out.glob(f"artifacts/*/for-loop-*/{task.replace('_', '-')}/executor_output.json")
-    parts = [part for path in found for part in json.loads(path.read_text())["artifacts"].values()]
-    return [item["metadata"]["lines"] for part in parts for item in part["artifacts"] if "lines" in item["metadata"]]
+    found = run.out.glob(f"artifacts/*/for-loop-*/{task.replace('_', '-')}/*/manifest.json")
+    return [len(json.loads(path.read_text())["lines"]) for path in found]
 
 
 @pytest.mark.parametrize("task", SHARDED)
@@ -79,7 +78,10 @@ def test_an_empty_shard_imports_nothing_heavy(run, task, tmp_path):
 def _lines(run, request):
     """Lines of what a task published."""
     answer = json.loads(Path(request["outputs"]["outputFile"]).read_text())
-    return max(item["metadata"].get("lines", 0) for part in answer["artifacts"].values() for item in part["artifacts"])
+    folders = [Path(item["uri"]) for part in answer["artifacts"].values() for item in part["artifacts"]]
+    return max(
+        len(json.loads(file.read_text())["lines"]) for folder in folders if (file := folder / "manifest.json").is_file()
+    )
 
 
 def _forced(inputs):

@@ -35,6 +35,16 @@ def packages(tmp_path_factory):
     return files
 
 
+@pytest.fixture(scope="session")
+def whole_package(tmp_path_factory):
+    """motion_enhancer compiled for A100 nodes."""
+    file = tmp_path_factory.mktemp("whole") / "motion_enhancer.yaml"
+    process = command_line("compile", "motion_enhancer", "--image", IMAGE, "--output", file)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return file
+
+
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No kubeconfig, no stored context and no variables of this machine's user."""

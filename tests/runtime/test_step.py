@@ -69,7 +69,7 @@ def publish(context):
 def test_ok(tmp_path):
     assert call(publish, tmp_path) == 0
     answer = json.loads((tmp_path / "executor_output.json").read_text())
-    assert answer["artifacts"]["videos"]["artifacts"][0]["metadata"]["kind"] == "VideoDataset"
+    assert answer["artifacts"]["videos"]["artifacts"][0]["metadata"] == {}  # each reader's record would repeat it
 
 
 def test_a_forgotten_output_is_a_bug(tmp_path):

@@ -18,7 +18,7 @@ import torch
 
 from components.core.errors import MotionEnhancerError
 from components.models.vlm.model import load_vlm
-from components.sft.launch import die_with_parent
+from components.runtime.launch import die_with_parent
 from components.sft.loop import Job, train
 from components.sft.processes import RENDEZVOUS
 from components.sft.state import ResumeStates

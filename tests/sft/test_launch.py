@@ -89,7 +89,7 @@ def test_sigterm_to_a_training_that_is_done_loses_nothing(tmp_path):
 
 def test_the_death_of_the_step_ends_its_processes(tmp_path):
     """By SIGKILL, of which a process hears nothing."""
-    inner = f"from components.sft.launch import die_with_parent; die_with_parent(); exec({LIVES!r})"
+    inner = f"from components.runtime.launch import die_with_parent; die_with_parent(); exec({LIVES!r})"
     outer = "import sys; from pathlib import Path; from components.sft.launch import run_processes; "
     outer += "run_processes(2, ['-c', sys.argv[1], sys.argv[2]], Path(sys.argv[3]), 5.0)"
     stem = tmp_path / "pid"
