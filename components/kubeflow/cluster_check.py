@@ -30,6 +30,7 @@ SINCE = {
     ("deploymentSpec", "executors", "*", "pvcMount", "*", "subPath"): "2.16",
     ("pipelineConfig", "activeDeadlineSeconds"): "2.17",
 }
+_LOGIN = ".dockerconfigjson"  # the key of a secret of type docker-registry
 Pool = tuple[tuple[tuple[str, str], ...], str]  # labels of nodes, and the resource that they have
 
 
@@ -92,6 +93,8 @@ def needs(documents: list[Spec]) -> Needs:
         for item in executor.get("secretAsEnv", []):
             if not item.get("optional"):
                 secrets.setdefault(item["secretName"], set()).update(key["secretKey"] for key in item["keyToEnv"])
+        for item in executor.get("imagePullSecret", []):
+            secrets.setdefault(item["secretName"], set()).add(_LOGIN)
         claims |= {item["constant"] for item in executor.get("pvcMount", []) if "constant" in item}
     fields = {path[-1]: since for path, since in SINCE.items() if any(True for _ in _at(specification, path))}
     return Needs(gpus, disks, secrets, claims, fields)
@@ -209,7 +212,8 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
 
 def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
     answer = _ask(api.read_namespaced_secret, name, namespace)
-    create = f"kubectl create secret generic {name} -n {namespace} with --from-literal for each key, or see manifests/"
+    kind, given = ("docker-registry", "--docker-…") if _LOGIN in keys else ("generic", "--from-literal for each key")
+    create = f"kubectl create secret {kind} {name} -n {namespace} with {given}, or see manifests/"
     if isinstance(answer, ApiException):
         state, remedy = "?", f"these credentials may not read secrets in {namespace}"
     elif answer is None:

@@ -15,6 +15,7 @@ CPU = ("--profile", "cpu")
 SECRETS = {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
 CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
+CHANGED += ["--pull-secret=login"]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,7 @@ def test_options_reach_their_tasks(compiled):
         assert one.task["retryPolicy"]["maxRetryCount"] == 5
         assert [item["secretName"] for item in one.pod["secretAsEnv"]] == ["other-secret"]
         assert mounted(one.pod).get("/models", "other-claim") == "other-claim"
+        assert [item["secretName"] for item in one.pod["imagePullSecret"]] == ["login"]
         labels, selector = one.pod.get("podMetadata", {}).get("labels", {}), one.pod.get("nodeSelector", {})
         assert labels == ({"kueue.x-k8s.io/queue-name": "gpus"} if one.on_gpu else {})
         assert selector == ({"labels": {"pool": "a100"}} if one.on_gpu else {})
@@ -135,6 +137,7 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--queue", "q" * 64),
         ("--store-secret", ""),
         ("--model-claim", "-x"),
+        ("--pull-secret", "Login"),
         ("--sft-nodes", "0"),
         ("--scratch-claim", "A"),
         ("--scratch", "200GB"),
