@@ -139,6 +139,19 @@ def test_the_version_that_kfps_ui_passes_on(complete, kubeflow, packages, capsys
     assert "2.15.0 at" in capsys.readouterr().out
 
 
+def test_a_pull_secret_is_a_login(complete, packages, capsys, tmp_path):
+    spec, platform = read_package(packages["a100"])
+    for pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        pod["imagePullSecret"] = [{"secretName": "login"}]
+    file = tmp_path / "login.yaml"
+    file.write_text(yaml.safe_dump_all([spec, platform]))
+    assert check({"a100": file}) == 2
+    assert "kubectl create secret docker-registry login -n team-a" in capsys.readouterr().out
+    complete.answer.secret("team-a", "login", {".dockerconfigjson": "canary-77aa"})
+    assert check({"a100": file}) == 0
+    assert "canary" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("version", "state"),
     [("v1.29.0", "ok"), ("v1.31.7-gke.1265000", "ok"), ("v1.28.15", "missing"), ("v1.9.0", "missing"), ("", "?")],
