@@ -167,6 +167,7 @@ def _check(documents: list[dict[str, Any]], host: str, namespace: str) -> None:
         typer.echo(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.remedy}".rstrip())
     others = "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
     typer.echo(others)
+    typer.echo("What the store's key may do is checked by the Job motion-enhancer-bootstrap.")
     if missing := [item for item in found if item.state == "missing"]:
         remedy = "; ".join(f"{item.name}: {item.remedy}" for item in missing)
         problem = f"{len(missing)} of {len(found)} things are missing in {namespace}"

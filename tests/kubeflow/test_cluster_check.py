@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.kubeflow.client import read_package
-from components.kubeflow.cluster_check import needs
+from components.kubeflow.cluster_check import SINCE, needs
 from components.kubeflow.scheduling import A100, SECRET_KEYS
 from tests.command import motion_enhancer
 
@@ -37,7 +37,7 @@ def disk(state, size):
 
 def states(printed):
     """First words of the table's lines."""
-    return [line.split()[0] for line in printed.splitlines()[:-1]]
+    return [line.split()[0] for line in printed.splitlines()[:-2]]
 
 
 def test_what_a_pipeline_needs_is_read_from_the_compiled_file(packages):
@@ -49,6 +49,28 @@ def test_what_a_pipeline_needs_is_read_from_the_compiled_file(packages):
     assert found.fields == {"securityContext": "2.16"}
     assert needs(read_package(packages["cpu"])).gpus == {}
     assert needs([{}]).claims == set()
+
+
+# fields of a pod in KFP 2.15.0's kubernetes_executor_config.proto
+KNOWN = (
+    "secretAsVolume secretAsEnv pvcMount nodeSelector podMetadata imagePullSecret imagePullPolicy configMapAsVolume "
+)
+KNOWN += (
+    "configMapAsEnv activeDeadlineSeconds fieldPathAsEnv tolerations genericEphemeralVolume nodeAffinity podAffinity "
+)
+KNOWN += "enabledSharedMemory emptyDirMounts"
+
+
+@pytest.mark.parametrize("profile", ["a100", "cpu", "nodes"])
+def test_every_field_of_a_pod_has_a_version(packages, profile):
+    """A field of a newer KFP that `compile` begins to write has to be told to `submit --check`."""
+    (_, platform) = read_package(packages[profile])
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    newer = {path[3] for path in SINCE if path[:2] == ("deploymentSpec", "executors")}
+    assert {field for pod in pods for field in pod} <= {*KNOWN.split(), *newer}
+    mounts = {field for pod in pods for mount in pod.get("pvcMount", []) for field in mount}
+    assert mounts <= {"constant", "mountPath", "pvcNameParameter", "subPath"}
+    assert needs(read_package(packages[profile])).fields["securityContext"] == "2.16"
 
 
 def test_everything_is_there(complete, kubeflow, packages, capsys):
