@@ -60,8 +60,9 @@ def compile_(
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
     limits: dict[str, Any] = {"parallelism": parallelism, "timeout": timeout, "deadline": deadline, "retries": retries}
     claims: dict[str, Any] = {"model_claim": model_claim, "scratch_claim": scratch_claim}
+    claims["pull_secret"] = pull_secret
     pods: dict[str, Any] = {"queue": queue, "store_secret": store_secret, "sft_nodes": sft_nodes}
-    pods |= {"scratch": scratch, "pull_secret": pull_secret}
+    pods["scratch"] = scratch
     chosen = Profile(profile, node_selector=node_labels(profile, node_selector or ()), **limits, **claims, **pods)
     compile_pipeline(name, output, chosen_images(image, local, lock), chosen)
     echo(output)

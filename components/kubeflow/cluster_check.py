@@ -137,9 +137,9 @@ def check_kfp(host: str, namespace: str, wanted: Needs) -> Finding:
 def _kfp_tag(kubeflow: Kubeflow) -> str:
     """Return the release that KFP's API server names, also where its UI's server passes it on under another name."""
     with kubeflow_client.kfp_errors(kubeflow.where):
-        ask = kubeflow._healthz_api.api_client.call_api  # the model of this answer leaves the version out
+        call = kubeflow._healthz_api.api_client.call_api  # the model of this answer leaves the version out
         how = {"response_type": "object", "auth_settings": ["Bearer"], "_return_http_data_only": True}
-        health: dict[str, Any] = ask("/apis/v2beta1/healthz", "GET", **how)
+        health: dict[str, Any] = call("/apis/v2beta1/healthz", "GET", **how)
     return str(health.get("tag_name") or health.get("apiServerTagName") or "")
 
 
@@ -160,7 +160,7 @@ def check(api: Any, namespace: str, wanted: Needs) -> list[Finding]:
     return found + [_claim(api, namespace, name) for name in sorted(wanted.claims)]
 
 
-def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
+def ask(question: Any, *arguments: Any, **options: Any) -> Any:
     """Return the API's answer; None where there is no such thing, the exception where it may not be looked at."""
     host = question.__self__.api_client.configuration.host
     try:
@@ -178,7 +178,7 @@ def _ask(question: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def _version(api: Any) -> Finding:
-    answer = _ask(client.VersionApi(api.api_client).get_code)
+    answer = ask(client.VersionApi(api.api_client).get_code)
     what, tag = f"Kubernetes {KUBERNETES} or newer", getattr(answer, "git_version", None) or ""
     if not (found := _numbers(tag)):
         return Finding(what, api.api_client.configuration.host, "?", "it does not tell its version")
@@ -189,7 +189,7 @@ def _version(api: Any) -> Finding:
 
 def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: int, disk: int) -> Finding:
     selector = ",".join(f"{key}={value}" for key, value in labels)
-    answer = _ask(api.list_node, label_selector=selector)
+    answer = ask(api.list_node, label_selector=selector)
     what, name = f"node with {count} {resource}", selector or "any"
     if isinstance(answer, ApiException):  # it holds no items
         return Finding(what, name, "?", "these credentials may not list nodes; ask who may")
@@ -211,7 +211,7 @@ def _nodes(api: Any, labels: tuple[tuple[str, str], ...], resource: str, count: 
 
 
 def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
-    answer = _ask(api.read_namespaced_secret, name, namespace)
+    answer = ask(api.read_namespaced_secret, name, namespace)
     kind, given = ("docker-registry", "--docker-…") if _LOGIN in keys else ("generic", "--from-literal for each key")
     create = f"kubectl create secret {kind} {name} -n {namespace} with {given}, or see manifests/"
     if isinstance(answer, ApiException):
@@ -226,7 +226,7 @@ def _secret(api: Any, namespace: str, name: str, keys: set[str]) -> Finding:
 
 
 def _claim(api: Any, namespace: str, name: str) -> Finding:
-    answer = _ask(api.read_namespaced_persistent_volume_claim, name, namespace)
+    answer = ask(api.read_namespaced_persistent_volume_claim, name, namespace)
     if isinstance(answer, ApiException):
         state, remedy = "?", f"these credentials may not read volume claims in {namespace}"
     elif answer is None:
