@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,6 +168,7 @@ def test_a_manifest_that_is_wrong_is_noticed(follow, tree, file, old, new, said)
 
 
 # `workflowDefaults` of KFP 2.17.0's manifests
+EXPRESSION = "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) > 0"
 STOCK = """spec:
   ttlStrategy:
     secondsAfterCompletion: 3600
@@ -179,7 +181,7 @@ STOCK = """spec:
 """
 
 
-def test_kfps_tries_are_changed_by_one_line_and_taken_back(kubectl, tmp_path):
+def test_kfps_tries_are_changed_and_taken_back(kubectl, tmp_path):
     """On the ConfigMap of KFP 2.17.0, whose other entries stay."""
     text = README.split("## Tries of a task")[1].split("\n## ")[0]
     commands = [re.findall(r"kubectl .* --patch-file \S+", block)[0] for _, block in BLOCK.findall(text)]
@@ -196,5 +198,26 @@ def test_kfps_tries_are_changed_by_one_line_and_taken_back(kubectl, tmp_path):
             words = [kubectl, *command.split()[1:]]
             subprocess.run(words, cwd=MANIFESTS.parent, env=environment, check=True, capture_output=True)
             seen.append(cluster.objects["configmaps", "kubeflow", "workflow-controller-configmap"]["data"])
-    changed = STOCK.replace("OnError", "Always")
+    changed = STOCK.replace("OnError", "Always") + f"      expression: {EXPRESSION}\n"
     assert seen == [{**given, "workflowDefaults": changed}, given]
+
+
+# of a run whose sft was killed: what Argo held of each node with a retry strategy when its last try had ended
+ENDED = {
+    "pod of sft": ("Failed", "137"),
+    "sft": ("Failed", "-1"),
+    "root": ("Failed", "-1"),
+    "entrypoint": ("Failed", "-1"),
+}
+
+
+def test_pods_are_tried_again_and_groups_of_tasks_are_not():
+    """Argo's expressions have `asInt`, `||` and `lastRetry`; -1 is the code of what has none."""
+
+    def again(status, code):
+        names = {"asInt": int, "lastRetry": SimpleNamespace(status=status, exitCode=code)}
+        return eval(EXPRESSION.replace("||", "or"), {"__builtins__": {}}, names)
+
+    assert [name for name, ended in ENDED.items() if again(*ended)] == ["pod of sft"]
+    assert again("Failed", "1")
+    assert again("Error", "-1")  # a deleted pod
