@@ -9,6 +9,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from components.kubeflow.scheduling import Profile
 from tests.kubeflow.kubeflow_server import kubeconfig
@@ -31,7 +32,7 @@ def setting_up(text):
         start = found.end()
 
 
-def script(text, overlay, login=False):
+def script(text, overlay, login=False, after=""):
     """One shell script of these blocks. What the words before a block leave to the reader is done as they say."""
     lines = []
     for words, block in setting_up(text):
@@ -42,7 +43,7 @@ def script(text, overlay, login=False):
         if "Fill in" in words and overlay in STORED:
             filled = f"s|^endpoint=.*|endpoint={STORED[overlay]}|; s|CHANGE-ME|0123456789|"
             lines.append(f"sed -i '{filled}' manifests/secrets/store.env")
-    return "\n".join(lines)
+    return "\n".join([*lines, after])
 
 
 @pytest.fixture
@@ -128,12 +129,26 @@ def test_a_registry_with_a_login(follow):
     assert "canary" not in done.stdout + done.stderr
 
 
+def test_jobs_of_another_image_come_after_the_old_ones_are_deleted(follow):
+    (delete,) = re.findall(r"`(kubectl -n \$NAMESPACE delete job [^`]+)`", README)
+    apply = "kubectl apply -k manifests/overlays/$OVERLAY"
+    other = f"sed -i 's/{'7' * 64}/{'8' * 64}/' manifests/base/kustomization.yaml"
+    with running(lambda image, key: True) as cluster:
+        refused = follow(cluster, "smoke", after=f"{other}; {apply}")
+        assert refused.returncode != 0
+        assert "field is immutable" in refused.stderr
+        done = follow(cluster, "smoke", after=f"{other}; {delete}; {apply}")
+        assert done.returncode == 0, done.stderr
+        (job,) = cluster.made("jobs", "motion-enhancer")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"].endswith("8" * 64)
+
+
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
         ("kubectl apply -k manifests/namespace", 'namespaces "motion-enhancer" not found'),
         ("kubectl apply -k manifests/secrets", "timed out waiting for the condition"),
-        ('sed -i "s|newName', "timed out waiting for the condition"),
+        ('sed -i "s|\\(name', "timed out waiting for the condition"),
         ("kubectl apply -k manifests/overlays", "no matching resources found"),
     ],
     ids=["namespace", "secrets", "image", "overlay"],
@@ -199,6 +214,7 @@ def test_kfps_tries_are_changed_and_taken_back(kubectl, tmp_path):
             subprocess.run(words, cwd=MANIFESTS.parent, env=environment, check=True, capture_output=True)
             seen.append(cluster.objects["configmaps", "kubeflow", "workflow-controller-configmap"]["data"])
     changed = STOCK.replace("OnError", "Always") + f"      expression: {EXPRESSION}\n"
+    assert yaml.safe_load(changed)["spec"]["templateDefaults"]["retryStrategy"]["expression"] == EXPRESSION
     assert seen == [{**given, "workflowDefaults": changed}, given]
 
 
