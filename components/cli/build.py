@@ -24,6 +24,7 @@ _SELECTOR = "KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's"
 _SECRET = "secret with endpoint, accesskey and secretkey"
 _MODELS = "volume claim of checkpoints; KFP's cache keys hold it"
 _SCRATCH = "volume claim that these nodes share while they train"
+_PULL = "secret with the registry's login, where the pods' service account names none"
 _DISK = "local disk of a node that fine-tunes; `plan` says what a training takes"
 _REPOSITORY = "registry and name, e.g. registry.example/team/motion-enhancer"
 _ARGUMENTS = "NAME=VALUE in place of docker/images.json's"
@@ -51,6 +52,7 @@ def compile_(
     sft_nodes: Annotated[int, Option(help="nodes that fine-tuning takes; above 1 through Kubeflow Trainer")] = 1,
     scratch: Annotated[str, Option(help=_DISK)] = "200Gi",
     scratch_claim: Annotated[str, Option(help=_SCRATCH)] = "motion-enhancer-scratch",
+    pull_secret: Annotated[str | None, Option(help=_PULL)] = None,
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
     from components.kubeflow.compile import chosen_images, compile_pipeline
@@ -60,6 +62,7 @@ def compile_(
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
     limits: dict[str, Any] = {"parallelism": parallelism, "timeout": timeout, "deadline": deadline, "retries": retries}
     claims: dict[str, Any] = {"model_claim": model_claim, "scratch_claim": scratch_claim}
+    claims["pull_secret"] = pull_secret
     pods: dict[str, Any] = {"queue": queue, "store_secret": store_secret, "sft_nodes": sft_nodes}
     pods["scratch"] = scratch
     if gpus_per_shard is not None:

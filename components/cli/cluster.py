@@ -79,7 +79,7 @@ def submit(
         known = client.defaults(documents[0])
         values = {**known, **given.values(known)}
         if check:
-            _check(documents, namespace)
+            _check(documents, host, namespace)
             return
         _record_fits(documents, values)
         kubeflow = client.connect(host, namespace)
@@ -215,16 +215,24 @@ def _record_fits(documents: list[dict[str, Any]], values: dict[str, Any]) -> Non
     typer.echo(f"The record that Argo keeps of this run: {found}. {found.warning}".rstrip(), err=True)
 
 
-def _check(documents: list[dict[str, Any]], namespace: str) -> None:
+def _check(documents: list[dict[str, Any]], host: str, namespace: str) -> None:
     from components.kubeflow import cluster_check
 
-    if (api := cluster_check.core_api()) is None:
-        raise ParameterError("no cluster to look at", source="KUBECONFIG", remedy="set it, or leave --check out")
-    found = cluster_check.check(api, namespace, cluster_check.needs(documents))
+    wanted, api = cluster_check.needs(documents), cluster_check.core_api()
+    if api is None and not host:
+        remedy = "set one of them, or leave --check out"
+        raise ParameterError("no cluster and no KFP to look at", source="KUBECONFIG, --host", remedy=remedy)
+    found = [cluster_check.check_kfp(host, namespace, wanted)]
+    if api is not None:
+        found += cluster_check.check(api, namespace, wanted)
+    else:
+        remedy = "not looked at: no kubeconfig; set KUBECONFIG"
+        found.append(cluster_check.Finding("nodes, secrets and volume claims", namespace, "?", remedy))
     for item in found:
         typer.echo(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.remedy}".rstrip())
     others = "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
     typer.echo(others)
+    typer.echo("What the store's key may do is checked by the Job motion-enhancer-bootstrap.")
     if missing := [item for item in found if item.state == "missing"]:
         remedy = "; ".join(f"{item.name}: {item.remedy}" for item in missing)
         problem = f"{len(missing)} of {len(found)} things are missing in {namespace}"

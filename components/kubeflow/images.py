@@ -2,7 +2,7 @@
 
 `docker/images.json` names each variant's base image and torch; `docker/images.lock.json` names what compiled pipelines
 run in, as `name@sha256:…`: KFP's cache sees the image as a string, so a tag would hide a change. The lock lies outside
-the build's context.
+the build's context. A base is named by digest as well: from whatever registry it comes, it is the same image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import BuildError, DockerException, ImageNotFound
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound
 
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.kubeflow.tree import ROOT
@@ -27,6 +27,7 @@ from components.kubeflow.tree import ROOT
 log = logging.getLogger(__name__)
 LOCK = ROOT / "docker" / "images.lock.json"
 VARIANTS = ("gpu", "cpu")
+MIRRORS = {"nvidia/cuda": "nvcr.io/nvidia/cuda", "python": "public.ecr.aws/docker/library/python"}  # of base images
 SBOM = "/opt/motion-enhancer/sbom.cdx.json"
 _PINNED = re.compile(r"[\w.\-/:]+@sha256:[0-9a-f]{64}")
 
@@ -74,8 +75,8 @@ def build(
     `overrides` are build arguments in place of `docker/images.json`'s (BASE_IMAGE, TORCH, TORCH_INDEX); `network` is
     that of the build's commands, e.g. `host`.
 
-    Raises ParameterError: no such variant or build argument; DataError: a command of the Dockerfile failed; the log's
-    end is in the error.
+    Its labels say which base it was made of. Raises ParameterError: no such variant or build argument; DataError: a
+    command of the Dockerfile failed, with the log's end in the error, or as `base`.
     """
     known: dict[str, dict[str, str]] = json.loads((ROOT / "docker" / "images.json").read_text())
     if variant not in known:
@@ -85,11 +86,14 @@ def build(
         problem, remedy = f"unknown build argument {', '.join(sorted(unknown))}", f"known: {', '.join(known[variant])}"
         raise ParameterError(problem, source="--build-arg", remedy=remedy)
     arguments = {**known[variant], **overrides}
+    labels = {"org.opencontainers.image.base.name": arguments["BASE_IMAGE"]}
+    arguments["BASE_IMAGE"], digest = base(client, arguments["BASE_IMAGE"])
+    labels |= {"org.opencontainers.image.base.digest": digest} if digest else {}
     log.info("%s: %s", variant, ", ".join(f"{key}={value}" for key, value in arguments.items()))
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     revision = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     arguments |= {"VARIANT": variant, "REVISION": revision}
-    place = {"path": str(ROOT), "dockerfile": "docker/Dockerfile", "target": variant}
+    place = {"path": str(ROOT), "dockerfile": "docker/Dockerfile", "target": variant, "labels": labels}
     try:
         image, lines = client.images.build(**place, tag=name, buildargs=arguments, network_mode=network, rm=True)
     except BuildError as error:
@@ -99,6 +103,42 @@ def build(
     for line in lines:
         log.debug("%s", line.get("stream", "").rstrip())
     return str(image.id)
+
+
+def base(client: docker.DockerClient, reference: str) -> tuple[str, str]:
+    """Find a base image, here, in its registry or with its digest in the mirror; return its name here and its digest.
+
+    The digest is empty, with a warning, for an image that no registry holds.
+
+    Raises DataError: no registry has it.
+    """
+    name, sign, digest = reference.partition("@")
+    repository = name.rsplit(":", 1)[0] if ":" in name.rsplit("/", 1)[-1] else name
+    # an engine looks an image up by its digest alone, or by its tag alone
+    places = [f"{place}@{digest}" for place in (repository, MIRRORS.get(repository)) if place] if sign else [name]
+    problems = []
+    for place in places:
+        try:
+            image = _here(client, place) or client.images.pull(place)
+        except APIError as error:
+            problems.append(f"{place}: {error.explanation or error}")
+            continue
+        held = [item.split("@")[1] for item in image.attrs.get("RepoDigests") or []]
+        found = digest or next(iter(held), "")
+        if not sign:
+            what = f"it is {found} today" if found else "no registry holds it"
+            log.warning("%s is a tag, behind which another image may be tomorrow: %s", reference, what)
+        return place, found
+    remedy = "its tag or digest may have been deleted: --build-arg BASE_IMAGE=… names a copy of it, or another base "
+    remedy += "with the same Python (docs/cluster.md)"
+    raise DataError(f"no base image: {'; '.join(problems)}", source="docker/images.json", remedy=remedy)
+
+
+def _here(client: docker.DockerClient, name: str) -> Any:
+    try:
+        return client.images.get(name)
+    except ImageNotFound:
+        return None
 
 
 def software(client: docker.DockerClient, name: str, target: Path) -> Path:

@@ -78,6 +78,7 @@ class Profile:
     sft_nodes: int = 1
     scratch: str = "200Gi"
     scratch_claim: str = "motion-enhancer-scratch"
+    pull_secret: str | None = None
 
     @property
     def gpu(self) -> bool:
@@ -107,7 +108,7 @@ class Profile:
             raise ParameterError(problem, source="--sft-nodes", remedy=remedy)
         if not _SIZE.fullmatch(self.scratch):
             raise ParameterError(f"{self.scratch!r} is no size", source="--scratch", remedy="e.g. 200Gi")
-        for name in ("queue", "store_secret", "model_claim", "scratch_claim"):
+        for name in ("queue", "store_secret", "model_claim", "scratch_claim", "pull_secret"):
             given = getattr(self, name)
             if given is not None and not (_QUEUE if name == "queue" else _NAME).fullmatch(given):
                 remedy = "lower-case letters, digits, - and ."
@@ -206,6 +207,8 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
     kubernetes.use_secret_as_env(task, profile.store_secret, OPTIONAL_KEYS, optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images are named by digest
+    if profile.pull_secret is not None:
+        kubernetes.set_image_pull_secrets(task, [profile.pull_secret])
     kubernetes.set_timeout(task, profile.timeout)
     if models:
         kubernetes.mount_pvc(task, pvc_name=profile.model_claim, mount_path=MODELS)

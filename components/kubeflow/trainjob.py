@@ -84,7 +84,9 @@ def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
     """Return node, volumes and rights of a worker's pod: a GPU step's, and Pod Security's profile "restricted"."""
     mounts = {"dshm": "/dev/shm", "tmp": TMP, "models": MODELS, "scratch": SCRATCH}
     own = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
+    pulls = {"imagePullSecrets": [{"name": profile.pull_secret}]} if profile.pull_secret is not None else {}
     return {
+        **pulls,
         "nodeSelector": dict(profile.node_selector),
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "securityContext": {

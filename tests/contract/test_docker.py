@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from components.kubeflow.images import MIRRORS
 from components.kubeflow.tree import ROOT
 
 IMAGES = json.loads((ROOT / "docker/images.json").read_text())
@@ -18,6 +19,13 @@ def test_torch_is_the_same_in_every_file():
     locked = dict(re.findall(r"(?m)^lock (\w+) [\d.]+ ([\d.]+)", read("docker/lock.sh")))
     assert locked == {variant: arguments["TORCH"].split("+")[0] for variant, arguments in IMAGES.items()}
     assert dict(re.findall(r"(?m)^ARG (BASE_IMAGE|TORCH\w*)=(\S+)", read("docker/Dockerfile"))) == IMAGES["gpu"]
+
+
+def test_bases_are_named_by_digest_and_have_a_mirror():
+    for arguments in IMAGES.values():
+        name, digest = arguments["BASE_IMAGE"].split("@")
+        assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+        assert name.split(":")[0] in MIRRORS
 
 
 @pytest.mark.parametrize("variant", IMAGES)

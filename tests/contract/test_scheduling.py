@@ -16,13 +16,9 @@ SECRETS = {"endpoint": "S3_ENDPOINT"}
 OPTIONAL = {"accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY", "sessiontoken": "S3_SESSION_TOKEN"}
 OPTIONAL |= {"region": "S3_REGION", "addressing": "S3_ADDRESSING", "cabundle": "S3_CA_BUNDLE"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
-CHANGED += [
-    "--gpus-per-shard=2",
-    "--queue=gpus",
-    "--store-secret=other-secret",
-    "--model-claim=other-claim",
-    "--scratch=1Ti",
-]
+CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
+CHANGED += ["--pull-secret=login"]
+CHANGED += ["--gpus-per-shard=2"]
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +100,7 @@ def test_options_reach_their_tasks(compiled):
         assert one.task["retryPolicy"]["maxRetryCount"] == 5
         assert {item["secretName"] for item in one.pod["secretAsEnv"]} == {"other-secret"}
         assert mounted(one.pod).get("/models", "other-claim") == "other-claim"
+        assert [item["secretName"] for item in one.pod["imagePullSecret"]] == ["login"]
         labels, selector = one.pod.get("podMetadata", {}).get("labels", {}), one.pod.get("nodeSelector", {})
         assert labels == ({"kueue.x-k8s.io/queue-name": "gpus"} if one.on_gpu else {})
         assert selector == ({"labels": {"pool": "a100"}} if one.on_gpu else {})
@@ -165,6 +162,7 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--queue", "q" * 64),
         ("--store-secret", ""),
         ("--model-claim", "-x"),
+        ("--pull-secret", "Login"),
         ("--sft-nodes", "0"),
         ("--scratch-claim", "A"),
         ("--scratch", "200GB"),

@@ -1,6 +1,7 @@
 """What is inside an image and what is not, and that it works as a numeric user on a read-only root."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import docker
 import pytest
 
+from components.core.errors import DataError
+from components.kubeflow import images
 from components.kubeflow.images import locked
 from components.kubeflow.tree import ROOT
 from components.steps import STEPS
@@ -64,6 +67,7 @@ def test_labels_and_bill_of_materials(image, lock):
     labels = image[0].attrs["Config"]["Labels"]
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
     assert labels["io.motion-enhancer.variant"] == image[1]
+    assert labels["org.opencontainers.image.base.name"] == os.environ["BASE_IMAGE"]
     assert labels["org.opencontainers.image.revision"] == head
     listed = json.loads((lock.parent / f"{image[1]}.cdx.json").read_text())
     assert listed["bomFormat"] == "CycloneDX"
@@ -74,6 +78,23 @@ def test_labels_and_bill_of_materials(image, lock):
     # torch pins sympy, and the torch here is not the lock's
     assert others <= ({"sympy"} if image[1] == "gpu" else set())
     assert versions["torch"] == "2.13.0+cpu"
+
+
+def test_a_base_image_is_pulled_by_digest_also_from_a_mirror(services, monkeypatch, caplog):
+    """From a registry that has it, after one that has not; the engine is the real one."""
+    client = docker.from_env(timeout=600)
+    name = f"{services.registry}/mirror/base"
+    client.images.get(services.base_image).tag(name, "1")
+    reference = images.push(client, f"{name}:1")
+    digest = reference.split("@")[1]
+    client.images.remove(f"{name}:1")
+    monkeypatch.setitem(images.MIRRORS, f"{services.registry}/absent/base", name)
+    assert images.base(client, f"{services.registry}/absent/base:1@{digest}") == (reference, digest)
+    assert client.images.get(reference).id == client.images.get(services.base_image).id
+    assert images.base(client, f"{name}:1") == (f"{name}:1", digest)
+    assert f"it is {digest} today" in caplog.text
+    with pytest.raises(DataError, match="no base image"):
+        images.base(client, f"{services.registry}/absent/other@{digest}")
 
 
 def test_hadolint_finds_nothing():

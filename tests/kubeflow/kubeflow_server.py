@@ -1,7 +1,7 @@
 """Servers of this machine that answer as KFP and as Kubernetes do, as far as their real clients ask here.
 
-KFP: v2beta1 experiments, pipelines, runs and health as its REST proxy writes them. Kubernetes: nodes, secrets, volume
-claims, pods.
+KFP: v2beta1 experiments, pipelines, runs and health as its REST proxy writes them. Kubernetes: version, nodes, secrets,
+volume claims, pods.
 """
 
 import base64
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 import yaml
 
 PREFIX = "/apis/v2beta1"
+BUILD = ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform")  # of a Kubernetes
 
 
 class Server(ThreadingHTTPServer):
@@ -78,7 +79,7 @@ class Kfp:
     """KFP's state: experiments, uploaded pipelines with their versions, and runs by id."""
 
     def __init__(self):
-        self.multi_user, self.token = False, None
+        self.multi_user, self.token, self.tag = False, None, "2.17.0"
         self.experiments, self.pipelines, self.versions, self.runs = [], [], [], {}
 
     def __call__(self, method, url, body, headers):
@@ -110,7 +111,7 @@ class Kfp:
 
     def api(self, method, path, query, body):
         if path == "/healthz":
-            return as_json({"commit_sha": "abc", "tag_name": "2.17.0", "multi_user": self.multi_user})
+            return as_json({"commit_sha": "abc", "tag_name": self.tag, "multi_user": self.multi_user})
         if path == "/experiments" and method == "POST":
             self.experiments.append({"experiment_id": f"experiment-{len(self.experiments)}", **body})
             return as_json(self.experiments[-1])
@@ -146,9 +147,11 @@ class Kubernetes:
     """A cluster's state: nodes, pods, and by (namespace, kind, name) everything else."""
 
     def __init__(self):
-        self.nodes, self.pods, self.items, self.denied = [], [], {}, set()
+        self.nodes, self.pods, self.items, self.denied, self.version = [], [], {}, set(), "v1.35.0"
 
     def __call__(self, method, url, body, headers):
+        if url.path.rstrip("/") == "/version":
+            return as_json({"major": "1", "minor": "35", "gitVersion": self.version, **dict.fromkeys(BUILD, "")})
         parts = url.path.removeprefix("/api/v1/").split("/")
         if parts[0] == "nodes" or parts[2] in self.denied:
             if parts[0] in self.denied or len(parts) > 2:

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from docker.errors import ImageNotFound, NotFound
 
 from components.cli.build import names
-from components.core.errors import ParameterError
-from components.kubeflow.images import ROOT, locked, pinned
+from components.core.errors import DataError, ParameterError
+from components.kubeflow.images import MIRRORS, ROOT, base, locked, pinned
 from components.kubeflow.tree import tree_digest
 from tests.command import python
 
@@ -78,3 +80,57 @@ def test_the_lock_lies_outside_of_the_builds_context():
     """Else writing it would change the image that it names."""
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert not any(Path("docker/images.lock.json").match(pattern) for pattern in allowed)
+
+
+class Engine:
+    """A Docker engine that holds some images and pulls others; a registry's refusal is the SDK's own error."""
+
+    def __init__(self, here=(), registries=()):
+        self.held, self.registries, self.pulled, self.images = dict(here), dict(registries), [], self
+
+    def get(self, name):
+        if name not in self.held:
+            raise ImageNotFound(f"No such image: {name}")
+        return SimpleNamespace(attrs={"RepoDigests": self.held[name]})
+
+    def pull(self, name):
+        self.pulled.append(name)
+        if name not in self.registries:
+            raise NotFound("404", explanation="manifest unknown")
+        self.held[name] = self.registries[name]
+        return self.get(name)
+
+
+DIGEST = f"sha256:{'c' * 64}"
+CUDA = f"nvidia/cuda:12.1.1-runtime-ubuntu22.04@{DIGEST}"
+
+
+def test_a_base_is_found_by_its_digest_whatever_its_tag():
+    engine = Engine(registries={f"nvidia/cuda@{DIGEST}": [f"nvidia/cuda@{DIGEST}"]})
+    assert base(engine, CUDA) == base(engine, CUDA) == (f"nvidia/cuda@{DIGEST}", DIGEST)
+    assert engine.pulled == [f"nvidia/cuda@{DIGEST}"]
+
+
+def test_a_base_that_is_gone_comes_from_the_mirror_with_the_same_digest():
+    mirror = f"{MIRRORS['nvidia/cuda']}@{DIGEST}"
+    engine = Engine(registries={mirror: [mirror]})
+    assert base(engine, CUDA) == (mirror, DIGEST)
+    assert engine.pulled == [f"nvidia/cuda@{DIGEST}", mirror]
+
+
+def test_a_base_that_is_gone_everywhere_is_told_with_the_remedy():
+    with pytest.raises(DataError, match="manifest unknown") as caught:
+        base(Engine(), CUDA)
+    assert "nvcr.io/nvidia/cuda@" in caught.value.problem
+    assert "--build-arg BASE_IMAGE" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("held", "digest", "said"),
+    [([f"registry:5000/b@{DIGEST}"], DIGEST, f"it is {DIGEST} today"), ([], "", "no registry")],
+)
+def test_a_base_by_tag_is_resolved_and_warned_of(held, digest, said, caplog):
+    engine = Engine(here={"registry:5000/b:1": held})
+    assert base(engine, "registry:5000/b:1") == ("registry:5000/b:1", digest)
+    assert said in caplog.text
+    assert not engine.pulled

@@ -27,6 +27,7 @@ EMPTY, CLAIM = {"medium": str, "sizeLimit": str}, {"claimName": str}
 POD = {
     "serviceAccountName": str,
     "nodeSelector": {"*": str},
+    "imagePullSecrets": [{"name": str}],
     "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
     "securityContext": {**USER, "seccompProfile": {"type": str}},
     "volumes": [{"name": str, "emptyDir": EMPTY, "persistentVolumeClaim": CLAIM}],
@@ -98,6 +99,7 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
     pod = job["template"]["spec"]["template"]["spec"]
     assert job["name"] == pod["containers"][0]["name"] == "node"  # as in the runtime
     assert pod["nodeSelector"] == A100
+    assert "imagePullSecrets" not in pod
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
     claims = {item["name"]: item.get("persistentVolumeClaim", {}).get("claimName") for item in pod["volumes"]}
@@ -160,8 +162,11 @@ def test_no_other_task_changes_and_no_interface_or_command(one_node, several):
     assert [name for name in before if before[name] != after[name]] == ["sft"]
 
 
-def test_queue_node_selector_and_number_of_gpus_reach_the_job():
-    made = train_job(Profile("a100", sft_nodes=2, queue="gpus", node_selector={"pool": "a"}, scratch="1Ti"), "image", 4)
+def test_queue_node_selector_login_and_number_of_gpus_reach_the_job():
+    chosen = {"queue": "gpus", "node_selector": {"pool": "a"}, "scratch": "1Ti", "pull_secret": "login"}
+    made = train_job(Profile("a100", sft_nodes=2, **chosen), "image", 4)
+    assert faults(made, TRAIN_JOB) == []
+    assert "'imagePullSecrets': [{'name': 'login'}]" in str(made)
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert "'nodeSelector': {'pool': 'a'}" in str(made)
     trainer = made["spec"]["trainer"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-NEEDS = "the manifests' tests need kubectl 1.27 or newer (kustomize 5), on PATH or named by the variable KUBECTL"
+NEEDS = "the manifests' tests need kubectl 1.29 or newer, on PATH or named by the variable KUBECTL"
 
 
 def pytest_collection_modifyitems(items):
@@ -27,7 +27,7 @@ def kubectl():
         pytest.fail(f"{NEEDS}; found {found or 'none'}")
     asked = subprocess.run([found, "version", "--client", "-o", "json"], capture_output=True, text=True, check=True)
     version = json.loads(asked.stdout)["clientVersion"]
-    if (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 27):
+    if (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 29):
         pytest.fail(f"{NEEDS}; {found} is {version['gitVersion']}")
     return found
 

@@ -4,15 +4,18 @@ import base64
 import copy
 import importlib.util
 import ipaddress
-import os
 import re
-import subprocess
 
 import kubernetes_validate
 import pytest
+from kubernetes.utils.quantity import parse_quantity
 
+from components.core.units import readable_bytes
+from components.kubeflow.cluster_check import KUBERNETES, SINCE
 from components.kubeflow.scheduling import OPTIONAL_KEYS, SECRET_KEYS, Profile
 from components.models.registry import CHECKPOINTS
+from components.plan.cost import ClipCost
+from docs.generate import CASES, WORDS, pipeline_default, shared_fields
 from tests.manifests.checks import Pod, connects, lets, outside, pods, policies_for, reaches, restricted
 from tests.manifests.conftest import MANIFESTS
 
@@ -45,10 +48,34 @@ def objects(request, build):
     return build(MANIFESTS / "overlays" / request.param)
 
 
-@pytest.mark.parametrize("version", ["1.32", kubernetes_validate.latest_version()])
+def oldest():
+    """The oldest Kubernetes that the README names."""
+    return re.search(r"\| Kubernetes \| ([\d.]+) or newer", README)[1]
+
+
+@pytest.mark.parametrize("version", [oldest(), kubernetes_validate.latest_version()])
 def test_every_object_is_valid(objects, version):
     for item in objects:  # raises for a misspelt field, and for a kind without a schema: no custom resource is used
         kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_an_older_kubernetes_is_another_matter(objects):
+    older = f"1.{int(oldest().split('.')[1]) - 1}"
+    with pytest.raises(kubernetes_validate.ValidationError, match="onPodConditions"):
+        kubernetes_validate.validate(made(objects, "Job")[0], older, strict=True)
+
+
+def test_the_versions_of_the_readme_are_those_that_are_asked_for():
+    kfp = re.search(r"\| Kubeflow Pipelines \| ([\d.]+) or newer", README)[1]
+    assert {"securityContext": kfp}.items() <= {path[-1]: since for path, since in SINCE.items()}.items()
+    assert oldest() == KUBERNETES
+
+
+def test_the_namespace_warns_and_the_overlays_leave_it_alone(build, objects):
+    (namespace,) = build(MANIFESTS / "namespace")
+    levels = namespace["metadata"]["labels"]
+    assert levels == {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("warn", "audit")}
+    assert not made(objects, "Namespace")
 
 
 def test_validation_can_fail(objects):
@@ -76,7 +103,14 @@ def test_pods_are_restricted(objects):
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
             for bound in ("requests", "limits"):
-                assert {"cpu", "memory"} <= set(container["resources"][bound]), f"{one.name}: {bound}"
+                held = container["resources"][bound]
+                assert {"cpu", "memory", "ephemeral-storage"} == set(held), f"{one.name}: {bound}"
+                assert parse_quantity(held["ephemeral-storage"]) >= written(one.spec), f"{one.name}: {bound}"
+
+
+def written(spec):
+    """Bytes that a pod's own folders may take of its node's disk."""
+    return sum(parse_quantity(item["emptyDir"]["sizeLimit"]) for item in spec["volumes"] if "emptyDir" in item)
 
 
 OWN, POD = ("containers", 0, "securityContext"), ("securityContext",)
@@ -253,8 +287,8 @@ def test_names_agree(objects):
         assert one.spec["serviceAccountName"] in accounts
 
 
-def test_each_overlay_has_its_command():
-    assert sorted(re.findall(r"`kubectl apply -k manifests/overlays/([\w-]+)` \|$", README, re.M)) == OVERLAYS
+def test_each_overlay_has_its_line():
+    assert sorted(re.findall(r"^\| `([\w-]+)` \| [^|]+ \|$", README.split("## ")[0], re.M)) == OVERLAYS
 
 
 def test_minio_is_switched_by_one_line(build, tree):
@@ -280,26 +314,45 @@ def test_a_kustomization_of_ones_own(build, tree):
     assert images == {"registry.mine.example/video/motion-enhancer-cpu", silo}
     assert {item["metadata"]["namespace"] for item in objects} == {"team-video"}
     assert made(objects, "RoleBinding")[0]["subjects"][0]["namespace"] == "team-video"
+    (store,) = made(objects, "StatefulSet")
+    assert store["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2500Gi"
 
 
-def test_another_namespace_by_the_command(build, tree):
-    (command,) = re.findall(r"`(sed .*?)`", README)
-    subprocess.run(command, shell=True, cwd=tree.parent, check=True)
-    for overlay in OVERLAYS:
-        assert {item["metadata"]["namespace"] for item in build(tree / "overlays" / overlay)} == {"team-video"}
+# parameters in billions, as the classes count them on the meta device: transformer, text encoder and VAE; the whole VLM
+PARAMETERS = {
+    "cogvideox-5b": 5.570 + 4.762 + 0.216,
+    "cogvideox1.5-5b": 5.571 + 4.762 + 0.216,
+    "qwen2.5-vl-3b": 3.755,
+    "qwen2.5-vl-7b": 8.292,
+    "internvl3-2b": 2.089,
+    "internvl3-8b": 7.944,
+}
 
 
-def test_kfps_own_key_by_the_command(build, tree):
-    """The block that writes KFP's key down, with a stand-in for the one call that needs a cluster."""
-    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", README, re.S) if "store.env" in text]
-    fake = tree.parent / "bin" / "kubectl"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nprintf %s "$7" | grep -q "data.accesskey" && printf a2V5 || printf c2VjcmV0PT0=\n')
-    fake.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-euc", block], cwd=tree.parent, check=True, env=environment)
-    written = (tree / "secrets" / "store.env").read_text().splitlines()
-    assert written == ["endpoint=http://seaweedfs.kubeflow:9000", "accesskey=key", "secretkey=secret=="]
-    (tree / "secrets" / "hub.env").write_text("token=\n")
-    store = next(item for item in build(tree / "secrets") if item["metadata"]["name"] == Profile().store_secret)
-    assert store["data"]["secretkey"] == "c2VjcmV0PT0="
+def test_the_models_volume_holds_the_registry(build):
+    (claim,) = made(build(MANIFESTS / "overlays" / "minio"), "PersistentVolumeClaim")
+    volume = parse_quantity(claim["spec"]["resources"]["requests"]["storage"])
+    gigabytes = {name: 2 * count for name, count in PARAMETERS.items()}
+    assert gigabytes.keys() == CHECKPOINTS.keys()
+    (settings,) = made(build(MANIFESTS / "overlays" / "minio"), "ConfigMap")
+    everything, fetched = sum(gigabytes.values()), sum(gigabytes[name] for name in settings["data"]["MODELS"].split())
+    assert f"registry take {everything:.0f} GB, the two of `MODELS` {fetched:.0f} GB" in " ".join(README.split())
+    assert everything * 1e9 < 0.9 * int(volume)
+
+
+def test_minios_volume_holds_what_the_readme_says(build):
+    """By the formulas that `plan` prints."""
+    clip, fields = ClipCost(CASES[0][1], *CASES[0][2]), shared_fields()
+    steps, ratio = (pipeline_default(fields[name]) for name in ("num_steps", "token_ratio"))
+    maps, trajectory = clip.map_bytes(WORDS), clip.trajectory_bytes(steps, 2)
+    kept = maps + 4 * ratio * WORDS * clip.tokens
+    rows = re.findall(r"^\| ([\d ]+) \| ([\d.]+ .B) \| ([\d.]+ .B) \| `(\d+Gi)`(, the default)? \|$", README, re.M)
+    assert [row[0] for row in rows] == ["1 000", "5 000", "25 000"]
+    (stateful,) = made(build(MANIFESTS / "overlays" / "minio"), "StatefulSet")
+    default = stateful["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
+    for videos, small, large, volume, is_default in rows:
+        count = int(videos.replace(" ", ""))
+        predicted = count * kept, count * (kept + trajectory)
+        assert (small, large) == tuple(map(readable_bytes, predicted))
+        assert predicted[1] < 0.8 * int(parse_quantity(volume))  # the rest: videos, states of a training
+        assert bool(is_default) == (volume == default)
