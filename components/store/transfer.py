@@ -9,6 +9,7 @@ digest is the same in every store.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -182,9 +183,7 @@ def _check(folder: Path, manifest: PriorSet | TunedModel, file: Path, places: di
             problem, remedy = f"{one.relative_to(folder)} is a link out of the folder", "copy the folder by `cp -rL`"
             raise DataError(problem, source=str(one), remedy=remedy)
     if isinstance(manifest, TunedModel):
-        tops = [item for item in sorted(folder.iterdir()) if item.name != INNER and not item.name.startswith(".")]
-        files = [item for top in tops for item in (top, *sorted(top.rglob("*"))) if item.is_file()]
-        check_model([item.relative_to(folder).as_posix() for item in files], str(folder))
+        check_model(sorted(_model_files(folder)), str(folder))
     names: dict[Path, set[str]] = {}
     for place in places:
         names.setdefault((folder / place).parent, set()).add(PurePosixPath(place).name)
@@ -196,6 +195,13 @@ def _check(folder: Path, manifest: PriorSet | TunedModel, file: Path, places: di
                 if not _is_whole(one, ref):
                     raise _damaged(one, ref) from error
                 raise
+
+
+def _model_files(folder: Path) -> Iterator[str]:
+    """Yield the paths of a model's own files, hidden ones aside; a link to a folder is not followed."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != INNER and not name.startswith(".")]
+        yield from (Path(top, name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
 
 
 def _is_whole(file: Path, ref: Ref) -> bool:

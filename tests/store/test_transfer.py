@@ -298,6 +298,14 @@ def test_a_pickle_or_code_that_only_lies_there_is_refused_by_name(foreign, refus
     refused(f"{name}: refused by name")
 
 
+@models
+def test_what_is_hidden_or_behind_a_link_that_nobody_names_is_not_looked_at(foreign, tmp_path):
+    (foreign.folder / ".git").mkdir()
+    (foreign.folder / ".git" / "hook.py").touch()
+    (foreign.folder / "everything").symlink_to("/")
+    assert foreign.imported(Store((tmp_path / "other").as_uri())) == 0
+
+
 @pytest.mark.parametrize("ending", ["pkl", "py"])
 def test_a_line_with_a_pickle_or_code_is_refused_by_name(foreign, refused, ending):
     ref = foreign.raw["lines"][0]["prior"]
@@ -333,6 +341,15 @@ def index(**shards):
 def test_content_that_leads_elsewhere_is_refused(foreign, refused, name, content, said):
     foreign.place(name, content if isinstance(content, bytes) else canonical_json(content))
     refused(said)
+
+
+@models
+def test_a_configuration_that_was_cut_on_the_way_is_damaged_not_wrong(foreign, refused):
+    file = foreign.folder / "config.json"
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data[:-3])
+    refused("/config-", "is damaged", "export it again")
 
 
 @models
