@@ -199,11 +199,9 @@ def test_a_run_that_does_not_end_is_given_up(server, smoke, tmp_path, monkeypatc
     assert len(waited) == 4
 
 
-def test_a_store_that_is_not_empty_or_not_there_is_told_before_anything_is_submitted(
-    server, smoke, tmp_path, monkeypatch
-):
+def test_a_store_that_cannot_be_used_is_told_before_anything_is_submitted(server, smoke, tmp_path, monkeypatch):
     Store(smoke.values["store"]).backend.put("other.txt", b"x")
-    with pytest.raises(Exception, match="cannot be read and listed"):
+    with pytest.raises(DataError, match="cannot be read and listed"):
         seen(server, smoke, tmp_path)
     for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
