@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.core.errors import ParameterError
+from components.core.errors import DataError, ParameterError
 from components.kubeflow import client
 from components.kubeflow.acceptance import Acceptance, Disturbance, Smoke
 from components.kubeflow.tree import ROOT
