@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.core.errors import ParameterError
+from components.core.errors import DataError, ParameterError
 from components.kubeflow import client
 from components.kubeflow.acceptance import Acceptance, Disturbance, Smoke
 from components.kubeflow.tree import ROOT
@@ -185,21 +185,23 @@ def test_two_pipelines_of_one_name_are_no_guess(server, smoke, tmp_path):
 
 
 def test_a_run_that_does_not_end_is_given_up(server, smoke, tmp_path, monkeypatch):
-    made, waited = acts(), []
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        assert len(waited) < 10
+
     monkeypatch.setattr("time.monotonic", lambda: 1000.0 * len(waited))
     server.answer.after = lambda number, store: [run.update(state="RUNNING") for run in server.answer.runs.values()]
-    patient = replace(smoke, limit=3000, wait=waited.append)
-    found = seen(server, patient, tmp_path, *made)
+    found = seen(server, replace(smoke, limit=3000, wait=wait), tmp_path)
     assert failing(found) == ["first run: succeeds"]
     assert "goes on after 3000 s" in found["first run: succeeds"][1]
     assert len(waited) == 4
 
 
-def test_a_store_that_is_not_empty_or_not_there_is_told_before_anything_is_submitted(
-    server, smoke, tmp_path, monkeypatch
-):
+def test_a_store_that_cannot_be_used_is_told_before_anything_is_submitted(server, smoke, tmp_path, monkeypatch):
     Store(smoke.values["store"]).backend.put("other.txt", b"x")
-    with pytest.raises(Exception, match="cannot be read and listed"):
+    with pytest.raises(DataError, match="cannot be read and listed"):
         seen(server, smoke, tmp_path)
     for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
