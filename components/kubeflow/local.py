@@ -26,12 +26,10 @@ from components.core.errors import ParameterError
 from components.kubeflow import images
 from components.kubeflow.processes import ENVIRONMENT, Task, run_forked, run_fresh
 from components.kubeflow.tree import ROOT, tree_digest
-from components.store.connection import VARIABLES
+from components.store.connection import for_elsewhere
 
 if TYPE_CHECKING:
     import docker
-
-_PASSED = (*VARIABLES, "LOG_LEVEL")
 
 
 @dataclass
@@ -108,7 +106,7 @@ class DockerEngine:
         self, image: str, command: Sequence[str], volumes: dict[str, Any], environment: dict[str, str], log: Path
     ) -> int:
         """Execute as the image's own user on a read-only root; only /tmp and KFP's artifact folder can be written."""
-        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        passed = for_elsewhere() | {name: os.environ[name] for name in ("LOG_LEVEL",) if name in os.environ}
         given = {"volumes": volumes, "environment": {**environment, **passed}, "network_mode": self.network}
         confined = {"tmpfs": {"/tmp": "mode=1777"}, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
         container = self.client.containers.run(image, list(command), detach=True, read_only=True, **given, **confined)

@@ -18,6 +18,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -100,9 +101,8 @@ class Connection:
         try:
             context.load_verify_locations(**{"cadata" if is_text else "cafile": self.certificates})
         except OSError as error:  # SSLError is one
-            problem = f"S3_CA_BUNDLE, {'its text' if is_text else self.certificates}: {error.strerror or error}"
-            remedy = "give certificates in PEM, or the path of a file with some"
-            raise ParameterError(problem, source="environment", remedy=remedy) from error
+            where = "its text" if is_text else self.certificates
+            raise _no_certificates(where, error.strerror or error) from error
         return context
 
     def told(self) -> list[str]:
@@ -117,6 +117,25 @@ class Connection:
         if self.endpoint.startswith("https"):
             lines.append(f"certificates: the system's{' and those of S3_CA_BUNDLE' if self.certificates else ''}")
         return lines
+
+
+def for_elsewhere(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the store's variables for a container, which has none of this machine's files.
+
+    Raises ParameterError: `S3_CA_BUNDLE` cannot be read.
+    """
+    passed = {name: environment[name] for name in VARIABLES if environment.get(name)}
+    if (bundle := passed.get("S3_CA_BUNDLE", "")) and "-----BEGIN" not in bundle:
+        try:
+            passed["S3_CA_BUNDLE"] = Path(bundle).read_text()
+        except OSError as error:
+            raise _no_certificates(bundle, error.strerror) from error
+    return passed
+
+
+def _no_certificates(where: str, why: object) -> ParameterError:
+    remedy = "give certificates in PEM, or the path of a file with some"
+    return ParameterError(f"S3_CA_BUNDLE, {where}: {why}", source="environment", remedy=remedy)
 
 
 def _endpoint(given: str) -> str:

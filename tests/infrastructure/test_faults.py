@@ -1,4 +1,7 @@
-"""Store faults during a run, against a real server: retried in the process or ended with their code, nothing lost."""
+"""Store faults during a run, against a real server: retried in the process or ended with their code, nothing lost.
+
+`tests/store/test_patience.py` has the same against moto, in one process and with counts.
+"""
 
 import collections
 import functools
@@ -15,20 +18,22 @@ from urllib.parse import urlparse
 import pytest
 
 from components.kubeflow.tree import ROOT
+from components.store.access import check_access
+from components.store.address import open_backend
 from tests.infrastructure.conftest import BUCKET, motion_enhancer
-from tests.infrastructure.faulty import RESET, TRUNCATE, UNAVAILABLE, FaultyProxy
+from tests.infrastructure.faulty import HANG, HANG_S, LOST, RESET, THROTTLED, TRUNCATE, UNAVAILABLE, FaultyProxy
 
 SESSION = uuid.uuid4().hex[:8]  # a server that outlives these tests remembers their work
 
 
-def arguments(data, store, out):
-    uri = f"minio://{BUCKET}/{SESSION}/{store}"
-    return ("step", "dataset_import", "--store", uri, "--out", out, "--set", f"source={data}/scenes")
+def arguments(data, store, out, minutes=15):
+    uri, patience = f"minio://{BUCKET}/{SESSION}/{store}", f"store_patience={minutes}"
+    return ("step", "dataset_import", "--store", uri, "--out", out, "--set", f"source={data}/scenes", "--set", patience)
 
 
-def imported(data, store, out, **environment):
+def imported(data, store, out, minutes=15, **environment):
     """dataset_import as a process, whatever its end; source and store are behind the same endpoint."""
-    return motion_enhancer(*arguments(data, store, out), check=False, **environment)
+    return motion_enhancer(*arguments(data, store, out, minutes), check=False, **environment)
 
 
 def manifest(out):
@@ -56,7 +61,7 @@ def proxy(services):
 
 
 def seldom(fault, every, only=("GET", "PUT", "POST", "HEAD", "DELETE")):
-    """A fault for every so many of these requests, for the same one at most twice: it must not meet one at each try."""
+    """A fault for every so many of these requests, for the same one at most twice."""
     met, asked = collections.Counter(), itertools.count(1)
 
     def ask(number, method, path):
@@ -73,15 +78,20 @@ def seldom(fault, every, only=("GET", "PUT", "POST", "HEAD", "DELETE")):
     [
         ("reset", seldom(RESET, 5)),
         ("unavailable", seldom(UNAVAILABLE, 4)),
+        ("throttled", seldom(THROTTLED, 3)),
+        ("hang", seldom(HANG, 20)),
+        ("lost", seldom(LOST, 4, only=("PUT",))),
         ("slow", lambda number, method, path: 0.1),
         ("truncated", seldom(TRUNCATE, 3, only=("GET",))),
     ],
 )
 def test_what_heals_heals_inside_the_process(clean, data, proxy, tmp_path, name, fault):
     proxy.fault = fault
-    done = imported(data, f"heals-{name}", tmp_path, S3_ENDPOINT=proxy.endpoint)
+    # an answer may take a quarter of the patience, less than a hang lasts
+    minutes = HANG_S / 60 if name == "hang" else 5
+    done = imported(data, f"heals-{name}", tmp_path, 3 * minutes, S3_ENDPOINT=proxy.endpoint)
     assert done.returncode == 0, done.stderr
-    assert proxy.made >= 5
+    assert proxy.made >= (2 if name == "hang" else 5)
     assert manifest(tmp_path) == clean
 
 
@@ -98,12 +108,13 @@ def after_entries(count, action):
     return fault
 
 
-@pytest.mark.parametrize("fault", [RESET, UNAVAILABLE])
+@pytest.mark.parametrize("fault", [RESET, UNAVAILABLE, THROTTLED, HANG])
 def test_a_server_that_stays_away_ends_with_75_and_nothing_is_lost(clean, data, proxy, tmp_path, fault):
     store = f"away-{fault}"
     proxy.fault = after_entries(8, lambda: fault)
-    done = imported(data, store, tmp_path, S3_ENDPOINT=proxy.endpoint)
+    done = imported(data, store, tmp_path, 0.05, S3_ENDPOINT=proxy.endpoint)
     assert done.returncode == 75, done.stderr
+    assert done.stderr.count("the store did not answer within 0.05 minutes") == 1
     assert "remedy:" in done.stderr
     assert not (tmp_path / "videos" / "manifest.json").exists()
     again = imported(data, store, tmp_path)
@@ -179,3 +190,20 @@ def test_two_runs_that_write_the_same_work_at_once_are_both_right(clean, data, t
     third = tmp_path / "third"
     assert imported(data, "twice", third).returncode == 0
     assert remembered(third) == 8
+
+
+def test_a_long_upload_that_loses_answers_is_whole(proxy, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("S3_ENDPOINT", proxy.endpoint)
+    (tmp_path / "big").write_bytes(content := secrets.token_bytes(11 * 2**20))  # three parts
+    backend = open_backend(f"minio://{BUCKET}/{SESSION}/long", 1)
+    met = collections.Counter()
+
+    def lose(number, method, path):
+        met[method, path] += 1
+        return LOST if met[method, path] == 1 and method in ("PUT", "POST") else None
+
+    proxy.fault = lose
+    backend.put_file("big", tmp_path / "big")
+    assert proxy.made >= 5  # the beginning, each part, the end
+    assert backend.get("big") == content
+    assert check_access(backend)[-1] == f"put, get, list and delete work under {backend.uri}"

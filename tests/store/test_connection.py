@@ -14,7 +14,7 @@ from components.kubeflow.scheduling import OPTIONAL_KEYS, SECRET_KEYS
 from components.store import credentials
 from components.store.access import check_access
 from components.store.address import open_backend
-from components.store.connection import VARIABLES, Connection
+from components.store.connection import VARIABLES, Connection, for_elsewhere
 from components.store.retry import Patience
 from tests.command import python
 from tests.s3_server import closed_port, s3_server
@@ -302,6 +302,15 @@ def test_an_authority_of_ones_own_by_path_and_as_a_secrets_text(moto, pod, autho
         lines = works()
         assert "certificates: the system's and those of S3_CA_BUNDLE" in lines
         assert "BEGIN" not in str(lines)
+
+
+def test_a_container_gets_the_text_of_the_certificates(authority):
+    given = {"S3_ENDPOINT": "https://minio.example", "S3_CA_BUNDLE": str(authority[0]), "S3_REGION": "", "HOME": "/"}
+    text = authority[0].read_text()
+    assert for_elsewhere(given) == {"S3_ENDPOINT": "https://minio.example", "S3_CA_BUNDLE": text}
+    assert for_elsewhere({"S3_CA_BUNDLE": text}) == {"S3_CA_BUNDLE": text}
+    with pytest.raises(ParameterError, match="No such file"):
+        for_elsewhere({"S3_CA_BUNDLE": "/no/such.pem"})
 
 
 def test_an_unknown_authority_is_refused_at_once(moto, pod, authority):
