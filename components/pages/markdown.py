@@ -126,5 +126,5 @@ def decisions(manifest: Manifest) -> str:
 
 def left_out(manifest: Manifest) -> str:
     """Return the units that were left out, with reasons."""
-    lines = [Markdown(f"{code(item.unit)} ({item.task}): {text(item.reason)}") for item in manifest.left_out]
+    lines = [Markdown(f"{code(item.unit)} ({code(item.task)}): {text(item.reason)}") for item in manifest.left_out]
     return document("## Left out", bullets(lines) or "Nothing.")
