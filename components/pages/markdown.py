@@ -22,7 +22,7 @@ WIDTH = 84  # characters of a table: KFP's viewer is 700 pixels wide
 # what is markup to CommonMark or to markdown-to-jsx, 6 or 7
 _INLINE = re.compile(
     r"[\\`*_~]|\[(?=[^\]]*\][(\[:]|\^|[xX ]\])|(?<=http):(?=//)|(?<=https):(?=//)"  # spans, links, footnotes, boxes
-    r"|<(?=\S)|(?<=<)!|&(?=#?\w+;)|=(?==)|(?<==)=|(?<= )#(?=#*$)"  # tags, entities, ==marks==
+    r"|<(?=\S)|(?<=<)!|&(?=#?\w+;)|=(?==)|(?<= )#(?=#*$)"  # tags, entities, ==marks==
     r"|(?<= )[+-](?= )|(?<=\d)\.(?= )"  # to version 6 an item of a list inside an item
 )
 _LEADING = re.compile(r"^(?:([>#]|[+-](?= |$)|-(?=-+$)|=(?==*$))|(\d+)([.)])(?= |$))")
@@ -57,11 +57,11 @@ def code(value: object) -> Markdown:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Return a table as preformatted text; its cells are plain text.
+    """Return a table as preformatted text; its cells are numbers and plain text.
 
     Columns of numbers are set to the right. The widest column is wrapped where the lines would be longer than `WIDTH`.
     """
-    cells = [[_one_line(cell) for cell in row] for row in rows]
+    cells = [[f"{cell:,}" if isinstance(cell, int) else _one_line(cell) for cell in row] for row in rows]
     columns = list(zip(head, *cells, strict=True))
     right = [all(map(_NUMBER.fullmatch, column[1:])) for column in columns]
     widths = [max(3, *map(_width, column)) for column in columns]
@@ -126,5 +126,5 @@ def decisions(manifest: Manifest) -> str:
 
 def left_out(manifest: Manifest) -> str:
     """Return the units that were left out, with reasons."""
-    lines = [Markdown(f"{code(item.unit)} ({item.task}): {text(item.reason)}") for item in manifest.left_out]
+    lines = [Markdown(f"{code(item.unit)} ({code(item.task)}): {text(item.reason)}") for item in manifest.left_out]
     return document("## Left out", bullets(lines) or "Nothing.")

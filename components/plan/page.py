@@ -8,7 +8,7 @@ from itertools import chain
 
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
-from components.core.units import readable_bytes, readable_hours
+from components.core.units import counted, readable_bytes, readable_hours
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -23,7 +23,7 @@ def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], 
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
     return document(
-        f"{len(source.videos)} videos with {samples} samples, layout {code(source.layout)}.",
+        f"{counted(len(source.videos), 'video')} with {counted(samples, 'sample')}, layout {code(source.layout)}.",
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
         "## Unusable",
@@ -38,7 +38,7 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
     return (
         one.step,
         one.remembered if known else "–",
-        one.to_compute if known else f"≤ {one.to_compute}",
+        one.to_compute if known else f"≤ {one.to_compute:,}",
         "–" if one.hours is None else readable_hours(one.hours),
         f"{stored} (scratch)" if one.step == "ddim_inversion" else stored,
     )

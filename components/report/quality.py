@@ -73,7 +73,7 @@ def quality_table(quality: Quality) -> str:
     return document(
         "## Prior against ground truth, 95 % intervals over videos",
         table(("", "AUC_obj", "pointing", "track", "n"), rows),
-        f"Chance is .50 for AUC_obj, {_short(quality.chance)} for pointing, 0 for track.",
+        f"Chance is .50 for `AUC_obj`, {_short(quality.chance)} for pointing, 0 for track.",
     )
 
 

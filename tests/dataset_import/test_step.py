@@ -73,6 +73,8 @@ def test_synthetic_set_end_to_end(tmp_path):
         assert sample.response == captions[path.name]
         assert sample.is_instruction
     assert metrics(outputs).items() >= {"failed": 0, "samples": 4, "share_remembered": 0, "units": 4}.items()
+    size = sum(path.stat().st_size for path in files.values())
+    assert metrics(outputs)["megabytes"] == pytest.approx(size / 1e6, abs=1e-3)
     assert rows(outputs["summary"].read_text())["videos with a ground-truth mask"] == ["4"]
 
 

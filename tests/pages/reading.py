@@ -30,6 +30,12 @@ def rows(page):
 
 
 def emphasis(page):
-    """Return what KFP's viewer may take as emphasis, as it does inside of words: signs outside of code, unescaped."""
-    outside = re.sub(r"^(`{3,})\n.*?^\1$|(`+)(?!`).*?(?<!`)\2(?!`)|\\[^A-Za-z0-9\s]", "", page, flags=re.M | re.S)
-    return re.findall(r"[_*~]", re.sub(r"^\* |\*\*Warning:\*\*", "", outside, flags=re.M))
+    """Return what KFP's viewer would not show as it is.
+
+    Outside of code: `_`, `*`, `~` and `==` without a backslash, also inside of words. Code spans with a backslash or a
+    comment: it drops both.
+    """
+    skipped = re.compile(r"^(`{3,})\n.*?^\1$|\\[^A-Za-z0-9\s]|(`+)(?!`)(.*?)(?<!`)\2(?!`)", re.MULTILINE | re.DOTALL)
+    spans = [match[3] for match in skipped.finditer(page) if match[3]]
+    outside = re.sub(r"^\* |\*\*Warning:\*\*", "", skipped.sub("", page), flags=re.MULTILINE)
+    return [*re.findall(r"[_*~]|==", outside), *(span for span in spans if re.search(r"\\|<!--", span))]

@@ -12,11 +12,13 @@ from components.plan.cost import Estimate, PlannedVideo
 from components.plan.page import extraction
 from components.prior_set.page import card as prior_card
 from components.sft.page import card as model_card
+from tests.pages.reading import emphasis
 from tests.pages.test_markdown import HOSTILE, parse
 
 
 def shown(page):
-    """All text of a page; fails on anything but text and code spans."""
+    """All text of a page; fails on anything but text and code, in KFP's viewer as well."""
+    assert not emphasis(page)
     found = []
     for token in parse(page):
         assert token.type != "html_block", token.content

@@ -62,6 +62,12 @@ def test_log_ticks_are_inside(low, high):
     assert all(low * 0.999 <= value <= high * 1.001 for value in found)
 
 
+def test_small_levels_have_no_e():
+    drawn = str(charts.line_chart("x", [charts.Line("a", [0, 1], [1e-6, 3e-5], "c1")], x_name="step", log=True))
+    assert "10⁻⁵" in drawn
+    assert not re.search(r">[^<]*\de[-+−]", drawn)
+
+
 def test_dots_lie_where_their_values_are():
     dots = [charts.Dot("a", [(2, 1, 3, "c1")]), charts.Dot("b", [(4, 3, 5, "c1")])]
     drawn = ElementTree.fromstring(str(charts.dot_plot("t", dots, reference=1)))

@@ -71,6 +71,7 @@ def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world,
     printed = planned(capsys, "--out", out, *settings(world[1], None))
     assert printed.startswith("# Plan\n")
     assert counts(printed) == {**dict.fromkeys(STEPS, ("0", str(COUNT))), "token_selection": ("–", f"≤ {COUNT}")}
+    assert {rows(printed)[step][2] for step in ("ddim_inversion", "attention_capture")} == {"< 1 s"}
     assert "Peak of what capture adds on the device" in printed
     assert "Nothing, by the headers." in printed
     assert not list((tmp_path / "here").iterdir())
