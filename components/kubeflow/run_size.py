@@ -16,7 +16,7 @@ import graphlib
 import gzip
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,16 +40,23 @@ _GZIP_LEVEL = 5  # of zlib; what comes closest to the level 6 of Argo's pgzip
 _FIXED, _TASK, _LOOP = 10_800, 1_390, 2_420
 
 Artifacts = dict[str, list[Json]]
+Describe = Callable[[str, str], Json]  # metadata of an artifact by its kind and digest
 
 
-def run_size(documents: list[Json], values: Mapping[str, Any]) -> RunSize:
+def described(kind: str, digest: str) -> Json:
+    """Return what a step tells KFP of an artifact (`Context.publish`)."""
+    return {"digest": f"sha256:{digest}"} if kind in PRODUCTS else {}
+
+
+def run_size(documents: list[Json], values: Mapping[str, Any], describe: Describe = described) -> RunSize:
     """Return the size that a run's record will have when every task was executed once.
 
     Args:
         documents: a compiled pipeline: its specification, and its platform's where there is one.
         values: of the pipeline's parameters; those that are absent have their defaults.
+        describe: metadata of an artifact.
     """
-    run = _Run(documents, values)
+    run = _Run(documents, values, describe)
     run.record()
     status = _text(dict(sorted(run.nodes.items()))).encode()
     packed = base64.b64encode(gzip.compress(status, _GZIP_LEVEL, mtime=0))
@@ -59,7 +66,7 @@ def run_size(documents: list[Json], values: Mapping[str, Any]) -> RunSize:
 
 def written_nodes(documents: list[Json], values: Mapping[str, Any]) -> list[Json]:
     """Return the nodes that `run_size` counts."""
-    run = _Run(documents, values)
+    run = _Run(documents, values, described)
     run.record()
     return list(run.nodes.values())
 
@@ -100,6 +107,7 @@ class _Run:
 
     documents: list[Json]
     given: Mapping[str, Any]
+    describe: Describe
     nodes: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -246,9 +254,8 @@ class _Run:
 
     def _artifact(self, uri: str, name: str, kind: str) -> Json:
         """Return an artifact as it is told to the tasks that read it."""
-        named = kind.removeprefix("system.MotionEnhancer") in PRODUCTS
-        metadata = {"digest": f"sha256:{self._hex(64)}"} if named else {}
-        metadata |= {"display_name": name, "store_session_info": _SESSION}
+        own = self.describe(kind.removeprefix("system.MotionEnhancer"), self._hex(64))
+        metadata = {**own, "display_name": name, "store_session_info": _SESSION}
         return {"name": self._number(2, 999), "type": {"instanceSchema": ""}, "uri": uri, "metadata": metadata}
 
     def _pod(self, component: Json, container: Json, config: Json, scope: _Scope, place: str) -> Json:

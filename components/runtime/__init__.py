@@ -1,1 +1,1 @@
-"""A step while it runs: its declaration, parameters, context and runner."""
+"""A step while it runs: its declaration, parameters, context, runner and processes."""

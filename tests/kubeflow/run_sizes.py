@@ -20,7 +20,7 @@ from components.plan import run_size as planned
 
 FILE = Path(planned.__file__).with_suffix(".json")
 IMAGE = f"registry.example.com/team/motion-enhancer@sha256:{'1' * 64}"
-SHARDS, BENCHMARKS = (2, 44), (1, 2)
+SHARDS, BENCHMARKS = (2, 44), (1, 4)
 
 
 def documents(kind="a100"):
@@ -42,11 +42,13 @@ def lines(compiled):
     def size(*counts):
         return asdict(run_size(compiled, values(*counts)))
 
-    (few, many), (one, two) = SHARDS, BENCHMARKS
-    low, high, more = size(few, one), size(many, one), size(few, two)
-    shard = {name: (high[name] - low[name]) / (many - few) for name in low}
-    found = {name: (low[name] - few * shard[name] - one * (more[name] - low[name]), shard[name]) for name in low}
-    return {name: [round(part) for part in (*found[name], more[name] - low[name])] for name in low}
+    (few, many), (one, more) = SHARDS, BENCHMARKS
+    low, wide, long = size(few, one), size(many, one), size(few, more)
+    shard = {name: (wide[name] - low[name]) / (many - few) for name in low}
+    item = {name: (long[name] - low[name]) / (more - one) for name in low}
+    fixed = {name: low[name] - few * shard[name] - one * item[name] for name in low}
+    return {name: [round(part[name]) for part in (fixed, shard, item)] for name in low}
+
 
 
 def written():

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ParameterError
+from components.kubeflow.client import defaults, read_package
 from components.kubeflow.run_size import run_size, written_nodes
+from components.kubeflow.tree import ROOT
 from components.plan.run_size import ARGO, CLIENT, ETCD, RunSize, estimated
 from tests.command import motion_enhancer, python
 
+CLUSTER = ROOT / "docs/cluster.md"
 RECORDED = Path(__file__).with_name("recorded_workflows")
 COUNTS = [(1, 1), (2, 1), (4, 1), (8, 2), (10, 1), (44, 1), (60, 3)]
 AFTER_SFT = ("report", "tuned-attention", "for-loop-5")  # what did not run where sft was killed
@@ -66,6 +69,11 @@ def measured(recorded):
     return RunSize(len(nodes), whole, whole - len(text) + packed)
 
 
+def described_then(kind, digest):
+    """What artifacts were described by when the Workflows were recorded."""
+    return {"digest": f"sha256:{digest}", "kind": kind, "lines": 3.0}
+
+
 def near(predicted, wanted, tolerance):
     pairs = [(getattr(predicted, name), getattr(wanted, name)) for name in ("nodes", "whole", "packed")]
     return all(abs(one - other) <= tolerance * other for one, other in pairs)
@@ -73,7 +81,7 @@ def near(predicted, wanted, tolerance):
 
 def test_the_recorded_run_of_two_shards_to_the_node():
     recorded = workflow("workflow_2_shards")
-    found, wanted = run_size(*compiled(recorded)), measured(recorded)
+    found, wanted = run_size(*compiled(recorded), described_then), measured(recorded)
     assert found.nodes == wanted.nodes == 187
     assert near(found, wanted, 0.02), (found, wanted)
     cut = len(recorded["metadata"]["name"])
@@ -88,7 +96,7 @@ def test_what_ran_of_eight_shards_before_sft_was_killed():
     dag = spec["root"]["dag"]
     dag["tasks"] = {name: task for name, task in dag["tasks"].items() if name not in AFTER_SFT}
     del dag["outputs"]
-    found, wanted = run_size([spec, platform], values), measured(recorded)
+    found, wanted = run_size([spec, platform], values, described_then), measured(recorded)
     assert near(found, wanted, 0.05), (found, wanted)
     assert found.whole > CLIENT  # the UI's Retry was refused: "larger than max (2318513 vs. 2097152)"
     assert abs(found.whole - 2318513) < 0.1 * 2318513
@@ -117,6 +125,34 @@ def test_what_plan_says_is_what_is_predicted(predicted):
             assert said.nodes == size.nodes
             assert abs(said.whole - size.whole) < 0.02 * size.whole, (name, shards)
             assert abs(said.packed - size.packed) < 0.1 * size.packed, (name, shards)
+
+
+def test_the_defaults_leave_room_for_the_uis_retry(whole_package):
+    """All of motion_enhancer with its defaults, as it is compiled: specification, nodes, retries, GPUs."""
+    documents = read_package(whole_package)
+    found = run_size(documents, {})
+    assert defaults(documents[0])["shards"] == ["0/2", "1/2"]
+    assert found.nodes == 187
+    assert found.whole < 1_400_000 < ETCD
+
+
+def test_the_documents_numbers():
+    rows = re.findall(r"^\| ([^|]*?) \| (\d+) \| ([\d.]+ \w+) \| ([\d.]+ \w+) \|$", CLUSTER.read_text(), re.MULTILINE)
+    said = {row[0].split()[-1]: [int(row[1]), *map(in_bytes, row[2:])] for row in rows}
+    one, two, three = (estimated("motion_enhancer", *counts) for counts in ((2, 1), (3, 1), (2, 2)))
+    parts = {"defaults": (RunSize(0, 0, 0), one), "shard": (one, two), "benchmark": (one, three)}
+    assert said.keys() == parts.keys()
+    for name, (less, more) in parts.items():
+        wanted = [getattr(more, field) - getattr(less, field) for field in ("nodes", "whole", "packed")]
+        assert said[name] == pytest.approx(wanted, rel=0.05), name
+    assert [estimated("motion_enhancer", count, 1).whole > ETCD for count in (3, 4)] == [False, True]
+    assert [estimated("motion_enhancer", count, 1).whole > CLIENT for count in (5, 6)] == [False, True]
+    assert [estimated("motion_enhancer", count, 1).packed > ARGO for count in (38, 40)] == [False, True]
+
+
+def in_bytes(text):
+    number, unit = text.split()
+    return float(number) * {"kB": 1e3, "MB": 1e6}[unit]
 
 
 def test_a_size_forbids_what_it_is_too_large_for():

@@ -226,6 +226,40 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
 
 
+@pytest.mark.parametrize(
+    ("count", "nodes", "said"),
+    [
+        (2, 187, None),
+        (10, 523, "Retry of KFP's UI will be refused"),
+        (44, 1951, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+        (60, 2623, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+    ],
+)
+def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, count, nodes, said):
+    """The command says what will happen; the task of a run that Argo would end stops it now, on a cluster alone."""
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    shards = [f"{k}/{count}" for k in range(count)]
+    own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", f"shards={json.dumps(shards)}"]
+    printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
+    assert f"The record that Argo keeps of the run: {nodes} nodes, " in printed
+    assert ("**Warning:**" in printed) == (said is not None)
+    assert said is None or said in printed
+    if said is not None:
+        assert "compile --gpus-per-shard" in printed
+    shared = {"source": str(source), "vdm": "tiny-cogvideox", "vlm": "tiny-qwen2.5-vl", "num_steps": 2}
+    shared |= {"shards": shards, "benchmarks": [f"motionbench={tmp_path / 'bench'}"]}
+    given = {"form": "motion_enhancer", "step_params": {key: {} for key in STEP.form("motion_enhancer").planned}}
+    monkeypatch.setenv("KFP_POD_NAME", "a-pod")
+    if count < 44:
+        run_step(STEP, tmp_path, store, shared=shared, **given)
+    else:
+        with pytest.raises(ParameterError, match="ends a run above it"):
+            run_step(STEP, tmp_path, store, shared=shared, **given)
+        monkeypatch.delenv("KFP_POD_NAME")
+        run_step(STEP, tmp_path, store, shared=shared, **given)
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_another_rule_of_positions_in_evaluation_is_a_warning(world, tmp_path, capsys, both):
     _, source, store, _ = world
