@@ -118,10 +118,9 @@ def base(client: docker.DockerClient, reference: str) -> tuple[str, str]:
     places = [f"{place}@{digest}" for place in (repository, MIRRORS.get(repository)) if place] if sign else [name]
     problems = []
     for place in places:
-        try:
-            image = _here(client, place) or client.images.pull(place)
-        except APIError as error:
-            problems.append(f"{place}: {error.explanation or error}")
+        image, problem = _here_or_pulled(client, place)
+        if image is None:
+            problems.append(f"{place}: {problem}")
             continue
         held = [item.split("@")[1] for item in image.attrs.get("RepoDigests") or []]
         found = digest or next(iter(held), "")
@@ -134,11 +133,19 @@ def base(client: docker.DockerClient, reference: str) -> tuple[str, str]:
     raise DataError(f"no base image: {'; '.join(problems)}", source="docker/images.json", remedy=remedy)
 
 
-def _here(client: docker.DockerClient, name: str) -> Any:
+def _here_or_pulled(client: docker.DockerClient, name: str) -> tuple[Any, str]:
+    """Return an image, or None and what its registry says."""
+    problem = ""
     try:
-        return client.images.get(name)
+        return client.images.get(name), ""
     except ImageNotFound:
-        return None
+        log.info("pulling %s", name)
+    try:
+        for line in client.api.pull(name, stream=True, decode=True):
+            problem = line.get("error", problem)
+        return client.images.get(name), ""
+    except APIError as error:
+        return None, problem or str(error.explanation or error)
 
 
 def software(client: docker.DockerClient, name: str, target: Path) -> Path:

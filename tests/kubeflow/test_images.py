@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from docker.errors import ImageNotFound, NotFound
+from docker.errors import ImageNotFound
 
 from components.cli.build import names
 from components.core.errors import DataError, ParameterError
@@ -83,22 +83,24 @@ def test_the_lock_lies_outside_of_the_builds_context():
 
 
 class Engine:
-    """A Docker engine that holds some images and pulls others; a registry's refusal is the SDK's own error."""
+    """A Docker engine that holds some images and pulls others; a registry's refusal is in the stream of a pull."""
 
     def __init__(self, here=(), registries=()):
-        self.held, self.registries, self.pulled, self.images = dict(here), dict(registries), [], self
+        self.held, self.registries, self.pulled = dict(here), dict(registries), []
+        self.images = self.api = self
 
     def get(self, name):
         if name not in self.held:
             raise ImageNotFound(f"No such image: {name}")
         return SimpleNamespace(attrs={"RepoDigests": self.held[name]})
 
-    def pull(self, name):
+    def pull(self, name, stream, decode):
         self.pulled.append(name)
-        if name not in self.registries:
-            raise NotFound("404", explanation="manifest unknown")
-        self.held[name] = self.registries[name]
-        return self.get(name)
+        yield {"status": "Pulling"}
+        if name in self.registries:
+            self.held[name] = self.registries[name]
+        else:
+            yield {"error": "manifest unknown"}
 
 
 DIGEST = f"sha256:{'c' * 64}"
