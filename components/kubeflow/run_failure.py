@@ -10,7 +10,8 @@ from typing import Any
 from components.core.errors import DataError, MotionEnhancerError
 from components.kubeflow.client import Kubeflow, get_run, values_of
 from components.kubeflow.run_status import RunStatus
-from components.store.failures import TaskFailure, read_failures, within
+from components.store.entries import Store
+from components.store.failures import TaskFailure, read_failures
 
 _SECONDS = 30.0  # that the store may take to answer
 _AGAIN = "a new submission takes what is done from the caches; see docs/troubleshooting.md"
@@ -33,7 +34,7 @@ def reasons(kubeflow: Kubeflow, found: RunStatus) -> list[str]:
     well = {item.task for item in found.tasks if item.state == "SUCCEEDED"}
     try:
         uri = _store_of(kubeflow, get_run(kubeflow, found.run_id))
-        written = within(_SECONDS, "reading failures/", uri, lambda store: read_failures(store, found.run_id))
+        written = read_failures(Store(uri, _SECONDS / 60), found.run_id)
     except MotionEnhancerError as error:
         lines += [f"{task} failed{f': {message}' if message else ''}" for task, message in failed.items()]
         return [*lines, f"what the steps wrote about it cannot be read here: {error.problem}; {error.remedy}"]

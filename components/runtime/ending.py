@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 
 from components.core.errors import MotionEnhancerError
 from components.core.records import Json
-from components.store.failures import RUN, TaskFailure, forget_failure, within, write_failure
+from components.store.entries import Store
+from components.store.failures import RUN, TaskFailure, forget_failure, write_failure
 
 log = logging.getLogger(__name__)
 _LONGEST = 4000  # characters of a text: a step may list thousands of units
@@ -65,13 +66,14 @@ def note_end(task: str, executor_input: Json, ending: Ending | None) -> None:
         return
     item = str(values.get("shard") or values.get("benchmark") or "")
     try:
+        store = Store(uri, SECONDS / 60)
         if ending is None:
-            within(SECONDS, "deleting failures/", uri, lambda store: forget_failure(store, run, task, item))
+            forget_failure(store, run, task, item)
             return
         texts = {name: without_secrets(getattr(ending, name))[:_LONGEST] for name in ("problem", "source", "remedy")}
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         failure = TaskFailure(run=run, task=task, item=item, exit_code=ending.code, time=time, **texts)
-        within(SECONDS, "writing failures/", uri, lambda store: write_failure(store, failure))
+        write_failure(store, failure)
     except MotionEnhancerError as error:
         log.warning("%s: the store has no note of this end: %s", task, error.problem)
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections.abc import Callable
-from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
-from components.core.errors import MotionEnhancerError, TryAgainError
 from components.core.records import Record, sha256
 from components.store.entries import Store
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 RUN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 FAILURE = re.compile(rf"failures/{RUN}/[a-z0-9_]+(?:-[0-9a-f]{{16}})?\.json")
@@ -64,28 +59,3 @@ def read_failures(store: Store, run: str) -> list[TaskFailure]:
         except ValidationError:
             log.warning("%s/%s is no record of a failure that this version reads", store.uri, listed.path)
     return sorted(found, key=lambda failure: (failure.task, failure.item))
-
-
-def within(seconds: float, what: str, uri: str, action: Callable[[Store], T]) -> T:
-    """Open a store, do `action` with it, and return what it returns, but wait no longer than `seconds`.
-
-    A store has patience of its own, in minutes. What is only told about a failure must not take as long; a thread that
-    is left waiting ends with the process. Raises TryAgainError: not done in time; or what `action` raises of ours.
-    """
-    ended: list[tuple[T | None, MotionEnhancerError | None]] = []
-
-    def run() -> None:
-        try:
-            ended.append((action(Store(uri)), None))
-        except MotionEnhancerError as error:
-            ended.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True, name=what)
-    thread.start()
-    thread.join(seconds)
-    if not ended:
-        raise TryAgainError(f"{what}: no answer within {seconds:.0f} s", source=uri, remedy="look at the store")
-    value, error = ended[0]
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value] # `action` returned it

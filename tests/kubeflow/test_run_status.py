@@ -146,7 +146,7 @@ def test_without_keys_the_reason_cannot_be_read_and_that_is_one_line(runs, kille
         monkeypatch.delenv(name, raising=False)
     assert call(runs, "status", killed) == 1
     printed = capsys.readouterr().out
-    assert printed.count("cannot be read here: no S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY in the environment") == 1
+    assert printed.count("cannot be read here: no S3_ENDPOINT in the environment") == 1
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_fetch_asks_for_the_keys_before_it_writes(runs, tmp_path, capsys, monkey
         monkeypatch.delenv(name, raising=False)
     for more in ((), ("--report", f"sha256:{'0' * 64}")):
         assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", *more) == 2
-        assert "no S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY" in capsys.readouterr().err
+        assert "no S3_ENDPOINT" in capsys.readouterr().err
     assert not list(tmp_path.glob("*out*"))
 
 

@@ -42,7 +42,14 @@ def given(tmp_path, run=RUN, **values):
     """An executor input of a task `demo`, its outputs in a folder that KFP's addresses name."""
     out = tmp_path / "v2" / run / "demo" / "uuid"
     artifacts = {"videos": {"artifacts": [{"name": "videos", "uri": str(out / "videos"), "metadata": {}}]}}
-    values = {"store": str(tmp_path / "store"), "num_steps": 5, "head_ratio": 0.5, "vdm": "any", **values}
+    values = {
+        "store": str(tmp_path / "store"),
+        "store_patience": 15,
+        "num_steps": 5,
+        "head_ratio": 0.5,
+        "vdm": "any",
+        **values,
+    }
     return json.dumps({"inputs": {"parameterValues": values}, "outputs": {"artifacts": artifacts}})
 
 
@@ -103,11 +110,12 @@ def test_a_run_here_writes_nothing(tmp_path):
 
 
 def test_a_store_that_is_away_or_wrong_is_no_second_error(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(ending, "SECONDS", 0.2)
-    monkeypatch.setattr(ending, "write_failure", lambda *_: time.sleep(30))
+    monkeypatch.setattr(ending, "SECONDS", 0.5)
+    for name, value in {"ENDPOINT": "http://127.0.0.1:1", "ACCESS_KEY": "a", "SECRET_KEY": "b"}.items():
+        monkeypatch.setenv(f"S3_{name}", value)
     error, start = DataError("p", source="s", remedy="r"), time.monotonic()
-    assert end(tmp_path, raising(error)) == 3
+    assert end(tmp_path, raising(error), store="minio://bucket/store") == 3
     assert time.monotonic() - start < 10
-    assert "no answer within" in caplog.text
+    assert "the store has no note of this end: the store did not answer" in caplog.text
     ending.note_end("demo", json.loads(given(tmp_path, store="ftp://x")), ending.Ending(2, "p", "s", "r"))
     assert "unknown scheme" in caplog.text

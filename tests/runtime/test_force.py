@@ -191,7 +191,7 @@ class Pod:
 
     def __init__(self, proxy, root, out):
         self.proxy, self.store, self.written, self.process = proxy, "minio://main/store", Counter(), None
-        shared = {"store": self.store, "source": str(root), "params": {"processes": 1}}
+        shared = {"store": self.store, "store_patience": 15, "source": str(root), "params": {"processes": 1}}
         self.request = lambda rerun: executor_input(declared("dataset_import"), out, {**shared, "rerun": rerun}, {})
 
     def run(self, rerun, dies_at=None):
@@ -240,9 +240,8 @@ def task(tmp_path):
 
         found = []
         step = Step("demo", "1", "Demo", "thing", "cpu", run, UnitParams, SharedParams)
-        execute(
-            step, task, executor_input(step, tmp_path / "out", {"store": str(tmp_path / "store"), "rerun": rerun}, {})
-        )
+        given = {"store": str(tmp_path / "store"), "store_patience": 15, "rerun": rerun}
+        execute(step, task, executor_input(step, tmp_path / "out", given, {}))
         return found[0]
 
     return start
