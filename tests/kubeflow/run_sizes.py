@@ -50,7 +50,6 @@ def lines(compiled):
     return {name: [round(part[name]) for part in (fixed, shard, item)] for name in low}
 
 
-
 def written():
     """The file's text."""
     rows = [f" {json.dumps(name)}: {json.dumps(lines(compiled))}" for name, compiled in documents().items()]
