@@ -1,4 +1,4 @@
-"""Where tasks run: `on_a100` for every GPU step, `on_cpu` for the others.
+"""Where tasks run: `units_on_a100` for GPU steps, `on_a100_nodes` for fine-tuning, `on_cpu` for the others.
 
 All of it is chosen when the pipeline is compiled. A pipeline parameter that reaches a task enters that task's cache key
 (an accelerator count or an image given so becomes a hidden input), and another node pool must not compute anything

@@ -239,7 +239,8 @@ class Context(Generic[P, S_co]):
         return entry
 
     def _failure(self, unit: str, error: DataError) -> Failure:
-        log.error("%s left out: %s", unit, error)
+        if self.part is None:  # one of several processes leaves it to the task's own
+            log.error("%s left out: %s", unit, error)
         return Failure(unit=unit, task=self.task, reason=error.problem)
 
     def fail(self: Context[UnitP, Any], failures: list[Failure], total: int) -> None:

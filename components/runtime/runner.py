@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 import traceback
@@ -107,6 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     start_logging(part.name if part else "")
     if part is not None:
         die_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the task's own process hears it, too, and ends this one
     if len(arguments) != 3:
         log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")
         return 2
