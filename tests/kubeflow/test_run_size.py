@@ -145,9 +145,9 @@ def test_the_documents_numbers():
     for name, (less, more) in parts.items():
         wanted = [getattr(more, field) - getattr(less, field) for field in ("nodes", "whole", "packed")]
         assert said[name] == pytest.approx(wanted, rel=0.05), name
-    assert [estimated("motion_enhancer", count, 1).whole > ETCD for count in (3, 4)] == [False, True]
-    assert [estimated("motion_enhancer", count, 1).whole > CLIENT for count in (5, 6)] == [False, True]
-    assert [estimated("motion_enhancer", count, 1).packed > ARGO for count in (38, 40)] == [False, True]
+    assert [estimated("motion_enhancer", count, 1).whole > ETCD for count in (2, 3)] == [False, True]
+    assert [estimated("motion_enhancer", count, 1).whole > CLIENT for count in (4, 5)] == [False, True]
+    assert [estimated("motion_enhancer", count, 1).packed > ARGO for count in (34, 37)] == [False, True]
 
 
 def in_bytes(text):
