@@ -110,7 +110,8 @@ class Group:
     def __init__(self, world, out, rerun="0"):
         folder, found = world
         params = {**FAST, "max_steps": 8, "eval_every": 1, "processes": 2, "stop_grace": 120.0}
-        shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1, "store": (folder / "store").as_uri()}
+        shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1}
+        shared |= {"store": (folder / "store").as_uri(), "store_patience": 1.0}
         given = executor_input(STEP, out, {"params": params, "rerun": rerun, **shared}, {"maps": found[QWEN]})
         command = [sys.executable, "-m", "components", "sft", "sft", json.dumps(given)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
