@@ -248,6 +248,19 @@ def test_no_secret_is_committed(objects, build, tree):
     assert hub["data"]["token"] in ("", None)
 
 
+def test_the_optional_keys_of_the_example_are_those_that_pods_take(tree, build):
+    secrets = tree / "secrets"
+    (secrets / "hub.env").write_text("token=\n")
+    (secrets / "ca.pem").write_text(text := "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
+    example = (secrets / "store.env.example").read_text()
+    (secrets / "store.env").write_text(re.sub(r"^# (\w+=)", r"\1", example, flags=re.MULTILINE))
+    file = secrets / "kustomization.yaml"
+    file.write_text(file.read_text().replace("envs: [store.env]}", "envs: [store.env], files: [cabundle=ca.pem]}"))
+    (store,) = (item for item in build(secrets) if item["metadata"]["name"] == Profile().store_secret)
+    assert set(store["data"]) == {*SECRET_KEYS, *OPTIONAL_KEYS}
+    assert base64.b64decode(store["data"]["cabundle"]).decode() == text
+
+
 def test_the_bootstrap_takes_what_a_step_takes_of_the_stores_secret(objects):
     variables = pod(objects, BOOTSTRAP).spec["containers"][0]["env"]
     given = {item["name"]: item["valueFrom"].get("secretKeyRef") for item in variables if item["name"] != "STORE"}

@@ -108,7 +108,8 @@ def request(world, out, rerun):
     """What KFP's launcher hands over to the step."""
     folder, found = world
     params = {**FAST, "max_steps": 8, "eval_every": 1, "processes": 2, "stop_grace": 120.0}
-    shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1, "store": (folder / "store").as_uri()}
+    shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 1}
+    shared |= {"store": (folder / "store").as_uri(), "store_patience": 1.0}
     return executor_input(STEP, out, {"params": params, "rerun": rerun, **shared}, {"maps": found[QWEN]})
 
 
