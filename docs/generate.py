@@ -1,12 +1,13 @@
 """The generated tables of the documents: `python -m docs.generate` writes them between the markers of each page.
 
 Tables come from what they describe: steps and parameters from their declarations, costs from `plan/cost.py` at the
-published sizes, what a parameter starts again from the compiled pipelines, decisions from `decisions.json` and the
-declarations.
+published sizes, sizes of a run's record from `plan/run_size.json`, what a parameter starts again from the compiled
+pipelines, decisions from `decisions.json` and the declarations.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -28,6 +29,7 @@ from components.media.viewing import Viewing
 from components.models.video.interface import Sizes
 from components.pages import markdown
 from components.plan.cost import A100_FLOPS, ClipCost
+from components.plan.run_size import ARGO, CLIENT, ETCD, RunSize, estimated
 from components.runtime.declaration import declared
 from components.runtime.parameters import UnitParams, is_operational, pipeline_default
 from components.sft.page import position_gaps
@@ -280,6 +282,35 @@ def positions_part() -> list[str]:
     return table(*position_gaps(Viewing.model_validate({})))
 
 
+def record_part() -> list[str]:
+    """Return how large the record of a run becomes, and from how many shards on that forbids something."""
+
+    def size(shards: int, benchmarks: int = 1) -> RunSize:
+        return estimated("motion_enhancer", shards, benchmarks)
+
+    def row(name: str, found: RunSize) -> list[str]:
+        return [name, str(found.nodes), readable_bytes(found.whole), readable_bytes(found.packed)]
+
+    def first(limit: int, field: str) -> int:
+        return next(shards for shards in itertools.count(1) if getattr(size(shards), field) > limit)
+
+    least = len(pipeline_default(shared_fields()["shards"]))
+    rows = [row("`motion_enhancer` with its defaults", size(least))]
+    rows += [row("each further shard", size(least + 1) - size(least))]
+    rows += [row("each further benchmark", size(least, 2) - size(least))]
+    limits: list[tuple[int, int, str]] = [
+        (first(ETCD, "whole"), ETCD, "the *Retry* of KFP's UI, by an etcd that is not configured otherwise"),
+        (first(CLIENT, "whole"), CLIENT, "the *Retry* of KFP's UI, by any Kubernetes API server"),
+        (first(ARGO, "packed"), ARGO, "the run itself: Argo, which compresses the nodes above that size, ends it"),
+    ]
+    refused = [[str(count), readable_bytes(limit), what] for count, limit, what in limits]
+    return [
+        *table(["", "nodes", "bytes", "compressed"], rows),
+        "",
+        *table(["from how many shards", "more than", "what is refused"], refused),
+    ]
+
+
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "reference.md": {
         "steps": steps_part,
@@ -289,6 +320,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     },
     "decisions.md": {"decisions": decisions_part, "factor": factor_part, "positions": positions_part},
     "costs.md": {"costs": costs_part},
+    "cluster.md": {"record": record_part},
 }
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 

@@ -33,6 +33,10 @@ class RunSize:
         """Return all three."""
         return f"{self.nodes} nodes, {readable_bytes(self.whole)}, {readable_bytes(self.packed)} compressed"
 
+    def __sub__(self, other: RunSize) -> RunSize:
+        """Return what one run adds to the other."""
+        return RunSize(self.nodes - other.nodes, self.whole - other.whole, self.packed - other.packed)
+
     @property
     def warning(self) -> str:
         """What the size forbids although the run itself can end well; empty where that is nothing."""

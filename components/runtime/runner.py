@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import MotionEnhancerError
+from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.job import start_logging
 from components.core.records import Json
 from components.runtime.context import Context
 from components.runtime.declaration import Step, declared
 from components.runtime.ending import Ending, note_end
 from components.runtime.launch import die_with_parent, leave_error
-from components.runtime.side_by_side import PartDone, own_part
+from components.runtime.side_by_side import Part, PartDone, own_part
 
 log = logging.getLogger(__name__)
 
@@ -76,17 +76,13 @@ def executor_input(step: Step[Any], out: Path, values: Mapping[str, Any], inputs
 
 def run_task(step: Step[Any], task: str, given: str) -> int:
     """Run one task as its container does and return the exit code; `given` is KFP's executor input as JSON."""
-    start, request, ending, part = time.monotonic(), {}, None, own_part()
+    start, request, ending = time.monotonic(), {}, None
     try:
         request = json.loads(given)
         execute(step, task, request)
-    except PartDone:
-        pass
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         ending = Ending.of(error)
-        if part is not None:
-            leave_error(error, part.left)
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
         torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
         ending, what = Ending.of_bug(error), "a bug in this project"
@@ -95,20 +91,41 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
             ending = Ending(2, "the GPU has too little memory", f"parameters of {task}", remedy)
             what = f"{ending.problem}: {remedy}"
         log.error("%s: %s\n%s", task, what, traceback.format_exc())
-    if part is None:  # else the task's own process notes it
-        note_end(task, request, ending)
+    note_end(task, request, ending)
     code = 0 if ending is None else ending.code
     log.info("%s: exit %d after %.1f s", task, code, time.monotonic() - start)
     return code
+
+
+def run_part(step: Step[Any], task: str, given: str, part: Part) -> int:
+    """Run one of several processes of a task and return its exit code; its error is the task's own to report."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the task's own process hears it, too, and ends this one
+    start = time.monotonic()
+    try:
+        execute(step, task, json.loads(given))
+    except PartDone:
+        log.info("%s: %d units done after %.1f s", task, len(part.keys), time.monotonic() - start)
+        return 0
+    except MotionEnhancerError as error:
+        leave_error(error, part.left)
+        return error.exit_code
+    except Exception as error:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise  # a bug: its traceback is printed
+        log.error("%s: %s", task, traceback.format_exc())
+        problem, remedy = "the GPU has too little memory", "lower num_frames, height or width, or take a larger one"
+        left = ParameterError(problem, source=f"parameters of {task}", remedy=remedy)
+        leave_error(left, part.left)
+        return left.exit_code
+    raise AssertionError(f"{task} ended without the work of this process: {sorted(part.keys)}")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `python -m components STEP TASK EXECUTOR_INPUT`, a container's command; return the exit code."""
     part = own_part()
     start_logging(part.name if part else "")
-    if part is not None:
-        die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the task's own process hears it, too, and ends this one
     if len(arguments) != 3:
         log.error("usage: python -m components STEP TASK EXECUTOR_INPUT (see `motion-enhancer step --help`)")
         return 2
@@ -118,4 +135,4 @@ def main(arguments: Sequence[str]) -> int:
     except MotionEnhancerError as error:
         log.error("%s: %s", task, error)
         return error.exit_code
-    return run_task(step, task, given)
+    return run_task(step, task, given) if part is None else run_part(step, task, given, part)

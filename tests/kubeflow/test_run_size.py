@@ -16,11 +16,9 @@ import pytest
 from components.core.errors import ParameterError
 from components.kubeflow.client import defaults, read_package
 from components.kubeflow.run_size import run_size, written_nodes
-from components.kubeflow.tree import ROOT
 from components.plan.run_size import ARGO, CLIENT, ETCD, RunSize, estimated
 from tests.command import motion_enhancer, python
 
-CLUSTER = ROOT / "docs/cluster.md"
 RECORDED = Path(__file__).with_name("recorded_workflows")
 COUNTS = [(1, 1), (2, 1), (4, 1), (8, 2), (10, 1), (44, 1), (60, 3)]
 AFTER_SFT = ("report", "tuned-attention", "for-loop-5")  # what did not run where sft was killed
@@ -134,25 +132,6 @@ def test_the_defaults_leave_room_for_the_uis_retry(whole_package):
     assert defaults(documents[0])["shards"] == ["0/2", "1/2"]
     assert found.nodes == 187
     assert found.whole < 1_400_000 < ETCD
-
-
-def test_the_documents_numbers():
-    rows = re.findall(r"^\| ([^|]*?) \| (\d+) \| ([\d.]+ \w+) \| ([\d.]+ \w+) \|$", CLUSTER.read_text(), re.MULTILINE)
-    said = {row[0].split()[-1]: [int(row[1]), *map(in_bytes, row[2:])] for row in rows}
-    one, two, three = (estimated("motion_enhancer", *counts) for counts in ((2, 1), (3, 1), (2, 2)))
-    parts = {"defaults": (RunSize(0, 0, 0), one), "shard": (one, two), "benchmark": (one, three)}
-    assert said.keys() == parts.keys()
-    for name, (less, more) in parts.items():
-        wanted = [getattr(more, field) - getattr(less, field) for field in ("nodes", "whole", "packed")]
-        assert said[name] == pytest.approx(wanted, rel=0.05), name
-    assert [estimated("motion_enhancer", count, 1).whole > ETCD for count in (2, 3)] == [False, True]
-    assert [estimated("motion_enhancer", count, 1).whole > CLIENT for count in (4, 5)] == [False, True]
-    assert [estimated("motion_enhancer", count, 1).packed > ARGO for count in (34, 37)] == [False, True]
-
-
-def in_bytes(text):
-    number, unit = text.split()
-    return float(number) * {"kB": 1e3, "MB": 1e6}[unit]
 
 
 def test_a_size_forbids_what_it_is_too_large_for():
