@@ -41,7 +41,7 @@ def compile_(
     local: Annotated[bool, Option("--local", help="name no image but this tree's digest (for local runs)")] = False,
     profile: Annotated[str, Option(help="a100: GPU steps on A100 nodes; cpu: everything on CPU nodes")] = "a100",
     parallelism: Annotated[int | None, Option(help=_PARALLELISM)] = None,
-    timeout: Annotated[int, Option(help="seconds that one try of a task may take")] = 12 * 3600,
+    timeout: Annotated[int, Option(help="seconds that one try of a task may take; a shard must fit")] = 72 * 3600,
     deadline: Annotated[int | None, Option(help="seconds that a whole run may take (KFP 2.17 or newer)")] = None,
     retries: Annotated[int, Option(help=_RETRIES)] = 2,
     node_selector: Annotated[list[str] | None, Option(help=_SELECTOR)] = None,

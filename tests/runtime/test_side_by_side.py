@@ -188,7 +188,8 @@ def test_a_killed_process_ends_the_others_and_a_second_run_goes_on(alone, task, 
 def started_task(made_priors, store, out):
     """The task as its container starts it, in two processes."""
     shutil.copytree(made_priors[0] / "store", store)
-    values = {"params": PARAMS, "rerun": "0", "vlm": MODEL, "shard": "0/1", "store": store.as_uri()}
+    values = STEP.form("frozen").shared.pipeline_defaults() | {"store": store.as_uri(), "vlm": MODEL, "shard": "0/1"}
+    values |= {"params": PARAMS, "rerun": "0"}
     given = executor_input(STEP, out, values, {"priors": [made_priors[2]]})
     command = [sys.executable, "-m", "components", STEP.name, STEP.name, json.dumps(given)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "UNIT_PROCESSES": "2"}
