@@ -8,10 +8,12 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.s3_server import s3_error
+
 # a connection that breaks before the request is done, or after it; no answer (for three seconds); 503, 429; half of the
 # body, with and without the length of the whole
 RESET, LOST, HANG, UNAVAILABLE, THROTTLED = "reset", "lost", "hang", "503", "429"
-TRUNCATE, UNMEASURED = "truncate", "unmeasured"
+TRUNCATE, UNMEASURED, GONE = "truncate", "unmeasured", "gone"  # the last: S3's answer about an upload that has ended
 HANG_S = 3.0
 
 
@@ -45,6 +47,12 @@ class FaultyProxy:
                     time.sleep(HANG_S)
                 if fault in (RESET, HANG):
                     self.reset()
+                elif fault == GONE:
+                    self.send_response(404)
+                    self.send_header("Content-Type", "application/xml")
+                    self.send_header("Content-Length", str(len(document := s3_error("NoSuchUpload"))))
+                    self.end_headers()
+                    self.wfile.write(document)
                 elif fault in (UNAVAILABLE, THROTTLED):
                     self.send_response(int(fault))
                     self.send_header("Content-Length", "0")

@@ -271,7 +271,7 @@ def test_no_keys_and_no_role_is_said_soon(server, pod):
     nobody = f"http://127.0.0.1:{closed_port()}"
     pod({"endpoint": server.endpoint}, AWS_EC2_METADATA_SERVICE_ENDPOINT=nobody)
     with pytest.raises(ParameterError, match="no S3_ACCESS_KEY and S3_SECRET_KEY in the environment, and no role"):
-        open_backend(URI, 15).get("x")
+        open_backend(URI, 0.2).get("x")
 
 
 def test_a_machine_whose_metadata_fail_later_is_asked_again(server, pod):

@@ -17,6 +17,7 @@ from components.store.address import open_backend
 from components.store.retry import Patience, TransientError
 from components.synthetic.scenes import write_set
 from tests.infrastructure.faulty import (
+    GONE,
     HANG,
     HANG_S,
     LOST,
@@ -130,11 +131,19 @@ def test_a_long_upload_goes_on_with_the_part_that_failed(proxy, uri, tmp_path):
 
 
 def test_an_upload_whose_last_answer_is_lost_is_whole(proxy, uri, tmp_path):
+    """A server may remember a finished upload, or know nothing of it: then it begins again."""
     (tmp_path / "big").write_bytes(b"0123456789abcdef" * (6 * 2**16))
-    backend = open_backend(uri, MINUTES)
-    proxy.fault = first(1, LOST, only=("POST",))
+    backend, ends = open_backend(uri, MINUTES), []
+
+    def fault(number, method, path):
+        if method == "POST" and "uploadId" in path:
+            ends.append(path)
+            return (LOST, GONE, LOST, None)[len(ends) - 1]
+        return None
+
+    proxy.fault = fault
     backend.put_file("big", tmp_path / "big")
-    assert proxy.made >= 2
+    assert [ends.count(path) for path in dict.fromkeys(ends)] == [2, 2]
     assert backend.get("big") == (tmp_path / "big").read_bytes()
 
 
@@ -195,9 +204,11 @@ def test_a_failed_upload_frees_its_parts_and_waits_only_once(proxy, uri, moto, t
         open_backend(uri, 0.03).put_file("big", tmp_path / "big")
     assert time.monotonic() - began < 0.03 * 60 + 1
     assert f"{uri[13:]}/big" not in moto._execute("GET", "main", query_params={"uploads": ""}).data.decode()
-    proxy.fault = lambda number, method, path: None if method == "POST" else UNAVAILABLE
-    with pytest.raises(TryAgainError, match=r"PUT .* failed"):  # not the one request that frees them
+    asked = []
+    proxy.fault = lambda number, method, path: asked.append(method) or (None if method == "POST" else UNAVAILABLE)
+    with pytest.raises(TryAgainError, match=r"PUT .* failed"):
         open_backend(uri, 0.03).put_file("big", tmp_path / "big")
+    assert asked.count("DELETE") == 1  # what frees the parts is tried once
 
 
 # The log and the bound, by a clock of the test ------------------------------------------------------------------------
