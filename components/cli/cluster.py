@@ -79,7 +79,7 @@ def submit(
         known = client.defaults(documents[0])
         values = {**known, **given.values(known)}
         if check:
-            _check(documents, host, namespace)
+            _check(documents, host, namespace, str(values["store"]))
             return
         _record_fits(documents, values)
         kubeflow = client.connect(host, namespace)
@@ -215,7 +215,7 @@ def _record_fits(documents: list[dict[str, Any]], values: dict[str, Any]) -> Non
     typer.echo(f"The record that Argo keeps of this run: {found}. {found.warning}".rstrip(), err=True)
 
 
-def _check(documents: list[dict[str, Any]], host: str, namespace: str) -> None:
+def _check(documents: list[dict[str, Any]], host: str, namespace: str, store: str) -> None:
     from components.kubeflow import cluster_check
 
     wanted, api = cluster_check.needs(documents), cluster_check.core_api()
@@ -228,11 +228,11 @@ def _check(documents: list[dict[str, Any]], host: str, namespace: str) -> None:
     else:
         remedy = "not looked at: no kubeconfig; set KUBECONFIG"
         found.append(cluster_check.Finding("nodes, secrets and volume claims", namespace, "?", remedy))
+    found += cluster_check.check_store(store)
     for item in found:
         typer.echo(f"{item.state:<9}{item.what:<48}{item.name:<60}{item.remedy}".rstrip())
     others = "Parameters, models, memory and costs are checked by `motion-enhancer plan` and by the run's first task."
     typer.echo(others)
-    typer.echo("What the store's key may do is checked by the Job motion-enhancer-bootstrap.")
     if missing := [item for item in found if item.state == "missing"]:
         remedy = "; ".join(f"{item.name}: {item.remedy}" for item in missing)
         problem = f"{len(missing)} of {len(found)} things are missing in {namespace}"

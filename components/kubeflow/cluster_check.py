@@ -6,6 +6,7 @@ What one of the two servers tells does not depend on the other being there.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from components.core.errors import MotionEnhancerError, ParameterError, TryAgain
 from components.core.units import readable_bytes
 from components.kubeflow import client as kubeflow_client
 from components.kubeflow.client import Kubeflow, Spec
+from components.store.access import check_access
+from components.store.address import open_backend
 
 KUBERNETES = "1.29"  # the oldest that `manifests/` is for
 # Fields of the platform's specification, and the KFP that knows them first: an older one refuses the run. By the
@@ -109,6 +112,21 @@ def _at(tree: Any, path: tuple[str, ...]) -> Iterator[Any]:
             yield from _at(item, path[1:])
     elif path[0] in tree:
         yield from _at(tree[path[0]], path[1:])
+
+
+def check_store(uri: str) -> list[Finding]:
+    """Tell what is in force towards the store and try it, where the environment says how this machine reaches it."""
+    what = "store: put, get, list, delete"
+    if not os.environ.get("S3_ENDPOINT"):
+        remedy = "not tried: no S3_ENDPOINT here; the Job motion-enhancer-bootstrap tries it in the cluster"
+        return [Finding(what, uri, "?", remedy)]
+    try:
+        lines = check_access(open_backend(uri, patience=0.1))
+    except TryAgainError as error:
+        return [Finding(what, uri, "?", f"{error.problem}; {error.remedy}")]
+    except ParameterError as error:
+        return [Finding(what, uri, "missing", f"{error.problem}; {error.remedy}")]
+    return [Finding(what, uri, "ok", "; ".join(lines[1:-1]))]
 
 
 def check_kfp(host: str, namespace: str, wanted: Needs) -> Finding:

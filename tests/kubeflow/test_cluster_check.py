@@ -9,6 +9,7 @@ from components.kubeflow.client import read_package
 from components.kubeflow.cluster_check import SINCE, needs
 from components.kubeflow.scheduling import A100, OPTIONAL_KEYS, SECRET_KEYS
 from tests.command import motion_enhancer
+from tests.s3_server import KEYS, closed_port, s3_server
 
 VALUES = dict.fromkeys({**SECRET_KEYS, **OPTIONAL_KEYS}, "canary-77aa")
 SECRET, CLAIM = ("team-a", "secrets", "motion-enhancer-store"), "motion-enhancer-models"
@@ -37,7 +38,7 @@ def disk(state, size):
 
 def states(printed):
     """First words of the table's lines."""
-    return [line.split()[0] for line in printed.splitlines()[:-2]]
+    return [line.split()[0] for line in printed.splitlines()[:-1]]
 
 
 def test_what_a_pipeline_needs_is_read_from_the_compiled_file(packages):
@@ -76,7 +77,7 @@ def test_every_field_of_a_pod_has_a_version(packages, profile):
 def test_everything_is_there(complete, kubeflow, packages, capsys):
     assert check(packages, "a100", "--host", kubeflow.url) == 0
     printed = capsys.readouterr()
-    assert states(printed.out) == ["ok"] * 5
+    assert states(printed.out) == ["ok"] * 5 + ["?"]  # no S3_ENDPOINT: nothing is tried
     assert "KFP 2.16 or newer, for securityContext" in printed.out
     assert "2.17.0 at" in printed.out
     assert "v1.35.0" in printed.out
@@ -109,7 +110,7 @@ def test_what_is_missing_is_named_with_its_remedy(complete, packages, capsys, br
     break_it(complete.answer)
     assert check(packages) == 2
     printed = capsys.readouterr()
-    assert [state == "missing" for state in states(printed.out)] == [number == place for number in range(-2, 3)]
+    assert [state == "missing" for state in states(printed.out)] == [number == place for number in range(-2, 4)]
     assert said in printed.out
     assert said in printed.err
     assert "canary" not in printed.out + printed.err
@@ -120,6 +121,24 @@ def test_what_may_not_be_looked_at_is_no_verdict(complete, packages, capsys):
     complete.answer.denied = {"nodes"}
     assert check(packages) == check(packages, "cpu") == 0
     assert states(capsys.readouterr().out)[:5] == ["?", "ok", "?", "ok", "ok"]  # KFP is not named, either
+
+
+def test_the_store_is_tried_from_here(kubeflow, packages, capsys, monkeypatch):
+    given = ("--host", kubeflow.url, "--set", "store=minio://bucket/store")
+    with s3_server("bucket") as client:
+        assert check(packages, "a100", *given) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "store:" in line]
+        assert line.startswith("ok")
+        assert "minio://bucket/store" in line
+        assert "region: us-east-1" in line
+        assert KEYS["S3_SECRET_KEY"] not in line
+        assert not list(client.list_objects("bucket", recursive=True))
+        assert check(packages, "a100", *given, "--set", "store=minio://absent/store") == 2
+        assert "minio://absent/store" in capsys.readouterr().err
+    for name, value in {**KEYS, "S3_ENDPOINT": f"http://127.0.0.1:{closed_port()}"}.items():
+        monkeypatch.setenv(name, value)
+    assert check(packages, "a100", *given) == 0  # the cluster may reach it under another name
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "store:" in line] == ["?"]
 
 
 def test_nothing_is_submitted(complete, packages, kubeflow):

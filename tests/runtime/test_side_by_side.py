@@ -253,3 +253,19 @@ def test_a_number_of_processes_that_is_none(monkeypatch, text):
     monkeypatch.setenv("UNIT_PROCESSES", text)
     with pytest.raises(ParameterError, match="no number of processes"):
         side_by_side.processes()
+
+
+def test_a_forced_rerun_computes_once_and_its_retry_nothing(alone, made_priors, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    finish, here = WorkFolder.finish, []
+    monkeypatch.setattr(WorkFolder, "finish", lambda self, *given: here.append(self.step) or finish(self, *given))
+    store = tmp_path / "store"
+    shutil.copytree(alone[0], store)
+    monkeypatch.setenv("UNIT_PROCESSES", "2")
+    shared, inputs = {"vlm": MODEL, "shard": "0/1"}, {"priors": made_priors[2]}
+    for _ in range(2):
+        found = run_step(STEP, tmp_path, store, PARAMS, shared, inputs, "force-1", form="frozen")
+        assert (found["maps"] / "manifest.json").read_bytes() == (alone[1]["maps"] / "manifest.json").read_bytes()
+        assert caplog.text.count("6 units in 2 processes") == 2  # two pieces of work per sample, in the first try alone
+    assert not {STEP.name, MAPS} & set(here)
+    assert metrics(found)["share_remembered"] == 1.0
