@@ -199,6 +199,9 @@ def test_a_web_identity_works_without_keys(server, web):
     assert len(web.asked) == 1  # for an hour
     assert "RoleSessionName=motion-enhancer" in web.asked[0][1]
     assert server.refused == []
+    done = python("-m", "components.store.bootstrap", STORE=URI)  # as its Job does
+    assert f"put, get, list and delete work under {URI}" in done.stderr
+    assert not any(secret in done.stderr for secret, token in server.keys.values())
 
 
 def test_credentials_are_renewed_before_they_end(server, web):
