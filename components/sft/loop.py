@@ -54,7 +54,7 @@ class Job(Record):
     seed: int
     vlm: str
     store: str
-    patience: float = PATIENCE  # minutes that the store is tried again
+    store_patience: float = PATIENCE  # minutes
     key: str
     attempt: str = ""
     lines: list[VlmLine]
@@ -74,7 +74,7 @@ def train(job: Job) -> list[Row]:
         torch.set_num_threads(1)
     try:
         # another process may be trying the store again
-        with listening() as stop, joined(job.settings.collective_timeout + job.patience) as processes:
+        with listening() as stop, joined(job.settings.collective_timeout + job.store_patience) as processes:
             training = Training(job, processes, stop)
             try:
                 return training.run()
@@ -89,7 +89,7 @@ class Training:
     """One training: model, data, optimizer and log."""
 
     def __init__(self, job: Job, processes: Processes, stop: Stop) -> None:
-        self.job, self.settings, self.store = job, job.settings, Store(job.store, job.patience)
+        self.job, self.settings, self.store = job, job.settings, Store(job.store, job.store_patience)
         self.processes, self.stop, self.out = processes, stop, Path(job.out)
         settings, seed, aligned = job.settings, job.seed, job.align_weight > 0
         if settings.global_batch % processes.count:

@@ -96,7 +96,7 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
     if attempt:
         ResumeStates(context.store.backend, work.key, attempt).begin()
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
-        state: Json = {"key": work.key, "attempt": attempt, "patience": context.store.patience}
+        state: Json = {"key": work.key, "attempt": attempt, "store_patience": context.store.patience}
         _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))
         out = Path(scratch)
         roles = {"roles": stow(out / "model", work)}

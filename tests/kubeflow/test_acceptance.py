@@ -201,7 +201,7 @@ def test_a_run_that_does_not_end_is_given_up(server, smoke, tmp_path, monkeypatc
 
 def test_a_store_that_cannot_be_used_is_told_before_anything_is_submitted(server, smoke, tmp_path, monkeypatch):
     Store(smoke.values["store"]).backend.put("other.txt", b"x")
-    with pytest.raises(DataError, match="1 objects lie in the new store already, e.g. other.txt"):
+    with pytest.raises(DataError, match="1 objects lie in the new store already"):
         seen(server, smoke, tmp_path)
     for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -277,7 +277,9 @@ def made_command(server, tmp_path, **variables):
         **variables,
     }
     command = ["make", "-n", "cluster-smoke", *(f"{name}={value}" for name, value in given.items())]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    above = {name for name in os.environ if name.startswith("MAKE")}  # `make test` runs this
+    environment = {name: value for name, value in os.environ.items() if name not in above}
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     line = shown[shown.index(".venv/bin/motion-enhancer cluster-smoke") :].replace(".venv/bin/motion-enhancer", "", 1)
     output = f"--output {tmp_path}/out --every 1"
     return subprocess.run(

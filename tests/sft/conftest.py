@@ -33,7 +33,7 @@ def make_world(made_priors):
     return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in (QWEN, INTERN)}
 
 
-def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, patience=1.0, **settings):
+def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, store_patience=1.0, **settings):
     """A job on a module's data that writes into the new folder `out`; its key is the folder's name unless given."""
     folder, found = world
     shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
@@ -41,7 +41,8 @@ def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, pati
     out.mkdir()
     settings = SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings})
     fields = {"key": key or f"{out.parent.name}-{out.name}", "lines": lines, "out": str(out)}
-    fields |= {"vlm": str(ensure_tiny(name)), "store": store or str(folder / "store"), "seed": 1, "patience": patience}
+    fields |= {"vlm": str(ensure_tiny(name)), "store": store or str(folder / "store"), "seed": 1}
+    fields["store_patience"] = store_patience
     return Job(settings=settings, align_weight=align_weight, **fields)
 
 

@@ -223,7 +223,7 @@ def run_resumed(world, folder, rows):
             remote.put_file(file.relative_to(store).as_posix(), file)
         found = Trainings(world, folder)
         # the first process uploads for longer than the others' patience: TensorBoard's files, then a state's
-        short = {"collective_timeout": 0.09, "patience": 0.01}  # minutes, added up
+        short = {"collective_timeout": 0.09, "store_patience": 0.01}  # minutes, added up
         found.add("patient", 2, slow=8, max_steps=5, save_every=2, eval_every=100, **short)
         for tuning in ("full", "lora"):
             found.add(f"whole-{tuning}", 1, tuning=tuning, **SHORT)
