@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ from components.kubeflow.arguments import parse_assignments
 log = logging.getLogger(__name__)
 TOKEN_PATH = "KF_PIPELINES_SA_TOKEN_PATH"
 AGAIN = " · again: "
+_NONCE = re.compile(r"(\d+)(?:-[0-9a-f]{8})?$")
 Spec = dict[str, Any]
 
 
@@ -294,6 +296,11 @@ def _experiment_values(kubeflow: Kubeflow, experiment_id: str) -> Iterator[dict[
 
 
 def next_nonce(runs: Sequence[dict[str, Any]], name: str, force: bool) -> str:
-    """Return one more than the largest nonce of these runs; with `force` before it, everything is computed again."""
-    numbers = [int(found[0]) for values in runs if (found := re.search(r"\d+$", str(values.get(name, "0"))))]
-    return f"{'force' if force else ''}{max(numbers, default=0) + 1}"
+    """Return one more than the largest nonce of these runs.
+
+    With `force` before it everything is computed again, once for the nonce: it ends in random digits, for the store may
+    have seen the number in another experiment.
+    """
+    numbers = [int(found[1]) for values in runs if (found := _NONCE.search(str(values.get(name, "0"))))]
+    number = max(numbers, default=0) + 1
+    return f"force{number}-{secrets.token_hex(4)}" if force else str(number)
