@@ -80,14 +80,16 @@ def _read(text: str, options: Sequence[Option], letters: bool) -> Parsed:
         return Parsed(bare[1].upper(), "letter")
     if (whole := _whole(text, options)) is not None:
         return Parsed(whole, "text")
-    stated = _option_texts(text, options)
+    ruled_out: set[str] = set()
     if letters:
         folded = _fold(text, options)
         if said := sorted(_statements(folded, options, known)):
             return _agreed(folded, said, known)
-        stated -= {letter for _, letter in _denials(folded, known)}
-        if (leading := _LEADING.match(text)) and _captured(leading)[1].upper() in known - stated:
-            return UNPARSED  # the letter of one option with the text of another names neither
+        ruled_out = {letter for _, letter in _denials(folded, known)}
+    stated = _option_texts(text, options) - ruled_out
+    leading = _LEADING.match(text) if letters else None
+    if leading and _captured(leading)[1].upper() in known - stated:
+        return UNPARSED  # the letter of one option with the text of another names neither
     return Parsed(stated.pop(), "text") if len(stated) == 1 else UNPARSED
 
 
@@ -289,6 +291,7 @@ def _denials(text: str, known: set[str]) -> Iterator[tuple[int, str]]:
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+")
+_LETTER_BEFORE = re.compile(r"(?<![\w'’])(?:([A-Z])[).:,\]]*|([a-z])[).:][).:,\]]*)\s*$")
 _CUT = re.compile(r"\s*(?:\.\.|[,\-–—])[\s.]*$")
 
 
@@ -306,30 +309,36 @@ def _whole(text: str, options: Sequence[Option]) -> str | None:
 def _option_texts(text: str, options: Sequence[Option]) -> set[str]:
     """Return the options whose words the text states; one within a longer option counts only outside it."""
     words = {option.letter: _words(option.text) for option in options}
-    rest, found = text, set()
+    taken: list[tuple[int, int]] = []
+    found = set()
     for letter, wanted in sorted(words.items(), key=lambda item: -len(item[1])):
-        for place in re.finditer(_pattern(wanted), rest, re.IGNORECASE) if wanted else ():
-            cut = _CUT.match(text, place.end()) and _goes_on(wanted, options)
-            if not (cut or _is_denied(text, place.start(), place.end())):
+        for start, end in _places(text, wanted):
+            if any(start < other_end and other_start < end for other_start, other_end in taken):
+                continue
+            cut = _CUT.match(text, end) and _goes_on(wanted, options)
+            if not (cut or _is_denied(text, start, end)):
                 found.add(letter)
-            rest = rest[: place.start()] + "\0" * len(place[0]) + rest[place.end() :]
+            taken.append((start, end))
     return found if all(list(words.values()).count(words[letter]) == 1 for letter in found) else set()
 
 
 def _fold(text: str, options: Sequence[Option]) -> str:
     """Leave out each option's text behind its own letter: "D. No" says D, and denies nothing."""
     for option in options:
-        if words := _words(option.text):
-            letter = rf"(?<![\w'’])(?:{option.letter}|{option.letter.lower()}(?=[).:]))"
-            text = re.sub(rf"({letter}[).:,\]]*\s*)(?i:{_pattern(words)})\.?", r"\1.", text)
+        for start, end in reversed(_places(text, _words(option.text))):
+            before = _LETTER_BEFORE.search(text, max(0, start - 10), start)
+            if before and option.letter == (before[1] or before[2]).upper():
+                text = f"{text[:start]}.{text[end:].removeprefix('.')}"
     return text
 
 
-def _pattern(words: str) -> str:
-    """Return the pattern of words with anything between them; scripts without spaces have no word ends."""
-    if re.search(f"[{_CJK}]", words):
-        return r"[\W_]*".join(words.split())
-    return r"(?<![^\W_])" + r"[\W_]+".join(words.split()) + r"(?![^\W_])"
+def _places(text: str, words: str) -> list[tuple[int, int]]:
+    """Return where these words stand in a text one after the other, whatever is between them."""
+    wanted = words.split()
+    places = [(place[0].casefold(), *place.span()) for place in _WORD.finditer(text)]
+    starts = [k for k in range(len(places) - len(wanted) + 1) if wanted and places[k][0] == wanted[0]]
+    found = [places[k : k + len(wanted)] for k in starts]
+    return [(run[0][1], run[-1][2]) for run in found if [word for word, _, _ in run] == wanted]
 
 
 def _goes_on(words: str, options: Sequence[Option]) -> bool:
