@@ -119,6 +119,7 @@ _PHRASES = tuple(
         rf"(?:选|選|选择|選擇)\s*{_NAMED}",
         rf"\b(?:respuesta|réponse|antwort|resposta|risposta)(?:\s+\w+)?\s*(?:es|est|ist|é|è|:)\s*(?:la\s+)?{_LETTER}",
         rf"(?:^|\n)\s*(?:option|choice|answer)\s+{_LETTER}\s*(?=[.:,\n]|$)",  # not "Option D is wrong"
+        rf"\bi(?:['’]d| would)\s+(?:say|guess)\s+{_NAMED}",
         rf"\b(?:choose|chose|pick|select|go(?:ing)? with|vote for)\s+{_NAMED}",
     )
 )
@@ -152,7 +153,8 @@ _ARTICLE = re.compile(
 )
 _LOWER_END = re.compile(rf"{_CLOSE}\s*(?:$|[.,;:!?)\n。、]|(?:because|since|as|or|and)\b)")
 _NEXT = re.compile(
-    rf"\s*(?:,\s*(?:or|and)?|[/&+、]|(?:or|and|或|和|与|與|还是|還是|か|と)(?!\w)|\s)\s*{_NAMED}", re.IGNORECASE
+    rf"\s*(?:,\s*(?:or|and)?|[/&+、]|(?:(?:or|and)(?:\s+(?:maybe|perhaps|possibly|even))?|或|和|与|與|还是|還是|か|と)(?!\w)|\s)\s*{_NAMED}",
+    re.IGNORECASE,
 )
 _PREVIOUS = re.compile(rf"{_LETTER}\s*(?:,\s*(?:or|and|nor)?|[/&+、]|\b(?:or|and|nor)|[或和与與か])\s*$", re.IGNORECASE)
 _VERB = re.compile(r"\s+(?:is|was|looks?|seems?|does|doesn|isn|can)\b")
@@ -248,7 +250,8 @@ _SUPPOSED = re.compile(
 )
 _BEFORE = re.compile(
     r"\b(?:not(?!\s+only)|never|no(?!\s+doubt)|nor|neither|none|nobody|cannot|unlike|except|besides|instead of"
-    r"|rather than|than|exclud\w+|eliminat\w+|rul\w+ out|discard\w*|reject\w*|wrong|incorrect|false|unlikely|impossible"
+    r"|rather than|than|exclud\w+|eliminat\w+|rul\w+ out|discard\w*|reject\w*|refus\w*|avoid\w*|hardly|far from"
+    r"|wrong|incorrect|false|unlikely|impossible"
     r"|might|may|could|thought|assumed|whether|compared|versus|vs|why)\b|n['’]t\b"
     r"|\b(?:another|other|one|first|second|third|next|previous|worst|opposite|alternative|tempting|least)(?:\s+\w+)?\s*$"
     r"|不|非|除了|没|沒|아니",
