@@ -1,7 +1,7 @@
 """Step 7 · benchmark_eval: a benchmark's questions answered by one model, greedily, and scored. A unit is one item.
 
-A reply is remembered by (model, item, viewing, protocol); it is parsed and scored anew each time, from the remembered
-words.
+A reply is remembered by (model, item, viewing, protocol, prompt, longest reply); it is parsed and scored anew each
+time, from the remembered words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.benchmark_eval.page import page, scores_table
 from components.benchmarks.interface import Benchmark, FramePreset, get_benchmark, parse_benchmark
@@ -32,6 +32,19 @@ class Params(UnitParams):
 
     viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
     preset: FramePreset = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
+    max_new_tokens: int | None = Field(None, ge=1, le=8192, description="longest reply; null: the benchmark's own")
+    system_prompt: str | None = Field(None, description="system prompt; null: the chat template's own")
+    prompt_template: str | None = Field(
+        None, description="prompt with `{question}` and `{options}`; null: the benchmark's own"
+    )
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _asks(cls, value: str | None) -> str | None:
+        missing = [name for name in ("{question}", "{options}") if value is not None and value.count(name) != 1]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must stand in it once")
+        return value
 
 
 class Tuned(SharedParams):
@@ -96,11 +109,12 @@ def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, 
 
     def compute(unit: Unit, folder: WorkFolder) -> Json:
         vlm, video = chosen.load(), unit.line.video
-        prompt = benchmark.prompt(unit.sample.question, unit.sample.options)
+        prompt = benchmark.ask(unit.sample.question, unit.sample.options, params.prompt_template)
+        talk = conversation(unit.sample, prompt, params.system_prompt)
         viewing = benchmark.viewing(params.viewing, params.preset, vlm.family, video.duration)
         with context.store.borrowed(video.file) as path:
-            made, frames = vlm.read(conversation(unit.sample, prompt), video, path, viewing)
-        return {"reply": vlm.generate(made, benchmark.max_new_tokens), "frames": frames}
+            made, frames = vlm.read(talk, video, path, viewing)
+        return {"reply": vlm.generate(made, params.max_new_tokens or benchmark.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)
 
@@ -143,7 +157,7 @@ def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
 
 STEP = Step(
     name="benchmark_eval",
-    version="2",
+    version="3",
     title="7 · Benchmark",
     unit="item",
     device="gpu",

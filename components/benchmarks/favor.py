@@ -43,10 +43,16 @@ def prompt(question: str, options: Sequence[Option]) -> str:
 
 
 def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Return whether the right text is in the reply, and no other option that contains that text is."""
-    said, texts = reply.lower(), {option.letter: option.text.lower() for option in options}
-    right = texts.pop(gold)
-    return right in said and not any(right in text and text in said for text in texts.values())
+    """Return whether the right text is in the reply, and no other option that contains that text is.
+
+    Published in `inference_qa_qwen.py`: the reply is compared without case, but whether an option contains the right
+    text is looked up with case. So where "sits" is right, "sits down" is wrong beside an option "sits down" and
+    right beside "Sits down". A reply that repeats every option is right wherever no option contains another.
+    """
+    texts = {option.letter: option.text for option in options}
+    right, said = texts[gold], reply.lower()
+    longer = [text for text in texts.values() if text != right and right in text]
+    return right.lower() in said and not any(text.lower() in said for text in longer)
 
 
 _FRAMES = "frames: 1 fps in the supplement's Table 4, 8 in the main text's Table 2, same numbers"

@@ -6,6 +6,7 @@ A module that names its object `BENCHMARK` is found by `benchmarks()`; nothing e
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,9 +65,20 @@ class Benchmark:
     official_rule: Callable[[str, Sequence[Option], str], bool]
     layout: Layout | None = None  # how its published files are written; each may come as JSONL rows as well
     shows_letters: bool = True  # whether the prompt shows options with letters; else only their texts are read
-    max_new_tokens: int = 16  # longest reply
+    max_new_tokens: int = 16  # longest reply, unless the run has another number
     supplement_fps: float | None = None  # frames per second by the supplement where the main text has another number
     paper: tuple[PaperRow, ...] = ()
+
+    def ask(self, question: str, options: Sequence[Option], template: str | None = None) -> str:
+        """Return the text that a model is asked: the benchmark's own, or a template with `{question}` and `{options}`.
+
+        Options stand one per line, with their letters where the benchmark shows them.
+        """
+        if template is None:
+            return self.prompt(question, options)
+        shown = [f"{option.letter}. {option.text}" if self.shows_letters else option.text for option in options]
+        texts = {"{question}": question, "{options}": "\n".join(shown)}
+        return re.sub(r"\{(?:question|options)\}", lambda found: texts[found[0]], template)
 
     def viewing(self, given: Viewing, preset: FramePreset, family: VlmFamily, duration: float) -> Viewing:
         """Return the frames that a VLM sees of a clip of `duration` seconds; `given` is the run's viewing."""

@@ -62,9 +62,15 @@ def prompt(question: str, options: Sequence[Option]) -> str:
 
 
 def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Apply `polish_answer`: up to the first `)`, after `(`, first word, first character, compared exactly."""
-    words = reply.split(")")[0].split("(")[-1].split()
-    return bool(words) and words[0][0] == gold
+    """Return whether the first character of what the script leaves of the reply is the right letter, case included.
+
+    Published as `polish_answer`: the text before the first `)`; of that, if there is a `(`, what stands after the first
+    one and before the next. So "Answer: D" is A, "(D) left" D, and "It (the man) turns: (D)" t.
+    """
+    kept = reply.split(")")[0]
+    if "(" in kept:
+        kept = kept.split("(")[1]
+    return kept.strip()[:1] == gold
 
 
 _TWICE = "the same pair 56.60 / 52.51 is printed for another model (main Table 3, MHS only, 7B)"

@@ -33,8 +33,11 @@ def prompt(question: str, options: Sequence[Option]) -> str:
 
 
 def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Score the reply's first character, as lmms-eval does; the benchmark's own script ranks likelihoods instead."""
-    return reply[:1] == gold
+    """Return whether the reply's first character is the right letter, whatever its case.
+
+    As lmms-eval scores replies; the benchmark's own script has none, it ranks the options' likelihoods.
+    """
+    return reply.strip()[:1].lower() == gold.lower()
 
 
 _MIXED = "the table mixes two versions of SEED-Bench or two weightings: All does not follow from Image and Video"

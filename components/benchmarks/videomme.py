@@ -13,6 +13,7 @@ from components.core.records import Option
 from components.core.text import render_question
 
 _LENGTHS = ("short", "medium", "long")
+# in the script's order; commas are missing in it between two pairs, which are therefore never found
 _PHRASES = (
     "The best answer is",
     "The correct answer is",
@@ -20,6 +21,10 @@ _PHRASES = (
     "The answer",
     "The best option isThe correct option is",
     "Best answer:Best option:",
+    "Answer:",
+    "Option:",
+    "The correct answer",
+    "The correct option",
 )
 
 
@@ -32,10 +37,10 @@ def prompt(question: str, options: Sequence[Option]) -> str:
 
 
 def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
-    """Cut known phrases out of the reply; its first capital A–D anywhere is the answer.
+    """Return whether the first capital A–D, anywhere in what is left without known phrases, is the right letter.
 
-    Two pairs of the script's phrases are fused by missing commas, so "Best answer: D" is not cut (and reads D only
-    because it has no capital A).
+    Published in `eval_your_results.py`. So "Best answer: D" is B, "Correct: D" C, and "A man turns: D" A. The script
+    leaves a reply without such a capital out of its denominator; here it is wrong.
     """
     for phrase in _PHRASES:
         reply = reply.replace(phrase, "")

@@ -10,7 +10,7 @@ from components.benchmark_eval.page import choose
 from components.benchmark_eval.step import STEP, items, scores
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
-from components.core.errors import DataError
+from components.core.errors import DataError, ParameterError
 from components.core.records import Option, StepRecord, sha256
 from components.core.text import sample_id
 from components.media.video import read_frames
@@ -116,6 +116,35 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
         assert any(torch.equal(example.position_ids, one.position_ids) for one in asked if one.text == example.text)
+
+
+def test_prompt_and_length_of_a_run(world, tmp_path, monkeypatch):
+    asked, generate = [], Vlm.generate
+    monkeypatch.setattr(
+        Vlm,
+        "generate",
+        lambda vlm, example, count: asked.append((example.text, count)) or generate(vlm, example, count),
+    )
+    own = {"max_new_tokens": 3, "system_prompt": "Be brief.", "prompt_template": "Choose.\n{options}\n{question}"}
+    found = result(run(world, tmp_path, **own))
+    assert {count for _, count in asked} == {3}
+    for line in found.lines:
+        options = "\n".join(f"{option.letter}. {option.text}" for option in line.sample.options)
+        texts = [text for text, _ in asked if f"Choose.\n{options}\n{line.sample.question}<" in text]
+        assert len(texts) == 1
+        assert texts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>")
+    stored = found.provenance["benchmark_eval"].params
+    assert {name: stored[name] for name in own} == own
+    for other in ({"system_prompt": "Be kind."}, {"max_new_tokens": 2}, {"prompt_template": "{options}{question}"}):
+        asked.clear()
+        run(world, tmp_path, **{**own, **other})  # another question
+        assert len(asked) == 8
+
+
+def test_a_template_needs_question_and_options_once(world, tmp_path):
+    for template in ("{question}", "{options}", "{question}{options}{question}"):
+        with pytest.raises(ParameterError, match="prompt_template"):
+            run(world, tmp_path, prompt_template=template)
 
 
 def test_remembered_without_loading_a_model(world, tmp_path, monkeypatch):

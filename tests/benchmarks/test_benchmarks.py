@@ -32,6 +32,13 @@ def test_prompts_word_for_word() -> None:
     )
 
 
+def test_a_template_in_place_of_the_own_prompt() -> None:
+    template = "{options}\n{Think}: {question}"
+    assert get_benchmark("seed").ask("{options}?", OPTIONS, template) == "A. It's up\nB. Down\n{Think}: {options}?"
+    assert get_benchmark("favor").ask("Where?", OPTIONS, template) == "It's up\nDown\n{Think}: Where?"
+    assert get_benchmark("favor").ask("Where?", OPTIONS) == get_benchmark("favor").prompt("Where?", OPTIONS)
+
+
 @pytest.mark.parametrize("benchmark", benchmarks().values(), ids=benchmarks())
 def test_the_expected_reply_is_right_by_both_rules(benchmark: Benchmark) -> None:
     reply = "B" if benchmark.shows_letters else "Down"

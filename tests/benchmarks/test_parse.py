@@ -1,22 +1,21 @@
-"""The parser on replies written by hand (right option D), and the benchmarks' own rules with their known defects."""
+"""The parser: each rule (right option D), the tables of replies, random denials, every statement of every option."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from components.benchmarks.favor import official_rule as favor_rule
-from components.benchmarks.motionbench import official_rule as motionbench_rule
 from components.benchmarks.parse import parse_reply
-from components.benchmarks.seed import official_rule as seed_rule
-from components.benchmarks.videomme import official_rule as videomme_rule
 from components.core.records import Option
+from tests.benchmarks.replies import GROUPS, LEFT, MAN, TEXTS, WALKS
 
 
 def options(*texts: str) -> list[Option]:
     return [Option(letter=chr(65 + i), text=text) for i, text in enumerate(texts)]
 
 
-OPTIONS = options("The man raises his arm", "The man lowers his arm", "The man sits down", "The man turns left")
+OPTIONS = options(*MAN)
 LISTED = "\n".join(f"{option.letter}. {option.text}" for option in OPTIONS)
 
 READ = [
@@ -114,38 +113,58 @@ def test_without_letters_only_texts_are_read() -> None:
     assert parse_reply("Sits Runs Jumps Waves Sleeps", five, letters=False).letter is None
 
 
-@pytest.mark.parametrize(
-    ("reply", "read"),
-    [
-        ("D", "D"),
-        ("(D) left", "D"),
-        ("D) left", "D"),
-        ("D. left", "D"),
-        ("Answer: D", "A"),
-        ("The answer is D", "T"),
-        ("**D**", "*"),
-    ],
-)
-def test_motionbench_rule_reads_the_first_character(reply: str, read: str) -> None:
-    for letter in "ABCDT*":
-        assert motionbench_rule(reply, OPTIONS, letter) == (letter == read)
-    assert not motionbench_rule("", OPTIONS, "D")
+@pytest.mark.parametrize("group", GROUPS)
+def test_replies(group: str) -> None:
+    assert {reply: parse_reply(reply, OPTIONS).letter for reply in GROUPS[group]} == GROUPS[group]
 
 
-def test_favor_rule() -> None:
-    five = options("Sits", "Sits down", "Jumps", "Waves", "Sleeps.")
-    assert favor_rule("he sits there", five, "A")
-    assert not favor_rule("he sits down", five, "A")  # a longer option that contains it is said
-    assert favor_rule("Sits. Jumps. Waves.", five, "D")  # all options at once are right: the rule's defect
-    assert not favor_rule("Sleeps", five, "E")  # a dropped full stop is wrong
-    assert not favor_rule("D", five, "D")
+def test_replies_by_text() -> None:
+    found = [(*case[:3], parse_reply(case[2], options(*case[0]), letters=case[1]).letter) for case in TEXTS]
+    assert found == TEXTS
 
 
-def test_seed_rule_and_videomme_rule() -> None:
-    assert seed_rule("D. left", OPTIONS, "D")
-    assert not seed_rule("The answer is D", OPTIONS, "D")
-    for reply in ("D", "The best answer is: D", "The answer is D.", "I say (D)"):
-        assert videomme_rule(reply, OPTIONS, "D"), reply
-    assert videomme_rule("Answer is D", OPTIONS, "A")  # its first capital A–D
-    assert not videomme_rule("d", OPTIONS, "D")
-    assert not videomme_rule("he walks and walks and walks and walks and walks and walks", OPTIONS, "D")
+DENIALS = (
+    "not {0}", "{0} is wrong", "Unlike {0}, he moves", "{0} is incorrect", "I would rule out {0}", "It can't be {0}",
+    "Option {0} does not match", "anything but {0}", "I don't think {0} is right", "neither {0} nor {1} is correct",
+    "{0} seems unlikely", "{0}? No", "Compared with {0}, it is slower", "some might say {0}", "The answer is not {0}",
+    "option {0} cannot be the answer", "The wrong answer is {0}", "I thought the answer was {0}", "rather than {0}",
+    "the answer is {0} or {1}", "If he sat, the answer is {0}", "不选{0}", "{0}是错误的", "正解は{0}ではない",
+    "{0} isn't it", "The answer is {0}?", "I wonder whether it is {0}", "I did not choose {0}", "I cannot choose {0}",
+    "It is not true that the answer is {0}", "Whether {0} or {1} is right is open", "The answer cannot be {0}",
+    "the answer is definitely not {0}", "there's no way the answer is {0}", "the answer {0} is wrong",
+)  # fmt: skip
+
+
+def test_random_denials_name_no_option() -> None:
+    draw = random.Random(0)
+    for _ in range(2000):
+        parts = [draw.choice(DENIALS).format(*draw.sample("ABCD", 2)) for _ in range(draw.randint(1, 4))]
+        reply = draw.choice((". ", "; ", ".\n", ", ", " and ", ". So ")).join(parts) + draw.choice(("", ".", "!"))
+        assert parse_reply(reply, OPTIONS).letter is None, reply
+
+
+STATEMENTS = (
+    "{0}", "{0}.", "({0})", "{0}. {1}", "({0}) {1}", "{0}) {1}.", "{0}: {1}", "Answer: {0}", "The answer is {0}",
+    "The answer is {0}. {1}", "the answer is {2}", "the answer is ({2}) {1}", "The correct answer is ({0}).", "{1}",
+    "The best option is {0}: {1}", "Option {0} is correct.", "I choose {0}", "I'd go with option {0}.", "**{0}**",
+    "**Answer:** {0}", "\\boxed{{{0}}}", "\\boxed{{\\text{{{0}}}}}", "<answer>{0}</answer>", "<answer>{0}. {1}",
+    "答案是{0}", "选{0}", "正解は{0}です", "（{0}）", '{{"reason": "at first not A, B, C or D", "answer": "{0}"}}',
+    "<think>A? B? C? D?</think>{0}", "He moves.\n\n{0}", "He moves, so {0}.", "I see that {1}.", "It is {0}.",
+    "{0} is right because of what he does.", "I think it's {0}", "The answer must be {0}, since we see it.",
+    "Final answer: {0}", "Looking at the frames, option {0} fits best.", "After watching, my answer is {0}.",
+)  # fmt: skip
+BINARY, NUMBERS = ("Yes", "No", "Sometimes", "It cannot be seen"), ("2", "12", "3", "4")
+
+
+@pytest.mark.parametrize("texts", [MAN, WALKS, LEFT, BINARY, NUMBERS, ("A", "Not A", "Not A, but B", "B is wrong")])
+def test_every_statement_of_every_option(texts: tuple[str, ...]) -> None:
+    offered = options(*texts)
+    for template in STATEMENTS if texts[0] != "A" else ("{0}", "{0}. {1}", "The answer is {0}. {1}", "Answer: {0}"):
+        for option in offered:
+            reply = template.format(option.letter, option.text, option.letter.lower())
+            assert parse_reply(reply, offered).letter == option.letter, reply
+
+
+def test_a_text_that_several_options_have_names_none() -> None:
+    assert parse_reply("Runs", options("Runs", "runs", "Sits")).letter is None
+    assert parse_reply("B. Runs", options("Runs", "runs", "Sits")).letter == "B"

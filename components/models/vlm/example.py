@@ -102,7 +102,7 @@ def render(talk: Conversation, tokenizer: Any, placeholder: str, video: str) -> 
         ParameterError: the template has not one placeholder, or changes a field's text.
     """
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    texts = [*(text for turn in talk.earlier for text in turn), talk.question, talk.response or ""]
+    texts = [*(text for turn in talk.earlier for text in turn), talk.question, talk.response or "", talk.system or ""]
     if found := sorted(token for token in control | {_SENTINEL, placeholder} if any(token in text for text in texts)):
         remedy = "remove them from the sample's text"
         raise DataError(f"control tokens {found} in the text", source="the conversation", remedy=remedy)
@@ -144,9 +144,9 @@ def response_labels(
 
 
 def _templated(talk: Conversation, tokenizer: Any) -> str:
-    messages: list[dict[str, Any]] = []
-    for question, response in [*talk.earlier, (talk.question, talk.response)]:
-        video = [] if messages else [{"type": "video"}]
+    messages: list[dict[str, Any]] = [] if talk.system is None else [{"role": "system", "content": talk.system}]
+    for number, (question, response) in enumerate([*talk.earlier, (talk.question, talk.response)]):
+        video = [] if number else [{"type": "video"}]
         messages.append({"role": "user", "content": [*video, {"type": "text", "text": question}]})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})

@@ -30,18 +30,22 @@ VlmPart = Literal["vision", "merger", "llm"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Earlier (question, response) turns, the question with its options, and the response; None: to be generated."""
+    """Earlier (question, response) turns, the question with its options, and the response; None: to be generated.
+
+    `system` stands first, in place of the system prompt that the chat template may have of its own.
+    """
 
     earlier: Sequence[tuple[str, str]]
     question: str
     response: str | None
+    system: str | None = None
 
 
-def conversation(sample: Sample, prompt: str | None = None) -> Conversation:
+def conversation(sample: Sample, prompt: str | None = None, system: str | None = None) -> Conversation:
     """Return the sample with its response as a conversation; with `prompt` that text instead, to be answered."""
     earlier = [(turn.question, turn.response) for turn in sample.earlier]
     if prompt is not None:
-        return Conversation(earlier, prompt, None)
+        return Conversation(earlier, prompt, None, system)
     return Conversation(earlier, render_question(sample.question, sample.options), sample.response)
 
 
