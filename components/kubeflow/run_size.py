@@ -44,7 +44,7 @@ Describe = Callable[[str, str], Json]  # metadata of an artifact by its kind and
 
 
 def described(kind: str, digest: str) -> Json:
-    """Return what a step tells KFP of an artifact (`Context.publish`)."""
+    """Return the metadata that a step gives KFP for an artifact (`Context.publish`)."""
     return {"digest": f"sha256:{digest}"} if kind in PRODUCTS else {}
 
 
@@ -253,7 +253,7 @@ class _Run:
         return {key: [self._artifact(f"{place}/{key}", key, kind)] for key, kind in kinds.items()}
 
     def _artifact(self, uri: str, name: str, kind: str) -> Json:
-        """Return an artifact as it is told to the tasks that read it."""
+        """Return an artifact as the input of the tasks that read it."""
         own = self.describe(kind.removeprefix("system.MotionEnhancer"), self._hex(64))
         metadata = {**own, "display_name": name, "store_session_info": _SESSION}
         return {"name": self._number(2, 999), "type": {"instanceSchema": ""}, "uri": uri, "metadata": metadata}

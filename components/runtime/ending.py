@@ -26,7 +26,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 
 @dataclass(frozen=True)
 class Ending:
-    """A failure as it is told: exit code, problem, where it comes from, remedy."""
+    """What a failure record says: exit code, problem, where it comes from, remedy."""
 
     code: int
     problem: str

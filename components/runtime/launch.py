@@ -35,7 +35,7 @@ class Ended(NamedTuple):
     """How processes ended: the first code that is not 0 (negative: the signal), and whether SIGTERM had arrived."""
 
     code: int
-    told: bool
+    terminated: bool
 
 
 def die_with_parent() -> None:

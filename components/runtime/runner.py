@@ -84,12 +84,9 @@ def run_task(step: Step[Any], task: str, given: str) -> int:
         log.error("%s: %s", task, error)
         ending = Ending.of(error)
     except Exception as error:  # noqa: BLE001 - anything else is a bug and is shown whole
-        torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
         ending, what = Ending.of_bug(error), "a bug in this project"
-        if torch is not None and isinstance(error, torch.OutOfMemoryError):
-            remedy = "lower num_frames, height or width, or take a larger one"
-            ending = Ending(2, "the GPU has too little memory", f"parameters of {task}", remedy)
-            what = f"{ending.problem}: {remedy}"
+        if (full := _memory_error(task, error)) is not None:
+            ending, what = Ending.of(full), f"{full.problem}: {full.remedy}"
         log.error("%s: %s\n%s", task, what, traceback.format_exc())
     note_end(task, request, ending)
     code = 0 if ending is None else ending.code
@@ -111,15 +108,21 @@ def run_part(step: Step[Any], task: str, given: str, part: Part) -> int:
         leave_error(error, part.left)
         return error.exit_code
     except Exception as error:
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if (full := _memory_error(task, error)) is None:
             raise  # a bug: its traceback is printed
         log.error("%s: %s", task, traceback.format_exc())
-        problem, remedy = "the GPU has too little memory", "lower num_frames, height or width, or take a larger one"
-        left = ParameterError(problem, source=f"parameters of {task}", remedy=remedy)
-        leave_error(left, part.left)
-        return left.exit_code
+        leave_error(full, part.left)
+        return full.exit_code
     raise AssertionError(f"{task} ended without the work of this process: {sorted(part.keys)}")
+
+
+def _memory_error(task: str, error: Exception) -> ParameterError | None:
+    """Return the error to report where the GPU's memory was not enough; None: it was something else."""
+    torch = sys.modules.get("torch")  # where no step has imported it, nothing of it was raised
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return None
+    remedy = "lower num_frames, height or width, or take a larger one"
+    return ParameterError("the GPU has too little memory", source=f"parameters of {task}", remedy=remedy)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -101,16 +101,13 @@ def compute(
             device = devices[rank % len(devices)]
             environments.append({_PART: str(file), _DEVICES: device, "OMP_NUM_THREADS": threads})
         arguments = ["-m", "components", step, task, json.dumps(executor_input)]
-        code, told = run_processes(arguments, environments, scratch, GRACE_S, "its processes end")
-        if told:
+        code, terminated = run_processes(arguments, environments, scratch, GRACE_S, "its processes end")
+        if terminated:
             remedy = "run again: units that were finished are remembered"
             raise TryAgainError("stopped by SIGTERM", source=task, remedy=remedy)
         raise_left_error(scratch)
     if code < 0:
-        problem, remedy = (
-            f"one of {count} processes was killed by signal {-code}",
-            "run again; if that is 9: more memory",
-        )
-        raise TryAgainError(problem, source=task, remedy=remedy)
+        problem = f"one of {count} processes was killed by signal {-code}"
+        raise TryAgainError(problem, source=task, remedy="run again; if that is 9: more memory")
     if code:
         raise RuntimeError(f"one of {count} processes ended with code {code}; its traceback is above")

@@ -62,7 +62,7 @@ def run_processes(count: int, arguments: Sequence[str], scratch: Path, grace_sec
     (scratch / "rendezvous").unlink(missing_ok=True)
     environments = [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     stopping = "the training saves its state and ends"
-    code, told = launch.run_processes(arguments, environments, scratch, grace_seconds, stopping)
-    if told and code not in (0, TryAgainError.exit_code):
+    code, terminated = launch.run_processes(arguments, environments, scratch, grace_seconds, stopping)
+    if terminated and code not in (0, TryAgainError.exit_code):
         raise stopped(f"and not ended within {grace_seconds:g} s")
     return code

@@ -28,7 +28,7 @@ KIND = {"group": "trainer.kubeflow.org", "version": "v1alpha1", "plural": "train
 PAGE = "docs/cluster.md"
 POLL_S = 15.0
 PATIENCE = 40  # polls in a row that may fail: 10 minutes without an API server
-TIMEOUT_S = 20  # of one request; a pod that is told to stop has 30 seconds (an integer, or the client ignores it)
+TIMEOUT_S = 20  # of one request; after SIGTERM a pod has 30 seconds (an integer, or the client ignores it)
 SLACK_S = 600.0  # the pod's own deadline, which counts from before its image was pulled, would end this without a word
 _REMEDIES = {
     401: "give the run a service account with a valid token",

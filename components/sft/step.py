@@ -111,7 +111,7 @@ def _launch(job: Any) -> None:
     """Train on other nodes where the pipeline was compiled so, else here: in a process per GPU, or in this one alone.
 
     Raises:
-        MotionEnhancerError: what a training process ended with, or that it was told to stop.
+        MotionEnhancerError: what a training process ended with, or that SIGTERM ended it.
     """
     import torch
 

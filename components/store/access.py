@@ -18,7 +18,7 @@ def check_access(backend: Backend) -> list[str]:
         ParameterError: some of the four are refused; it names which, why, and which work.
         TryAgainError: the store does not answer.
     """
-    lines = [f"store: {backend.uri}", *(backend.connection.told() if isinstance(backend, MinioBackend) else [])]
+    lines = [f"store: {backend.uri}", *(backend.connection.summary() if isinstance(backend, MinioBackend) else [])]
     path, data = f"scratch/access-check/{uuid.uuid4().hex}", b"motion-enhancer"
 
     def put() -> bool:

@@ -106,12 +106,12 @@ class Connection:
             raise _no_certificates(where, error.strerror or error) from error
         return context
 
-    def told(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Return what is in force, one sentence each; no key and no token is in them."""
         styles = {"auto": "virtual hosts at Amazon, else paths", "path": "paths", "virtual": "virtual hosts"}
         lines = [
             f"endpoint: {self.endpoint}",
-            f"credentials: {self.identity.told}",
+            f"credentials: {self.identity.summary}",
             f"region: {self.region} ({self.region_from})",
             f"addressing: {self.addressing} ({styles[self.addressing]})",
         ]

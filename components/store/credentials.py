@@ -33,7 +33,7 @@ _SILENT = 3  # tries after which a machine that never gave credentials counts as
 class Identity:
     """A way to credentials: what it is, in words, what to check where it is refused, and its provider."""
 
-    told: str
+    summary: str
     remedy: str
     provider: Callable[[urllib3.PoolManager], Provider]
 
@@ -52,18 +52,18 @@ def identity(environment: Mapping[str, str], region: str, on_aws: bool) -> Ident
     access, secret = (environment.get(name, "") for name in _KEYS)
     token = environment.get("S3_SESSION_TOKEN", "")
     if _pair(environment, _KEYS, "both, or neither: without keys the role of the pod or machine counts"):
-        told, remedy = "keys S3_ACCESS_KEY and S3_SECRET_KEY", "check S3_ACCESS_KEY and S3_SECRET_KEY"
+        summary, remedy = "keys S3_ACCESS_KEY and S3_SECRET_KEY", "check S3_ACCESS_KEY and S3_SECRET_KEY"
         if token:
-            told, remedy = f"{told} with S3_SESSION_TOKEN", f"{remedy}, and S3_SESSION_TOKEN, which expires"
-        return Identity(told, remedy, lambda http: StaticProvider(access, secret, token or None))
+            summary, remedy = f"{summary} with S3_SESSION_TOKEN", f"{remedy}, and S3_SESSION_TOKEN, which expires"
+        return Identity(summary, remedy, lambda http: StaticProvider(access, secret, token or None))
     if token:
         remedy = "set S3_ACCESS_KEY and S3_SECRET_KEY that were given with it"
         raise ParameterError("S3_SESSION_TOKEN without keys", source="environment", remedy=remedy)
     if _pair(environment, _WEB, "both: the service account's annotation lets EKS set them"):
         return _web_identity(environment, region, on_aws)
     if container := next((environment[name] for name in _CONTAINER if environment.get(name)), ""):
-        told, remedy = f"the pod's role, from {container}", "check the policy of the pod's role"
-        return Identity(told, remedy, lambda http: Checked(IamAwsProvider(http_client=http), container, remedy))
+        summary, remedy = f"the pod's role, from {container}", "check the policy of the pod's role"
+        return Identity(summary, remedy, lambda http: Checked(IamAwsProvider(http_client=http), container, remedy))
     if environment.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         raise ParameterError(_none(), source="environment", remedy=_no_role())
     return _machine(environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "").rstrip("/") or _METADATA)

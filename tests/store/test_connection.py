@@ -251,7 +251,7 @@ def test_a_web_identity_elsewhere_than_at_amazon_needs_an_sts(web, monkeypatch):
 )
 def test_amazons_sts_is_that_of_the_region(endpoint, region, sts):
     given = {"S3_ENDPOINT": endpoint, "AWS_ROLE_ARN": ROLE, "AWS_WEB_IDENTITY_TOKEN_FILE": "/t", "AWS_REGION": region}
-    assert Connection.from_environment(given).identity.told == f"web identity of {ROLE}, through {sts}"
+    assert Connection.from_environment(given).identity.summary == f"web identity of {ROLE}, through {sts}"
 
 
 def test_the_role_of_a_machine_works_without_keys(server, pod):
