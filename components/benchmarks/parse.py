@@ -131,7 +131,8 @@ _VERDICT = re.compile(
 )
 # a letter may follow these and still be an option: not "person B is right"
 _BEFORE_VERDICT = re.compile(
-    r"(?:^|[^\w\s]|\n|\b(?:option|choice|answer|letter|that|so|think|believe|say|only|and|but|while|whereas|because|since"
+    r"(?:^|[^\w\s]|\n|\b(?:option|choice|answer|letter|that|so|think|believe|say|only|and|but|while"
+    r"|whereas|because|since"
     rf"|hence|thus|therefore|clearly|actually|then)|[{_CJK}])\s*$",
     re.IGNORECASE,
 )
@@ -148,12 +149,14 @@ _CORRECTION = re.compile(
 )
 _DOUBT = re.compile(r"\b(?:wait|actually|hmm+|on second thought|no[,.!])(?!\w)|不对|不對", re.IGNORECASE)
 _ARTICLE = re.compile(
-    r"\s+(?!(?:or|and|because|since|as|is|was|would|but|for|due|based|with|which|fits|matches|looks|seems|cannot|does)\b)"
+    r"\s+(?!(?:or|and|because|since|as|is|was|would|but|for|due|based|with|which"
+    r"|fits|matches|looks|seems|cannot|does)\b)"
     r"[a-z]"
 )
 _LOWER_END = re.compile(rf"{_CLOSE}\s*(?:$|[.,;:!?)\n。、]|(?:because|since|as|or|and)\b)")
 _NEXT = re.compile(
-    rf"\s*(?:,\s*(?:or|and)?|[/&+、]|(?:(?:or|and)(?:\s+(?:maybe|perhaps|possibly|even))?|或|和|与|與|还是|還是|か|と)(?!\w)|\s)\s*{_NAMED}",
+    rf"\s*(?:,\s*(?:or|and)?|[/&+、]|(?:(?:or|and)(?:\s+(?:maybe|perhaps|possibly|even))?|或"
+    rf"|和|与|與|还是|還是|か|と)(?!\w)|\s)\s*{_NAMED}",
     re.IGNORECASE,
 )
 _PREVIOUS = re.compile(rf"{_LETTER}\s*(?:,\s*(?:or|and|nor)?|[/&+、]|\b(?:or|and|nor)|[或和与與か])\s*$", re.IGNORECASE)
@@ -253,7 +256,8 @@ _BEFORE = re.compile(
     r"|rather than|than|exclud\w+|eliminat\w+|rul\w+ out|discard\w*|reject\w*|refus\w*|avoid\w*|hardly|far from"
     r"|wrong|incorrect|false|unlikely|impossible"
     r"|might|may|could|thought|assumed|whether|compared|versus|vs|why)\b|n['’]t\b"
-    r"|\b(?:another|other|one|first|second|third|next|previous|worst|opposite|alternative|tempting|least)(?:\s+\w+)?\s*$"
+    r"|\b(?:another|other|one|first|second|third|next|previous|worst|opposite|alternative"
+    r"|tempting|least)(?:\s+\w+)?\s*$"
     r"|不|非|除了|没|沒|아니",
     re.IGNORECASE,
 )
@@ -263,7 +267,8 @@ _AFTER = re.compile(
     rf"\s*[吗嗎か]?\s*\?|[\s,]*(?:only\s+)?(?:if|unless)\b|\s+(?:at first|initially)\b|[\s,.:\-–—]*{_NO}"
     rf"|[\s,.:]*\b(?:is|was|are|be|seems?|looks?|appears?|to be|would be|can be|must be)(?:\s+\w+ly)?\s+(?:not\b|{_NO})"
     r"|\s*(?:is|was|ca|does|did|could|would|wo)n['’]t\b|\s+(?:cannot|does not|did not|could not|would not|can not)\b"
-    r"|\s*[,.:\-–—]+\s*no(?=\s*[.,!;]|\s*$)|\s*[.:\-–—]+\s*not\s+(?:correct|right|true|possible|shown|the|likely|accurate)"
+    r"|\s*[,.:\-–—]+\s*no(?=\s*[.,!;]|\s*$)"
+    r"|\s*[.:\-–—]+\s*not\s+(?:correct|right|true|possible|shown|the|likely|accurate)"
     r"|\s*(?:选项|選項|项|項)?\s*(?:是|は|が|也|都)?\s*(?:错|錯|不|誤|误|間違|ではな|ではあり|でな|じゃな|排除|아니))",
     re.IGNORECASE,
 )
