@@ -99,9 +99,11 @@ class Video(Record):
     """One video file and what decoding it once found."""
 
     file: Ref
-    width: int = Field(description="pixels, after rotation")
-    height: int = Field(description="pixels, after rotation")
+    width: int = Field(description="pixels, as shown")
+    height: int = Field(description="pixels, as shown")
     rotation: int = Field(description="degrees that the container asks for")
+    mirrored: bool = Field(False, description="whether left and right change places after the rotation")
+    corrupt: int = Field(0, description="frames that the decoder does not vouch for")
     duration: float = Field(description="seconds")
     times: list[float] = Field(description="presentation time of every frame, seconds from the first")
 
