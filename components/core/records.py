@@ -99,6 +99,7 @@ class Video(Record):
     """One video file and what decoding it once found."""
 
     file: Ref
+    name: str = Field("", description="path in its source; of several with the same content the first")
     width: int = Field(description="pixels, as shown")
     height: int = Field(description="pixels, as shown")
     rotation: int = Field(description="degrees that the container asks for")
@@ -111,6 +112,11 @@ class Video(Record):
     def id(self) -> str:
         """The video's sha256, its name everywhere."""
         return self.file.sha256
+
+    @property
+    def called(self) -> str:
+        """What people call the video: its path in the source, where that is known."""
+        return self.name or self.id
 
 
 class Grid(Record):

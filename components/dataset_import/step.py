@@ -200,7 +200,7 @@ def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> li
             names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
         mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
-        video = Video(file=entry.ref("video", context.task), **entry.numbers)
+        video = Video(file=entry.ref("video", context.task), name=group[0][0].name, **entry.numbers)
         lines.append(VideoLine(video=video, mask=mask, samples=_samples(digest, rows)))
     return lines
 
