@@ -39,32 +39,48 @@ class Display:
     mirrored: bool
 
 
-def display(frame: Any, aspect: Fraction | None, path: Path | str) -> Display:
-    """Return how a frame is shown; `aspect` is a pixel's width by its height, None where the file has none.
+class Screen:
+    """Shows the frames of one file. A frame's matrix is looked up once per rotation.
 
-    Raises:
-        DataError: a display matrix that is no turn by quarters with or without mirroring, or pixels of odd shape.
+    PyAV 18 keeps a frame whose side data was read until the garbage collector comes.
     """
-    rotation, mirrored = _orientation(frame, path)
-    width, height = _square(frame.width, aspect, path), frame.height
-    return Display(height, width, rotation, mirrored) if rotation % 180 else Display(width, height, rotation, mirrored)
 
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        self._known: dict[float, tuple[int, bool]] = {}
 
-def upright(frame: Any, aspect: Fraction | None, path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a frame as it is shown, RGB.
+    def display(self, frame: Any, aspect: Fraction | None) -> Display:
+        """Return how a frame is shown; `aspect` is a pixel's width by its height, None where the file has none.
 
-    Raises:
-        DataError: as `display`.
-    """
-    rotation, mirrored = _orientation(frame, path)
-    width = _square(frame.width, aspect, path)
-    if width == frame.width:
-        picture_HW3 = frame.to_ndarray(format="rgb24")
-    else:
-        size = {"width": width, "height": frame.height, "interpolation": Interpolation.BICUBIC}
-        picture_HW3 = frame.to_ndarray(format="rgb24", **size)
-    turned_HW3 = np.rot90(picture_HW3, rotation // 90)
-    return np.ascontiguousarray(turned_HW3[:, ::-1] if mirrored else turned_HW3)
+        Raises:
+            DataError: a display matrix that is no turn by quarters with or without mirroring, or pixels of odd shape.
+        """
+        rotation, mirrored = self._orientation(frame)
+        width, height = _square(frame.width, aspect, self.path), frame.height
+        if rotation % 180:
+            width, height = height, width
+        return Display(width, height, rotation, mirrored)
+
+    def upright(self, frame: Any, aspect: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a frame as it is shown, RGB.
+
+        Raises:
+            DataError: as `display`.
+        """
+        rotation, mirrored = self._orientation(frame)
+        width = _square(frame.width, aspect, self.path)
+        if width == frame.width:
+            picture_HW3 = frame.to_ndarray(format="rgb24")
+        else:
+            size = {"width": width, "height": frame.height, "interpolation": Interpolation.BICUBIC}
+            picture_HW3 = frame.to_ndarray(format="rgb24", **size)
+        turned_HW3 = np.rot90(picture_HW3, rotation // 90)
+        return np.ascontiguousarray(turned_HW3[:, ::-1] if mirrored else turned_HW3)
+
+    def _orientation(self, frame: Any) -> tuple[int, bool]:
+        if (turn := frame.rotation) not in self._known:
+            self._known[turn] = _orientation(frame, self.path)
+        return self._known[turn]
 
 
 def _square(width: int, aspect: Fraction | None, path: Path | str) -> int:

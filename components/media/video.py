@@ -23,7 +23,7 @@ from components.core.errors import ParameterError
 from components.core.records import Video
 from components.media.container import bad, decode, open_video, times_are_guessed
 from components.media.damage import watched
-from components.media.display import Display, display, upright
+from components.media.display import Display, Screen
 from components.media.ending import refuse_cut
 from components.media.seeking import frames_at
 
@@ -69,11 +69,12 @@ def probe(path: Path | str) -> VideoInfo:
     times: list[float] = []
     tail = 0.0
     shape: Display | None = None
+    screen = Screen(path)
     with watched() as damage, open_video(path) as (container, stream):
         stream.codec_context.thread_count = 1  # files are decoded side by side; warnings come from this thread
         for frame in container.decode(stream):
             damage.add(frame)
-            shape = _same_shape(shape, display(frame, stream.sample_aspect_ratio, path), path)
+            shape = _same_shape(shape, screen.display(frame, stream.sample_aspect_ratio), path)
             if frame.pts is None:
                 raise bad(
                     path, "a frame without a presentation time", "put the stream into a container (mp4, mkv, webm)"
@@ -138,8 +139,9 @@ def read_frames(
     expected = (known.height, known.width, 3) if known else None
     times = known.times if known and not known.corrupt else None  # concealment repeats what came before
     held: np.ndarray | None = None
+    screen = Screen(path)
     for index, frame, stream in frames_at(path, sorted(places), times):
-        picture_HW3 = upright(frame, stream.sample_aspect_ratio, path)
+        picture_HW3 = screen.upright(frame, stream.sample_aspect_ratio)
         if known and picture_HW3.shape != expected:
             size = f"{picture_HW3.shape[1]} × {picture_HW3.shape[0]}"
             problem = f"frames of {size} pixels, {known.width} × {known.height} in the manifest"
@@ -159,9 +161,10 @@ def iterate_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     Raises:
         DataError: the file does not decode.
     """
+    screen = Screen(path)
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):
-            yield upright(frame, stream.sample_aspect_ratio, path)
+            yield screen.upright(frame, stream.sample_aspect_ratio)
 
 
 def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
