@@ -2,11 +2,13 @@
 
 import itertools
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
 
 from components.core.errors import DataError
+from components.media.grids import fit_frame, fit_frames, shown_part
 from components.media.video import iterate_frames, probe, read_frames, write_mp4
 from tests.media.made import encode, moving
 
@@ -81,3 +83,14 @@ def test_odd_pixels_are_refused_by_name(tmp_path):
     path = encode(tmp_path / "thin.mkv", moving(2, H, W), aspect="1/40")
     with pytest.raises(DataError, match="sample aspect ratio 1:40"):
         probe(path)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_the_fit_is_that_of_the_shown_picture(fit, tmp_path):
+    path = encode(tmp_path / "wide.mkv", moving(3, H, W), aspect="2/1")
+    info = probe(path)
+    fitted = read_frames(path, [0, 2], info, partial(fit_frame, height=48, width=48, fit=fit))
+    whole, box = fit_frames(read_frames(path, [0, 2]), 48, 48, fit)
+    assert np.array_equal(fitted, whole.numpy())
+    assert box == shown_part(info.height, info.width, 48, 48, fit)
+    assert box == ((0, 1, 112 / 320, 208 / 320) if fit == "crop" else (0, 1, 0, 1))
