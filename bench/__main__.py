@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bench import language, loading, overhead, training, video
+from bench import language, loading, overhead, reading, training, video
 from bench.measure import prepare
 from bench.table import Row, finish
 
@@ -22,6 +22,7 @@ PARTS = {
     "training": training.rows,
     "loading": loading.rows,
     "video": video.rows,
+    "reading": reading.rows,
     "overhead": overhead.rows,
 }
 

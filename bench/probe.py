@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-from bench import language, training, video
+from bench import language, reading, training, video
 from bench.measure import run_peak
 
 
 def work_of(case: str) -> Callable[[], object]:
     """Return the work that `<room>:<what>:<size>` names, ready to run."""
     room, what, size = case.split(":")
-    return {"video": video.work, "language": language.work, "training": training.work}[room](what, size)
+    rooms = {"video": video.work, "language": language.work, "training": training.work, "reading": reading.work}
+    return rooms[room](what, size)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
 
         indices = [line.frames[i] for i in spread(len(line.frames), min(_FRAMES, len(line.frames)))]
         with context.store.borrowed(line.video.file) as path:
-            folder.put("film", "html", film(read_frames(path, indices), indices, _WIDTH).encode())
+            folder.put("film", "html", film(read_frames(path, indices, line.video), indices, _WIDTH).encode())
         return {}
 
     entries = remembered_pictures(context, chosen, name=lambda line: line.sample.id, reads=reads, paint=paint)

@@ -99,9 +99,12 @@ class Video(Record):
     """One video file and what decoding it once found."""
 
     file: Ref
-    width: int = Field(description="pixels, after rotation")
-    height: int = Field(description="pixels, after rotation")
+    name: str = Field("", description="path in its source; of several with the same content the first")
+    width: int = Field(description="pixels, as shown")
+    height: int = Field(description="pixels, as shown")
     rotation: int = Field(description="degrees that the container asks for")
+    mirrored: bool = Field(False, description="whether left and right change places after the rotation")
+    corrupt: int = Field(0, description="frames that the decoder does not vouch for")
     duration: float = Field(description="seconds")
     times: list[float] = Field(description="presentation time of every frame, seconds from the first")
 
@@ -109,6 +112,11 @@ class Video(Record):
     def id(self) -> str:
         """The video's sha256, its name everywhere."""
         return self.file.sha256
+
+    @property
+    def called(self) -> str:
+        """What people call the video: its path in the source, where that is known."""
+        return self.name or self.id
 
 
 class Grid(Record):

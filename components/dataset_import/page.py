@@ -30,6 +30,7 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
         table(("source", "layout", "files", "rows"), came),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
+        *_damaged(lines),
         "## Samples",
         table(("", "count"), _counts(lines, samples).items()),
         "## Question types" if kinds else "",
@@ -51,6 +52,24 @@ def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
     return [(name, show(min(found)), show(median(found)), show(max(found))) for name, show, found in facts]
 
 
+def _damaged(lines: Sequence[VideoLine]) -> list[str]:
+    """Return the clips that are taken in spite of frames that the decoder does not vouch for, the worst first."""
+    found = sorted((line for line in lines if line.video.corrupt), key=lambda line: (-_share(line), line.video.id))
+    if not found:
+        return []
+    named = [Markdown(f"{code(_uid(line))}: {line.video.corrupt} of {len(line.video.times)} frames") for line in found]
+    more = [f"… and {len(found) - _LISTED} more, in the manifest"] if len(found) > _LISTED else []
+    return ["## Damaged frames", bullets([*named[:_LISTED], *more])]
+
+
+def _share(line: VideoLine) -> float:
+    return line.video.corrupt / len(line.video.times)
+
+
+def _uid(line: VideoLine) -> str:
+    return line.samples[0].uid if line.samples else line.video.id
+
+
 def _count(value: float) -> str:
     """Return a whole number as it is; the median of two may be a half."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
@@ -59,6 +78,7 @@ def _count(value: float) -> str:
 def _counts(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> dict[str, int]:
     return {
         "videos": len(lines),
+        "videos with damaged frames": sum(line.video.corrupt > 0 for line in lines),
         "videos with a ground-truth mask": sum(line.mask is not None for line in lines),
         "samples": len(samples),
         "asked by a template instruction": sum(sample.is_instruction for sample in samples),

@@ -49,6 +49,13 @@ class Params(UnitParams):
         min_length=1,
         description="questions that say nothing of the video; the first one is asked where a training row has none",
     )
+    max_corrupt: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a clip's frames that the decoder may report as damaged, or that build on such ones; "
+        "above it the clip is refused, below it the manifest says how many they are",
+    )
     processes: int = operational(8, ge=1, le=256, description="videos that are decoded side by side")
 
 
@@ -141,16 +148,24 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
     usable = []
     for unit in units:
         if (entry := entries.get(unit.key)) is not None:
-            count = len(entry.numbers["times"])
-            needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
-            if count >= needed:
+            if reason := _unusable(unit, entry, context.params.max_corrupt):
+                failures.append(_failure(context, unit.name, reason))
+            else:
                 usable.append((unit, entry))
-                continue
-            reason = f"{count} frames, the video model needs at least {needed}"
-            failures.append(_failure(context, unit.name, reason))
     keys, tried = {unit.key for unit, _ in usable}, {unit.key for unit in todo}
     context.counts |= {"remembered": len(keys - tried), "computed": len(keys & tried)}
     return usable
+
+
+def _unusable(unit: Unit, entry: Entry, max_corrupt: float) -> str:
+    """Return why a file that decodes is left out all the same; nothing where it is taken."""
+    count, corrupt = len(entry.numbers["times"]), entry.numbers["corrupt"]
+    needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
+    if count < needed:
+        return f"{count} frames, the video model needs at least {needed}"
+    if corrupt > max_corrupt * count:
+        return f"the decoder reports damage in {corrupt} of {count} frames, max_corrupt is {max_corrupt:g}"
+    return ""
 
 
 def _finish(context: Context[Params], unit: Unit, decoded: Decoded) -> Entry:
@@ -185,7 +200,7 @@ def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> li
             names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
         mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
-        video = Video(file=entry.ref("video", context.task), **entry.numbers)
+        video = Video(file=entry.ref("video", context.task), name=group[0][0].name, **entry.numbers)
         lines.append(VideoLine(video=video, mask=mask, samples=_samples(digest, rows)))
     return lines
 
@@ -209,7 +224,7 @@ def _failure(context: Context[Params], unit: str, reason: str) -> Failure:
 
 STEP = Step(
     name="dataset_import",
-    version="1",
+    version="2",
     title="0 · Import",
     unit="file",
     device="cpu",

@@ -56,7 +56,13 @@ def run(context: Context[Params, Shared]) -> None:
         folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
         return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
 
-    entries = context.each(units, name=_video, reads=lambda line: {"video": line.video.id}, compute=compute)
+    entries = context.each(
+        units,
+        name=_video,
+        reads=lambda line: {"video": line.video.id},
+        compute=compute,
+        called=lambda line: line.video.called,
+    )
     lines = [
         TrajectoryLine(**dict(line), **entry.numbers, **entry.refs(context.task), key=entry.key)
         for line in units

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from components.core.records import Grid, Ref, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
-from components.media.grids import fit_frames
+from components.media.grids import fit_frame, shown_part
 from components.media.sampling import choose_frames
 from components.media.video import motion_profile, read_frames
 from components.models.video.interface import VideoModel
@@ -40,10 +42,13 @@ def sample_grid(
     """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
     rule = (settings.sampling, settings.native_fps, settings.window)
     motion = motion_profile(path) if rule[::2] == ("native_fps", "motion") else None
-    frames = choose_frames(video.times, settings.num_frames, vdm.frames, *rule, motion, f"video {video.id}")
-    pixels, box = fit_frames(read_frames(path, frames), settings.height, settings.width, settings.fit)
+    frames = choose_frames(video.times, settings.num_frames, vdm.frames, *rule, motion, f"video {video.called}")
+    height, width, fit = settings.height, settings.width, settings.fit
+    resize = partial(fit_frame, height=height, width=width, fit=fit)
+    pixels = torch.from_numpy(read_frames(path, frames, video, resize))
+    box = shown_part(video.height, video.width, height, width, fit)
     times = [video.times[index] for index in frames]
-    return pixels, vdm.grid(times, settings.height, settings.width, box), frames
+    return pixels, vdm.grid(times, height, width, box), frames
 
 
 def invert_video(vdm: VideoModel, path: Path, video: Video, settings: InversionSettings, num_steps: int) -> Inverted:

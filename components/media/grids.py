@@ -40,18 +40,36 @@ def fit_frames(
     `squash` keeps every pixel of the clip, `crop` the largest centred part of the target's aspect ratio (decision
     `fit`).
     """
-    rows, cols = frames.shape[1:3]
-    top, bottom, left, right = 0, rows, 0, cols
-    if fit == "crop":
-        keep_rows = min(rows, max(1, round(cols * height / width)))
-        keep_cols = min(cols, max(1, round(rows * width / height)))
-        top, left = (rows - keep_rows) // 2, (cols - keep_cols) // 2
-        bottom, right = top + keep_rows, left + keep_cols
     fitted = torch.empty((len(frames), height, width, 3), dtype=torch.uint8)
     for i, frame in enumerate(frames):  # one by one: a float copy of a whole 1080p clip would take gigabytes
-        part_HW3 = torch.from_numpy(np.ascontiguousarray(frame[top:bottom, left:right]))
-        fitted[i] = part_HW3 if part_HW3.shape[:2] == (height, width) else _resize(part_HW3, height, width)
-    return fitted, (top / rows, bottom / rows, left / cols, right / cols)
+        fitted[i] = torch.from_numpy(fit_frame(frame, height, width, fit))
+    rows, cols = frames.shape[1:3]
+    return fitted, shown_part(rows, cols, height, width, fit)
+
+
+def fit_frame(
+    frame_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int, fit: Fit = "squash"
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return one frame as `fit_frames` makes it, for readers that hold no more than the result."""
+    rows, cols = frame_HW3.shape[:2]
+    top, bottom, left, right = _kept(rows, cols, height, width, fit)
+    part_HW3 = torch.from_numpy(np.ascontiguousarray(frame_HW3[top:bottom, left:right]))
+    return (part_HW3 if part_HW3.shape[:2] == (height, width) else _resize(part_HW3, height, width)).numpy()
+
+
+def shown_part(rows: int, cols: int, height: int, width: int, fit: Fit) -> tuple[float, float, float, float]:
+    """Return (top, bottom, left, right) of what `fit_frames` shows of a frame of rows × cols pixels, as fractions."""
+    top, bottom, left, right = _kept(rows, cols, height, width, fit)
+    return top / rows, bottom / rows, left / cols, right / cols
+
+
+def _kept(rows: int, cols: int, height: int, width: int, fit: Fit) -> tuple[int, int, int, int]:
+    if fit == "squash":
+        return 0, rows, 0, cols
+    keep_rows = min(rows, max(1, round(cols * height / width)))
+    keep_cols = min(cols, max(1, round(rows * width / height)))
+    top, left = (rows - keep_rows) // 2, (cols - keep_cols) // 2
+    return top, top + keep_rows, left, left + keep_cols
 
 
 def _resize(picture_HW3: UInt8[Tensor, "H W 3"], height: int, width: int) -> UInt8[Tensor, "h w 3"]:

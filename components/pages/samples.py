@@ -54,7 +54,7 @@ class Stored:
         """Return frames uint8 [n, h, w, 3] of a stored video."""
         if video.id not in self._fetched:
             self._fetched[video.id] = self.store.fetch(video.file)
-        return read_frames(self._fetched[video.id], list(indices))
+        return read_frames(self._fetched[video.id], list(indices), video)
 
 
 def piece_text(sample: Sample, piece: Piece) -> str:

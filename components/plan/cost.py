@@ -69,7 +69,10 @@ class ClipCost:
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered."""
+    """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered.
+
+    `problem`: why its header cannot be read.
+    """
 
     name: str
     frames: int
@@ -77,6 +80,7 @@ class PlannedVideo:
     imported: bool = False
     inverted: bool = False
     captured: Sequence[Entry | None] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCount
     absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
     rejected = [(row.unit, row.reason) for row in source.rejected]
     needed = f"by its header, {counts.fewest} are needed"
-    short = [(video.name, f"{video.frames} frames {needed}") for video in videos if not counts.largest(video.frames)]
+    unfit = [video for video in videos if not counts.largest(video.frames)]
+    short = [(video.name, video.problem or f"{video.frames} frames {needed}") for video in unfit]
     return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
 
 

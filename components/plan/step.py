@@ -195,7 +195,8 @@ class _Extraction:
         )
         entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
         if entry is None:
-            return PlannedVideo(video.path, self._header_frames(video, address), words)
+            frames, problem = self._header_frames(video, address)
+            return PlannedVideo(video.path, frames, words, problem=problem)
         digest = entry.files["video"].sha256
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[Entry | None] = []
@@ -250,26 +251,26 @@ class _Extraction:
         choices = choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result())
         return [choice.heads for choice in choices]
 
-    def _header_frames(self, video: SourceVideo, reads: Json) -> int:
-        """Return the frames by the container's header, remembered; 0, not remembered, where there is none to read."""
+    def _header_frames(self, video: SourceVideo, reads: Json) -> tuple[int, str]:
+        """Return the frames by the container's header, remembered; or 0 and why, not remembered."""
         from components.media.video import header
 
         key = sha256(canonical_json(reads))[:32]
         if (entry := self._entry("plan", key)) is not None:
-            return int(entry.numbers["frames"])
+            return int(entry.numbers["frames"]), ""
         # one of its own: threads cannot share the folder of its downloads
         backend = open_backend(self.source.root, self.store.patience)
         try:
             path = backend.local(video.path)
             if path is None:
-                return 0
+                return 0, "the file is gone since the source was listed"
             frames = header(path).num_frames
-        except DataError:
-            return 0  # the import's message names the reason
+        except DataError as error:
+            return 0, error.problem.replace(str(path), video.path)
         finally:
             backend.release(video.path)
         self.context.work(key).finish(video.path, reads, {"frames": frames})
-        return frames
+        return frames, ""
 
 
 STEP = Step(

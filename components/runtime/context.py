@@ -136,6 +136,7 @@ class Context(Generic[P, S_co]):
         reads: Callable[[U], Json],
         compute: Callable[[U, WorkFolder], Json],
         work: str = "",
+        called: Callable[[U], str] | None = None,
     ) -> dict[str, Entry]:
         """Do one piece of work per unit unless it is remembered; a bad unit never becomes an entry.
 
@@ -145,6 +146,7 @@ class Context(Generic[P, S_co]):
             reads: what the unit reads, by key or content hash (enters the key).
             compute: writes files into the folder and returns small numbers for the entry.
             work: folder of the store when it is not the step's own name (pictures and the like).
+            called: what failures call a unit; its id where this is not given.
 
         Returns:
             Entries by unit id, without the failed ones, which are in `left_out`.
@@ -155,11 +157,12 @@ class Context(Generic[P, S_co]):
         entries: dict[str, Entry] = {}
         failures: list[Failure] = []
         keyed: list[tuple[U, str]] = []
+        called = called or name
         for unit in units:
             try:
                 keyed.append((unit, self.key(reads(unit))))
             except DataError as error:
-                failures.append(self._failure(name(unit), error))
+                failures.append(self._failure(called(unit), error))
         if self.part is not None and (mine := [(unit, key) for unit, key in keyed if key in self.part.keys]):
             self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work)
         todo: list[tuple[U, str]] = []
@@ -183,7 +186,7 @@ class Context(Generic[P, S_co]):
             try:
                 entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
             except DataError as error:
-                failures.append(self._failure(name(unit), error))
+                failures.append(self._failure(called(unit), error))
         self.counts["computed"] += len(entries) - remembered
         self.fail(failures, len(units))
         return entries

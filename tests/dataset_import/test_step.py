@@ -18,6 +18,7 @@ from components.dataset_import.step import STEP
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.dataset_import.data import clip, lines, own
+from tests.media.made import encode, moving, spoil
 from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import KEYS, closed_port, s3_server
@@ -129,7 +130,7 @@ def test_neither_a_second_run_nor_other_text_instructions_or_layout_decode_again
     assert metrics(outputs)["share_remembered"] == 1
     (line,) = data(outputs).lines
     assert line.samples[0].is_instruction
-    assert data(outputs).provenance["dataset_import"].params == params
+    assert data(outputs).provenance["dataset_import"].params == params | {"max_corrupt": 0.0}
 
 
 def test_a_changed_and_a_new_file_are_noticed(tmp_path):
@@ -203,7 +204,7 @@ def troubled(tmp_path):
 
 REASONS = {
     "undecodable.mp4": "does not decode",
-    "empty.mp4": "does not decode",
+    "empty.mp4": "an empty file, not a video",
     "frameless.mp4": "no video stream",
     "short.mp4": "8 frames, the video model needs at least 9",
     "missing.mp4": "not in the source, named by missing (data.jsonl:6)",
@@ -236,6 +237,30 @@ def test_allowed_failures_are_listed_with_reasons(tmp_path, troubled, processes)
         assert str(tmp_path) not in item.reason
     assert metrics(outputs).items() >= {"units": 8, "failed": 7}.items()
     assert "* `short.mp4`: 8 frames" in outputs["summary"].read_text()
+
+
+def test_damaged_frames_are_refused_above_a_share_and_listed_below(tmp_path):
+    root = two(tmp_path / "data")
+    spoil(encode(root / "b.mp4", moving(40), g=10, bf=0), 13)
+    with pytest.raises(DataError, match=r"b\.mp4: the decoder reports damage in 7 of 40 frames, max_corrupt is 0\b"):
+        train(tmp_path, root)
+    left_out = train(tmp_path, root, params={"max_corrupt": 0.17, "max_failed": 0.5})
+    assert [item.unit for item in data(left_out).left_out] == ["b.mp4"]
+    taken = train(tmp_path, root, params={"max_corrupt": 0.18})
+    assert metrics(taken)["share_remembered"] == 1  # no parameter decodes anew
+    assert {line.samples[0].uid: line.video.corrupt for line in data(taken).lines} == {"u1": 0, "u2": 7}
+    page = taken["summary"].read_text()
+    assert rows(page)["videos with damaged frames"] == ["1"]
+    assert "* `u2`: 7 of 40 frames" in page
+    assert "Damaged frames" not in left_out["summary"].read_text()
+
+
+def test_a_list_of_other_files_reads_none_of_them(tmp_path):
+    root = two(tmp_path / "data")
+    clip(tmp_path / "other.mp4", seed=5)
+    (root / "b.mp4").write_text("ffconcat version 1.0\nfile ../other.mp4\n")
+    with pytest.raises(DataError, match=r"b\.mp4: a playlist of other files, not a video"):
+        train(tmp_path, root)
 
 
 def test_nothing_usable_is_never_an_empty_data_set(tmp_path):

@@ -72,8 +72,12 @@ class Inputs(ABC):
         """Return the text in the placeholder's place."""
 
     @abstractmethod
-    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
-        """Return the pixel arguments of the model's forward for the whole frames."""
+    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return the model's height and width, in pixels, of a frame of this size."""
+
+    @abstractmethod
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the pixel arguments of the model's forward; frames that do not have its `size` yet are resized."""
 
     @abstractmethod
     def positions(

@@ -71,11 +71,15 @@ class InternVL(Inputs):
         cells = self.cell * (self.rows * self.cols)
         return "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(shape[0]))
 
-    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
-        """Return the frames at the tower's size, whatever the viewing is."""
+    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return the tower's size, whatever the frame's is."""
+        return self.size
+
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the frames at the tower's size."""
         from components.models.vlm.pixels import to_pixels
 
-        return {"pixel_values": to_pixels(frames_nHW3, *self.size, self.image)}
+        return {"pixel_values": to_pixels(frames_nHW3, *size, self.image)}
 
     def positions(
         self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing

@@ -53,15 +53,21 @@ class ImageSettings:
         raise ParameterError(problem, source=str(folder), remedy=remedy)
 
 
+def resized(frame_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a frame at the model's size."""
+    if frame_HW3.shape[:2] == (height, width):
+        return frame_HW3
+    planes = torch.from_numpy(np.ascontiguousarray(frame_HW3.transpose(2, 0, 1)))[None]
+    planes = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return planes[0].permute(1, 2, 0).numpy()
+
+
 def to_pixels(
     frames_nHW3: UInt8[np.ndarray, "n H W 3"], height: int, width: int, image: ImageSettings
 ) -> Float32[Tensor, "n 3 h w"]:
     """Return the frames at the model's size, normalized."""
     resized_n3hw: Tensor = torch.empty((len(frames_nHW3), 3, height, width), dtype=torch.uint8)
     for k, frame in enumerate(frames_nHW3):  # one by one: contiguous copies of a long clip would not fit
-        planes = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None]
-        if planes.shape[-2:] != (size := (height, width)):
-            planes = functional.interpolate(planes, size, mode="bicubic", antialias=True, align_corners=False)
-        resized_n3hw[k] = planes[0]
+        resized_n3hw[k] = torch.from_numpy(resized(frame, height, width)).permute(2, 0, 1)
     mean, std = (torch.tensor(values)[:, None, None] * (1.0 / image.scale) for values in (image.mean, image.std))
     return resized_n3hw.float().sub_(mean).div_(std)

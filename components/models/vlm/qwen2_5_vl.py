@@ -50,21 +50,25 @@ class Qwen(Inputs):
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
         """Return the cells of the frames at the model's size; an incomplete last group is a cell as well."""
         side = self.patch * self.merge
-        rows, cols = (pixels // side for pixels in self._size(height, width, viewing))
+        rows, cols = (pixels // side for pixels in self.frame_size(height, width, viewing))
         return math.ceil(count / self.group), rows, cols
 
     def text(self, shape: Cells) -> str:
         """Return a placeholder per cell."""
         return self.placeholder * math.prod(shape)
 
-    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], viewing: Viewing) -> dict[str, Tensor]:
+    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return multiples of a cell's side near the source's size, within the viewing's pixels."""
+        side = self.patch * self.merge
+        return smart_resize(height, width, side, 4 * side * side, viewing.max_pixels)
+
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
         """Return patches and their grid (frame groups, rows, columns); an incomplete last group repeats its frame."""
         import torch
 
         from components.models.vlm.pixels import to_pixels
 
-        _, source_height, source_width, _ = frames_nHW3.shape
-        height, width = self._size(source_height, source_width, viewing)
+        height, width = size
         patches_pc = patchify(to_pixels(frames_nHW3, height, width, self.image), self.patch, self.merge, self.group)
         grid = (math.ceil(len(frames_nHW3) / self.group), height // self.patch, width // self.patch)
         return {"pixel_values_videos": patches_pc, "video_grid_thw": torch.tensor([grid])}
@@ -84,10 +88,6 @@ class Qwen(Inputs):
         behind = first + text_behind(shape, seconds, self.tokens_per_second, viewing.positions)
         after_3N = (torch.arange(len(input_ids_N) - first - count) + behind).expand(3, -1)
         return torch.cat([before_3N, video_3S, after_3N], dim=1)
-
-    def _size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
-        side = self.patch * self.merge
-        return smart_resize(height, width, side, 4 * side * side, viewing.max_pixels)
 
 
 def cell_times(cells: int, seconds: float, tokens_per_second: float) -> Int64[np.ndarray, " t"]:

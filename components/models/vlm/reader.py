@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from components.models.pretrained import load_part, load_tokenizer, read_json
 from components.models.vlm import families
 from components.models.vlm.example import Example, Layout, render, response_labels
 from components.models.vlm.interface import Conversation, Inputs, VlmFamily
+from components.models.vlm.pixels import resized
 
 _DEFAULT = Viewing.model_validate({})
 
@@ -59,12 +61,9 @@ class Reader:
             ParameterError: as `lay_out`.
         """
         made, indices = self.lay_out(talk, video, viewing)
-        frames_nHW3 = read_frames(path, indices)
-        height, width = frames_nHW3.shape[1:3]
-        if (width, height) != (video.width, video.height):
-            problem = f"frames of {width} × {height} pixels, {video.width} × {video.height} in the manifest"
-            raise DataError(problem, source=str(path), remedy="rerun dataset_import for this video")
-        return made.with_pixels(self.inputs.pixels(frames_nHW3, viewing)), indices
+        height, width = size = self.inputs.frame_size(video.height, video.width, viewing)
+        frames_nhw3 = read_frames(path, indices, video, partial(resized, height=height, width=width))
+        return made.with_pixels(self.inputs.pixels(frames_nhw3, size)), indices
 
     def prepare(
         self,
@@ -88,7 +87,7 @@ class Reader:
             raise DataError(problem, source="prepare", remedy="give one time for every frame")
         height, width = frames.shape[1:3]
         made = self._layout(talk, height, width, frame_times, duration, viewing)
-        return made.with_pixels(self.inputs.pixels(frames, viewing))
+        return made.with_pixels(self.inputs.pixels(frames, self.inputs.frame_size(height, width, viewing)))
 
     def _layout(
         self,
