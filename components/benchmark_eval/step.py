@@ -6,20 +6,18 @@ time, from the remembered words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
 from components.benchmark_eval.page import page, scores_table
+from components.benchmark_eval.scores import result, scores
 from components.benchmarks.interface import Benchmark, FramePreset, get_benchmark, parse_benchmark
-from components.benchmarks.parse import parse_reply
-from components.core.artifacts import EvalResult, ItemResult, Score, TunedModel, VideoDataset, VideoLine
+from components.core.artifacts import EvalResult, TunedModel, VideoDataset, VideoLine
 from components.core.errors import DataError
 from components.core.records import Json, Sample
 from components.media.viewing import Viewing
 from components.models.vlm.interface import conversation
-from components.quality.statistics import Estimate, bootstrap, wilson
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -74,7 +72,7 @@ def run(context: Context[Params, Tuned]) -> None:
     with chosen_vlm(context, rows=False) as vlm:
         entries = _answers(context, units, benchmark, vlm)
     done = sorted((unit for unit in units if unit.sample.id in entries), key=lambda unit: unit.sample.id)
-    lines = [_result(unit, benchmark, entries[unit.sample.id]) for unit in done]
+    lines = [result(*unit, benchmark, entries[unit.sample.id]) for unit in done]
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, benchmark)
@@ -117,42 +115,6 @@ def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, 
         return {"reply": vlm.generate(made, params.max_new_tokens or benchmark.max_new_tokens), "frames": frames}
 
     return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)
-
-
-def _result(unit: Unit, benchmark: Benchmark, entry: Entry) -> ItemResult:
-    (line, sample), reply = unit, entry.numbers["reply"]
-    letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
-    official = benchmark.official_rule(reply.strip(), sample.options, sample.answer)
-    judged: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
-    correct = letter == sample.answer
-    return ItemResult(video=line.video, mask=line.mask, sample=sample, key=entry.key, correct=correct, **judged)
-
-
-def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
-    """Return the task types that are there, the benchmark's metrics, and the score by its own rule.
-
-    Intervals: Wilson's for a task type, a bootstrap over videos for the others, since questions of one video are not
-    independent.
-    """
-    types = [benchmark.task_type(line.sample.question_type, f"item {line.sample.uid}") for line in lines]
-    videos = [line.video.id for line in lines]
-    right, official = [line.correct for line in lines], [line.official_correct for line in lines]
-
-    def score(name: str, own: Sequence[int], share: Estimate, correct: Sequence[bool] = right) -> Score:
-        value = share.percent.value
-        low, high = (value if bound is None else bound for bound in (share.percent.low, share.percent.high))
-        hits, unparsed = sum(correct[i] for i in own), sum(not lines[i].parsed for i in own)
-        return Score(name=name, n=len(own), correct=hits, accuracy=value, low=low, high=high, unparsed=unparsed)
-
-    found = []
-    for kind in dict.fromkeys(benchmark.types.values()):
-        if own := [i for i, name in enumerate(types) if name == kind]:
-            found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
-    totals, _ = benchmark.measure(right, videos, types)
-    for metric in benchmark.metrics:
-        if metric.name in totals:
-            found.append(score(metric.name, benchmark.members(metric, types), totals[metric.name]))
-    return [*found, score("Official rule", range(len(lines)), bootstrap(official, videos, types).overall, official)]
 
 
 STEP = Step(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Json = dict[str, Any]
 TextField = Literal["question", "response"]
+MediaKind = Literal["video", "image"]
 
 
 class Record(BaseModel):
@@ -95,23 +96,29 @@ class Sample(Record):
     protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
 
 
-class Video(Record):
-    """One video file and what decoding it once found."""
+class Clip(Record):
+    """One video file and what decoding it once found, but the times of its frames."""
 
     file: Ref
     name: str = Field("", description="path in its source; of several with the same content the first")
+    kind: MediaKind = Field("video", description="an `image` is asked about as an image, and has no motion")
     width: int = Field(description="pixels, as shown")
     height: int = Field(description="pixels, as shown")
     rotation: int = Field(description="degrees that the container asks for")
     mirrored: bool = Field(False, description="whether left and right change places after the rotation")
     corrupt: int = Field(0, description="frames that the decoder does not vouch for")
     duration: float = Field(description="seconds")
-    times: list[float] = Field(description="presentation time of every frame, seconds from the first")
 
     @property
     def id(self) -> str:
         """The video's sha256, its name everywhere."""
         return self.file.sha256
+
+
+class Video(Clip):
+    """A clip with the times of its frames."""
+
+    times: list[float] = Field(description="presentation time of every frame, seconds from the first")
 
     @property
     def called(self) -> str:

@@ -7,7 +7,8 @@ from scipy import stats
 
 from components.benchmark_eval import step as module
 from components.benchmark_eval.page import choose
-from components.benchmark_eval.step import STEP, items, scores
+from components.benchmark_eval.scores import scores
+from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
