@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import Field, field_validator
 
 from components.benchmark_eval.page import page, scores_table
-from components.benchmark_eval.scores import result, scores
+from components.benchmark_eval.scores import judged, scores
 from components.benchmarks.interface import Benchmark, FramePreset, get_benchmark, parse_benchmark
 from components.core.artifacts import EvalResult, TunedModel, VideoDataset, VideoLine
 from components.core.errors import DataError
@@ -72,7 +72,7 @@ def run(context: Context[Params, Tuned]) -> None:
     with chosen_vlm(context, rows=False) as vlm:
         entries = _answers(context, units, benchmark, vlm)
     done = sorted((unit for unit in units if unit.sample.id in entries), key=lambda unit: unit.sample.id)
-    lines = [result(*unit, benchmark, entries[unit.sample.id]) for unit in done]
+    lines = [judged(*unit, benchmark, entries[unit.sample.id]) for unit in done]
     if not lines:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
     found = scores(lines, benchmark)

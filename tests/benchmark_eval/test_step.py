@@ -5,9 +5,8 @@ import torch
 from markupsafe import escape
 from scipy import stats
 
-from components.benchmark_eval import step as module
 from components.benchmark_eval.page import choose
-from components.benchmark_eval.scores import scores
+from components.benchmark_eval.scores import judged, scores
 from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
@@ -170,7 +169,7 @@ def answered(world, replies):
     units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), MOTIONBENCH)
     made = {"step": "benchmark_eval", "version": "1", "unit": "", "reads": {}}
     entries = [Entry(key=str(k), numbers={"reply": reply, "frames": [0]}, **made) for k, reply in enumerate(replies)]
-    return [module._result(unit, MOTIONBENCH, found) for unit, found in zip(units, entries, strict=True)]
+    return [judged(*unit, MOTIONBENCH, found) for unit, found in zip(units, entries, strict=True)]
 
 
 REPLIES = ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"]
