@@ -47,6 +47,11 @@ class Unit:
         """The sample's id."""
         return self.sample.id
 
+    @property
+    def called(self) -> str:
+        """What failures call it."""
+        return self.sample.called(self.line.video)
+
 
 def run(context: Context[Params, Shared]) -> None:
     """Capture every sample of this shard that is not remembered."""
@@ -64,7 +69,7 @@ def run(context: Context[Params, Shared]) -> None:
     def picture_reads(unit: Unit) -> Json:
         return {"drawing": DRAWING, "maps": entries[unit.name].key}
 
-    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
+    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps, called=lambda unit: unit.called)
     pictured = [unit for unit in units if unit.name in shown and unit.name in entries]
     found = remembered_pictures(context, pictured, name=_name, reads=picture_reads, paint=work.pictures)
     pictures = {entry.unit: entry.refs(context.task) for entry in found}

@@ -42,6 +42,11 @@ class SampleLine(Record):
     mask: Ref | None = None
     sample: Sample
 
+    @property
+    def called(self) -> str:
+        """What failures call it."""
+        return self.sample.called(self.video)
+
 
 class AttentionLine(SampleLine):
     """A sample's text-to-vision maps of all heads and the statistics of its vision-to-vision maps."""

@@ -95,6 +95,10 @@ class Sample(Record):
     question_type: str = ""
     protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
 
+    def called(self, clip: Clip) -> str:
+        """Return what failures call it: its id, its own name in the source, and the clip's."""
+        return f"{self.id} ({self.uid!r} of {clip.called})"
+
 
 class Clip(Record):
     """One video file and what decoding it once found, but the times of its frames."""
@@ -114,16 +118,16 @@ class Clip(Record):
         """The video's sha256, its name everywhere."""
         return self.file.sha256
 
+    @property
+    def called(self) -> str:
+        """What people call the video: its path in the source, where that is known."""
+        return self.name or self.id
+
 
 class Video(Clip):
     """A clip with the times of its frames."""
 
     times: list[float] = Field(description="presentation time of every frame, seconds from the first")
-
-    @property
-    def called(self) -> str:
-        """What people call the video: its path in the source, where that is known."""
-        return self.name or self.id
 
 
 class Grid(Record):

@@ -76,10 +76,11 @@ def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[Vlm
     if unknown := [line.sample.id for line in lines if line.tokens is None]:
         problem = f"{len(unknown)} samples do not say their tokens, {unknown[0]} first"
         raise DataError(problem, source=f"max_tokens={most}", remedy="compute vlm_attention again")
-    long = {line.sample.id: line.tokens for line in lines if (line.tokens or 0) > most}
-    for name, tokens in long.items():
-        context.left_out.append(Failure(unit=name, task=context.task, reason=f"{tokens} tokens, max_tokens={most}"))
-    return [line for line in lines if line.sample.id not in long]
+    long = [line for line in lines if (line.tokens or 0) > most]
+    for line in long:
+        reason = f"{line.tokens} tokens, max_tokens={most}"
+        context.left_out.append(Failure(unit=line.called, task=context.task, reason=reason))
+    return [line for line in lines if (line.tokens or 0) <= most]
 
 
 def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:

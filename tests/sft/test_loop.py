@@ -335,7 +335,7 @@ def test_long_samples_are_left_out_and_listed(world, tmp_path):
     model = published(run(world, tmp_path / "out", max_tokens=most), "model", TunedModel)
     assert {line.sample.id for line in model.lines} == {line.sample.id for line in lines if line.tokens <= most}
     left = {item.unit: item.reason for item in model.left_out}
-    assert left == {line.sample.id: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
+    assert left == {line.called: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
     with pytest.raises(DataError, match="no samples to train on"):
         run(world, tmp_path / "none", max_tokens=1)
 
