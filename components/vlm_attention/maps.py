@@ -93,7 +93,7 @@ def map_attention(
     rows = WordRows.unpack(words, len(prior_TFHW), f"sample {line.sample.id}")
     rows_RS = vlm.vision_rows(collate([made]), [rows.rows_R])[0]
     values_TS = (rows.map_TR.to(rows_RS) @ rows_RS).float().cpu()
-    map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
+    map_TFHW, valid_FHW = on_grid(values_TS, made.video_grid, line.grid, grid)
     covered_T = rows.covered_T
     distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
     return pack({"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, line.sample.id), {"distance": distance}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -57,11 +57,13 @@ class Inputs(ABC):
         placeholder: what the chat template writes for a video.
         visual_id: the token that stands at every visual cell.
         group: frames per cell.
+        axes: of its positions; text counts on all of them alike.
     """
 
     placeholder: str
     visual_id: int
     group: int
+    axes: ClassVar[int] = 1
 
     @abstractmethod
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Int64, UInt8
@@ -36,6 +36,7 @@ class Qwen(Inputs):
     patch: int
     merge: int
     tokens_per_second: int
+    axes: ClassVar[int] = 3
 
     @classmethod
     def load(cls, config: Any, tokenizer: Any, folder: Path) -> Qwen:

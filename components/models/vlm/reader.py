@@ -1,4 +1,4 @@
-"""How a checkpoint reads a conversation about a video: everything that goes into the model, without its weights.
+"""How a checkpoint reads a conversation, about a video or about none: what goes into the model, without its weights.
 
 All but the pixels follows from the text, the clip's size and the times of its frames, which a manifest holds: `lay_out`
 opens no video. Pixels are made of frames and need no weights either.
@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import Video
+from components.core.records import Grid, Video
 from components.media.grids import sampled_grid
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, read_json
 from components.models.vlm import families
-from components.models.vlm.example import Example, Layout, render, response_labels
+from components.models.vlm.example import Example, Layout, Medium, Spans, render, response_labels
 from components.models.vlm.interface import Conversation, Inputs, VlmFamily
 from components.models.vlm.pixels import resized
 
@@ -89,6 +90,17 @@ class Reader:
         made = self._layout(talk, height, width, frame_times, duration, viewing)
         return made.with_pixels(self.inputs.pixels(frames, self.inputs.frame_size(height, width, viewing)))
 
+    def text_only(self, talk: Conversation) -> Example:
+        """Return the conversation without its video: the control for what a question gives away by itself.
+
+        Raises:
+            DataError, ParameterError: as `lay_out`.
+        """
+        text, spans = render(talk, self.tokenizer, self._reserved)
+        input_ids_N, offsets_N2 = self._encoded(text)
+        positions_PN = torch.arange(len(input_ids_N)).expand(self.inputs.axes, -1)
+        return self._laid_out(text, spans, input_ids_N, offsets_N2, positions_PN, None).with_pixels({})
+
     def _layout(
         self,
         talk: Conversation,
@@ -98,21 +110,43 @@ class Reader:
         duration: float,
         viewing: Viewing,
     ) -> Layout:
-        inputs, tokenizer, count = self.inputs, self.tokenizer, len(frame_times)
+        inputs, count = self.inputs, len(frame_times)
         shape = inputs.shape(count, height, width, viewing)
-        text, spans = render(talk, tokenizer, inputs.placeholder, inputs.text(shape))
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        input_ids_N, offsets_N2 = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["offset_mapping"])
-        if len(input_ids_N) > self.max_tokens:
-            problem = f"{len(input_ids_N)} tokens, the model has {self.max_tokens} positions"
+        medium = Medium("video", inputs.placeholder, inputs.text(shape))
+        text, spans = render(talk, self.tokenizer, self._reserved, medium)
+        input_ids_N, offsets_N2 = self._encoded(text)
+        positions_PN = inputs.positions(input_ids_N, shape, inputs.group * duration / count, viewing)
+        grid = sampled_grid(frame_times, inputs.group, *shape[1:], duration)
+        return self._laid_out(text, spans, input_ids_N, offsets_N2, positions_PN, grid)
+
+    @property
+    def _reserved(self) -> set[str]:
+        return {self.inputs.placeholder}
+
+    def _encoded(self, text: str) -> tuple[Int[Tensor, " N"], Int[Tensor, "N 2"]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        if (length := len(encoded["input_ids"])) > self.max_tokens:
+            problem = f"{length} tokens, the model has {self.max_tokens} positions"
             remedy = "take fewer or smaller frames, or shorten the text"
             raise DataError(problem, source="the conversation", remedy=remedy)
+        return torch.tensor(encoded["input_ids"]), torch.tensor(encoded["offset_mapping"])
+
+    def _laid_out(
+        self,
+        text: str,
+        spans: Spans,
+        input_ids_N: Int[Tensor, " N"],
+        offsets_N2: Int[Tensor, "N 2"],
+        positions_PN: Int[Tensor, "P N"],
+        grid: Grid | None,
+    ) -> Layout:
+        response, end = spans.get("response"), self.family.end_of_turn
         return Layout(
             input_ids=input_ids_N,
-            position_ids=inputs.positions(input_ids_N, shape, inputs.group * duration / count, viewing),
-            labels=response_labels(input_ids_N, offsets_N2, spans.get("response"), tokenizer, self.family.end_of_turn),
-            video_columns=torch.nonzero(input_ids_N == inputs.visual_id).flatten(),
-            grid=sampled_grid(frame_times, inputs.group, *shape[1:], duration),
+            position_ids=positions_PN,
+            labels=response_labels(input_ids_N, offsets_N2, response, self.tokenizer, end),
+            video_columns=torch.nonzero(input_ids_N == self.inputs.visual_id).flatten(),
+            grid=grid,
             offsets=offsets_N2,
             text=text,
             spans=spans,
