@@ -116,6 +116,7 @@ class VlmFamily(Family):
         model_types: `model_type` of the configurations that it reads.
         inputs: how a checkpoint reads a video, from its configuration, tokenizer and folder.
         frames: indices of the frames that the model sees.
+        ignores: names of the viewing's fields that change nothing for it.
         by_time: the viewing that takes this many frames per second of a clip of this duration, in seconds, where the
             family's own rule takes a fixed number of frames; else the viewing as it is.
         tower: regular expression, found in the names of the vision tower's parameters and in no others.
@@ -132,6 +133,7 @@ class VlmFamily(Family):
     inputs: Callable[[Any, Any, Path], Inputs]
     frames: Callable[[Viewing, Video], list[int]]
     by_time: Callable[[Viewing, float, float], Viewing]
+    ignores: frozenset[str] = frozenset()
     tower: str
     merger: str = r"(?!)"
     language: str = r"\blanguage_model\."

@@ -152,6 +152,7 @@ FAMILY = VlmFamily(
     inputs=InternVL.load,
     frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
+    ignores=frozenset({"fps", "max_frames", "max_pixels", "positions"}),
     tower=r"\bvision_tower\.",
     merger=r"\bmulti_modal_projector\.",
     tower_work=tower_work,

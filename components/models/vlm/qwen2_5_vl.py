@@ -234,6 +234,7 @@ FAMILY = VlmFamily(
     inputs=Qwen.load,
     frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
+    ignores=frozenset({"num_frames"}),
     tower=r"\bvisual\.(?!merger\.)",
     merger=r"\bvisual\.merger\.",
     position_gap=position_gap,

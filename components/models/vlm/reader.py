@@ -26,7 +26,7 @@ from components.media.grids import sampled_grid
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, read_json
-from components.models.vlm import families
+from components.models.vlm import family_of
 from components.models.vlm.example import Example, Layout, Medium, Spans, render, response_labels
 from components.models.vlm.interface import Conversation, Inputs, VlmFamily
 from components.models.vlm.pixels import resized
@@ -62,9 +62,18 @@ class Reader:
             ParameterError: as `lay_out`.
         """
         made, indices = self.lay_out(talk, video, viewing)
+        return made.with_pixels(self.pixels(video, path, viewing)), indices
+
+    def pixels(self, video: Video, path: Path, viewing: Viewing) -> dict[str, Tensor]:
+        """Return the pixels that go with every conversation about a video, from its file.
+
+        Raises:
+            DataError: the file does not decode, or its frames have another size than the manifest's.
+        """
+        indices = self.family.frames(viewing, video)
         height, width = size = self.inputs.frame_size(video.height, video.width, viewing)
         frames_nhw3 = read_frames(path, indices, video, partial(resized, height=height, width=width))
-        return made.with_pixels(self.inputs.pixels(frames_nhw3, size)), indices
+        return self.inputs.pixels(frames_nhw3, size)
 
     def prepare(
         self,
@@ -163,11 +172,7 @@ def open_reader(folder: Path) -> Reader:
     if (found := read_json(folder / "config.json")) is None:
         remedy = "give a folder that transformers' from_pretrained opens"
         raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
-    known = {model_type: family for family in families() for model_type in family.model_types}
-    if (model_type := str(found.get("model_type"))) not in known:  # before transformers offers to run its own code
-        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
-        raise ParameterError(f"model_type {model_type!r}", source=str(folder), remedy=remedy)
-    family = known[model_type]
+    family = family_of(found, str(folder))  # before transformers offers to run its own code
     family.register()
     config = load_part(AutoConfig, folder)
     tokenizer = load_tokenizer(AutoTokenizer, folder)
