@@ -125,6 +125,11 @@ class Video(Clip):
         """What people call the video: its path in the source, where that is known."""
         return self.name or self.id
 
+    @property
+    def clip(self) -> Clip:
+        """The video without the times of its frames."""
+        return Clip(**self.model_dump(exclude={"times"}))
+
 
 class Grid(Record):
     """The cells of an attention map in the source's coordinates, frame-major (f, y, x)."""

@@ -5,8 +5,8 @@ import torch
 from markupsafe import escape
 from scipy import stats
 
-from components.benchmark_eval import step as module
 from components.benchmark_eval.page import choose
+from components.benchmark_eval.scores import result as judged
 from components.benchmark_eval.scores import scores
 from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
@@ -76,6 +76,18 @@ def result(outputs):
     return published(outputs, "result", a.EvalResult)
 
 
+def recorded(monkeypatch):
+    """What is asked from now on: conversations and their longest replies."""
+    asked, replies = [], Vlm.replies
+
+    def record(vlm, layouts, prefix, count):
+        asked.extend((layout, count) for layout in layouts)
+        return replies(vlm, layouts, prefix, count)
+
+    monkeypatch.setattr(Vlm, "replies", record)
+    return asked
+
+
 def greedy(vlm, example, count):
     """Argmax again and again, each time over the whole sequence, by the model's own forward."""
     ids = example.input_ids.tolist()
@@ -94,44 +106,36 @@ def greedy(vlm, example, count):
 
 @pytest.mark.parametrize("rule", ["qwen", "transformers"])
 def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_path, monkeypatch, rule):
-    asked, generate = [], Vlm.generate
-    monkeypatch.setattr(
-        Vlm, "generate", lambda vlm, example, count: asked.append(example) or generate(vlm, example, count)
-    )
+    asked = recorded(monkeypatch)
     slow = [stretched(line) for line in world[2]]  # the rules are the same for a second's clip
     videos, viewing = dataset(tmp_path / "videos", slow), {**made.VIEWING, "positions": rule}
     found = result(run(world, tmp_path, videos=videos, viewing=viewing))
     assert len(found.lines) == 8  # neither held-out items nor another protocol's
+    clips = {line.video.id: line.video for line in slow}
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     store = Store(str(world[0] / "store"))
     for line in found.lines[:3]:
         one = line.sample
         options = [f"{option.letter}. {option.text}" for option in one.options]
         prompt = "\n".join([one.question, *options, "Answer with only the option letter."])
-        frames, times = (
-            read_frames(store.fetch(line.video.file), line.frames),
-            [line.video.times[k] for k in line.frames],
-        )
+        frames = read_frames(store.fetch(line.video.file), line.frames)
+        times = [clips[line.video.id].times[k] for k in line.frames]
         viewing = Viewing(**made.VIEWING, positions=rule)
         example = vlm.prepare(Conversation([], prompt, None), frames, times, line.video.duration, viewing)
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
-        assert any(torch.equal(example.position_ids, one.position_ids) for one in asked if one.text == example.text)
+        same = [layout for layout, _ in asked if layout.text == example.text]
+        assert any(torch.equal(example.position_ids, layout.position_ids) for layout in same)
 
 
 def test_prompt_and_length_of_a_run(world, tmp_path, monkeypatch):
-    asked, generate = [], Vlm.generate
-    monkeypatch.setattr(
-        Vlm,
-        "generate",
-        lambda vlm, example, count: asked.append((example.text, count)) or generate(vlm, example, count),
-    )
+    asked = recorded(monkeypatch)
     own = {"max_new_tokens": 3, "system_prompt": "Be brief.", "prompt_template": "Choose.\n{options}\n{question}"}
     found = result(run(world, tmp_path, **own))
     assert {count for _, count in asked} == {3}
     for line in found.lines:
         options = "\n".join(f"{option.letter}. {option.text}" for option in line.sample.options)
-        texts = [text for text, _ in asked if f"Choose.\n{options}\n{line.sample.question}<" in text]
+        texts = [layout.text for layout, _ in asked if f"Choose.\n{options}\n{line.sample.question}<" in layout.text]
         assert len(texts) == 1
         assert texts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>")
     stored = found.provenance["benchmark_eval"].params
@@ -170,7 +174,8 @@ def answered(world, replies):
     units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), MOTIONBENCH)
     made = {"step": "benchmark_eval", "version": "1", "unit": "", "reads": {}}
     entries = [Entry(key=str(k), numbers={"reply": reply, "frames": [0]}, **made) for k, reply in enumerate(replies)]
-    return [module._result(unit, MOTIONBENCH, found) for unit, found in zip(units, entries, strict=True)]
+    pairs = zip(units, entries, strict=True)
+    return [judged(unit.line, unit.sample, MOTIONBENCH, found) for unit, found in pairs]
 
 
 REPLIES = ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"]

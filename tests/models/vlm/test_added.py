@@ -85,7 +85,7 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
         out = run_step(BENCHMARK_EVAL, tmp_path, store, viewing, scalars, {"videos": videos, **inputs}, form=form)
         replies = published(out, "result", a.EvalResult).lines
         assert len(replies) == len(lines)
-        total = len(replies[0].video.times)
+        total = next(len(line.video.times) for line in lines if line.video.id == replies[0].video.id)
         assert replies[0].frames == [total // 4 - 1, total // 2 - 1, 3 * total // 4 - 1, total - 1]
 
 
