@@ -122,7 +122,7 @@ class Asker:
     def _read(self, vlm: Vlm, clip: str, layout: Layout) -> Prefix:
         if self._prefix is None or self._prefix[0] != clip:
             self._prefix = None  # one clip's cache at a time
-            self._prefix = clip, vlm.prefix(layout.with_pixels(self._pixels(clip)))
+            self._prefix = clip, vlm.prefix(layout, self._pixels(clip))
         return self._prefix[1]
 
     def _prompt(self, unit: Unit) -> str:

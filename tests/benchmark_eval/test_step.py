@@ -12,18 +12,17 @@ from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
-from components.core.records import Option, StepRecord, sha256
-from components.core.text import sample_id
+from components.core.records import sha256
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
-from components.models.vlm.model import Vlm, load_vlm
+from components.models.vlm.model import load_vlm
 from components.store.entries import Entry, Store
-from components.synthetic.scenes import write_set
+from tests.benchmark_eval.world import dataset, make_world, recorded, result, run, sample
 from tests.pages.reading import rows
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
@@ -31,61 +30,15 @@ MOTIONBENCH = get_benchmark("motionbench")
 TYPES = list(MOTIONBENCH.types)
 
 
-def sample(clip, k, answer="A", protocol="motionbench"):
-    words = zip("ABCD", ("left", "right", "up", "down"), strict=True)
-    options = [Option(letter=letter, text=f"{word} {k}") for letter, word in words]
-    question = f"Where does it move, {k}?"
-    named = {"id": sample_id(clip.id, question, options, "", []), "uid": f"q{k}", "is_instruction": False}
-    asked = {"question": question, "options": options, "response": "", "answer": answer}
-    return a.Sample(**named, **asked, question_type=TYPES[k % 6], protocol=protocol)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    write_set(folder / "set", "bench", 4, seed=3, size=(64, 64), num_frames=9)
-    store = Store(str(folder / "store"))
-    lines = []
-    for k, file in enumerate(sorted((folder / "set").rglob("*.mp4"))):
-        clip = made.video(store, file)
-        asked = [sample(clip, 10 * k + j, "ABCD"[j % 4]) for j in range(2)]
-        held_out, other = sample(clip, 10 * k + 5, ""), sample(clip, 10 * k + 6, protocol="favor")
-        lines.append(a.VideoLine(video=clip, samples=[*asked, held_out, other]))
-    return folder, dataset(folder / "artifact", lines), lines
-
-
-def dataset(folder, lines):
-    record = StepRecord(version="1", params={}, scalars={})
-    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
+    return make_world(tmp_path_factory.mktemp("bench"))
 
 
 def stretched(line):
     """The same frames, ten times as slow."""
     times, duration = [10 * time for time in line.video.times], 10 * line.video.duration
     return line.model_copy(update={"video": line.video.model_copy(update={"times": times, "duration": duration})})
-
-
-def run(world, tmp_path, benchmark="motionbench=./data", videos=None, **params):
-    params, shared = {"viewing": made.VIEWING, **params}, {"vlm": QWEN, "benchmark": benchmark}
-    return run_step(
-        STEP, tmp_path, world[0] / "store", params, shared, {"videos": videos or world[1]}, form="untouched"
-    )
-
-
-def result(outputs):
-    return published(outputs, "result", a.EvalResult)
-
-
-def recorded(monkeypatch):
-    """What is asked from now on: conversations and their longest replies."""
-    asked, replies = [], Vlm.replies
-
-    def record(vlm, layouts, prefix, count):
-        asked.extend((layout, count) for layout in layouts)
-        return replies(vlm, layouts, prefix, count)
-
-    monkeypatch.setattr(Vlm, "replies", record)
-    return asked
 
 
 def greedy(vlm, example, count):

@@ -108,16 +108,16 @@ class Vlm(Reader):
     @torch.inference_mode()
     def generate(self, example: Example, max_new_tokens: int = 256) -> str:
         """Return the greedy reply to a conversation without response: the likeliest token until the turn ends."""
-        return self.replies([example], self.prefix(example), max_new_tokens)[0]
+        return self.replies([example], self.prefix(example, example.pixels), max_new_tokens)[0]
 
     @torch.inference_mode()
-    def prefix(self, example: Example) -> Prefix:
+    def prefix(self, layout: Layout, pixels: dict[str, Tensor]) -> Prefix:
         """Read what a conversation has in common with every other one about its clip (and with its system prompt)."""
-        count = _shared(example)
-        ids_C, positions_PC = example.input_ids[:count], example.position_ids[:, :count]
+        count = _shared(layout)
+        ids_C, positions_PC = layout.input_ids[:count], layout.position_ids[:, :count]
         if not count:
             return Prefix(ids_C, positions_PC, None)
-        given = {"input_ids": ids_C[None], "attention_mask": torch.ones_like(ids_C)[None], **example.pixels}
+        given = {"input_ids": ids_C[None], "attention_mask": torch.ones_like(ids_C)[None], **pixels}
         with _evaluating(self.model):
             out = self._continued(None, {**given, "position_ids": positions_PC[:, None]})
         return Prefix(ids_C, positions_PC, out.past_key_values)

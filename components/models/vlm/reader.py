@@ -51,7 +51,7 @@ class Reader:
             ParameterError: the chat template changes the text.
         """
         indices = self.family.frames(viewing, video)
-        times = [video.times[i] for i in indices]
+        times = sorted(video.times[i] for i in indices)  # frames in another order take each other's times
         return self._layout(talk, video.height, video.width, times, video.duration, viewing), indices
 
     def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:

@@ -46,7 +46,7 @@ def steps(monkeypatch):
 
 def test_shared_replies_are_those_of_the_whole_sequences(asked, steps):
     vlm, examples = asked
-    shared = vlm.prefix(examples[0])
+    shared = vlm.prefix(examples[0], examples[0].pixels)
     count = len(shared.input_ids)
     assert int(examples[0].input_ids[count - 1]) == vlm.inputs.visual_id
     assert [vlm.inputs.visual_id in one.input_ids[count:] for one in examples] == [False] * 3
@@ -64,7 +64,7 @@ def test_shared_replies_are_those_of_the_whole_sequences(asked, steps):
 
 def test_what_was_asked_before_changes_no_bit(asked, steps):
     vlm, examples = asked
-    shared = vlm.prefix(examples[0])
+    shared = vlm.prefix(examples[0], examples[0].pixels)
     for one in examples:
         vlm.replies([one], shared, 5)
     again = [logits for _, kind, logits in steps if kind == "input_ids"]
@@ -83,7 +83,7 @@ def test_a_batch_replies_as_its_questions_do_alone(asked, steps, text_only):
         examples = [vlm.text_only(talk) for talk in TALKS]
     alone = [vlm.generate(one, 8) for one in examples]
     first = [logits for shape, kind, logits in steps if kind == "input_ids" and shape[1] > 1]
-    shared = vlm.prefix(examples[1])
+    shared = vlm.prefix(examples[1], examples[1].pixels)
     assert len(shared.input_ids) == 0 or not text_only
     steps.clear()
     assert vlm.replies(examples, shared, 8) == alone
@@ -99,7 +99,7 @@ def test_another_clips_prefix_is_refused(asked):
     vlm, examples = asked
     for other in (vlm.prepare(TALKS[1], *clip(24)), vlm.prepare(replace(TALKS[1], system="Be brief."), *clip(40))):
         with pytest.raises(ValueError, match="prefix"):
-            vlm.replies([examples[0]], vlm.prefix(other))
+            vlm.replies([examples[0]], vlm.prefix(other, other.pixels))
 
 
 def test_ignored_fields_of_a_viewing_change_nothing(asked):
