@@ -19,7 +19,7 @@ from components.core.records import Grid, Ref, Video
 from components.ddim_inversion.ddim import invert, levels
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import fit_frame, shown_part
-from components.media.sampling import choose_frames, refuse_image
+from components.media.sampling import choose_frames
 from components.media.video import motion_profile, read_frames
 from components.models.video.interface import VideoModel
 from components.store.entries import Store
@@ -39,12 +39,7 @@ class Inverted:
 def sample_grid(
     vdm: VideoModel, video: Video, settings: InversionSettings, path: Path
 ) -> tuple[Tensor, Grid, list[int]]:
-    """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices.
-
-    Raises:
-        DataError: an image, or the file does not decode or has too few frames.
-    """
-    refuse_image(video)
+    """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
     rule = (settings.sampling, settings.native_fps, settings.window)
     motion = motion_profile(path) if rule[::2] == ("native_fps", "motion") else None
     frames = choose_frames(video.times, settings.num_frames, vdm.frames, *rule, motion, f"video {video.called}")
