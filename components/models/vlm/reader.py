@@ -53,11 +53,9 @@ class Reader:
                 family reads none.
             ParameterError: the chat template changes the text.
         """
-        inputs = self.reads(video.kind, video.called)
-        indices = [0] if video.kind == "image" else self.family.frames(viewing, video)
+        inputs, indices = self.reads(video.kind, video.called), self._frames(video, viewing)
         times = [video.times[i] for i in indices]
-        seen = _Seen(inputs, video.height, video.width, times, video.duration, viewing)
-        return self._layout(talk, seen), indices
+        return self._layout(talk, _Seen(inputs, video.height, video.width, times, video.duration, viewing)), indices
 
     def read(self, talk: Conversation, video: Video, path: Path, viewing: Viewing) -> tuple[Example, list[int]]:
         """Return the conversation with the pixels of its file, and the indices of the frames that the model sees.
@@ -67,10 +65,20 @@ class Reader:
             ParameterError: as `lay_out`.
         """
         made, indices = self.lay_out(talk, video, viewing)
+        return made.with_pixels(self.pixels(video, path, viewing)), indices
+
+    def pixels(self, video: Video, path: Path, viewing: Viewing) -> dict[str, Tensor]:
+        """Return the pixels that go with every conversation about a clip, from its file.
+
+        Raises:
+            DataError: the file does not decode, its frames have another size than the manifest's, or it is an image and
+                the family reads none.
+        """
         inputs = self.reads(video.kind, video.called)
         height, width = size = inputs.frame_size(video.height, video.width, viewing)
-        frames_nhw3 = read_frames(path, indices, video, partial(resized, height=height, width=width))
-        return made.with_pixels(inputs.pixels(frames_nhw3, size)), indices
+        resize = partial(resized, height=height, width=width)
+        frames_nhw3 = read_frames(path, self._frames(video, viewing), video, resize)
+        return inputs.pixels(frames_nhw3, size)
 
     def prepare(
         self,
@@ -118,6 +126,9 @@ class Reader:
             remedy = f"choose a vlm that reads images ({able}), or leave the image's items out"
             raise DataError(f"{self.family.name} reads no images: {called}", source=f"image {called}", remedy=remedy)
         return self.images
+
+    def _frames(self, video: Video, viewing: Viewing) -> list[int]:
+        return [0] if video.kind == "image" else self.family.frames(viewing, video)
 
     def _layout(self, talk: Conversation, seen: _Seen | None) -> Layout:
         tokenizer, end = self.tokenizer, self.family.end_of_turn
