@@ -21,6 +21,7 @@ from components.core.records import Json
 from components.media.choices import GridChoice
 from components.media.grids import on_grid
 from components.media.map_algebra import map_distance
+from components.media.sampling import refuse_image
 from components.media.viewing import Viewing
 from components.models.vlm.example import collate
 from components.models.vlm.interface import conversation
@@ -68,8 +69,9 @@ def map_tokens(reader: Reader, line: PriorLine, viewing: Viewing) -> tuple[bytes
         Packed word rows; their coverage, the frames that the VLM sees, and the tokens of the whole conversation.
 
     Raises:
-        DataError: a word's row precedes the video, so that it cannot attend to it.
+        DataError: the sample is about an image, or a word's row precedes the video, so that it cannot attend to it.
     """
+    refuse_image(line.video)
     made, frames = reader.lay_out(conversation(line.sample), line.video, viewing)
     words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
     if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):

@@ -1,8 +1,8 @@
-"""One conversation about one video, or about none, as text and tensors, and several of them as one batch.
+"""One conversation about one video, one image or neither as text and tensors, and several of them as one batch.
 
-The text is rendered by the checkpoint's own chat template. The video stands first in the first user turn, because under
-a causal mask only tokens after it can attend to it. Where a field lies in the rendered text is found by rendering it
-once more with a private-use character in its place, so repeated words or a question called "user" confuse nothing.
+The text is rendered by the checkpoint's own chat template. Video or image stands first in the first user turn, because
+under a causal mask only tokens after it can attend to it. Where a field lies in the rendered text is found by rendering
+it once more with a private-use character in its place, so repeated words or a question called "user" confuse nothing.
 
 Legend: B samples, N tokens, S visual cells (t-major), P axes of positions.
 """
@@ -32,12 +32,12 @@ _OWN_TEMPLATE = "use the checkpoint's own chat_template"
 
 @dataclass(frozen=True)
 class Layout:
-    """One conversation about one video as tensors on the CPU, without the video's pixels.
+    """One conversation about one video, one image or neither as tensors on the CPU, without pixels.
 
     Attributes:
         labels: the response's tokens and the end of its turn, -100 elsewhere.
         video_columns: index in the sequence of each visual cell.
-        grid: where a video's cells lie in the clip; None for text alone.
+        grid: where a video's cells lie in the clip; None for an image, which has no time, and for text alone.
         offsets: character spans of the tokens in `text`.
         text: the rendered conversation with its placeholder expanded.
         spans: where a field lies in `text`.

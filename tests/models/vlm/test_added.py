@@ -8,17 +8,20 @@ import torch
 
 from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.core import artifacts as a
+from components.core.errors import DataError
 from components.core.records import Option, StepRecord
 from components.core.text import sample_id
 from components.kubeflow.tree import ROOT
+from components.media.viewing import Viewing
 from components.models import vlm
 from components.models.tuned import materialize
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
+from components.models.vlm.reader import open_reader
 from components.sft.step import STEP as SFT
 from components.store.entries import Store
 from components.vlm_attention.step import STEP as VLM_ATTENTION
-from tests.models.vlm.cases import example
+from tests.models.vlm.cases import TALK, example
 from tests.runner import published, run_step
 from tests.vlm_attention import made
 
@@ -58,6 +61,28 @@ def test_what_is_particular_comes_from_the_file(dots):
     trained = [name for name, parameter in toy.model.named_parameters() if parameter.requires_grad]
     assert len(trained) == 3 * 2 * 2
     assert all("language_model" in name and "_proj" in name for name in trained)
+
+
+def test_an_image_is_refused_by_name_by_a_family_that_reads_none(dots, made_priors, tmp_path):
+    """One among videos is left out where that is allowed; the videos are answered."""
+    folder, lines, _ = made_priors
+    image = lines[0].video.model_copy(update={"kind": "image", "name": "pictures/cat.png"})
+    with pytest.raises(DataError, match=r"Dots reads no images: pictures/cat\.png") as error:
+        open_reader(dots).lay_out(TALK, image, Viewing())
+    assert "Qwen2.5-VL" in error.value.remedy
+    assert "InternVL3" in error.value.remedy
+    videos = question_set(tmp_path / "videos", [lines[0].model_copy(update={"video": image}), *lines[1:]])
+    params, shared = {"viewing": made.VIEWING}, {"vlm": str(dots), "benchmark": "motionbench=./data"}
+
+    def run(allowed):
+        given = {**params, "max_failed": allowed}
+        return run_step(BENCHMARK_EVAL, tmp_path, folder / "store", given, shared, {"videos": videos}, form="untouched")
+
+    with pytest.raises(DataError, match=r"Dots reads no images: pictures/cat\.png"):
+        run(0.0)
+    found = published(run(0.5), "result", a.EvalResult)
+    assert len(found.lines) == len(lines) - 1
+    assert [failure.reason for failure in found.left_out] == ["Dots reads no images: pictures/cat.png"]
 
 
 def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
