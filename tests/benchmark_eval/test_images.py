@@ -31,7 +31,7 @@ def test_both_kinds_are_asked_and_scored(name, tmp_path, monkeypatch):
     record = StepRecord(version="1", params={}, scalars={})
     data = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
     videos, asked = made.write(tmp_path / "videos", data), []
-    monkeypatch.setattr(Vlm, "generate", lambda vlm, example, count: asked.append(example) or "AB"[len(asked) - 1])
+    monkeypatch.setattr(Vlm, "replies", lambda vlm, given, *_: asked.extend(given) or ["AB"[len(asked) - 1]])
     shared = {"vlm": name, "benchmark": "seed=./data"}
     out = run_step(STEP, tmp_path, store.uri, {"viewing": made.VIEWING}, shared, {"videos": videos}, form="untouched")
     found = published(out, "result", a.EvalResult)

@@ -27,7 +27,7 @@ from components.media.grids import sampled_grid
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.pretrained import load_part, load_tokenizer, read_json
-from components.models.vlm import family_of
+from components.models.vlm import families, family_of
 from components.models.vlm.example import Example, Layout, Medium, render, response_labels
 from components.models.vlm.interface import Cells, Conversation, Inputs, VlmFamily
 from components.models.vlm.pixels import resized
