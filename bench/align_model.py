@@ -89,7 +89,7 @@ def make_model(seed: int) -> Vlm:
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
     model.set_attn_implementation({"text_config": ROWS_ATTENTION, "vision_config": "sdpa"})
-    reading = {"tokenizer": None, "family": FAMILY, "inputs": INPUTS}
+    reading = {"tokenizer": None, "family": FAMILY, "inputs": INPUTS, "images": None}
     return Vlm(**reading, max_tokens=config.text_config.max_position_embeddings, model=model, stops=frozenset())
 
 

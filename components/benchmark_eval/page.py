@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
+from components.benchmark_eval.controls import Orders
 from components.core.artifacts import ItemResult, Score
-from components.core.records import Json
+from components.core.records import Json, Video
 from components.media.sampling import spread
 from components.pages.figures import raw
 from components.pages.markdown import document, table, text
-from components.pages.page import DRAWING, Section, film, preview, question_card, shortened
+from components.pages.page import DRAWING, Section, absent, film, preview, question_card, shortened
 from components.runtime.context import Context, remembered_pictures, smallest_by_hash
 from components.runtime.parameters import P
 from components.store.entries import WorkFolder
@@ -33,8 +34,11 @@ def choose(lines: Sequence[ItemResult]) -> list[ItemResult]:
     return [by_id[name] for kind in (right, wrong) for name in smallest_by_hash(kind, count)]
 
 
-def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
-    """Return the chosen items as cards; their frames are pictures with cache entries, the words are read anew."""
+def page(context: Context[P], name: str, lines: Sequence[ItemResult], videos: Mapping[str, Video]) -> str:
+    """Return the chosen items as cards; their frames are pictures with cache entries, the words are read anew.
+
+    `videos` by id have the times of their frames.
+    """
     chosen = choose(lines)
 
     def reads(line: ItemResult) -> Json:
@@ -44,8 +48,12 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
         from components.media.video import read_frames
 
         indices = [line.frames[i] for i in spread(len(line.frames), min(_FRAMES, len(line.frames)))]
+        if not indices:
+            folder.put("film", "html", absent("The model was shown no video.").encode())
+            return {}
         with context.store.borrowed(line.video.file) as path:
-            folder.put("film", "html", film(read_frames(path, indices, line.video), indices, _WIDTH).encode())
+            frames = read_frames(path, indices, videos[line.video.id])
+            folder.put("film", "html", film(frames, indices, _WIDTH).encode())
         return {}
 
     entries = remembered_pictures(context, chosen, name=lambda line: line.sample.id, reads=reads, paint=paint)
@@ -62,15 +70,42 @@ def page(context: Context[P], name: str, lines: Sequence[ItemResult]) -> str:
     return preview("7 · benchmark", lead, _ABOUT, sections)
 
 
-def scores_table(title: str, found: Sequence[Score], types: Mapping[str, str]) -> str:
-    """Return the scores in Markdown, task types by their names; `types` holds the abbreviation of each name."""
+def scores_table(
+    title: str, found: Sequence[Score], types: Mapping[str, str], asked: str = "", orders: Orders | None = None
+) -> str:
+    """Return the scores in Markdown, task types by their names; `types` holds the abbreviation of each name.
+
+    `asked` says which items were; `orders` is what asking them in several orders of their options found.
+    """
     names = {short: name for name, short in types.items()}
     rows = [
         (names.get(s.name, s.name), s.n, f"{s.accuracy:.1f} %", f"{s.low:.1f} – {s.high:.1f}", s.unparsed)
         for s in found
     ]
     note = "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos."
-    return document(f"# {text(title)}", table(("", "n", "accuracy", "95 %", "unparsed"), rows), note)
+    parts = [f"# {text(title)}", *filter(None, [asked]), table(("", "n", "accuracy", "95 %", "unparsed"), rows), note]
+    return document(*parts, *([] if orders is None else _orders(orders)))
+
+
+def _orders(found: Orders) -> list[str]:
+    rows = [
+        (
+            f"moved by {one.shift}" if one.shift else "as published",
+            one.n,
+            _share(one.correct, one.n),
+            _share(one.flipped, one.n) if one.shift else "–",
+        )
+        for one in found.orders
+    ]
+    lead = f"Mean accuracy over the orders of an item: {100 * found.mean:.1f} %; right in every order: "
+    lead += f"{100 * found.all_correct:.1f} % of the items. Flipped: another option was chosen than as published."
+    places = [(letter, n, _share(right, n)) for letter, n, right in found.by_place]
+    tables = table(("order", "n", "accuracy", "flipped"), rows), table(("right option", "n", "accuracy"), places)
+    return ["## Orders of the options", lead, *tables]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %"
 
 
 def _card(kind: str, line: ItemResult, frames: Markup) -> str:

@@ -16,10 +16,11 @@ def judged(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) 
     """Return an item with its remembered reply, parsed and judged anew."""
     reply = entry.numbers["reply"]
     letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
-    official = benchmark.official_rule(reply.strip(), sample.options, sample.answer)
+    held_out = not sample.answer
+    official = not held_out and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
     found: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
-    correct = letter == sample.answer
-    return ItemResult(video=line.video, mask=line.mask, sample=sample, key=entry.key, correct=correct, **found)
+    correct = not held_out and letter == sample.answer
+    return ItemResult(video=line.video.clip, mask=line.mask, sample=sample, key=entry.key, correct=correct, **found)
 
 
 def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:

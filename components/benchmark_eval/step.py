@@ -1,48 +1,27 @@
 """Step 7 · benchmark_eval: a benchmark's questions answered by one model, greedily, and scored. A unit is one item.
 
-A reply is remembered by (model, item, viewing, protocol, prompt, longest reply); it is parsed and scored anew each
-time, from the remembered words.
+A reply is remembered by what it follows from: model, item, prompt, frames, longest reply. It is parsed and scored anew
+each time, from the remembered words.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from pydantic import Field, field_validator
-
+from components.benchmark_eval.asking import Asker, Unit
+from components.benchmark_eval.controls import TITLES, compare_orders, moved, published_letter
 from components.benchmark_eval.page import page, scores_table
 from components.benchmark_eval.scores import judged, scores
-from components.benchmarks.interface import Benchmark, FramePreset, get_benchmark, parse_benchmark
-from components.core.artifacts import EvalResult, TunedModel, VideoDataset, VideoLine
+from components.benchmark_eval.settings import Params
+from components.benchmarks.interface import Benchmark, get_benchmark, parse_benchmark
+from components.benchmarks.parse import parse_reply
+from components.core.artifacts import EvalResult, PermutedReply, TunedModel, VideoDataset
 from components.core.errors import DataError
-from components.core.records import Json, Sample
-from components.media.viewing import Viewing
-from components.models.vlm.interface import conversation
-from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
-from components.runtime.context import Context
+from components.runtime.chosen_vlm import chosen_vlm
+from components.runtime.context import Context, smallest_by_hash
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import BenchmarkItem, SharedParams, UnitParams, Vlm
-from components.store.entries import Entry, WorkFolder
-
-
-class Params(UnitParams):
-    """Parameters of the evaluation (method step 7)."""
-
-    viewing: Viewing = Field(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
-    preset: FramePreset = Field("paper", description="`supplement`: InternVL3 sees FAVOR-Bench at 1 fps (its Table 4)")
-    max_new_tokens: int | None = Field(None, ge=1, le=8192, description="longest reply; null: the benchmark's own")
-    system_prompt: str | None = Field(None, description="system prompt; null: the chat template's own")
-    prompt_template: str | None = Field(
-        None, description="prompt with `{question}` and `{options}`; null: the benchmark's own"
-    )
-
-    @field_validator("prompt_template")
-    @classmethod
-    def _asks(cls, value: str | None) -> str | None:
-        missing = [name for name in ("{question}", "{options}") if value is not None and value.count(name) != 1]
-        if missing:
-            raise ValueError(f"{' and '.join(missing)} must stand in it once")
-        return value
+from components.runtime.parameters import BenchmarkItem, SharedParams, Vlm
+from components.store.entries import Entry
 
 
 class Tuned(SharedParams):
@@ -57,64 +36,82 @@ class Untouched(Tuned):
     vlm: Vlm
 
 
-class Unit(NamedTuple):
-    """A question about a video."""
-
-    line: VideoLine
-    sample: Sample
-
-
 def run(context: Context[Params, Tuned]) -> None:
     """Answer what is not remembered, then score everything."""
-    data = context.input("videos", VideoDataset)
+    data, params = context.input("videos", VideoDataset), context.params
     benchmark = get_benchmark(parse_benchmark(context.shared.benchmark)[0])
-    units = items(data, benchmark)
+    known = items(data, benchmark, params.held_out)
+    units = in_orders(limited(known, params.limit), params.permutations)
     with chosen_vlm(context, rows=False) as vlm:
-        entries = _answers(context, units, benchmark, vlm)
-    done = sorted((unit for unit in units if unit.sample.id in entries), key=lambda unit: unit.sample.id)
-    lines = [judged(*unit, benchmark, entries[unit.sample.id]) for unit in done]
-    if not lines:
+        asker = Asker(context.store, vlm, benchmark, params, units)
+        entries = context.each(
+            units,
+            name=lambda unit: unit.name,
+            reads=asker.reads,
+            compute=asker.compute,
+            group=lambda unit: unit.clip,
+            around=asker.around,
+            called=lambda unit: unit.sample.called(unit.line.video),
+        )
+    done = sorted((unit for unit in units if unit.name in entries), key=lambda unit: unit.name)
+    if not done:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
-    found = scores(lines, benchmark)
-    fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines}
-    context.publish("result", context.manifest(EvalResult, **fields))
-    title = f"{benchmark.title} · {vlm.name}"
-    context.page("table", scores_table(title, found, benchmark.types))
-    context.page("examples", page(context, title, lines))
-    unparsed = sum(not line.parsed for line in lines) / len(lines)
+    answered = [judged(unit.line, unit.sample, benchmark, entries[unit.name]) for unit in done if not unit.shift]
+    lines = [line for line in answered if line.sample.answer]
+    permuted = [_permuted(unit, benchmark, entries[unit.name]) for unit in done if unit.shift]
+    found = scores(lines, benchmark) if lines else []
+    fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines, "permuted": permuted}
+    held_out = [line for line in answered if not line.sample.answer]
+    context.publish("result", context.manifest(EvalResult, **fields, held_out=held_out))
+    title = " · ".join([benchmark.title, vlm.name, *filter(None, [TITLES.get(params.control)])])
+    asked = f"{len(lines)} of {sum(bool(unit.sample.answer) for unit in known)} items with an answer were asked."
+    orders = compare_orders(lines, permuted) if permuted and lines else None
+    context.page("table", scores_table(title, found, benchmark.types, asked if params.limit else "", orders))
+    context.page("examples", page(context, title, lines, {line.video.id: line.video for line in data.lines}))
+    unparsed = sum(not line.parsed for line in lines) / max(1, len(lines))
     whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table
     totals = {score.name: score.accuracy for score in found if score.name in whole}
     context.metrics("metrics", unparsed=unparsed, **totals)
 
 
-def items(data: VideoDataset, benchmark: Benchmark) -> list[Unit]:
-    """Return the benchmark's items with a known answer; DataError if there are none, or one that does not fit it."""
+def items(data: VideoDataset, benchmark: Benchmark, held_out: bool = False) -> list[Unit]:
+    """Return the benchmark's items, those without an answer only where they are wanted, in the order of their clips.
+
+    Raises:
+        DataError: there are none, or one does not fit the benchmark.
+    """
     asked = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == benchmark.name]
-    units = [unit for unit in asked if unit.sample.answer]  # held-out ones cannot be scored
+    units = [unit for unit in asked if unit.sample.answer or held_out]
     for unit in units:
-        benchmark.check(unit.sample)
+        if unit.sample.answer:
+            benchmark.check(unit.sample)
     if not units:
-        problem = f"no items of {benchmark.title} with a known answer"
+        problem = f"no items of {benchmark.title}" + ("" if held_out else " with a known answer")
         raise DataError(problem, source="benchmarks", remedy="check the benchmark's folder and protocol")
     return units
 
 
-def _answers(context: Context[Params], units: list[Unit], benchmark: Benchmark, chosen: ChosenVlm) -> dict[str, Entry]:
-    params = context.params
+def limited(units: Sequence[Unit], limit: int | None) -> list[Unit]:
+    """Return at most `limit` units, those with the smallest sha256(sample id): one new item changes at most one."""
+    if limit is None:
+        return list(units)
+    chosen = set(smallest_by_hash([unit.sample.id for unit in units], limit))
+    return [unit for unit in units if unit.sample.id in chosen]
 
-    def reads(unit: Unit) -> Json:
-        return {"video": unit.line.video.id, "sample": unit.sample.id, "protocol": benchmark.name, **chosen.origin}
 
-    def compute(unit: Unit, folder: WorkFolder) -> Json:
-        vlm, video = chosen.load(), unit.line.video
-        prompt = benchmark.ask(unit.sample.question, unit.sample.options, params.prompt_template)
-        talk = conversation(unit.sample, prompt, params.system_prompt)
-        viewing = benchmark.viewing(params.viewing, params.preset, vlm.family, video.duration)
-        with context.store.borrowed(video.file) as path:
-            made, frames = vlm.read(talk, video, path, viewing)
-        return {"reply": vlm.generate(made, params.max_new_tokens or benchmark.max_new_tokens), "frames": frames}
+def in_orders(units: Sequence[Unit], count: int) -> list[Unit]:
+    """Return each unit in so many cyclic orders of its options, as published first; held-out ones only so."""
+    orders = [range(min(count, len(unit.sample.options)) if unit.sample.answer else 1) for unit in units]
+    return [unit._replace(shift=shift) for unit, shifts in zip(units, orders, strict=True) for shift in shifts]
 
-    return context.each(units, name=lambda unit: unit.sample.id, reads=reads, compute=compute)
+
+def _permuted(unit: Unit, benchmark: Benchmark, entry: Entry) -> PermutedReply:
+    sample, reply = unit.sample, entry.numbers["reply"]
+    shown = moved(sample.options, unit.shift)
+    letter, rule = parse_reply(reply, shown, letters=benchmark.shows_letters)
+    parsed = published_letter(letter, sample.options, unit.shift) if letter else ""
+    told = {"reply": reply, "parsed": parsed, "rule": rule, "correct": parsed == sample.answer}
+    return PermutedReply(sample=sample.id, shift=unit.shift, key=entry.key, **told)
 
 
 STEP = Step(

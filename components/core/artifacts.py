@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from components.core import records
 from components.core.errors import DataError
-from components.core.records import Confidence, Grid, HeadRow, Piece, Record, Ref, Sample, ScoredPiece, Video
+from components.core.records import Clip, Confidence, Grid, HeadRow, Piece, Record, Ref, Sample, ScoredPiece, Video
 
 
 class VideoLine(Record):
@@ -95,16 +95,31 @@ class VlmLine(PriorLine):
     distance: float | None = None
 
 
-class ItemResult(SampleLine):
+class ItemResult(Record):
     """A benchmark item answered."""
 
+    video: Video | Clip = Field(description="without the times of its frames; older manifests have them")
+    mask: Ref | None = None
+    sample: Sample
     key: str
     reply: str
     parsed: str = Field(description="letter that was read out of the reply; empty: unparsed, counted as wrong")
     rule: str = Field(description="which parsing rule matched")
     correct: bool
     official_correct: bool = Field(description="by the benchmark's own rule")
-    frames: list[int]
+    frames: list[int] = Field(description="indices of the frames that the model saw, in its order")
+
+
+class PermutedReply(Record):
+    """A reply to an item whose options were asked in another order."""
+
+    sample: str = Field(description="the item's sample id")
+    shift: int = Field(description="by how many places each option stood further up; the first ones followed the last")
+    key: str
+    reply: str
+    parsed: str = Field(description="letter that the option has as published; empty: unparsed, counted as wrong")
+    rule: str
+    correct: bool
 
 
 class Score(Record):
@@ -219,6 +234,12 @@ class EvalResult(Manifest):
     model: str
     scores: list[Score]
     lines: list[ItemResult]
+    held_out: list[ItemResult] = Field(
+        [], exclude_if=lambda found: not found, description="items without an answer, which no score counts"
+    )
+    permuted: list[PermutedReply] = Field(
+        [], exclude_if=lambda found: not found, description="the items of `lines` again, their options in other orders"
+    )
 
 
 class Report(Manifest):

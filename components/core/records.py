@@ -129,6 +129,11 @@ class Video(Clip):
 
     times: list[float] = Field(description="presentation time of every frame, seconds from the first")
 
+    @property
+    def clip(self) -> Clip:
+        """The video without the times of its frames."""
+        return Clip(**self.model_dump(exclude={"times"}))
+
 
 class Grid(Record):
     """The cells of an attention map in the source's coordinates, frame-major (f, y, x)."""

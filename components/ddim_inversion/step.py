@@ -8,6 +8,7 @@ from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset
 from components.core.records import Json
 from components.ddim_inversion.page import page
 from components.ddim_inversion.settings import InversionSettings
+from components.media.sampling import refuse_image
 from components.models.registry import resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoModel
@@ -51,6 +52,7 @@ def run(context: Context[Params, Shared]) -> None:
         from components.ddim_inversion.video import invert_video
         from components.store.tensors import pack
 
+        refuse_image(line.video)
         with context.store.borrowed(line.video.file) as path:
             done = invert_video(vdm(), path, line.video, context.params, context.shared.num_steps)
         folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from components.core.errors import DataError, ParameterError
+from components.core.records import Video
 from components.media.choices import Sampling, Window
 
 
@@ -28,6 +29,13 @@ class FrameCounts:
     def largest(self, frames: int) -> int:
         """Return the largest such number ≤ `frames`, 0 where there is none."""
         return (frames - 1) // self.step * self.step + 1 if frames >= self.fewest else 0
+
+
+def refuse_image(video: Video) -> None:
+    """Raise a DataError for an image: where a motion prior is made or learned from, a clip has to move."""
+    if video.kind == "image":
+        remedy = "leave images out of the training sources; a benchmark may ask about them"
+        raise DataError(f"an image has no motion: {video.called}", source=f"image {video.called}", remedy=remedy)
 
 
 def spread(n_available: int, n: int) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from components.core.errors import ParameterError
-from components.core.records import Video
+from components.core.records import Clip, Video
 from components.media.container import bad, decode, open_video, times_are_guessed
 from components.media.damage import watched
 from components.media.display import Display, Screen
@@ -118,13 +118,14 @@ def header(path: Path | str) -> Header:
 def read_frames(
     path: Path | str,
     indices: Sequence[int],
-    known: VideoInfo | Video | None = None,
+    known: VideoInfo | Clip | None = None,
     resize: Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[np.ndarray, "h w 3"]] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Return frames by index, in the order asked for; indices may repeat and need not be sorted. RGB, upright.
 
-    With what the import found (`known`), frames are sought from key frame to key frame, and their size is checked; they
-    are those of decoding from the start. Each frame goes through `resize` as it is read: only the result is held.
+    With what the import found (`known`), their size is checked; where that has their times, frames are sought from key
+    frame to key frame, and are those of decoding from the start. Each frame goes through `resize` as it is read: only
+    the result is held.
 
     Raises:
         ParameterError: no index, or a negative one.
@@ -137,7 +138,8 @@ def read_frames(
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
     expected = (known.height, known.width, 3) if known else None
-    times = known.times if known and not known.corrupt else None  # concealment repeats what came before
+    # concealment repeats what came before
+    times = known.times if isinstance(known, VideoInfo | Video) and not known.corrupt else None
     held: np.ndarray | None = None
     screen = Screen(path)
     for index, frame, stream in frames_at(path, sorted(places), times):

@@ -32,6 +32,14 @@ def stow(folder: Path, work: WorkFolder) -> list[str]:
     return roles
 
 
+def configuration(files: Sequence[Ref], store: Store) -> Path:
+    """Return a verified copy of the model's `config.json`; DataError where it is missing or damaged."""
+    found = next((ref for ref in files if original_name(ref) == "config.json"), None)
+    if found is None:
+        raise DataError("no config.json", source="the tuned model's manifest", remedy="import or train the model again")
+    return store.fetch(found)
+
+
 def materialize(files: Sequence[Ref], store: Store, folder: Path) -> Path:
     """Put verified files under their original names into `folder`, as links where possible, and return the folder.
 

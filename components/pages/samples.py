@@ -15,7 +15,7 @@ from markupsafe import Markup
 from safetensors.numpy import load
 
 from components.core.artifacts import PriorLine, VlmLine
-from components.core.records import Piece, Ref, Sample, Video
+from components.core.records import Clip, Piece, Ref, Sample, Video
 from components.media.sampling import spread
 from components.media.video import read_frames
 from components.pages.figures import Cell, StripRow, heat, photo, raw, scale_bar, strip
@@ -50,7 +50,7 @@ class Stored:
         found = self.tensors(line.vlm_map)
         return found["map"], found["valid"].astype(bool), found["covered"].astype(bool)
 
-    def frames(self, video: Video, indices: Sequence[int]) -> np.ndarray:
+    def frames(self, video: Clip, indices: Sequence[int]) -> np.ndarray:
         """Return frames uint8 [n, h, w, 3] of a stored video."""
         if video.id not in self._fetched:
             self._fetched[video.id] = self.store.fetch(video.file)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.artifacts import TunedModel
 from components.core.records import Json
+from components.models.pretrained import read_json
 from components.models.registry import resolve
-from components.models.tuned import materialize
+from components.models.tuned import configuration, materialize
+from components.models.vlm import family_of
+from components.models.vlm.interface import VlmFamily
 from components.runtime.context import Context
 
 if TYPE_CHECKING:
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
 class ChosenVlm:
     """A task's VLM: its name and what it adds to each unit's `reads`.
 
-    At their first call `reader` opens it without weights, and `load` with them.
+    `family` reads its configuration alone. At their first call `reader` opens it without weights, and `load` with them.
     """
 
     name: str
     origin: Json
+    family: Callable[[], VlmFamily]
     reader: Callable[[], Reader]
     load: Callable[[], Vlm]
 
@@ -50,14 +54,18 @@ def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
     if not context.has("model"):
         model = resolve(context.shared.vlm, context.store)
         context.models["vlm"] = model.id
-        yield _chosen(model.id.name, {}, lambda: model.path, rows)
+        yield _chosen(model.id.name, {}, lambda: model.path / "config.json", lambda: model.path, rows)
         return
     tuned = context.input("model", TunedModel)
+    name, config = f"tuned-{tuned.key[:12]}", partial(configuration, tuned.files, context.store)
     with context.shared_folder("model", lambda folder: materialize(tuned.files, context.store, folder)) as opened:
-        yield _chosen(f"tuned-{tuned.key[:12]}", {"model": tuned.key}, opened, rows)
+        yield _chosen(name, {"model": tuned.key}, config, opened, rows)
 
 
-def _chosen(name: str, origin: Json, folder: Callable[[], Path], rows: bool) -> ChosenVlm:
+def _chosen(name: str, origin: Json, config: Callable[[], Path], folder: Callable[[], Path], rows: bool) -> ChosenVlm:
+    def family() -> VlmFamily:
+        return family_of(read_json(config()) or {}, name)
+
     def read() -> Reader:
         from components.models.vlm.reader import open_reader
 
@@ -68,4 +76,4 @@ def _chosen(name: str, origin: Json, folder: Callable[[], Path], rows: bool) -> 
 
         return open_vlm(folder(), rows)
 
-    return ChosenVlm(name, origin, cache(read), cache(load))
+    return ChosenVlm(name, origin, cache(family), cache(read), cache(load))

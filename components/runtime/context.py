@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -137,6 +137,8 @@ class Context(Generic[P, S_co]):
         compute: Callable[[U, WorkFolder], Json],
         work: str = "",
         called: Callable[[U], str] | None = None,
+        group: Callable[[U], str] | None = None,
+        around: Callable[[Sequence[U]], AbstractContextManager[object]] = nullcontext,
     ) -> dict[str, Entry]:
         """Do one piece of work per unit unless it is remembered; a bad unit never becomes an entry.
 
@@ -147,6 +149,8 @@ class Context(Generic[P, S_co]):
             compute: writes files into the folder and returns small numbers for the entry.
             work: folder of the store when it is not the step's own name (pictures and the like).
             called: what failures call a unit; its id where this is not given.
+            group: of several processes one computes all units of a group; without it each unit may go to any.
+            around: is entered around the work, with the units that this process computes, in their order.
 
         Returns:
             Entries by unit id, without the failed ones, which are in `left_out`.
@@ -164,7 +168,7 @@ class Context(Generic[P, S_co]):
             except DataError as error:
                 failures.append(self._failure(called(unit), error))
         if self.part is not None and (mine := [(unit, key) for unit, key in keyed if key in self.part.keys]):
-            self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work)
+            self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work, around=around)
         todo: list[tuple[U, str]] = []
         for unit, key in keyed:
             if (entry := self.remembered(key, work)) is not None:
@@ -175,18 +179,21 @@ class Context(Generic[P, S_co]):
             return entries
         remembered = len(entries)
         self.counts["remembered"] += remembered
-        if len(todo) > 1 and processes() > 1:
-            keys = [key for _, key in todo]
-            compute_side_by_side(self.step.name, self.task, self._executor_input, keys, self._folders)
-            found = {key: self.remembered(key, work) for key in keys}
+        groups: dict[str, list[str]] = {}
+        for unit, key in todo:
+            groups.setdefault((group or name)(unit), []).append(key)
+        if len(groups) > 1 and processes() > 1:
+            compute_side_by_side(self.step.name, self.task, self._executor_input, [*groups.values()], self._folders)
+            found = {key: self.remembered(key, work) for _, key in todo}
             entries |= {name(unit): entry for unit, key in todo if (entry := found[key]) is not None}
             todo = [(unit, key) for unit, key in todo if found[key] is None]  # what failed there fails here
-        for unit, key in track(todo, self.step.title):
-            folder = self.work(key, work)
-            try:
-                entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
-            except DataError as error:
-                failures.append(self._failure(called(unit), error))
+        with around([unit for unit, _ in todo]):
+            for unit, key in track(todo, self.step.title):
+                folder = self.work(key, work)
+                try:
+                    entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
+                except DataError as error:
+                    failures.append(self._failure(called(unit), error))
         self.counts["computed"] += len(entries) - remembered
         self.fail(failures, len(units))
         return entries
@@ -200,18 +207,20 @@ class Context(Generic[P, S_co]):
         reads: Callable[[U], Json],
         compute: Callable[[U, WorkFolder], Json],
         work: str,
+        around: Callable[[Sequence[U]], AbstractContextManager[object]],
     ) -> NoReturn:
         """Compute the units of one of several processes; a bad one is the task's own to report.
 
         Raises:
             PartDone: it is done.
         """
-        for unit, key in track(mine, f"{part.name} {self.step.title}", position=part.rank):
-            folder = self.work(key, work)
-            try:
-                folder.finish(name(unit), reads(unit), compute(unit, folder))
-            except DataError as error:
-                log.info("%s fails: %s", name(unit), error.problem)
+        with around([unit for unit, _ in mine]):
+            for unit, key in track(mine, f"{part.name} {self.step.title}", position=part.rank):
+                folder = self.work(key, work)
+                try:
+                    folder.finish(name(unit), reads(unit), compute(unit, folder))
+                except DataError as error:
+                    log.info("%s fails: %s", name(unit), error.problem)
         raise PartDone
 
     @contextmanager

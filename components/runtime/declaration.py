@@ -82,7 +82,7 @@ class Step(Generic[P]):
         payload = {
             "step": self.name,
             "version": self.version,
-            "params": params.result(),
+            "params": params.keyed(),
             "scalars": shared,
             "models": {role: model.digest for role, model in models.items()},
             "reads": reads,

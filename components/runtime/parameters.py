@@ -1,7 +1,8 @@
 """Parameters: the base of every step's own, and the shared ones that pipelines show first, each declared once.
 
-A field is a *result* field (it enters the key of a piece of work and the provenance) or an *operational* one (it
-changes where or how a step runs, not what comes out): the declaration of the field states which.
+A field is a *result* field (it enters the key of a piece of work and the provenance), a *resolved* one (it enters the
+provenance, and the key takes what it comes to for a unit) or an *operational* one (it changes where or how a step runs,
+not what comes out): the declaration of the field states which.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def operational(default: Any = ..., **options: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **options)
 
 
+def resolved(*default: Any, **options: Any) -> Any:
+    """Declare a result field that keys do not hold as it stands: `reads` names what it comes to for each unit."""
+    return Field(*default, json_schema_extra={"resolved": True}, **options)
+
+
 def address(description: str) -> Any:
     """Declare an operational field that names a place or a model."""
     return operational(min_length=1, description=description)
@@ -35,7 +41,11 @@ def address(description: str) -> Any:
 
 def is_operational(field: FieldInfo) -> bool:
     """Return whether results do not depend on the field."""
-    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("operational"))
+    return _marked(field, "operational")
+
+
+def _marked(field: FieldInfo, mark: str) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get(mark))
 
 
 class Parameters(BaseModel):
@@ -51,6 +61,11 @@ class Parameters(BaseModel):
     def result(self) -> Json:
         """Return the fields that results depend on."""
         return self.model_dump(mode="json", include=self.result_names())
+
+    def keyed(self) -> Json:
+        """Return the fields that keys hold as they stand."""
+        names = {name for name in self.result_names() if not _marked(type(self).model_fields[name], "resolved")}
+        return self.model_dump(mode="json", include=names)
 
 
 class StepParams(Parameters):

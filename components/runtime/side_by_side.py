@@ -1,8 +1,9 @@
 """The units of one task in several processes, one per GPU of its pod: what makes a shard fat.
 
-The task's own process looks up what is remembered. What is left it deals out, every n-th unit, to processes of the very
-same task with one GPU each. These compute, write entries into the store, and nothing else. When they have ended, the
-task's own process finds their entries, goes on alone, and writes the outputs, as if it had computed all of it.
+The task's own process looks up what is remembered. What is left it deals out, every n-th group of units, to processes
+of the very same task with one GPU each. These compute, write entries into the store, and nothing else. When they have
+ended, the task's own process finds their entries, goes on alone, and writes the outputs, as if it had computed all of
+it.
 
 `UNIT_PROCESSES` in the environment says how many; `compile --gpus-per-shard` sets it.
 """
@@ -15,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from components.core.errors import ParameterError, TryAgainError
@@ -74,29 +76,34 @@ def processes() -> int:
 
 
 def compute(
-    step: str, task: str, executor_input: Json, keys: Sequence[str], folders: Mapping[str, Callable[[], Path]]
+    step: str,
+    task: str,
+    executor_input: Json,
+    groups: Sequence[Sequence[str]],
+    folders: Mapping[str, Callable[[], Path]],
 ) -> None:
-    """Compute the pieces of work `keys` in processes of the same task; what fails by its data is left to the caller.
+    """Compute pieces of work in processes of the same task; what fails by its data is left to the caller.
 
     Args:
         step: the step.
         task: the task.
         executor_input: KFP's, as the task was given it.
-        keys: of the work, dealt out in order.
+        groups: keys of the work; a group goes to one process, and groups are dealt out in order.
         folders: what all processes read; filled before they start.
 
     Raises:
         MotionEnhancerError: what one of the processes ended with, which ended the others; SIGTERM is a TryAgainError.
     """
-    count = min(processes(), len(keys))
+    count = min(processes(), len(groups))
     paths = {name: str(path()) for name, path in folders.items()}
     devices = os.environ.get(_DEVICES, "").split(",") if os.environ.get(_DEVICES) else [str(k) for k in range(count)]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
-    log.info("%s: %d units in %d processes", task, len(keys), count)
+    log.info("%s: %d units in %d processes", task, sum(map(len, groups)), count)
     with tempfile.TemporaryDirectory(prefix="units-") as folder:
         scratch, environments = Path(folder), []
         for rank in range(count):
-            part = {"rank": rank, "count": count, "keys": list(keys[rank::count]), "folders": paths}
+            keys = list(chain.from_iterable(groups[rank::count]))
+            part = {"rank": rank, "count": count, "keys": keys, "folders": paths}
             (file := scratch / f"part-{rank}.json").write_bytes(canonical_json(part))
             device = devices[rank % len(devices)]
             environments.append({_PART: str(file), _DEVICES: device, "OMP_NUM_THREADS": threads})

@@ -24,6 +24,7 @@ from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.media.map_algebra import frame_difference_prior
+from components.media.sampling import refuse_image
 from components.media.video import iterate_frames
 from components.models.vlm.example import IGNORED, Example
 from components.models.vlm.interface import conversation
@@ -124,6 +125,7 @@ class Samples:
 
     def __getitem__(self, index: int) -> Item:
         line = self.lines[index]
+        refuse_image(line.video)
         with self.store.borrowed(line.video.file) as path:
             made, _ = self.vlm.read(conversation(line.sample), line.video, path, self.settings.viewing)
         return Item(made, self._target(index) if self.aligned else None)

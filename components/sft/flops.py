@@ -48,9 +48,10 @@ class TrainingFlops:
 
     def of(self, example: Example) -> int:
         """Return the FLOPs of one forward and backward pass of a sample."""
-        work, tokens = self.family.tower_work(self.config, example.grid.shape), len(example.input_ids)
+        cells, tokens = example.video_grid.shape, len(example.input_ids)
+        work = self.family.tower_work(self.config, cells)
         predicted = int((example.labels[1:] != IGNORED).sum())
-        counts = {"patches": work.patches, "tower": work.places, "merger": prod(example.grid.shape)}
+        counts = {"patches": work.patches, "tower": work.places, "merger": prod(cells)}
         counts |= {"llm": tokens, "head": predicted}
         products = sum(self.rates[place] * count for place, count in counts.items())
         text = self.config.get_text_config()

@@ -53,7 +53,7 @@ class MotionSFT(nn.Module):
         out = self.vlm.forward(batch, request)
         ar = response_loss(out.logits_BLV, out.targets_BL)
         if target is not None and out.rows_BRS is not None:
-            align = self._align(out.rows_BRS[0], target, item.example.grid)
+            align = self._align(out.rows_BRS[0], target, item.example.video_grid)
         else:
             align = torch.zeros_like(ar)
         return {"loss": ar + self.weight * align, "ar": ar, "align": align}

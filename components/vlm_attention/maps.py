@@ -21,6 +21,7 @@ from components.core.records import Json
 from components.media.choices import GridChoice
 from components.media.grids import on_grid
 from components.media.map_algebra import map_distance
+from components.media.sampling import refuse_image
 from components.media.viewing import Viewing
 from components.models.vlm.example import collate
 from components.models.vlm.interface import conversation
@@ -68,8 +69,9 @@ def map_tokens(reader: Reader, line: PriorLine, viewing: Viewing) -> tuple[bytes
         Packed word rows; their coverage, the frames that the VLM sees, and the tokens of the whole conversation.
 
     Raises:
-        DataError: a word's row precedes the video, so that it cannot attend to it.
+        DataError: the sample is about an image, or a word's row precedes the video, so that it cannot attend to it.
     """
+    refuse_image(line.video)
     made, frames = reader.lay_out(conversation(line.sample), line.video, viewing)
     words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
     if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
@@ -93,7 +95,7 @@ def map_attention(
     rows = WordRows.unpack(words, len(prior_TFHW), f"sample {line.sample.id}")
     rows_RS = vlm.vision_rows(collate([made]), [rows.rows_R])[0]
     values_TS = (rows.map_TR.to(rows_RS) @ rows_RS).float().cpu()
-    map_TFHW, valid_FHW = on_grid(values_TS, made.grid, line.grid, grid)
+    map_TFHW, valid_FHW = on_grid(values_TS, made.video_grid, line.grid, grid)
     covered_T = rows.covered_T
     distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
     return pack({"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, line.sample.id), {"distance": distance}

@@ -11,18 +11,17 @@ from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError, ParameterError
-from components.core.records import Option, StepRecord, sha256
-from components.core.text import sample_id
+from components.core.records import sha256
 from components.media.video import read_frames
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
-from components.models.vlm.model import Vlm, load_vlm
+from components.models.vlm.model import load_vlm
 from components.store.entries import Entry, Store
-from components.synthetic.scenes import write_set
+from tests.benchmark_eval.world import dataset, make_world, recorded, result, run, sample
 from tests.pages.reading import rows
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
@@ -30,49 +29,15 @@ MOTIONBENCH = get_benchmark("motionbench")
 TYPES = list(MOTIONBENCH.types)
 
 
-def sample(clip, k, answer="A", protocol="motionbench"):
-    words = zip("ABCD", ("left", "right", "up", "down"), strict=True)
-    options = [Option(letter=letter, text=f"{word} {k}") for letter, word in words]
-    question = f"Where does it move, {k}?"
-    named = {"id": sample_id(clip.id, question, options, "", []), "uid": f"q{k}", "is_instruction": False}
-    asked = {"question": question, "options": options, "response": "", "answer": answer}
-    return a.Sample(**named, **asked, question_type=TYPES[k % 6], protocol=protocol)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    write_set(folder / "set", "bench", 4, seed=3, size=(64, 64), num_frames=9)
-    store = Store(str(folder / "store"))
-    lines = []
-    for k, file in enumerate(sorted((folder / "set").rglob("*.mp4"))):
-        clip = made.video(store, file)
-        asked = [sample(clip, 10 * k + j, "ABCD"[j % 4]) for j in range(2)]
-        held_out, other = sample(clip, 10 * k + 5, ""), sample(clip, 10 * k + 6, protocol="favor")
-        lines.append(a.VideoLine(video=clip, samples=[*asked, held_out, other]))
-    return folder, dataset(folder / "artifact", lines), lines
-
-
-def dataset(folder, lines):
-    record = StepRecord(version="1", params={}, scalars={})
-    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
+    return make_world(tmp_path_factory.mktemp("bench"))
 
 
 def stretched(line):
     """The same frames, ten times as slow."""
     times, duration = [10 * time for time in line.video.times], 10 * line.video.duration
     return line.model_copy(update={"video": line.video.model_copy(update={"times": times, "duration": duration})})
-
-
-def run(world, tmp_path, benchmark="motionbench=./data", videos=None, **params):
-    params, shared = {"viewing": made.VIEWING, **params}, {"vlm": QWEN, "benchmark": benchmark}
-    return run_step(
-        STEP, tmp_path, world[0] / "store", params, shared, {"videos": videos or world[1]}, form="untouched"
-    )
-
-
-def result(outputs):
-    return published(outputs, "result", a.EvalResult)
 
 
 def greedy(vlm, example, count):
@@ -93,44 +58,36 @@ def greedy(vlm, example, count):
 
 @pytest.mark.parametrize("rule", ["qwen", "transformers"])
 def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_path, monkeypatch, rule):
-    asked, generate = [], Vlm.generate
-    monkeypatch.setattr(
-        Vlm, "generate", lambda vlm, example, count: asked.append(example) or generate(vlm, example, count)
-    )
+    asked = recorded(monkeypatch)
     slow = [stretched(line) for line in world[2]]  # the rules are the same for a second's clip
     videos, viewing = dataset(tmp_path / "videos", slow), {**made.VIEWING, "positions": rule}
     found = result(run(world, tmp_path, videos=videos, viewing=viewing))
     assert len(found.lines) == 8  # neither held-out items nor another protocol's
+    clips = {line.video.id: line.video for line in slow}
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     store = Store(str(world[0] / "store"))
     for line in found.lines[:3]:
         one = line.sample
         options = [f"{option.letter}. {option.text}" for option in one.options]
         prompt = "\n".join([one.question, *options, "Answer with only the option letter."])
-        frames, times = (
-            read_frames(store.fetch(line.video.file), line.frames),
-            [line.video.times[k] for k in line.frames],
-        )
+        frames = read_frames(store.fetch(line.video.file), line.frames)
+        times = [clips[line.video.id].times[k] for k in line.frames]
         viewing = Viewing(**made.VIEWING, positions=rule)
         example = vlm.prepare(Conversation([], prompt, None), frames, times, line.video.duration, viewing)
         with torch.no_grad():
             assert line.reply == greedy(vlm, example, 16)
-        assert any(torch.equal(example.position_ids, one.position_ids) for one in asked if one.text == example.text)
+        same = [layout for layout, _ in asked if layout.text == example.text]
+        assert any(torch.equal(example.position_ids, layout.position_ids) for layout in same)
 
 
 def test_prompt_and_length_of_a_run(world, tmp_path, monkeypatch):
-    asked, generate = [], Vlm.generate
-    monkeypatch.setattr(
-        Vlm,
-        "generate",
-        lambda vlm, example, count: asked.append((example.text, count)) or generate(vlm, example, count),
-    )
+    asked = recorded(monkeypatch)
     own = {"max_new_tokens": 3, "system_prompt": "Be brief.", "prompt_template": "Choose.\n{options}\n{question}"}
     found = result(run(world, tmp_path, **own))
     assert {count for _, count in asked} == {3}
     for line in found.lines:
         options = "\n".join(f"{option.letter}. {option.text}" for option in line.sample.options)
-        texts = [text for text, _ in asked if f"Choose.\n{options}\n{line.sample.question}<" in text]
+        texts = [layout.text for layout, _ in asked if f"Choose.\n{options}\n{line.sample.question}<" in layout.text]
         assert len(texts) == 1
         assert texts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>")
     stored = found.provenance["benchmark_eval"].params
@@ -169,7 +126,8 @@ def answered(world, replies):
     units = items(a.VideoDataset(kind="VideoDataset", provenance={}, lines=world[2]), MOTIONBENCH)
     made = {"step": "benchmark_eval", "version": "1", "unit": "", "reads": {}}
     entries = [Entry(key=str(k), numbers={"reply": reply, "frames": [0]}, **made) for k, reply in enumerate(replies)]
-    return [judged(*unit, MOTIONBENCH, found) for unit, found in zip(units, entries, strict=True)]
+    pairs = zip(units, entries, strict=True)
+    return [judged(unit.line, unit.sample, MOTIONBENCH, found) for unit, found in pairs]
 
 
 REPLIES = ["A", "B", "A", "A", "The answer is A.", "no idea", "(A) left", "B. right"]

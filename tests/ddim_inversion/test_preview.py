@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from components.core.artifacts import Trajectories
+from components.core.artifacts import Trajectories, VideoDataset
+from components.core.errors import DataError
 from components.core.records import Ref, Video, sha256
 from components.ddim_inversion import video
 from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
@@ -92,6 +93,16 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
     assert len(page) < 1_000_000
     monkeypatch.setattr("components.models.video.load_vdm", lambda *_: pytest.fail("a model was loaded"))
     assert run(world, tmp_path, pictures=2)["preview"].read_text() == page
+
+
+def test_an_image_is_refused_by_name_before_a_model_is_loaded(world, tmp_path, monkeypatch):
+    (line, *_), folder = published({"videos": world[1]}, "videos", VideoDataset).lines, tmp_path / "videos"
+    still = line.model_copy(update={"video": line.video.model_copy(update={"kind": "image", "name": "cat.png"})})
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(VideoDataset(kind="VideoDataset", provenance={}, lines=[still]).to_bytes())
+    monkeypatch.setattr("components.models.video.load_vdm", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(DataError, match=r"cat\.png: an image has no motion"):
+        run((world[0], folder), tmp_path, num_frames=13)  # not remembered
 
 
 def test_numbers_are_those_of_the_stored_trajectory(world, tmp_path):

@@ -168,6 +168,17 @@ def test_low_coverage_fails_the_sample(made_priors, tmp_path):
     assert bad.sample.id not in [line.sample.id for line in kept.lines]
 
 
+def test_a_sample_about_an_image_is_refused_by_name(made_priors, tmp_path):
+    _, lines, _ = made_priors
+    image = lines[0].video.model_copy(update={"kind": "image", "name": "pictures/cat.png"})
+    still = lines[0].model_copy(update={"video": image, "key": "1" * 32})  # not remembered
+    priors = made.prior_set(tmp_path / "still", [still, *lines[1:]])
+    with pytest.raises(DataError, match=r"an image has no motion: pictures/cat\.png"):
+        run(made_priors, tmp_path, priors=priors)
+    kept = maps(run(made_priors, tmp_path, priors=priors, max_failed=0.5))
+    assert [item.unit for item in kept.left_out] == [lines[0].sample.id]
+
+
 def test_a_damaged_map_is_computed_again_on_rerun_only(made_priors, tmp_path):
     store = Store(str(made_priors[0] / "store"))
     ref = maps(run(made_priors, tmp_path)).lines[0].vlm_map

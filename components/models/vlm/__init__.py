@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from components.core.errors import ParameterError
+from components.core.records import Json
 from components.models.family import find_families
 from components.models.vlm.interface import VlmFamily
 
@@ -9,3 +11,12 @@ from components.models.vlm.interface import VlmFamily
 def families() -> list[VlmFamily]:
     """Return the families of vision-language models."""
     return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "reader", "rows", "twins"})
+
+
+def family_of(config: Json, source: str) -> VlmFamily:
+    """Return the family that reads a checkpoint, by what its `config.json` holds; ParameterError where none does."""
+    known = {model_type: family for family in families() for model_type in family.model_types}
+    if (model_type := str(config.get("model_type"))) not in known:
+        remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"
+        raise ParameterError(f"model_type {model_type!r}", source=source, remedy=remedy)
+    return known[model_type]

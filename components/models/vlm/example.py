@@ -1,15 +1,15 @@
-"""One conversation about one video as text and tensors, and several of them as one batch.
+"""One conversation about one video, one image or neither as text and tensors, and several of them as one batch.
 
-The text is rendered by the checkpoint's own chat template. The video stands first in the first user turn, because under
-a causal mask only tokens after it can attend to it. Where a field lies in the rendered text is found by rendering it
-once more with a private-use character in its place, so repeated words or a question called "user" confuse nothing.
+The text is rendered by the checkpoint's own chat template. Video or image stands first in the first user turn, because
+under a causal mask only tokens after it can attend to it. Where a field lies in the rendered text is found by rendering
+it once more with a private-use character in its place, so repeated words or a question called "user" confuse nothing.
 
 Legend: B samples, N tokens, S visual cells (t-major), P axes of positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import Grid, TextField
+from components.core.records import Grid, MediaKind, TextField
 from components.models.vlm.interface import Conversation
 
 IGNORED = -100
@@ -32,11 +32,12 @@ _OWN_TEMPLATE = "use the checkpoint's own chat_template"
 
 @dataclass(frozen=True)
 class Layout:
-    """One conversation about one video as tensors on the CPU, without the video's pixels.
+    """One conversation about one video, one image or neither as tensors on the CPU, without pixels.
 
     Attributes:
         labels: the response's tokens and the end of its turn, -100 elsewhere.
         video_columns: index in the sequence of each visual cell.
+        grid: where a video's cells lie in the clip; None for an image, which has no time, and for text alone.
         offsets: character spans of the tokens in `text`.
         text: the rendered conversation with its placeholder expanded.
         spans: where a field lies in `text`.
@@ -46,10 +47,22 @@ class Layout:
     position_ids: Int[Tensor, "P N"]
     labels: Int[Tensor, " N"]
     video_columns: Int[Tensor, " S"]
-    grid: Grid
+    grid: Grid | None
     offsets: Int[Tensor, "N 2"]
     text: str
     spans: Spans
+
+    @property
+    def video_grid(self) -> Grid:
+        """Where the cells lie in the clip.
+
+        Raises:
+            DataError: the conversation is not about a video.
+        """
+        if self.grid is None:
+            remedy = "give a conversation about a video"
+            raise DataError("no cells in time, so no motion", source="the conversation", remedy=remedy)
+        return self.grid
 
     def with_pixels(self, pixels: dict[str, Tensor]) -> Example:
         """Return the whole conversation; `pixels` are arguments of the model's forward by name."""
@@ -87,37 +100,59 @@ def collate(examples: Sequence[Example], padding_side: Literal["left", "right"] 
         "start": torch.tensor(before),
         "video_columns": pad_sequence(columns, batch_first=True),
         "video_mask": pad_sequence([torch.ones_like(one) for one in columns], batch_first=True).bool(),
-        **{name: torch.cat([example.pixels[name] for example in examples]) for name in examples[0].pixels},
+        **{name: torch.cat(values) for name, values in _pixels(examples).items()},
     }
+
+
+def _pixels(examples: Sequence[Example]) -> dict[str, list[Tensor]]:
+    """Return the pixel tensors by name, of those examples that have them."""
+    found: dict[str, list[Tensor]] = {}
+    for example in examples:
+        for name, values in example.pixels.items():
+            found.setdefault(name, []).append(values)
+    return found
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def render(talk: Conversation, tokenizer: Any, placeholder: str, video: str) -> tuple[str, Spans]:
-    """Return the whole text with `video` in the placeholder's place, and the character span of each field.
+@dataclass(frozen=True)
+class Medium:
+    """What stands before the first question: its kind and placeholder in the chat template, the text in its place."""
+
+    kind: MediaKind
+    placeholder: str
+    text: str
+
+
+def render(
+    talk: Conversation, tokenizer: Any, reserved: Collection[str], medium: Medium | None = None
+) -> tuple[str, Spans]:
+    """Return the whole text with the medium's in its placeholder's place, and the character span of each field.
 
     Raises:
-        DataError: a control token, the video's placeholder or the private-use character in the text.
+        DataError: a control token, a `reserved` one or the private-use character in the text.
         ParameterError: the template has not one placeholder, or changes a field's text.
     """
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     texts = [*(text for turn in talk.earlier for text in turn), talk.question, talk.response or "", talk.system or ""]
-    if found := sorted(token for token in control | {_SENTINEL, placeholder} if any(token in text for text in texts)):
+    if found := sorted(token for token in control | {_SENTINEL, *reserved} if any(token in text for text in texts)):
         remedy = "remove them from the sample's text"
         raise DataError(f"control tokens {found} in the text", source="the conversation", remedy=remedy)
-    rendered = _templated(talk, tokenizer)
-    if (count := rendered.count(placeholder)) != 1:
-        problem = f"{count} × {placeholder!r} for one video"
-        raise ParameterError(problem, source="the chat template", remedy=_OWN_TEMPLATE)
-    text = rendered.replace(placeholder, video)
+    kind = None if medium is None else medium.kind
+    text = rendered = _templated(talk, tokenizer, kind)
+    if medium is not None:
+        if (count := rendered.count(medium.placeholder)) != 1:
+            problem = f"{count} × {medium.placeholder!r} for one {kind}"
+            raise ParameterError(problem, source="the chat template", remedy=_OWN_TEMPLATE)
+        text = rendered.replace(medium.placeholder, medium.text)
     fields: dict[TextField, str | None] = {"question": talk.question, "response": talk.response}
     spans: Spans = {}
-    for name, value in fields.items():  # every field stands behind the video
+    for name, value in fields.items():  # every field stands behind the medium
         if value is None:
             continue
         marked = replace(talk, question=_SENTINEL) if name == "question" else replace(talk, response=_SENTINEL)
-        start = _templated(marked, tokenizer).index(_SENTINEL) + len(text) - len(rendered)
+        start = _templated(marked, tokenizer, kind).index(_SENTINEL) + len(text) - len(rendered)
         if text[start : start + len(value)] != value:
             raise ParameterError(f"the chat template changes the {name}", source="chat_template", remedy=_OWN_TEMPLATE)
         spans[name] = (start, start + len(value))
@@ -143,11 +178,11 @@ def response_labels(
     return torch.where(inside_N, input_ids_N, IGNORED)
 
 
-def _templated(talk: Conversation, tokenizer: Any) -> str:
+def _templated(talk: Conversation, tokenizer: Any, kind: MediaKind | None) -> str:
     messages: list[dict[str, Any]] = [] if talk.system is None else [{"role": "system", "content": talk.system}]
     for number, (question, response) in enumerate([*talk.earlier, (talk.question, talk.response)]):
-        video = [] if number else [{"type": "video"}]
-        messages.append({"role": "user", "content": [*video, {"type": "text", "text": question}]})
+        medium = [] if number or kind is None else [{"type": kind}]
+        messages.append({"role": "user", "content": [*medium, {"type": "text", "text": question}]})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=talk.response is None))

@@ -1,4 +1,4 @@
-"""What a family of vision-language models must give, and what is said to it: a conversation about one video.
+"""What a family of vision-language models must give, and what is said to it: a conversation about one video or image.
 
 A family is one module of this room with its `FAMILY`, which holds all that is particular. The model itself is a
 `PreTrainedModel` that transformers' Auto classes open and whose language model calls transformers' attention interface.
@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from components.core.records import Sample, Video
+from components.core.records import MediaKind, Sample, Video
 from components.core.text import render_question
 from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
@@ -51,17 +51,23 @@ def conversation(sample: Sample, prompt: str | None = None, system: str | None =
 
 @dataclass(frozen=True)
 class Inputs(ABC):
-    """How a checkpoint of a family reads a video: only `pixels` needs its frames, all else follows from sizes.
+    """How a checkpoint of a family reads a video, or an image: only `pixels` needs frames, all else follows from sizes.
+
+    An image is one frame; its cells are those of all its parts, where it is cut into parts.
 
     Attributes:
         placeholder: what the chat template writes for a video.
         visual_id: the token that stands at every visual cell.
         group: frames per cell.
+        kind: what is read.
+        axes: of the positions; text counts on all of them alike.
     """
 
     placeholder: str
     visual_id: int
     group: int
+    kind: ClassVar[MediaKind] = "video"
+    axes: ClassVar[int] = 1
 
     @abstractmethod
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
@@ -113,7 +119,9 @@ class VlmFamily(Family):
     Attributes:
         model_types: `model_type` of the configurations that it reads.
         inputs: how a checkpoint reads a video, from its configuration, tokenizer and folder.
-        frames: indices of the frames that the model sees.
+        images: the same for images; None: the family reads none.
+        frames: indices of a video's frames that the model sees.
+        ignores: names of the viewing's fields that change nothing for it.
         by_time: the viewing that takes this many frames per second of a clip of this duration, in seconds, where the
             family's own rule takes a fixed number of frames; else the viewing as it is.
         tower: regular expression, found in the names of the vision tower's parameters and in no others.
@@ -128,8 +136,10 @@ class VlmFamily(Family):
 
     model_types: tuple[str, ...]
     inputs: Callable[[Any, Any, Path], Inputs]
+    images: Callable[[Any, Any, Path], Inputs] | None = None
     frames: Callable[[Viewing, Video], list[int]]
     by_time: Callable[[Viewing, float, float], Viewing]
+    ignores: frozenset[str] = frozenset()
     tower: str
     merger: str = r"(?!)"
     language: str = r"\blanguage_model\."

@@ -1,21 +1,24 @@
 """InternVL3 in its transformers form: every frame stretched to the vision tower's square, text between the frames.
 
 Each frame is one block of tokens behind its own line of text; positions count the tokens, by either position rule. A
-fixed number of frames is sampled, as the paper's main text does.
+fixed number of frames is sampled, as the paper's main text does. An image is cut into tiles of the tower's square, with
+the whole of it as the last, and all of them are one block.
 
 Legend: n frames, H W pixels of the source, N tokens of the sequence. Cells are (t, y, x), frame-major.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from components.core.errors import ParameterError
+from components.core.records import MediaKind
 from components.media.viewing import Viewing
 from components.models.family import Checkpoint, Tensor
 from components.models.vlm.interface import Cells, Inputs, TowerWork, VlmFamily
@@ -39,7 +42,7 @@ class InternVL(Inputs):
     end: str
 
     @classmethod
-    def load(cls, config: Any, tokenizer: Any, folder: Path) -> InternVL:
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> InternVL:
         """Return what the checkpoint's configuration says.
 
         Raises:
@@ -58,9 +61,10 @@ class InternVL(Inputs):
             remedy = "use the transformers form of the checkpoint (`…-hf`)"
             raise ParameterError(problem, source=str(folder), remedy=remedy)
         cell = tokenizer.convert_ids_to_tokens(config.image_token_id)
-        tokens = {"placeholder": placeholder, "start": start, "cell": cell, "end": end}
-        size, image = (height, width), ImageSettings.read(folder)
-        return cls(visual_id=config.image_token_id, group=1, image=image, size=size, rows=rows, cols=cols, **tokens)
+        tokens = {"placeholder": placeholder if cls.kind == "video" else cell, "start": start, "cell": cell, "end": end}
+        sizes = {"group": 1, "size": (height, width), "rows": rows, "cols": cols}
+        image = ImageSettings.read(folder, cls.kind)
+        return cls(visual_id=config.image_token_id, image=image, **sizes, **tokens, **more)
 
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
         """Return the cells, as many in every frame whatever its size is."""
@@ -88,6 +92,67 @@ class InternVL(Inputs):
         import torch
 
         return torch.arange(len(input_ids_N))[None]
+
+
+@dataclass(frozen=True)
+class InternVLImage(InternVL):
+    """How a checkpoint reads an image; `tiles` are the fewest and the most that it is cut into."""
+
+    tiles: tuple[int, int]
+    kind: ClassVar[MediaKind] = "image"
+
+    @classmethod
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> InternVL:
+        """Return what the checkpoint's configuration and its image processor say.
+
+        Its `crop_to_patches` does not count: InternVL's processor cuts images whatever that says.
+        """
+        from components.models.vlm.pixels import read_processor
+
+        found, _ = read_processor(folder, cls.kind)
+        tiles = (found.get("min_patches") or 1, found.get("max_patches") or 12)
+        return super().load(config, tokenizer, folder, tiles=tiles, **more)
+
+    def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
+        """Return the cells of all tiles, and of the whole where there are several."""
+        tiles = math.prod(tiling(height, width, self.size, *self.tiles))
+        return tiles + (tiles > 1), self.rows, self.cols
+
+    def text(self, shape: Cells) -> str:
+        """Return one block."""
+        return f"{self.start}{self.cell * math.prod(shape)}{self.end}"
+
+    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return the image's own size: tiles and whole are resized from it."""
+        return height, width
+
+    def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the tiles row by row, then the whole."""
+        from components.models.vlm.pixels import resized, to_pixels
+
+        (frame_HW3,), (height, width) = frames_nHW3, self.size
+        down, across = tiling(*size, self.size, *self.tiles)
+        canvas_HW3 = resized(frame_HW3, down * height, across * width)
+        parts_nhw3 = canvas_HW3.reshape(down, height, across, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+        if len(parts_nhw3) > 1:
+            parts_nhw3 = np.concatenate([parts_nhw3, resized(frame_HW3, height, width)[None]])
+        return {"pixel_values": to_pixels(parts_nhw3, height, width, self.image)}
+
+
+def tiling(height: int, width: int, tile: tuple[int, int], fewest: int, most: int) -> tuple[int, int]:
+    """Return rows and columns of the tiles whose aspect ratio is nearest to an image's.
+
+    Of several, the most tiles of which the image has more than half of the pixels. Source: `dynamic_preprocess` of
+    InternVL's repository, `get_optimal_tiled_canvas` of transformers.
+    """
+    sides = range(1, most + 1)
+    grids = sorted(
+        ((down, across) for across in sides for down in sides if fewest <= down * across <= most), key=math.prod
+    )
+    gaps = [abs(width / height - across / down) for down, across in grids]
+    nearest = [grid for grid, gap in zip(grids, gaps, strict=True) if gap == min(gaps)]
+    filled = [grid for grid in nearest if 2 * height * width > math.prod(tile) * math.prod(grid)]
+    return (filled or nearest[:1])[-1]
 
 
 def segment_indices(n_total: int, n: int) -> list[int]:
@@ -150,8 +215,10 @@ FAMILY = VlmFamily(
     },
     model_types=("internvl",),
     inputs=InternVL.load,
+    images=InternVLImage.load,
     frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
+    ignores=frozenset({"fps", "max_frames", "max_pixels", "positions"}),
     tower=r"\bvision_tower\.",
     merger=r"\bmulti_modal_projector\.",
     tower_work=tower_work,

@@ -4,7 +4,8 @@ A model is a reader (`reader.py`) with weights. Checkpoints are loaded by one pa
 particular comes from the family. A model can be tuned by low-rank updates, and is written as a folder that plain
 `from_pretrained` opens.
 
-Legend: B samples, N tokens, S visual cells (t-major), L positions with logits, V vocabulary, R rows.
+Legend: B samples, N tokens, C of them shared, S visual cells (t-major), L positions with logits, V vocabulary, R rows,
+P axes of positions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from components.core.errors import ParameterError
 from components.models.pretrained import load_part, load_weights, read_json
-from components.models.vlm.example import IGNORED, Batch, Example, collate
+from components.models.vlm.example import IGNORED, Batch, Example, Layout
 from components.models.vlm.interface import VlmPart
 from components.models.vlm.reader import Reader, open_reader
 from components.models.vlm.rows import ROWS_ATTENTION, RowRequest, request_rows
@@ -42,6 +45,18 @@ class VlmOutput:
     logits_BLV: Float[Tensor, "B L V"]
     targets_BL: Int[Tensor, "B L"]
     rows_BRS: Float[Tensor, "B R S"] | None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What all conversations about one clip begin with, read by the model: everything up to the last visual cell.
+
+    `cache` has the keys and values of all layers; without a clip there is neither.
+    """
+
+    input_ids: Int[Tensor, " C"]
+    position_ids: Int[Tensor, "P C"]
+    cache: Any
 
 
 @dataclass
@@ -93,21 +108,59 @@ class Vlm(Reader):
     @torch.inference_mode()
     def generate(self, example: Example, max_new_tokens: int = 256) -> str:
         """Return the greedy reply to a conversation without response: the likeliest token until the turn ends."""
-        training = self.model.training
-        self.model.eval()  # checkpointing in training mode would drop the cache
-        batch = collate([example])
-        inputs = self.arguments(batch)
-        last_position = inputs["position_ids"][..., -1:]  # of the text, as in training: a long video's may be larger
-        reply: list[int] = []
-        out = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        while len(reply) < max_new_tokens and (token := int(out.logits[0, -1].argmax())) not in self.stops:
-            reply.append(token)
-            following = {"input_ids": torch.tensor([[token]], device=self.device)}
-            following["position_ids"] = last_position + len(reply)
-            following["attention_mask"] = nn.functional.pad(inputs["attention_mask"], (0, len(reply)), value=1)
-            out = self.model(**following, past_key_values=out.past_key_values, use_cache=True)
-        self.model.train(training)
-        return str(self.tokenizer.decode(reply, skip_special_tokens=True))
+        return self.replies([example], self.prefix(example, example.pixels), max_new_tokens)[0]
+
+    @torch.inference_mode()
+    def prefix(self, layout: Layout, pixels: dict[str, Tensor]) -> Prefix:
+        """Read what a conversation has in common with every other one about its clip (and with its system prompt)."""
+        count = _shared(layout)
+        ids_C, positions_PC = layout.input_ids[:count], layout.position_ids[:, :count]
+        if not count:
+            return Prefix(ids_C, positions_PC, None)
+        given = {"input_ids": ids_C[None], "attention_mask": torch.ones_like(ids_C)[None], **pixels}
+        with _evaluating(self.model):
+            out = self._continued(None, {**given, "position_ids": positions_PC[:, None]})
+        return Prefix(ids_C, positions_PC, out.past_key_values)
+
+    @torch.inference_mode()
+    def replies(self, layouts: Sequence[Layout], prefix: Prefix, max_new_tokens: int = 256) -> list[str]:
+        """Return the greedy replies to conversations that begin with `prefix`, decoded together.
+
+        One alone gives the same bits whatever was asked before; several are padded, which changes sums in the last one.
+
+        Raises:
+            ValueError: a conversation begins otherwise.
+        """
+        count = len(prefix.input_ids)
+        for one in layouts:
+            ids_C, positions_PC = one.input_ids[:count], one.position_ids[:, :count]
+            same = torch.equal(ids_C, prefix.input_ids) and torch.equal(positions_PC, prefix.position_ids)
+            if not same or _shared(one) != count:
+                raise ValueError("a conversation that does not begin with the prefix")
+        ids_BN = _left_padded([one.input_ids[count:] for one in layouts])
+        read_BN = _left_padded([torch.ones_like(one.input_ids[count:]) for one in layouts])
+        mask_BN = nn.functional.pad(read_BN, (count, 0), value=1)
+        positions_PBN = _left_padded([one.position_ids[:, count:] for one in layouts])
+        written: list[list[int]] = [[] for _ in layouts]
+        going, cache = set(range(len(layouts))), _forked(prefix.cache, len(layouts))
+        with _evaluating(self.model):
+            while going:
+                state = {"input_ids": ids_BN, "attention_mask": mask_BN, "position_ids": positions_PBN}
+                out = self._continued(cache, state)
+                tokens_B = out.logits[:, -1].argmax(-1).cpu()
+                for row in list(going):
+                    if (token := int(tokens_B[row])) not in self.stops:
+                        written[row].append(token)
+                    if token in self.stops or len(written[row]) == max_new_tokens:
+                        going.remove(row)
+                # of the text, as in training: a long video's positions may be larger
+                cache, ids_BN, positions_PBN = out.past_key_values, tokens_B[:, None], positions_PBN[..., -1:] + 1
+                mask_BN = nn.functional.pad(mask_BN, (0, 1), value=1)
+        return [str(self.tokenizer.decode(reply, skip_special_tokens=True)) for reply in written]
+
+    def _continued(self, cache: Any, batch: Batch) -> Any:
+        """Return the model's output for the tokens behind those of `cache`: the last logits and the longer cache."""
+        return self.model(**self.arguments(batch), past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def part(self, name: str) -> VlmPart:
         """Return which part of the model a parameter belongs to, by its name."""
@@ -188,6 +241,39 @@ def open_vlm(folder: Path, rows: bool) -> Vlm:
         return load_vlm(folder, torch.bfloat16, "cuda", rows=rows)
     torch.set_num_threads(1)
     return load_vlm(folder, torch.float32, "cpu", rows=rows)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Checkpointing in training mode would drop the cache."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _shared(layout: Layout) -> int:
+    """Return how many tokens a conversation shares with others about its clip: up to the last visual cell."""
+    return int(layout.video_columns.max()) + 1 if len(layout.video_columns) else 0
+
+
+def _left_padded(values: Sequence[Tensor]) -> Tensor:
+    """Return one tensor of several that differ in length: [B, N], of [P, n] each [P, B, N]."""
+    longest = max(one.shape[-1] for one in values)
+    return torch.stack([nn.functional.pad(one, (longest - one.shape[-1], 0)) for one in values], dim=-2)
+
+
+def _forked(cache: Any, count: int) -> Any:
+    """Return a cache for `count` sequences that go on from this one: as a layer grows it replaces its tensors."""
+    if cache is None:
+        return None
+    forked = copy(cache)
+    forked.layers = [copy(layer) for layer in cache.layers]
+    if count > 1:
+        forked.batch_repeat_interleave(count)
+    return forked
 
 
 def _refuse_reentrant(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Pixels as transformers' video processors give them, without torchvision: resized as bytes, then normalized in fp32.
+"""Pixels as transformers' processors give them, without torchvision: resized as bytes, then normalized in fp32.
 
 The resize is bicubic with antialiasing; normalized is (x − 255·mean) / (255·std).
 Legend: n frames, H W pixels of the source, h w pixels of the model.
@@ -16,9 +16,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.core.errors import ParameterError
+from components.core.records import Json, MediaKind
 from components.models.pretrained import read_json
 
-_PROCESSOR_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+_TOGETHER = "processor_config.json"  # holds all processors of a checkpoint, each under its name
+_ALONE: dict[MediaKind, tuple[str, ...]] = {
+    "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
+    "image": ("preprocessor_config.json",),
+}
+
+
+def read_processor(folder: Path, kind: MediaKind) -> tuple[Json, Path]:
+    """Return the settings of a checkpoint's processor of this kind, by transformers' order of precedence, and the file.
+
+    Raises:
+        ParameterError: no file names mean and deviation.
+        DataError: a file cannot be read.
+    """
+    for name in (_TOGETHER, *_ALONE[kind]):
+        found = read_json(folder / name) or {}
+        if name == _TOGETHER:
+            found = found.get(f"{kind}_processor", {})
+        if "image_mean" in found:
+            return found, folder / name
+    problem = "no image_mean in any of " + ", ".join((_TOGETHER, *_ALONE[kind]))
+    remedy = "copy the checkpoint's preprocessor files beside its weights"
+    raise ParameterError(problem, source=str(folder), remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -30,27 +53,19 @@ class ImageSettings:
     scale: float
 
     @classmethod
-    def read(cls, folder: Path) -> ImageSettings:
-        """Return a checkpoint's settings, from its processor files in transformers' order of precedence for videos.
+    def read(cls, folder: Path, kind: MediaKind = "video") -> ImageSettings:
+        """Return a checkpoint's settings for this kind.
 
         Raises:
-            ParameterError: no file names mean and deviation, or the resampling is not bicubic.
+            ParameterError: as `read_processor`, or the resampling is not bicubic.
             DataError: a file cannot be read.
         """
-        for name in _PROCESSOR_FILES:
-            found = read_json(folder / name) or {}
-            if name == _PROCESSOR_FILES[0]:
-                found = found.get("video_processor", {})
-            if "image_mean" not in found:
-                continue
-            if (resample := found.get("resample", 3)) != 3:
-                problem, remedy = f"resample={resample}, not bicubic (3)", "use a checkpoint with bicubic resampling"
-                raise ParameterError(problem, source=str(folder / name), remedy=remedy)
-            scale = float(found.get("rescale_factor", 1 / 255))
-            return cls(tuple(found["image_mean"]), tuple(found["image_std"]), scale)
-        problem = "no image_mean in any of " + ", ".join(_PROCESSOR_FILES)
-        remedy = "copy the checkpoint's preprocessor files beside its weights"
-        raise ParameterError(problem, source=str(folder), remedy=remedy)
+        found, file = read_processor(folder, kind)
+        if (resample := found.get("resample", 3)) != 3:
+            problem, remedy = f"resample={resample}, not bicubic (3)", "use a checkpoint with bicubic resampling"
+            raise ParameterError(problem, source=str(file), remedy=remedy)
+        scale = float(found.get("rescale_factor", 1 / 255))
+        return cls(tuple(found["image_mean"]), tuple(found["image_std"]), scale)
 
 
 def resized(frame_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:

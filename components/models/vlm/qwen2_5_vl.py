@@ -1,7 +1,7 @@
 """Qwen2.5-VL: frames in pairs, patches in 2 × 2 blocks, M-RoPE positions by Qwen's own rule or by transformers'.
 
 Time counts `tokens_per_second`; where the text behind a video goes on is the rule's matter (`text_behind`). Frames are
-sampled by time.
+sampled by time. An image is a pair of the same frame, with tokens and limits of its size of its own.
 
 Legend: n frames, H W pixels of the source, h w pixels of the model, p patches, c values of a patch, N tokens, S cells.
 Cells are (t, y, x), frame-major.
@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Int64, UInt8
 
 from components.core.errors import DataError
+from components.core.records import MediaKind
 from components.media.choices import PositionRule
 from components.media.sampling import spread
 from components.media.viewing import Viewing
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
     from components.models.vlm.pixels import ImageSettings
 
 
+_TOKENS: dict[MediaKind, str] = {"video": "video_token_id", "image": "image_token_id"}
+_ARGUMENTS: dict[MediaKind, tuple[str, str]] = {
+    "video": ("pixel_values_videos", "video_grid_thw"),
+    "image": ("pixel_values", "image_grid_thw"),
+}
+_AREAS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}  # where a processor names none
+
+
 @dataclass(frozen=True)
 class Qwen(Inputs):
     """How a checkpoint reads a video: `group` frames per cell, `merge` × `merge` patches of `patch` pixels per cell."""
@@ -36,16 +45,18 @@ class Qwen(Inputs):
     patch: int
     merge: int
     tokens_per_second: int
+    axes: ClassVar[int] = 3
 
     @classmethod
-    def load(cls, config: Any, tokenizer: Any, folder: Path) -> Qwen:
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Qwen:
         """Return what the checkpoint's configuration says."""
         from components.models.vlm.pixels import ImageSettings
 
-        vision, video, image = config.vision_config, config.video_token_id, ImageSettings.read(folder)
-        text = {"placeholder": tokenizer.convert_ids_to_tokens(video), "visual_id": video}
+        vision, token, image = config.vision_config, _TOKENS[cls.kind], ImageSettings.read(folder, cls.kind)
+        visual = getattr(config, token)
+        text = {"placeholder": tokenizer.convert_ids_to_tokens(visual), "visual_id": visual}
         sizes = {"group": vision.temporal_patch_size, "patch": vision.patch_size, "merge": vision.spatial_merge_size}
-        return cls(image=image, tokens_per_second=vision.tokens_per_second, **text, **sizes)
+        return cls(image=image, tokens_per_second=vision.tokens_per_second, **text, **sizes, **more)
 
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
         """Return the cells of the frames at the model's size; an incomplete last group is a cell as well."""
@@ -71,7 +82,8 @@ class Qwen(Inputs):
         height, width = size
         patches_pc = patchify(to_pixels(frames_nHW3, height, width, self.image), self.patch, self.merge, self.group)
         grid = (math.ceil(len(frames_nHW3) / self.group), height // self.patch, width // self.patch)
-        return {"pixel_values_videos": patches_pc, "video_grid_thw": torch.tensor([grid])}
+        patches, sizes = _ARGUMENTS[self.kind]
+        return {patches: patches_pc, sizes: torch.tensor([grid])}
 
     def positions(
         self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing
@@ -88,6 +100,29 @@ class Qwen(Inputs):
         behind = first + text_behind(shape, seconds, self.tokens_per_second, viewing.positions)
         after_3N = (torch.arange(len(input_ids_N) - first - count) + behind).expand(3, -1)
         return torch.cat([before_3N, video_3S, after_3N], dim=1)
+
+
+@dataclass(frozen=True)
+class QwenImage(Qwen):
+    """How a checkpoint reads an image; `limits` are the fewest and the most pixels at the model's size."""
+
+    limits: tuple[int, int]
+    kind: ClassVar[MediaKind] = "image"
+
+    @classmethod
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Qwen:
+        """Return what the checkpoint's configuration and its image processor say."""
+        from components.models.vlm.pixels import read_processor
+
+        found, _ = read_processor(folder, cls.kind)
+        areas = _AREAS | (found.get("size") or {})  # whatever the names of the edges say
+        least = found.get("min_pixels") or areas["shortest_edge"]
+        most = found.get("max_pixels") or areas["longest_edge"]
+        return super().load(config, tokenizer, folder, limits=(least, most), **more)
+
+    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return multiples of a cell's side near the image's size, within the checkpoint's own limits."""
+        return smart_resize(height, width, self.patch * self.merge, *self.limits)
 
 
 def cell_times(cells: int, seconds: float, tokens_per_second: float) -> Int64[np.ndarray, " t"]:
@@ -140,7 +175,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     """
     if max(height, width) > 200 * min(height, width):
         problem = f"a frame of {width} × {height} pixels"
-        raise DataError(problem, source="the video", remedy="leave the video out: its aspect ratio exceeds 200")
+        raise DataError(problem, source="the clip", remedy="leave the clip out: its aspect ratio exceeds 200")
     rows, cols = round(height / factor), round(width / factor)
     if rows * cols * factor * factor > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -231,8 +266,10 @@ FAMILY = VlmFamily(
     },
     model_types=("qwen2_5_vl",),
     inputs=Qwen.load,
+    images=QwenImage.load,
     frames=lambda viewing, video: fps_indices(video.duration, len(video.times), viewing.fps, 4, viewing.max_frames),
     by_time=lambda viewing, fps, duration: viewing,
+    ignores=frozenset({"num_frames"}),
     tower=r"\bvisual\.(?!merger\.)",
     merger=r"\bvisual\.merger\.",
     position_gap=position_gap,

@@ -53,8 +53,11 @@ def request_rows(batch: Batch, rows: Sequence[Int[Tensor, " _"]], heads_chunk: i
 
     Raises:
         DataError: a row does not stand behind the video, so the causal mask leaves it no cell to attend to; or beyond
-            the sequence.
+            the sequence; or there is no cell at all.
     """
+    if not batch["video_columns"].shape[1]:
+        remedy = "give a conversation about a video"
+        raise DataError("no visual cell to attend to", source="attention rows", remedy=remedy)
     most = max(len(one) for one in rows)
     starts = batch["start"].tolist()
     ids_BR = torch.stack(

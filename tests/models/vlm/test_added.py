@@ -8,17 +8,20 @@ import torch
 
 from components.benchmark_eval.step import STEP as BENCHMARK_EVAL
 from components.core import artifacts as a
+from components.core.errors import DataError
 from components.core.records import Option, StepRecord
 from components.core.text import sample_id
 from components.kubeflow.tree import ROOT
+from components.media.viewing import Viewing
 from components.models import vlm
 from components.models.tuned import materialize
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
+from components.models.vlm.reader import open_reader
 from components.sft.step import STEP as SFT
 from components.store.entries import Store
 from components.vlm_attention.step import STEP as VLM_ATTENTION
-from tests.models.vlm.cases import example
+from tests.models.vlm.cases import TALK, example
 from tests.runner import published, run_step
 from tests.vlm_attention import made
 
@@ -60,6 +63,28 @@ def test_what_is_particular_comes_from_the_file(dots):
     assert all("language_model" in name and "_proj" in name for name in trained)
 
 
+def test_an_image_is_refused_by_name_by_a_family_that_reads_none(dots, made_priors, tmp_path):
+    """One among videos is left out where that is allowed; the videos are answered."""
+    folder, lines, _ = made_priors
+    image = lines[0].video.model_copy(update={"kind": "image", "name": "pictures/cat.png"})
+    with pytest.raises(DataError, match=r"Dots reads no images: pictures/cat\.png") as error:
+        open_reader(dots).lay_out(TALK, image, Viewing())
+    assert "Qwen2.5-VL" in error.value.remedy
+    assert "InternVL3" in error.value.remedy
+    videos = question_set(tmp_path / "videos", [lines[0].model_copy(update={"video": image}), *lines[1:]])
+    params, shared = {"viewing": made.VIEWING}, {"vlm": str(dots), "benchmark": "motionbench=./data"}
+
+    def run(allowed):
+        given = {**params, "max_failed": allowed}
+        return run_step(BENCHMARK_EVAL, tmp_path, folder / "store", given, shared, {"videos": videos}, form="untouched")
+
+    with pytest.raises(DataError, match=r"Dots reads no images: pictures/cat\.png"):
+        run(0.0)
+    found = published(run(0.5), "result", a.EvalResult)
+    assert len(found.lines) == len(lines) - 1
+    assert [failure.reason for failure in found.left_out] == ["Dots reads no images: pictures/cat.png"]
+
+
 def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
     folder, _, priors = made_priors
     store, viewing = folder / "store", {"viewing": made.VIEWING}
@@ -85,7 +110,7 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
         out = run_step(BENCHMARK_EVAL, tmp_path, store, viewing, scalars, {"videos": videos, **inputs}, form=form)
         replies = published(out, "result", a.EvalResult).lines
         assert len(replies) == len(lines)
-        total = len(replies[0].video.times)
+        total = next(len(line.video.times) for line in lines if line.video.id == replies[0].video.id)
         assert replies[0].frames == [total // 4 - 1, total // 2 - 1, 3 * total // 4 - 1, total - 1]
 
 

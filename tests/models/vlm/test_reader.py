@@ -3,7 +3,7 @@
 import math
 import shutil
 import struct
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import av
@@ -16,10 +16,12 @@ from components.core.records import Ref, Video
 from components.media.video import probe, read_frames, write_mp4
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
-from components.models.vlm.example import Layout
+from components.models.vlm.example import IGNORED, Layout, collate
+from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.models.vlm.reader import open_reader
-from tests.models.vlm.cases import NAMES, TALK
+from tests.arithmetic import rounding
+from tests.models.vlm.cases import NAMES, TALK, clip, load
 
 CLIPS = {  # frames, frames per second, height, width
     "odd": (9, 2, 101, 67),
@@ -59,7 +61,7 @@ def manifest(path):
 
 
 @pytest.fixture(params=CLIPS)
-def clip(request, tmp_path):
+def written_clip(request, tmp_path):
     """A file and its manifest's record."""
     path = (turned if request.param == "turned" else written)(tmp_path / "clip.mkv", *CLIPS[request.param])
     found = manifest(path)
@@ -69,8 +71,8 @@ def clip(request, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_alone_give_the_layout_of_decoded_frames(name, clip):
-    path, video = clip
+def test_sizes_alone_give_the_layout_of_decoded_frames(name, written_clip):
+    path, video = written_clip
     reader, viewing = open_reader(ensure_tiny(name)), Viewing(max_pixels=84 * 84)
     made, seen = reader.lay_out(TALK, video, viewing)
     frames, times = read_frames(path, seen), [video.times[k] for k in seen]
@@ -106,3 +108,73 @@ def test_no_weights_are_opened(name, tmp_path):
     assert (reader.inputs, reader.max_tokens) == (whole.inputs, 8192)
     with pytest.raises(DataError, match=r"model\.safetensors"):
         load_vlm(folder, torch.float32, "cpu")
+
+
+# Without a video ------------------------------------------------------------------------------------------------------
+
+
+def own_template(tokenizer, talk):
+    """The token ids of the chat template for plain strings, as for a language model."""
+    said = [*talk.earlier, (talk.question, talk.response)]
+    roles = ("user", "assistant")
+    turns = [{"role": role, "content": text} for turn in said for role, text in zip(roles, turn, strict=True) if text]
+    system = [{"role": "system", "content": talk.system}] if talk.system else []
+    prompted = talk.response is None
+    return tokenizer.apply_chat_template([*system, *turns], add_generation_prompt=prompted, return_dict=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "talk",
+    [
+        TALK,
+        replace(TALK, response=None),
+        Conversation([("What is it?", "A ball."), ("Sure?", "Yes.")], "Where does it go?", None, "Be short."),
+    ],
+)
+def test_without_a_video_the_template_and_the_model_are_a_language_models(name, talk):
+    vlm = load(name)
+    made = vlm.text_only(talk)
+    assert made.input_ids.tolist() == own_template(vlm.tokenizer, talk)
+    assert not len(made.video_columns)
+    learned = vlm.tokenizer.decode(made.labels[made.labels != IGNORED])
+    assert learned == ("" if talk.response is None else f"{talk.response}<|im_end|>")
+    batch = collate([made])
+    with torch.no_grad():
+        ours = vlm.forward(batch, all_logits=True).logits_BLV
+        theirs = vlm.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reply_without_a_video_is_the_plain_models(name):
+    vlm = load(name)
+    made = vlm.text_only(replace(TALK, response=None))
+    ids = made.input_ids[None]
+    greedy = {"do_sample": False, "temperature": None, "repetition_penalty": 1.0, "max_new_tokens": 6}
+    theirs = vlm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), eos_token_id=[], **greedy)
+    reply = vlm.tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+    assert replace(vlm, stops=frozenset()).generate(made, 6) == reply
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_batch_with_and_without_a_video(name):
+    vlm = load(name)
+    made = [vlm.text_only(TALK), vlm.prepare(TALK, *clip())]
+    with torch.no_grad():
+        together = vlm.forward(collate(made, "left"), all_logits=True).logits_BLV
+        alone = [vlm.forward(collate([one]), all_logits=True).logits_BLV[0] for one in made]
+    for b, expected in enumerate(alone):
+        close = rounding(64, float(expected.abs().max()))
+        torch.testing.assert_close(together[b, -len(expected) :], expected, atol=close, rtol=0)
+
+
+def test_text_alone_has_no_cells_and_takes_no_placeholder():
+    vlm = load(NAMES[1])
+    made = vlm.text_only(TALK)
+    with pytest.raises(DataError, match="no cells in time"):
+        _ = made.video_grid
+    with pytest.raises(DataError, match="no visual cell"):
+        vlm.vision_rows(collate([made]), [torch.tensor([len(made.input_ids) - 1])])
+    with pytest.raises(DataError, match="<video>"):
+        vlm.text_only(replace(TALK, question="a <video>?"))

@@ -1,0 +1,157 @@
+"""How a model is asked a benchmark's items: clip by clip, each decoded and read once, while the next ones are decoded.
+
+A reply does not depend on what was asked before (`Vlm.replies`), so a task that was killed goes on in the middle of a
+clip and ends with the same bytes. Batches are parts of a clip's list of items, whatever is remembered of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from components.benchmark_eval.controls import Control, moved, shown_frames
+from components.benchmark_eval.settings import Params
+from components.benchmarks.interface import Benchmark
+from components.core.artifacts import VideoLine
+from components.core.errors import DataError
+from components.core.records import Json, Sample, Video
+from components.media.viewing import Viewing
+from components.models.family import Tensor
+from components.models.vlm.interface import conversation
+from components.runtime.ahead import read_ahead
+from components.runtime.chosen_vlm import ChosenVlm
+from components.store.entries import Store, WorkFolder
+
+if TYPE_CHECKING:
+    from components.models.vlm.example import Layout
+    from components.models.vlm.model import Prefix, Vlm
+    from components.models.vlm.reader import Reader
+
+R = TypeVar("R", bound="Reader")
+
+
+class Unit(NamedTuple):
+    """A question about a video, its options moved on by `shift` places."""
+
+    line: VideoLine
+    sample: Sample
+    shift: int = 0
+
+    @property
+    def name(self) -> str:
+        """The sample's id, with the order of the options where it is not the published one."""
+        return f"{self.sample.id}+{self.shift}" if self.shift else self.sample.id
+
+    @property
+    def clip(self) -> str:
+        """The id of its video."""
+        return self.line.video.id
+
+
+class Asker:
+    """Asks a model a step's units, which come in the order of their clips; `params` say how."""
+
+    def __init__(
+        self, store: Store, chosen: ChosenVlm, benchmark: Benchmark, params: Params, units: Sequence[Unit]
+    ) -> None:
+        self.store, self.chosen, self.benchmark, self.params = store, chosen, benchmark, params
+        self._longest = params.max_new_tokens or benchmark.max_new_tokens
+        self._batches = _batches(units, params.batch_size)
+        self._told: dict[str, Json | DataError] = {}
+        self._prefix: tuple[str, Prefix] | None = None
+        self._pixels: Callable[[str], dict[str, Tensor]] = lambda clip: {}
+
+    def reads(self, unit: Unit) -> Json:
+        """Return what a reply follows from: what the parameters come to for this unit."""
+        viewing: Json | None = None
+        if self.params.control != "no_video":
+            viewing = self._viewing(unit.line.video).model_dump(mode="json", exclude=set(self.chosen.family().ignores))
+        asked = {"prompt": self._prompt(unit), "viewing": viewing, "max_new_tokens": self._longest}
+        return {"video": unit.clip, "sample": unit.sample.id, **asked, **self.chosen.origin}
+
+    @contextmanager
+    def around(self, units: Sequence[Unit]) -> Iterator[None]:
+        """Decode the clips of `units` ahead."""
+        if not units or self.params.control == "no_video":
+            yield
+            return
+        videos, reader = {unit.clip: unit.line.video for unit in units}, self._shown(self.chosen.reader())
+
+        def read(clip: str) -> dict[str, Tensor]:
+            with self.store.borrowed(videos[clip].file) as path:
+                return reader.pixels(videos[clip], path, self._viewing(videos[clip]))
+
+        with read_ahead(list(videos), read, self.params.prefetch) as self._pixels:
+            yield
+
+    def compute(self, unit: Unit, folder: WorkFolder) -> Json:
+        """Return a unit's reply and the indices of the frames that the model saw.
+
+        Raises:
+            DataError: the clip does not decode, or the question does not fit the model.
+        """
+        if unit.name not in self._told:
+            self._told = self._answers(self._batches[unit.name])
+        if isinstance(found := self._told[unit.name], DataError):
+            raise found
+        return found
+
+    def _answers(self, batch: Sequence[Unit]) -> dict[str, Json | DataError]:
+        vlm, answers = self._shown(self.chosen.load()), dict[str, Json | DataError]()
+        laid_out: dict[str, tuple[Layout, list[int]]] = {}
+        for unit in batch:
+            try:
+                laid_out[unit.name] = self._lay_out(vlm, unit)
+            except DataError as error:  # of this question alone
+                answers[unit.name] = error
+        if laid_out:
+            layouts = [layout for layout, _ in laid_out.values()]
+            replies = vlm.replies(layouts, self._read(vlm, batch[0].clip, layouts[0]), self._longest)
+            told = zip(laid_out, replies, laid_out.values(), strict=True)
+            answers |= {name: {"reply": reply, "frames": frames} for name, reply, (_, frames) in told}
+        return answers
+
+    def _lay_out(self, vlm: Vlm, unit: Unit) -> tuple[Layout, list[int]]:
+        talk, video = conversation(unit.sample, self._prompt(unit), self.params.system_prompt), unit.line.video
+        if self.params.control == "no_video":
+            return vlm.text_only(talk), []
+        return vlm.lay_out(talk, video, self._viewing(video))
+
+    def _read(self, vlm: Vlm, clip: str, layout: Layout) -> Prefix:
+        if self._prefix is None or self._prefix[0] != clip:
+            self._prefix = None  # one clip's cache at a time
+            self._prefix = clip, vlm.prefix(layout, self._pixels(clip))
+        return self._prefix[1]
+
+    def _prompt(self, unit: Unit) -> str:
+        options = moved(unit.sample.options, unit.shift)
+        return self.benchmark.ask(unit.sample.question, options, self.params.prompt_template)
+
+    def _viewing(self, video: Video) -> Viewing:
+        return self.benchmark.viewing(self.params.viewing, self.params.preset, self.chosen.family(), video.duration)
+
+    def _shown(self, model: R) -> R:
+        return controlled(model, self.params.control)
+
+
+def controlled(model: R, control: Control) -> R:
+    """Return a reader or a loaded model that is shown what a control leaves of a clip's frames."""
+    family = model.family
+    if control in ("none", "no_video"):
+        return model
+
+    def frames(viewing: Viewing, video: Video) -> list[int]:
+        return shown_frames(control, family.frames(viewing, video), video.id)
+
+    return replace(model, family=replace(family, frames=frames))
+
+
+def _batches(units: Sequence[Unit], size: int) -> dict[str, list[Unit]]:
+    """Return for each unit the units that are decoded with it: parts of `size` of its clip's."""
+    by_clip: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_clip.setdefault(unit.clip, []).append(unit)
+    parts = [own[k : k + size] for own in by_clip.values() for k in range(0, len(own), size)]
+    return {unit.name: part for part in parts for unit in part}

@@ -1,0 +1,48 @@
+"""Questions about images beside those about videos: asked with image tokens, counted under Image and Video."""
+
+import pytest
+
+from components.benchmark_eval.step import STEP
+from components.core import artifacts as a
+from components.core.records import Option, StepRecord
+from components.core.text import sample_id
+from components.models.vlm.model import Vlm
+from components.store.entries import Store
+from tests.models.vlm.cases import NAMES
+from tests.models.vlm.test_reader import written
+from tests.runner import published, run_step
+from tests.vlm_attention import made
+
+
+def item(video, question_type):
+    options = [Option(letter=letter, text=text) for letter, text in (("A", "left"), ("B", "right"))]
+    named = {"id": sample_id(video.id, "Where?", options, "", []), "uid": question_type, "is_instruction": False}
+    asked = {"question": "Where?", "options": options, "response": "", "answer": "A"}
+    sample = a.Sample(**named, **asked, question_type=question_type, protocol="seed")
+    return a.VideoLine(video=video, samples=[sample])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_kinds_are_asked_and_scored(name, tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "store"))
+    clip = made.video(store, written(tmp_path / "clip.mkv", 6, 2, 64, 96))
+    image = made.video(store, written(tmp_path / "image.mkv", 1, 1, 64, 96)).model_copy(update={"kind": "image"})
+    lines = [item(clip, "Action Recognition"), item(image, "Scene Understanding")]
+    record = StepRecord(version="1", params={}, scalars={})
+    data = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
+    videos, asked = made.write(tmp_path / "videos", data), []
+    monkeypatch.setattr(Vlm, "replies", lambda vlm, given, *_: asked.extend(given) or ["AB"[len(asked) - 1]])
+    shared = {"vlm": name, "benchmark": "seed=./data"}
+    out = run_step(STEP, tmp_path, store.uri, {"viewing": made.VIEWING}, shared, {"videos": videos}, form="untouched")
+    found = published(out, "result", a.EvalResult)
+    frames = {line.sample.question_type: line.frames for line in found.lines}
+    assert frames["Scene Understanding"] == [0]
+    assert len(frames["Action Recognition"]) > 1
+    images = [example for example in asked if example.grid is None]
+    assert len(images) == 1
+    blocks = images[0].text.count("<|image_pad|>" if name == NAMES[0] else "<img>")
+    assert blocks == (6 if name == NAMES[0] else 1)
+    assert "Frame1" not in images[0].text
+    scores = {score.name: score.accuracy for score in found.scores}
+    assert sorted([scores["Image"], scores["Video"]]) == [0, 100]
+    assert scores["All"] == 50
