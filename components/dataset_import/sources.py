@@ -157,9 +157,7 @@ def _nested(rows: Rows, videos: Sequence[SourceVideo]) -> None:
     inner = next((file for path, file in rows.packed.items() if path.lower().endswith(".zip")), None)
     missing = [video.path for video in videos if video.file is None]
     if inner is not None and missing:
-        problem = (
-            f"{len(missing)} videos are not in the source, as {missing[0]}; {inner.member} lies in another archive"
-        )
+        problem = f"{len(missing)} videos are not in the source, as {missing[0]}; {inner.member} is not read"
         source = f"{rows.backend.uri}/{inner.archive.path}"
         raise DataError(problem, source=source, remedy="unpack the archive that holds another")
 

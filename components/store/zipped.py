@@ -92,6 +92,10 @@ def _archives(listed: Iterable[Listed]) -> list[Archive]:
     for file in files:
         if found := _PART.fullmatch(file.path):
             parts.setdefault(found[1], []).append((found[2], file))
+    for file in files:
+        if file.path.lower().endswith(".z01"):
+            remedy = "join them: zip -s 0 FILE.zip --out WHOLE.zip"
+            raise DataError("a zip file of several volumes (.z01, …)", source=file.path, remedy=remedy)
     split = [Archive(path, _in_order(path, numbered)) for path, numbered in parts.items()]
     for archive in split:
         if archive.path in whole and whole[archive.path].size != archive.size:
@@ -143,9 +147,6 @@ def _opened(uri: str, archive: Archive, patience: float) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BufferedReader(_Joined(open_backend(uri, patience), archive), 1 << 16))
     except zipfile.BadZipFile as error:
-        if "multiple disks" in str(error):
-            remedy = "join them: zip -s 0 FILE.zip --out WHOLE.zip"
-            raise DataError("a zip file of several volumes (.z01, …)", source=source, remedy=remedy) from error
         problem = f"not a whole zip file: {error}"
         raise DataError(problem, source=source, remedy="download it again, or move it out of the source") from error
 
