@@ -6,6 +6,8 @@ from components.core.records import Video
 from components.media.parts import Seconds, cut
 from components.store.entries import Entry
 
+NO_MOTION = "an image: it has no motion to learn from"
+
 
 def clip(entry: Entry, part: Seconds | None, task: str, name: str) -> Video:
     """Return a file's video, or a part of it; `task` is the one whose rerun imports the file again.

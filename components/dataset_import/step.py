@@ -17,7 +17,7 @@ from components.core.artifacts import VideoDataset, VideoLine
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Failure, Sample, Video, sha256
-from components.dataset_import.clips import clip
+from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
@@ -173,7 +173,7 @@ def _unusable(unit: Unit, entry: Entry, max_corrupt: float) -> str:
         return error.problem
     needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
     if video.kind == "image" and not unit.source.protocol:
-        return "an image: it has no motion to learn from"
+        return NO_MOTION
     if len(video.times) < needed:
         return f"{len(video.times)} frames, the video model needs at least {needed}"
     if corrupt > max_corrupt * count:

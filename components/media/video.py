@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from components.core.errors import ParameterError
-from components.core.records import MediaKind, Part, Video
+from components.core.records import Clip, MediaKind, Part, Video
 from components.media.container import bad, decode, open_video, times_are_guessed
 from components.media.damage import watched
 from components.media.display import Display, Screen
@@ -60,6 +60,7 @@ class Header:
     height: int
     num_frames: int
     duration: float
+    kind: MediaKind = "video"
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -111,7 +112,7 @@ def header(path: Path | str) -> Header:
         DataError: not a video file, an empty one, or one of a codec without a decoder.
     """
     if is_picture(path):
-        return Header(*picture_size(path), 1, 0.0)
+        return Header(*picture_size(path), 1, 0.0, "image")
     with open_video(path) as (container, stream):
         codec = stream.codec_context
         rate = float(stream.average_rate or 0)
@@ -126,14 +127,14 @@ def header(path: Path | str) -> Header:
 def read_frames(
     path: Path | str,
     indices: Sequence[int],
-    known: VideoInfo | Video | None = None,
+    known: VideoInfo | Clip | None = None,
     resize: Callable[[UInt8[np.ndarray, "H W 3"]], UInt8[np.ndarray, "h w 3"]] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Return frames by index, in the order asked for; indices may repeat and need not be sorted. RGB, upright.
 
-    With what the import found (`known`), frames are sought from key frame to key frame, and their size is checked; they
-    are those of decoding from the start. Where it is a part of the file, indices count the part's frames. Each frame
-    goes through `resize` as it is read: only the result is held.
+    With what the import found (`known`), their size is checked; where that has their times, frames are sought from key
+    frame to key frame, and are those of decoding from the start. Where it is a part of the file, indices count the
+    part's frames. Each frame goes through `resize` as it is read: only the result is held.
 
     Raises:
         ParameterError: no index, or a negative one.
@@ -162,7 +163,7 @@ def read_frames(
 
 
 def _pictures(
-    path: Path | str, wanted: Sequence[int], known: VideoInfo | Video | None
+    path: Path | str, wanted: Sequence[int], known: VideoInfo | Clip | None
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
     """Yield each wanted index of the clip with its picture; they are sorted and differ."""
     if is_picture(path):
@@ -170,8 +171,9 @@ def _pictures(
             raise bad(path, f"frame {wanted[-1]} was asked for, a picture has 1", "run the import again for this file")
         yield 0, read_picture(path)
         return
-    times = known.times if known and not known.corrupt else None  # concealment repeats what came before
-    screen, part = Screen(path), known.part if isinstance(known, Video) else None
+    # concealment repeats what came before
+    times = known.times if isinstance(known, VideoInfo | Video) and not known.corrupt else None
+    screen, part = Screen(path), known.part if isinstance(known, Clip) else None
     for index, frame, stream in frames_at(path, wanted, times, part):
         yield index, screen.upright(frame, stream.sample_aspect_ratio)
 

@@ -22,6 +22,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
+from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.clips import clip as clip_of
 from components.dataset_import.decode import fetched
 from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
@@ -203,6 +204,8 @@ class _Extraction:
             clip = clip_of(entry, video.part, "dataset_import", video.path)
         except DataError as error:
             return PlannedVideo(video.path, 0, words, problem=error.problem)
+        if clip.kind == "image":
+            return PlannedVideo(video.path, 0, words, problem=NO_MOTION)
         digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[Entry | None] = []
@@ -275,11 +278,13 @@ class _Extraction:
         backend, path = open_backend(self.source.root, self.store.patience), None
         try:
             with fetched(backend, video.file.path, video.files, self.store.patience) as path:
-                frames = header(path).num_frames
+                found = header(path)
         except DataError as error:
             return 0, error.problem.replace(str(path), video.path)
-        self.context.work(key).finish(video.path, reads, {"frames": frames})
-        return frames, ""
+        if found.kind == "image":
+            return 0, NO_MOTION
+        self.context.work(key).finish(video.path, reads, {"frames": found.num_frames})
+        return found.num_frames, ""
 
 
 STEP = Step(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import DataError
-from components.core.records import Part, Ref, Video
+from components.core.records import Clip, Part, Ref, Video
 from components.media import seeking
 from components.media.parts import Seconds, cut
 from components.media.video import iterate_frames, motion_profile, probe, read_frames
@@ -92,13 +92,15 @@ def test_a_part_is_read_from_the_key_frame_before_it(tmp_path, monkeypatch, seek
     assert len(decoded) == 5 + 4  # 300 → 305, 340 → 344
 
 
-def test_times_that_do_not_fit_and_damage_are_read_from_the_start(tmp_path, seeks):
+def test_without_times_that_fit_and_with_damage_parts_are_read_from_the_start(tmp_path, seeks):
     path = encode(tmp_path / "clip.mp4", moving(80), g=10, bf=0)
     info, whole = probe(path), read_frames(path, range(80))
     clip = part_of(path, info, 1.6, 2.4)
     shifted = clip.model_copy(update={"times": [time + 0.003 * (k > 5) for k, time in enumerate(clip.times)]})
     assert np.array_equal(read_frames(path, [2, 10], shifted), whole[[42, 50]])
+    without = Clip(**clip.model_dump(exclude={"times"}))
     seeks.clear()
+    assert np.array_equal(read_frames(path, [2, 10], without), whole[[42, 50]])
     spoil(path, 13)
     info = probe(path)
     damaged = part_of(path, info, 1.6, 2.4)
