@@ -7,16 +7,20 @@ here, row by row: a bad row is named with its file and line, the others go on.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from components.core.errors import DataError
 from components.core.records import Option, Sample, Turn
 from components.core.text import clean, sample_id
+from components.media.parts import Seconds
 from components.store.backend import Backend, Listed
+from components.store.zipped import Packed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 T = TypeVar("T")
@@ -43,6 +47,13 @@ class Row:
         return Sample(id=name, **{field: value for field, value in vars(self).items() if field != "where"})
 
 
+class Media(NamedTuple):
+    """What a row is about, if not one whole file: a part of a file, or still frames in their order."""
+
+    paths: tuple[str, ...]
+    part: Seconds | None = None
+
+
 class Rejected(NamedTuple):
     """A row that cannot be used, and why."""
 
@@ -55,7 +66,8 @@ class Rows:
     """The rows of one source by video path: a layout reads its annotation files here and adds their rows.
 
     The first of the declared template instructions stands where a training row has no question. `protocol` is the
-    benchmark's, empty for training.
+    benchmark's, empty for training. `aside` counts rows that are neither taken nor bad, by kind. `packed` are the
+    members of the source's zip files, `media` what lies behind a name of `by_video` that is no path.
     """
 
     backend: Backend
@@ -64,6 +76,30 @@ class Rows:
     protocol: str = ""
     by_video: dict[str, list[Row]] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
+    aside: Counter[str] = field(default_factory=Counter)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    media: dict[str, Media] = field(default_factory=dict)
+
+    @cached_property
+    def folders(self) -> dict[str, list[str]]:
+        """Names of the files in each folder of the source, those in zip files as well."""
+        found: dict[str, list[str]] = {}
+        for path in {*self.files, *self.packed}:
+            found.setdefault(str(PurePosixPath(path).parent), []).append(PurePosixPath(path).name)
+        return found
+
+    def find(self, path: str) -> Listed | None:
+        """Return the file of this path, loose or inside a zip file; None if there is none.
+
+        Raises:
+            DataError: both are there with other sizes, or the one in the zip file cannot be read.
+        """
+        loose, packed = self.files.get(path), self.packed.get(path)
+        if loose is None and packed is not None and packed.problem:
+            raise bad_row(f"{packed.problem} ({packed.archive.path})", path)
+        if loose is not None and packed is not None and loose.size != packed.size:
+            raise bad_row(f"{path} is there with other sizes, as a file and inside {packed.archive.path}", path)
+        return loose or packed
 
     def root_files(self, suffix: str) -> list[str]:
         """Return the files at the source's root with this suffix, sorted."""
@@ -119,8 +155,12 @@ class Rows:
         answer: str = "",
         earlier: Sequence[Turn] = (),
         question_type: str = "",
+        part: Seconds | None = None,
+        frames: Sequence[str] = (),
     ) -> Row:
         """Check one row and keep it; `path` is the row's own name of its video, in one of the layout's `folders`.
+
+        `part`: the row is about this part of it. `frames`: it is made of these still frames, named as `path` is.
 
         Raises:
             DataError: text that a model would read as control tokens or that cannot be written, nothing to ask or to
@@ -129,7 +169,7 @@ class Rows:
         source = f"{uid} ({where})"
         for text in (uid, path, question_type):
             clean(text, source)  # checked only: a path stays what the listing calls it
-        video = self._locate(path, folders, source)
+        video = self._media(path, folders, source, part, frames)
         cleaned = _options(options, source)
         question, response = clean(question, source), clean(response, source)
         if answer and answer not in {option.letter for option in cleaned}:
@@ -157,13 +197,31 @@ class Rows:
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error}", source=source, remedy="convert the file") from error
 
+    def _media(
+        self, path: str, folders: Sequence[str], source: str, part: Seconds | None, frames: Sequence[str]
+    ) -> str:
+        """Return the name that rows about one thing share: the file's path, that of a part, or that of still frames."""
+        if not frames and part is None:
+            return self._locate(path, folders, source)
+        paths = tuple(self._locate(name, folders, source) for name in frames or (path,))
+        gone = [one for one in paths if self.find(one) is None]
+        if 0 < len(gone) < len(paths):
+            raise bad_row(f"{len(gone)} of {len(paths)} frames are not in the source, as {gone[0]}", source)
+        media = Media(paths, part)
+        name = f"{paths[0]}#t={part.start:g},{part.end:g}" if part else f"{path} ({len(paths)} frames)"
+        if self.media.setdefault(name, media) != media:  # other frames of one folder
+            name = f"{name} from {paths[0]}"
+            if self.media.setdefault(name, media) != media:
+                raise bad_row(f"other frames than of another row: {name}", source)
+        return name
+
     def _locate(self, path: str, folders: Sequence[str], source: str) -> str:
         """Return where the video is; if it is nowhere, the first place, which is then reported as missing."""
         pure = PurePosixPath(path)
         if not pure.name or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
             raise bad_row(f"video path {path!r} leaves the source", source)
         places = [str(PurePosixPath(folder) / pure) for folder in folders]
-        found = [place for place in places if place in self.files]
+        found = [place for place in places if self.find(place) is not None]
         if len(found) > 1:
             raise bad_row(f"two files for one video: {found[0]} and {found[1]}", source)
         return found[0] if found else places[0]

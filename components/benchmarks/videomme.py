@@ -1,17 +1,24 @@
 """Video-MME without subtitles: general questions about short, medium and long videos, with a prompt of its own.
 
-It ships a parquet table, so its questions come as JSONL, `type` being the length.
+It ships as a parquet table and zip files of videos; a question's type is its video's length.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
 from components.benchmarks.interface import Benchmark, Metric, paper_rows
+from components.benchmarks.rows import Layout, Rows, lettered, list_of, text_of
+from components.benchmarks.tables import table_rows
 from components.core.records import Option
 from components.core.text import render_question
 
+FOLDERS = ("data", "videos", "")
+_ANNOTATIONS = re.compile(r"(?:videomme/)?test-\d+-of-\d+\.parquet")
+_ENDINGS = (".mp4", ".MP4", ".mkv")
 _LENGTHS = ("short", "medium", "long")
 # in the script's order; commas are missing in it between two pairs, which are therefore never found
 _PHRASES = (
@@ -26,6 +33,31 @@ _PHRASES = (
     "The correct answer",
     "The correct option",
 )
+
+
+def read(rows: Rows) -> None:
+    """Read one row per question; `videoID` is the name of its video's file, without the ending."""
+    for path in _annotations(rows):
+        for where, row in table_rows(rows, path):
+            with rows.attempt(where):
+                uid = text_of(row, "question_id", where)
+                with rows.attempt(where, uid):
+                    options = lettered(list_of(row, "options", where), where)
+                    question, answer = text_of(row, "question", where), text_of(row, "answer", where)
+                    asked: dict[str, Any] = {"question": question, "options": options, "answer": answer}
+                    video, length = _file(rows, text_of(row, "videoID", where)), text_of(row, "duration", where)
+                    rows.add(uid, where, video, FOLDERS, **asked, question_type=length)
+
+
+def _annotations(rows: Rows) -> list[str]:
+    return [path for path in sorted(rows.files) if _ANNOTATIONS.fullmatch(path)]
+
+
+def _file(rows: Rows, name: str) -> str:
+    """Return the video's file name with the ending that is there; `.mp4` where none is."""
+    names = [f"{name}{ending}" for ending in _ENDINGS]
+    there = (one for one in names if any(rows.find(str(PurePosixPath(folder) / one)) for folder in FOLDERS))
+    return next(there, names[0])
 
 
 def prompt(question: str, options: Sequence[Option]) -> str:
@@ -64,5 +96,6 @@ BENCHMARK = Benchmark(
     metrics=(Metric("Overall"), *(Metric(length.title(), types=frozenset({length})) for length in _LENGTHS)),
     prompt=prompt,
     official_rule=official_rule,
+    layout=Layout("videomme", lambda rows: bool(_annotations(rows)), read),
     paper=paper_rows(_PAPER),
 )

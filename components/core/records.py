@@ -100,10 +100,19 @@ class Sample(Record):
         return f"{self.id} ({self.uid!r} of {clip.called})"
 
 
+class Part(Record):
+    """The frames of a file that a clip is about, where these are not all."""
+
+    first: int = Field(description="index in the file of the first one")
+    count: int = Field(description="how many")
+    offset: float = Field(description="seconds from the file's first frame to the first of these")
+
+
 class Clip(Record):
-    """One video file and what decoding it once found, but the times of its frames."""
+    """One video file, or a part of one, and what decoding it once found, but the times of its frames."""
 
     file: Ref
+    part: Part | None = Field(None, exclude_if=lambda part: part is None, description="its frames, if not all")
     name: str = Field("", description="path in its source; of several with the same content the first")
     kind: MediaKind = Field("video", description="an `image` is asked about as an image, and has no motion")
     width: int = Field(description="pixels, as shown")
@@ -115,8 +124,10 @@ class Clip(Record):
 
     @property
     def id(self) -> str:
-        """The video's sha256, its name everywhere."""
-        return self.file.sha256
+        """Its name everywhere: the file's sha256, of a part the sha256 of that and of the frames."""
+        if self.part is None:
+            return self.file.sha256
+        return sha256(canonical_json([self.file.sha256, self.part.first, self.part.count]))
 
     @property
     def called(self) -> str:
@@ -127,7 +138,7 @@ class Clip(Record):
 class Video(Clip):
     """A clip with the times of its frames."""
 
-    times: list[float] = Field(description="presentation time of every frame, seconds from the first")
+    times: list[float] = Field(description="presentation time of every frame, seconds from the clip's first")
 
     @property
     def clip(self) -> Clip:

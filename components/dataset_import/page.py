@@ -77,7 +77,9 @@ def _count(value: float) -> str:
 
 def _counts(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> dict[str, int]:
     return {
-        "videos": len(lines),
+        "videos": sum(line.video.kind == "video" for line in lines),
+        "images": sum(line.video.kind == "image" for line in lines),
+        "parts of longer videos": sum(line.video.part is not None for line in lines),
         "videos with damaged frames": sum(line.video.corrupt > 0 for line in lines),
         "videos with a ground-truth mask": sum(line.mask is not None for line in lines),
         "samples": len(samples),

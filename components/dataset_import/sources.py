@@ -6,21 +6,23 @@ only, never a video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.benchmarks.interface import benchmarks, get_benchmark
-from components.benchmarks.rows import Layout, Rejected, Row, Rows
+from components.benchmarks.rows import Layout, Media, Rejected, Row, Rows
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import clean
 from components.dataset_import.layouts import CAPTIONS, JSONL, LLAVA
+from components.media.parts import Seconds
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams
 from components.store.address import open_backend
 from components.store.backend import PATIENCE, Listed
+from components.store.zipped import Packed, packed_files
 
 
 def layouts(protocol: str = "") -> list[Layout]:
@@ -37,12 +39,23 @@ else:
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video that rows name: path, listing (None: the source has no such file), rows, ground-truth mask."""
+    """A video that rows name: path, listing (None: the source has no such file), rows, ground-truth mask.
+
+    `part`: the rows are about a part of the file. `frames`: the video is to be made of these pictures; `path` is then a
+    name, and `file` stands for them all.
+    """
 
     path: str
     file: Listed | None
     rows: tuple[Row, ...]
     mask: Listed | None
+    part: Seconds | None = None
+    frames: tuple[Listed, ...] = ()
+
+    @property
+    def files(self) -> tuple[Listed, ...]:
+        """What its file has to be made of: a member of a zip file, or still frames; nothing if it is one already."""
+        return self.frames or ((self.file,) if isinstance(self.file, Packed) else ())
 
     def reads(self, root: str) -> Json:
         """Return what this file's import reads, known from the listing: address, size and stamp of video and mask."""
@@ -54,13 +67,22 @@ class SourceVideo:
 
 @dataclass(frozen=True)
 class Source:
-    """What was read of a source: where, in which layout, its videos (by path), the rows that cannot be used."""
+    """What was read of a source: where, in which layout, its videos (by path), the rows that cannot be used.
+
+    `aside` counts rows that are neither taken nor bad, by kind.
+    """
 
     root: str
     layout: str
     protocol: str
     videos: tuple[SourceVideo, ...]
     rejected: tuple[Rejected, ...]
+    aside: Mapping[str, int] = field(default_factory=dict)
+
+    def not_taken(self) -> dict[str, str]:
+        """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""
+        why = "an item is about one image or one video" if self.protocol else "a prior is of one video"
+        return {f"rows with {kind}": f"{count} rows: {why}" for kind, count in sorted(self.aside.items())}
 
     def unit(self, name: str) -> str:
         """Return a name for the list of failures; a benchmark's protocol comes first."""
@@ -103,16 +125,41 @@ def read_source(
     except DataError as error:
         raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
     listed = {item.path: item for item in list_source(uri, patience)}
-    rows = Rows(open_backend(uri, patience), listed, cleaned, protocol)
+    backend = open_backend(uri, patience)
+    rows = Rows(backend, listed, cleaned, protocol, packed=packed_files(backend, listed.values(), patience))
     chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
     root, videos = rows.backend.uri, []
     for path, found in sorted(rows.by_video.items()):
         mask = rows.files.get(f"gt/{PurePosixPath(path).stem}.safetensors")  # the synthetic set's ground truth
-        videos.append(SourceVideo(path, rows.files.get(path), tuple(found), mask))
+        media = rows.media.get(path, Media((path,)))
+        videos.append(_video(path, media, [rows.find(one) for one in media.paths], tuple(found), mask))
+    _nested(rows, videos)
     if not videos and not rows.rejected:
         raise DataError("the annotations hold no rows", source=root, remedy="complete the source")
-    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected))
+    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected), dict(rows.aside))
+
+
+def _video(
+    name: str, media: Media, files: Sequence[Listed | None], rows: tuple[Row, ...], mask: Listed | None
+) -> SourceVideo:
+    there = tuple(file for file in files if file is not None)
+    if len(there) < len(files):
+        return SourceVideo(name, None, rows, mask)
+    if media.part is not None or len(media.paths) == 1:
+        return SourceVideo(name, there[0], rows, None if media.part else mask, media.part)
+    stamp = sha256(canonical_json([[file.path, file.size, file.stamp] for file in there]))
+    return SourceVideo(name, Listed(name, sum(file.size for file in there), stamp), rows, mask, frames=there)
+
+
+def _nested(rows: Rows, videos: Sequence[SourceVideo]) -> None:
+    """Raise DataError where videos are missing that may lie in a zip file inside another."""
+    inner = next((file for path, file in rows.packed.items() if path.lower().endswith(".zip")), None)
+    missing = [video.path for video in videos if video.file is None]
+    if inner is not None and missing:
+        problem = f"{len(missing)} videos are not in the source, as {missing[0]}; {inner.member} is not read"
+        source = f"{rows.backend.uri}/{inner.archive.path}"
+        raise DataError(problem, source=source, remedy="unpack the archive that holds another")
 
 
 def _detect(rows: Rows) -> Layout:

@@ -17,6 +17,7 @@ from components.core.artifacts import VideoDataset, VideoLine
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Failure, Sample, Video, sha256
+from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
@@ -93,6 +94,7 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
     units, failures = _units(context, sources)
     lines = _lines(context, _imported(context, units, failures))
     context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
+    context.left_out.extend(_not_taken(context, sources))
     if not lines:
         roots = ", ".join(source.root for source in sources)
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
@@ -137,7 +139,7 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
     todo = [unit for key, unit in by_key.items() if key not in entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
     store = (context.store.uri, rewrite, context.store.patience)
-    jobs = [Job(unit.key, unit.source.root, unit.video.path, *store) for unit in todo]
+    jobs = [_job(unit, *store) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
@@ -157,12 +159,23 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
     return usable
 
 
+def _job(unit: Unit, store: str, rewrite: bool, patience: float) -> Job:
+    assert unit.video.file is not None
+    return Job(unit.key, unit.source.root, unit.video.file.path, store, rewrite, patience, unit.video.files)
+
+
 def _unusable(unit: Unit, entry: Entry, max_corrupt: float) -> str:
     """Return why a file that decodes is left out all the same; nothing where it is taken."""
     count, corrupt = len(entry.numbers["times"]), entry.numbers["corrupt"]
+    try:
+        video = clip(entry, unit.video.part, "", unit.name)
+    except DataError as error:
+        return error.problem
     needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
-    if count < needed:
-        return f"{count} frames, the video model needs at least {needed}"
+    if video.kind == "image" and not unit.source.protocol:
+        return NO_MOTION
+    if len(video.times) < needed:
+        return f"{len(video.times)} frames, the video model needs at least {needed}"
     if corrupt > max_corrupt * count:
         return f"the decoder reports damage in {corrupt} of {count} frames, max_corrupt is {max_corrupt:g}"
     return ""
@@ -190,18 +203,19 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
 def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> list[VideoLine]:
     """Return one line per video: files of one content are one video, with the samples of all."""
     groups: dict[str, list[tuple[Unit, Entry]]] = {}
+    videos: dict[str, Video] = {}
     for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
-        groups.setdefault(entry.files["video"].sha256, []).append((unit, entry))
+        video = clip(entry, unit.video.part, context.task, unit.name)
+        groups.setdefault(videos.setdefault(video.id, video).id, []).append((unit, entry))
     lines = []
     for digest, group in sorted(groups.items()):
-        entry, rows = group[0][1], [row for unit, _ in group for row in unit.video.rows]
+        rows = [row for unit, _ in group for row in unit.video.rows]
         masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
         if len(masks) > 1:
             names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
         mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
-        video = Video(file=entry.ref("video", context.task), name=group[0][0].name, **entry.numbers)
-        lines.append(VideoLine(video=video, mask=mask, samples=_samples(digest, rows)))
+        lines.append(VideoLine(video=videos[digest], mask=mask, samples=_samples(digest, rows)))
     return lines
 
 
@@ -216,6 +230,15 @@ def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
             problem = f"two rows are one sample {sample.id}: {names}"
             raise DataError(problem, source=f"video {digest}", remedy="remove one of them")
     return [seen[key][1] for key in sorted(seen)]
+
+
+def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Failure]:
+    """Return one line per kind of rows that are neither samples nor failures."""
+    return [
+        _failure(context, source.unit(kind), reason)
+        for source in sources
+        for kind, reason in source.not_taken().items()
+    ]
 
 
 def _failure(context: Context[Params], unit: str, reason: str) -> Failure:

@@ -22,6 +22,9 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
+from components.dataset_import.clips import NO_MOTION
+from components.dataset_import.clips import clip as clip_of
+from components.dataset_import.decode import fetched
 from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
@@ -197,7 +200,13 @@ class _Extraction:
         if entry is None:
             frames, problem = self._header_frames(video, address)
             return PlannedVideo(video.path, frames, words, problem=problem)
-        digest = entry.files["video"].sha256
+        try:
+            clip = clip_of(entry, video.part, "dataset_import", video.path)
+        except DataError as error:
+            return PlannedVideo(video.path, 0, words, problem=error.problem)
+        if clip.kind == "image":
+            return PlannedVideo(video.path, 0, words, problem=NO_MOTION)
+        digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[Entry | None] = []
         for sample in [row.sample(digest) for row in video.rows]:
@@ -209,7 +218,7 @@ class _Extraction:
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(self._entry("attention_capture", key))
         inverted = self._entry("ddim_inversion", trajectory) is not None
-        return PlannedVideo(video.path, len(entry.numbers["times"]), words, True, inverted, captured)
+        return PlannedVideo(video.path, len(clip.times), words, True, inverted, captured)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
@@ -252,25 +261,30 @@ class _Extraction:
         return [choice.heads for choice in choices]
 
     def _header_frames(self, video: SourceVideo, reads: Json) -> tuple[int, str]:
-        """Return the frames by the container's header, remembered; or 0 and why, not remembered."""
+        """Return the frames by the container's header, remembered; or 0 and why, not remembered.
+
+        A part's are its whole file's, an upper bound. What lies in a zip file is unpacked for this; still frames are
+        counted.
+        """
         from components.media.video import header
 
+        if video.frames:
+            return len(video.frames), ""
+        assert video.file is not None
         key = sha256(canonical_json(reads))[:32]
         if (entry := self._entry("plan", key)) is not None:
             return int(entry.numbers["frames"]), ""
         # one of its own: threads cannot share the folder of its downloads
-        backend = open_backend(self.source.root, self.store.patience)
+        backend, path = open_backend(self.source.root, self.store.patience), None
         try:
-            path = backend.local(video.path)
-            if path is None:
-                return 0, "the file is gone since the source was listed"
-            frames = header(path).num_frames
+            with fetched(backend, video.file.path, video.files, self.store.patience) as path:
+                found = header(path)
         except DataError as error:
             return 0, error.problem.replace(str(path), video.path)
-        finally:
-            backend.release(video.path)
-        self.context.work(key).finish(video.path, reads, {"frames": frames})
-        return frames, ""
+        if found.kind == "image":
+            return 0, NO_MOTION
+        self.context.work(key).finish(video.path, reads, {"frames": found.num_frames})
+        return found.num_frames, ""
 
 
 STEP = Step(

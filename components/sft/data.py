@@ -149,7 +149,7 @@ class Samples:
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
             with self.store.borrowed(line.video.file) as path:
-                frames = map(torch.from_numpy, iterate_frames(path))
+                frames = map(torch.from_numpy, iterate_frames(path, line.video.part))
                 return frame_difference_prior(prior_TFHW, frames, line.video.times, line.grid)
         return prior_TFHW
 
