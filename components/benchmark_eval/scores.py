@@ -13,10 +13,10 @@ from components.store.entries import Entry
 
 
 def result(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) -> ItemResult:
-    """Return an item with its remembered reply, parsed and judged anew."""
+    """Return an item with its remembered reply, parsed and judged anew; one without an answer is never right."""
     reply = entry.numbers["reply"]
     letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
-    official = benchmark.official_rule(reply.strip(), sample.options, sample.answer)
+    official = bool(sample.answer) and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
     judged: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
     correct = letter == sample.answer
     return ItemResult(video=line.video, mask=line.mask, sample=sample, key=entry.key, correct=correct, **judged)
@@ -39,9 +39,9 @@ def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
         return Score(name=name, n=len(own), correct=hits, accuracy=value, low=low, high=high, unparsed=unparsed)
 
     found = []
-    for kind in dict.fromkeys(benchmark.types.values()):
-        if own := [i for i, name in enumerate(types) if name == kind]:
-            found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
+    for kind in benchmark.kinds(types):
+        own = [i for i, name in enumerate(types) if name == kind]
+        found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
     totals, _ = benchmark.measure(right, videos, types)
     for metric in benchmark.metrics:
         if metric.name in totals:

@@ -79,7 +79,7 @@ def run(context: Context[Params, Tuned]) -> None:
     fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines}
     context.publish("result", context.manifest(EvalResult, **fields))
     title = f"{benchmark.title} · {vlm.name}"
-    context.page("table", scores_table(title, found, benchmark.types))
+    context.page("table", scores_table(f"{title} · {benchmark.share(len(lines))}", found, benchmark.types))
     context.page("examples", page(context, title, lines))
     unparsed = sum(not line.parsed for line in lines) / len(lines)
     whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table
@@ -87,13 +87,16 @@ def run(context: Context[Params, Tuned]) -> None:
     context.metrics("metrics", unparsed=unparsed, **totals)
 
 
-def items(data: VideoDataset, benchmark: Benchmark) -> list[Unit]:
-    """Return the benchmark's items with a known answer; DataError if there are none, or one that does not fit it."""
+def items(data: VideoDataset, benchmark: Benchmark, held_out: bool = False) -> list[Unit]:
+    """Return the benchmark's items with a known answer, and those without where `held_out` ones are asked, too.
+
+    Raises DataError: none has a known answer, or one does not fit the benchmark.
+    """
     asked = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == benchmark.name]
-    units = [unit for unit in asked if unit.sample.answer]  # held-out ones cannot be scored
+    units = [unit for unit in asked if unit.sample.answer or held_out]
     for unit in units:
-        benchmark.check(unit.sample)
-    if not units:
+        benchmark.check(unit.sample, held_out)
+    if not any(unit.sample.answer for unit in units):
         problem = f"no items of {benchmark.title} with a known answer"
         raise DataError(problem, source="benchmarks", remedy="check the benchmark's folder and protocol")
     return units

@@ -5,11 +5,14 @@ It ships a parquet table, so its questions come as JSONL, `type` being the lengt
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
-from components.benchmarks.interface import Benchmark, Metric, paper_rows
-from components.core.records import Option
+from components.benchmarks.interface import Benchmark, Counts, Metric, paper_rows
+from components.core.artifacts import ItemResult
+from components.core.errors import DataError
+from components.core.records import Json, Option
 from components.core.text import render_question
 
 _LENGTHS = ("short", "medium", "long")
@@ -48,6 +51,31 @@ def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
     return found is not None and found[0] == gold
 
 
+_LABELS = ("video_id", "domain", "sub_category", "task_type")  # columns of the published table
+
+
+def submission(lines: Sequence[ItemResult]) -> tuple[str, str]:
+    """Return the file that its `eval_your_results.py` reads: the videos, each with its questions and replies.
+
+    Raises:
+        DataError: items without one of the labels that this file has beside the question.
+    """
+    videos: dict[str, Json] = {}
+    for line in sorted(lines, key=lambda line: line.sample.uid):
+        sample = line.sample
+        if missing := [name for name in _LABELS if name not in sample.labels]:
+            remedy = "import Video-MME from its published table"
+            raise DataError(f"no {', '.join(missing)}", source=f"item {sample.uid}", remedy=remedy)
+        video, domain, category, task = (sample.labels[name] for name in _LABELS)
+        duration = BENCHMARK.task_type(sample.question_type, sample.uid)
+        kinds = {"duration_category": duration, "video_category": domain, "video_subcategory": category}
+        asked: Json = {"question_id": sample.uid, "task_type": task, "question": sample.question}
+        asked |= {"choices": [f"{option.letter}. {option.text}" for option in sample.options]}
+        questions = videos.setdefault(video, {"video_id": video, **kinds, "questions": []})["questions"]
+        questions.append(asked | {"answer": sample.answer, "response": line.reply})
+    return "videomme.json", json.dumps([videos[name] for name in sorted(videos)], indent=1, ensure_ascii=False)
+
+
 # supplement, Table 7
 _PAPER = """
                Overall   Short  Medium    Long
@@ -65,4 +93,6 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     official_rule=official_rule,
     paper=paper_rows(_PAPER),
+    counts=Counts(dict.fromkeys(_LENGTHS, 900)),
+    submission=submission,
 )

@@ -103,7 +103,8 @@ def read_source(
     except DataError as error:
         raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
     listed = {item.path: item for item in list_source(uri, patience)}
-    rows = Rows(open_backend(uri, patience), listed, cleaned, protocol)
+    task_type = get_benchmark(protocol).task_type if protocol else None
+    rows = Rows(open_backend(uri, patience), listed, cleaned, protocol, task_type)
     chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
     root, videos = rows.backend.uri, []
