@@ -21,10 +21,8 @@ from components.plan.tuning import Counts, Disk
 from components.store.failures import SHOWN
 
 
-def extraction(
-    source: Source, found: Estimate, videos: Sequence[PlannedVideo], lost: Sequence[Lost], list_at: str = ""
-) -> str:
-    """Return what the steps up to token_selection will do with the source; `list_at` has all that is lost."""
+def extraction(source: Source, found: Estimate, lost: Sequence[Lost], list_at: str) -> str:
+    """Return what the steps up to token_selection will do with the source; the file `list_at` has all that is lost."""
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
     return document(

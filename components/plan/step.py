@@ -206,7 +206,7 @@ class _Extraction:
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
         lost = [*lost_in(self.source), *page.unfit(videos, family.frames), *repeated_in(self.source)]
-        return page.extraction(self.source, found, videos, lost, _kept(self.context, lost))
+        return page.extraction(self.source, found, lost, _kept(self.context, lost))
 
     def _planned(self, video: SourceVideo) -> PlannedVideo | None:
         """Return what is known of a video without decoding it: from its remembered import, else from its header."""
