@@ -13,12 +13,13 @@ from components.store.entries import Entry
 
 
 def result(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) -> ItemResult:
-    """Return an item with its remembered reply, parsed and judged anew; one without an answer is never right."""
+    """Return an item with its remembered reply, parsed and judged anew."""
     reply = entry.numbers["reply"]
     letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
-    official = bool(sample.answer) and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
+    held_out = not sample.answer
+    official = not held_out and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
     judged: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
-    correct = letter == sample.answer
+    correct = not held_out and letter == sample.answer
     return ItemResult(video=line.video, mask=line.mask, sample=sample, key=entry.key, correct=correct, **judged)
 
 

@@ -88,16 +88,18 @@ def run(context: Context[Params, Tuned]) -> None:
 
 
 def items(data: VideoDataset, benchmark: Benchmark, held_out: bool = False) -> list[Unit]:
-    """Return the benchmark's items with a known answer, and those without where `held_out` ones are asked, too.
+    """Return the benchmark's items, those without an answer only where they are wanted, in the order of their clips.
 
-    Raises DataError: none has a known answer, or one does not fit the benchmark.
+    Raises:
+        DataError: there are none, or one does not fit the benchmark.
     """
     asked = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == benchmark.name]
     units = [unit for unit in asked if unit.sample.answer or held_out]
     for unit in units:
-        benchmark.check(unit.sample, held_out)
-    if not any(unit.sample.answer for unit in units):
-        problem = f"no items of {benchmark.title} with a known answer"
+        if unit.sample.answer:
+            benchmark.check(unit.sample)
+    if not units:
+        problem = f"no items of {benchmark.title}" + ("" if held_out else " with a known answer")
         raise DataError(problem, source="benchmarks", remedy="check the benchmark's folder and protocol")
     return units
 

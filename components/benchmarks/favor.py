@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.benchmarks.interface import Benchmark, Counts, Metric, paper_rows
-from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, text_of
+from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, name_of, text_of
 from components.core.artifacts import ItemResult
 from components.core.errors import DataError
 from components.core.records import Json, Option
@@ -25,10 +25,9 @@ def read(rows: Rows) -> None:
     """Read the list of videos, or of questions: options are texts, and the answer is one of them."""
     if BY_VIDEO not in rows.files and BY_QUESTION in rows.files:
         for where, item in rows.items(BY_QUESTION):
-            with rows.attempt(where):
-                uid = text_of(item, "question_key", where)
-                with rows.attempt(where, uid):
-                    _add(rows, item, where, uid, text_of(item, "video_name", where))
+            uid = name_of(item, where, "question_key")
+            with rows.attempt(where, uid):
+                _add(rows, item, where, uid, text_of(item, "video_name", where))
         return
     for where, video in rows.items(BY_VIDEO):
         with rows.attempt(where):

@@ -147,13 +147,10 @@ class Benchmark:
         total = "" if self.counts is None else f" of {self.counts.answered:,}"
         return f"{answered:,}{total} item{'s' * (answered != 1 or bool(total))}"
 
-    def check(self, sample: Sample, held_out: bool = False) -> None:
-        """Raise DataError unless a sample's answer is an option's letter and its task type known.
-
-        `held_out`: an item without an answer will do.
-        """
+    def check(self, sample: Sample) -> None:
+        """Raise DataError unless a sample's answer is an option's letter (none is held out) and its task type known."""
         item, letters = f"item {sample.uid}", [option.letter for option in sample.options]
-        if sample.answer not in letters and not (held_out and letters and not sample.answer):
+        if sample.answer not in letters:
             problem = f"answer {sample.answer!r} among the options {', '.join(letters) or '(none)'}"
             raise DataError(problem, source=item, remedy="import the benchmark again; held-out items are not scored")
         self.task_type(sample.question_type, item)

@@ -42,9 +42,13 @@ class Row:
     protocol: str
     labels: Mapping[str, str]
 
+    def id(self, video_sha256: str) -> str:
+        """Return the sample's id, once its video is known by content."""
+        return sample_id(video_sha256, self.question, self.options, self.response, self.earlier)
+
     def sample(self, video_sha256: str) -> Sample:
         """Return the sample, once its video is known by content."""
-        name = sample_id(video_sha256, self.question, self.options, self.response, self.earlier)
+        name = self.id(video_sha256)
         return Sample(id=name, **{field: value for field, value in vars(self).items() if field != "where"})
 
 
@@ -254,9 +258,9 @@ def list_of(row: Any, name: str, where: str, default: list[Any] | None = None) -
     return _typed(row, name, list, where, default)
 
 
-def name_of(row: Any, where: str) -> str:
-    """Return the row's own `id` (text or a whole number), or where it stands."""
-    value = row.get("id") if isinstance(row, dict) else None
+def name_of(row: Any, where: str, field: str = "id") -> str:
+    """Return the row's own name, its `id` or another field (text or a whole number), or where it stands."""
+    value = row.get(field) if isinstance(row, dict) else None
     return str(value) if isinstance(value, (str, int)) and value != "" else where
 
 

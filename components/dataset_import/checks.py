@@ -43,21 +43,28 @@ def lost_in(source: Source) -> list[Lost]:
 
 def repeated_in(source: Source) -> list[Lost]:
     """Return the rows that repeat another one about the same file; files of the same content are not known yet."""
-    videos = ((sha256(video.path.encode()), [(source, row) for row in video.rows]) for video in source.videos)
-    return [item for name, rows in videos for item in distinct(name, rows)[1]]
+    lost = []
+    for video in source.videos:
+        lost += _sorted(sha256(video.path.encode()), [(source, row) for row in video.rows])[1]
+    return lost
 
 
 def distinct(video_sha256: str, rows: Sequence[tuple[Source, Row]]) -> tuple[list[Sample], list[Lost]]:
     """Return a video's samples, by id and protocol, and the rows that are one of them once more."""
-    first: dict[tuple[str, str], tuple[Row, Sample]] = {}
+    first, lost = _sorted(video_sha256, rows)
+    return [row.sample(video_sha256) for _, row in sorted(first.items(), key=lambda item: item[0])], lost
+
+
+def _sorted(video_sha256: str, rows: Sequence[tuple[Source, Row]]) -> tuple[dict[tuple[str, str], Row], list[Lost]]:
+    """Return the first row of each sample, by id and protocol, and the others."""
+    first: dict[tuple[str, str], Row] = {}
     lost = []
     for source, row in rows:
-        sample = row.sample(video_sha256)
-        kept, _ = first.setdefault((sample.id, row.protocol), (row, sample))
+        kept = first.setdefault((row.id(video_sha256), row.protocol), row)
         if kept is not row:
             reason = f"the same video, question, options and response as {_name(kept)}"
             lost.append(Lost("duplicate", source.protocol, source.unit(_name(row)), reason))
-    return [first[key][1] for key in sorted(first)], lost
+    return first, lost
 
 
 def _name(row: Row) -> str:
