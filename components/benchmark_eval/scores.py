@@ -40,9 +40,9 @@ def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
         return Score(name=name, n=len(own), correct=hits, accuracy=value, low=low, high=high, unparsed=unparsed)
 
     found = []
-    for kind in dict.fromkeys(benchmark.types.values()):
-        if own := [i for i, name in enumerate(types) if name == kind]:
-            found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
+    for kind in benchmark.kinds(types):
+        own = [i for i, name in enumerate(types) if name == kind]
+        found.append(score(kind, own, wilson(sum(right[i] for i in own), len(own))))
     totals, _ = benchmark.measure(right, videos, types)
     for metric in benchmark.metrics:
         if metric.name in totals:

@@ -1,35 +1,52 @@
 """FAVOR-Bench: fine-grained actions and camera motion; options are texts without letters, the prompt is its own.
 
-It ships as `video_perspective.json`, with the clips in `videos/FAVOR-Bench` or `videos`.
+It ships as `video_perspective.json`, by video, and as `question_perspective.json`, one entry per question; the first
+counts where both are there. The clips are in `videos/FAVOR-Bench`, in `videos`, or where its script reads them, in
+`test_videos`; `video_name` is with `.mp4` or without.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-from components.benchmarks.interface import Benchmark, Metric, paper_rows
-from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, text_of
-from components.core.records import Option
+from components.benchmarks.interface import Benchmark, Counts, Metric, paper_rows
+from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, name_of, text_of
+from components.core.artifacts import ItemResult
+from components.core.errors import DataError
+from components.core.records import Json, Option
 
-ANNOTATIONS = "video_perspective.json"
-FOLDERS = ("videos/FAVOR-Bench", "videos")
+BY_VIDEO, BY_QUESTION = "video_perspective.json", "question_perspective.json"
+FOLDERS = ("videos/FAVOR-Bench", "videos", "test_videos")
 
 
 def read(rows: Rows) -> None:
-    """Read the list of videos: options are texts, which get letters here, and the answer is one of the texts."""
-    for where, video in rows.items(ANNOTATIONS):
+    """Read the list of videos, or of questions: options are texts, and the answer is one of them."""
+    if BY_VIDEO not in rows.files and BY_QUESTION in rows.files:
+        for where, item in rows.items(BY_QUESTION):
+            uid = name_of(item, where, "question_key")
+            with rows.attempt(where, uid):
+                _add(rows, item, where, uid, text_of(item, "video_name", where))
+        return
+    for where, video in rows.items(BY_VIDEO):
         with rows.attempt(where):
-            name = text_of(video, "video_name", where).removesuffix(".mp4")
+            name = text_of(video, "video_name", where)
             for index, item in enumerate(list_of(video, "questions", where), start=1):
-                uid = f"{name}#{index}"
+                uid = f"{name.removesuffix('.mp4')}#{index}"
                 with rows.attempt(where, uid):
-                    texts, right = list_of(item, "options", where), text_of(item, "correct_answer", where)
-                    if texts.count(right) != 1:
-                        raise bad_row(f"answer {right!r} is {texts.count(right)} times among the options", where)
-                    question, kind = text_of(item, "question", where), text_of(item, "task_type", where, "")
-                    options = lettered(texts, where)
-                    answer, path = options[texts.index(right)][0], f"{name}.mp4"
-                    rows.add(uid, where, path, FOLDERS, question, options=options, answer=answer, question_type=kind)
+                    _add(rows, item, where, uid, name)
+
+
+def _add(rows: Rows, item: Any, where: str, uid: str, video: str) -> None:
+    """Add a question: its options get letters here."""
+    texts, right = list_of(item, "options", where), text_of(item, "correct_answer", where)
+    if texts.count(right) != 1:
+        raise bad_row(f"answer {right!r} is {texts.count(right)} times among the options", where)
+    question, kind = text_of(item, "question", where), text_of(item, "task_type", where, "")
+    options, name = lettered(texts, where), video.removesuffix(".mp4")
+    asked: Json = {"question": question, "options": options, "answer": options[texts.index(right)][0]}
+    rows.add(uid, where, f"{name}.mp4", FOLDERS, **asked, question_type=kind, labels={"video": name})
 
 
 def prompt(question: str, options: Sequence[Option]) -> str:
@@ -53,6 +70,26 @@ def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
     right, said = texts[gold], reply.lower()
     longer = [text for text in texts.values() if text != right and right in text]
     return right.lower() in said and not any(text.lower() in said for text in longer)
+
+
+def submission(lines: Sequence[ItemResult]) -> tuple[str, str]:
+    """Return the file that its `inference_qa_qwen.py` writes and `analyze_qa.py` reads: one JSON line per video.
+
+    Raises:
+        DataError: items that were not imported from its published files, so that nobody knows its names of the videos.
+    """
+    videos: dict[str, list[Json]] = {}
+    for line in lines:
+        sample = line.sample
+        if "video" not in sample.labels:
+            remedy = f"import FAVOR-Bench from its {BY_VIDEO}"
+            raise DataError("no name of its video", source=f"item {sample.uid}", remedy=remedy)
+        right = next(option.text for option in sample.options if option.letter == sample.answer)
+        judged: Json = {"task_type": BENCHMARK.task_type(sample.question_type, sample.uid), "correct_answer": right}
+        judged |= {"output": line.reply, "judge": line.official_correct}
+        videos.setdefault(sample.labels["video"], []).append(judged)
+    written = [json.dumps({name: judged}, ensure_ascii=False) + "\n" for name, judged in sorted(videos.items())]
+    return "favor.jsonl", "".join(written)
 
 
 _FRAMES = "frames: 1 fps in the supplement's Table 4, 8 in the main text's Table 2, same numbers"
@@ -84,9 +121,11 @@ BENCHMARK = Benchmark(
     metrics=(Metric("Overall"), Metric("Average", "macro")),
     prompt=prompt,
     official_rule=official_rule,
-    layout=Layout("favor", has(ANNOTATIONS), read),
+    layout=Layout("favor", has(BY_VIDEO, BY_QUESTION), read),
     shows_letters=False,
     max_new_tokens=256,
     supplement_fps=1.0,  # of InternVL3, by its Table 4; the main text has 8 frames
     paper=paper_rows(_PAPER, {"InternVL3-2B": {"row": _FRAMES}, "InternVL3-8B": {"row": _FRAMES}}),
+    counts=Counts({"AS": 2637, "HAC": 1541, "SAD": 1662, "MAD": 1205, "CM": 1075, "NSM": 64}),  # of `analyze_qa.py`
+    submission=submission,
 )

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Literal
 
-from components.benchmarks.rows import Layout
+from components.benchmarks.rows import Layout, Row
+from components.core.artifacts import ItemResult
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.media.viewing import Viewing
@@ -21,6 +23,8 @@ from components.models.vlm.interface import VlmFamily
 from components.quality.statistics import Estimate, bootstrap
 
 FramePreset = Literal["paper", "supplement"]
+UNTYPED = "untyped"  # the type of items that name none, where a benchmark's types are its rows' own
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,27 @@ def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None)
     return tuple(rows)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many items were published: those with an answer, by abbreviation of their type, and those without."""
+
+    by_type: Mapping[str, int]
+    held_out: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Return how many items have a published answer."""
+        return sum(self.by_type.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """How one benchmark is read, asked and scored, and what the paper printed."""
 
     name: str  # the protocol, as `benchmarks` and the samples name it
     title: str  # as pages print it
-    types: Mapping[str, str]  # task types as the benchmark's files name them, with the paper's abbreviations
+    # task types as the benchmark's files name them, with the paper's abbreviations; empty: whatever its rows name
+    types: Mapping[str, str]
     metrics: tuple[Metric, ...]  # the printed numbers in their order; the first one is over all items
     prompt: Callable[[str, Sequence[Option]], str]  # the text that a model is asked, from question and options
     # whether the benchmark's own script counts a stripped reply (options, right letter) as right
@@ -68,6 +86,9 @@ class Benchmark:
     max_new_tokens: int = 16  # longest reply, unless the run has another number
     supplement_fps: float | None = None  # frames per second by the supplement where the main text has another number
     paper: tuple[PaperRow, ...] = ()
+    counts: Counts | None = None  # None: a set of one's own, or one that was published in several versions
+    # name and text of the file that the benchmark's authors score, held-out items among its lines
+    submission: Callable[[Sequence[ItemResult]], tuple[str, str]] | None = None
 
     def ask(self, question: str, options: Sequence[Option], template: str | None = None) -> str:
         """Return the text that a model is asked: the benchmark's own, or a template with `{question}` and `{options}`.
@@ -87,12 +108,44 @@ class Benchmark:
         return given
 
     def task_type(self, given: str, source: str) -> str:
-        """Return the abbreviation of a type given by name or abbreviation, whatever its case; DataError if unknown."""
+        """Return the abbreviation of a type given by name or abbreviation, whatever its case; DataError if unknown.
+
+        Where the benchmark's types are its rows' own, it is what is given, and `untyped` where that is nothing.
+        """
+        if not self.types:
+            return given.strip() or UNTYPED
         for name, short in self.types.items():
             if given.strip().casefold() in (name.casefold(), short.casefold()):
                 return short
-        remedy = f"name one of {', '.join(self.types)}, or import under another protocol"
-        raise DataError(f"{self.title} has no task type {given!r}", source=source, remedy=remedy)
+        remedy = f"name one of {', '.join(self.types)}, or import under another protocol, `custom` for types of its own"
+        problem = f"{self.title} has no task type {given!r}" if given.strip() else f"no task type, as {self.title} has"
+        raise DataError(f"{problem} ({', '.join(self.types.values())})", source=source, remedy=remedy)
+
+    def kinds(self, types: Sequence[str]) -> list[str]:
+        """Return the abbreviations that are among `types`, in the benchmark's order; those of rows' own sorted."""
+        known = dict.fromkeys(self.types.values()) or sorted(set(types))
+        return [kind for kind in known if kind in types]
+
+    def differences(self, rows: Sequence[Row], rejected: int) -> list[str]:
+        """Return how the items differ from the published ones, `<type>: <found> of <published>`; empty: they do not.
+
+        Items that are missing count as long as they are more than the rejected rows, which have their own rule.
+        """
+        if self.counts is None:
+            return []
+        answered = Counter(self.task_type(row.question_type, row.uid) for row in rows if row.answer)
+        held_out = sum(not row.answer for row in rows)
+        pairs = [(kind, answered[kind], published) for kind, published in self.counts.by_type.items()]
+        pairs.append(("held out", held_out, self.counts.held_out))
+        lacking = sum(max(0, published - found) for _, found, published in pairs)
+        if lacking <= rejected and all(found <= published for _, found, published in pairs):
+            return []
+        return [f"{name}: {found:,} of {published:,}" for name, found, published in pairs if found != published]
+
+    def share(self, answered: int) -> str:
+        """Return `n of N items`, N those that were published with an answer; `n items` where nobody counted them."""
+        total = "" if self.counts is None else f" of {self.counts.answered:,}"
+        return f"{answered:,}{total} item{'s' * (answered != 1 or bool(total))}"
 
     def check(self, sample: Sample) -> None:
         """Raise DataError unless a sample's answer is an option's letter (none is held out) and its task type known."""
@@ -135,11 +188,16 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of a name; ParameterError where there is none."""
-    if name not in benchmarks():
-        remedy = f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())}"
+    """Return the benchmark of a name; ParameterError where there is none.
+
+    One whose types are its rows' own may stand for several, each with a name of its own: `custom:<name>`.
+    """
+    protocol, colon, own = name.partition(":")
+    benchmark = benchmarks().get(protocol)
+    if benchmark is None or (colon and (benchmark.types or not _NAME.fullmatch(own))):
+        remedy = f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())} (several sets: custom:<name>)"
         raise ParameterError(f"no protocol {name!r}", source="benchmarks", remedy=remedy)
-    return benchmarks()[name]
+    return replace(benchmark, name=name, title=own) if own else benchmark
 
 
 def parse_benchmark(item: str) -> tuple[str, str]:
@@ -149,3 +207,13 @@ def parse_benchmark(item: str) -> tuple[str, str]:
         problem = f"{item!r} is not <protocol>=<address>"
         raise ParameterError(problem, source="benchmarks", remedy="e.g. motionbench=./data")
     return get_benchmark(protocol).name, uri
+
+
+def parse_benchmarks(items: Sequence[str]) -> list[tuple[str, str]]:
+    """Return protocol and address of each; ParameterError as for one, and for a protocol that is named twice."""
+    parsed = [parse_benchmark(item) for item in items]
+    named = Counter(protocol for protocol, _ in parsed)
+    if repeated := sorted(protocol for protocol, count in named.items() if count > 1):
+        remedy = "give one source per protocol; sets of your own may have names, custom:<name>"
+        raise ParameterError(f"protocol named twice: {repeated}", source="benchmarks", remedy=remedy)
+    return parsed

@@ -7,12 +7,14 @@ here, row by row: a bad row is named with its file and line, the others go on.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from components.core.errors import DataError
@@ -23,6 +25,8 @@ from components.store.backend import Backend, Listed
 from components.store.zipped import Packed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# "A. Apples.", "(A) Apples", "A) Apples", "A: Apples", full-width marks alike
+_OWN_LETTER = re.compile(r"(?:[(（]([A-Z])[)）][.:]?|([A-Z])[.):．）：、])\s*(?=\S)", re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -40,10 +44,15 @@ class Row:
     earlier: tuple[Turn, ...]
     question_type: str
     protocol: str
+    labels: Mapping[str, str]
+
+    def id(self, video_sha256: str) -> str:
+        """Return the sample's id, once its video is known by content."""
+        return sample_id(video_sha256, self.question, self.options, self.response, self.earlier)
 
     def sample(self, video_sha256: str) -> Sample:
         """Return the sample, once its video is known by content."""
-        name = sample_id(video_sha256, self.question, self.options, self.response, self.earlier)
+        name = self.id(video_sha256)
         return Sample(id=name, **{field: value for field, value in vars(self).items() if field != "where"})
 
 
@@ -66,14 +75,16 @@ class Rows:
     """The rows of one source by video path: a layout reads its annotation files here and adds their rows.
 
     The first of the declared template instructions stands where a training row has no question. `protocol` is the
-    benchmark's, empty for training. `aside` counts rows that are neither taken nor bad, by kind. `packed` are the
-    members of the source's zip files, `media` what lies behind a name of `by_video` that is no path.
+    benchmark's, empty for training; `task_type` is its own, which raises DataError for an item of an unknown type.
+    `aside` counts rows that are neither taken nor bad, by kind. `packed` are the members of the source's zip files,
+    `media` what lies behind a name of `by_video` that is no path.
     """
 
     backend: Backend
     files: Mapping[str, Listed]
     instructions: Sequence[str]
     protocol: str = ""
+    task_type: Callable[[str, str], str] | None = None
     by_video: dict[str, list[Row]] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
     aside: Counter[str] = field(default_factory=Counter)
@@ -104,6 +115,14 @@ class Rows:
     def root_files(self, suffix: str) -> list[str]:
         """Return the files at the source's root with this suffix, sorted."""
         return sorted(path for path in self.files if "/" not in path and path.endswith(suffix))
+
+    def one_of(self, *paths: str) -> str:
+        """Return the first of these files that the source has, or the first; DataError if it has two that differ."""
+        found = [path for path in paths if path in self.files]
+        if len({self._text(path) for path in found}) > 1:
+            problem, remedy = f"{' and '.join(found)} differ", "keep one of them"
+            raise DataError(problem, source=self.backend.uri, remedy=remedy)
+        return (found or [*paths])[0]
 
     def document(self, path: str) -> Any:
         """Return a JSON file of the source; DataError if it is missing, not UTF-8, or not JSON."""
@@ -157,17 +176,21 @@ class Rows:
         question_type: str = "",
         part: Seconds | None = None,
         frames: Sequence[str] = (),
+        labels: Mapping[str, str] = MappingProxyType({}),
     ) -> Row:
         """Check one row and keep it; `path` is the row's own name of its video, in one of the layout's `folders`.
 
         `part`: the row is about this part of it. `frames`: it is made of these still frames, named as `path` is.
+        Options that all carry their letter in their text are stored without it. `labels`: what a benchmark's submission
+        file repeats of the row.
 
         Raises:
             DataError: text that a model would read as control tokens or that cannot be written, nothing to ask or to
-                learn, an answer that is no option's letter, a path that leaves the source.
+                learn, an answer that is no option's letter, a task type that its benchmark does not have, a path that
+                leaves the source.
         """
         source = f"{uid} ({where})"
-        for text in (uid, path, question_type):
+        for text in (uid, path, question_type, *labels.values()):
             clean(text, source)  # checked only: a path stays what the listing calls it
         video = self._media(path, folders, source, part, frames)
         cleaned = _options(options, source)
@@ -178,12 +201,15 @@ class Rows:
             response = next(f"{option.letter}. {option.text}" for option in cleaned if option.letter == answer)
         if self.protocol and not (question and cleaned):
             raise bad_row("a benchmark item needs a question and options", source)
+        if self.task_type is not None:
+            self.task_type(question_type, source)
         if not (self.protocol or response):
             empty = "the response is empty (held out?): nothing to learn from"
             raise bad_row(empty if question else "question and response are empty", source)
         question, kind = question or self.instructions[0], question_type.strip()
         is_instruction = question in self.instructions
-        row = Row(uid, where, question, is_instruction, cleaned, response, answer, tuple(earlier), kind, self.protocol)
+        texts = (question, is_instruction, cleaned, response, answer, tuple(earlier))
+        row = Row(uid, where, *texts, kind, self.protocol, dict(labels))
         self.by_video.setdefault(video, []).append(row)
         return row
 
@@ -236,9 +262,9 @@ class Layout:
     read: Callable[[Rows], None]
 
 
-def has(path: str) -> Callable[[Rows], bool]:
-    """Return the check whether a source has this file."""
-    return lambda rows: path in rows.files
+def has(*paths: str) -> Callable[[Rows], bool]:
+    """Return the check whether a source has one of these files."""
+    return lambda rows: any(path in rows.files for path in paths)
 
 
 def lettered(options: Sequence[Any], where: str) -> list[tuple[str, str]]:
@@ -249,6 +275,30 @@ def lettered(options: Sequence[Any], where: str) -> list[tuple[str, str]]:
         else (text_of(option, "letter", where), text_of(option, "text", where))
         for index, option in enumerate(options)
     ]
+
+
+def unlettered(texts: Sequence[str]) -> list[str]:
+    """Return the options' texts without the letters that they carry: as they are unless all do, in order from A."""
+    found = [_OWN_LETTER.match(text) for text in texts]
+    carried = [(mark[1] or mark[2]).upper() for mark in found if mark is not None]
+    if carried != list(LETTERS[: len(texts)]):
+        return list(texts)
+    return [text[mark.end() :] for text, mark in zip(texts, found, strict=True) if mark is not None]
+
+
+def letter_of(answer: str, options: Sequence[tuple[str, str]], where: str) -> str:
+    """Return the letter of an answer that is given as one, or as an option's whole text, its letter with it or not.
+
+    What is neither is returned as it is, for `Rows.add` to refuse. DataError: the text of several options, or a letter
+    and the text of another option.
+    """
+    plain = unlettered([text for _, text in options])
+    fits = [letter for (letter, text), bare in zip(options, plain, strict=True) if answer in (text, bare)]
+    letters = [letter for letter, _ in options if letter == answer]
+    found = sorted({*letters, *fits})
+    if len(found) > 1:
+        raise bad_row(f"answer {answer!r} may be any of the options {found}", where)
+    return found[0] if answer and found else answer
 
 
 def bad_row(problem: str, source: str) -> DataError:
@@ -266,9 +316,9 @@ def list_of(row: Any, name: str, where: str, default: list[Any] | None = None) -
     return _typed(row, name, list, where, default)
 
 
-def name_of(row: Any, where: str) -> str:
-    """Return the row's own `id` (text or a whole number), or where it stands."""
-    value = row.get("id") if isinstance(row, dict) else None
+def name_of(row: Any, where: str, field: str = "id") -> str:
+    """Return the row's own name, its `id` or another field (text or a whole number), or where it stands."""
+    value = row.get(field) if isinstance(row, dict) else None
     return str(value) if isinstance(value, (str, int)) and value != "" else where
 
 
@@ -284,7 +334,8 @@ def _typed(row: Any, name: str, kind: type[T], where: str, default: T | None) ->
 
 
 def _options(options: Sequence[tuple[str, str]], source: str) -> tuple[Option, ...]:
-    cleaned = [(letter, clean(text, source)) for letter, text in options]
+    texts = unlettered([clean(text, source) for _, text in options])
+    cleaned = [(letter, text) for (letter, _), text in zip(options, texts, strict=True)]
     if [letter for letter, _ in cleaned] != list(LETTERS[: len(cleaned)]):
         raise bad_row(f"options are lettered {[letter for letter, _ in cleaned]}, wanted A, B, …", source)
     if len(cleaned) == 1 or not all(text for _, text in cleaned):

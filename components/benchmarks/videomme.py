@@ -5,21 +5,25 @@ It ships as a parquet table and zip files of videos; a question's type is its vi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from components.benchmarks.interface import Benchmark, Metric, paper_rows
+from components.benchmarks.interface import Benchmark, Counts, Metric, paper_rows
 from components.benchmarks.rows import Layout, Rows, lettered, list_of, text_of
 from components.benchmarks.tables import table_rows
-from components.core.records import Option
+from components.core.artifacts import ItemResult
+from components.core.errors import DataError
+from components.core.records import Json, Option
 from components.core.text import render_question
 
 FOLDERS = ("data", "videos", "")
 _ANNOTATIONS = re.compile(r"(?:videomme/)?test-\d+-of-\d+\.parquet")
 _ENDINGS = (".mp4", ".MP4", ".mkv")
 _LENGTHS = ("short", "medium", "long")
+_LABELS = ("video_id", "domain", "sub_category", "task_type")  # columns that a submission file repeats
 # in the script's order; commas are missing in it between two pairs, which are therefore never found
 _PHRASES = (
     "The best answer is",
@@ -46,7 +50,8 @@ def read(rows: Rows) -> None:
                     question, answer = text_of(row, "question", where), text_of(row, "answer", where)
                     asked: dict[str, Any] = {"question": question, "options": options, "answer": answer}
                     video, length = _file(rows, text_of(row, "videoID", where)), text_of(row, "duration", where)
-                    rows.add(uid, where, video, FOLDERS, **asked, question_type=length)
+                    labels = {name: row[name] for name in _LABELS if isinstance(row.get(name), str)}
+                    rows.add(uid, where, video, FOLDERS, **asked, question_type=length, labels=labels)
 
 
 def _annotations(rows: Rows) -> list[str]:
@@ -80,6 +85,28 @@ def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
     return found is not None and found[0] == gold
 
 
+def submission(lines: Sequence[ItemResult]) -> tuple[str, str]:
+    """Return the file that its `eval_your_results.py` reads: the videos, each with its questions and replies.
+
+    Raises:
+        DataError: items without one of the labels that this file has beside the question.
+    """
+    videos: dict[str, Json] = {}
+    for line in sorted(lines, key=lambda line: line.sample.uid):
+        sample = line.sample
+        if missing := [name for name in _LABELS if name not in sample.labels]:
+            remedy = "import Video-MME from its published table"
+            raise DataError(f"no {', '.join(missing)}", source=f"item {sample.uid}", remedy=remedy)
+        video, domain, category, task = (sample.labels[name] for name in _LABELS)
+        duration = BENCHMARK.task_type(sample.question_type, sample.uid)
+        kinds = {"duration_category": duration, "video_category": domain, "video_subcategory": category}
+        asked: Json = {"question_id": sample.uid, "task_type": task, "question": sample.question}
+        asked |= {"choices": [f"{option.letter}. {option.text}" for option in sample.options]}
+        questions = videos.setdefault(video, {"video_id": video, **kinds, "questions": []})["questions"]
+        questions.append(asked | {"answer": sample.answer, "response": line.reply})
+    return "videomme.json", json.dumps([videos[name] for name in sorted(videos)], indent=1, ensure_ascii=False)
+
+
 # supplement, Table 7
 _PAPER = """
                Overall   Short  Medium    Long
@@ -98,4 +125,6 @@ BENCHMARK = Benchmark(
     official_rule=official_rule,
     layout=Layout("videomme", lambda rows: bool(_annotations(rows)), read),
     paper=paper_rows(_PAPER),
+    counts=Counts(dict.fromkeys(_LENGTHS, 900)),
+    submission=submission,
 )

@@ -94,6 +94,11 @@ class Sample(Record):
     earlier: list[Turn] = []
     question_type: str = ""
     protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
+    labels: dict[str, str] = Field(
+        {},
+        exclude_if=lambda labels: not labels,  # so that a manifest from before keeps its bytes and its digest
+        description="what its benchmark's submission file repeats of it",
+    )
 
     def called(self, clip: Clip) -> str:
         """Return what failures call it: its id, its own name in the source, and the clip's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.benchmarks.rows import Layout, Rows, bad_row, has, lettered, list_of, name_of, text_of
+from components.benchmarks.rows import Layout, Rows, bad_row, has, letter_of, lettered, list_of, name_of, text_of
 from components.core.records import Turn
 
 _CAPTIONS = "MotionBenchCaption-train/train.jsonl"
@@ -31,7 +31,7 @@ def _read_captions(rows: Rows) -> None:
 def _read_jsonl(rows: Rows) -> None:
     """Read any `*.jsonl` at the root: `video`, `response`, optional `question`, `options`, `answer`, `type`, `id`.
 
-    `answer` is a letter. A video's path counts from the root, or from `videos/`.
+    `answer` is a letter, or an option's whole text. A video's path counts from the root, or from `videos/`.
     """
     for file in rows.root_files(".jsonl"):
         for where, line in rows.lines(file):
@@ -40,6 +40,7 @@ def _read_jsonl(rows: Rows) -> None:
                 path = text_of(line, "video", where)
                 texts: dict[str, Any] = {field: text_of(line, field, where, "") for field in _TEXTS}
                 options, kind = lettered(list_of(line, "options", where, []), where), text_of(line, "type", where, "")
+                texts["answer"] = letter_of(texts["answer"], options, where)
                 rows.add(uid, where, path, _FOLDERS, options=options, question_type=kind, **texts)
 
 

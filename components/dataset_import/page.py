@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import VideoLine
 from components.core.records import Failure, Sample
 from components.core.units import readable_bytes
@@ -28,6 +29,7 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
     return document(
         "# Import",
         table(("source", "layout", "files", "rows"), came),
+        *_benchmarks(sources, samples),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
         *_damaged(lines),
@@ -38,6 +40,15 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
         "## Left out" if left_out else "",
         bullets([*listed, *([f"… and {more} more, in the manifest"] if more else [])]),
     )
+
+
+def _benchmarks(sources: Sequence[Source], samples: Sequence[Sample]) -> list[str]:
+    """Return how many items of each benchmark can be scored, of how many that were published."""
+    rows = []
+    for benchmark in (get_benchmark(source.protocol) for source in sources if source.protocol):
+        own = [bool(sample.answer) for sample in samples if sample.protocol == benchmark.name]
+        rows.append((benchmark.title, benchmark.share(sum(own)), len(own) - sum(own)))
+    return ["## Benchmarks", table(("", "with an answer", "held out"), rows)] if rows else []
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:

@@ -126,7 +126,9 @@ def read_source(
         raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
     listed = {item.path: item for item in list_source(uri, patience)}
     backend = open_backend(uri, patience)
-    rows = Rows(backend, listed, cleaned, protocol, packed=packed_files(backend, listed.values(), patience))
+    task_type = get_benchmark(protocol).task_type if protocol else None
+    packed = packed_files(backend, listed.values(), patience)
+    rows = Rows(backend, listed, cleaned, protocol, task_type, packed=packed)
     chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
     root, videos = rows.backend.uri, []

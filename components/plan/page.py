@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
+from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
 from components.core.units import counted, readable_bytes, readable_hours
+from components.dataset_import.checks import NAMES, Lost
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -16,10 +18,11 @@ from components.pages.markdown import Markdown, bullets, code, document, table, 
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
 from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
+from components.store.failures import SHOWN
 
 
-def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
-    """Return what the steps up to token_selection will do with the source."""
+def extraction(source: Source, found: Estimate, lost: Sequence[Lost], list_at: str) -> str:
+    """Return what the steps up to token_selection will do with the source; the file `list_at` has all that is lost."""
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
     return document(
@@ -27,7 +30,7 @@ def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], 
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
         "## Unusable",
-        bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
+        bullets(_listing(lost, list_at)) or "Nothing, by the headers.",
         *_shared_questions(source),
     )
 
@@ -44,13 +47,22 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
     )
 
 
-def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
-    absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
-    rejected = [(row.unit, row.reason) for row in source.rejected]
+def unfit(videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Lost]:
+    """Return the videos that the video model cannot read, by their headers."""
     needed = f"by its header, {counts.fewest} are needed"
-    unfit = [video for video in videos if not counts.largest(video.frames)]
-    short = [(video.name, video.problem or f"{video.frames} frames {needed}") for video in unfit]
-    return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
+    bad = [video for video in videos if not counts.largest(video.frames)]
+    return [Lost("video", "", video.name, video.problem or f"{video.frames} frames {needed}") for video in bad]
+
+
+def _listing(lost: Sequence[Lost], list_at: str) -> list[Markdown]:
+    """Return the first of each kind with their reasons, and how many more there are."""
+    shown = []
+    for kind, plural in NAMES.items():
+        own = [item for item in lost if item.kind == kind]
+        shown += [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in own[:SHOWN]]
+        if (more := len(own) - SHOWN) > 0:
+            shown.append(Markdown(f"… and {more:,} more {plural}, all in {code(list_at)}"))
+    return shown
 
 
 def _shared_questions(source: Source) -> list[str]:
@@ -73,9 +85,16 @@ def prior_set(found: PriorSet) -> str:
     return f"Prior set `sha256:{found.digest}`: {len(found.lines)} samples of {videos} videos."
 
 
-def benchmarks(rows: Sequence[tuple[str, int, int, int]]) -> str:
-    """Return the benchmarks: name, videos, items, and items whose answer is held out."""
-    return document("## Benchmarks", table(("protocol", "videos", "items", "held out"), rows))
+def benchmarks(sources: Sequence[Source], lost: Sequence[Lost], list_at: str) -> str:
+    """Return the benchmarks: videos, items and those whose answer is held out, and what of them cannot be used."""
+    rows = []
+    for source in sources:
+        items = [bool(row.answer) for video in source.videos for row in video.rows]
+        kinds = Counter(item.kind for item in lost if item.protocol == source.protocol)
+        there = (len(source.videos), get_benchmark(source.protocol).share(sum(items)), len(items) - sum(items))
+        rows.append((source.protocol, *there, *(kinds[kind] for kind in NAMES)))
+    head = ("protocol", "videos", "with an answer", "held out", *NAMES.values())
+    return document("## Benchmarks", table(head, rows), bullets(_listing(lost, list_at)))
 
 
 def positions(trained: PositionRule, asked: PositionRule) -> str:

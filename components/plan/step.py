@@ -10,18 +10,20 @@ So does the first look at a VLM: its parameters are counted by building it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from components.attention_capture.settings import reads
-from components.benchmarks.interface import parse_benchmark
+from components.benchmarks.interface import parse_benchmarks
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
+from components.dataset_import.checks import Lost, lost_in, refuse_other_counts, repeated_in, too_many
 from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.clips import clip as clip_of
 from components.dataset_import.decode import fetched
@@ -39,6 +41,7 @@ from components.runtime.parameters import Shard, SharedParams, StepParams, valid
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Entry
+from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
 
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
@@ -121,7 +124,7 @@ def forecast(context: Context[StepParams, Any]) -> None:
         parts.append(page.prior_set(found))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
-        benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks, context.store.patience)
+        benchmark_digest, shown = _benchmarks(context, params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
         counts = _counts(context, models["vlm"], params["sft"])
@@ -144,14 +147,33 @@ def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
     return read_source(uri, layout, params.template_instructions, protocol, patience)
 
 
-def _benchmarks(params: Any, benchmarks: list[str], patience: float) -> tuple[str, str]:
-    lines, digests = [], []
-    for protocol, uri in map(parse_benchmark, benchmarks):
-        source = _read(params, uri, patience, protocol)
-        rows = [row for video in source.videos for row in video.rows]
-        digests.append([protocol, source_digest(list_source(uri, patience))])
-        lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
-    return sha256(canonical_json(digests)), page.benchmarks(lines)
+def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list[str]) -> tuple[str, str]:
+    """Return the digest of the benchmarks' listings, and the page's part about them.
+
+    Raises DataError where their import would be refused, by what annotations and listing say.
+    """
+    patience, parsed = context.store.patience, parse_benchmarks(benchmarks)
+    sources = [_read(params, uri, patience, protocol) for protocol, uri in parsed]
+    if not params.allow_subset:
+        refuse_other_counts(sources)
+    lost = [item for source in sources for item in (*lost_in(source), *repeated_in(source))]
+    if found := too_many(sources, lost, params.max_failed_items):
+        lines = _lines(item for item in lost if item.protocol in found)
+        problem = f"{', '.join(found.values())} cannot be asked (max_failed_items={params.max_failed_items:g}):"
+        remedy = "fix or remove them, or raise params_dataset_import.max_failed_items"
+        shown = "".join(f"\n    {line}" for line in shortened(context.store, context.task, lines))
+        raise DataError(problem + shown, source="benchmarks", remedy=remedy)
+    digests = [[protocol, source_digest(list_source(uri, patience))] for protocol, uri in parsed]
+    return sha256(canonical_json(digests)), page.benchmarks(sources, lost, _kept(context, lost))
+
+
+def _kept(context: Context[StepParams, Any], lost: Sequence[Lost]) -> str:
+    """Write what is lost into the store where it is too long for a page; return where, or nothing."""
+    return write_list(context.store, context.task, _lines(lost)) if len(lost) > SHOWN else ""
+
+
+def _lines(lost: Iterable[Lost]) -> list[str]:
+    return [f"{item.unit}: {item.reason}" for item in lost]
 
 
 def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any) -> tuning.Counts:
@@ -186,7 +208,8 @@ class _Extraction:
             videos = [video for video in looked if video is not None]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
-        return page.extraction(self.source, found, videos, family.frames)
+        lost = [*lost_in(self.source), *page.unfit(videos, family.frames), *repeated_in(self.source)]
+        return page.extraction(self.source, found, lost, _kept(self.context, lost))
 
     def _planned(self, video: SourceVideo) -> PlannedVideo | None:
         """Return what is known of a video without decoding it: from its remembered import, else from its header."""

@@ -118,7 +118,8 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    body = raw("<h3>{}</h3>").format(one.benchmark.title) + chart + _table(one, paper) + caption(detectable(one))
+    title = f"{one.benchmark.title} · {one.benchmark.share(len(one.pairs))}"
+    body = raw("<h3>{}</h3>").format(title) + chart + _table(one, paper) + caption(detectable(one))
     if one.alone:
         alone = f"{one.alone} items were answered by one model only and are left out of every number."
         body += raw(f'<p class="warning">{alone}</p>')

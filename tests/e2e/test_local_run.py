@@ -129,7 +129,8 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, exporte
     for ref in references(model):
         moved.read(ref)  # verifies size and sha256
     smoke = json.loads(SMOKE.read_text())
-    kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith("params_sft")]
+    of = ("params_sft", "params_dataset_import")
+    kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith(of)]
     kept += [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
     run("fine_tune", tmp / "tune", f"priors={exported}", 'shards=["0/2","1/2"]', *kept)
     tuned, _ = artifact(tmp / "tune", "sft", "model", TunedModel)

@@ -1,8 +1,10 @@
 """`motion-enhancer plan` before and after a real extraction: what is remembered, what is to compute, what is left."""
 
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,13 +19,14 @@ from components.store.transfer import export_folder, import_folder
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
 from tests.command import motion_enhancer
-from tests.dataset_import.data import own
+from tests.dataset_import.data import clip, lines, own
 from tests.pages.reading import rows, tables
 from tests.runner import run_step
 from tests.s3_server import s3_server
 
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")
 COUNT = 3
+SOME = "params_dataset_import.allow_subset=true"  # the synthetic set is not MotionBench
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ def assigned(*items, **values):
 def settings(source, store, *more):
     small = [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
     own = {} if store is None else {"store": store.as_uri()}
-    return assigned(*small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
+    return assigned(SOME, *small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
 
 
 def planned(capsys, *arguments, pipeline="motion_priors"):
@@ -222,7 +225,7 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
         "params_vlm_attention.viewing.fps=2",
     )
     printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
-    assert rows(printed)["motionbench"] == ["2", "2", "0"]
+    assert rows(printed)["motionbench"] == ["2", "2 of 4,018 items", "0", "0", "0", "0"]
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
 
 
@@ -249,7 +252,8 @@ def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, 
         assert "compile --gpus-per-shard" in printed
     shared = {"source": str(source), "vdm": "tiny-cogvideox", "vlm": "tiny-qwen2.5-vl", "num_steps": 2}
     shared |= {"shards": shards, "benchmarks": [f"motionbench={tmp_path / 'bench'}"]}
-    given = {"form": "motion_enhancer", "step_params": {key: {} for key in STEP.form("motion_enhancer").planned}}
+    params = {key: {} for key in STEP.form("motion_enhancer").planned} | {"dataset_import": {"allow_subset": True}}
+    given = {"form": "motion_enhancer", "step_params": params}
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
     if count < 44:
         run_step(STEP, tmp_path, store, shared=shared, **given)
@@ -280,9 +284,9 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     other = tmp_path / "other"
     shared = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
     given = {**shared, "benchmarks": json.dumps(shared["benchmarks"]), "store": other.as_uri()}
-    assert f"sha256:{priors.digest}" in planned(capsys, *assigned(**given), pipeline="fine_tune")
+    assert f"sha256:{priors.digest}" in planned(capsys, *assigned(SOME, **given), pipeline="fine_tune")
     assert {path.name for path in other.iterdir()} == {"model_digests", "plan"}
-    params = {name: {} for name in STEP.form("fine_tune").planned}
+    params = {name: {} for name in STEP.form("fine_tune").planned} | {"dataset_import": {"allow_subset": True}}
     outputs = run_step(STEP, tmp_path, other, shared=shared, form="fine_tune", step_params=params)
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
@@ -314,7 +318,7 @@ def test_scratch_of_fine_tuning_holds_videos_where_the_store_is_no_folder(world,
     export_folder(Store(store.as_uri()), priors, tmp_path / "priors", "card")
     own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_sft.workers=3"]
     own += [f"priors={tmp_path / 'priors'}"] if pipeline == "fine_tune" else []
-    given = assigned(*own) if pipeline == "fine_tune" else settings(source, None, *own)
+    given = assigned(SOME, *own) if pipeline == "fine_tune" else settings(source, None, *own)
     largest = max(path.stat().st_size for path in source.rglob("*.mp4") if "mask" not in path.name)
     with s3_server("plan"):
         remote = planned(capsys, *given, "--set", "store=minio://plan/work", pipeline=pipeline)
@@ -336,3 +340,90 @@ def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):
     (tmp_path / "source" / "rows.jsonl").write_bytes(b"\xff\xfe")
     assert motion_enhancer("plan", "motion_priors", *settings(tmp_path / "source", store)) == 3
     assert "rows.jsonl" in capsys.readouterr().err
+
+
+# What cannot be used --------------------------------------------------------------------------------------------------
+
+ITEM = {"id": "i", "video": "a.mp4", "question": "Q?", "options": ["A. up", "B. down"], "answer": "A", "type": "AR"}
+
+
+def of_benchmarks(world, *given, **params):
+    """Options of a plan with these benchmarks."""
+    _, source, store, _ = world
+    fields = [f"params_dataset_import.{name}={value}" for name, value in params.items()]
+    return settings(source, store, f"benchmarks={json.dumps(given)}", "vlm=tiny-qwen2.5-vl", *fields)
+
+
+def test_what_of_a_benchmark_cannot_be_used_is_said_as_of_a_source(world, tmp_path, capsys):
+    """One missing clip of two items, two rows of a bad type, one row twice."""
+    items = [ITEM | {"id": f"i{n}", "question": f"Q{n}?"} for n in range(8)]
+    items[1] |= {"video": "gone.mp4"}
+    items[2] |= {"video": "gone.mp4"}
+    items[3] |= {"type": "Dance"}
+    del items[4]["type"]
+    items[5] |= {"answer": ""}
+    items.append(items[6] | {"id": "again"})
+    lines(tmp_path / "data/items.jsonl", items)
+    clip(tmp_path / "data/a.mp4")
+    given = f"seed={tmp_path / 'data'}"
+    assert motion_enhancer("plan", *of_benchmarks(world, given, max_failed_items=0.5, max_failed=1)) == 3
+    said = capsys.readouterr().err
+    assert "seed: 5 of 9 items cannot be asked (max_failed_items=0.5)" in said
+    lost = {
+        "seed: gone.mp4": "not in the source, named by i1 (items.jsonl:2) and 1 more",
+        "seed: i3 (items.jsonl:4)": "SEED-Bench has no task type 'Dance'",
+        "seed: i4 (items.jsonl:5)": "no task type",
+        "seed: again (items.jsonl:9)": "the same video, question, options and response as i6 (items.jsonl:7)",
+    }
+    assert all(f"{unit}: {reason}" in said for unit, reason in lost.items())
+    printed = planned(capsys, *of_benchmarks(world, given, max_failed_items=0.56), pipeline="motion_enhancer")
+    assert rows(printed)["seed"] == ["2", "6 items", "1", "1", "2", "1"]
+    assert all(f"* `{unit}`: " in printed for unit in lost)
+
+
+def test_counts_and_repeated_names_of_benchmarks_end_a_plan(world, tmp_path, capsys):
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    given = f"motionbench={tmp_path / 'bench'}"
+    assert motion_enhancer("plan", *of_benchmarks(world, given, allow_subset="false")) == 3
+    said = capsys.readouterr().err
+    assert "is not MotionBench as published" in said
+    assert "of 1,478" in said
+    assert "allow_subset" in said
+    assert motion_enhancer("plan", *of_benchmarks(world, given, given)) == 2
+    assert "named twice: ['motionbench']" in capsys.readouterr().err
+
+
+def test_a_set_of_ones_own_is_planned_by_its_name(world, tmp_path, capsys):
+    root = own(tmp_path / "data", [{name: value for name, value in ITEM.items() if name != "type"}])
+    given = of_benchmarks(world, f"custom:gym={root}", allow_subset="false")
+    assert rows(planned(capsys, *given, pipeline="motion_enhancer"))["custom:gym"] == [
+        "1",
+        "1 item",
+        "0",
+        "0",
+        "0",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize("where", ["source", "benchmark", "benchmark that is refused"])
+def test_14_000_missing_videos_are_a_line_and_a_file(world, tmp_path, capsys, where):
+    names = [f"{n:05}.mp4" for n in range(14_000)]
+    given = [ITEM, *(ITEM | {"id": name, "video": name} for name in names), ITEM | {"id": "bare", "type": "?"}]
+    lines(tmp_path / "data/items.jsonl", [row | {"response": "A. up"} for row in given])
+    clip(tmp_path / "data/a.mp4")
+    if where == "source":
+        assert motion_enhancer("plan", "motion_priors", *settings(tmp_path / "data", tmp_path / "store")) == 0
+    else:
+        allowed = 1 if where == "benchmark" else 0
+        options = of_benchmarks(world, f"seed={tmp_path / 'data'}", max_failed_items=allowed)
+        assert motion_enhancer("plan", *options, "--set", f"store={(tmp_path / 'store').as_uri()}") == 3 - 3 * allowed
+    told = capsys.readouterr()
+    assert len(told.out + told.err) < 10_000
+    (address,) = set(re.findall(r"file://(\S+/failures/lists/plan-[0-9a-f]{16}\.txt)", told.out + told.err))
+    whole = Path(address).read_text()
+    assert all(f"{name}: not in the source" in whole for name in names)
+    if where != "benchmark that is refused":
+        assert "… and 13,980 more unusable videos, all in" in told.out
+    else:
+        assert "… and 13,981 more, all in" in told.err

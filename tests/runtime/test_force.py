@@ -33,7 +33,7 @@ QWEN = "tiny-qwen2.5-vl"
 SEEN = {"viewing": made.VIEWING}
 PARAMS = {
     **SMALL,
-    "dataset_import": {"processes": 1},
+    "dataset_import": {"processes": 1, "allow_subset": True},
     "ddim_inversion": {**SMALL["ddim_inversion"], "pictures": 1},
     "vlm_attention": {**SEEN, "min_coverage": 0.0, "maps_for": "all"},
     "sft": {"global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False},
