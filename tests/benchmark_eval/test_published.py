@@ -14,9 +14,8 @@ QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 
 def evaluated(tmp_path, protocol, vlm):
     given, store = f"{protocol}={tmp_path / protocol}", tmp_path / "store"
-    imported = run_step(
-        IMPORT, tmp_path, store, {"processes": 1}, {"benchmarks": [given]}, form="benchmark", task="benchmark_import"
-    )
+    params, shared = {"processes": 1, "allow_subset": True}, {"benchmarks": [given]}
+    imported = run_step(IMPORT, tmp_path, store, params, shared, form="benchmark", task="benchmark_import")
     shared, inputs = {"vlm": vlm, "benchmark": given}, {"videos": imported["videos"]}
     params = {"viewing": VIEWING, "max_new_tokens": 2}
     answered = run_step(EVALUATE, tmp_path, store, params, shared, inputs, form="untouched")

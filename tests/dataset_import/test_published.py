@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError
 from components.dataset_import import decode as decode_module
@@ -24,7 +25,7 @@ from tests.s3_server import s3_server
 
 
 def bench(tmp_path, benchmark, store=None, **params):
-    params, shared = {"processes": 1} | params, {"benchmarks": [benchmark]}
+    params, shared = {"processes": 1, "allow_subset": True} | params, {"benchmarks": [benchmark]}
     store = store or tmp_path / "store"
     return run_step(STEP, tmp_path, store, params, shared, form="benchmark", task="benchmark_import")
 
@@ -131,7 +132,7 @@ def test_questions_that_cannot_be_asked(change, reason, tmp_path):
 
 
 def _types():
-    return {f"Kind {number}": number for number in range(1, 13)} | {"Scene Understanding": 1}
+    return {name: number for number, name in enumerate(get_benchmark("seed").types, start=1)}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_damaged_image_is_left_out_by_the_rule_of_clips(tmp_path):
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(DataError, match="the picture does not decode"):
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
-    data = published(bench(tmp_path, f"seed={tmp_path / 'seed'}", max_failed=0.1), "videos", VideoDataset)
+    data = published(bench(tmp_path, f"seed={tmp_path / 'seed'}", max_failed_items=0.1), "videos", VideoDataset)
     assert [item.unit for item in data.left_out] == ["seed: SEED-Bench-image/1454426_2591113"]
     assert str(tmp_path) not in data.left_out[0].reason
 

@@ -35,7 +35,10 @@ def test_members_are_probed_and_images_left_out_before_and_after_the_import(sour
     store = tmp_path / "store"
     before = planned(capsys, *settings(source, store))
     assert counts(before)["dataset_import"] == ("0", "2")
-    assert unusable(before) == {"data/none.mp4": "not in the source", "still.png": NO_MOTION}
+    assert unusable(before) == {
+        "data/none.mp4": "not in the source, named by data/none.mp4 (data.jsonl:4)",
+        "still.png": NO_MOTION,
+    }
     looked, fetched = [], plan.fetched
     monkeypatch.setattr(plan, "fetched", lambda *args: looked.append(args[1]) or fetched(*args))
     assert planned(capsys, *settings(source, store)) == before
