@@ -292,6 +292,22 @@ def test_favor(tmp_path, name):
     assert video.path == video.file.path == "videos/FAVOR-Bench/00AAA.mp4"
 
 
+def test_favor_by_question(tmp_path):
+    """Read where there is no list by video; a bad entry is named by its key, or by where it stands."""
+    asked = {"question": "What?", "options": ["Sits", "Runs."], "correct_answer": "Runs.", "task_type": "HAC"}
+    entries = [{"question_key": "00AAA_1", "video_name": "00AAA.mp4"}, {"question_key": 7, "video_name": "00AAA"}]
+    entries += [{"question_key": "00AAA_2"}, {"video_name": "00AAA", "options": ["Sits"]}]
+    document(tmp_path / "question_perspective.json", [asked | entry for entry in entries])
+    touch(tmp_path, "test_videos/00AAA.mp4")
+    source = read(tmp_path, protocol="favor")
+    assert [row.uid for row in rows(source)] == ["00AAA_1", "7"]
+    assert [row.labels for row in rows(source)] == [{"video": "00AAA"}] * 2
+    assert [bad.unit for bad in source.rejected] == [
+        "00AAA_2 (question_perspective.json:3)",
+        "question_perspective.json:4",
+    ]
+
+
 @pytest.mark.parametrize("changes", [{"correct_answer": "Flies"}, {"options": ["Runs.", "Runs."]}])
 def test_favor_answers_by_text_must_be_one_option(tmp_path, changes):
     favor(tmp_path, **changes)
