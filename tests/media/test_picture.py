@@ -104,6 +104,17 @@ def test_twenty_changed_bytes_are_noticed(kind, seed, tmp_path):
     assert noticed(path)
 
 
+def test_check_sums_of_a_png_are_checked(tmp_path):
+    """Pillow does not look at them when it reads pixels."""
+    path = save(tmp_path / "clip.png")
+    data = bytearray(path.read_bytes())
+    data[-14] ^= 1
+    path.write_bytes(data)
+    assert np.array_equal(read_frames(path, [0])[0], PICTURE)
+    with pytest.raises(DataError, match="the picture does not decode"):
+        probe(path)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_animated_pictures_are_refused(kind, tmp_path):
     first, *others = map(Image.fromarray, moving(3))

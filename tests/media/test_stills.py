@@ -45,6 +45,7 @@ def test_equal_frames_give_equal_bytes(tmp_path):
     for name in ("one", "two"):
         pack_stills(paths, tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert b"Lavf" not in (tmp_path / "one").read_bytes()  # whatever the version of libav
     pack_stills(paths[::-1], tmp_path / "other")
     assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
 
