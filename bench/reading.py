@@ -55,14 +55,14 @@ def work(what: str, path: str) -> Callable[[], object]:
     return partial(read_frames, path, spread(info.num_frames, MANY), info, resize)
 
 
-def clip(path: Path) -> tuple[Path, VideoInfo]:
+def clip(path: Path, seconds: int = SECONDS) -> tuple[Path, VideoInfo]:
     """Write the clip: a noisy ground that drifts."""
     rng = np.random.default_rng(0)
     ground = rng.integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "g": "250", "bf": "2"})
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-        for index in range(SECONDS * FPS):
+        for index in range(seconds * FPS):
             picture = np.ascontiguousarray(np.roll(ground, 2 * index, axis=1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
