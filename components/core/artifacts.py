@@ -103,7 +103,7 @@ class ItemResult(SampleLine):
 
 
 LeakKind = Literal["file", "frames", "id", "name", "text"]
-LEAKS: dict[LeakKind, str] = {
+LEAKS: dict[LeakKind, str] = {  # in the order in which they are certain
     "file": "the same file as",
     "frames": "the same footage as",
     "id": "the same id as",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from components.core.artifacts import TunedModel
 from components.core.records import Json
-from components.core.units import counted
 from components.media.viewing import Viewing
 from components.models.vlm import families
+from components.pages.leakage import leakage_line
 from components.pages.markdown import decisions, document, left_out, table, text
 from components.pages.page import Section, preview
 from components.pages.training_log import training_curves, training_line
@@ -42,26 +42,11 @@ def card(model: TunedModel) -> str:
         "opens with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
         "`motion-enhancer import` needs.",
         "## Leakage",
-        leakage_line(model),
+        leakage_line(model.leakage),
         _positions(Viewing.model_validate(model.provenance["vlm_attention"].params["viewing"])),
         left_out(model),
         decisions(model),
     )
-
-
-def leakage_line(model: TunedModel) -> str:
-    """Return what the leakage check found, and what was left out of training for it, in one line."""
-    counts = model.leakage
-    if counts is None:
-        return "Not checked: the model was trained without a leakage check."
-    found = [
-        f"{', '.join(f'{count} by {kind}' for kind, count in kinds.items())} of {counts.benchmarks[name]} of {name}"
-        for name, kinds in sorted(counts.found.items())
-        if kinds
-    ]
-    checked = f"{counted(counts.training, 'training video')} against {', '.join(sorted(counts.benchmarks))}"
-    out = f"{counted(counts.excluded_videos, 'training video')} ({counted(counts.excluded_samples, 'sample')})"
-    return f"{checked}. Benchmark videos with a counterpart: {'; '.join(found) or 'none'}. {out} were left out."
 
 
 def _positions(viewing: Viewing) -> str:

@@ -37,7 +37,7 @@ def test_samples_of_an_excluded_video_are_left_out_and_said(world, made_priors, 
     assert model.leakage.excluded_samples == model.leakage.excluded_videos == 2
     assert model.leakage.found == {"favor": {"file": 1}}
     assert "leakage_check" in model.provenance
-    assert "2 training videos (2 samples) were left out" in card(model)
+    assert "6 training videos against favor: 2 training videos (2 samples) left out of training." in card(model)
 
 
 def test_nothing_left_to_train_on_names_the_check(world, made_priors, tmp_path):
