@@ -220,9 +220,9 @@ def test_costs_are_those_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("name", "executed"),
     [
-        ("token_ratio", "token-selection prior-set vlm-attention sft tuned-eval tuned-attention report"),
+        ("token_ratio", "token-selection prior-set leakage-check vlm-attention sft tuned-eval tuned-attention report"),
         ("rerun_tuned_eval", "tuned-eval report"),
-        ("benchmarks", "benchmark-import baseline-eval tuned-eval report"),
+        ("benchmarks", "benchmark-import leakage-check sft baseline-eval tuned-eval tuned-attention report"),
         ("params_report", "report"),
     ],
 )

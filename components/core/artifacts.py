@@ -122,6 +122,48 @@ class PermutedReply(Record):
     correct: bool
 
 
+LeakKind = Literal["file", "frames", "id", "name", "text"]
+LEAKS: dict[LeakKind, str] = {  # in the order in which they are certain
+    "file": "the same file as",
+    "frames": "the same footage as",
+    "id": "the same id as",
+    "name": "the same name as",
+    "text": "the same text as",
+}
+
+
+class Leak(Record):
+    """A training video and a benchmark's that share something; `kind` says what, `what` is the name or text itself."""
+
+    kind: LeakKind
+    training: records.Digest = Field(description="the training video")
+    training_name: str
+    benchmark: records.Digest = Field(description="the benchmark's video")
+    benchmark_name: str
+    protocols: list[str] = Field(description="benchmarks that ask about this video")
+    what: str = Field("", description="the shared name, id or text")
+    distance: float | None = Field(None, description="frames: mean bits of 64 by which hashes differ")
+    frames: int | None = Field(None, description="frames: how many were compared")
+    seconds: float | None = Field(None, description="frames: length of the shared part")
+    shift: float | None = Field(None, description="frames: second of the benchmark's video where the other one begins")
+
+    @property
+    def reason(self) -> str:
+        """What it shares with which video of which benchmark."""
+        return f"{LEAKS[self.kind]} {self.benchmark_name} of {', '.join(self.protocols)}"
+
+
+class LeakageCounts(Record):
+    """What a leakage check found, and how many training samples it left out."""
+
+    report: records.Digest = Field(description="digest of the whole LeakageReport")
+    training: int = Field(description="training videos that were checked")
+    benchmarks: dict[str, int] = Field(description="videos of each benchmark")
+    found: dict[str, dict[LeakKind, int]] = Field(description="videos of each benchmark with a pair, by kind")
+    excluded_videos: int
+    excluded_samples: int
+
+
 class Score(Record):
     """An accuracy with its count and interval (percent)."""
 
@@ -207,6 +249,42 @@ class PriorSet(Manifest):
     saturation: dict[str, float]
 
 
+class LeakageReport(Manifest):
+    """Training videos that share files, footage, names or texts with benchmarks, and those to train without."""
+
+    KIND = "LeakageReport"
+    training: int = Field(description="training videos that were checked")
+    benchmarks: dict[str, int] = Field(description="videos of each benchmark")
+    pairs: list[Leak]
+    excluded: list[records.Digest] = Field(description="training videos that are left out of training")
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The first reason of each excluded video."""
+        excluded = set(self.excluded)
+        return {pair.training: pair.reason for pair in reversed(self.pairs) if pair.training in excluded}
+
+    @property
+    def found(self) -> dict[str, dict[LeakKind, int]]:
+        """How many videos of each benchmark have a pair, by kind."""
+        seen: dict[str, dict[LeakKind, set[str]]] = {name: {} for name in self.benchmarks}
+        for pair in self.pairs:
+            for name in pair.protocols:
+                seen[name].setdefault(pair.kind, set()).add(pair.benchmark)
+        return {name: {kind: len(videos) for kind, videos in kinds.items()} for name, kinds in seen.items()}
+
+    def counts(self, samples: int) -> LeakageCounts:
+        """Return the counts, `samples` training samples being left out."""
+        return LeakageCounts(
+            report=self.digest,
+            training=self.training,
+            benchmarks=self.benchmarks,
+            found=self.found,
+            excluded_videos=len(self.excluded),
+            excluded_samples=samples,
+        )
+
+
 class VlmMaps(Sharded):
     """Token maps and the VLM's own attention."""
 
@@ -223,6 +301,11 @@ class TunedModel(Manifest):
     aligner: list[Ref]
     adapter: list[Ref] = Field([], description="low-rank updates as peft writes them; they are merged into `files`")
     log: Ref
+    leakage: LeakageCounts | None = Field(
+        None,
+        exclude_if=lambda counts: counts is None,  # so that a manifest from before keeps its bytes and its digest
+        description="what the leakage check found; None where the model was trained without one",
+    )
     lines: list[VlmLine]
 
 

@@ -15,13 +15,14 @@ from components.core.units import parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, code, raw
+from components.pages.leakage import leakage_line
 from components.pages.markdown import document, table, text
 from components.pages.page import Section, fact_list
 from components.quality.measures import Quality
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
 from components.report.clips import heads, idea, motion_words, reconstruction
 from components.report.material import Material, shipped
-from components.report.provenance import left_out, provenance
+from components.report.provenance import leakage, left_out, provenance
 from components.report.quality import pointing_game, prior_quality, quality_table
 from components.report.vlm import token_map, training
 
@@ -75,6 +76,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
     ]
     priors = code(f"sha256:{material.priors.digest[:16]}…")
     facts.append(("prior set", raw("{} samples {}").format(len(material.priors.lines), priors)))
+    facts.append(("leakage", raw("{}").format(leakage_line(material.model.leakage))))
     differs = NOTHING.join(raw("<li>{}</li>").format(item) for item in deviations(material.provenance, material.models))
     preset = raw("<ul>{}</ul>").format(differs) if differs else raw("none: the paper's setting")
     body = forest + fact_list([*facts, ("differs from the paper in", preset)])
@@ -113,6 +115,7 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         token_map(material, [line.sample.id for line in lines]),
         training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
+        leakage(material),
         left_out(material),
         provenance(material),
     ]

@@ -62,7 +62,7 @@ def run(context: Context[Params]) -> None:
 
     def compute(folder: WorkFolder) -> Json:
         folder.put("page", "html", fit(make, shown, _FULL).encode())
-        return {"sections": 11}
+        return {"sections": 12}
 
     reads = {
         "untouched": {name: result.digest for name, result in untouched.items()},

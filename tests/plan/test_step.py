@@ -232,10 +232,10 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("count", "nodes", "said"),
     [
-        (2, 187, None),
-        (10, 523, "Retry of KFP's UI will be refused"),
-        (44, 1951, "Argo ends a run whose record is larger than 1.05 MB compressed"),
-        (60, 2623, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+        (2, 193, None),
+        (10, 529, "Retry of KFP's UI will be refused"),
+        (44, 1957, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+        (60, 2629, "Argo ends a run whose record is larger than 1.05 MB compressed"),
     ],
 )
 def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, count, nodes, said):

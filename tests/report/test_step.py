@@ -11,7 +11,7 @@ import torch
 import world
 
 from bench.table import Row, write
-from components.core.artifacts import EvalResult, Report, load_manifest
+from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
 from components.core.errors import DataError
 from components.core.records import ModelId, sha256
 from components.pages.page import render
@@ -24,7 +24,7 @@ from components.store.tensors import unpack
 from tests.pages.reading import rows
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
-ORDER += ["left-out", "provenance"]
+ORDER += ["leakage", "left-out", "provenance"]
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
 
 
@@ -175,6 +175,22 @@ def test_equal_inputs_equal_bytes(run, tmp_path, page):
 
 def test_a_picture_more_is_other_work(run, tmp_path):
     assert run.page(run.report(tmp_path, pictures=2)).count('<figure class="stored"') == 2 + 2
+
+
+def test_what_training_and_benchmarks_have_in_common_is_said_at_the_top_and_by_kind(run):
+    counts = LeakageCounts(
+        report="a" * 64,
+        training=12,
+        benchmarks={"favor": 30, "motionbench": 40},
+        found={"favor": {"file": 1, "frames": 2}, "motionbench": {}},
+        excluded_videos=3,
+        excluded_samples=4,
+    )
+    page = page_of(material_of(run, model=run.model.model_copy(update={"leakage": counts})))
+    said = "12 training videos against favor, motionbench: 3 training videos (4 samples) left out of training."
+    assert plain(page).count(said) == 2
+    assert "favor 30 1 2 0 0 0 motionbench 40 0 0 0 0 0" in plain(page)
+    assert plain(page_of(material_of(run))).count("Not checked: the model was trained without") == 2
 
 
 def test_missing_data_is_said_in_one_line(run):
