@@ -94,6 +94,13 @@ class Sample(Record):
     earlier: list[Turn] = []
     question_type: str = ""
     protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
+    # left out where they are the default, so that a manifest from before keeps its bytes and its digest
+    source: str = Field(
+        "", exclude_if=lambda name: not name, description="what a recipe of several sources calls the sample's own"
+    )
+    weight: float = Field(
+        1.0, gt=0, exclude_if=lambda weight: weight == 1, description="how often it is seen in an epoch of a training"
+    )
 
 
 class Clip(Record):

@@ -19,6 +19,7 @@ from components.core.progress import track
 from components.core.records import Failure, Sample, Video, sha256
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
+from components.dataset_import.recipe import read_training
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
 from components.models.video import fewest_frames
 from components.runtime.context import Context
@@ -42,7 +43,8 @@ class Params(UnitParams):
     """Parameters of the import."""
 
     layout: LayoutName = Field(
-        "auto", description="how the training source is written; benchmarks go by their protocol"
+        "auto",
+        description="how training sources are written that say no layout of their own; benchmarks go by their protocol",
     )
     template_instructions: list[str] = Field(
         [MOTIONBENCH_INSTRUCTION],
@@ -60,7 +62,7 @@ class Params(UnitParams):
 
 
 class Training(SharedParams):
-    """The training source."""
+    """The training sources."""
 
     source: SourceUri
     source_digest: SourceDigest
@@ -93,6 +95,7 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
     units, failures = _units(context, sources)
     lines = _lines(context, _imported(context, units, failures))
     context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
+    context.left_out.extend(_not_taken(context, sources))
     if not lines:
         roots = ", ".join(source.root for source in sources)
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
@@ -103,10 +106,10 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
 
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
-    """Read the training source, or every benchmark of the list."""
+    """Read the training sources, or every benchmark of the list."""
     params, shared, patience = context.params, context.shared, context.store.patience
     if isinstance(shared, Training):
-        return [read_source(shared.source, params.layout, params.template_instructions, patience=patience)]
+        return read_training(shared.source, params.layout, params.template_instructions, patience)
     parsed = [parse_benchmark(item) for item in shared.benchmarks]
     protocols = [protocol for protocol, _ in parsed]
     if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
@@ -216,6 +219,15 @@ def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
             problem = f"two rows are one sample {sample.id}: {names}"
             raise DataError(problem, source=f"video {digest}", remedy="remove one of them")
     return [seen[key][1] for key in sorted(seen)]
+
+
+def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Failure]:
+    """Return one line per kind of rows that are neither samples nor failures."""
+    return [
+        _failure(context, source.unit(kind), reason)
+        for source in sources
+        for kind, reason in source.not_taken().items()
+    ]
 
 
 def _failure(context: Context[Params], unit: str, reason: str) -> Failure:

@@ -8,7 +8,7 @@ from itertools import chain
 
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
-from components.core.units import counted, readable_bytes, readable_hours
+from components.core.units import counted, number, readable_bytes, readable_hours
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -18,18 +18,33 @@ from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 
 
-def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
-    """Return what the steps up to token_selection will do with the source."""
-    samples = sum(len(video.rows) for video in source.videos)
+def extraction(sources: Sequence[Source], found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
+    """Return what the steps up to token_selection will do with the sources."""
+    files, samples = sum(len(source.videos) for source in sources), sum(source.samples for source in sources)
+    kinds = ", ".join(code(name) for name in dict.fromkeys(source.layout for source in sources))
     peak = readable_bytes(found.peak_bytes)
     return document(
-        f"{counted(len(source.videos), 'video')} with {counted(samples, 'sample')}, layout {code(source.layout)}.",
+        f"{counted(files, 'video')} with {counted(samples, 'sample')}, layout {kinds}.",
+        *_sources(sources),
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
         "## Unusable",
-        bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
-        *_shared_questions(source),
+        bullets(_unusable(sources, videos, counts)) or "Nothing, by the headers.",
+        *(warning for source in sources for warning in _shared_questions(source)),
     )
+
+
+def _sources(sources: Sequence[Source]) -> list[str]:
+    """Return what each source gives: samples of all rows that its annotations have, and how often they are seen."""
+    rows = [
+        (one.name or "training", one.layout, len(one.videos), f"{one.samples:,} of {one.rows:,}", number(one.weight))
+        for one in sources
+    ]
+    aside = [
+        Markdown(f"{code(one.unit(kind))}: {text(why)}") for one in sources for kind, why in one.not_taken().items()
+    ]
+    told = [line for one in sources for line in one.told]
+    return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*told, *aside])]
 
 
 def _step(one: StepEstimate) -> tuple[object, ...]:
@@ -44,9 +59,9 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
     )
 
 
-def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
-    absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
-    rejected = [(row.unit, row.reason) for row in source.rejected]
+def _unusable(sources: Sequence[Source], videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
+    absent = [(one.unit(v.path), "not in the source") for one in sources for v in one.videos if v.file is None]
+    rejected = [(one.unit(row.unit), row.reason) for one in sources for row in one.rejected]
     needed = f"by its header, {counts.fewest} are needed"
     unfit = [video for video in videos if not counts.largest(video.frames)]
     short = [(video.name, video.problem or f"{video.frames} frames {needed}") for video in unfit]

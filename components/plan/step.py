@@ -10,8 +10,9 @@ So does the first look at a VLM: its parameters are counted by building it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
+from components.dataset_import.recipe import read_training, training_digest
 from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
@@ -106,9 +108,9 @@ def forecast(context: Context[StepParams, Any]) -> None:
     videos: list[int] = []  # bytes of each
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
-        context.value("source_digest", source_digest(list_source(shared.source, context.store.patience)))
+        context.value("source_digest", training_digest(shared.source, context.store.patience))
         extraction = _Extraction(context, params, models["vdm"])
-        videos += [video.file.size for video in extraction.source.videos if video.file is not None]
+        videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
     if isinstance(shared, FineTune):
         priors, stored = shared.priors, shared.priors.startswith("sha256:")
@@ -136,15 +138,10 @@ def _record(shared: Shared) -> RunSize:
     return estimated(name, len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
 
 
-def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
-    layout = "auto" if protocol else params.layout
-    return read_source(uri, layout, params.template_instructions, protocol, patience)
-
-
 def _benchmarks(params: Any, benchmarks: list[str], patience: float) -> tuple[str, str]:
     lines, digests = [], []
     for protocol, uri in map(parse_benchmark, benchmarks):
-        source = _read(params, uri, patience, protocol)
+        source = read_source(uri, "auto", params.template_instructions, protocol, patience)
         rows = [row for video in source.videos for row in video.rows]
         digests.append([protocol, source_digest(list_source(uri, patience))])
         lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
@@ -163,15 +160,28 @@ def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any
     return counts
 
 
+def _joined(sources: Sequence[Source]) -> list[tuple[Source, SourceVideo]]:
+    """Return the videos of all sources with the source that names them first, a file that several name once."""
+    found: dict[str, tuple[Source, SourceVideo]] = {}
+    for source in sources:
+        for video in source.videos:
+            first, known = found.get(address := f"{source.root}/{video.path}", (source, replace(video, rows=())))
+            found[address] = (first, replace(known, rows=(*known.rows, *video.rows)))
+    return list(found.values())
+
+
 class _Extraction:
-    """What the steps up to token_selection will do with the source."""
+    """What the steps up to token_selection will do with the sources."""
 
     def __init__(
         self, context: Context[StepParams, MotionPriors], params: dict[str, Any], model: ResolvedModel
     ) -> None:
         self.context, self.shared, self.store = context, context.shared, context.store
         self.params, self.model = params, model
-        self.source = _read(params["dataset_import"], context.shared.source, self.store.patience)
+        given = params["dataset_import"]
+        instructions, patience = given.template_instructions, self.store.patience
+        self.sources = read_training(context.shared.source, given.layout, instructions, patience)
+        self.videos = _joined(self.sources)
 
     def forecast(self) -> str:
         """Return the page's part about them."""
@@ -179,24 +189,23 @@ class _Extraction:
         family = family_of(self.model.path)
         family.check(inversion.num_frames)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            looked = track(pool.map(self._planned, self.source.videos), STEP.title, len(self.source.videos))
+            looked = track(pool.map(self._planned, self.videos), STEP.title, len(self.videos))
             videos = [video for video in looked if video is not None]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
-        return page.extraction(self.source, found, videos, family.frames)
+        return page.extraction(self.sources, found, videos, family.frames)
 
-    def _planned(self, video: SourceVideo) -> PlannedVideo | None:
+    def _planned(self, named: tuple[Source, SourceVideo]) -> PlannedVideo | None:
         """Return what is known of a video without decoding it: from its remembered import, else from its header."""
+        source, video = named
         if video.file is None:
             return None
-        address, words = (
-            video.reads(self.source.root),
-            [len(f"{row.question} {row.response}".split()) for row in video.rows],
-        )
+        name, address = source.unit(video.path), video.reads(source.root)
+        words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
         entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
         if entry is None:
-            frames, problem = self._header_frames(video, address)
-            return PlannedVideo(video.path, frames, words, problem=problem)
+            frames, problem = self._header_frames(source, video, address)
+            return PlannedVideo(name, frames, words, problem=problem)
         digest = entry.files["video"].sha256
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[Entry | None] = []
@@ -209,7 +218,7 @@ class _Extraction:
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(self._entry("attention_capture", key))
         inverted = self._entry("ddim_inversion", trajectory) is not None
-        return PlannedVideo(video.path, len(entry.numbers["times"]), words, True, inverted, captured)
+        return PlannedVideo(name, len(entry.numbers["times"]), words, True, inverted, captured)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
@@ -251,7 +260,7 @@ class _Extraction:
         choices = choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result())
         return [choice.heads for choice in choices]
 
-    def _header_frames(self, video: SourceVideo, reads: Json) -> tuple[int, str]:
+    def _header_frames(self, source: Source, video: SourceVideo, reads: Json) -> tuple[int, str]:
         """Return the frames by the container's header, remembered; or 0 and why, not remembered."""
         from components.media.video import header
 
@@ -259,7 +268,7 @@ class _Extraction:
         if (entry := self._entry("plan", key)) is not None:
             return int(entry.numbers["frames"]), ""
         # one of its own: threads cannot share the folder of its downloads
-        backend = open_backend(self.source.root, self.store.patience)
+        backend = open_backend(source.root, self.store.patience)
         try:
             path = backend.local(video.path)
             if path is None:
