@@ -8,7 +8,7 @@ from statistics import median
 
 from components.core.artifacts import VideoLine
 from components.core.records import Failure, Sample
-from components.core.units import number, readable_bytes
+from components.core.units import readable_bytes
 from components.dataset_import.sources import Source
 from components.pages.markdown import Markdown, bullets, code, document, table, text
 
@@ -27,7 +27,7 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
             one.layout,
             len(one.videos),
             f"{taken[one.protocol or one.name]:,} of {one.rows:,}",
-            number(one.weight),
+            f"{one.weight:g}",
         )
         for one in sources
     ]

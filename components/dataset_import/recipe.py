@@ -17,6 +17,7 @@ from pydantic import Field
 from components.benchmarks.rows import Rejected, Row
 from components.core.errors import DataError, ParameterError
 from components.core.records import canonical_json, sha256
+from components.core.units import counted
 from components.dataset_import.sources import LayoutName, Source, list_source, read_source, source_digest
 from components.runtime.parameters import Parameters, items_of, validated
 from components.store.backend import PATIENCE
@@ -98,7 +99,8 @@ def draw(source: Source, spec: SourceSpec) -> Source:
         if video.file is None
     ]
     if len(ranks) < spec.samples:
-        why = f"{len(source.rejected)} rows are refused, {len(missing)} name a video that is not there"
+        refused, absent = counted(len(source.rejected), "refused row"), counted(len(missing), "row")
+        why = f"{refused}, {absent} whose video is not there"
         problem = f"{spec.samples} samples are to be drawn of {len(ranks)}; {why}"
         remedy = 'lower "samples", or complete the source'
         raise DataError(problem, source=f"source {source.name} ({source.root})", remedy=remedy)

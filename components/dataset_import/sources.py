@@ -16,6 +16,7 @@ from components.benchmarks.rows import Layout, Rejected, Row, Rows
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import clean
+from components.core.units import counted
 from components.dataset_import.layouts import BY_ROWS, CAPTIONS, JSONL, PREFERENCES, check_annotations, depths
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams
@@ -100,10 +101,13 @@ class Source:
 
     def not_taken(self) -> dict[str, str]:
         """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""
-        found = {f"rows with {kind}": f"{count} rows: a prior is of one video" for kind, count in self.aside.items()}
+        found = {
+            f"rows with {kind}": f"{counted(count, 'row')}: a prior is of one video"
+            for kind, count in self.aside.items()
+        }
         if self.undrawn:
             first = self.undrawn[0]
-            found["rows not drawn from"] = f"{len(self.undrawn)} rows, the first is {first.unit}: {first.reason}"
+            found["rows not drawn from"] = f"{counted(len(self.undrawn), 'row')}, first {first.unit}: {first.reason}"
         return dict(sorted(found.items()))
 
     def unit(self, name: str) -> str:

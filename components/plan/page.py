@@ -8,7 +8,7 @@ from itertools import chain
 
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
-from components.core.units import counted, number, readable_bytes, readable_hours
+from components.core.units import counted, readable_bytes, readable_hours
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -25,9 +25,10 @@ def extraction(sources: Sequence[Source], found: Estimate, videos: Sequence[Plan
     peak = readable_bytes(found.peak_bytes)
     return document(
         f"{counted(files, 'video')} with {counted(samples, 'sample')}, layout {kinds}.",
-        *_sources(sources),
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
+        "## Sources",
+        *_sources(sources),
         "## Unusable",
         bullets(_unusable(sources, videos, counts)) or "Nothing, by the headers.",
         *(warning for source in sources for warning in _shared_questions(source)),
@@ -37,7 +38,7 @@ def extraction(sources: Sequence[Source], found: Estimate, videos: Sequence[Plan
 def _sources(sources: Sequence[Source]) -> list[str]:
     """Return what each source gives: samples of all rows that its annotations have, and how often they are seen."""
     rows = [
-        (one.name or "training", one.layout, len(one.videos), f"{one.samples:,} of {one.rows:,}", number(one.weight))
+        (one.name or "training", one.layout, len(one.videos), f"{one.samples:,} of {one.rows:,}", f"{one.weight:g}")
         for one in sources
     ]
     aside = [

@@ -229,7 +229,9 @@ def test_rows_without_one_video_are_counted_by_kind_and_set_aside(tmp_path):
     shared = {"source": str(tmp_path / "set")}
     made = run_step(STEP, tmp_path, tmp_path / "store", {"processes": 1}, shared, form="training")
     left_out = {item.unit: item.reason for item in published(made, "videos", VideoDataset).left_out}
-    assert left_out == {f"rows with {kind}": f"{n} rows: a prior is of one video" for kind, n in kinds.items()}
+    assert left_out == {
+        f"rows with {kind}": f"{n} row{'s'[: n - 1]}: a prior is of one video" for kind, n in kinds.items()
+    }
     page = made["summary"].read_text()
     assert "1 of 7" in page
     assert "* `rows with an image`: 3 rows" in page
