@@ -83,10 +83,16 @@ def _shared_questions(source: Source) -> list[str]:
     ]
 
 
-def prior_set(found: PriorSet) -> str:
-    """Return what a given prior set holds."""
-    videos = len({line.video.id for line in found.lines})
-    return f"Prior set `sha256:{found.digest}`: {len(found.lines)} samples of {videos} videos."
+def prior_sets(found: Sequence[PriorSet]) -> str:
+    """Return what the given prior sets hold, and what they hold together."""
+    lines = [f"Prior set `sha256:{one.digest}`: {_held([one])}." for one in found]
+    together = f"Merged: {_held(found)}; a sample of several sets is taken once." if len(found) > 1 else ""
+    return document(*lines, together)
+
+
+def _held(sets: Sequence[PriorSet]) -> str:
+    lines = [line for one in sets for line in one.lines]
+    return f"{len({line.sample.id for line in lines})} samples of {len({line.video.id for line in lines})} videos"
 
 
 def benchmarks(rows: Sequence[tuple[str, int, int, int]]) -> str:

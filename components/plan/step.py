@@ -31,10 +31,11 @@ from components.pages.markdown import document
 from components.plan import page, tuning
 from components.plan.cost import PlannedVideo, estimate
 from components.plan.run_size import RunSize, estimated
+from components.prior_set.merge import check_agreement
 from components.runtime import parameters as p
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
-from components.runtime.parameters import Shard, SharedParams, StepParams, validated
+from components.runtime.parameters import Shard, SharedParams, StepParams, as_text, items_of, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Entry
@@ -88,9 +89,10 @@ def run(context: Context[StepParams, Shared]) -> None:
     if POD in os.environ:
         _record(context.shared).check("shards")
     forecast(context)
-    shared = context.shared
-    if isinstance(shared, FineTune) and not shared.priors.startswith("sha256:"):
-        import_folder(Path(shared.priors), context.store)
+    if isinstance(context.shared, FineTune):
+        for name in _named_priors(context.shared):
+            if not name.startswith("sha256:"):
+                import_folder(Path(name), context.store)
 
 
 def forecast(context: Context[StepParams, Any]) -> None:
@@ -113,11 +115,12 @@ def forecast(context: Context[StepParams, Any]) -> None:
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
     if isinstance(shared, FineTune):
-        priors, stored = shared.priors, shared.priors.startswith("sha256:")
-        found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
-        context.value("prior_digest", f"sha256:{found.digest}")
-        videos += [line.video.file.bytes for line in found.lines]
-        parts.append(page.prior_set(found))
+        sets = [_prior_set(context, name) for name in _named_priors(shared)]
+        check_agreement(sets)
+        digests = [f"sha256:{one.digest}" for one in sets]
+        context.value("prior_digest", digests[0] if len(sets) == 1 else as_text(digests))
+        videos += {line.video.id: line.video.file.bytes for one in sets for line in one.lines}.values()
+        parts.append(page.prior_sets(sets))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
         benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks, context.store.patience)
@@ -130,6 +133,20 @@ def forecast(context: Context[StepParams, Any]) -> None:
     parts.append(page.cluster(_record(shared)))
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
+
+
+def _named_priors(shared: FineTune) -> list[str]:
+    """Return the prior sets that are named, each once. Raises ParameterError: something else in the list."""
+    names = list(dict.fromkeys(map(as_text, items_of(shared.priors, "priors"))))
+    if wrong := [name for name in names if not isinstance(name, str) or name.startswith(("[", "{")) or not name]:
+        remedy = "name each set by sha256:… or by its folder"
+        raise ParameterError(f"{wrong[0]!r} names no prior set", source="priors", remedy=remedy)
+    return names
+
+
+def _prior_set(context: Context[StepParams, Any], name: str) -> PriorSet:
+    stored = name.startswith("sha256:")
+    return context.store.manifest(name, PriorSet) if stored else exported_manifest(Path(name), PriorSet)
 
 
 def _record(shared: Shared) -> RunSize:
