@@ -84,11 +84,13 @@ def check_annotations(rows: Rows) -> None:
 
 
 def _at_root(name: str) -> Callable[[Rows], bool]:
-    return lambda rows: any("/" not in path and layout_of(rows, path) == name for path in _json_at_root(rows))
+    """Return the check whether the root has annotations of a layout; among too many JSON files it has none."""
 
+    def present(rows: Rows) -> bool:
+        files = [*rows.root_files(".json"), *rows.root_files(".jsonl")]
+        return len(files) <= _MOST_FILES and any(layout_of(rows, path) == name for path in files)
 
-def _json_at_root(rows: Rows) -> list[str]:
-    return [*rows.root_files(".json"), *rows.root_files(".jsonl")]
+    return present
 
 
 def _reader(name: str, read_row: Read) -> Callable[[Rows], None]:

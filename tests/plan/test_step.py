@@ -190,7 +190,7 @@ def test_a_recipe_of_a_file_of_arguments_has_absolute_folders(tmp_path):
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps({"source": ["data", {"uri": "minio://b/x"}, {"uri": "more", "samples": 2}]}))
     known = {"source": "./data", "priors": "./priors"}
-    values = with_absolute_paths(PipelineOptions(arguments=file, priors='["a", "sha256:0"]').values(known))
+    values = with_absolute_paths(PipelineOptions(arguments=file, priors=["a", "sha256:0"]).values(known))
     here = Path.cwd()
     assert json.loads(values["source"]) == [
         f"{here}/data",
@@ -200,7 +200,11 @@ def test_a_recipe_of_a_file_of_arguments_has_absolute_folders(tmp_path):
     assert json.loads(values["priors"]) == [f"{here}/a", "sha256:0"]
     assigned = PipelineOptions(assignments=['source=["x"]']).values(known)
     assert with_absolute_paths(assigned)["source"] == f'["{here}/x"]'
-    assert with_absolute_paths({"source": "data"})["source"] == f"{here}/data"
+    for given, wanted in (
+        (["data"], f"{here}/data"),
+        (["data", '{"uri": "x"}'], f'["{here}/data", {{"uri": "{here}/x"}}]'),
+    ):
+        assert with_absolute_paths(PipelineOptions(source=given).values(known))["source"] == wanted
 
 
 def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
