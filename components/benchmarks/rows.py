@@ -27,7 +27,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # what a row's video name without extension may stand for
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
 _HEAD = 1 << 16  # bytes of an annotation file that say how its rows are written
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\n]', re.DOTALL)
 T = TypeVar("T")
 
 
@@ -82,12 +82,19 @@ class Rows:
     _names: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def names(self, path: str) -> frozenset[str]:
-        """Return the names of fields, of any depth, in the beginning of a JSON or JSONL file, however damaged it is."""
+        """Return the names of the rows' fields in the beginning of a JSON or JSONL file, however damaged it is."""
         if path not in self._names:
             data = self.backend.read(path, 0, _HEAD) or b""
             encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-            found = _STRING.findall(data.decode(encoding, "replace"))
-            self._names[path] = frozenset(name for name, colon in found if colon)
+            found, depth = set(), 0
+            for token in _TOKEN.finditer(data.decode(encoding, "replace")):
+                if token[0] == "\n":
+                    depth = 0 if path.endswith(".jsonl") else depth
+                elif token[0] in "{}":
+                    depth = max(0, depth + (1 if token[0] == "{" else -1))
+                elif token[2] and depth == 1:
+                    found.add(token[1])
+            self._names[path] = frozenset(found)
         return self._names[path]
 
     def root_files(self, suffix: str) -> list[str]:

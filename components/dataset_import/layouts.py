@@ -72,15 +72,18 @@ def depths(rows: Rows) -> Iterator[dict[str, list[str]]]:
 
 
 def check_annotations(rows: Rows) -> None:
-    """Raise DataError where a JSON file nearest to the root is damaged, to be called where no layout fits."""
-    paths = [path for path in sorted(rows.files) if path.endswith((".json", ".jsonl"))]
-    nearest = min((path.count("/") for path in paths), default=0)
-    for path in [path for path in paths if path.count("/") == nearest][:_MOST_FILES]:
-        if rows.files[path].size == 0:
-            source = f"{rows.backend.uri}/{path}"
-            raise DataError("the annotation file is empty", source=source, remedy="complete the source")
+    """Raise DataError where a JSON file is damaged or empty: for a source in which no layout was found."""
+    paths = sorted(
+        (path for path in rows.files if path.endswith((".json", ".jsonl"))), key=lambda path: path.count("/")
+    )
+    for path in paths[:_MOST_FILES]:
+        problem = "the annotation file is empty" if rows.files[path].size == 0 else ""
         if path.endswith(".json"):
             rows.document(path)
+        elif not problem and not any(True for _ in rows.lines(path)) and rows.rejected:
+            problem = f"no line of it is JSON; {rows.rejected[0].unit}: {rows.rejected[0].reason}"
+        if problem:
+            raise DataError(problem, source=f"{rows.backend.uri}/{path}", remedy="complete or correct the file")
 
 
 def _at_root(name: str) -> Callable[[Rows], bool]:

@@ -20,6 +20,10 @@ def check_agreement(sets: Sequence[PriorSet]) -> None:
         ParameterError: sets of another video model, other versions or parameters of a step, or, under the scope
             `dataset`, other heads; it names what differs.
     """
+    for found in sets if len(sets) > 1 else ():
+        if "head_selection" not in found.provenance:
+            problem = f"{_short(found)} does not say how its heads were chosen"
+            raise ParameterError(problem, source="priors", remedy="merge sets that motion_priors made")
     for one, other in pairwise(sets):
         tasks = sorted({*one.provenance, *other.provenance} - {*_OWN})
         if differences := [line for task in tasks for line in _differences(one, other, task)]:
@@ -75,8 +79,8 @@ def _flat(record: StepRecord) -> dict[str, str]:
 
 
 def _scope(found: PriorSet) -> str:
-    record = found.provenance.get("head_selection")
-    return "sample" if record is None or not record.params.get("mhs", True) else str(record.params.get("scope"))
+    params = found.provenance["head_selection"].params
+    return str(params["scope"]) if params["mhs"] else "sample"
 
 
 def _heads(found: PriorSet) -> set[tuple[int, ...]]:

@@ -44,6 +44,7 @@ def motionvid_qa(root):
 
 
 def motionvid_qa_in_a_subfolder(root):
+    document(root / "dataset_info.json", {"files": ["MotionVid-QA"]})  # JSON without rows is passed by
     return motionvid_qa(root / "MotionVid-QA/data")
 
 
@@ -310,8 +311,8 @@ def test_a_preference_without_a_question_is_refused(tmp_path):
     assert ["'prompt'" in bad.reason or "'chosen'" in bad.reason for bad in source.rejected] == [True, True]
 
 
-def test_names_of_fields_are_read_of_keys_alone(tmp_path):
-    """A text that quotes JSON does not tell a file's layout."""
+def test_names_of_a_rows_own_fields_alone_tell_a_layout(tmp_path):
+    """Neither a text that quotes JSON does, nor what a field holds."""
     row = {"video": "a.mp4", "response": 'It says "conversations": [{"chosen": 1, "rejected": 2}].'}
-    lines(tmp_path / "deep/x.jsonl", [json.dumps(row)])
+    lines(tmp_path / "deep/x.jsonl", [json.dumps(row | {"meta": {"messages": [{"conversations": 1}]}})])
     assert read(tmp_path).layout == "jsonl"

@@ -181,6 +181,13 @@ def test_an_empty_file_is_a_data_error_whatever_layout_it_had(tmp_path, folder, 
     assert isinstance(outcome(tmp_path, folder + name, b"", "auto"), DataError)
 
 
+@pytest.mark.parametrize("path", ["deep/x.json", "deep/x.jsonl"])
+@pytest.mark.parametrize("data", [b"[1, 2", b"\x00\x01", b"{" * 100_000, b"{'video': 'v.mp4'}"])
+def test_a_damaged_file_that_tells_no_layout_is_a_data_error(tmp_path, path, data):
+    (tmp_path / "info.json").write_text('{"a": 1}')
+    assert isinstance(outcome(tmp_path, path, data, "auto"), DataError)
+
+
 def test_a_mark_of_byte_order_is_no_damage(tmp_path):
     for layout in ("llava", "jsonl"):
         path, row = ROWS[layout]

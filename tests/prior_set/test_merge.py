@@ -89,9 +89,13 @@ def test_sets_that_were_made_in_different_ways_are_refused(world, task, fields, 
 
 def test_a_task_that_one_set_alone_has_is_a_difference(world):
     _, a, b, _ = world
-    less = {task: record for task, record in b.provenance.items() if task != "head_selection"}
-    with pytest.raises(ParameterError, match=r"head_selection head_ratio is 0\.5 and not recorded"):
-        check_agreement([a, b.model_copy(update={"provenance": less})])
+    for task, said in (
+        ("token_selection", r"token_selection token_ratio is 0\.5 and not recorded"),
+        ("head_selection", "does not say how its heads were chosen"),
+    ):
+        less = {name: record for name, record in b.provenance.items() if name != task}
+        with pytest.raises(ParameterError, match=said):
+            check_agreement([a, b.model_copy(update={"provenance": less})])
 
 
 def test_under_one_set_of_heads_for_the_data_set_the_heads_must_be_the_same(world):
@@ -143,10 +147,18 @@ def test_plan_takes_digests_and_folders_and_hands_all_on(world, tmp_path, capsys
     said = made["plan"].read_text()
     assert "Merged: 4 samples of 4 videos; a sample of several sets is taken once." in said
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
-    for priors, code in ((["x", {"a": 1}], 2), ([str(tmp_path / "none")], 3), ([], 2)):
+    other = store.publish(changed(b, "ddim_inversion", version="99"))
+    for priors, code in (
+        (["x", {"a": 1}], 2),
+        ([f"sha256:{a.digest}", f"sha256:{other}"], 2),
+        ([str(tmp_path / "none")], 3),
+        ([], 2),
+    ):
         given = ("priors=" + json.dumps(priors), f"store={store.uri}", "vlm=tiny-qwen2.5-vl")
         assert motion_enhancer("plan", "fine_tune", *(word for item in given for word in ("--set", item))) == code
-    assert "an empty list" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "an empty list" in said
+    assert "were made in different ways: ddim_inversion version is" in said
 
 
 def test_the_table_of_heads_counts_every_sample(world):
