@@ -17,7 +17,14 @@ def test_weights_of_one_are_permutations():
 
 @pytest.mark.parametrize(
     ("weights", "length"),
-    [([2.0, 1.0, 3.0], 6), ([0.5] * 4, 2), ([1.5, 1.0, 0.5, 2.0], 5), ([0.1] * 3, 1), ([0.3] * 10 + [1.7] * 10, 20)],
+    [
+        ([2.0, 1.0, 3.0], 6),
+        ([0.5] * 4, 2),
+        ([1.5, 1.0, 0.5, 2.0], 5),
+        ([0.1] * 3, 1),
+        ([0.9, 0.1], 1),
+        ([0.3] * 10 + [1.7] * 10, 20),
+    ],
 )
 def test_an_epoch_shows_a_sample_as_often_as_its_weight_says(weights, length):
     epochs, rest = 400, sum(weight % 1 for weight in weights)
@@ -32,3 +39,10 @@ def test_an_epoch_shows_a_sample_as_often_as_its_weight_says(weights, length):
         assert sum(seen) / epochs == pytest.approx(expected, abs=4 * (0.25 / epochs) ** 0.5)
     assert order(weights, 7, range(length + 1, 3 * length)) == sequence[length + 1 : 3 * length]
     assert order(weights, 8, range(epochs * length)) != sequence
+
+
+def test_samples_of_a_broken_weight_meet_in_every_combination():
+    sequence = order([0.5] * 4, 7, range(400))
+    assert {frozenset(sequence[k : k + 2]) for k in range(0, 400, 2)} == {
+        frozenset((one, other)) for one in range(4) for other in range(one)
+    }
