@@ -6,7 +6,7 @@ here, row by row: a bad row is named with its file and line, the others go on.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +16,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from components.core.errors import DataError
+from components.core.json_text import parse_json
 from components.core.records import Option, Sample, Turn
 from components.core.text import clean, sample_id
 from components.media.parts import Seconds
@@ -27,6 +29,10 @@ from components.store.zipped import Packed
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # "A. Apples.", "(A) Apples", "A) Apples", "A: Apples", full-width marks alike
 _OWN_LETTER = re.compile(r"(?:[(（]([A-Z])[)）][.:]?|([A-Z])[.):．）：、])\s*(?=\S)", re.IGNORECASE)
+# what a row's video name without extension may stand for
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
+_HEAD = 1 << 16  # bytes of an annotation file that say how its rows are written
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\n]', re.DOTALL)
 T = TypeVar("T")
 
 
@@ -45,6 +51,8 @@ class Row:
     question_type: str
     protocol: str
     labels: Mapping[str, str]
+    source: str = ""  # what a recipe calls it
+    weight: float = 1.0
 
     def id(self, video_sha256: str) -> str:
         """Return the sample's id, once its video is known by content."""
@@ -76,8 +84,9 @@ class Rows:
 
     The first of the declared template instructions stands where a training row has no question. `protocol` is the
     benchmark's, empty for training; `task_type` is its own, which raises DataError for an item of an unknown type.
-    `aside` counts rows that are neither taken nor bad, by kind. `packed` are the members of the source's zip files,
-    `media` what lies behind a name of `by_video` that is no path.
+    `aside` counts rows that are neither taken nor bad, by kind; `annotations` are the files whose rows were read,
+    `notes` what else a person should know of the source. `packed` are the members of the source's zip files, `media`
+    what lies behind a name of `by_video` that is no path.
     """
 
     backend: Backend
@@ -112,6 +121,26 @@ class Rows:
             raise bad_row(f"{path} is there with other sizes, as a file and inside {packed.archive.path}", path)
         return loose or packed
 
+    annotations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _names: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def names(self, path: str) -> frozenset[str]:
+        """Return the names of the rows' fields in the beginning of a JSON or JSONL file, however damaged it is."""
+        if path not in self._names:
+            data = self.backend.read(path, 0, _HEAD) or b""
+            encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+            found, depth = set(), 0
+            for token in _TOKEN.finditer(data.decode(encoding, "replace")):
+                if token[0] == "\n":
+                    depth = 0 if path.endswith(".jsonl") else depth
+                elif token[0] in "{}":
+                    depth = max(0, depth + (1 if token[0] == "{" else -1))
+                elif token[2] and depth == 1:
+                    found.add(token[1])
+            self._names[path] = frozenset(found)
+        return self._names[path]
+
     def root_files(self, suffix: str) -> list[str]:
         """Return the files at the source's root with this suffix, sorted."""
         return sorted(path for path in self.files if "/" not in path and path.endswith(suffix))
@@ -127,8 +156,8 @@ class Rows:
     def document(self, path: str) -> Any:
         """Return a JSON file of the source; DataError if it is missing, not UTF-8, or not JSON."""
         try:
-            return json.loads(self._text(path))
-        except json.JSONDecodeError as error:
+            return parse_json(self._text(path))
+        except ValueError as error:
             source = f"{self.backend.uri}/{path}"
             raise DataError(f"not JSON: {error}", source=source, remedy="correct the file") from error
 
@@ -138,16 +167,18 @@ class Rows:
         if not isinstance(value, list):
             problem = f"the file holds {type(value).__name__}, wanted a list"
             raise DataError(problem, source=path, remedy="correct the file")
+        self.annotations.append(path)
         return [(f"{path}:{number}", item) for number, item in enumerate(value, start=1)]
 
     def lines(self, path: str) -> Iterator[tuple[str, Any]]:
         """Yield place (`file:line`) and value of each line of a JSONL file; a line that is not JSON is a bad row."""
+        self.annotations.append(path)
         # not splitlines(): JSON strings may hold U+2028 and other separators unescaped
         for number, line in enumerate(self._text(path).split("\n"), start=1):
             if line.strip():
                 try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
+                    value = parse_json(line)
+                except ValueError as error:
                     self.rejected.append(Rejected(f"{path}:{number}", f"not JSON: {error}"))
                 else:
                     yield f"{path}:{number}", value
@@ -241,13 +272,35 @@ class Rows:
                 raise bad_row(f"other frames than of another row: {name}", source)
         return name
 
+    @cached_property
+    def _roots(self) -> list[str]:
+        """The ways in which a row may write the source's own address before its video's path."""
+        uri = self.backend.uri
+        local = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else ""
+        return [f"{root}/" for root in (uri, *([local, os.path.realpath(local)] if local else []))]
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """The video files by their path without extension."""
+        found: dict[str, list[str]] = {}
+        for path in {*self.files, *self.packed}:
+            stem, extension = os.path.splitext(path)
+            if extension.lower() in _VIDEOS:
+                found.setdefault(stem, []).append(path)
+        return found
+
     def _locate(self, path: str, folders: Sequence[str], source: str) -> str:
-        """Return where the video is; if it is nowhere, the first place, which is then reported as missing."""
-        pure = PurePosixPath(path)
+        """Return where the video is; if it is nowhere, the first place, which is then reported as missing.
+
+        An absolute path inside the source counts from its root; a name without extension is the one video so called.
+        """
+        inside = next((path.removeprefix(root) for root in self._roots if path.startswith(root)), path)
+        pure = PurePosixPath(inside)
         if not pure.name or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
             raise bad_row(f"video path {path!r} leaves the source", source)
-        places = [str(PurePosixPath(folder) / pure) for folder in folders]
+        places = list(dict.fromkeys(str(PurePosixPath(folder) / pure) for folder in folders))
         found = [place for place in places if self.find(place) is not None]
+        found = found or [file for place in places for file in self._by_stem.get(place, ())]
         if len(found) > 1:
             raise bad_row(f"two files for one video: {found[0]} and {found[1]}", source)
         return found[0] if found else places[0]

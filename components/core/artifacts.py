@@ -247,6 +247,11 @@ class PriorSet(Manifest):
     lines: list[PriorLine]
     heads: list[HeadRow]
     saturation: dict[str, float]
+    merged: list[str] = Field(
+        [],
+        exclude_if=lambda digests: not digests,  # so that a manifest from before keeps its bytes and its digest
+        description="the sets that it was merged from, by digest",
+    )
 
 
 class LeakageReport(Manifest):

@@ -99,6 +99,13 @@ class Sample(Record):
         exclude_if=lambda labels: not labels,  # so that a manifest from before keeps its bytes and its digest
         description="what its benchmark's submission file repeats of it",
     )
+    # left out where they are the default, so that a manifest from before keeps its bytes and its digest
+    source: str = Field(
+        "", exclude_if=lambda name: not name, description="what a recipe of several sources calls the sample's own"
+    )
+    weight: float = Field(
+        1.0, gt=0, exclude_if=lambda weight: weight == 1, description="how often it is seen in an epoch of a training"
+    )
 
     def called(self, clip: Clip) -> str:
         """Return what failures call it: its id, its own name in the source, and the clip's."""

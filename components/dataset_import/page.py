@@ -21,14 +21,22 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
     samples = [sample for line in lines for sample in line.samples]
     kinds = Counter(sample.question_type or "(none)" for sample in samples if sample.options)
     listed = [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in left_out[:_LISTED]]
-    came = []
-    for one in sources:
-        rows = sum(len(video.rows) for video in one.videos) + len(one.rejected)
-        came.append((one.protocol or "training", one.layout, len(one.videos), rows))
+    taken = Counter(sample.protocol or sample.source for sample in samples)
+    came = [
+        (
+            one.protocol or one.name or "training",
+            one.layout,
+            len(one.videos),
+            f"{taken[one.protocol or one.name]:,} of {one.rows:,}",
+            f"{one.weight:g}",
+        )
+        for one in sources
+    ]
     more = len(left_out) - len(listed)
     return document(
         "# Import",
-        table(("source", "layout", "files", "rows"), came),
+        table(("source", "layout", "files", "samples of rows", "weight"), came),
+        bullets(line for one in sources for line in one.facts),
         *_benchmarks(sources, samples),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),

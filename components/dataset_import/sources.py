@@ -16,7 +16,8 @@ from components.benchmarks.rows import Layout, Media, Rejected, Row, Rows
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import clean
-from components.dataset_import.layouts import CAPTIONS, JSONL, LLAVA
+from components.core.units import counted
+from components.dataset_import.layouts import BY_ROWS, CAPTIONS, JSONL, PREFERENCES, check_annotations, depths
 from components.media.parts import Seconds
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams
@@ -28,13 +29,16 @@ from components.store.zipped import Packed, packed_files
 def layouts(protocol: str = "") -> list[Layout]:
     """Return the layouts of training sources, or those of a benchmark: JSONL, and its own if it has one."""
     own = [one.layout for one in ([get_benchmark(protocol)] if protocol else benchmarks().values()) if one.layout]
-    return [JSONL, *own] if protocol else [CAPTIONS, JSONL, LLAVA, *own]
+    return [JSONL, *own] if protocol else [CAPTIONS, *BY_ROWS, *own]
 
 
 if TYPE_CHECKING:
     LayoutName = str
 else:
     LayoutName = Literal[("auto", *(layout.name for layout in layouts()))]
+
+
+_LISTED = 8  # annotation files that a page names
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,15 @@ class SourceVideo:
 class Source:
     """What was read of a source: where, in which layout, its videos (by path), the rows that cannot be used.
 
-    `aside` counts rows that are neither taken nor bad, by kind.
+    Attributes:
+        rows: how many rows its annotations have.
+        aside: training rows without one video, which can have no prior, by kind.
+        annotations: the files whose rows were read.
+        notes: what else a person should know.
+        name: what a recipe calls it.
+        weight: how often its samples are seen in an epoch.
+        usable: how many samples it had to draw from; None where all are taken.
+        undrawn: the rows that cannot be used where samples are drawn from the others: no failures.
     """
 
     root: str
@@ -77,16 +89,41 @@ class Source:
     protocol: str
     videos: tuple[SourceVideo, ...]
     rejected: tuple[Rejected, ...]
+    rows: int = 0
     aside: Mapping[str, int] = field(default_factory=dict)
+    annotations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    name: str = ""
+    weight: float = 1.0
+    usable: int | None = None
+    undrawn: tuple[Rejected, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """How many samples it gives."""
+        return sum(len(video.rows) for video in self.videos)
+
+    @property
+    def facts(self) -> list[str]:
+        """What a page says of it in words: files whose rows were read, a draw, and what else is to be known."""
+        files = ", ".join(self.annotations[:_LISTED]) + (" …" if len(self.annotations) > _LISTED else "")
+        read = [f"rows of {files}"] if files else []
+        drawn = f"{self.samples:,} samples drawn of the {self.usable:,} that can be used"
+        return [self.unit(line) for line in (*read, *([] if self.usable is None else [drawn]), *self.notes)]
 
     def not_taken(self) -> dict[str, str]:
         """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""
         why = "an item is about one image or one video" if self.protocol else "a prior is of one video"
-        return {f"rows with {kind}": f"{count} rows: {why}" for kind, count in sorted(self.aside.items())}
+        found = {f"rows with {kind}": f"{counted(count, 'row')}: {why}" for kind, count in self.aside.items()}
+        if self.undrawn:
+            first = self.undrawn[0]
+            found["rows not drawn from"] = f"{counted(len(self.undrawn), 'row')}, first {first.unit}: {first.reason}"
+        return dict(sorted(found.items()))
 
     def unit(self, name: str) -> str:
-        """Return a name for the list of failures; a benchmark's protocol comes first."""
-        return f"{self.protocol}: {name}" if self.protocol else name
+        """Return a name for the list of failures; a benchmark's protocol or a source's name comes first."""
+        prefix = self.protocol or self.name
+        return f"{prefix}: {name}" if prefix else name
 
 
 def list_source(uri: str, patience: float = PATIENCE) -> list[Listed]:
@@ -138,8 +175,12 @@ def read_source(
         videos.append(_video(path, media, [rows.find(one) for one in media.paths], tuple(found), mask))
     _nested(rows, videos)
     if not videos and not rows.rejected:
-        raise DataError("the annotations hold no rows", source=root, remedy="complete the source")
-    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected), dict(rows.aside))
+        kinds = ", ".join(f"{count} with {kind}" for kind, count in sorted(rows.aside.items()))
+        problem = f"no row has one video: {kinds}" if kinds else "the annotations hold no rows"
+        raise DataError(problem, source=root, remedy="complete the source")
+    count = sum(len(video.rows) for video in videos) + len(rows.rejected) + rows.aside.total()
+    known = (count, dict(rows.aside), tuple(rows.annotations), tuple(rows.notes))
+    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected), *known)
 
 
 def _video(
@@ -165,12 +206,24 @@ def _nested(rows: Rows, videos: Sequence[SourceVideo]) -> None:
 
 
 def _detect(rows: Rows) -> Layout:
-    """Return the one layout whose files are there; training reads MotionBench's captions where its items are too."""
+    """Return the one layout whose files are there, at the root or, where nothing is there, nearest to it.
+
+    Training reads MotionBench's captions where its items are too, and no preferences where something else is.
+    """
     source, known = rows.backend.uri, layouts(rows.protocol)
     there = [layout for layout in known if layout.present(rows)]
+    if not there and not rows.protocol:
+        nearest = next(depths(rows), {})
+        there = [layout for layout in BY_ROWS if layout.name in nearest]
     if CAPTIONS in there:
         there = [layout for layout in there if layout.name != "motionbench"]
+    if PREFERENCES in there and len(there) > 1:
+        there.remove(PREFERENCES)
+        files = ", ".join(next(found for found in depths(rows) if PREFERENCES.name in found)[PREFERENCES.name])
+        how = f"give the same address once more in a recipe, with the layout {PREFERENCES.name!r}"
+        rows.notes.append(f"{files}: preferences (chosen, rejected), not read here; to learn what is chosen, {how}")
     if not there:
+        check_annotations(rows)
         remedy = f"give a source in one of: {', '.join(layout.name for layout in known)}"
         raise ParameterError("no annotations in a known layout", source=source, remedy=remedy)
     if len(there) > 1:

@@ -20,6 +20,7 @@ from components.dataset_import.checks import Lost, distinct, lost_in, refuse_oth
 from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
+from components.dataset_import.recipe import read_training
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
 from components.models.video import fewest_frames
 from components.runtime.context import Context
@@ -43,7 +44,8 @@ class Params(UnitParams):
     """Parameters of the import."""
 
     layout: LayoutName = Field(
-        "auto", description="how the training source is written; benchmarks go by their protocol"
+        "auto",
+        description="how training sources are written that say no layout of their own; benchmarks go by their protocol",
     )
     template_instructions: list[str] = Field(
         [MOTIONBENCH_INSTRUCTION],
@@ -71,7 +73,7 @@ class Params(UnitParams):
 
 
 class Training(SharedParams):
-    """The training source."""
+    """The training sources."""
 
     source: SourceUri
     source_digest: SourceDigest
@@ -115,10 +117,10 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
 
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
-    """Read the training source, or every benchmark of the list, which must have the published items."""
+    """Read the training sources, or every benchmark of the list, which must have the published items."""
     params, shared, patience = context.params, context.shared, context.store.patience
     if isinstance(shared, Training):
-        return [read_source(shared.source, params.layout, params.template_instructions, patience=patience)]
+        return read_training(shared.source, params.layout, params.template_instructions, patience)
     parsed = parse_benchmarks(shared.benchmarks)
     sources = [read_source(uri, "auto", params.template_instructions, protocol, patience) for protocol, uri in parsed]
     if not params.allow_subset:

@@ -21,18 +21,34 @@ from components.plan.tuning import Counts, Disk
 from components.store.failures import SHOWN
 
 
-def extraction(source: Source, found: Estimate, lost: Sequence[Lost], list_at: str) -> str:
-    """Return what the steps up to token_selection will do with the source; the file `list_at` has all that is lost."""
-    samples = sum(len(video.rows) for video in source.videos)
+def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost], list_at: str) -> str:
+    """Return what the steps up to token_selection will do with the sources; the file `list_at` has all that is lost."""
+    files, samples = sum(len(source.videos) for source in sources), sum(source.samples for source in sources)
+    kinds = ", ".join(code(name) for name in dict.fromkeys(source.layout for source in sources))
     peak = readable_bytes(found.peak_bytes)
     return document(
-        f"{counted(len(source.videos), 'video')} with {counted(samples, 'sample')}, layout {code(source.layout)}.",
+        f"{counted(files, 'video')} with {counted(samples, 'sample')}, layout {kinds}.",
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
+        "## Sources",
+        *_sources(sources),
         "## Unusable",
         bullets(_listing(lost, list_at)) or "Nothing, by the headers.",
-        *_shared_questions(source),
+        *(warning for source in sources for warning in _shared_questions(source)),
     )
+
+
+def _sources(sources: Sequence[Source]) -> list[str]:
+    """Return what each source gives: samples of all rows that its annotations have, and how often they are seen."""
+    rows = [
+        (one.name or "training", one.layout, len(one.videos), f"{one.samples:,} of {one.rows:,}", f"{one.weight:g}")
+        for one in sources
+    ]
+    aside = [
+        Markdown(f"{code(one.unit(kind))}: {text(why)}") for one in sources for kind, why in one.not_taken().items()
+    ]
+    told = [line for one in sources for line in one.facts]
+    return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*told, *aside])]
 
 
 def _step(one: StepEstimate) -> tuple[object, ...]:
@@ -79,10 +95,16 @@ def _shared_questions(source: Source) -> list[str]:
     ]
 
 
-def prior_set(found: PriorSet) -> str:
-    """Return what a given prior set holds."""
-    videos = len({line.video.id for line in found.lines})
-    return f"Prior set `sha256:{found.digest}`: {len(found.lines)} samples of {videos} videos."
+def prior_sets(found: Sequence[PriorSet]) -> str:
+    """Return what the given prior sets hold, and what they hold together."""
+    lines = [f"Prior set `sha256:{one.digest}`: {_held([one])}." for one in found]
+    together = f"Merged: {_held(found)}; a sample of several sets is taken once." if len(found) > 1 else ""
+    return document(*lines, together)
+
+
+def _held(sets: Sequence[PriorSet]) -> str:
+    lines = [line for one in sets for line in one.lines]
+    return f"{len({line.sample.id for line in lines})} samples of {len({line.video.id for line in lines})} videos"
 
 
 def benchmarks(sources: Sequence[Source], lost: Sequence[Lost], list_at: str) -> str:

@@ -53,7 +53,9 @@ def run(context: Context[Params, Shared]) -> None:
     if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
         problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
-    reads = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+    reads: Json = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+    if weights := sorted([line.sample.id, line.sample.weight] for line in lines if line.sample.weight != 1):
+        reads["weights"] = weights
     entry = context.once("model", reads, lambda work: _train(context, work, lines, model.path))
     if context.counts["computed"]:
         from components.sft.state import ResumeStates

@@ -264,11 +264,12 @@ def test_llava_refuses_a_turn_and_what_follows(tmp_path):
         {"id": "two", "conversations": talk("<video><video>?", "!")},
     ]
     items = [item | {"video": "a.mp4"} for item in items] + [{"id": "image", "image": "a.png", "conversations": []}]
+    items.append({"id": "placeholder", "conversations": talk("<video>?", "!")})
     document(tmp_path / "x.json", items)
     source = read(tmp_path)
     assert [row.uid for row in rows(source)] == ["k#1"]
     expected = {"k#2 (x.json:1)": "<|im_end|>", "k#3 (x.json:1)": "earlier turn", "x.json:2": "1 turns"}
-    expected |= {"x.json:3": "'gpt'", "two (x.json:4)": "<video>", "x.json:5": "'video'"}
+    expected |= {"x.json:3": "'gpt'", "two (x.json:4)": "<video>", "x.json:6": "'video'"}
     assert [bad.unit for bad in source.rejected] == list(expected)
     for bad in source.rejected:
         assert expected[bad.unit] in bad.reason

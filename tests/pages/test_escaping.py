@@ -30,7 +30,9 @@ def shown(page):
 
 
 def source(name):
-    return Source("root", "auto", "", (SourceVideo(name, None, (), None),), (Rejected(name, f"no {name}"),))
+    bad = (Rejected(name, f"no {name}"),)
+    told = {"aside": {name: 2}, "annotations": (name,), "notes": (name,), "name": name}
+    return Source("root", "auto", "", (SourceVideo(name, None, (), None),), bad, **told)
 
 
 def failure(name):
@@ -52,9 +54,9 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("page", ["plan", "import", "prior set", "tuned model"])
 def test_hostile_names_are_text(page, name):
-    short = unfit([PlannedVideo(name, 3, [])], FRAMES)
+    lost = [Lost("row", "", name, f"no {name}"), *unfit([PlannedVideo(name, 3, [])], FRAMES)]
     made = {
-        "plan": lambda: extraction(source(name), Estimate([], 0), [Lost("row", "", name, f"no {name}"), *short], name),
+        "plan": lambda: extraction([source(name)], Estimate([], 0), lost, name),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

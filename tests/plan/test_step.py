@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from components.cli.options import PipelineOptions
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
+from components.kubeflow.arguments import with_absolute_paths
 from components.plan import tuning
 from components.plan.step import STEP
 from components.store.entries import Store
@@ -166,6 +168,45 @@ def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, caps
         assert "* `strange.mp4`: the video does not decode: no decoder for its codec" in printed
         assert counts(printed)["dataset_import"] == ("0", "1")
     assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
+
+
+def test_a_recipe_is_told_by_source(world, tmp_path, capsys):
+    """A folder in two sources is looked at once; what is drawn, refused or without a video is said of each."""
+    _, source, store, _ = world
+    extra = own(tmp_path / "extra", [{"id": str(k), "video": "a.mp4", "response": f"It goes {k}."} for k in range(4)])
+    with (extra / "data.jsonl").open("a") as file:
+        file.write('{"image": "a.png", "response": "A cat."}\n{"video": "gone.mp4", "response": "It is gone."}\n')
+    recipe = [str(source), {"uri": str(extra), "samples": 3, "weight": 2}, {"uri": str(source), "name": "again"}]
+    printed = planned(capsys, *settings(json.dumps(recipe), store))
+    assert rows(printed)["scenes"] == ["motionbench_caption", str(COUNT), f"{COUNT} of {COUNT}", "1"]
+    assert rows(printed)["extra"] == ["jsonl", "1", "3 of 6", "2"]
+    assert counts(printed)["dataset_import"] == (str(COUNT), "1")
+    plain = printed.replace("\\", "")
+    assert "extra: 3 samples drawn of the 4 that can be used" in plain
+    assert "* `extra: rows with an image`: 1 row" in plain
+    assert "* `extra: rows not drawn from`: 1 row, first data.jsonl:6: gone.mp4 is not in the source" in plain
+    assert "Nothing, by the headers." in printed
+
+
+def test_a_recipe_of_a_file_of_arguments_has_absolute_folders(tmp_path):
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({"source": ["data", {"uri": "minio://b/x"}, {"uri": "more", "samples": 2}]}))
+    known = {"source": "./data", "priors": "./priors"}
+    values = with_absolute_paths(PipelineOptions(arguments=file, priors=["a", "sha256:0"]).values(known))
+    here = Path.cwd()
+    assert json.loads(values["source"]) == [
+        f"{here}/data",
+        {"uri": "minio://b/x"},
+        {"uri": f"{here}/more", "samples": 2},
+    ]
+    assert json.loads(values["priors"]) == [f"{here}/a", "sha256:0"]
+    assigned = PipelineOptions(assignments=['source=["x"]']).values(known)
+    assert with_absolute_paths(assigned)["source"] == f'["{here}/x"]'
+    for given, wanted in (
+        (["data"], f"{here}/data"),
+        (["data", '{"uri": "x"}'], f'["{here}/data", {{"uri": "{here}/x"}}]'),
+    ):
+        assert with_absolute_paths(PipelineOptions(source=given).values(known))["source"] == wanted
 
 
 def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
