@@ -66,7 +66,12 @@ def run(context: Context[Params, Tuned]) -> None:
     title = " · ".join([benchmark.title, vlm.name, *filter(None, [TITLES.get(params.control)])])
     asked = f"{len(lines)} of {sum(bool(unit.sample.answer) for unit in known)} items with an answer were asked."
     orders = compare_orders(lines, permuted) if permuted and lines else None
-    context.page("table", scores_table(title, found, benchmark.types, asked if params.limit else "", orders))
+    context.page(
+        "table",
+        scores_table(
+            f"{title} · {benchmark.share(len(lines))}", found, benchmark.types, asked if params.limit else "", orders
+        ),
+    )
     context.page("examples", page(context, title, lines, {line.video.id: line.video for line in data.lines}))
     unparsed = sum(not line.parsed for line in lines) / max(1, len(lines))
     whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table

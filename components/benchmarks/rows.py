@@ -283,7 +283,7 @@ class Rows:
     def _by_stem(self) -> dict[str, list[str]]:
         """The video files by their path without extension."""
         found: dict[str, list[str]] = {}
-        for path in {*self.files, *self.packed}:
+        for path in sorted({*self.files, *self.packed}):
             stem, extension = os.path.splitext(path)
             if extension.lower() in _VIDEOS:
                 found.setdefault(stem, []).append(path)

@@ -27,6 +27,7 @@ _VIDEOS = {
     12: (("BreakfastII_15fps_qvga_sync", "videos", ""), "task12/breakfast_8_frame", 15.0),
 }
 _FRAMES = "v1_video"
+_LONGEST = 1e6  # of a segment's bounds: more seconds than any video has
 
 IMAGE_TYPES = {
     "Scene Understanding": "SU",
@@ -83,7 +84,8 @@ def questions(rows: Rows, path: str) -> list[tuple[str, str, str, Any]]:
         where = f"{path}:{place}"
         with rows.attempt(where):
             uid = text_of(item, "question_id", where)
-            if (number := item.get("question_type_id")) not in types:
+            number = item.get("question_type_id")
+            if not isinstance(number, int) or number not in types:
                 raise bad_row(f"question type {number!r}, the file names {', '.join(map(str, sorted(types)))}", where)
             found.append((where, uid, types[number], item))
     return found
@@ -103,7 +105,7 @@ def segment(item: Any, rate: float, where: str) -> Seconds:
     """Return the part of a video that a question is about; its bounds are counted `rate` per second."""
     bounds = list_of(item, "segment", where)
     known = len(bounds) == 2 and all(isinstance(bound, (int, float)) for bound in bounds)
-    if not known or not 0 <= bounds[0] < bounds[1]:
+    if not known or not 0 <= bounds[0] < bounds[1] < _LONGEST:
         raise bad_row(f"segment {bounds}, wanted start and end", where)
     return Seconds(bounds[0] / rate, bounds[1] / rate)
 

@@ -107,9 +107,10 @@ class Source:
     def facts(self) -> list[str]:
         """What a page says of it in words: files whose rows were read, a draw, and what else is to be known."""
         files = ", ".join(self.annotations[:_LISTED]) + (" …" if len(self.annotations) > _LISTED else "")
-        read = [f"rows of {files}"] if files else []
-        drawn = f"{self.samples:,} samples drawn of the {self.usable:,} that can be used"
-        return [self.unit(line) for line in (*read, *([] if self.usable is None else [drawn]), *self.notes)]
+        found = [f"rows of {files}"] if files else []
+        if self.usable is not None:
+            found.append(f"{self.samples:,} samples drawn of the {self.usable:,} that can be used")
+        return [self.unit(line) for line in (*found, *self.notes)]
 
     def not_taken(self) -> dict[str, str]:
         """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""

@@ -13,6 +13,7 @@ from PIL import Image
 from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError
+from components.core.units import counted
 from components.dataset_import import decode as decode_module
 from components.dataset_import.step import STEP
 from components.media.video import read_frames
@@ -199,7 +200,7 @@ def test_seed_bench_2(tmp_path):
     left_out = {item.unit: item.reason for item in published(outputs, "videos", VideoDataset).left_out}
     kinds = {"Multiple Images": 2, "Interleaved Image": 2, "Image Generation": 2, "Image & Text Generation": 1}
     assert left_out == {
-        f"seed2: rows with data_type '{kind}'": f"{count} rows: an item is about one image or one video"
+        f"seed2: rows with data_type '{kind}'": f"{counted(count, 'row')}: an item is about one image or one video"
         for kind, count in kinds.items()
     }
     for kind in kinds:

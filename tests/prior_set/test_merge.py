@@ -141,7 +141,7 @@ def test_plan_takes_digests_and_folders_and_hands_all_on(world, tmp_path, capsys
     write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
     shared = {"priors": [f"sha256:{a.digest}", str(tmp_path / "b")], "vlm": "tiny-qwen2.5-vl"}
     shared |= {"benchmarks": [f"motionbench={tmp_path / 'bench'}"], "shards": ["0/1"]}
-    params = {name: {} for name in PLAN.form("fine_tune").planned}
+    params = {name: {} for name in PLAN.form("fine_tune").planned} | {"dataset_import": {"allow_subset": True}}
     made = run_step(PLAN, tmp_path, world[0] / "store", shared=shared, form="fine_tune", step_params=params)
     assert json.loads(made["prior_digest"].read_text()) == [f"sha256:{one.digest}" for one in (a, b)]
     said = made["plan"].read_text()
