@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from components.benchmark_eval.scores import result
+from components.benchmark_eval.scores import judged
 from components.benchmark_eval.step import STEP as EVALUATE
 from components.benchmark_eval.step import items
 from components.benchmarks.interface import benchmarks, get_benchmark
@@ -229,7 +229,7 @@ def answered(data, benchmark, replies):
         unit.sample.id: Entry(**made, key=unit.sample.id, numbers={"reply": replies[unit.sample.uid], "frames": [0]})
         for unit in units
     }
-    return [result(*unit, benchmark, entries[unit.sample.id]) for unit in units]
+    return [judged(unit.line, unit.sample, benchmark, entries[unit.sample.id]) for unit in units]
 
 
 def test_motionbench_held_out_items_are_asked_and_submitted(tmp_path):
