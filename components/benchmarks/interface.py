@@ -20,7 +20,7 @@ from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.media.viewing import Viewing
 from components.models.vlm.interface import VlmFamily
-from components.quality.statistics import Estimate, bootstrap
+from components.quality.statistics import Estimate, Means
 
 FramePreset = Literal["paper", "supplement"]
 UNTYPED = "untyped"  # the type of items that name none, where a benchmark's types are its rows' own
@@ -38,21 +38,32 @@ class Metric:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper printed for one model before and after tuning, in percent, by metric or task type."""
+    """What the paper printed for one model and, if it has that, for the tuned one; percent by metric or task type."""
 
     label: str  # in lower case the model's name in the registry
+    frames: str  # how many the model saw, or how many per second; empty where the paper does not say
     untouched: Mapping[str, float]
     tuned: Mapping[str, float]
     flags: Mapping[str, str]  # doubts, by what they concern: `row`, or a cell (`tuned.Overall`)
 
 
 def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None) -> tuple[PaperRow, ...]:
-    """Return the rows of a text table: heads, then two lines per model, its label before the first; flags by label."""
-    heads, *lines = (line.split() for line in table.strip().splitlines())
-    rows = []
-    for (label, *before), (_, *after) in zip(lines[::2], lines[1::2], strict=True):
-        untouched, tuned = (dict(zip(heads, map(float, cells), strict=True)) for cells in (before, after))
-        rows.append(PaperRow(label, untouched, tuned, (flags or {}).get(label, {})))
+    """Return the rows of a text table, flags by label.
+
+    A line begins with the model's label, or with `tuned`: the model of the line above, tuned. The first column may be
+    `frames`; `-` is what was not printed.
+    """
+    heads, *lines = table.strip().splitlines()
+    columns, rows = heads.split(), list[PaperRow]()
+    for line in lines:
+        label, *cells = line.rsplit(maxsplit=len(columns))
+        printed = {name: cell for name, cell in zip(columns, cells, strict=True) if cell != "-"}
+        frames = printed.pop("frames", "")
+        numbers = {name: float(cell) for name, cell in printed.items()}
+        if label == "tuned":
+            rows[-1] = replace(rows[-1], tuned=numbers)
+        else:
+            rows.append(PaperRow(label, frames, numbers, {}, (flags or {}).get(label, {})))
     return tuple(rows)
 
 
@@ -161,19 +172,17 @@ class Benchmark:
         return [i for i, kind in enumerate(types) if wanted is None or self.task_type(kind, f"item {i}") in wanted]
 
     def measure(
-        self, values: Sequence[float], videos: Sequence[str], types: Sequence[str]
+        self, means: Callable[[Sequence[int]], Means], types: Sequence[str]
     ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-        """Return means of the items' values (right or not, or paired differences), with intervals over videos.
+        """Return the metrics by name (those that have items), and every task type that is there.
 
-        They are of the metrics, by name (those that have items), and of every task type that is there.
+        `means` estimates the items at some places (their accuracy, a paired difference); `types` are those of all.
         """
-        whole = bootstrap(values, videos, types)
+        whole = means(range(len(types)))
         totals = {}
         for metric in self.metrics:
             if own := self.members(metric, types):
-                part = whole
-                if metric.types is not None:
-                    part = bootstrap([values[i] for i in own], [videos[i] for i in own], [types[i] for i in own])
+                part = whole if metric.types is None else means(own)
                 totals[metric.name] = part.average if metric.kind == "macro" else part.overall
         return totals, whole.by_type
 

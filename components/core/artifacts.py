@@ -102,6 +102,11 @@ class ItemResult(Record):
     mask: Ref | None = None
     sample: Sample
     key: str
+    prompt: str | None = Field(
+        None,
+        exclude_if=lambda prompt: prompt is None,  # so that a manifest from before keeps its bytes and its digest
+        description="what the model was asked; None in manifests of benchmark_eval v3",
+    )
     reply: str
     parsed: str = Field(description="letter that was read out of the reply; empty: unparsed, counted as wrong")
     rule: str = Field(description="which parsing rule matched")
@@ -165,14 +170,14 @@ class LeakageCounts(Record):
 
 
 class Score(Record):
-    """An accuracy with its count and interval (percent)."""
+    """An accuracy with its count and 95 % interval (percent); none from one video."""
 
     name: str
     n: int
     correct: int
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     unparsed: int
 
 

@@ -27,6 +27,7 @@ from components.report.quality import pointing_game, prior_quality, quality_tabl
 from components.report.vlm import token_map, training
 
 log = logging.getLogger(__name__)
+_LONG = 2  # benchmarks whose whole outcomes fit into one sentence
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
 
 
@@ -47,17 +48,21 @@ def comparisons(material: Material) -> list[Comparison]:
 
 
 def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
-    """Return the run's outcome in one sentence."""
-    parts = []
-    for one in comparisons:
-        e = one.overall
-        outcome = f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
-        parts.append(f"{one.benchmark.title}: tuned − untouched: {outcome}")
-    found = "; ".join(parts) or "No benchmark was evaluated with both models"
+    """Return the run's outcome in one sentence; of many benchmarks the intervals stand in the chart below it."""
+    found = "; ".join(f"{one.benchmark.title}: tuned − untouched: {_outcome(one)}" for one in comparisons)
+    if len(comparisons) > _LONG:
+        each = (f"{one.benchmark.title} {signed(one.overall.value)} ({probability(one.p)})" for one in comparisons)
+        found = f"tuned − untouched in points: {', '.join(each)}"
+    found = found or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)
         return f"Plumbing only: random weights ({', '.join(tiny)}), {items} items. {found}."
     return found + "."
+
+
+def _outcome(one: Comparison) -> str:
+    e = one.overall
+    return f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
 
 
 def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
@@ -67,8 +72,9 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         e = one.overall
         note = f"{signed(e.value)} {interval(e)}, n = {e.n}"
         dots.append(Dot(one.benchmark.title, [(e.value, e.low, e.high, "c1")], note, True))
+    titles = [one.benchmark.title for one in comparisons]
     title = "tuned − untouched, points, 95 % interval over videos"
-    forest = dot_plot(title, dots, reference=0.0, label=140) if dots else NOTHING
+    forest = dot_plot(title, dots, reference=0.0, label=max(140, 14 + 8 * max(map(len, titles)))) if dots else NOTHING
     named = raw("{} {}").format
     facts = [
         (_ROLES.get(role, role), named(one.name, code(one.digest[:12])))
@@ -144,8 +150,9 @@ def summary(material: Material, findings: Findings, path: str) -> str:
         for row in one.rows:
             accuracies, change = (f"{row.untouched.value:.1f}", f"{row.tuned.value:.1f}"), row.difference
             difference, unparsed = f"{signed(change.value)} {interval(change)}", " → ".join(map(str, row.unparsed))
-            rows.append((row.name, change.n, *accuracies, difference, unparsed))
-        head = ("", "n", "untouched", "tuned", "difference", "unparsed")
+            p = probability(row.p).removeprefix("p = ").removeprefix("p ")
+            rows.append((row.name, change.n, *accuracies, difference, p, unparsed))
+        head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed")
         blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]
     if findings.quality.rows:
         blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]

@@ -14,10 +14,11 @@ from bench.table import Row, write
 from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
 from components.core.errors import DataError
 from components.core.records import ModelId, sha256
+from components.core.units import probability, signed
 from components.pages.page import render
 from components.quality.measures import Quality, assess
 from components.report.material import Material, scenes, shipped
-from components.report.page import Findings, build, comparisons, fit
+from components.report.page import Findings, build, comparisons, fit, sentence
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
@@ -104,10 +105,19 @@ def test_verdict_and_numbers(run, page):
     assert f"sha256:{run.priors.digest}" in text
 
 
+def test_the_verdict_on_many_benchmarks_is_short(run):
+    material = material_of(run, evaluated=True)
+    (one,) = comparisons(material)
+    said = [sentence(material, [one] * many) for many in (2, 3)]
+    assert said[0].count(" items") == 2
+    short = f"MotionBench {signed(one.overall.value)} ({probability(one.p)})"
+    assert said[1] == f"tuned − untouched in points: {', '.join([short] * 3)}."
+
+
 def test_summary_and_cut(run, page):
     summary = run.out["summary"].read_text()
     shown = rows(summary)
-    assert len(shown["Overall"]) == 5
+    assert len(shown["Overall"]) == 6
     assert shown["prior, debiased"][3] == "12"
     assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in shown["prior, debiased"][:3])
     assert pointing_line(run) in summary
