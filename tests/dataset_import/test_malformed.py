@@ -9,7 +9,8 @@ import pytest
 from components.core.errors import DataError, MotionEnhancerError, ParameterError
 from components.core.json_text import parse_json
 from components.core.records import canonical_json
-from components.dataset_import.sources import layouts, read_source
+from components.dataset_import.layouts import BY_ROWS, CAPTIONS
+from components.dataset_import.sources import read_source
 
 ASK = "Describe the motion in this video in detail."
 TALK = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
@@ -109,8 +110,8 @@ def replaced(row, at, new):
     return row
 
 
-def test_every_training_layout_is_here():
-    assert {layout.name for layout in layouts()} <= set(ROWS)
+def test_every_layout_of_training_sets_is_here():
+    assert {layout.name for layout in (CAPTIONS, *BY_ROWS)} <= set(ROWS)
 
 
 @pytest.mark.parametrize("layout", ROWS)
