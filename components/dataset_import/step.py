@@ -234,7 +234,7 @@ def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]], lost:
     groups: dict[str, list[tuple[Unit, Entry]]] = {}
     videos: dict[str, Video] = {}
     for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
-        video = clip(entry, unit.video.part, context.task, unit.name)
+        video = clip(entry, unit.video.part, context.task, unit.video.path)
         groups.setdefault(videos.setdefault(video.id, video).id, []).append((unit, entry))
     lines = []
     for digest, group in sorted(groups.items()):

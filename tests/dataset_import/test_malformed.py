@@ -12,7 +12,7 @@ from pyarrow.parquet import write_table
 from components.core.errors import DataError, MotionEnhancerError, ParameterError
 from components.core.json_text import parse_json
 from components.core.records import canonical_json
-from components.dataset_import.sources import layouts, read_source
+from components.dataset_import.sources import read_source
 
 ASK = "Describe the motion in this video in detail."
 TALK = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
