@@ -152,6 +152,19 @@ def test_still_frames_that_make_no_video(spoil, reason, tmp_path):
     assert "1 of 12" in caught.value.problem
 
 
+def test_a_changed_frame_is_noticed(tmp_path):
+    seed(tmp_path / "seed", pack=False)
+    frame = tmp_path / "seed/v1_video/task10/ssv2_8_frame/v1738/3.png"
+    sizes, ids = set(), set()
+    for content in (3, 4):
+        saved(frame, content, compress_level=0)
+        sizes.add(frame.stat().st_size)
+        outputs = bench(tmp_path, f"seed={tmp_path / 'seed'}")
+        ids.add(read(outputs)["v1738"][0].id)
+    assert (len(sizes), len(ids)) == (1, 2)
+    assert metrics(outputs)["share_remembered"] == pytest.approx(11 / 12, abs=1e-4)
+
+
 def test_a_damaged_image_is_left_out_by_the_rule_of_clips(tmp_path):
     seed(tmp_path / "seed", pack=False)
     path = tmp_path / "seed/SEED-Bench-image/1454426_2591113"
