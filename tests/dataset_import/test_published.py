@@ -17,7 +17,7 @@ from components.dataset_import.step import STEP
 from components.media.video import read_frames
 from components.store.entries import Store
 from tests.dataset_import.data import document, lines
-from tests.dataset_import.published import picture, saved, seed, seed2, seed_question, videomme, zipped
+from tests.dataset_import.published import SEED, numbered, picture, saved, seed, seed2, seed_question, videomme, zipped
 from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import s3_server
@@ -123,15 +123,11 @@ def test_seed_bench_on_s3_gives_the_same_manifest(tmp_path):
 def test_questions_that_cannot_be_asked(change, reason, tmp_path):
     questions = seed(tmp_path / "seed", pack=False, videos=True)
     bad = next(question for question in questions if question["question_id"] == "v1962") | change
-    document(tmp_path / "seed/SEED-Bench.json", {"questions": [*questions[:3], bad], "question_type": _types()})
+    document(tmp_path / "seed/SEED-Bench.json", {"questions": [*questions[:3], bad], "question_type": numbered(SEED)})
     with pytest.raises(DataError) as caught:
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
     assert reason in caught.value.problem
     assert "1 of 4" in caught.value.problem
-
-
-def _types():
-    return {f"Kind {number}": number for number in range(1, 13)} | {"Scene Understanding": 1}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +188,20 @@ def test_an_archive_inside_another_is_named(tmp_path):
     (tmp_path / "seed/all").mkdir()
     (tmp_path / "seed/SEED-Bench-image.zip").rename(tmp_path / "seed/all/SEED-Bench-image.zip")
     zipped(tmp_path / "seed/all", tmp_path / "seed/all.zip", base=tmp_path / "seed/all")
-    with pytest.raises(DataError, match=r"9 videos are not in the source, as .*; SEED-Bench-image\.zip is not read"):
+    with pytest.raises(
+        DataError, match=r"9 videos are not in the source, .*; SEED-Bench-image\.zip, an archive inside"
+    ):
+        bench(tmp_path, f"seed={tmp_path / 'seed'}")
+
+
+def test_an_archive_that_is_not_whole_matters_where_something_is_missing(tmp_path):
+    seed(tmp_path / "seed")
+    (tmp_path / "seed/other.zip").write_bytes(b"cut")
+    assert len(read(bench(tmp_path, f"seed={tmp_path / 'seed'}"))) == 12
+    (tmp_path / "seed/v1_video.zip.002").unlink()
+    said = r"3 videos are not in the source, as v1_video/.*: part 2 of the archive is missing"
+    (tmp_path / "seed/other.zip").unlink()
+    with pytest.raises(DataError, match=said):
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
 
 
