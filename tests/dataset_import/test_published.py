@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet as pq
 
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError
@@ -297,6 +298,15 @@ def test_a_damaged_table(content, reason, tmp_path):
     videomme(tmp_path / "mme")
     (tmp_path / "mme/videomme/test-00000-of-00001.parquet").write_bytes(content)
     with pytest.raises(DataError, match=reason):
+        bench(tmp_path, f"videomme={tmp_path / 'mme'}")
+
+
+def test_a_table_of_another_encoding(tmp_path):
+    videomme(tmp_path / "mme")
+    path = tmp_path / "mme/videomme/test-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"Counting", b"\xffounting"))
+    with pytest.raises(DataError, match="not a whole parquet file: 'utf-8' codec"):
         bench(tmp_path, f"videomme={tmp_path / 'mme'}")
 
 
