@@ -83,7 +83,8 @@ def questions(rows: Rows, path: str) -> list[tuple[str, str, str, Any]]:
         where = f"{path}:{place}"
         with rows.attempt(where):
             uid = text_of(item, "question_id", where)
-            if (number := item.get("question_type_id")) not in types:
+            number = item.get("question_type_id")
+            if not isinstance(number, int) or number not in types:
                 raise bad_row(f"question type {number!r}, the file names {', '.join(map(str, sorted(types)))}", where)
             found.append((where, uid, types[number], item))
     return found
@@ -148,6 +149,6 @@ BENCHMARK = Benchmark(
     metrics=(Metric("All"), *(Metric(name, types=frozenset(kinds.values())) for name, kinds in _GROUPS.items())),
     prompt=prompt,
     official_rule=official_rule,
-    layout=Layout("seed", has(ANNOTATIONS), read),
+    layout=Layout("seed", has(ANNOTATIONS), read, training=False),
     paper=paper_rows(_PAPER, {"Qwen2.5-VL-7B": {"row": _MIXED}, "InternVL3-8B": {"row": _MIXED}}),
 )

@@ -16,6 +16,7 @@ from components.benchmarks.rows import Layout, Media, Rejected, Row, Rows
 from components.core.errors import DataError, ParameterError
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import clean
+from components.core.units import counted
 from components.dataset_import.layouts import CAPTIONS, JSONL, LLAVA
 from components.media.parts import Seconds
 from components.runtime.declaration import Step
@@ -28,7 +29,7 @@ from components.store.zipped import Packed, packed_files
 def layouts(protocol: str = "") -> list[Layout]:
     """Return the layouts of training sources, or those of a benchmark: JSONL, and its own if it has one."""
     own = [one.layout for one in ([get_benchmark(protocol)] if protocol else benchmarks().values()) if one.layout]
-    return [JSONL, *own] if protocol else [CAPTIONS, JSONL, LLAVA, *own]
+    return [JSONL, *own] if protocol else [CAPTIONS, JSONL, LLAVA, *(layout for layout in own if layout.training)]
 
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Source:
     def not_taken(self) -> dict[str, str]:
         """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""
         why = "an item is about one image or one video" if self.protocol else "a prior is of one video"
-        return {f"rows with {kind}": f"{count} rows: {why}" for kind, count in sorted(self.aside.items())}
+        return {f"rows with {kind}": f"{counted(count, 'row')}: {why}" for kind, count in sorted(self.aside.items())}
 
     def unit(self, name: str) -> str:
         """Return a name for the list of failures; a benchmark's protocol comes first."""

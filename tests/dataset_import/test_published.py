@@ -7,6 +7,7 @@ from collections import Counter
 
 import av
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet as pq
@@ -14,11 +15,23 @@ from pyarrow import parquet as pq
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError
 from components.dataset_import import decode as decode_module
+from components.dataset_import.sources import read_source
 from components.dataset_import.step import STEP
 from components.media.video import read_frames
 from components.store.entries import Store
 from tests.dataset_import.data import document, lines
-from tests.dataset_import.published import SEED, numbered, picture, saved, seed, seed2, seed_question, videomme, zipped
+from tests.dataset_import.published import (
+    SEED,
+    SEED2,
+    numbered,
+    picture,
+    saved,
+    seed,
+    seed2,
+    seed_question,
+    videomme,
+    zipped,
+)
 from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import s3_server
@@ -219,11 +232,10 @@ def test_seed_bench_2(tmp_path):
     assert np.array_equal(shown, np.stack([picture(2100 + number) for number in range(8)]))
     assert found["19_0"][1].question_type == "Global Video Understanding"
     left_out = {item.unit: item.reason for item in published(outputs, "videos", VideoDataset).left_out}
-    kinds = {"Multiple Images": 2, "Interleaved Image": 2, "Image Generation": 2, "Image & Text Generation": 1}
-    assert left_out == {
-        f"seed2: rows with data_type '{kind}'": f"{count} rows: an item is about one image or one video"
-        for kind, count in kinds.items()
-    }
+    kinds = {"Multiple Images": "2 rows", "Interleaved Image": "2 rows", "Image Generation": "2 rows"}
+    kinds["Image & Text Generation"] = "1 row"
+    why = "an item is about one image or one video"
+    assert left_out == {f"seed2: rows with data_type '{kind}'": f"{count}: {why}" for kind, count in kinds.items()}
     for kind in kinds:
         assert f"rows with data_type '{kind}'" in outputs["summary"].read_text()
 
@@ -315,6 +327,54 @@ def test_a_video_that_is_in_no_archive(tmp_path):
     (tmp_path / "mme/videos_chunked_01.zip").unlink()
     with pytest.raises(DataError, match=r"data/fFjv93ACG2o\.mp4: not in the source, named by 002-1"):
         bench(tmp_path, f"videomme={tmp_path / 'mme'}")
+
+
+# Anything else --------------------------------------------------------------------------------------------------------
+
+WRONG = (None, True, 7, -1, 1e300, "", "x", "../x", "a\0b", [], [1], [None, {}], {}, {"a": [1]})
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The three benchmarks, one row of each kind of media."""
+    root = tmp_path_factory.mktemp("published")
+    asked = {"seed": seed(root / "seed", pack=False, videos=True), "seed2": seed2(root / "seed2")}
+    kinds = {"seed": (0, 9, 10, 11), "seed2": (0, 15, 16, 18, 22)}
+    return root, {name: [asked[name][place] for place in places] for name, places in kinds.items()}
+
+
+FILES = [("seed", "SEED-Bench.json", SEED), ("seed2", "SEED-Bench_v2.json", SEED2)]
+
+
+@pytest.mark.parametrize(("name", "file", "types"), FILES)
+def test_wrong_values_at_every_field_are_bad_rows(name, file, types, sources):
+    root, rows = sources
+    if name == "seed2":
+        (root / "seed2/SEED-Bench_v2_level1_2_3.json").unlink(missing_ok=True)
+    for row in rows[name]:
+        for field in row:
+            wrong = [row | {field: value} for value in WRONG] + [{key: row[key] for key in row if key != field}]
+            document(root / name / file, {"questions": [rows[name][0], row, *wrong], "question_type": numbered(types)})
+            found = read_source(str(root / name), "auto", ["Q?"], name)
+            count = sum(len(video.rows) for video in found.videos) + len(found.rejected) + sum(found.aside.values())
+            assert count == 3 + len(WRONG), field
+    for value in (*WRONG, {"questions": [], "question_type": []}, {"question_type": {}}, {"questions": 3}):
+        document(root / name / file, value)
+        with pytest.raises(DataError):
+            read_source(str(root / name), "auto", ["Q?"], name)
+
+
+def test_wrong_values_in_a_table_are_bad_rows(tmp_path):
+    rows = videomme(tmp_path / "mme")
+    path = tmp_path / "mme/videomme/test-00000-of-00001.parquet"
+    for field in rows[0]:
+        for value in (None, 7, True, 1.5, "", "../x", "a\0b", [], ["a"], [None], {"a": 1}):
+            pq.write_table(pyarrow.Table.from_pylist([row | {field: value} for row in rows]), path)
+            found = read_source(str(tmp_path / "mme"), "auto", ["Q?"], "videomme")
+            assert sum(len(video.rows) for video in found.videos) + len(found.rejected) == 9, (field, value)
+        pq.write_table(pyarrow.Table.from_pylist(rows).drop_columns([field]), path)
+        found = read_source(str(tmp_path / "mme"), "auto", ["Q?"], "videomme")
+        assert sum(len(video.rows) for video in found.videos) + len(found.rejected) == 9, field
 
 
 # Training -------------------------------------------------------------------------------------------------------------
