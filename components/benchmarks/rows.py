@@ -104,7 +104,7 @@ class Rows:
     def folders(self) -> dict[str, list[str]]:
         """Names of the files in each folder of the source, those in zip files as well."""
         found: dict[str, list[str]] = {}
-        for path in {*self.files, *self.packed}:
+        for path in sorted({*self.files, *self.packed}):
             found.setdefault(str(PurePosixPath(path).parent), []).append(PurePosixPath(path).name)
         return found
 
@@ -308,11 +308,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to write annotations: its name, whether a source has such files, and their reader."""
+    """One way to write annotations: its name, whether a source has such files, and their reader.
+
+    `training`: whether a training source may be written so, too.
+    """
 
     name: str
     present: Callable[[Rows], bool]
     read: Callable[[Rows], None]
+    training: bool = True
 
 
 def has(*paths: str) -> Callable[[Rows], bool]:

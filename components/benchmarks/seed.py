@@ -155,7 +155,7 @@ BENCHMARK = Benchmark(
     metrics=(Metric("All"), *(Metric(name, types=frozenset(kinds.values())) for name, kinds in _GROUPS.items())),
     prompt=prompt,
     official_rule=official_rule,
-    layout=Layout("seed", has(ANNOTATIONS), read),
+    layout=Layout("seed", has(ANNOTATIONS), read, training=False),
     paper=paper_rows(
         _PAPER,
         {"Qwen2.5-VL-7B": {"row": _MIXED}, "InternVL3-8B": {"row": _MIXED}, "LLaVA-1.5-13B": {"row": _OLDER}},

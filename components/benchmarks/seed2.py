@@ -59,5 +59,5 @@ BENCHMARK = Benchmark(
     metrics=(Metric("All"), *(Metric(name, types=frozenset(kinds.values())) for name, kinds in _GROUPS.items())),
     prompt=seed.prompt,
     official_rule=seed.official_rule,
-    layout=Layout("seed2", lambda rows: bool(_annotations(rows)), read),
+    layout=Layout("seed2", lambda rows: bool(_annotations(rows)), read, training=False),
 )

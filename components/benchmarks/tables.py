@@ -23,7 +23,7 @@ def table_rows(rows: Rows, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError("the annotation file is missing", source=source, remedy="complete the source")
     try:
         found = read_table(pyarrow.BufferReader(data), use_threads=False).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         pointer = data.startswith(b"version https://git-lfs")
         problem = "a git-lfs pointer, not the table itself" if pointer else f"not a whole parquet file: {error}"
         remedy = "run `git lfs pull` in the source's repository" if pointer else "download it again"

@@ -129,7 +129,7 @@ BENCHMARK = Benchmark(
     metrics=(Metric("Overall"), *(Metric(length.title(), types=frozenset({length})) for length in _LENGTHS)),
     prompt=prompt,
     official_rule=official_rule,
-    layout=Layout("videomme", lambda rows: bool(_annotations(rows)), read),
+    layout=Layout("videomme", lambda rows: bool(_annotations(rows)), read, training=False),
     paper=paper_rows(_PAPER, {"VideoChat-Flash-7B": {"untouched.Overall": _NO_MEAN}}),
     counts=Counts(dict.fromkeys(_LENGTHS, 900)),
     submission=submission,

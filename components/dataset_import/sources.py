@@ -29,7 +29,7 @@ from components.store.zipped import Packed, packed_files
 def layouts(protocol: str = "") -> list[Layout]:
     """Return the layouts of training sources, or those of a benchmark: JSONL, and its own if it has one."""
     own = [one.layout for one in ([get_benchmark(protocol)] if protocol else benchmarks().values()) if one.layout]
-    return [JSONL, *own] if protocol else [CAPTIONS, *BY_ROWS, *own]
+    return [JSONL, *own] if protocol else [CAPTIONS, *BY_ROWS, *(layout for layout in own if layout.training)]
 
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def read_source(
     listed = {item.path: item for item in list_source(uri, patience)}
     backend = open_backend(uri, patience)
     task_type = get_benchmark(protocol).task_type if protocol else None
-    packed = packed_files(backend, listed.values(), patience)
+    packed, refused = packed_files(backend, listed.values(), patience)
     rows = Rows(backend, listed, cleaned, protocol, task_type, packed=packed)
     chosen = _detect(rows) if layout == "auto" else next(one for one in layouts(protocol) if one.name == layout)
     chosen.read(rows)
@@ -174,7 +174,7 @@ def read_source(
         mask = rows.files.get(f"gt/{PurePosixPath(path).stem}.safetensors")  # the synthetic set's ground truth
         media = rows.media.get(path, Media((path,)))
         videos.append(_video(path, media, [rows.find(one) for one in media.paths], tuple(found), mask))
-    _nested(rows, videos)
+    _not_read(rows, refused, videos)
     if not videos and not rows.rejected:
         kinds = ", ".join(f"{count} with {kind}" for kind, count in sorted(rows.aside.items()))
         problem = f"no row has one video: {kinds}" if kinds else "the annotations hold no rows"
@@ -196,14 +196,20 @@ def _video(
     return SourceVideo(name, Listed(name, sum(file.size for file in there), stamp), rows, mask, frames=there)
 
 
-def _nested(rows: Rows, videos: Sequence[SourceVideo]) -> None:
-    """Raise DataError where videos are missing that may lie in a zip file inside another."""
-    inner = next((file for path, file in rows.packed.items() if path.lower().endswith(".zip")), None)
+def _not_read(rows: Rows, refused: Sequence[DataError], videos: Sequence[SourceVideo]) -> None:
+    """Raise DataError where videos are missing that may lie in a zip file that is not read."""
     missing = [video.path for video in videos if video.file is None]
-    if inner is not None and missing:
-        problem = f"{len(missing)} videos are not in the source, as {missing[0]}; {inner.member} is not read"
-        source = f"{rows.backend.uri}/{inner.archive.path}"
-        raise DataError(problem, source=source, remedy="unpack the archive that holds another")
+    inner = next((file for path, file in rows.packed.items() if path.lower().endswith(".zip")), None)
+    if not missing or not (refused or inner):
+        return
+    problem = f"{len(missing)} videos are not in the source, as {missing[0]}"
+    if refused:
+        first, problem = refused[0], f"{problem}, and an archive is not read: {refused[0].problem}"
+        raise DataError(problem, source=first.source, remedy=first.remedy)
+    assert inner is not None
+    source = f"{rows.backend.uri}/{inner.archive.path}"
+    remedy = "unpack the archive that holds another"
+    raise DataError(f"{problem}; {inner.member}, an archive inside another, is not read", source=source, remedy=remedy)
 
 
 def _detect(rows: Rows) -> Layout:

@@ -317,13 +317,10 @@ class _Extraction:
     def _header_frames(self, source: Source, video: SourceVideo, reads: Json) -> tuple[int, str]:
         """Return the frames by the container's header, remembered; or 0 and why, not remembered.
 
-        A part's are its whole file's, an upper bound. What lies in a zip file is unpacked for this; still frames are
-        counted.
+        What lies in a zip file is unpacked for this.
         """
         from components.media.video import header
 
-        if video.frames:
-            return len(video.frames), ""
         assert video.file is not None
         key = sha256(canonical_json(reads))[:32]
         if (entry := self._entry("plan", key)) is not None:

@@ -7,11 +7,13 @@ the directory and the members that are asked for are read, by ranges.
 from __future__ import annotations
 
 import io
+import logging
+import lzma
 import re
-import shutil
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -20,7 +22,11 @@ from components.core.errors import DataError
 from components.store.address import open_backend
 from components.store.backend import PATIENCE, Backend, Listed, disk_error
 
-_PART = re.compile(r"(.+\.zip)\.(\d+|[a-z]{2,3})", re.IGNORECASE)
+log = logging.getLogger(__name__)
+
+_PART = re.compile(r"(.+\.zip)\.(?:\d+|[a-z]{2,3})|(.+)\.z01", re.IGNORECASE)
+# what `zipfile` raises for a damaged archive; a wrong encoding and a wrong place in the file are ValueErrors
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, RuntimeError)
 _BLOCK = 1 << 24  # bytes of a request for a member's content
 _JUNK = "__MACOSX/"  # what macOS adds for its own use
 _AGAIN = "download the archive again, or unpack it yourself"
@@ -48,20 +54,29 @@ class Packed(Listed):
     problem: str = ""
 
 
-def packed_files(backend: Backend, listed: Iterable[Listed], patience: float = PATIENCE) -> dict[str, Packed]:
-    """Return the members of all zip files of a listing, by path; `patience`: as of `open_backend`.
+def packed_files(
+    backend: Backend, listed: Iterable[Listed], patience: float = PATIENCE
+) -> tuple[dict[str, Packed], list[DataError]]:
+    """Return the members of all zip files of a listing, by path, and the errors of the archives that are not read.
 
-    Raises:
-        DataError: an archive is damaged or incomplete, or a member's name leaves its folder.
+    `patience`: as of `open_backend`.
     """
     found: dict[str, Packed] = {}
-    for archive in _archives(listed):
-        for file in _members(backend.uri, archive, patience):
+    refused: list[DataError] = []
+    for path, parts in sorted(_archives(listed).items()):
+        try:
+            archive = Archive(path, _whole(path, parts))
+            members = _members(backend.uri, archive, patience)
+        except DataError as error:
+            log.warning("%s is not read: %s", error.source, error.problem)
+            refused.append(error)
+            continue
+        for file in members:
             twin = found.setdefault(file.path, file)
             if (twin.size, twin.stamp) != (file.size, file.stamp):
-                problem = f"two members of that name with other content, in {twin.archive.path} and {archive.path}"
+                problem = f"two members of that name with other content, in {twin.archive.path} and {path}"
                 found[file.path] = replace(twin, problem=problem)
-    return found
+    return found, refused
 
 
 def extract(backend: Backend, file: Packed, target: Path, patience: float = PATIENCE) -> None:
@@ -73,45 +88,48 @@ def extract(backend: Backend, file: Packed, target: Path, patience: float = PATI
     source = f"{backend.uri}/{file.archive.path}, member {file.member}"
     if file.problem:
         raise DataError(file.problem, source=source, remedy=_AGAIN)
-    try:
-        with _opened(backend.uri, file.archive, patience).open(file.member) as member, target.open("wb") as unpacked:
+    with target.open("wb") as unpacked:
+        for block in _blocks(backend.uri, file, patience, source):
             try:
-                shutil.copyfileobj(member, unpacked, _BLOCK)
+                unpacked.write(block)
             except OSError as error:
                 room = "set TMPDIR to a folder with space"
                 raise disk_error(error, target, "unpacked files (TMPDIR)", room) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+
+
+def _blocks(uri: str, file: Packed, patience: float, source: str) -> Iterator[bytes]:
+    try:
+        with _opened(uri, file.archive, patience).open(file.member) as member:
+            while block := member.read(_BLOCK):
+                yield block
+    except _DAMAGE as error:
         raise DataError(f"the member does not unpack: {error}", source=source, remedy=_AGAIN) from error
 
 
-def _archives(listed: Iterable[Listed]) -> list[Archive]:
-    """Return the zip files of a listing; of one that is there whole and in parts the whole one."""
-    files = sorted(listed, key=lambda file: file.path)
-    whole = {file.path: file for file in files if file.path.lower().endswith(".zip")}
-    parts: dict[str, list[tuple[str, Listed]]] = {}
-    for file in files:
-        if found := _PART.fullmatch(file.path):
-            parts.setdefault(found[1], []).append((found[2], file))
-    for file in files:
-        if file.path.lower().endswith(".z01"):
-            remedy = "join them: zip -s 0 FILE.zip --out WHOLE.zip"
-            raise DataError("a zip file of several volumes (.z01, …)", source=file.path, remedy=remedy)
-    split = [Archive(path, _in_order(path, numbered)) for path, numbered in parts.items()]
-    for archive in split:
-        if archive.path in whole and whole[archive.path].size != archive.size:
-            problem = f"{archive.path} is there whole and in parts, of other sizes"
-            raise DataError(problem, source=archive.path, remedy="remove the one that is incomplete")
-    return [Archive(path, (file,)) for path, file in whole.items()] + [one for one in split if one.path not in whole]
+def _archives(listed: Iterable[Listed]) -> dict[str, list[Listed]]:
+    """Return the objects of each zip file of a listing, by its path: itself, its parts, or both; volumes as well."""
+    found: dict[str, list[Listed]] = {}
+    for file in listed:
+        if file.path.lower().endswith(".zip"):
+            found.setdefault(file.path, []).append(file)
+        elif part := _PART.fullmatch(file.path):
+            found.setdefault(part[1] or f"{part[2]}.zip", []).append(file)
+    return found
 
 
-def _in_order(path: str, numbered: list[tuple[str, Listed]]) -> tuple[Listed, ...]:
-    """Return the parts of an archive; they are numbered from 0, 1, `aa` or `aaa` on, without a gap."""
-    places = [_place(number) for number, _ in numbered]
-    for due, place in enumerate(sorted(places), start=min(1, min(places))):
+def _whole(path: str, files: Sequence[Listed]) -> tuple[Listed, ...]:
+    """Return what an archive consists of: its file, else its parts in order, from 0, 1, `aa` or `aaa` on."""
+    if any(file.path.lower().endswith(".z01") for file in files):
+        remedy = "join them: zip -s 0 FILE.zip --out WHOLE.zip"
+        raise DataError("a zip file of several volumes (.z01, …)", source=path, remedy=remedy)
+    if whole := [file for file in files if file.path == path]:
+        return tuple(whole)
+    parts = {_place(file.path.rpartition(".")[2]): file for file in files}
+    for due, place in enumerate(sorted(parts), start=min(1, *parts)):
         if place != due:
-            problem = f"part {due} of the archive is missing, the next one is {numbered[places.index(place)][1].path}"
+            problem = f"part {due} of the archive is missing, the next one is {parts[place].path}"
             raise DataError(problem, source=path, remedy="download all parts")
-    return tuple(file for _, (_, file) in sorted(zip(places, numbered, strict=True), key=lambda pair: pair[0]))
+    return tuple(parts[place] for place in sorted(parts))
 
 
 def _place(number: str) -> int:
@@ -146,7 +164,7 @@ def _opened(uri: str, archive: Archive, patience: float) -> zipfile.ZipFile:
     source = f"{uri}/{archive.path}"
     try:
         return zipfile.ZipFile(io.BufferedReader(_Joined(open_backend(uri, patience), archive), 1 << 16))
-    except zipfile.BadZipFile as error:
+    except _DAMAGE as error:
         problem = f"not a whole zip file: {error}"
         raise DataError(problem, source=source, remedy="download it again, or move it out of the source") from error
 

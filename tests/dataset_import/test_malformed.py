@@ -1,26 +1,21 @@
 """Annotations that somebody damaged, in every layout: an expected error or a listed row, never a traceback."""
 
 import copy
-import io
 import json
 import random
 
-import pyarrow
 import pytest
-from pyarrow.parquet import write_table
 
 from components.core.errors import DataError, MotionEnhancerError, ParameterError
 from components.core.json_text import parse_json
 from components.core.records import canonical_json
+from components.dataset_import.layouts import BY_ROWS, CAPTIONS
 from components.dataset_import.sources import read_source
 
 ASK = "Describe the motion in this video in detail."
 TALK = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
 QA = {"uid": "q", "question": "Which?\nA. one\nB. two", "answer": "A", "start": None, "end": 2.5}
 FAVOR = {"question": "What?", "options": ["Sits", "Runs"], "correct_answer": "Runs", "task_type": "HAC"}
-CHOICES = {"choice_a": "a", "choice_b": "b", "choice_c": "c", "choice_d": "d"}
-SEED = CHOICES | {"answer": "B", "question": "What?", "question_id": "v1", "data_id": "v.mp4", "data_type": "video"}
-LENGTHS = {"videoID": "v", "duration": "short", "question_id": "1-1", "question": "How?", "answer": "A"}
 ROWS = {
     "motionbench_caption": ("MotionBenchCaption-train/train.jsonl", {"video_path": "v.mp4", "motion_caption": "Runs."}),
     "jsonl": (
@@ -50,13 +45,7 @@ ROWS = {
         "MotionBench/video_info.meta.jsonl",
         {"question_type": "Action Order", "key": "k", "video_path": "v.mp4", "qa": [QA]},
     ),
-    "seed": ("SEED-Bench.json", SEED | {"question_type_id": 11, "segment": [2.0, 4.5]}),
-    "seed2": (
-        "SEED-Bench_v2_level1_2_3.json",
-        SEED | {"data_type": "Single Image", "question_type_id": 1, "data_source": "cc3m"},
-    ),
 }
-TABLE = "videomme/test-00000-of-00001.parquet"
 WRONG = [
     None,
     True,
@@ -80,8 +69,6 @@ WRONG += [float("nan"), float("inf"), [{}], ["v.mp4", 3]]
 
 
 def written(path, rows):
-    if path.startswith("SEED"):
-        return json.dumps({"questions": rows, "question_type": {"Scene Understanding": 1, "Action Prediction": 11}})
     if path.endswith(".jsonl"):
         return "".join(json.dumps(row) + "\n" for row in rows)
     return json.dumps(rows)
@@ -123,8 +110,8 @@ def replaced(row, at, new):
     return row
 
 
-def test_every_training_layout_is_here():
-    assert {layout.name for layout in layouts()} == {*ROWS, "videomme"}
+def test_every_layout_of_training_sets_is_here():
+    assert {layout.name for layout in (CAPTIONS, *BY_ROWS)} <= set(ROWS)
 
 
 @pytest.mark.parametrize("layout", ROWS)
@@ -154,23 +141,6 @@ def test_bytes_changed_cut_or_added(tmp_path, layout):
         outcome(tmp_path, path, bytes(spoilt), "auto")
 
 
-@pytest.mark.parametrize("field", LENGTHS)
-def test_columns_of_other_types_in_a_table_and_tables_with_changed_bytes(tmp_path, field):
-    row, packed, dice = LENGTHS | {"options": ["A. a", "B. b"]}, io.BytesIO(), random.Random(5)
-    for wrong in (None, 1, 2.5, True, b"x", [], ["a"], {"a": 1}):
-        packed = io.BytesIO()
-        write_table(pyarrow.Table.from_pylist([row | {field: wrong}]), packed)
-        found = outcome(tmp_path, TABLE, packed.getvalue(), "videomme")
-        assert (len(found.videos), len(found.rejected)) == (0, 1)
-    packed = io.BytesIO()
-    write_table(pyarrow.Table.from_pylist([row]), packed)
-    assert len(outcome(tmp_path, TABLE, packed.getvalue(), "videomme").videos) == 1
-    for _ in range(40):
-        spoilt = bytearray(packed.getvalue())
-        spoilt[dice.randrange(len(spoilt))] = dice.randrange(256)
-        outcome(tmp_path, TABLE, bytes(spoilt), "videomme")
-
-
 DAMAGE = {
     "cut short": lambda data: data[: len(data) // 2],
     "UTF-16": lambda data: data.decode().encode("utf-16"),
@@ -186,7 +156,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("layout", ["llava", "messages", "preferences", "favor", "seed", "seed2"])
+@pytest.mark.parametrize("layout", ["llava", "messages", "preferences", "favor"])
 def test_a_json_file_that_cannot_be_read_is_a_data_error(tmp_path, layout, damage):
     path, row = ROWS[layout]
     found = outcome(tmp_path, path, DAMAGE[damage](written(path, [row]).encode()), layout)

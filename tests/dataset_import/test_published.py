@@ -7,19 +7,31 @@ from collections import Counter
 
 import av
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet as pq
 
-from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError
-from components.core.units import counted
 from components.dataset_import import decode as decode_module
+from components.dataset_import.sources import read_source
 from components.dataset_import.step import STEP
 from components.media.video import read_frames
 from components.store.entries import Store
 from tests.dataset_import.data import document, lines
-from tests.dataset_import.published import picture, saved, seed, seed2, seed_question, videomme, zipped
+from tests.dataset_import.published import (
+    SEED,
+    SEED2,
+    numbered,
+    picture,
+    saved,
+    seed,
+    seed2,
+    seed_question,
+    videomme,
+    zipped,
+)
 from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import s3_server
@@ -125,15 +137,11 @@ def test_seed_bench_on_s3_gives_the_same_manifest(tmp_path):
 def test_questions_that_cannot_be_asked(change, reason, tmp_path):
     questions = seed(tmp_path / "seed", pack=False, videos=True)
     bad = next(question for question in questions if question["question_id"] == "v1962") | change
-    document(tmp_path / "seed/SEED-Bench.json", {"questions": [*questions[:3], bad], "question_type": _types()})
+    document(tmp_path / "seed/SEED-Bench.json", {"questions": [*questions[:3], bad], "question_type": numbered(SEED)})
     with pytest.raises(DataError) as caught:
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
     assert reason in caught.value.problem
     assert "1 of 4" in caught.value.problem
-
-
-def _types():
-    return {name: number for number, name in enumerate(get_benchmark("seed").types, start=1)}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +160,19 @@ def test_still_frames_that_make_no_video(spoil, reason, tmp_path):
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
     assert reason in caught.value.problem
     assert "1 of 12" in caught.value.problem
+
+
+def test_a_changed_frame_is_noticed(tmp_path):
+    seed(tmp_path / "seed", pack=False)
+    frame = tmp_path / "seed/v1_video/task10/ssv2_8_frame/v1738/3.png"
+    sizes, ids = set(), set()
+    for content in (3, 4):
+        saved(frame, content, compress_level=0)
+        sizes.add(frame.stat().st_size)
+        outputs = bench(tmp_path, f"seed={tmp_path / 'seed'}")
+        ids.add(read(outputs)["v1738"][0].id)
+    assert (len(sizes), len(ids)) == (1, 2)
+    assert metrics(outputs)["share_remembered"] == pytest.approx(11 / 12, abs=1e-4)
 
 
 def test_a_damaged_image_is_left_out_by_the_rule_of_clips(tmp_path):
@@ -181,7 +202,20 @@ def test_an_archive_inside_another_is_named(tmp_path):
     (tmp_path / "seed/all").mkdir()
     (tmp_path / "seed/SEED-Bench-image.zip").rename(tmp_path / "seed/all/SEED-Bench-image.zip")
     zipped(tmp_path / "seed/all", tmp_path / "seed/all.zip", base=tmp_path / "seed/all")
-    with pytest.raises(DataError, match=r"9 videos are not in the source, as .*; SEED-Bench-image\.zip is not read"):
+    with pytest.raises(
+        DataError, match=r"9 videos are not in the source, .*; SEED-Bench-image\.zip, an archive inside"
+    ):
+        bench(tmp_path, f"seed={tmp_path / 'seed'}")
+
+
+def test_an_archive_that_is_not_whole_matters_where_something_is_missing(tmp_path):
+    seed(tmp_path / "seed")
+    (tmp_path / "seed/other.zip").write_bytes(b"cut")
+    assert len(read(bench(tmp_path, f"seed={tmp_path / 'seed'}"))) == 12
+    (tmp_path / "seed/v1_video.zip.002").unlink()
+    said = r"3 videos are not in the source, as v1_video/.*: part 2 of the archive is missing"
+    (tmp_path / "seed/other.zip").unlink()
+    with pytest.raises(DataError, match=said):
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
 
 
@@ -198,11 +232,10 @@ def test_seed_bench_2(tmp_path):
     assert np.array_equal(shown, np.stack([picture(2100 + number) for number in range(8)]))
     assert found["19_0"][1].question_type == "Global Video Understanding"
     left_out = {item.unit: item.reason for item in published(outputs, "videos", VideoDataset).left_out}
-    kinds = {"Multiple Images": 2, "Interleaved Image": 2, "Image Generation": 2, "Image & Text Generation": 1}
-    assert left_out == {
-        f"seed2: rows with data_type '{kind}'": f"{counted(count, 'row')}: an item is about one image or one video"
-        for kind, count in kinds.items()
-    }
+    kinds = {"Multiple Images": "2 rows", "Interleaved Image": "2 rows", "Image Generation": "2 rows"}
+    kinds["Image & Text Generation"] = "1 row"
+    why = "an item is about one image or one video"
+    assert left_out == {f"seed2: rows with data_type '{kind}'": f"{count}: {why}" for kind, count in kinds.items()}
     for kind in kinds:
         assert f"rows with data_type '{kind}'" in outputs["summary"].read_text()
 
@@ -280,11 +313,68 @@ def test_a_damaged_table(content, reason, tmp_path):
         bench(tmp_path, f"videomme={tmp_path / 'mme'}")
 
 
+def test_a_table_of_another_encoding(tmp_path):
+    videomme(tmp_path / "mme")
+    path = tmp_path / "mme/videomme/test-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"Counting", b"\xffounting"))
+    with pytest.raises(DataError, match="not a whole parquet file: 'utf-8' codec"):
+        bench(tmp_path, f"videomme={tmp_path / 'mme'}")
+
+
 def test_a_video_that_is_in_no_archive(tmp_path):
     videomme(tmp_path / "mme")
     (tmp_path / "mme/videos_chunked_01.zip").unlink()
     with pytest.raises(DataError, match=r"data/fFjv93ACG2o\.mp4: not in the source, named by 002-1"):
         bench(tmp_path, f"videomme={tmp_path / 'mme'}")
+
+
+# Anything else --------------------------------------------------------------------------------------------------------
+
+WRONG = (None, True, 7, -1, 1e300, "", "x", "../x", "a\0b", [], [1], [None, {}], {}, {"a": [1]})
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The three benchmarks, one row of each kind of media."""
+    root = tmp_path_factory.mktemp("published")
+    asked = {"seed": seed(root / "seed", pack=False, videos=True), "seed2": seed2(root / "seed2")}
+    kinds = {"seed": (0, 9, 10, 11), "seed2": (0, 15, 16, 18, 22)}
+    return root, {name: [asked[name][place] for place in places] for name, places in kinds.items()}
+
+
+FILES = [("seed", "SEED-Bench.json", SEED), ("seed2", "SEED-Bench_v2.json", SEED2)]
+
+
+@pytest.mark.parametrize(("name", "file", "types"), FILES)
+def test_wrong_values_at_every_field_are_bad_rows(name, file, types, sources):
+    root, rows = sources
+    if name == "seed2":
+        (root / "seed2/SEED-Bench_v2_level1_2_3.json").unlink(missing_ok=True)
+    for row in rows[name]:
+        for field in row:
+            wrong = [row | {field: value} for value in WRONG] + [{key: row[key] for key in row if key != field}]
+            document(root / name / file, {"questions": [rows[name][0], row, *wrong], "question_type": numbered(types)})
+            found = read_source(str(root / name), "auto", ["Q?"], name)
+            count = sum(len(video.rows) for video in found.videos) + len(found.rejected) + sum(found.aside.values())
+            assert count == 3 + len(WRONG), field
+    for value in (*WRONG, {"questions": [], "question_type": []}, {"question_type": {}}, {"questions": 3}):
+        document(root / name / file, value)
+        with pytest.raises(DataError):
+            read_source(str(root / name), "auto", ["Q?"], name)
+
+
+def test_wrong_values_in_a_table_are_bad_rows(tmp_path):
+    rows = videomme(tmp_path / "mme")
+    path = tmp_path / "mme/videomme/test-00000-of-00001.parquet"
+    for field in rows[0]:
+        for value in (None, 7, True, 1.5, "", "../x", "a\0b", [], ["a"], [None], {"a": 1}):
+            pq.write_table(pyarrow.Table.from_pylist([row | {field: value} for row in rows]), path)
+            found = read_source(str(tmp_path / "mme"), "auto", ["Q?"], "videomme")
+            assert sum(len(video.rows) for video in found.videos) + len(found.rejected) == 9, (field, value)
+        pq.write_table(pyarrow.Table.from_pylist(rows).drop_columns([field]), path)
+        found = read_source(str(tmp_path / "mme"), "auto", ["Q?"], "videomme")
+        assert sum(len(video.rows) for video in found.videos) + len(found.rejected) == 9, field
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.step import STEP as IMPORT
 from components.plan import step as plan
 from tests.dataset_import.data import lines
-from tests.dataset_import.published import saved, seed, videomme
-from tests.pages.reading import rows
+from tests.dataset_import.published import saved, videomme
 from tests.plan.test_step import counts, planned, settings
 from tests.runner import run_step
 
@@ -47,12 +46,3 @@ def test_members_are_probed_and_images_left_out_before_and_after_the_import(sour
     after = planned(capsys, *settings(source, store))
     assert counts(after)["dataset_import"] == ("2", "0")
     assert unusable(after) == unusable(before)
-
-
-def test_still_frames_are_counted_and_parts_are_upper_bounds(tmp_path, capsys):
-    seed(tmp_path / "seed", videos=True)
-    printed = planned(capsys, *settings(tmp_path / "seed", tmp_path / "store"))
-    found = unusable(printed)
-    assert len(found) == 9  # the images; three parts of long videos and a short one are left
-    assert set(found.values()) == {NO_MOTION}
-    assert rows(printed)["dataset_import"][:2] == ["0", "4"]

@@ -35,8 +35,12 @@ def split(path, size, suffixes):
 
 
 def members(root):
+    """The source and its members; the error of an archive that is not read is raised."""
     backend = open_backend(str(root))
-    return backend, packed_files(backend, list(backend.walk()))
+    found, refused = packed_files(backend, list(backend.walk()))
+    for error in refused:
+        raise error
+    return backend, found
 
 
 def first_of(found):
@@ -76,15 +80,24 @@ def test_parts_are_one_archive(suffixes, tmp_path):
         members(tmp_path / "source")
 
 
-def test_one_that_is_there_whole_and_in_parts_is_read_once(tmp_path):
+def test_of_one_that_is_there_whole_and_in_parts_the_parts_are_left_alone(tmp_path):
     path = archive(tmp_path / "source/v.zip")
     whole = path.read_bytes()
     split(path, 200_000, ["001", "002"])
     path.write_bytes(whole)
-    assert set(members(tmp_path / "source")[1]) == set(CONTENT)
-    path.write_bytes(whole[:-30])
-    with pytest.raises(DataError, match="whole and in parts, of other sizes"):
-        members(tmp_path / "source")
+    (tmp_path / "source/v.zip.txt").write_text("a note")
+    backend, found = members(tmp_path / "source")
+    assert {name: read(backend, file, tmp_path) for name, file in found.items()} == CONTENT
+
+
+def test_an_archive_that_is_not_read_leaves_the_others(tmp_path, caplog):
+    archive(tmp_path / "source/good.zip")
+    (tmp_path / "source/bad.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    backend = open_backend(str(tmp_path / "source"))
+    found, (error,) = packed_files(backend, list(backend.walk()))
+    assert set(found) == set(CONTENT)
+    assert error.source.endswith("/bad.zip")
+    assert "bad.zip is not read: not a whole zip file" in caplog.text
 
 
 def test_only_ranges_are_read_from_s3(tmp_path):
@@ -97,7 +110,7 @@ def test_only_ranges_are_read_from_s3(tmp_path):
         inner = type(backend).read
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(backend), "read", lambda self, *args: fetched.append(args[2]) or inner(self, *args))
-            found = packed_files(backend, listed)
+            found, _ = packed_files(backend, listed)
             assert read(backend, found["data/a.mp4"], tmp_path) == content["data/a.mp4"]
         assert sum(fetched) < 800_000  # of 8.5 MB
 
