@@ -108,8 +108,9 @@ class Source:
         """What a page says of it in words: files whose rows were read, a draw, and what else is to be known."""
         files = ", ".join(self.annotations[:_LISTED]) + (" …" if len(self.annotations) > _LISTED else "")
         read = [f"rows of {files}"] if files else []
-        drawn = f"{self.samples:,} samples drawn of the {self.usable:,} that can be used"
-        return [self.unit(line) for line in (*read, *([] if self.usable is None else [drawn]), *self.notes)]
+        if self.usable is not None:
+            read.append(f"{self.samples:,} samples drawn of the {self.usable:,} that can be used")
+        return [self.unit(line) for line in (*read, *self.notes)]
 
     def not_taken(self) -> dict[str, str]:
         """Return the kinds of rows that are neither samples nor failures, and how many there are of each and why."""

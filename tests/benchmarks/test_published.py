@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from components.benchmark_eval.scores import result
+from components.benchmark_eval.scores import judged
 from components.benchmark_eval.step import STEP as EVALUATE
 from components.benchmark_eval.step import items
 from components.benchmarks.interface import benchmarks, get_benchmark
@@ -165,11 +165,8 @@ def test_from_its_published_files_to_the_report(tmp_path, name):
     counts = {score.name: score.n for score in found.scores if score.name not in ("Average", "Official rule")}
     assert counts == EXPECTED[protocol]
     benchmark = get_benchmark(protocol)
-    assert (
-        answered["table"]
-        .read_text()
-        .startswith(f"# {benchmark.title} · tiny-qwen2.5-vl · 4 of {benchmark.counts.answered:,} items")
-    )
+    asked = f"4 of {benchmark.counts.answered:,} items with an answer were asked."
+    assert answered["table"].read_text().startswith(f"# {benchmark.title} · tiny-qwen2.5-vl\n\n{asked}\n")
     rows = {row.name: row.tuned.n for row in reported(found).rows}
     assert rows["Overall"] == rows["Average"] == 4
 
@@ -211,7 +208,8 @@ def test_a_set_of_ones_own_has_its_own_types_and_name(tmp_path, given, title, ki
     found = published(answered, "result", EvalResult)
     assert [score.name for score in found.scores] == [*shown, "Official rule"]
     assert {line.sample.answer for line in found.lines} == {"B"}
-    assert answered["table"].read_text().startswith(f"# {title} · tiny-qwen2.5-vl · {len(kinds)} items")
+    asked = f"{len(kinds)} of {len(kinds)} items with an answer were asked."
+    assert answered["table"].read_text().startswith(f"# {title} · tiny-qwen2.5-vl\n\n{asked}\n")
     compared = reported(found)
     assert compared.benchmark.title == title
     # where all are of one type the report has that number once
@@ -229,7 +227,7 @@ def answered(data, benchmark, replies):
         unit.sample.id: Entry(**made, key=unit.sample.id, numbers={"reply": replies[unit.sample.uid], "frames": [0]})
         for unit in units
     }
-    return [result(*unit, benchmark, entries[unit.sample.id]) for unit in units]
+    return [judged(unit.line, unit.sample, benchmark, entries[unit.sample.id]) for unit in units]
 
 
 def test_motionbench_held_out_items_are_asked_and_submitted(tmp_path):
