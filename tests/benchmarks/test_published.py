@@ -241,6 +241,8 @@ def test_motionbench_held_out_items_are_asked_and_submitted(tmp_path):
     assert right == dict.fromkeys(replies, (False, False)) | {"Qk3T_1": (True, True)}
     name, text = benchmark.submission(found)
     assert name == "motionbench.json"
+    with pytest.raises(DataError, match="2 items are called Rr"):
+        benchmark.submission([*found, *(line for line in found if line.sample.uid == "Rr")])
     assert json.loads(text) == {"Qk3T_1": "B", "Qk3T_2": "C", "Zz_1": "A", "Zz_2": "", "Zz_3": "", "Rr": "D"}
 
 
