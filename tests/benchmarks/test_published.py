@@ -11,6 +11,8 @@ from components.benchmark_eval.step import items
 from components.benchmarks.interface import benchmarks, get_benchmark
 from components.core.artifacts import EvalResult, VideoDataset
 from components.core.errors import DataError
+from components.dataset_import.checks import refuse_other_counts
+from components.dataset_import.sources import read_source
 from components.dataset_import.step import STEP as IMPORT
 from components.report.benchmarks import compare
 from components.store.entries import Entry
@@ -307,3 +309,38 @@ def test_which_benchmarks_have_a_submission_and_published_counts():
     }
     assert {name for name, benchmark in benchmarks().items() if benchmark.submission is not None} == {*counts}
     assert all(set(found.by_type) == set(get_benchmark(name).types.values()) for name, found in counts.items())
+
+
+# Published sizes ------------------------------------------------------------------------------------------------------
+
+
+SIZES = {
+    "motionbench": {"MR": 1478, "LM": 546, "AO": 519, "RC": 400, "MO": 690, "CM": 385, "held out": 4034},
+    "favor": {"AS": 2637, "HAC": 1541, "SAD": 1662, "MAD": 1205, "CM": 1075, "NSM": 64},
+}
+
+
+def sized(root, protocol, counts):
+    """Annotations with so many items of each type; no clip is there, which is no matter of counts."""
+    rows, videos = [], []
+    for kind, count in counts.items():
+        named, answer = ("MR", "NA") if kind == "held out" else (kind, "A")
+        asked = [{"uid": f"{kind}_{n}", "answer": answer, "question": f"Q{n}?\nA. x\nB. y"} for n in range(count)]
+        rows.append({"question_type": named, "video_path": f"{kind}.mp4", "qa": asked})
+        bare = {"options": ["x", "y"], "correct_answer": "x", "task_type": kind}
+        videos.append({"video_name": kind, "questions": [bare | {"question": f"Q{n}?"} for n in range(count)]})
+    if protocol == "motionbench":
+        lines(root / f"MotionBench/{META}", rows)
+    else:
+        document(root / "video_perspective.json", videos)
+    return read_source(str(root), "auto", ["Describe it."], protocol)
+
+
+@pytest.mark.parametrize("protocol", SIZES)
+def test_annotations_of_the_published_size_are_whole_and_one_item_less_is_not(tmp_path, protocol):
+    """Made of the counts in the paper's supplement, Table 2."""
+    refuse_other_counts([sized(tmp_path, protocol, SIZES[protocol])])
+    less = SIZES[protocol]["CM"] - 1
+    part = sized(tmp_path, protocol, SIZES[protocol] | {"CM": less})
+    with pytest.raises(DataError, match=rf"as published \(CM: {less:,} of {less + 1:,}\)"):
+        refuse_other_counts([part])
