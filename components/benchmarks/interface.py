@@ -153,10 +153,11 @@ class Benchmark:
             return []
         return [f"{name}: {found:,} of {published:,}" for name, found, published in pairs if found != published]
 
-    def share(self, answered: int) -> str:
-        """Return `n of N items`, N those that were published with an answer; `n items` where nobody counted them."""
-        total = "" if self.counts is None else f" of {self.counts.answered:,}"
-        return f"{answered:,}{total} item{'s' * (answered != 1 or bool(total))}"
+    def share(self, answered: int, known: int | None = None) -> str:
+        """Return `n of N items`, N those that were published with an answer, else those that are known to have one."""
+        total = known if self.counts is None else self.counts.answered
+        of = "" if total is None else f" of {total:,}"
+        return f"{answered:,}{of} item{'' if (total or answered) == 1 else 's'}"
 
     def check(self, sample: Sample) -> None:
         """Raise DataError unless a sample's answer is an option's letter (none is held out) and its task type known."""

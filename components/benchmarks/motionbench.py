@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from components.benchmarks.interface import Benchmark, Counts, Metric, paper_rows
 from components.benchmarks.rows import LETTERS, Layout, Rows, bad_row, has, list_of, text_of
 from components.core.artifacts import ItemResult
+from components.core.errors import DataError
 from components.core.records import Option
 from components.core.text import render_question
 
@@ -76,8 +78,16 @@ def official_rule(reply: str, options: Sequence[Option], gold: str) -> bool:
 
 
 def submission(lines: Sequence[ItemResult]) -> tuple[str, str]:
-    """Return the file that its leaderboard scores: every item's letter by uid, an unreadable reply as an empty one."""
-    return "motionbench.json", json.dumps({line.sample.uid: line.parsed for line in lines}, indent=1)
+    """Return the file that its leaderboard scores: every item's letter by uid, an unreadable reply as an empty one.
+
+    Raises:
+        DataError: two items have one uid.
+    """
+    letters = {line.sample.uid: line.parsed for line in lines}
+    if len(letters) < len(lines):
+        (uid, count), *_ = Counter(line.sample.uid for line in lines).most_common()
+        raise DataError(f"{count} items are called {uid}", source="MotionBench", remedy="correct its annotations")
+    return "motionbench.json", json.dumps(letters, indent=1)
 
 
 _ROUNDED = "its task types are printed with one decimal"

@@ -248,7 +248,7 @@ def test_a_limit_is_a_part_of_the_items(world, tmp_path):
     assert len(three) == 3
     assert three < whole
     assert {line.sample.id for line in result(run(world, tmp_path, limit=2)).lines} < three
-    assert "3 of 8 items with an answer were asked" in outputs["table"].read_text()
+    assert "3 of 4,018 items with an answer were asked" in outputs["table"].read_text()
 
 
 def test_held_out_items_are_asked_and_not_scored(world, tmp_path):

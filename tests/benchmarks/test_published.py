@@ -11,6 +11,8 @@ from components.benchmark_eval.step import items
 from components.benchmarks.interface import benchmarks, get_benchmark
 from components.core.artifacts import EvalResult, VideoDataset
 from components.core.errors import DataError
+from components.dataset_import.checks import refuse_other_counts
+from components.dataset_import.sources import read_source
 from components.dataset_import.step import STEP as IMPORT
 from components.report.benchmarks import compare
 from components.store.entries import Entry
@@ -165,11 +167,8 @@ def test_from_its_published_files_to_the_report(tmp_path, name):
     counts = {score.name: score.n for score in found.scores if score.name not in ("Average", "Official rule")}
     assert counts == EXPECTED[protocol]
     benchmark = get_benchmark(protocol)
-    assert (
-        answered["table"]
-        .read_text()
-        .startswith(f"# {benchmark.title} · tiny-qwen2.5-vl · 4 of {benchmark.counts.answered:,} items")
-    )
+    asked = f"4 of {benchmark.counts.answered:,} items with an answer were asked."
+    assert answered["table"].read_text().startswith(f"# {benchmark.title} · tiny-qwen2.5-vl\n\n{asked}\n")
     rows = {row.name: row.tuned.n for row in reported(found).rows}
     assert rows["Overall"] == rows["Average"] == 4
 
@@ -211,7 +210,8 @@ def test_a_set_of_ones_own_has_its_own_types_and_name(tmp_path, given, title, ki
     found = published(answered, "result", EvalResult)
     assert [score.name for score in found.scores] == [*shown, "Official rule"]
     assert {line.sample.answer for line in found.lines} == {"B"}
-    assert answered["table"].read_text().startswith(f"# {title} · tiny-qwen2.5-vl · {len(kinds)} items")
+    asked = f"{len(kinds)} of {len(kinds)} items with an answer were asked."
+    assert answered["table"].read_text().startswith(f"# {title} · tiny-qwen2.5-vl\n\n{asked}\n")
     compared = reported(found)
     assert compared.benchmark.title == title
     # where all are of one type the report has that number once
@@ -243,6 +243,8 @@ def test_motionbench_held_out_items_are_asked_and_submitted(tmp_path):
     assert right == dict.fromkeys(replies, (False, False)) | {"Qk3T_1": (True, True)}
     name, text = benchmark.submission(found)
     assert name == "motionbench.json"
+    with pytest.raises(DataError, match="2 items are called Rr"):
+        benchmark.submission([*found, *(line for line in found if line.sample.uid == "Rr")])
     assert json.loads(text) == {"Qk3T_1": "B", "Qk3T_2": "C", "Zz_1": "A", "Zz_2": "", "Zz_3": "", "Rr": "D"}
 
 
@@ -307,3 +309,38 @@ def test_which_benchmarks_have_a_submission_and_published_counts():
     }
     assert {name for name, benchmark in benchmarks().items() if benchmark.submission is not None} == {*counts}
     assert all(set(found.by_type) == set(get_benchmark(name).types.values()) for name, found in counts.items())
+
+
+# Published sizes ------------------------------------------------------------------------------------------------------
+
+
+SIZES = {
+    "motionbench": {"MR": 1478, "LM": 546, "AO": 519, "RC": 400, "MO": 690, "CM": 385, "held out": 4034},
+    "favor": {"AS": 2637, "HAC": 1541, "SAD": 1662, "MAD": 1205, "CM": 1075, "NSM": 64},
+}
+
+
+def sized(root, protocol, counts):
+    """Annotations with so many items of each type; no clip is there, which is no matter of counts."""
+    rows, videos = [], []
+    for kind, count in counts.items():
+        named, answer = ("MR", "NA") if kind == "held out" else (kind, "A")
+        asked = [{"uid": f"{kind}_{n}", "answer": answer, "question": f"Q{n}?\nA. x\nB. y"} for n in range(count)]
+        rows.append({"question_type": named, "video_path": f"{kind}.mp4", "qa": asked})
+        bare = {"options": ["x", "y"], "correct_answer": "x", "task_type": kind}
+        videos.append({"video_name": kind, "questions": [bare | {"question": f"Q{n}?"} for n in range(count)]})
+    if protocol == "motionbench":
+        lines(root / f"MotionBench/{META}", rows)
+    else:
+        document(root / "video_perspective.json", videos)
+    return read_source(str(root), "auto", ["Describe it."], protocol)
+
+
+@pytest.mark.parametrize("protocol", SIZES)
+def test_annotations_of_the_published_size_are_whole_and_one_item_less_is_not(tmp_path, protocol):
+    """Made of the counts in the paper's supplement, Table 2."""
+    refuse_other_counts([sized(tmp_path, protocol, SIZES[protocol])])
+    less = SIZES[protocol]["CM"] - 1
+    part = sized(tmp_path, protocol, SIZES[protocol] | {"CM": less})
+    with pytest.raises(DataError, match=rf"as published \(CM: {less:,} of {less + 1:,}\)"):
+        refuse_other_counts([part])
