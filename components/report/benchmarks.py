@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from components.benchmark_eval.controls import TITLES
 from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
@@ -118,7 +119,14 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    body = raw("<h3>{}</h3>").format(one.benchmark.title) + chart + _table(one, paper) + caption(detectable(one))
+    asked = material.provenance.get("tuned_eval")
+    control = TITLES.get(asked.params.get("control", "none")) if asked else None
+    body = (
+        raw("<h3>{}</h3>").format(" · ".join(filter(None, [one.benchmark.title, control])))
+        + chart
+        + _table(one, paper)
+        + caption(detectable(one))
+    )
     if one.alone:
         alone = f"{one.alone} items were answered by one model only and are left out of every number."
         body += raw(f'<p class="warning">{alone}</p>')
@@ -218,5 +226,5 @@ def _card(material: Material, kind: str, pair: Pair) -> str:
         f"{'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))
     )
-    frames = film(material.frames(after.video, chosen), chosen, 130)
+    frames = film(material.frames(after.video, chosen), chosen, 130) if chosen else absent("It was shown no video.")
     return question_card(kind, after.sample, frames, raw(replies))
