@@ -12,15 +12,15 @@ from components.quality.statistics import Estimate, bootstrap, wilson
 from components.store.entries import Entry
 
 
-def result(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) -> ItemResult:
+def judged(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) -> ItemResult:
     """Return an item with its remembered reply, parsed and judged anew."""
     reply = entry.numbers["reply"]
     letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
     held_out = not sample.answer
     official = not held_out and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
-    judged: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
+    found: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **entry.numbers}
     correct = not held_out and letter == sample.answer
-    return ItemResult(video=line.video.clip, mask=line.mask, sample=sample, key=entry.key, correct=correct, **judged)
+    return ItemResult(video=line.video.clip, mask=line.mask, sample=sample, key=entry.key, correct=correct, **found)
 
 
 def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from components.benchmark_eval.asking import Asker, Unit
 from components.benchmark_eval.controls import TITLES, compare_orders, moved, published_letter
 from components.benchmark_eval.page import page, scores_table
-from components.benchmark_eval.scores import result, scores
+from components.benchmark_eval.scores import judged, scores
 from components.benchmark_eval.settings import Params
 from components.benchmarks.interface import Benchmark, get_benchmark, parse_benchmark
 from components.benchmarks.parse import parse_reply
@@ -55,7 +55,7 @@ def run(context: Context[Params, Tuned]) -> None:
     done = sorted((unit for unit in units if unit.name in entries), key=lambda unit: unit.name)
     if not done:
         raise DataError("no item was answered", source=context.task, remedy="see what was left out and why")
-    answered = [result(unit.line, unit.sample, benchmark, entries[unit.name]) for unit in done if not unit.shift]
+    answered = [judged(unit.line, unit.sample, benchmark, entries[unit.name]) for unit in done if not unit.shift]
     lines = [line for line in answered if line.sample.answer]
     permuted = [_permuted(unit, benchmark, entries[unit.name]) for unit in done if unit.shift]
     found = scores(lines, benchmark) if lines else []

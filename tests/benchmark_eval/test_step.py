@@ -6,8 +6,7 @@ from markupsafe import escape
 from scipy import stats
 
 from components.benchmark_eval.page import choose
-from components.benchmark_eval.scores import result as judged
-from components.benchmark_eval.scores import scores
+from components.benchmark_eval.scores import judged, scores
 from components.benchmark_eval.step import STEP, items
 from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
