@@ -119,7 +119,7 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    asked = material.provenance.get("tuned_eval")
+    asked = material.provenance.get("baseline_eval")
     control = TITLES.get(asked.params.get("control", "none")) if asked else None
     body = (
         raw("<h3>{}</h3>").format(" · ".join(filter(None, [one.benchmark.title, control])))
