@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return call
 
-    replaced: Json = {"chosen_vlm": _stub, "result": timed(module.result), "scores": timed(module.scores)}
+    replaced: Json = {"chosen_vlm": _stub, "judged": timed(module.judged), "scores": timed(module.scores)}
     with patch.multiple(module, **replaced):
         code = runner.main(arguments)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))

@@ -64,12 +64,18 @@ class Asker:
         self._pixels: Callable[[str], dict[str, Tensor]] = lambda clip: {}
 
     def reads(self, unit: Unit) -> Json:
-        """Return what a reply follows from: what the parameters come to for this unit."""
-        viewing: Json | None = None
-        if self.params.control != "no_video":
-            viewing = self._viewing(unit.line.video).model_dump(mode="json", exclude=set(self.chosen.family().ignores))
-        asked = {"prompt": self._prompt(unit), "viewing": viewing, "max_new_tokens": self._longest}
-        return {"video": unit.clip, "sample": unit.sample.id, **asked, **self.chosen.origin}
+        """Return what a reply follows from: what the parameters come to for this unit.
+
+        An image is shown whole, at sizes of the model's own: no viewing and no order of frames changes it.
+        """
+        video, control, viewing = unit.line.video, self.params.control, None
+        if video.kind == "image":
+            control = "no_video" if control == "no_video" else "none"
+        elif control != "no_video":
+            viewing = self._viewing(video).model_dump(mode="json", exclude=set(self.chosen.family().ignores))
+        seen = {"control": control, "viewing": viewing}
+        asked = {"prompt": self._prompt(unit), "max_new_tokens": self._longest}
+        return {"video": unit.clip, "sample": unit.sample.id, **asked, **seen, **self.chosen.origin}
 
     @contextmanager
     def around(self, units: Sequence[Unit]) -> Iterator[None]:

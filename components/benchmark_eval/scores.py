@@ -18,8 +18,8 @@ def judged(line: VideoLine, sample: Sample, benchmark: Benchmark, entry: Entry) 
     letter, rule = parse_reply(reply, sample.options, letters=benchmark.shows_letters)
     held_out = not sample.answer
     official = not held_out and benchmark.official_rule(reply.strip(), sample.options, sample.answer)
-    told: Json = {**entry.numbers, "prompt": entry.reads.get("prompt")}
-    found: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **told}
+    remembered: Json = {**entry.numbers, "prompt": entry.reads.get("prompt")}
+    found: Json = {"parsed": letter or "", "rule": rule, "official_correct": official, **remembered}
     correct = not held_out and letter == sample.answer
     return ItemResult(video=line.video.clip, mask=line.mask, sample=sample, key=entry.key, correct=correct, **found)
 

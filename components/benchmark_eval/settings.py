@@ -20,7 +20,7 @@ class Params(UnitParams):
     prompt_template: str | None = resolved(
         None, description="prompt with `{question}` and `{options}`; null: the benchmark's own"
     )
-    control: Control = Field(
+    control: Control = resolved(
         "none", description="what the model is shown instead: no clip, its middle frame, its frames in another order"
     )
     permutations: int = resolved(

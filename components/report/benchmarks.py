@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from components.benchmark_eval.controls import TITLES
 from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
@@ -137,7 +138,9 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
-    title = f"{one.benchmark.title} · {one.benchmark.share(len(one.pairs))}"
+    asked = material.provenance.get("baseline_eval")
+    control = TITLES.get(asked.params.get("control", "none")) if asked else None
+    title = " · ".join(filter(None, [one.benchmark.title, control, one.benchmark.share(len(one.pairs))]))
     table = _table(one, paper_row(one.benchmark, model))
     body = raw("<h3>{}</h3>").format(title) + chart + table + caption(detectable(one))
     if one.alone:
@@ -241,5 +244,5 @@ def _card(material: Material, kind: str, pair: Pair) -> str:
         f"{'✓' if line.correct else '✗'}</p>"
         for name, line in (("untouched", before), ("tuned", after))
     )
-    frames = film(material.frames(after.video, chosen), chosen, 130)
+    frames = film(material.frames(after.video, chosen), chosen, 130) if chosen else absent("It was shown no video.")
     return question_card(kind, after.sample, frames, raw(replies))

@@ -64,7 +64,7 @@ def chosen_vlm(context: Context[Any, Any], rows: bool) -> Iterator[ChosenVlm]:
 
 def _chosen(name: str, origin: Json, config: Callable[[], Path], folder: Callable[[], Path], rows: bool) -> ChosenVlm:
     def family() -> VlmFamily:
-        return family_of(read_json(config()) or {}, name)
+        return family_of(read_json(config()), name)
 
     def read() -> Reader:
         from components.models.vlm.reader import open_reader

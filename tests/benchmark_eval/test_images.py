@@ -31,7 +31,7 @@ def test_both_kinds_are_asked_and_scored(name, tmp_path, monkeypatch):
     record = StepRecord(version="1", params={}, scalars={})
     data = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
     videos, asked = made.write(tmp_path / "videos", data), []
-    monkeypatch.setattr(Vlm, "replies", lambda vlm, given, *_: asked.extend(given) or ["AB"[len(asked) - 1]])
+    monkeypatch.setattr(Vlm, "replies", lambda vlm, given, *_: asked.extend(given) or ["AB"[len(asked) % 2 - 1]])
     shared = {"vlm": name, "benchmark": "seed=./data"}
     out = run_step(STEP, tmp_path, store.uri, {"viewing": made.VIEWING}, shared, {"videos": videos}, form="untouched")
     found = published(out, "result", a.EvalResult)
@@ -43,6 +43,16 @@ def test_both_kinds_are_asked_and_scored(name, tmp_path, monkeypatch):
     blocks = images[0].text.count("<|image_pad|>" if name == NAMES[0] else "<img>")
     assert blocks == (6 if name == NAMES[0] else 1)
     assert "Frame1" not in images[0].text
+    for other in ({"viewing": {**made.VIEWING, "fps": 8.0, "num_frames": 3}}, {"control": "one_frame"}):
+        again = run_step(
+            STEP, tmp_path, store.uri, {"viewing": made.VIEWING, **other}, shared, {"videos": videos}, form="untouched"
+        )
+        keys = [
+            {line.sample.question_type: line.key for line in published(one, "result", a.EvalResult).lines}
+            for one in (out, again)
+        ]
+        assert keys[0]["Scene Understanding"] == keys[1]["Scene Understanding"]  # an image is shown as it was
+        assert keys[0]["Action Recognition"] != keys[1]["Action Recognition"]
     scores = {score.name: score.accuracy for score in found.scores}
     assert sorted([scores["Image"], scores["Video"]]) == [0, 100]
     assert scores["All"] == 50

@@ -13,8 +13,15 @@ def families() -> list[VlmFamily]:
     return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "reader", "rows", "twins"})
 
 
-def family_of(config: Json, source: str) -> VlmFamily:
-    """Return the family that reads a checkpoint, by what its `config.json` holds; ParameterError where none does."""
+def family_of(config: Json | None, source: str) -> VlmFamily:
+    """Return the family that reads a checkpoint, by what its `config.json` holds, None where it has none.
+
+    Raises:
+        ParameterError: no family reads it.
+    """
+    if config is None:
+        remedy = "give a folder that transformers' from_pretrained opens"
+        raise ParameterError(f"no config.json in {source}", source="vlm", remedy=remedy)
     known = {model_type: family for family in families() for model_type in family.model_types}
     if (model_type := str(config.get("model_type"))) not in known:
         remedy = f"use one of {', '.join(known)}, in the form of transformers (InternVL3's repository ends in -hf)"

@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from components.core.errors import DataError, ParameterError
+from components.core.errors import DataError
 from components.core.records import Grid, MediaKind, Video
 from components.media.grids import sampled_grid
 from components.media.video import read_frames
@@ -192,10 +192,7 @@ def open_reader(folder: Path) -> Reader:
         ParameterError: not a folder of a supported model.
         DataError: a file is missing or cannot be read, or the vocabulary or the chat template is missing.
     """
-    if (found := read_json(folder / "config.json")) is None:
-        remedy = "give a folder that transformers' from_pretrained opens"
-        raise ParameterError(f"no config.json in {folder}", source="vlm", remedy=remedy)
-    family = family_of(found, str(folder))  # before transformers offers to run its own code
+    family = family_of(read_json(folder / "config.json"), str(folder))  # before transformers offers to run its own code
     family.register()
     config = load_part(AutoConfig, folder)
     tokenizer = load_tokenizer(AutoTokenizer, folder)
