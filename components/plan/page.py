@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from components.core.artifacts import PriorSet
@@ -17,8 +18,21 @@ from components.plan.cost import Estimate, PlannedVideo, StepEstimate
 from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 
+_NAMED = 5  # texts that a warning names
 
-def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a source: all, those with characters that the video model cannot read, those with too many of them."""
+
+    count: int
+    partly: int
+    unreadable: list[str]
+
+
+def extraction(
+    source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts, texts: Texts
+) -> str:
     """Return what the steps up to token_selection will do with the source."""
     samples = sum(len(video.rows) for video in source.videos)
     peak = readable_bytes(found.peak_bytes)
@@ -28,6 +42,7 @@ def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], 
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
         "## Unusable",
         bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
+        *_unreadable(texts),
         *_shared_questions(source),
     )
 
@@ -51,6 +66,22 @@ def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCount
     unfit = [video for video in videos if not counts.largest(video.frames)]
     short = [(video.name, video.problem or f"{video.frames} frames {needed}") for video in unfit]
     return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
+
+
+def _unreadable(texts: Texts) -> list[str]:
+    """Return what the video model cannot read: its text encoder has no token for the characters."""
+    found = []
+    if texts.unreadable:
+        named = ", ".join(code(name) for name in texts.unreadable[:_NAMED])
+        more = f" and {len(texts.unreadable) - _NAMED} more" if len(texts.unreadable) > _NAMED else ""
+        found.append(
+            f"**Warning:** {len(texts.unreadable)} of {counted(texts.count, 'text')} will be left out: the video model "
+            f"cannot read more than `params_attention_capture.max_unreadable` of their characters: {named}{more}. Give "
+            "them in a language that it was trained on."
+        )
+    if texts.partly:
+        found.append(f"{texts.partly} of {counted(texts.count, 'text')} have characters that it cannot read.")
+    return found
 
 
 def _shared_questions(source: Source) -> list[str]:
