@@ -8,13 +8,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from components.core import records
 from components.core.errors import DataError
-from components.core.records import Clip, Confidence, Grid, HeadRow, Piece, Record, Ref, Sample, ScoredPiece, Video
+from components.core.records import (
+    Clip,
+    Confidence,
+    Grid,
+    HeadRow,
+    Piece,
+    Record,
+    Ref,
+    Sample,
+    ScoredPiece,
+    Span,
+    Video,
+)
+
+
+def _unread() -> Any:
+    """Declare what the text encoder has no token for; left out where it is empty, as in manifests from before."""
+    return Field([], exclude_if=lambda spans: not spans, description="characters that the text encoder cannot read")
 
 
 class VideoLine(Record):
@@ -55,6 +72,7 @@ class AttentionLine(SampleLine):
     grid: Grid
     pieces: list[Piece]
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
+    unread: list[Span] = _unread()
     maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
     statistics: Ref
     pictures: dict[str, Ref] = {}
@@ -73,6 +91,7 @@ class PriorLine(SampleLine):
     grid: Grid
     pieces: list[ScoredPiece]
     truncated: int
+    unread: list[Span] = _unread()
     heads: list[int]
     statistics: Ref
     prior: Ref = Field(description="A_VDM [T', F, H, W] fp32, density relative to uniform")

@@ -182,6 +182,14 @@ class Piece(Record):
     end: int
 
 
+class Span(Record):
+    """Characters of one field of the sample."""
+
+    field: TextField
+    start: int
+    end: int
+
+
 class ScoredPiece(Piece):
     """A piece with its motion score MS(t) = m_t + d_t, that standardized over the sample, and whether MTTI kept it."""
 

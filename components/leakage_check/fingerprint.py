@@ -10,10 +10,9 @@ Legend: n frames, H W pixels, h w pixels of a frame as it is held, R C rows and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt64
+from jaxtyping import Float, Int, Shaped, UInt8, UInt64
 
 ROWS, COLS = 16, 18  # of a small picture
 HELD = (128, 144)  # rows and columns of a frame while its bars are looked for
@@ -41,7 +40,7 @@ def held(frame_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return a frame as it is held: grey (in all three channels), averaged over HELD cells."""
     stride = max(1, min(frame_HW3.shape[0] // (2 * HELD[0]), frame_HW3.shape[1] // (2 * HELD[1])))  # enough are left
     red, green, blue = (frame_HW3[::stride, ::stride, channel].astype(np.uint16) for channel in range(3))
-    grey_HW = ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.float32)
+    grey_HW = (77 * red + 150 * green + 29 * blue) >> 8
     small_hw = _averaged(grey_HW[None], *HELD)[0].round().astype(np.uint8)
     return np.repeat(small_hw[..., None], 3, axis=2)
 
@@ -49,7 +48,7 @@ def held(frame_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def pictures(held_nhw: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n R C"]:
     """Return a clip's small pictures, without its black bars."""
     rows, cols = bars(held_nhw)
-    return _averaged(held_nhw[:, rows, cols].astype(np.float32), ROWS, COLS).round().astype(np.uint8)
+    return _averaged(held_nhw[:, rows, cols], ROWS, COLS).round().astype(np.uint8)
 
 
 def bars(held_nhw: UInt8[np.ndarray, "n h w"]) -> tuple[slice, slice]:
@@ -77,16 +76,18 @@ def _inside(lit: np.ndarray) -> slice:
     return slice(0, size)
 
 
-def _averaged(grey_nHW: Float[np.ndarray, "n H W"], rows: int, cols: int) -> Float[np.ndarray, "n rows cols"]:
+def _averaged(grey_nHW: Shaped[np.ndarray, "n H W"], rows: int, cols: int) -> Float[np.ndarray, "n rows cols"]:
     """Return the means over cells of equal area; a pixel on a border counts for both of its cells by its share."""
-    found: np.ndarray = _shares(grey_nHW.shape[1], rows) @ grey_nHW @ _shares(grey_nHW.shape[2], cols).T
-    return found
+    return _means(_means(grey_nHW, rows, 1), cols, 2)
 
 
-@cache
-def _shares(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
-    """Return the weight of each pixel in each cell's mean."""
-    edges = np.linspace(0, size, cells + 1)
-    pixels = np.arange(size)
-    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (covered.clip(0) * cells / size).astype(np.float32)
+def _means(values: np.ndarray, cells: int, axis: int) -> np.ndarray:
+    """Return the means along an axis over parts of equal length, from the sum up to each border."""
+    size = values.shape[axis]
+    borders = np.linspace(0, size, cells + 1)
+    whole = borders.astype(np.int64)
+    share = (borders - whole).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+    sums = np.insert(np.cumsum(values, axis, dtype=np.float64), 0, 0.0, axis)
+    upto = np.take(sums, whole, axis) + share * np.take(values, np.minimum(whole, size - 1), axis)
+    means: np.ndarray = np.diff(upto, axis=axis) * cells / size
+    return means

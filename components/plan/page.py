@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from components.benchmarks.interface import get_benchmark
@@ -20,8 +21,19 @@ from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 from components.store.failures import SHOWN
 
+_NAMED = 5  # texts that a warning names
 
-def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost], list_at: str) -> str:
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a source: all, those with characters that the video model cannot read, those with too many of them."""
+
+    count: int
+    partly: int
+    unreadable: list[str]
+
+
+def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost], list_at: str, texts: Texts) -> str:
     """Return what the steps up to token_selection will do with the sources; the file `list_at` has all that is lost."""
     files, samples = sum(len(source.videos) for source in sources), sum(source.samples for source in sources)
     kinds = ", ".join(code(name) for name in dict.fromkeys(source.layout for source in sources))
@@ -34,6 +46,7 @@ def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost],
         *_sources(sources),
         "## Unusable",
         bullets(_listing(lost, list_at)) or "Nothing, by the headers.",
+        *_unreadable(texts),
         *(warning for source in sources for warning in _shared_questions(source)),
     )
 
@@ -79,6 +92,22 @@ def _listing(lost: Sequence[Lost], list_at: str) -> list[Markdown]:
         if (more := len(own) - SHOWN) > 0:
             shown.append(Markdown(f"… and {more:,} more {plural}, all in {code(list_at)}"))
     return shown
+
+
+def _unreadable(texts: Texts) -> list[str]:
+    """Return what the video model cannot read: its text encoder has no token for the characters."""
+    found = []
+    if texts.unreadable:
+        named = ", ".join(code(name) for name in texts.unreadable[:_NAMED])
+        more = f" and {len(texts.unreadable) - _NAMED} more" if len(texts.unreadable) > _NAMED else ""
+        found.append(
+            f"**Warning:** {len(texts.unreadable)} of {counted(texts.count, 'text')} will be left out: the video model "
+            f"cannot read more than `params_attention_capture.max_unreadable` of their characters: {named}{more}. Give "
+            "them in a language that it was trained on."
+        )
+    if texts.partly:
+        found.append(f"{texts.partly} of {counted(texts.count, 'text')} have characters that it cannot read.")
+    return found
 
 
 def _shared_questions(source: Source) -> list[str]:

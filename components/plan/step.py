@@ -31,6 +31,7 @@ from components.dataset_import.recipe import read_training, training_digest
 from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
+from components.models.video.interface import VideoFamily, text_pieces, unread_characters
 from components.pages.markdown import document
 from components.plan import page, tuning
 from components.plan.cost import PlannedVideo, estimate
@@ -47,6 +48,7 @@ from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
 
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
+NO_VIDEO = "0" * 64  # a sample's text needs none
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
@@ -241,7 +243,21 @@ class _Extraction:
         found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
-        return page.extraction(self.sources, found, lost, _kept(self.context, lost))
+        return page.extraction(self.sources, found, lost, _kept(self.context, lost), self._texts(family))
+
+    def _texts(self, family: VideoFamily) -> page.Texts:
+        """Return how many texts the video model cannot read, by its tokenizer alone."""
+        tokenizer, length = family.tokenizer(self.model.path), family.sizes(self.model.path).text_tokens
+        most, shares = self.params["attention_capture"].max_unreadable, dict[str, float]()
+        for row in (row for _, video in self.videos for row in video.rows):
+            try:
+                text, _ = conditioning(row.sample(NO_VIDEO), self.shared.text)
+            except DataError:  # raised by the step itself, with the sample's name
+                continue
+            unread, every = unread_characters(text_pieces(tokenizer, text, length))
+            shares[f"{row.uid} ({row.where})"] = unread / max(1, every)
+        worst = sorted((name for name, share in shares.items() if share > most), key=lambda name: (-shares[name], name))
+        return page.Texts(len(shares), sum(0 < share <= most for share in shares.values()), worst)
 
     def _planned(self, named: tuple[Source, SourceVideo]) -> PlannedVideo | None:
         """Return what is known of a video without decoding it: from its remembered import, else from its header."""

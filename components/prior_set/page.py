@@ -6,7 +6,8 @@ from collections import Counter
 
 from components.core.artifacts import PriorSet
 from components.pages.heads import HEAD_TABLE, head_table
-from components.pages.markdown import bullets, decisions, document, left_out, table
+from components.pages.markdown import bullets, decisions, document, left_out, table, text
+from components.pages.samples import unread_warning
 
 
 def card(priors: PriorSet) -> str:
@@ -22,6 +23,7 @@ def card(priors: PriorSet) -> str:
         f"`sha256:{priors.digest}`",
         bullets(f"merged from {digest}" for digest in priors.merged),
         *_sources(priors),
+        f"**Warning:** {text(unread)}" if (unread := unread_warning(priors)) else "",
         "## Confidence",
         table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",

@@ -99,6 +99,15 @@ def test_pictures_are_found_among_pictures_and_in_a_clip_that_shows_them(tmp_pat
     assert set(pairs([a], [b, c, shown])) == {(0, 0), (0, 2)}
 
 
+def test_what_is_nearly_plain_is_never_the_same():
+    faint = np.full((24, 16, 18), 100, dtype=np.uint8)
+    faint[:, :, 9:] += 3  # a wall with a shadow
+    strong = np.where(faint > 100, 160, faint).astype(np.uint8)
+    for pictures, found in ((faint, False), (strong, True)):
+        wall = Hashes(np.arange(24) / 12, prints.hashes(pictures))
+        assert (compare(wall, wall, pictures, pictures, BITS) is not None) == found
+
+
 # The parts, against what they stand for -------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 def test_hostile_names_are_text(page, name):
     lost = [Lost("row", "", name, f"no {name}"), *unfit([PlannedVideo(name, 3, [])], FRAMES)]
     made = {
-        "plan": lambda: extraction([source(name)], Estimate([], 0), lost, name),
+        "plan": lambda: extraction([source(name)], Estimate([], 0), lost, name, NO_TEXTS),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

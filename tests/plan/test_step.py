@@ -54,9 +54,9 @@ def assigned(*items, **values):
     return [word for item in (*(f"{key}={value}" for key, value in values.items()), *items) for word in ("--set", item)]
 
 
-def settings(source, store, *more):
+def settings(source, store, *more, **shared):
     small = [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
-    own = {} if store is None else {"store": store.as_uri()}
+    own = shared if store is None else {"store": store.as_uri(), **shared}
     return assigned(SOME, *small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
 
 
@@ -268,6 +268,20 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
     printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
     assert rows(printed)["motionbench"] == ["2", "2 of 4,018 items", "0", "0", "0", "0"]
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
+
+
+def test_texts_that_the_video_model_cannot_read_are_counted_and_named(tmp_path, capsys):
+    texts = ["the dog jumps", "the dog jumps ✈", "男人从左边走到右边", "ผู้ชายเดินไปทางขวา"]
+    rows = [{"id": f"u{k}", "video": "0.mp4", "response": text} for k, text in enumerate(texts)]
+    source = own(tmp_path / "data", rows)
+    printed = planned(capsys, *settings(source, tmp_path / "store", text="response"))
+    assert "**Warning:** 2 of 4 texts will be left out: the video model cannot read more than" in printed
+    assert "`u2 (data.jsonl:3)`, `u3 (data.jsonl:4)`. Give them" in printed
+    assert "1 of 4 texts have characters that it cannot read." in printed
+    more = ("params_attention_capture.max_unreadable=1",)
+    printed = planned(capsys, *settings(source, tmp_path / "store", *more, text="response"))
+    assert "will be left out" not in printed
+    assert "3 of 4 texts have characters that it cannot read." in printed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import world
 from bench.table import Row, write
 from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
 from components.core.errors import DataError
-from components.core.records import ModelId, sha256
+from components.core.records import Failure, ModelId, Span, sha256
+from components.core.text import CANNOT_READ
 from components.core.units import probability, signed
 from components.pages.page import render
 from components.quality.measures import Quality, assess
@@ -201,6 +202,17 @@ def test_what_training_and_benchmarks_have_in_common_is_said_at_the_top_and_by_k
     assert plain(page).count(said) == 2
     assert "favor 30 1 2 0 0 0 motionbench 40 0 0 0 0 0" in plain(page)
     assert plain(page_of(material_of(run))).count("Not checked: the model was trained without") == 2
+
+
+def test_what_the_video_model_cannot_read_is_said_as_look_says_it(run):
+    lines = list(run.priors.lines)
+    text = lines[0].sample.response
+    lines[0] = lines[0].model_copy(update={"unread": [Span(field="response", start=0, end=3)]})
+    out = [Failure(unit="0" * 16, task="attention_capture", reason=f"{CANNOT_READ} 9 of 9 characters of the text")]
+    page = plain(page_of(material_of(run, priors=run.priors.model_copy(update={"lines": lines, "left_out": out}))))
+    said = f"The video model does not know “{text[:3].strip()}”: no map shows them (1 of {len(lines)} samples)."
+    assert f"{said} 1 sample left out because the video model cannot read the text." in page
+    assert "does not know" not in plain(page_of(material_of(run)))
 
 
 def test_missing_data_is_said_in_one_line(run):
