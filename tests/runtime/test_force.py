@@ -122,8 +122,8 @@ WORK = {  # by task: what computes a unit, and the number of units
     "vlm_attention": ("components.vlm_attention.maps.map_tokens", 3),
     "tuned_attention": ("components.vlm_attention.maps.map_attention", 3),
     "benchmark_import": ("components.dataset_import.decode.probe", 2),
-    "baseline_eval": ("components.models.vlm.model.Vlm.generate", 2),
-    "tuned_eval": ("components.models.vlm.model.Vlm.generate", 2),
+    "baseline_eval": ("components.models.vlm.model.Vlm.replies", 2),
+    "tuned_eval": ("components.models.vlm.model.Vlm.replies", 2),
 }
 
 
