@@ -14,6 +14,8 @@ from components.core.artifacts import EvalResult, ItemResult
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Ref, Sample, StepRecord, Video
 from components.store.entries import Store
+from tests.benchmark_eval.world import make_world, run
+from tests.benchmark_eval.world import result as evaluation
 from tests.command import motion_enhancer
 
 OPTIONS = [Option(letter="A", text="Walks, then sits"), Option(letter="B", text='says "no"')]
@@ -140,6 +142,17 @@ def test_submission(monkeypatch):
         exported(result(), "submission")
     with pytest.raises(ParameterError, match="lmms-eval, csv, submission"):
         exported(result(), "xlsx")
+
+
+def test_what_a_model_was_asked_is_exported(tmp_path):
+    """From a real evaluation: prompts in the template of the run, replies, letters."""
+    evaluated = evaluation(run(make_world(tmp_path), tmp_path, prompt_template="{question}\nChoose:\n{options}"))
+    _, samples, _ = lmms(evaluated)
+    assert len(samples) == 8
+    for sample, line in zip(samples, sorted(evaluated.lines, key=lambda line: line.sample.uid), strict=True):
+        options = "\n".join(f"{option.letter}. {option.text}" for option in line.sample.options)
+        assert sample["input"] == f"{line.sample.question}\nChoose:\n{options}"
+        assert (sample["resps"], sample["filtered_resps"]) == ([line.reply], line.parsed)
 
 
 def test_the_command(tmp_path, capsys):

@@ -50,6 +50,18 @@ def test_items_that_agree_wholly_count_once() -> None:
     assert (fourfold.n, fourfold.clusters) == (1200, 300)
 
 
+def test_standard_errors_by_hand() -> None:
+    """Videos of 3, 2 and 1 items are worth 36 / 14 equal ones; their deviations are those of sums from shares."""
+    right, videos = [True, True, False, False, False, True], ["a", "a", "a", "b", "b", "c"]
+    deviations = np.array([2 - 1.5, 0 - 1, 1 - 0.5]) / 6
+    worth = 36 / 14
+    expected = np.sqrt((deviations**2).sum() * worth / (worth - 1))
+    assert of_one_type(right, videos).error == pytest.approx(expected)
+    change = difference([False] * 6, right, videos, ["A"] * 6).overall
+    more = np.sqrt((2**2 + 1**2) / 2) / 6  # as heavy as the two videos that changed
+    assert change.error == pytest.approx(np.sqrt(expected**2 + 2 * more**2) / (1 + 2 * more))
+
+
 @pytest.mark.parametrize("videos", [2, 14, 1776])
 def test_nothing_or_everything_right_has_an_interval(videos: int) -> None:
     """All items equal: each video counts once, so the bound is Wilson's of 0 of V."""
