@@ -97,7 +97,7 @@ def _orders(found: Orders) -> list[str]:
     lead = f"Mean accuracy over the orders of an item: {100 * found.mean:.1f} %; right in every order: "
     lead += f"{100 * found.all_correct:.1f} % of the items. Flipped: another option was chosen than as published."
     places = [(letter, n, _share(right, n)) for letter, n, right in found.by_place]
-    tables = table(("order", "n", "accuracy", "flipped"), rows), table(("right option", "n", "accuracy"), places)
+    tables = table(("order", "n", "accuracy", "flipped"), rows), table(("right option at", "n", "accuracy"), places)
     return ["## Orders of the options", lead, *tables]
 
 
