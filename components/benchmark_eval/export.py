@@ -47,25 +47,31 @@ def _submission(result: EvalResult, benchmark: Benchmark) -> dict[str, str]:
 
 def _csv(result: EvalResult, benchmark: Benchmark) -> dict[str, str]:
     """Return one row per item, in the order of the source's names; held-out ones have no verdict."""
-    columns = ["uid", "sample", "video", "type", "question", "options", "answer", "prompt", "reply", "parsed", "rule"]
-    rows = [[*columns, "correct", "official_correct"]]
-    for line in _in_order([*result.lines, *result.held_out]):
-        one = line.sample
-        options = "\n".join(f"{option.letter}. {option.text}" for option in one.options)
-        asked = [
-            one.uid,
-            one.id,
-            line.video.name or line.video.id,
-            one.question_type,
-            one.question,
-            options,
-            one.answer,
-        ]
-        verdict = [str(int(line.correct)), str(int(line.official_correct))] if one.answer else ["", ""]
-        rows.append([*asked, line.prompt or "", line.reply, line.parsed, line.rule, *verdict])
+    rows = [_row(line) for line in _in_order([*result.lines, *result.held_out])]
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return {f"{_file_name(result.protocol)}.csv": text.getvalue()}
+
+
+def _row(line: ItemResult) -> dict[str, object]:
+    one = line.sample
+    return {
+        "uid": one.uid,
+        "sample": one.id,
+        "video": line.video.name or line.video.id,
+        "type": one.question_type,
+        "question": one.question,
+        "options": "\n".join(f"{option.letter}. {option.text}" for option in one.options),
+        "answer": one.answer,
+        "prompt": line.prompt,
+        "reply": line.reply,
+        "parsed": line.parsed,
+        "rule": line.rule,
+        "correct": int(line.correct) if one.answer else None,
+        "official_correct": int(line.official_correct) if one.answer else None,
+    }
 
 
 def _lmms_eval(result: EvalResult, benchmark: Benchmark) -> dict[str, str]:
@@ -76,19 +82,17 @@ def _lmms_eval(result: EvalResult, benchmark: Benchmark) -> dict[str, str]:
     """
     task, model, lines = _file_name(result.protocol), _file_name(result.model), _in_order(result.lines)
     if any(line.prompt is None for line in lines):
-        problem, remedy = (
-            "an evaluation without its prompts, which older versions made",
-            "evaluate again, or export csv",
-        )
-        raise DataError(problem, source=f"sha256:{result.digest}", remedy=remedy)
+        problem = "an evaluation without its prompts, as older versions made them"
+        raise DataError(problem, source=f"sha256:{result.digest}", remedy="evaluate again, or export csv")
+    digest = result.digest
     types = [benchmark.task_type(line.sample.question_type, f"item {line.sample.uid}") for line in lines]
     members = {metric.name: set(benchmark.members(metric, types)) for metric in benchmark.metrics}
     samples = [
         _sample(line, index, {f"{task}_{name.lower()}" for name, own in members.items() if index in own})
         for index, line in enumerate(lines)
     ]
-    stem = f"{model}/{result.digest[:16]}"
-    results = json.dumps(_results(result, benchmark, task, lines, types, samples), indent=2, ensure_ascii=False)
+    stem = f"{model}/{digest[:16]}"
+    results = json.dumps(_results(result, digest, benchmark, lines, types, samples), indent=2, ensure_ascii=False)
     return {f"{stem}_results.json": f"{results}\n", f"{stem}_samples_{task}.jsonl": "".join(map(_json_line, samples))}
 
 
@@ -115,8 +119,8 @@ def _sample(line: ItemResult, index: int, metrics: set[str]) -> Json:
 
 def _results(
     result: EvalResult,
+    digest: str,
     benchmark: Benchmark,
-    task: str,
     lines: Sequence[ItemResult],
     types: Sequence[str],
     samples: Sequence[Json],
@@ -125,6 +129,7 @@ def _results(
         [lines[i].correct for i in own], [lines[i].video.id for i in own], [types[i] for i in own]
     )
     totals, _ = benchmark.measure(means, types)
+    task = _file_name(result.protocol)
     measured: Json = {"alias": benchmark.title}
     for name, estimate in totals.items():
         measured |= _metric(f"{task}_{name.lower()}", estimate)
@@ -139,7 +144,7 @@ def _results(
         "n-shot": {task: 0},
         "higher_is_better": {task: {f"{task}_{name.lower()}": True for name in totals}},
         "n-samples": {task: {"original": len(lines), "effective": len(lines)}},
-        "config": {"model": result.model, "result": f"sha256:{result.digest}", "provenance": provenance},
+        "config": {"model": result.model, "result": f"sha256:{digest}", "provenance": provenance},
         "task_hashes": {task: sha256(hashes.encode())},
         "model_source": "motion-enhancer",
         "model_name": result.model,
