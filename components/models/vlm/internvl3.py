@@ -91,14 +91,14 @@ class InternVL(Inputs):
 
 
 def segment_indices(n_total: int, n: int) -> list[int]:
-    """Return about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
+    """Return about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`.
+
+    Of a clip that has just `n` frames each is taken: they are a sample already, as SEED-Bench's eight are.
+    """
+    if n_total == n:
+        return list(range(n))
     segment = (n_total - 1) / n
     return [int(segment / 2 + round(segment * i)) for i in range(n)]
-
-
-def chosen_frames(n_total: int, n: int) -> list[int]:
-    """Return the frames that are seen: the middles of segments, but all of a clip that has `n`: they are a sample."""
-    return list(range(n)) if n_total == n else segment_indices(n_total, n)
 
 
 def tower_work(config: Any, shape: Cells) -> TowerWork:
@@ -155,7 +155,7 @@ FAMILY = VlmFamily(
     },
     model_types=("internvl",),
     inputs=InternVL.load,
-    frames=lambda viewing, video: chosen_frames(len(video.times), viewing.num_frames),
+    frames=lambda viewing, video: segment_indices(len(video.times), viewing.num_frames),
     by_time=lambda viewing, fps, duration: viewing.model_copy(update={"num_frames": max(1, round(fps * duration))}),
     tower=r"\bvision_tower\.",
     merger=r"\bmulti_modal_projector\.",
