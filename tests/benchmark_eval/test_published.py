@@ -5,19 +5,20 @@ import pytest
 from components.benchmark_eval.step import STEP as EVALUATE
 from components.core.artifacts import EvalResult, VideoDataset
 from components.dataset_import.step import STEP as IMPORT
-from tests.dataset_import.published import seed, seed2, videomme
+from tests.dataset_import.data import document
+from tests.dataset_import.published import SEED, numbered, seed, seed2, videomme
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
 
 QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 
 
-def evaluated(tmp_path, protocol, vlm):
+def evaluated(tmp_path, protocol, vlm, **viewing):
     given, store = f"{protocol}={tmp_path / protocol}", tmp_path / "store"
     params, shared = {"processes": 1, "allow_subset": True}, {"benchmarks": [given]}
     imported = run_step(IMPORT, tmp_path, store, params, shared, form="benchmark", task="benchmark_import")
     shared, inputs = {"vlm": vlm, "benchmark": given}, {"videos": imported["videos"]}
-    params = {"viewing": VIEWING, "max_new_tokens": 2}
+    params = {"viewing": VIEWING | viewing, "max_new_tokens": 2}
     answered = run_step(EVALUATE, tmp_path, store, params, shared, inputs, form="untouched")
     videos = {line.video.id: line.video for line in published(imported, "videos", VideoDataset).lines}
     return videos, published(answered, "result", EvalResult)
@@ -35,6 +36,14 @@ def test_seed_bench(vlm, tmp_path):
     part, clip = frames["v1962"]
     assert clip.part.first == 20
     assert 0 <= min(part) < max(part) < clip.part.count  # frames of the part alone
+
+
+@pytest.mark.parametrize("vlm", [QWEN, INTERN])
+def test_each_still_frame_is_seen_once(vlm, tmp_path):
+    questions = seed(tmp_path / "seed")
+    document(tmp_path / "seed/SEED-Bench.json", {"questions": questions[9:], "question_type": numbered(SEED)})
+    _, result = evaluated(tmp_path, "seed", vlm, num_frames=8, fps=1.0)
+    assert [line.frames for line in result.lines] == [list(range(8))] * 3
 
 
 def test_seed_bench_2_and_video_mme(tmp_path):

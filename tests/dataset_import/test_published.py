@@ -101,7 +101,7 @@ def test_where_a_video_is_there_its_part_is_read_and_decoded_once(tmp_path, monk
     one, other = (found[uid][0] for uid in ("v1962", "v1963"))
     assert one.file == other.file
     assert len({one.id, other.id, one.file.sha256}) == 3
-    assert one.name == "seed: EPIC-KITCHENS/P03/P03_24.MP4#t=2,4"
+    assert one.name.endswith("EPIC-KITCHENS/P03/P03_24.MP4#t=2,4")
     stored = list((tmp_path / "store/videos").iterdir())
     assert len(stored) == 12  # no copy of a part
     assert metrics(bench(tmp_path, f"seed={tmp_path / 'seed'}"))["share_remembered"] == 1
@@ -285,7 +285,7 @@ def test_video_mme(unpacked, tmp_path):
         told = (sample.question, sample.answer, sample.question_type)
         assert told == (row["question"], row["answer"], row["duration"])
         assert [option.letter for option in sample.options] == ["A", "B", "C", "D"]
-        assert video.name == f"videomme: data/{row['videoID']}.mp4"
+        assert video.name.endswith(f"data/{row['videoID']}.mp4")
         with av.open(str(Store(str(tmp_path / "store")).fetch(video.file))) as container:
             assert len(list(container.decode(video=0))) == len(video.times) == 12
     assert len({video.id for video, _ in found.values()}) == 3
