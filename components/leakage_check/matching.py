@@ -142,7 +142,7 @@ def _alignments(
     """
     i, j = np.nonzero(near_nm)
     if len(times_m) == 1:
-        yield from ((i[k : k + 1], j[k : k + 1], -float(times_n[i[k]])) for k in range(len(i)))
+        yield from ((i[k : k + 1], j[k : k + 1], 0.0 - float(times_n[i[k]])) for k in range(len(i)))
         return
     half, thin = _step(times_m) / 2, _step(times_n)
     least = max(1.0, (1 + min(float(times_n[-1]), float(times_m[-1])) / thin) / 2)

@@ -22,7 +22,7 @@ from components.report.material import Material
 _LISTED = 200
 # the task whose record holds a step's parameters, where it has another name; and the steps of `fine_tune`
 _TASKS = {"dataset_import": "benchmark_import", "benchmark_eval": "baseline_eval"}
-_STEPS = ("vlm_attention", "sft", *_TASKS)
+_STEPS = ("vlm_attention", "leakage_check", "sft", *_TASKS)
 
 
 def leakage(material: Material) -> Section:

@@ -109,11 +109,11 @@ def test_fingerprints_are_remembered_whatever_else_changes(planted, tmp_path, mo
         assert other.excluded == [planted[1][4].video.id]
         none = published(check(planted, tmp_path / "none", exclude=[], max_distance=0), "leakage", a.LeakageReport)
         assert (none.excluded, len(none.pairs)) == ([], 4)  # the cut copy's hashes differ
-    entry = next((planted[0] / "store" / "leakage_check").glob("*/entry.json"))
+    entries = (planted[0] / "store" / "leakage_check").glob("*/entry.json")
+    entry = next(file for file in entries if json.loads(file.read_text())["unit"] == planted[1][0].video.id)
     next(entry.parent.glob("pictures-*")).write_bytes(b"damaged")
     again = check(planted, tmp_path / "rerun", rerun="1")
     assert metrics(again)["share_remembered"] == pytest.approx(12 / 13, abs=1e-4)
-    assert json.loads(entry.read_text())["unit"] in {line.video.id for line in (*planted[1], *planted[2])}
     assert metrics(check(planted, tmp_path / "rate", rate=6.0))["share_remembered"] == 0.0
 
 

@@ -1,5 +1,6 @@
 """The whole page, made by the step from a run: sections, sizes, determinism, and the lines for missing data."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ import world
 from bench.table import Row, write
 from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
 from components.core.errors import DataError
-from components.core.records import Failure, ModelId, Span, sha256
+from components.core.records import Failure, ModelId, Span, StepRecord, sha256
 from components.core.text import CANNOT_READ
 from components.core.units import probability, signed
 from components.pages.page import render
@@ -197,7 +198,11 @@ def test_what_training_and_benchmarks_have_in_common_is_said_at_the_top_and_by_k
         excluded_videos=3,
         excluded_samples=4,
     )
-    page = page_of(material_of(run, model=run.model.model_copy(update={"leakage": counts})))
+    checked = StepRecord(version="1", params={"exclude": ["file"]}, scalars={})
+    given = {"provenance": {**run.untouched[0].provenance, "leakage_check": checked}}
+    page = page_of(material_of(run, model=run.model.model_copy(update={"leakage": counts}), **given))
+    (again,) = re.findall(r"<summary>arguments.json</summary><pre>(.*?)</pre>", page, re.S)
+    assert json.loads(html.unescape(again))["params_leakage_check"] == {"exclude": ["file"]}
     said = "12 training videos against favor, motionbench: 3 training videos (4 samples) left out of training."
     assert plain(page).count(said) == 2
     assert "favor 30 1 2 0 0 0 motionbench 40 0 0 0 0 0" in plain(page)
