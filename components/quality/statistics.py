@@ -184,8 +184,9 @@ def _average(overall: Estimate, parts: Sequence[_Mean], by_type: Sequence[Estima
 def _share(one: _Mean) -> Estimate:
     """Return an accuracy with Wilson's interval; n of its formula is what gives the variance between videos.
 
-    That variance is as certain as there are videos with both kinds of answers. The interval is no wider than if each
-    video's items agreed wholly and counted once, which is all that is known where all items are equal.
+    That variance is as certain as there are videos with a right item, or with a wrong one if those are fewer. The
+    interval is no wider than if each video's items agreed wholly and counted once, which is all that is known where all
+    items are equal.
     """
     share = one.value
     if one.clusters < 2:

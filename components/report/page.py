@@ -52,7 +52,7 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
     found = "; ".join(f"{one.benchmark.title}: tuned − untouched: {_outcome(one)}" for one in comparisons)
     if len(comparisons) > _LONG:
         each = (f"{one.benchmark.title} {signed(one.overall.value)} ({probability(one.p)})" for one in comparisons)
-        found = f"tuned − untouched in points: {', '.join(each)}"
+        found = f"Tuned − untouched, in points: {', '.join(each)}"
     found = found or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)

@@ -3,13 +3,10 @@
 import csv
 import io
 import json
-from dataclasses import replace
 
 import pytest
 
-from components.benchmark_eval import export as module
 from components.benchmark_eval.export import exported
-from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Ref, Sample, StepRecord, Video
@@ -129,17 +126,12 @@ def test_csv():
     assert exported(result([item(1, 0, "A", "A", prompt=None)]), "csv")  # an older result will do
 
 
-def test_submission(monkeypatch):
-    def letters(lines):
-        return "letters.json", json.dumps({line.sample.uid: line.parsed for line in lines})
-
-    asked = get_benchmark("motionbench")
-    monkeypatch.setattr(module, "get_benchmark", lambda name: replace(asked, submission=letters))
-    found = exported(result(LINES[:1], held_out=[item(5, 2, "B", "B", answer="")]), "submission")
-    assert {name: json.loads(text) for name, text in found.items()} == {"letters.json": {"q3": "A", "q5": "B"}}
-    monkeypatch.setattr(module, "get_benchmark", lambda name: replace(asked, submission=None))
-    with pytest.raises(ParameterError, match="no authors of MotionBench"):
-        exported(result(), "submission")
+def test_submission():
+    """The benchmark's own file, held-out items among it; not every benchmark has one."""
+    files = exported(result(LINES[:1], held_out=[item(5, 2, "B", "B", answer="")]), "submission")
+    assert {name: json.loads(text) for name, text in files.items()} == {"motionbench.json": {"q3": "A", "q5": "B"}}
+    with pytest.raises(ParameterError, match="no authors of SEED-Bench"):
+        exported(result(protocol="seed"), "submission")
     with pytest.raises(ParameterError, match="lmms-eval, csv, submission"):
         exported(result(), "xlsx")
 

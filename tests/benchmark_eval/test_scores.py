@@ -1,5 +1,7 @@
 """Scores of answered items: their intervals by video, and the prompt that stays with a reply."""
 
+from itertools import count
+
 import pytest
 
 from components.benchmark_eval.page import scores_table
@@ -9,14 +11,14 @@ from components.core.artifacts import VideoLine
 from components.core.records import Option, Ref, Sample, Video
 from components.store.entries import Entry
 
-FAVOR = get_benchmark("favor")
+FAVOR, NUMBER = get_benchmark("favor"), count()
 
 
 def answered(video, reply, kind="Camera Motion", prompt=None):
     ref = Ref(path="v", sha256=f"{video:064x}", bytes=1, task="t")
     options = [Option(letter="A", text="Pans"), Option(letter="B", text="Stays")]
     asked = {"question": "?", "is_instruction": False, "response": "", "answer": "A", "question_type": kind}
-    sample = Sample(id=f"{video:016x}", uid=f"q{video}", options=options, **asked, protocol="favor")
+    sample = Sample(id=f"{video:016x}", uid=f"q{next(NUMBER)}", options=options, **asked, protocol="favor")
     line = VideoLine(video=Video(file=ref, width=2, height=2, rotation=0, duration=1, times=[0.0]), samples=[sample])
     reads = {} if prompt is None else {"prompt": prompt}
     entry = Entry(

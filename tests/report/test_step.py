@@ -113,7 +113,7 @@ def test_the_verdict_on_many_benchmarks_is_short(run):
     said = [sentence(material, [one] * many) for many in (2, 3)]
     assert said[0].count(" items") == 2
     short = f"MotionBench {signed(one.overall.value)} ({probability(one.p)})"
-    assert said[1] == f"tuned − untouched in points: {', '.join([short] * 3)}."
+    assert said[1] == f"Tuned − untouched, in points: {', '.join([short] * 3)}."
 
 
 def test_summary_and_cut(run, page):
