@@ -81,7 +81,7 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="report",
-    version="3",
+    version="4",
     title="8 · Report",
     unit="section",
     device="cpu",
