@@ -23,9 +23,9 @@ KEYS = 8  # key frames of a video
 BITS = 64
 _BLOCK = (64, 4096)  # hashes that are compared at a time: what fits a processor's cache
 _ALIKE = 0.75  # share of the shared frames whose hashes are near
-_LOOK = 0.85  # mean correlation of two pictures of the same footage
+_LOOK = 0.92  # mean correlation of two pictures of the same footage
 _SAME = 0.99  # the same where nothing moves, and pictures are all there is
-_MOVE = 0.55  # correlation of what moves
+_MOVE = 0.6  # correlation of what moves
 _STILL = 1.5  # grey levels², mean over pixels: less is noise of a codec
 _FEW = 4  # frames that motion is judged from
 _PLAIN = 4.0  # grey levels: a picture with a smaller deviation shows nothing
@@ -112,7 +112,7 @@ def compare(
     if _step(first.times_n) < _step(second.times_n):  # frames of the thinner one are looked up in the denser one
         found = compare(second, first, pictures_mRC, pictures_nRC, most)
         return found and Match(found.distance, found.frames, found.seconds, -found.shift or 0.0)
-    one_np, other_mp = (given.reshape(len(given), -1).astype(np.float64) for given in (pictures_nRC, pictures_mRC))
+    one_np, other_mp = map(_smoothed, (pictures_nRC, pictures_mRC))
     far_nm = np.bitwise_count(first.hashes_n[:, None] ^ second.hashes_n[None]).astype(np.int64)
     look_nm, dot_nm = _standardized(one_np) @ _standardized(other_mp).T, one_np @ other_mp.T
     best: tuple[float, Match] | None = None
@@ -166,6 +166,13 @@ def _moves_alike(one_np: np.ndarray, other_np: np.ndarray, dot: float, look: flo
         return look >= _SAME and all(float(mean.std()) >= _PLAIN for mean in means)
     together = dot - count * float(means[0] @ means[1])
     return bool(together > 0 and together**2 >= _MOVE**2 * moved[0] * moved[1])
+
+
+def _smoothed(pictures_nRC: UInt8[np.ndarray, "n R C"]) -> Float[np.ndarray, "n p"]:
+    """Return the mean of each picture, the one before and the one after: what moves fast is then never far off."""
+    frames_np = pictures_nRC.reshape(len(pictures_nRC), -1).astype(np.float64)
+    padded_np = np.pad(frames_np, ((1, 1), (0, 0)), mode="edge")
+    return (padded_np[:-2] + padded_np[1:-1] + padded_np[2:]) / 3
 
 
 def _standardized(frames_np: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n p"]:
