@@ -107,7 +107,7 @@ def _sample(line: ItemResult, index: int, metrics: set[str]) -> Json:
         "token_counts": [None],
         "doc_hash": sha256(canonical_json({**document, "answer": one.answer, "video": line.video.id})),
         "score": right,
-        **{metric: {"score": right, "total": 1.0, "video": line.video.id} for metric in sorted(metrics)},
+        **{metric: {"score": right, "total": 1.0, "video": line.video.file.sha256} for metric in sorted(metrics)},
         "input": line.prompt,
         "uid": one.uid,
         "video": line.video.name or line.video.id,
@@ -126,7 +126,7 @@ def _results(
     samples: Sequence[Json],
 ) -> Json:
     means = lambda own: accuracy(
-        [lines[i].correct for i in own], [lines[i].video.id for i in own], [types[i] for i in own]
+        [lines[i].correct for i in own], [lines[i].video.file.sha256 for i in own], [types[i] for i in own]
     )
     totals, _ = benchmark.measure(means, types)
     task = _file_name(result.protocol)

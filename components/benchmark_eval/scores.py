@@ -33,7 +33,7 @@ def scores(lines: Sequence[ItemResult], benchmark: Benchmark) -> list[Score]:
     right, official = [line.correct for line in lines], [line.official_correct for line in lines]
 
     def means(own: Sequence[int], correct: Sequence[bool] = right) -> Means:
-        return accuracy([correct[i] for i in own], [lines[i].video.id for i in own], [types[i] for i in own])
+        return accuracy([correct[i] for i in own], [lines[i].video.file.sha256 for i in own], [types[i] for i in own])
 
     def score(name: str, own: Sequence[int], share: Estimate, correct: Sequence[bool] = right) -> Score:
         found, hits, unparsed = share.percent, sum(correct[i] for i in own), sum(not lines[i].parsed for i in own)

@@ -123,7 +123,12 @@ def _fingerprint(context: Context[Params], key: str, video: Video) -> Entry | Da
 
 
 def _same_files(training: Training, asked: Asked) -> Iterator[Found]:
-    yield from (("file", name, name, {}) for name in training if name in asked)
+    """Yield the pairs of one file, whole or in parts."""
+    clips: dict[str, list[str]] = {}
+    for name, line in asked.items():
+        clips.setdefault(line.video.file.sha256, []).append(name)
+    for name, lines in training.items():
+        yield from (("file", name, other, {}) for other in clips.get(lines[0].video.file.sha256, ()))
 
 
 def _same_footage(
@@ -146,7 +151,8 @@ def _same_footage(
     most = context.params.max_distance
     ours, theirs = ([name for name in sorted(side) if name in prints] for side in (training, asked))
     first, second = (list(map(hashes, names)) for names in (ours, theirs))
-    pairs = [(i, j) for i, j in candidates(first, second, most) if ours[i] != theirs[j]]
+    files = [training[name][0].video.file.sha256 for name in ours], [asked[name].video.file.sha256 for name in theirs]
+    pairs = [(i, j) for i, j in candidates(first, second, most) if files[0][i] != files[1][j]]
     for i, j in track(pairs, "candidates"):
         one, other = ours[i], theirs[j]
         if (match := compare(first[i], second[j], pictures(one), pictures(other), most)) is not None:

@@ -79,7 +79,7 @@ def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
 
 def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
     """Return the metrics, and where there are several task types each that is not a metric, with Holm-corrected p."""
-    videos = [one.video.id for one, _ in pairs]
+    videos = [one.video.file.sha256 for one, _ in pairs]
     types = [benchmark.task_type(one.sample.question_type, f"item {one.sample.uid}") for one, _ in pairs]
     before, after = ([pair[side].correct for pair in pairs] for side in (0, 1))
 

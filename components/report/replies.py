@@ -74,6 +74,6 @@ def _balance(lines: Sequence[ItemResult]) -> str:
     parsed = [line for line in lines if line.parsed]
     if not parsed:
         return "no reply was read"
-    columns = ([line.parsed, line.sample.answer, line.video.id] for line in parsed)
+    columns = ([line.parsed, line.sample.answer, line.video.file.sha256] for line in parsed)
     chi, p = letter_balance(*zip(*columns, strict=True))
     return f"{chi:.1f}, {probability(p)}"
