@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bench import language, loading, overhead, reading, training, video
+from bench import language, leakage, loading, overhead, reading, training, video
 from bench.measure import prepare
 from bench.table import Row, finish
 
@@ -23,6 +23,7 @@ PARTS = {
     "loading": loading.rows,
     "video": video.rows,
     "reading": reading.rows,
+    "leakage": leakage.rows,
     "overhead": overhead.rows,
 }
 
