@@ -1,7 +1,7 @@
 """leakage_check: which training videos a benchmark asks about: same file, footage, id, name or text. A unit is a video.
 
 Each video's fingerprint is a piece of work of its own, remembered for every data set that holds the video. Comparing
-them is not remembered: it takes minutes for 25 000 videos and 1 776.
+them is not: hashes of 25 000 videos and 1 776 take about a minute, and pictures are fetched of candidates alone.
 """
 
 from __future__ import annotations
