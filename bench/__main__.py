@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bench import evaluation, language, loading, overhead, reading, training, video
+from bench import evaluation, language, leakage, loading, overhead, reading, training, video
 from bench.measure import prepare
 from bench.table import Row, finish
 
@@ -24,6 +24,7 @@ PARTS = {
     "video": video.rows,
     "reading": reading.rows,
     "evaluation": evaluation.rows,
+    "leakage": leakage.rows,
     "overhead": overhead.rows,
 }
 

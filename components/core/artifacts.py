@@ -162,6 +162,9 @@ class Leak(Record):
     kind: LeakKind
     training: records.Digest = Field(description="the training video")
     training_name: str
+    sources: list[str] = Field(
+        [], exclude_if=lambda names: not names, description="what a recipe of several sources calls the training's own"
+    )
     benchmark: records.Digest = Field(description="the benchmark's video")
     benchmark_name: str
     protocols: list[str] = Field(description="benchmarks that ask about this video")

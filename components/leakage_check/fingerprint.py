@@ -38,7 +38,7 @@ def nearest(times_n: Float[np.ndarray, " n"], wanted_m: Float[np.ndarray, " m"])
 
 def held(frame_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return a frame as it is held: grey (in all three channels), averaged over HELD cells."""
-    stride = max(1, min(frame_HW3.shape[0] // (2 * HELD[0]), frame_HW3.shape[1] // (2 * HELD[1])))  # enough are left
+    stride = max(1, min(frame_HW3.shape[0] // HELD[0], frame_HW3.shape[1] // HELD[1]))  # enough pixels are left
     red, green, blue = (frame_HW3[::stride, ::stride, channel].astype(np.uint16) for channel in range(3))
     grey_HW = (77 * red + 150 * green + 29 * blue) >> 8
     small_hw = _averaged(grey_HW[None], *HELD)[0].round().astype(np.uint8)

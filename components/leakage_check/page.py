@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from components.core.artifacts import LEAKS, Leak, LeakageReport, LeakKind
@@ -15,6 +16,7 @@ _LISTED = 50  # pairs shown; the manifest has all
 def page(report: LeakageReport, exclude: Sequence[LeakKind], plain: int) -> str:
     """Return Markdown: counts by benchmark and kind, what follows for training, and the pairs."""
     found = report.found
+    sources = Counter(name for pair in _first(report) for name in pair.sources)
     rows = [(name, count, *(found[name].get(kind, 0) for kind in LEAKS)) for name, count in report.benchmarks.items()]
     more = len(report.pairs) - _LISTED
     unseen = f"{counted(plain, 'video')} show nothing that a hash could tell from others, and were not compared."
@@ -23,6 +25,7 @@ def page(report: LeakageReport, exclude: Sequence[LeakKind], plain: int) -> str:
         f"{counted(report.training, 'training video')}; {len(report.excluded)} of them are left out of training "
         f"(whatever shares {text(', '.join(exclude) or 'nothing')}). Videos of each benchmark that share something:",
         table(("benchmark", "videos", *LEAKS), rows),
+        table(("training source", "videos left out"), sorted(sources.items())) if sources else "",
         unseen if plain else "",
         "## Pairs" if report.pairs else "",
         bullets([*map(_pair, report.pairs[:_LISTED]), *([f"… and {more} more, in the manifest"] if more > 0 else [])]),
@@ -30,8 +33,15 @@ def page(report: LeakageReport, exclude: Sequence[LeakKind], plain: int) -> str:
     )
 
 
+def _first(report: LeakageReport) -> list[Leak]:
+    """Return one pair of each video that is left out of training."""
+    excluded = set(report.excluded)
+    return list({pair.training: pair for pair in report.pairs if pair.training in excluded}.values())
+
+
 def _pair(pair: Leak) -> Markdown:
-    return Markdown(f"{code(pair.training_name)}: {text(pair.reason)}{_shown(pair)}")
+    source = f" ({text(', '.join(pair.sources))})" if pair.sources else ""
+    return Markdown(f"{code(pair.training_name)}{source}: {text(pair.reason)}{_shown(pair)}")
 
 
 def _shown(pair: Leak) -> str:

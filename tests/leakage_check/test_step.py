@@ -14,6 +14,7 @@ from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.leakage_check.made import movie, rescaled
 from tests.media.made import encode
+from tests.pages.reading import rows
 from tests.runner import metrics, published, run_step
 from tests.vlm_attention import made
 
@@ -96,6 +97,29 @@ def test_planted_leaks_of_every_kind_are_found_and_no_other(planted, tmp_path):
     page = outputs["summary"].read_text()
     assert "7 training videos; 4 of them are left out of training" in page
     assert "`scenes-2.mp4`: the same footage as cut.mp4 of motionbench (1.5 s, from its second −0.4 on" in page
+
+
+def test_parts_of_one_file_are_the_same_where_they_overlap_and_sources_are_named(planted, tmp_path):
+    folder, ours, theirs = planted
+
+    def cut(line, first, count):
+        times = [time - line.video.times[first] for time in line.video.times[first : first + count]]
+        part = a.records.Part(first=first, count=count, offset=first / 8)
+        changed = {"part": part, "times": times, "duration": times[-1] + 1 / 8}
+        return line.model_copy(update={"video": line.video.model_copy(update=changed)})
+
+    sample = ours[0].sample.model_copy(update={"source": "mine"})
+    line = cut(ours[0].model_copy(update={"sample": sample}), 0, 8)
+    found = []
+    for k, part in enumerate([(8, 9), (6, 8)]):
+        outputs = check((folder, [line], [cut(theirs[0], *part)]), tmp_path / str(k))
+        found.append(published(outputs, "leakage", a.LeakageReport))
+    assert kinds(found[0]) == {}
+    assert list(kinds(found[1]).values()) == ["file"]
+    assert found[1].pairs[0].sources == ["mine"]
+    page = outputs["summary"].read_text()
+    assert "`scenes-1.mp4` (mine): the same file as other-name.mp4" in page
+    assert rows(page)["mine"] == ["1"]
 
 
 def test_fingerprints_are_remembered_whatever_else_changes(planted, tmp_path, monkeypatch):
