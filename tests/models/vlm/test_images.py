@@ -143,7 +143,7 @@ def test_qwens_limits_are_the_image_processors(limits, size, processor, tmp_path
 
 
 @pytest.mark.parametrize("tiles", [(1, 4), (3, 6), (1, 1), (None, None)])
-@pytest.mark.parametrize("size", [(224, 224), (331, 517)])
+@pytest.mark.parametrize("size", [(56, 60), (224, 224), (331, 517)])
 def test_internvls_tiles_are_the_image_processors(tiles, size, processor, tmp_path):
     fewest, most = tiles
     folder = with_processor(INTERN, tmp_path / "model", min_patches=fewest, max_patches=most)
@@ -155,7 +155,8 @@ def test_internvls_tiles_are_the_image_processors(tiles, size, processor, tmp_pa
 
 def test_tiling_is_transformers_canvas():
     rng = np.random.default_rng(0)
-    sizes = [*rng.integers(8, 3000, (300, 2)).tolist(), [448, 448], [672, 448], [1000, 1000], [633, 634], [300, 600]]
+    ties = [[448, 448], [672, 448], [1000, 1000], [633, 634], [300, 600], [400, 300]]
+    sizes = [*rng.integers(8, 3000, (300, 2)).tolist(), *ties]
     for fewest, most in ((1, 12), (1, 6), (2, 4), (1, 1)):
         for height, width in sizes:
             across, down = get_optimal_tiled_canvas((height, width), (448, 448), fewest, most)

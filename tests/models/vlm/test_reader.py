@@ -176,5 +176,6 @@ def test_text_alone_has_no_cells_and_takes_no_placeholder():
         _ = made.video_grid
     with pytest.raises(DataError, match="no visual cell"):
         vlm.vision_rows(collate([made]), [torch.tensor([len(made.input_ids) - 1])])
-    with pytest.raises(DataError, match="<video>"):
-        vlm.text_only(replace(TALK, question="a <video>?"))
+    vlm.inputs = replace(vlm.inputs, placeholder="(a clip)")  # no token of its own
+    with pytest.raises(DataError, match="control tokens"):
+        vlm.text_only(replace(TALK, question="What is in (a clip)?"))
