@@ -18,7 +18,8 @@ from components.kubeflow.trainjob import on_a100_nodes
 Priors = pipeline_outputs("Priors", priors="PriorSet")
 Tuned = pipeline_outputs("Tuned", model="TunedModel", report="Report", summary="Markdown")
 EXTRACTION = (*steps.EXTRACTION, "prior_set")
-TUNING = ("vlm_attention", "sft", "benchmark_import", "baseline_eval", "tuned_eval", "tuned_attention", "report")
+CHECKED = ("vlm_attention", "benchmark_import", "leakage_check", "sft")
+TUNING = (*CHECKED, "baseline_eval", "tuned_eval", "tuned_attention", "report")
 
 
 def plan_first(given: Arguments, form: str) -> Any:
@@ -51,13 +52,16 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
     with each(given["shards"], "5 VLM") as shard:
         frozen = given.task("vlm_attention", form="frozen", priors=priors, shard=shard)
         units_on_a100(frozen, "5 · VLM attention")
-    tuned = given.task("sft", maps=dsl.Collected(frozen.outputs["maps"]))
-    on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=8)
-    model = tuned.outputs["model"]
     digest = planned.outputs["benchmark_digest"]
     items = given.task("benchmark_import", "dataset_import", "benchmark", benchmark_digest=digest)
     on_cpu(items, "Import benchmarks")
     videos = items.outputs["videos"]
+    checked = given.task("leakage_check", priors=priors, videos=videos)
+    on_cpu(checked, "Leakage check")
+    leakage = checked.outputs["leakage"]
+    tuned = given.task("sft", form="checked", maps=dsl.Collected(frozen.outputs["maps"]), leakage=leakage)
+    on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=8)
+    model = tuned.outputs["model"]
     with each(given["benchmarks"], "7 untouched") as benchmark:
         before = given.task("baseline_eval", "benchmark_eval", "untouched", videos=videos, benchmark=benchmark)
         units_on_a100(before, "7 · Evaluate the untouched model")

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection")
-TUNING = ("vlm_attention", "sft", "benchmark_eval", "report")
+TUNING = ("vlm_attention", "leakage_check", "sft", "benchmark_eval", "report")
 STEPS = ("plan", *EXTRACTION, "prior_set", *TUNING)

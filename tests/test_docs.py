@@ -1,9 +1,12 @@
 """What README and documents promise: blocks run, commands and links are real, generated tables are fresh."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image
 
 import pipeline
 from components.cli.main import app
+from components.cli.run_folder import find_manifest
 from components.core.errors import ParameterError
 from components.kubeflow.task_graph import followers, usual_order
 from components.models.registry import ensure_tiny
@@ -75,21 +79,40 @@ def test_recipes(tmp_path):
     (tmp_path / "clips").mkdir()
     for name, video in zip(("dog.mp4", "door.mp4"), sorted((tmp_path / "scenes").rglob("*.mp4")), strict=True):
         video.rename(tmp_path / "clips" / name)
-    _, priors, script, tune, look, again, move = blocks(RECIPES)
+    _, priors, script, mix, tune, look, again, move = blocks(RECIPES)
     run(*priors, tmp_path, "VDM=tiny-cogvideox")
     printed = run(*script, tmp_path, 'FOLDER = "priors"')
     assert len(printed.splitlines()) == 2
     assert "It turns to the left." in printed
     assert (tmp_path / "priors" / "samples.jsonl").read_text().count("\n") == 2
+    run(*mix, tmp_path, f"DATA={mixed(tmp_path)} VDM=tiny-cogvideox CAPTIONS=1 QA=2")
+    found = json.loads(find_manifest(str(tmp_path / "runs/mix"), output="priors").data)
+    assert Counter(line["sample"]["source"] for line in found["lines"]) == {"MotionBench": 1, "MotionVid-QA": 2}
     models = f"VLM=tiny-qwen2.5-vl MOTIONBENCH={tmp_path / 'bench'}"
-    run(*tune, tmp_path, f"{models} STEPS=1")
+    some = "--set params_dataset_import.allow_subset=true --shards"  # the synthetic set is not MotionBench
+    run(tune[0], tune[1].replace("--shards", some), tmp_path, f"{models} STEPS=1")
     assert (tmp_path / "runs/tune/report.html").stat().st_size > 10_000
     assert (tmp_path / "tuned" / "config.json").is_file()
-    shorter = again[1].replace("--shards", "--set params_sft.max_steps=1 --shards")
+    shorter = again[1].replace("--shards", f"--set params_sft.max_steps=1 {some}")
     assert "sft" in run("bash", f"{models}\n{shorter}", tmp_path)
     digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")
     assert (tmp_path / f"other/manifests/{digest}.json").is_file()
     assert parsed(look[1].strip())
+
+
+def mixed(folder):
+    """MotionBench's captions and MotionVid-QA in small, as they are published."""
+    write_set(folder / "data/MotionBench", preset="scenes", count=2, seed=7)
+    target = folder / "data/MotionVid-QA"
+    target.mkdir()
+    rows = []
+    for k, video in enumerate(sorted((folder / "data/MotionBench").rglob("*.mp4")) * 2):
+        talk = [{"from": "human", "value": f"<video>\nQuestion {k}?"}, {"from": "gpt", "value": f"Answer {k}."}]
+        rows.append({"id": str(k), "video": f"openvid/{video.name}", "conversations": talk})
+        (target / "openvid").mkdir(exist_ok=True)
+        shutil.copyfile(video, target / "openvid" / video.name)
+    (target / "all_sft.json").write_text(json.dumps(rows))
+    return folder / "data"
 
 
 def test_compiling_for_a_cluster(tmp_path):
@@ -219,9 +242,9 @@ def test_costs_are_those_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("name", "executed"),
     [
-        ("token_ratio", "token-selection prior-set vlm-attention sft tuned-eval tuned-attention report"),
+        ("token_ratio", "token-selection prior-set leakage-check vlm-attention sft tuned-eval tuned-attention report"),
         ("rerun_tuned_eval", "tuned-eval report"),
-        ("benchmarks", "benchmark-import baseline-eval tuned-eval report"),
+        ("benchmarks", "benchmark-import leakage-check sft baseline-eval tuned-eval tuned-attention report"),
         ("params_report", "report"),
     ],
 )

@@ -16,11 +16,11 @@ from components.attention_capture.maps import HeadReductions
 from components.attention_capture.memory import reconstruct_with_memory
 from components.attention_capture.settings import Params
 from components.core.errors import DataError
-from components.core.records import Piece, sha256
-from components.core.text import Part
+from components.core.records import Piece, Span, sha256
+from components.core.text import CANNOT_READ, Part
 from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
-from components.models.video.interface import VideoModel
+from components.models.video.interface import VideoModel, unread_characters
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Captured:
     """What one reconstruction tells of a sample."""
 
     pieces: list[Piece]
+    unread: list[Span]  # characters that the text encoder has no token for
     truncated: int
     density_hTS: Float[Tensor, "h T S"]
     statistics: HeadStatistics
@@ -35,22 +36,33 @@ class Captured:
     reconstruction: Float[Tensor, "1 F C y x"]
 
 
-def text_pieces(vdm: VideoModel, text: str, parts: Sequence[Part], source: str) -> list[Piece]:
-    """Return the text encoder's tokens as characters of the sample's fields.
+def read_text(
+    vdm: VideoModel, text: str, parts: Sequence[Part], max_unreadable: float, source: str
+) -> tuple[list[Piece], list[Span]]:
+    """Return the text encoder's tokens as characters of the sample's fields, and the characters that it cannot read.
 
     Raises:
-        DataError: no token carries text.
+        DataError: no token carries text, or a larger share than `max_unreadable` of the characters cannot be read.
     """
-    pieces = []
-    for found in vdm.tokenize(text):
+    found = vdm.read_text(text)
+    unread, every = unread_characters(found)
+    if unread > max_unreadable * every:
+        problem = f"{CANNOT_READ} {unread} of {every} characters of the text, max_unreadable is {max_unreadable:g}"
+        raise DataError(problem, source=f"sample {source}", remedy="give a text in a language that it was trained on")
+    pieces, unknown = list[Piece](), list[Span]()
+    for piece in found:
         for part in parts:
-            start, end = found.start - part.start, found.end - part.start
-            if start >= 0 and end <= len(part.text):
-                pieces.append(Piece(index=found.index, token=found.token, field=part.field, start=start, end=end))
+            start, end = piece.start - part.start, piece.end - part.start
+            if start < 0 or end > len(part.text):
+                continue
+            if piece.known:
+                pieces.append(Piece(index=piece.index, token=piece.token, field=part.field, start=start, end=end))
+            else:
+                unknown.append(Span(field=part.field, start=start, end=end))
     if not pieces:
         problem = "the text encoder finds no token in the text"
         raise DataError(problem, source=f"sample {source}", remedy="check the text")
-    return pieces
+    return pieces, unknown
 
 
 def capture_sample(
@@ -68,7 +80,7 @@ def capture_sample(
     `trajectory` holds the latents of all N+1 levels, `parts` where the sample's fields lie in `text`. Draws are seeded
     by the run's `seed` and by `unit`, the sample's id.
     """
-    pieces = text_pieces(vdm, text, parts, unit)
+    pieces, unread = read_text(vdm, text, parts, settings.max_unreadable, unit)
     frames, _, height, width = trajectory.shape[1:]
     own_seed = int(sha256(f"{seed}:{unit}".encode())[:15], 16)  # other units and their order do not matter
     spec = CaptureSpec(
@@ -85,4 +97,4 @@ def capture_sample(
     off_m = (reduced.tau_map, reduced.sum_not_m, reduced.sum_not_m_error)
     statistics = head_statistics(reduced.diag_hPFF, *off_m, f"sample {unit}")
     density = found.maps.t2v.cpu() * spec.num_video_tokens
-    return Captured(pieces, vdm.truncated(text), density, statistics, reduced, found.trajectory[0])
+    return Captured(pieces, unread, vdm.truncated(text), density, statistics, reduced, found.trajectory[0])

@@ -24,6 +24,13 @@ class Params(UnitParams):
     )
     norm: Norm = Field("own", description="softmax over own keys, over both, or both folded by position")
     rows: int = Field(512, ge=2, description="sampled rows R of the v2v map for the DFC denominator; R ≥ S is exact")
+    max_unreadable: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a text's characters that the video model's text encoder may have no token for; above it "
+        "the sample is left out",
+    )
     keep: Literal["all"] = Field("all", description="maps of all heads are stored")
     granularity: Literal["head"] = Field("head", description="heads averaged over layers first")
     pictures: int = operational(

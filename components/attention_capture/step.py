@@ -47,6 +47,11 @@ class Unit:
         """The sample's id."""
         return self.sample.id
 
+    @property
+    def called(self) -> str:
+        """What failures call it."""
+        return self.sample.called(self.line.video)
+
 
 def run(context: Context[Params, Shared]) -> None:
     """Capture every sample of this shard that is not remembered."""
@@ -64,7 +69,7 @@ def run(context: Context[Params, Shared]) -> None:
     def picture_reads(unit: Unit) -> Json:
         return {"drawing": DRAWING, "maps": entries[unit.name].key}
 
-    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps)
+    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps, called=lambda unit: unit.called)
     pictured = [unit for unit in units if unit.name in shown and unit.name in entries]
     found = remembered_pictures(context, pictured, name=_name, reads=picture_reads, paint=work.pictures)
     pictures = {entry.unit: entry.refs(context.task) for entry in found}
@@ -103,13 +108,16 @@ class Capture:
         """Capture a sample and store its maps and statistics."""
         from components.store.tensors import pack
 
+        self._check(unit)
         result, source = self._captured(unit, self._trajectory(unit.line)), f"sample {unit.name}"
         # fp16 of the density relative to uniform: unscaled values would be subnormal there
         folder.put("maps", "safetensors", pack({"t2v": result.density_hTS.half()}, source))
         folder.put("statistics", "safetensors", pack(result.statistics.tensors(), source))
         if unit.name in self.shown:
             self._kept[unit.name] = result
-        return {"pieces": [piece.model_dump(mode="json") for piece in result.pieces], "truncated": result.truncated}
+        texts = {"pieces": result.pieces, "unread": result.unread}
+        numbers = {name: [item.model_dump(mode="json") for item in items] for name, items in texts.items()}
+        return {**numbers, "truncated": result.truncated}
 
     def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
         """Draw a sample; what this process did not capture just now is captured again."""
@@ -124,6 +132,13 @@ class Capture:
         folder.put("reconstruction", "png", strip)
         folder.put("heads", "png", head_thumbnails(result))
         return {"latent_error": error}
+
+    def _check(self, unit: Unit) -> None:
+        """Raise DataError for a text that cannot be read, before a trajectory is read or computed for it."""
+        from components.attention_capture.sample import read_text
+
+        text, parts = conditioning(unit.sample, self.context.shared.text)
+        read_text(self.vdm, text, parts, self.context.params.max_unreadable, unit.name)
 
     def _captured(self, unit: Unit, trajectory: Any) -> Any:
         from components.attention_capture.sample import capture_sample
@@ -141,7 +156,7 @@ class Capture:
 
 STEP = Step(
     name="attention_capture",
-    version="2",
+    version="3",
     title="2 · Attention capture",
     unit="sample",
     device="gpu",

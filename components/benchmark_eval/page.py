@@ -78,11 +78,8 @@ def scores_table(
     `asked` says which items were; `orders` is what asking them in several orders of their options found.
     """
     names = {short: name for name, short in types.items()}
-    rows = [
-        (names.get(s.name, s.name), s.n, f"{s.accuracy:.1f} %", f"{s.low:.1f} – {s.high:.1f}", s.unparsed)
-        for s in found
-    ]
-    note = "Unparsed replies count as wrong. Task types: Wilson; totals: bootstrap over videos."
+    rows = [(names.get(s.name, s.name), s.n, f"{s.accuracy:.1f} %", _interval(s), s.unparsed) for s in found]
+    note = "Unparsed replies count as wrong. Intervals take into account that questions share videos."
     parts = [f"# {text(title)}", *filter(None, [asked]), table(("", "n", "accuracy", "95 %", "unparsed"), rows), note]
     return document(*parts, *([] if orders is None else _orders(orders)))
 
@@ -106,6 +103,10 @@ def _orders(found: Orders) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
+
+
+def _interval(score: Score) -> str:
+    return "1 video" if score.low is None or score.high is None else f"{score.low:.1f} – {score.high:.1f}"
 
 
 def _card(kind: str, line: ItemResult, frames: Markup) -> str:

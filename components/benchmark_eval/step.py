@@ -51,6 +51,7 @@ def run(context: Context[Params, Tuned]) -> None:
             compute=asker.compute,
             group=lambda unit: unit.clip,
             around=asker.around,
+            called=lambda unit: unit.sample.called(unit.line.video),
         )
     done = sorted((unit for unit in units if unit.name in entries), key=lambda unit: unit.name)
     if not done:
@@ -63,9 +64,9 @@ def run(context: Context[Params, Tuned]) -> None:
     held_out = [line for line in answered if not line.sample.answer]
     context.publish("result", context.manifest(EvalResult, **fields, held_out=held_out))
     title = " · ".join([benchmark.title, vlm.name, *filter(None, [TITLES.get(params.control)])])
-    asked = f"{len(lines)} of {sum(bool(unit.sample.answer) for unit in known)} items with an answer were asked."
+    asked = benchmark.share(len(lines), sum(bool(unit.sample.answer) for unit in known))
     orders = compare_orders(lines, permuted) if permuted and lines else None
-    context.page("table", scores_table(title, found, benchmark.types, asked if params.limit else "", orders))
+    context.page("table", scores_table(title, found, benchmark.types, f"{asked} with an answer were asked.", orders))
     context.page("examples", page(context, title, lines, {line.video.id: line.video for line in data.lines}))
     unparsed = sum(not line.parsed for line in lines) / max(1, len(lines))
     whole = {metric.name for metric in benchmark.metrics if metric.types is None}  # groups of types: in the table

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Literal
 
-from components.benchmarks.rows import Layout
+from components.benchmarks.rows import Layout, Row
+from components.core.artifacts import ItemResult
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Sample
 from components.media.viewing import Viewing
 from components.models.vlm.interface import VlmFamily
-from components.quality.statistics import Estimate, bootstrap
+from components.quality.statistics import Estimate, Means
 
 FramePreset = Literal["paper", "supplement"]
+UNTYPED = "untyped"  # the type of items that name none, where a benchmark's types are its rows' own
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,46 @@ class Metric:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """What the paper printed for one model before and after tuning, in percent, by metric or task type."""
+    """What the paper printed for one model and, if it has that, for the tuned one; percent by metric or task type."""
 
     label: str  # in lower case the model's name in the registry
+    frames: str  # how many the model saw, or how many per second; empty where the paper does not say
     untouched: Mapping[str, float]
     tuned: Mapping[str, float]
     flags: Mapping[str, str]  # doubts, by what they concern: `row`, or a cell (`tuned.Overall`)
 
 
 def paper_rows(table: str, flags: Mapping[str, Mapping[str, str]] | None = None) -> tuple[PaperRow, ...]:
-    """Return the rows of a text table: heads, then two lines per model, its label before the first; flags by label."""
-    heads, *lines = (line.split() for line in table.strip().splitlines())
-    rows = []
-    for (label, *before), (_, *after) in zip(lines[::2], lines[1::2], strict=True):
-        untouched, tuned = (dict(zip(heads, map(float, cells), strict=True)) for cells in (before, after))
-        rows.append(PaperRow(label, untouched, tuned, (flags or {}).get(label, {})))
+    """Return the rows of a text table, flags by label.
+
+    A line begins with the model's label, or with `tuned`: the model of the line above, tuned. The first column may be
+    `frames`; `-` is what was not printed.
+    """
+    heads, *lines = table.strip().splitlines()
+    columns, rows = heads.split(), list[PaperRow]()
+    for line in lines:
+        label, *cells = line.rsplit(maxsplit=len(columns))
+        printed = {name: cell for name, cell in zip(columns, cells, strict=True) if cell != "-"}
+        frames = printed.pop("frames", "")
+        numbers = {name: float(cell) for name, cell in printed.items()}
+        if label == "tuned":
+            rows[-1] = replace(rows[-1], tuned=numbers)
+        else:
+            rows.append(PaperRow(label, frames, numbers, {}, (flags or {}).get(label, {})))
     return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many items were published: those with an answer, by abbreviation of their type, and those without."""
+
+    by_type: Mapping[str, int]
+    held_out: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Return how many items have a published answer."""
+        return sum(self.by_type.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +86,8 @@ class Benchmark:
 
     name: str  # the protocol, as `benchmarks` and the samples name it
     title: str  # as pages print it
-    types: Mapping[str, str]  # task types as the benchmark's files name them, with the paper's abbreviations
+    # task types as the benchmark's files name them, with the paper's abbreviations; empty: whatever its rows name
+    types: Mapping[str, str]
     metrics: tuple[Metric, ...]  # the printed numbers in their order; the first one is over all items
     prompt: Callable[[str, Sequence[Option]], str]  # the text that a model is asked, from question and options
     # whether the benchmark's own script counts a stripped reply (options, right letter) as right
@@ -68,6 +97,9 @@ class Benchmark:
     max_new_tokens: int = 16  # longest reply, unless the run has another number
     supplement_fps: float | None = None  # frames per second by the supplement where the main text has another number
     paper: tuple[PaperRow, ...] = ()
+    counts: Counts | None = None  # None: a set of one's own, or one that was published in several versions
+    # name and text of the file that the benchmark's authors score, held-out items among its lines
+    submission: Callable[[Sequence[ItemResult]], tuple[str, str]] | None = None
 
     def ask(self, question: str, options: Sequence[Option], template: str | None = None) -> str:
         """Return the text that a model is asked: the benchmark's own, or a template with `{question}` and `{options}`.
@@ -87,12 +119,45 @@ class Benchmark:
         return given
 
     def task_type(self, given: str, source: str) -> str:
-        """Return the abbreviation of a type given by name or abbreviation, whatever its case; DataError if unknown."""
+        """Return the abbreviation of a type given by name or abbreviation, whatever its case; DataError if unknown.
+
+        Where the benchmark's types are its rows' own, it is what is given, and `untyped` where that is nothing.
+        """
+        if not self.types:
+            return given.strip() or UNTYPED
         for name, short in self.types.items():
             if given.strip().casefold() in (name.casefold(), short.casefold()):
                 return short
-        remedy = f"name one of {', '.join(self.types)}, or import under another protocol"
-        raise DataError(f"{self.title} has no task type {given!r}", source=source, remedy=remedy)
+        remedy = f"name one of {', '.join(self.types)}, or import under another protocol, `custom` for types of its own"
+        problem = f"{self.title} has no task type {given!r}" if given.strip() else f"no task type, as {self.title} has"
+        raise DataError(f"{problem} ({', '.join(self.types.values())})", source=source, remedy=remedy)
+
+    def kinds(self, types: Sequence[str]) -> list[str]:
+        """Return the abbreviations that are among `types`, in the benchmark's order; those of rows' own sorted."""
+        known = dict.fromkeys(self.types.values()) or sorted(set(types))
+        return [kind for kind in known if kind in types]
+
+    def differences(self, rows: Sequence[Row], rejected: int) -> list[str]:
+        """Return how the items differ from the published ones, `<type>: <found> of <published>`; empty: they do not.
+
+        Items that are missing count as long as they are more than the rejected rows, which have their own rule.
+        """
+        if self.counts is None:
+            return []
+        answered = Counter(self.task_type(row.question_type, row.uid) for row in rows if row.answer)
+        held_out = sum(not row.answer for row in rows)
+        pairs = [(kind, answered[kind], published) for kind, published in self.counts.by_type.items()]
+        pairs.append(("held out", held_out, self.counts.held_out))
+        lacking = sum(max(0, published - found) for _, found, published in pairs)
+        if lacking <= rejected and all(found <= published for _, found, published in pairs):
+            return []
+        return [f"{name}: {found:,} of {published:,}" for name, found, published in pairs if found != published]
+
+    def share(self, answered: int, known: int | None = None) -> str:
+        """Return `n of N items`, N those that were published with an answer, else those that are known to have one."""
+        total = known if self.counts is None else self.counts.answered
+        of = "" if total is None else f" of {total:,}"
+        return f"{answered:,}{of} item{'' if (total or answered) == 1 else 's'}"
 
     def check(self, sample: Sample) -> None:
         """Raise DataError unless a sample's answer is an option's letter (none is held out) and its task type known."""
@@ -108,19 +173,17 @@ class Benchmark:
         return [i for i, kind in enumerate(types) if wanted is None or self.task_type(kind, f"item {i}") in wanted]
 
     def measure(
-        self, values: Sequence[float], videos: Sequence[str], types: Sequence[str]
+        self, means: Callable[[Sequence[int]], Means], types: Sequence[str]
     ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-        """Return means of the items' values (right or not, or paired differences), with intervals over videos.
+        """Return the metrics by name (those that have items), and every task type that is there.
 
-        They are of the metrics, by name (those that have items), and of every task type that is there.
+        `means` estimates the items at some places (their accuracy, a paired difference); `types` are those of all.
         """
-        whole = bootstrap(values, videos, types)
+        whole = means(range(len(types)))
         totals = {}
         for metric in self.metrics:
             if own := self.members(metric, types):
-                part = whole
-                if metric.types is not None:
-                    part = bootstrap([values[i] for i in own], [videos[i] for i in own], [types[i] for i in own])
+                part = whole if metric.types is None else means(own)
                 totals[metric.name] = part.average if metric.kind == "macro" else part.overall
         return totals, whole.by_type
 
@@ -135,11 +198,16 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of a name; ParameterError where there is none."""
-    if name not in benchmarks():
-        remedy = f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())}"
+    """Return the benchmark of a name; ParameterError where there is none.
+
+    One whose types are its rows' own may stand for several, each with a name of its own: `custom:<name>`.
+    """
+    protocol, colon, own = name.partition(":")
+    benchmark = benchmarks().get(protocol)
+    if benchmark is None or (colon and (benchmark.types or not _NAME.fullmatch(own))):
+        remedy = f"write '<protocol>=<uri>' with one of {', '.join(benchmarks())} (several sets: custom:<name>)"
         raise ParameterError(f"no protocol {name!r}", source="benchmarks", remedy=remedy)
-    return benchmarks()[name]
+    return replace(benchmark, name=name, title=own) if own else benchmark
 
 
 def parse_benchmark(item: str) -> tuple[str, str]:
@@ -149,3 +217,13 @@ def parse_benchmark(item: str) -> tuple[str, str]:
         problem = f"{item!r} is not <protocol>=<address>"
         raise ParameterError(problem, source="benchmarks", remedy="e.g. motionbench=./data")
     return get_benchmark(protocol).name, uri
+
+
+def parse_benchmarks(items: Sequence[str]) -> list[tuple[str, str]]:
+    """Return protocol and address of each; ParameterError as for one, and for a protocol that is named twice."""
+    parsed = [parse_benchmark(item) for item in items]
+    named = Counter(protocol for protocol, _ in parsed)
+    if repeated := sorted(protocol for protocol, count in named.items() if count > 1):
+        remedy = "give one source per protocol; sets of your own may have names, custom:<name>"
+        raise ParameterError(f"protocol named twice: {repeated}", source="benchmarks", remedy=remedy)
+    return parsed

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import PriorLine, PriorSet, load_manifest
+from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.kubeflow.arguments import nested
@@ -26,7 +26,6 @@ from components.store.entries import Store
 from components.store.file import FileBackend
 from components.synthetic.model import RECORD
 
-UNKNOWN = "<unk>"  # of every T5 tokenizer
 CHAIN = (*EXTRACTION, "prior_set")  # what each of them makes is what the next one takes
 FORMS = {"dataset_import": "training", "prior_set": "collected"}
 
@@ -59,6 +58,7 @@ def look(
         raise ParameterError("the text is empty", source="look", remedy='describe the clip: "a man raises his arm"')
     known = {**chain_defaults(), "vdm": vdm}
     known["params_ddim_inversion"] |= model_size(vdm)
+    known["params_attention_capture"] |= {"max_unreadable": 1.0}  # the page says what is not read
     values = {**known, **nested(settings or {}, known, "settings"), "shard": "0/1", "text": "response"}
     with tempfile.TemporaryDirectory(prefix="look-") as name:
         folder, source, store = Path(name), Path(name, "clip"), Path(name, "store").as_uri()
@@ -119,19 +119,11 @@ def _page(store: Store, priors: PriorSet, name: str) -> str:
         "confidence": f"{trust.value:.2f} (concentration {trust.concentration:.2f}, dynamics {trust.dynamics:.2f})",
     }
     lead = f"“{line.sample.response}”: what a video model attends to in {name}"
-    warning = raw("<p>{}</p>").format(_warning(model.name, line))
+    random = "Random weights: this page shows the form of a result, not a result." if model.name in TINY else ""
+    warning = raw("<p>{}</p>").format(random)
     head = Section("verdict", "Look", lead, fact_list(facts.items()) + warning)
     parts = [section(material, [line]) for section in (idea, motion_words, reconstruction, heads)]
     return render([head, *parts], name="look")
-
-
-def _warning(model: str, line: PriorLine) -> str:
-    """Return what a reader must know first: random weights, and words that the text encoder has no token for."""
-    warnings = ["Random weights: this page shows the form of a result, not a result."] if model in TINY else []
-    pieces = [line.sample.response[piece.start : piece.end] for piece in line.pieces if piece.token == UNKNOWN]
-    if words := ", ".join(f"“{word}”" for word in dict.fromkeys(piece.strip() for piece in pieces)):
-        warnings.append(f"The video model does not know {words}: their rows mean nothing.")
-    return " ".join(warnings)
 
 
 def model_size(vdm: str) -> dict[str, Any]:

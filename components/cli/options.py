@@ -20,7 +20,7 @@ from components.kubeflow.arguments import nested, pipeline, read_arguments, spli
 from components.kubeflow.descriptions import help_of, shared_fields
 from components.kubeflow.tree import run_store
 from components.runtime.declaration import declared
-from components.runtime.parameters import pipeline_default
+from components.runtime.parameters import items_of, pipeline_default
 
 _option = partial(Option, rich_help_panel="Parameters of the pipeline")
 _BENCHMARK = "one of `benchmarks`, e.g. favor=DIR; repeatable"
@@ -37,8 +37,8 @@ Lock = Annotated[Path, Option(help="file with both images, from `images lock`")]
 class PipelineOptions:
     """What the command line gives to a pipeline."""
 
-    source: Annotated[str | None, _option(metavar="DIR", help=help_of("source"))] = None
-    priors: Annotated[str | None, _option(metavar="DIR|DIGEST", help=help_of("priors"))] = None
+    source: Annotated[list[str] | None, _option(metavar="DIR", help=f"{help_of('source')}; repeatable")] = None
+    priors: Annotated[list[str] | None, _option(metavar="DIR|DIGEST", help=f"{help_of('priors')}; repeatable")] = None
     benchmark: Annotated[list[str] | None, _option(metavar="PROTOCOL=DIR", help=_BENCHMARK)] = None
     vdm: Annotated[str | None, _option(metavar="NAME|DIR", help=help_of("vdm"))] = None
     vlm: Annotated[str | None, _option(metavar="NAME|DIR", help=help_of("vlm"))] = None
@@ -58,7 +58,8 @@ class PipelineOptions:
             ParameterError: a parameter that the pipeline has not, or a file that cannot be read.
         """
         given = nested(read_arguments(self.arguments), known, str(self.arguments))
-        named = {name: getattr(self, name) for name in ("source", "priors", "vdm", "vlm", "store")}
+        named = {name: getattr(self, name) for name in ("vdm", "vlm", "store")}
+        named |= {"source": _together(self.source, "source"), "priors": _together(self.priors, "priors")}
         shards = None if self.shards is None else [f"{k}/{self.shards}" for k in range(self.shards)]
         for name, value in {**named, "benchmarks": self.benchmark, "shards": shards}.items():
             if value is None:
@@ -87,6 +88,14 @@ class PipelineOptions:
         before = read_record(out)
         store = values.get("store") or (before.store if before else (out.absolute() / "store").as_uri())
         return store, {**values, "store": run_store(store)}
+
+
+def _together(given: list[str] | None, name: str) -> str | None:
+    """Return what an option was given: its text, or where it was given more than once a JSON list of all items."""
+    if not given or len(given) == 1:
+        return given[0] if given else None
+    items = [item for text in given for item in items_of(text, f"--{name}")]
+    return json.dumps(items, ensure_ascii=False)
 
 
 def pipeline_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,15 +8,16 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer, echo
 
+from components.benchmark_eval.export import FORMATS, exported
 from components.cli.run_folder import find_manifest
-from components.core.artifacts import PriorSet
+from components.core.artifacts import EvalResult, PriorSet, parse_manifest
 from components.core.errors import ParameterError
 from components.models.fetch import fetch as fetch_checkpoint
 from components.models.registry import CHECKPOINTS
 from components.prior_set.page import card as priors_card
 from components.sft.page import card as model_card
 from components.store.entries import Store
-from components.store.transfer import export_folder, import_folder, parse_transferable
+from components.store.transfer import check_new, export_folder, import_folder, parse_transferable
 
 models = Typer(no_args_is_help=True, help="Checkpoints on this machine.")
 
@@ -31,16 +32,35 @@ def export(
     names: Annotated[list[str], Argument(metavar="[priors|model] DIR", help=_NAMES)],
     store: StoreUri = "",
     videos: Annotated[bool, Option(help="with the videos; without them, import needs them in its store")] = True,
+    form: Annotated[str, Option("--format", metavar="|".join(FORMATS), help="of an evaluation's replies")] = "",
 ) -> None:
-    """Write a prior set or a tuned model with all its files into a folder."""
+    """Write a prior set or a tuned model with all its files into a folder, or an evaluation for other tools."""
     if len(names) > 2:
         raise ParameterError(f"too many names: {' '.join(names)}", source="export", remedy="WHAT [priors|model] DIR")
     *output, folder = names
+    if form and output:
+        remedy = "give the evaluation's digest or its artifact's folder"
+        raise ParameterError(f"{output[0]} has no format", source="--format", remedy=remedy)
+    if form:
+        _export_evaluation(what, store, Path(folder), form)
+        return
     found = find_manifest(what, store, *output)
     manifest = parse_transferable(found.data, found.source)
     card = priors_card(manifest) if isinstance(manifest, PriorSet) else model_card(manifest)
     export_folder(found.store, manifest, Path(folder), card, videos=videos)
     echo(folder)
+
+
+def _export_evaluation(what: str, store: str, folder: Path, form: str) -> None:
+    """Write an evaluation, by its digest in a store or from an artifact's folder, which needs none."""
+    file = Path(what) / "manifest.json"
+    data, source = (file.read_bytes(), str(file)) if file.is_file() else find_manifest(what, store)[:2]
+    files = exported(parse_manifest(data, EvalResult, source), form)
+    check_new(folder)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+        echo(folder / name)
 
 
 def import_(

@@ -8,13 +8,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from components.core import records
 from components.core.errors import DataError
-from components.core.records import Clip, Confidence, Grid, HeadRow, Piece, Record, Ref, Sample, ScoredPiece, Video
+from components.core.records import (
+    Clip,
+    Confidence,
+    Grid,
+    HeadRow,
+    Piece,
+    Record,
+    Ref,
+    Sample,
+    ScoredPiece,
+    Span,
+    Video,
+)
+
+
+def _unread() -> Any:
+    """Declare what the text encoder has no token for; left out where it is empty, as in manifests from before."""
+    return Field([], exclude_if=lambda spans: not spans, description="characters that the text encoder cannot read")
 
 
 class VideoLine(Record):
@@ -42,6 +59,11 @@ class SampleLine(Record):
     mask: Ref | None = None
     sample: Sample
 
+    @property
+    def called(self) -> str:
+        """What failures call it."""
+        return self.sample.called(self.video)
+
 
 class AttentionLine(SampleLine):
     """A sample's text-to-vision maps of all heads and the statistics of its vision-to-vision maps."""
@@ -50,6 +72,7 @@ class AttentionLine(SampleLine):
     grid: Grid
     pieces: list[Piece]
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
+    unread: list[Span] = _unread()
     maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
     statistics: Ref
     pictures: dict[str, Ref] = {}
@@ -68,6 +91,7 @@ class PriorLine(SampleLine):
     grid: Grid
     pieces: list[ScoredPiece]
     truncated: int
+    unread: list[Span] = _unread()
     heads: list[int]
     statistics: Ref
     prior: Ref = Field(description="A_VDM [T', F, H, W] fp32, density relative to uniform")
@@ -97,6 +121,11 @@ class ItemResult(Record):
     mask: Ref | None = None
     sample: Sample
     key: str
+    prompt: str | None = Field(
+        None,
+        exclude_if=lambda prompt: prompt is None,  # so that a manifest from before keeps its bytes and its digest
+        description="what the model was asked; None in manifests of benchmark_eval v3",
+    )
     reply: str
     parsed: str = Field(description="letter that was read out of the reply; empty: unparsed, counted as wrong")
     rule: str = Field(description="which parsing rule matched")
@@ -117,15 +146,57 @@ class PermutedReply(Record):
     correct: bool
 
 
+LeakKind = Literal["file", "frames", "id", "name", "text"]
+LEAKS: dict[LeakKind, str] = {  # in the order in which they are certain
+    "file": "the same file as",
+    "frames": "the same footage as",
+    "id": "the same id as",
+    "name": "the same name as",
+    "text": "the same text as",
+}
+
+
+class Leak(Record):
+    """A training video and a benchmark's that share something; `kind` says what, `what` is the name or text itself."""
+
+    kind: LeakKind
+    training: records.Digest = Field(description="the training video")
+    training_name: str
+    benchmark: records.Digest = Field(description="the benchmark's video")
+    benchmark_name: str
+    protocols: list[str] = Field(description="benchmarks that ask about this video")
+    what: str = Field("", description="the shared name, id or text")
+    distance: float | None = Field(None, description="frames: mean bits of 64 by which hashes differ")
+    frames: int | None = Field(None, description="frames: how many were compared")
+    seconds: float | None = Field(None, description="frames: length of the shared part")
+    shift: float | None = Field(None, description="frames: second of the benchmark's video where the other one begins")
+
+    @property
+    def reason(self) -> str:
+        """What it shares with which video of which benchmark."""
+        return f"{LEAKS[self.kind]} {self.benchmark_name} of {', '.join(self.protocols)}"
+
+
+class LeakageCounts(Record):
+    """What a leakage check found, and how many training samples it left out."""
+
+    report: records.Digest = Field(description="digest of the whole LeakageReport")
+    training: int = Field(description="training videos that were checked")
+    benchmarks: dict[str, int] = Field(description="videos of each benchmark")
+    found: dict[str, dict[LeakKind, int]] = Field(description="videos of each benchmark with a pair, by kind")
+    excluded_videos: int
+    excluded_samples: int
+
+
 class Score(Record):
-    """An accuracy with its count and interval (percent)."""
+    """An accuracy with its count and 95 % interval (percent); none from one video."""
 
     name: str
     n: int
     correct: int
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     unparsed: int
 
 
@@ -200,6 +271,47 @@ class PriorSet(Manifest):
     lines: list[PriorLine]
     heads: list[HeadRow]
     saturation: dict[str, float]
+    merged: list[str] = Field(
+        [],
+        exclude_if=lambda digests: not digests,  # so that a manifest from before keeps its bytes and its digest
+        description="the sets that it was merged from, by digest",
+    )
+
+
+class LeakageReport(Manifest):
+    """Training videos that share files, footage, names or texts with benchmarks, and those to train without."""
+
+    KIND = "LeakageReport"
+    training: int = Field(description="training videos that were checked")
+    benchmarks: dict[str, int] = Field(description="videos of each benchmark")
+    pairs: list[Leak]
+    excluded: list[records.Digest] = Field(description="training videos that are left out of training")
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The first reason of each excluded video."""
+        excluded = set(self.excluded)
+        return {pair.training: pair.reason for pair in reversed(self.pairs) if pair.training in excluded}
+
+    @property
+    def found(self) -> dict[str, dict[LeakKind, int]]:
+        """How many videos of each benchmark have a pair, by kind."""
+        seen: dict[str, dict[LeakKind, set[str]]] = {name: {} for name in self.benchmarks}
+        for pair in self.pairs:
+            for name in pair.protocols:
+                seen[name].setdefault(pair.kind, set()).add(pair.benchmark)
+        return {name: {kind: len(videos) for kind, videos in kinds.items()} for name, kinds in seen.items()}
+
+    def counts(self, samples: int) -> LeakageCounts:
+        """Return the counts, `samples` training samples being left out."""
+        return LeakageCounts(
+            report=self.digest,
+            training=self.training,
+            benchmarks=self.benchmarks,
+            found=self.found,
+            excluded_videos=len(self.excluded),
+            excluded_samples=samples,
+        )
 
 
 class VlmMaps(Sharded):
@@ -218,6 +330,11 @@ class TunedModel(Manifest):
     aligner: list[Ref]
     adapter: list[Ref] = Field([], description="low-rank updates as peft writes them; they are merged into `files`")
     log: Ref
+    leakage: LeakageCounts | None = Field(
+        None,
+        exclude_if=lambda counts: counts is None,  # so that a manifest from before keeps its bytes and its digest
+        description="what the leakage check found; None where the model was trained without one",
+    )
     lines: list[VlmLine]
 
 

@@ -94,12 +94,37 @@ class Sample(Record):
     earlier: list[Turn] = []
     question_type: str = ""
     protocol: str = Field("", description="the benchmark's protocol; empty for training samples")
+    labels: dict[str, str] = Field(
+        {},
+        exclude_if=lambda labels: not labels,  # so that a manifest from before keeps its bytes and its digest
+        description="what its benchmark's submission file repeats of it",
+    )
+    # left out where they are the default, so that a manifest from before keeps its bytes and its digest
+    source: str = Field(
+        "", exclude_if=lambda name: not name, description="what a recipe of several sources calls the sample's own"
+    )
+    weight: float = Field(
+        1.0, gt=0, exclude_if=lambda weight: weight == 1, description="how often it is seen in an epoch of a training"
+    )
+
+    def called(self, clip: Clip) -> str:
+        """Return what failures call it: its id, its own name in the source, and the clip's."""
+        return f"{self.id} ({self.uid!r} of {clip.called})"
+
+
+class Part(Record):
+    """The frames of a file that a clip is about, where these are not all."""
+
+    first: int = Field(description="index in the file of the first one")
+    count: int = Field(description="how many")
+    offset: float = Field(description="seconds from the file's first frame to the first of these")
 
 
 class Clip(Record):
-    """One video file and what decoding it once found, but the times of its frames."""
+    """One video file, or a part of one, and what decoding it once found, but the times of its frames."""
 
     file: Ref
+    part: Part | None = Field(None, exclude_if=lambda part: part is None, description="its frames, if not all")
     name: str = Field("", description="path in its source; of several with the same content the first")
     kind: MediaKind = Field("video", description="an `image` is asked about as an image, and has no motion")
     width: int = Field(description="pixels, as shown")
@@ -111,19 +136,21 @@ class Clip(Record):
 
     @property
     def id(self) -> str:
-        """The video's sha256, its name everywhere."""
-        return self.file.sha256
-
-
-class Video(Clip):
-    """A clip with the times of its frames."""
-
-    times: list[float] = Field(description="presentation time of every frame, seconds from the first")
+        """Its name everywhere: the file's sha256, of a part the sha256 of that and of the frames."""
+        if self.part is None:
+            return self.file.sha256
+        return sha256(canonical_json([self.file.sha256, self.part.first, self.part.count]))
 
     @property
     def called(self) -> str:
         """What people call the video: its path in the source, where that is known."""
         return self.name or self.id
+
+
+class Video(Clip):
+    """A clip with the times of its frames."""
+
+    times: list[float] = Field(description="presentation time of every frame, seconds from the clip's first")
 
     @property
     def clip(self) -> Clip:
@@ -150,6 +177,14 @@ class Piece(Record):
 
     index: int = Field(description="position in the text encoder's sequence")
     token: str
+    field: TextField
+    start: int
+    end: int
+
+
+class Span(Record):
+    """Characters of one field of the sample."""
+
     field: TextField
     start: int
     end: int

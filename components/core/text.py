@@ -16,6 +16,8 @@ from components.core.records import Option, Sample, TextField, Turn, canonical_j
 
 TextChoice = Literal["question", "response", "both"]
 
+CANNOT_READ = "the video model cannot read"  # how the reason of a sample begins that is left out for its text
+
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>"
 )

@@ -52,8 +52,9 @@ def aligned(values: Sequence[float], digits: int = 3) -> list[str]:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """Return `+1.2` or `−1.2`."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """Return `+1.2` or `−1.2`, and `0.0` without a sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def probability(p: float) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import VideoLine
 from components.core.records import Failure, Sample
 from components.core.units import readable_bytes
@@ -20,14 +21,23 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
     samples = [sample for line in lines for sample in line.samples]
     kinds = Counter(sample.question_type or "(none)" for sample in samples if sample.options)
     listed = [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in left_out[:_LISTED]]
-    came = []
-    for one in sources:
-        rows = sum(len(video.rows) for video in one.videos) + len(one.rejected)
-        came.append((one.protocol or "training", one.layout, len(one.videos), rows))
+    taken = Counter(sample.protocol or sample.source for sample in samples)
+    came = [
+        (
+            one.protocol or one.name or "training",
+            one.layout,
+            len(one.videos),
+            f"{taken[one.protocol or one.name]:,} of {one.rows:,}",
+            f"{one.weight:g}",
+        )
+        for one in sources
+    ]
     more = len(left_out) - len(listed)
     return document(
         "# Import",
-        table(("source", "layout", "files", "rows"), came),
+        table(("source", "layout", "files", "samples of rows", "weight"), came),
+        bullets(line for one in sources for line in one.facts),
+        *_benchmarks(sources, samples),
         "## Videos",
         table(("", "least", "median", "most"), _clip_rows(lines)),
         *_damaged(lines),
@@ -38,6 +48,15 @@ def page(sources: Sequence[Source], lines: Sequence[VideoLine], left_out: Sequen
         "## Left out" if left_out else "",
         bullets([*listed, *([f"… and {more} more, in the manifest"] if more else [])]),
     )
+
+
+def _benchmarks(sources: Sequence[Source], samples: Sequence[Sample]) -> list[str]:
+    """Return how many items of each benchmark can be scored, of how many that were published."""
+    rows = []
+    for benchmark in (get_benchmark(source.protocol) for source in sources if source.protocol):
+        own = [bool(sample.answer) for sample in samples if sample.protocol == benchmark.name]
+        rows.append((benchmark.title, benchmark.share(sum(own)), len(own) - sum(own)))
+    return ["## Benchmarks", table(("", "with an answer", "held out"), rows)] if rows else []
 
 
 def _clip_rows(lines: Sequence[VideoLine]) -> list[tuple[str, ...]]:
@@ -77,7 +96,9 @@ def _count(value: float) -> str:
 
 def _counts(lines: Sequence[VideoLine], samples: Sequence[Sample]) -> dict[str, int]:
     return {
-        "videos": len(lines),
+        "videos": sum(line.video.kind == "video" for line in lines),
+        "images": sum(line.video.kind == "image" for line in lines),
+        "parts of longer videos": sum(line.video.part is not None for line in lines),
         "videos with damaged frames": sum(line.video.corrupt > 0 for line in lines),
         "videos with a ground-truth mask": sum(line.mask is not None for line in lines),
         "samples": len(samples),

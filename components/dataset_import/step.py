@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass
 
 from pydantic import Field
 
-from components.benchmarks.interface import parse_benchmark
-from components.benchmarks.rows import Row
+from components.benchmarks.interface import parse_benchmarks
 from components.core.artifacts import VideoDataset, VideoLine
-from components.core.errors import DataError, ParameterError
+from components.core.errors import DataError
 from components.core.progress import track
-from components.core.records import Failure, Sample, Video, sha256
+from components.core.records import Failure, Video, sha256
+from components.dataset_import.checks import Lost, distinct, lost_in, refuse_other_counts, too_many
+from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
+from components.dataset_import.recipe import read_training
 from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
 from components.models.video import fewest_frames
 from components.runtime.context import Context
@@ -42,7 +44,8 @@ class Params(UnitParams):
     """Parameters of the import."""
 
     layout: LayoutName = Field(
-        "auto", description="how the training source is written; benchmarks go by their protocol"
+        "auto",
+        description="how training sources are written that say no layout of their own; benchmarks go by their protocol",
     )
     template_instructions: list[str] = Field(
         [MOTIONBENCH_INSTRUCTION],
@@ -56,11 +59,21 @@ class Params(UnitParams):
         description="share of a clip's frames that the decoder may report as damaged, or that build on such ones; "
         "above it the clip is refused, below it the manifest says how many they are",
     )
+    max_failed_items: float = operational(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a benchmark's items that may be left out, each benchmark by itself; of a training source "
+        "it is `max_failed`, a share of its files",
+    )
+    allow_subset: bool = operational(
+        False, description="take a benchmark whose items are not those that were published, by number and type"
+    )
     processes: int = operational(8, ge=1, le=256, description="videos that are decoded side by side")
 
 
 class Training(SharedParams):
-    """The training source."""
+    """The training sources."""
 
     source: SourceUri
     source_digest: SourceDigest
@@ -90,9 +103,10 @@ class Unit:
 def run(context: Context[Params, Training | Evaluation]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
-    units, failures = _units(context, sources)
-    lines = _lines(context, _imported(context, units, failures))
-    context.fail(failures, sum(len(source.videos) + len(source.rejected) for source in sources))
+    units, lost = _units(sources)
+    lines = _lines(context, _imported(context, units, lost), lost)
+    _judge(context, sources, lost)
+    context.left_out.extend(_not_taken(context, sources))
     if not lines:
         roots = ", ".join(source.root for source in sources)
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
@@ -103,53 +117,66 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
 
 
 def _sources(context: Context[Params, Training | Evaluation]) -> list[Source]:
-    """Read the training source, or every benchmark of the list."""
+    """Read the training sources, or every benchmark of the list, which must have the published items."""
     params, shared, patience = context.params, context.shared, context.store.patience
     if isinstance(shared, Training):
-        return [read_source(shared.source, params.layout, params.template_instructions, patience=patience)]
-    parsed = [parse_benchmark(item) for item in shared.benchmarks]
-    protocols = [protocol for protocol, _ in parsed]
-    if repeated := {protocol for protocol in protocols if protocols.count(protocol) > 1}:
-        problem = f"protocol named twice: {sorted(repeated)}"
-        raise ParameterError(problem, source="benchmarks", remedy="give one source per protocol")
-    return [read_source(uri, "auto", params.template_instructions, protocol, patience) for protocol, uri in parsed]
+        return read_training(shared.source, params.layout, params.template_instructions, patience)
+    parsed = parse_benchmarks(shared.benchmarks)
+    sources = [read_source(uri, "auto", params.template_instructions, protocol, patience) for protocol, uri in parsed]
+    if not params.allow_subset:
+        refuse_other_counts(sources)
+    return sources
 
 
-def _units(context: Context[Params], sources: Sequence[Source]) -> tuple[list[Unit], list[Failure]]:
+def _units(sources: Sequence[Source]) -> tuple[list[Unit], list[Lost]]:
     """Return the files to import, and the rows and missing files that cannot be."""
-    failures = [_failure(context, source.unit(row.unit), row.reason) for source in sources for row in source.rejected]
-    units = []
-    for source in sources:
-        for video in source.videos:
-            if video.file is None:
-                first, more = video.rows[0], f" and {len(video.rows) - 1} more" if len(video.rows) > 1 else ""
-                reason = f"not in the source, named by {first.uid} ({first.where}){more}"
-                failures.append(_failure(context, source.unit(video.path), reason))
-            else:
-                units.append(Unit(source, video, file_key(STEP, video.reads(source.root))))
-    return units, failures
+    there = [(source, video) for source in sources for video in source.videos if video.file is not None]
+    units = [Unit(source, video, file_key(STEP, video.reads(source.root))) for source, video in there]
+    return units, [item for source in sources for item in lost_in(source)]
 
 
-def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Failure]) -> list[tuple[Unit, Entry]]:
+def _judge(context: Context[Params, Training | Evaluation], sources: Sequence[Source], lost: Sequence[Lost]) -> None:
+    """Record what is left out, and stop where it is more than the source's own tolerance allows."""
+    failures = [Failure(unit=item.unit, task=context.task, reason=item.reason) for item in lost]
+    if isinstance(context.shared, Training):
+        files = sum(len(source.videos) for source in sources)
+        context.fail(failures, files + sum(item.kind != "video" for item in lost))
+        return
+    context.leave_out(failures)
+    if found := too_many(sources, lost, context.params.max_failed_items):
+        named = [failure for failure, item in zip(failures, lost, strict=True) if item.protocol in found]
+        raise context.failed(f"{', '.join(found.values())} cannot be asked", named, "max_failed_items")
+
+
+def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Failure]:
+    """Return one line per kind of rows that are neither samples nor failures."""
+    return [
+        Failure(unit=source.unit(kind), task=context.task, reason=reason)
+        for source in sources
+        for kind, reason in source.not_taken().items()
+    ]
+
+
+def _imported(context: Context[Params], units: Sequence[Unit], lost: list[Lost]) -> list[tuple[Unit, Entry]]:
     """Return the usable files with their entries; a file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
     entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
     todo = [unit for key, unit in by_key.items() if key not in entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
     store = (context.store.uri, rewrite, context.store.patience)
-    jobs = [Job(unit.key, unit.source.root, unit.video.path, *store) for unit in todo]
+    jobs = [_job(unit, *store) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
             entries[job.key] = _finish(context, by_key[job.key], answer)
         elif isinstance(answer, DataError):
-            failures.extend(_failure(context, unit.name, answer.problem) for unit in units if unit.key == job.key)
+            lost.extend(_bad(unit, answer.problem) for unit in units if unit.key == job.key)
         else:
             raise answer
     usable = []
     for unit in units:
         if (entry := entries.get(unit.key)) is not None:
             if reason := _unusable(unit, entry, context.params.max_corrupt):
-                failures.append(_failure(context, unit.name, reason))
+                lost.append(_bad(unit, reason))
             else:
                 usable.append((unit, entry))
     keys, tried = {unit.key for unit, _ in usable}, {unit.key for unit in todo}
@@ -157,12 +184,27 @@ def _imported(context: Context[Params], units: Sequence[Unit], failures: list[Fa
     return usable
 
 
+def _job(unit: Unit, store: str, rewrite: bool, patience: float) -> Job:
+    assert unit.video.file is not None
+    return Job(unit.key, unit.source.root, unit.video.file.path, store, rewrite, patience, unit.video.files)
+
+
+def _bad(unit: Unit, reason: str) -> Lost:
+    return Lost("video", unit.source.protocol, unit.name, reason, len(unit.video.rows))
+
+
 def _unusable(unit: Unit, entry: Entry, max_corrupt: float) -> str:
     """Return why a file that decodes is left out all the same; nothing where it is taken."""
     count, corrupt = len(entry.numbers["times"]), entry.numbers["corrupt"]
+    try:
+        video = clip(entry, unit.video.part, "", unit.name)
+    except DataError as error:
+        return error.problem
     needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
-    if count < needed:
-        return f"{count} frames, the video model needs at least {needed}"
+    if video.kind == "image" and not unit.source.protocol:
+        return NO_MOTION
+    if len(video.times) < needed:
+        return f"{len(video.times)} frames, the video model needs at least {needed}"
     if corrupt > max_corrupt * count:
         return f"the decoder reports damage in {corrupt} of {count} frames, max_corrupt is {max_corrupt:g}"
     return ""
@@ -187,39 +229,25 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
     return folder.finish(f"mask of {video_sha256}", reads, {}).files["mask"]
 
 
-def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]]) -> list[VideoLine]:
-    """Return one line per video: files of one content are one video, with the samples of all."""
+def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]], lost: list[Lost]) -> list[VideoLine]:
+    """Return one line per video: files of one content are one, with the samples of all; rows that repeat are lost."""
     groups: dict[str, list[tuple[Unit, Entry]]] = {}
+    videos: dict[str, Video] = {}
     for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
-        groups.setdefault(entry.files["video"].sha256, []).append((unit, entry))
+        video = clip(entry, unit.video.part, context.task, unit.video.path)
+        groups.setdefault(videos.setdefault(video.id, video).id, []).append((unit, entry))
     lines = []
     for digest, group in sorted(groups.items()):
-        entry, rows = group[0][1], [row for unit, _ in group for row in unit.video.rows]
+        rows = [(unit.source, row) for unit, _ in group for row in unit.video.rows]
         masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
         if len(masks) > 1:
             names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
         mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
-        video = Video(file=entry.ref("video", context.task), name=group[0][0].name, **entry.numbers)
-        lines.append(VideoLine(video=video, mask=mask, samples=_samples(digest, rows)))
+        samples, repeated = distinct(digest, rows)
+        lost.extend(repeated)
+        lines.append(VideoLine(video=videos[digest], mask=mask, samples=samples))
     return lines
-
-
-def _samples(digest: str, rows: Sequence[Row]) -> list[Sample]:
-    """Return a video's samples by id; two rows with the same text about it are refused."""
-    seen: dict[str, tuple[Row, Sample]] = {}
-    for row in rows:
-        sample = row.sample(digest)
-        first, _ = seen.setdefault(sample.id, (row, sample))
-        if first is not row:
-            names = f"{first.uid!r} ({first.where}) and {row.uid!r} ({row.where})"
-            problem = f"two rows are one sample {sample.id}: {names}"
-            raise DataError(problem, source=f"video {digest}", remedy="remove one of them")
-    return [seen[key][1] for key in sorted(seen)]
-
-
-def _failure(context: Context[Params], unit: str, reason: str) -> Failure:
-    return Failure(unit=unit, task=context.task, reason=reason)
 
 
 STEP = Step(

@@ -41,7 +41,7 @@ def sample_grid(
 ) -> tuple[Tensor, Grid, list[int]]:
     """Return the fitted frames uint8 [n, height, width, 3], the grid of the model's tokens, and the frames' indices."""
     rule = (settings.sampling, settings.native_fps, settings.window)
-    motion = motion_profile(path) if rule[::2] == ("native_fps", "motion") else None
+    motion = motion_profile(path, video.part) if rule[::2] == ("native_fps", "motion") else None
     frames = choose_frames(video.times, settings.num_frames, vdm.frames, *rule, motion, f"video {video.called}")
     height, width, fit = settings.height, settings.width, settings.fit
     resize = partial(fit_frame, height=height, width=width, fit=fit)

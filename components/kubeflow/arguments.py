@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import ParameterError
+from components.runtime.parameters import as_text, items_of
 
 PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
 
@@ -55,9 +56,11 @@ def nested(given: Mapping[str, Any], known: Mapping[str, Any], source: str) -> d
             remedy = f"NAME=VALUE with NAME one of {', '.join(sorted(known))}"
             raise ParameterError(f"cannot set {path!r}", source=source, remedy=remedy)
         if not fields:
-            # KFP takes no number for text: 1 given for a nonce is "1"
+            # KFP takes text alone for text: 1 given for a nonce is "1", and a recipe of sources its JSON
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            arguments[name] = str(value) if is_number and isinstance(known[name], str) else value
+            if isinstance(known[name], str):
+                value = str(value) if is_number else as_text(value)
+            arguments[name] = value
             continue
         inner = arguments.setdefault(name, deepcopy(known[name]))
         for field in fields[:-1]:
@@ -90,12 +93,26 @@ def read_arguments(file: Path | None) -> dict[str, Any]:
 def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with every folder of this machine as an absolute path, since tasks run in another folder."""
     found = dict(arguments)
-    for name in {"source", "priors", "store", "vdm", "vlm"} & set(found):
+    for name in {"store", "vdm", "vlm"} & set(found):
         found[name] = _absolute(name, found[name])
+    for name in {"source", "priors"} & set(found):
+        found[name] = _absolute_items(name, as_text(found[name]))
     if isinstance(listed := found.get("benchmarks"), list):
         pairs = [str(item).partition("=") for item in listed]
         found["benchmarks"] = [protocol + sign + _absolute("source", folder) for protocol, sign, folder in pairs]
     return found
+
+
+def _absolute_items(name: str, value: Any) -> Any:
+    """Return one address, or a JSON list of addresses and of objects with a `uri`, with absolute folders."""
+    if not isinstance(value, str) or (items := items_of(value, name)) == [value]:
+        return _absolute(name, value)
+    return as_text(
+        [
+            {**item, "uri": _absolute(name, item.get("uri"))} if isinstance(item, dict) else _absolute(name, item)
+            for item in items
+        ]
+    )
 
 
 def _absolute(name: str, value: Any) -> Any:

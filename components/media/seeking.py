@@ -14,6 +14,7 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
+from components.core.records import Part
 from components.media.container import bad, open_video, times_are_guessed
 
 _CONTAINERS = ("mov", "matroska", "avi", "mpegts", "flv")
@@ -25,16 +26,20 @@ _INDEXED = {
 _CODECS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "flv")
 _NEAR = 8  # frames; a seek costs as much
 _EARLIER = (0, 32, 256)  # frames before the wanted one that are tried: an index by decoding time may point behind it
+_BEFORE = -1  # the place of a frame that lies before the part
 
 
 class _Lost(Exception):
     """A seek led to a place that the known times do not explain."""
 
 
-def frames_at(path: Path | str, wanted: Sequence[int], times: Sequence[float] | None) -> Iterator[tuple[int, Any, Any]]:
+def frames_at(
+    path: Path | str, wanted: Sequence[int], times: Sequence[float] | None, part: Part | None = None
+) -> Iterator[tuple[int, Any, Any]]:
     """Yield (index, decoded frame, stream) for each wanted index; these are sorted and differ.
 
-    `times` are those of the whole clip, in seconds from the first frame; without them decoding runs from the start.
+    Indices count from the part's first frame where there is a part. `times` are those of the whole clip, in seconds
+    from its first frame; without them decoding runs from the start.
 
     Raises:
         DataError: the file does not decode, or has fewer frames than asked for.
@@ -42,19 +47,19 @@ def frames_at(path: Path | str, wanted: Sequence[int], times: Sequence[float] | 
     done = 0
     if times is not None:
         try:
-            for found in _by_seeking(path, wanted, times):
+            for found in _by_seeking(path, wanted, times, part):
                 yield found
                 done += 1
         except _Lost:
             pass  # what was yielded until here was checked
     if done < len(wanted):
-        yield from _from_start(path, wanted[done:])
+        yield from _from_start(path, wanted[done:], part.first if part else 0)
 
 
-def _from_start(path: Path | str, wanted: Sequence[int]) -> Iterator[tuple[int, Any, Any]]:
+def _from_start(path: Path | str, wanted: Sequence[int], first: int) -> Iterator[tuple[int, Any, Any]]:
     count, last, chosen = 0, wanted[-1], set(wanted)
     with open_video(path) as (container, stream):
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(container.decode(stream), start=-first):
             count = index + 1
             if index in chosen:
                 yield index, frame, stream
@@ -63,18 +68,21 @@ def _from_start(path: Path | str, wanted: Sequence[int]) -> Iterator[tuple[int, 
     raise bad(path, f"frame {last} was asked for, the video has {count}", "run the import again for this file")
 
 
-def _by_seeking(path: Path | str, wanted: Sequence[int], times: Sequence[float]) -> Iterator[tuple[int, Any, Any]]:
+def _by_seeking(
+    path: Path | str, wanted: Sequence[int], times: Sequence[float], part: Part | None
+) -> Iterator[tuple[int, Any, Any]]:
     with open_video(path) as (container, stream):
-        walk = _Walk(container, stream, times)
+        walk = _Walk(container, stream, times, part)
         for index in wanted:
             yield index, walk.to(index), stream
 
 
 class _Walk:
-    """A place in a video that moves forwards, by decoding or by a seek."""
+    """A place in a video that moves forwards, by decoding or by a seek; frames before the part have no known times."""
 
-    def __init__(self, container: Any, stream: Any, times: Sequence[float]) -> None:
+    def __init__(self, container: Any, stream: Any, times: Sequence[float], part: Part | None = None) -> None:
         self.container, self.stream, self.times = container, stream, times
+        self.offset = part.offset if part else 0.0
         self.number = {time: index for index, time in enumerate(times)}
         kind = container.format.name.split(",")[0]
         known = kind in _CONTAINERS and stream.codec_context.name in _CODECS
@@ -85,7 +93,7 @@ class _Walk:
         self.frame = next(self.frames, None)
         if self.frame is None or self.frame.pts is None:
             raise _Lost
-        self.first, self.index = float(self.frame.pts * self.frame.time_base), 0
+        self.first, self.index = float(self.frame.pts * self.frame.time_base), -part.first if part else 0
 
     def to(self, index: int) -> Any:
         """Return the frame of an index that is not before the last one."""
@@ -98,16 +106,22 @@ class _Walk:
         return self.frame
 
     def _step(self, frame: Any) -> None:
-        if frame is None or self._number(frame) != self.index + 1:
+        found, due = None if frame is None else self._number(frame), self.index + 1
+        before = found == _BEFORE and due <= 0
+        if found != due and not before:
             raise _Lost
-        self.frame, self.index = frame, self.index + 1
+        self.frame, self.index = frame, min(due, _BEFORE) if before else due
 
     def _number(self, frame: Any) -> int | None:
         """Return a frame's index by its time, which is computed as the import did; None for one that is not known."""
-        return None if frame.pts is None else self.number.get(float(frame.pts * frame.time_base) - self.first)
+        if frame.pts is None:
+            return None
+        time = float(frame.pts * frame.time_base) - self.first
+        return _BEFORE if 0 <= time < self.offset else self.number.get(time - self.offset)
 
     def _pts(self, index: int) -> int:
-        return round((self.times[index] + self.first) / float(self.stream.time_base))
+        time = self.times[index] if index >= 0 else index / float(self.stream.average_rate or 25)
+        return round((max(0.0, time + self.offset) + self.first) / float(self.stream.time_base))
 
     def _worth_a_seek(self, index: int) -> bool:
         if index - self.index <= self.fruitless:
@@ -122,7 +136,7 @@ class _Walk:
         """Go to the last key frame that is shown no later than the wanted frame."""
         for earlier in _EARLIER:
             try:
-                target = self._pts(max(0, index - earlier))
+                target = self._pts(index - earlier)
                 self.container.seek(target, stream=self.stream, backward=True, any_frame=False)
             except av.FFmpegError as error:  # this container cannot be sought in
                 raise _Lost from error

@@ -2,7 +2,7 @@
 
 Container headers are not trusted: frame counts, edit lists, variable rates and clips that start late are all settled by
 decoding. Times are presentation times in seconds from the first shown frame; a frame's index is its place in
-presentation order.
+presentation order. A still picture (`picture.py`) is one frame at time 0.
 Legend: n frames, H height and W width in pixels as shown.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from components.core.errors import ParameterError
-from components.core.records import Clip, Video
+from components.core.records import Clip, MediaKind, Part, Video
 from components.media.container import bad, decode, open_video, times_are_guessed
 from components.media.damage import watched
 from components.media.display import Display, Screen
 from components.media.ending import refuse_cut
+from components.media.picture import inspect_picture, is_picture, picture_size, read_picture
 from components.media.seeking import frames_at
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class VideoInfo:
     times: tuple[float, ...]  # presentation time of every frame, seconds from the first
     duration: float  # seconds from the first frame to the end of the last
     corrupt: int  # frames that the decoder does not vouch for
+    kind: MediaKind = "video"
 
     @property
     def num_frames(self) -> int:
@@ -58,6 +60,7 @@ class Header:
     height: int
     num_frames: int
     duration: float
+    kind: MediaKind = "video"
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -66,6 +69,10 @@ def probe(path: Path | str) -> VideoInfo:
     Raises:
         DataError: the file does not decode, has no frames, ends early, or its time stamps or frame sizes are unusable.
     """
+    if is_picture(path):
+        found = inspect_picture(path)
+        turned = (found.width, found.height, found.rotation, found.mirrored)
+        return VideoInfo(*turned, (0.0,), 0.0, int(found.damaged), "image")
     times: list[float] = []
     tail = 0.0
     shape: Display | None = None
@@ -104,6 +111,8 @@ def header(path: Path | str) -> Header:
     Raises:
         DataError: not a video file, an empty one, or one of a codec without a decoder.
     """
+    if is_picture(path):
+        return Header(*picture_size(path), 1, 0.0, "image")
     with open_video(path) as (container, stream):
         codec = stream.codec_context
         rate = float(stream.average_rate or 0)
@@ -124,8 +133,8 @@ def read_frames(
     """Return frames by index, in the order asked for; indices may repeat and need not be sorted. RGB, upright.
 
     With what the import found (`known`), their size is checked; where that has their times, frames are sought from key
-    frame to key frame, and are those of decoding from the start. Each frame goes through `resize` as it is read: only
-    the result is held.
+    frame to key frame, and are those of decoding from the start. Where it is a part of the file, indices count the
+    part's frames. Each frame goes through `resize` as it is read: only the result is held.
 
     Raises:
         ParameterError: no index, or a negative one.
@@ -138,12 +147,8 @@ def read_frames(
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
     expected = (known.height, known.width, 3) if known else None
-    # concealment repeats what came before
-    times = known.times if isinstance(known, VideoInfo | Video) and not known.corrupt else None
     held: np.ndarray | None = None
-    screen = Screen(path)
-    for index, frame, stream in frames_at(path, sorted(places), times):
-        picture_HW3 = screen.upright(frame, stream.sample_aspect_ratio)
+    for index, picture_HW3 in _pictures(path, sorted(places), known):
         if known and picture_HW3.shape != expected:
             size = f"{picture_HW3.shape[1]} × {picture_HW3.shape[0]}"
             problem = f"frames of {size} pixels, {known.width} × {known.height} in the manifest"
@@ -157,19 +162,39 @@ def read_frames(
     return held
 
 
-def iterate_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Every frame in turn, RGB, upright: for what looks at a whole clip and keeps little of it.
+def _pictures(
+    path: Path | str, wanted: Sequence[int], known: VideoInfo | Clip | None
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+    """Yield each wanted index of the clip with its picture; they are sorted and differ."""
+    if is_picture(path):
+        if wanted[-1] > 0:
+            raise bad(path, f"frame {wanted[-1]} was asked for, a picture has 1", "run the import again for this file")
+        yield 0, read_picture(path)
+        return
+    # concealment repeats what came before
+    times = known.times if isinstance(known, VideoInfo | Video) and not known.corrupt else None
+    screen, part = Screen(path), known.part if isinstance(known, Clip) else None
+    for index, frame, stream in frames_at(path, wanted, times, part):
+        yield index, screen.upright(frame, stream.sample_aspect_ratio)
+
+
+def iterate_frames(path: Path | str, part: Part | None = None) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Every frame of a video or its part in turn, RGB, upright: for what looks at a whole clip and keeps little of it.
 
     Raises:
         DataError: the file does not decode.
     """
     screen = Screen(path)
     with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
+        for frame in _of_part(container.decode(stream), part):
             yield screen.upright(frame, stream.sample_aspect_ratio)
 
 
-def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
+def _of_part(frames: Iterator[Any], part: Part | None) -> Iterator[Any]:
+    return islice(frames, part.first, part.first + part.count) if part else frames
+
+
+def motion_profile(path: Path | str, part: Part | None = None) -> Float[np.ndarray, " n"]:
     """Return each frame's change from the one before: mean |difference| of small grey pictures, 0 to 255, first 0.
 
     Raises:
@@ -177,7 +202,7 @@ def motion_profile(path: Path | str) -> Float[np.ndarray, " n"]:
     """
     profile: list[float] = []
     earlier: np.ndarray | None = None
-    for frame in decode(path):
+    for frame in _of_part(decode(path), part):
         picture = frame.reformat(width=_MOTION_SIDE, height=_MOTION_SIDE, format="gray").to_ndarray().astype(np.float64)
         profile.append(0.0 if earlier is None else float(np.abs(picture - earlier).mean()))
         earlier = picture

@@ -14,14 +14,17 @@ import numpy as np
 from markupsafe import Markup
 from safetensors.numpy import load
 
-from components.core.artifacts import PriorLine, VlmLine
+from components.core.artifacts import PriorLine, PriorSet, VlmLine
 from components.core.records import Clip, Piece, Ref, Sample, Video
+from components.core.text import CANNOT_READ
+from components.core.units import counted
 from components.media.sampling import spread
 from components.media.video import read_frames
 from components.pages.figures import Cell, StripRow, heat, photo, raw, scale_bar, strip
 from components.store.entries import Store
 
 _COLUMNS = 6
+_NAMED = 8  # unknown words that a warning names
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,20 @@ class Stored:
 def piece_text(sample: Sample, piece: Piece) -> str:
     """Return a piece's characters in the sample's text; its token where it has none."""
     return str(getattr(sample, piece.field))[piece.start : piece.end].strip() or piece.token
+
+
+def unread_warning(priors: PriorSet) -> str:
+    """Return what the video model could not read, and in how many samples; empty where it read everything."""
+    lines, warnings = [line for line in priors.lines if line.unread], list[str]()
+    texts = (str(getattr(line.sample, span.field))[span.start : span.end] for line in lines for span in line.unread)
+    if unknown := list(dict.fromkeys(text.strip() for text in texts)):
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        named = ", ".join(f"“{text}”" for text in unknown[:_NAMED])
+        count = f" ({len(lines)} of {counted(len(priors.lines), 'sample')})" if len(priors.lines) > 1 else ""
+        warnings.append(f"The video model does not know {named}{more}: no map shows them{count}.")
+    if out := sum(failure.reason.startswith(CANNOT_READ) for failure in priors.left_out):
+        warnings.append(f"{counted(out, 'sample')} left out because the video model cannot read the text.")
+    return " ".join(warnings)
 
 
 def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:

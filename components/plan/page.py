@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
+from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import PriorSet
 from components.core.records import ModelId
 from components.core.units import counted, readable_bytes, readable_hours
+from components.dataset_import.checks import NAMES, Lost
 from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
@@ -16,20 +19,49 @@ from components.pages.markdown import Markdown, bullets, code, document, table, 
 from components.plan.cost import Estimate, PlannedVideo, StepEstimate
 from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
+from components.store.failures import SHOWN
+
+_NAMED = 5  # texts that a warning names
 
 
-def extraction(source: Source, found: Estimate, videos: Sequence[PlannedVideo], counts: FrameCounts) -> str:
-    """Return what the steps up to token_selection will do with the source."""
-    samples = sum(len(video.rows) for video in source.videos)
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a source: all, those with characters that the video model cannot read, those with too many of them."""
+
+    count: int
+    partly: int
+    unreadable: list[str]
+
+
+def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost], list_at: str, texts: Texts) -> str:
+    """Return what the steps up to token_selection will do with the sources; the file `list_at` has all that is lost."""
+    files, samples = sum(len(source.videos) for source in sources), sum(source.samples for source in sources)
+    kinds = ", ".join(code(name) for name in dict.fromkeys(source.layout for source in sources))
     peak = readable_bytes(found.peak_bytes)
     return document(
-        f"{counted(len(source.videos), 'video')} with {counted(samples, 'sample')}, layout {code(source.layout)}.",
+        f"{counted(files, 'video')} with {counted(samples, 'sample')}, layout {kinds}.",
         table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
         f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
+        "## Sources",
+        *_sources(sources),
         "## Unusable",
-        bullets(_unusable(source, videos, counts)) or "Nothing, by the headers.",
-        *_shared_questions(source),
+        bullets(_listing(lost, list_at)) or "Nothing, by the headers.",
+        *_unreadable(texts),
+        *(warning for source in sources for warning in _shared_questions(source)),
     )
+
+
+def _sources(sources: Sequence[Source]) -> list[str]:
+    """Return what each source gives: samples of all rows that its annotations have, and how often they are seen."""
+    rows = [
+        (one.name or "training", one.layout, len(one.videos), f"{one.samples:,} of {one.rows:,}", f"{one.weight:g}")
+        for one in sources
+    ]
+    aside = [
+        Markdown(f"{code(one.unit(kind))}: {text(why)}") for one in sources for kind, why in one.not_taken().items()
+    ]
+    told = [line for one in sources for line in one.facts]
+    return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*told, *aside])]
 
 
 def _step(one: StepEstimate) -> tuple[object, ...]:
@@ -44,13 +76,38 @@ def _step(one: StepEstimate) -> tuple[object, ...]:
     )
 
 
-def _unusable(source: Source, videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Markdown]:
-    absent = [(video.path, "not in the source") for video in source.videos if video.file is None]
-    rejected = [(row.unit, row.reason) for row in source.rejected]
+def unfit(videos: Sequence[PlannedVideo], counts: FrameCounts) -> list[Lost]:
+    """Return the videos that the video model cannot read, by their headers."""
     needed = f"by its header, {counts.fewest} are needed"
-    unfit = [video for video in videos if not counts.largest(video.frames)]
-    short = [(video.name, video.problem or f"{video.frames} frames {needed}") for video in unfit]
-    return [Markdown(f"{code(name)}: {text(reason)}") for name, reason in (*absent, *rejected, *short)]
+    bad = [video for video in videos if not counts.largest(video.frames)]
+    return [Lost("video", "", video.name, video.problem or f"{video.frames} frames {needed}") for video in bad]
+
+
+def _listing(lost: Sequence[Lost], list_at: str) -> list[Markdown]:
+    """Return the first of each kind with their reasons, and how many more there are."""
+    shown = []
+    for kind, plural in NAMES.items():
+        own = [item for item in lost if item.kind == kind]
+        shown += [Markdown(f"{code(item.unit)}: {text(item.reason)}") for item in own[:SHOWN]]
+        if (more := len(own) - SHOWN) > 0:
+            shown.append(Markdown(f"… and {more:,} more {plural}, all in {code(list_at)}"))
+    return shown
+
+
+def _unreadable(texts: Texts) -> list[str]:
+    """Return what the video model cannot read: its text encoder has no token for the characters."""
+    found = []
+    if texts.unreadable:
+        named = ", ".join(code(name) for name in texts.unreadable[:_NAMED])
+        more = f" and {len(texts.unreadable) - _NAMED} more" if len(texts.unreadable) > _NAMED else ""
+        found.append(
+            f"**Warning:** {len(texts.unreadable)} of {counted(texts.count, 'text')} will be left out: the video model "
+            f"cannot read more than `params_attention_capture.max_unreadable` of their characters: {named}{more}. Give "
+            "them in a language that it was trained on."
+        )
+    if texts.partly:
+        found.append(f"{texts.partly} of {counted(texts.count, 'text')} have characters that it cannot read.")
+    return found
 
 
 def _shared_questions(source: Source) -> list[str]:
@@ -67,15 +124,28 @@ def _shared_questions(source: Source) -> list[str]:
     ]
 
 
-def prior_set(found: PriorSet) -> str:
-    """Return what a given prior set holds."""
-    videos = len({line.video.id for line in found.lines})
-    return f"Prior set `sha256:{found.digest}`: {len(found.lines)} samples of {videos} videos."
+def prior_sets(found: Sequence[PriorSet]) -> str:
+    """Return what the given prior sets hold, and what they hold together."""
+    lines = [f"Prior set `sha256:{one.digest}`: {_held([one])}." for one in found]
+    together = f"Merged: {_held(found)}; a sample of several sets is taken once." if len(found) > 1 else ""
+    return document(*lines, together)
 
 
-def benchmarks(rows: Sequence[tuple[str, int, int, int]]) -> str:
-    """Return the benchmarks: name, videos, items, and items whose answer is held out."""
-    return document("## Benchmarks", table(("protocol", "videos", "items", "held out"), rows))
+def _held(sets: Sequence[PriorSet]) -> str:
+    lines = [line for one in sets for line in one.lines]
+    return f"{len({line.sample.id for line in lines})} samples of {len({line.video.id for line in lines})} videos"
+
+
+def benchmarks(sources: Sequence[Source], lost: Sequence[Lost], list_at: str) -> str:
+    """Return the benchmarks: videos, items and those whose answer is held out, and what of them cannot be used."""
+    rows = []
+    for source in sources:
+        items = [bool(row.answer) for video in source.videos for row in video.rows]
+        kinds = Counter(item.kind for item in lost if item.protocol == source.protocol)
+        there = (len(source.videos), get_benchmark(source.protocol).share(sum(items)), len(items) - sum(items))
+        rows.append((source.protocol, *there, *(kinds[kind] for kind in NAMES)))
+    head = ("protocol", "videos", "with an answer", "held out", *NAMES.values())
+    return document("## Benchmarks", table(head, rows), bullets(_listing(lost, list_at)))
 
 
 def positions(trained: PositionRule, asked: PositionRule) -> str:

@@ -10,35 +10,45 @@ So does the first look at a VLM: its parameters are counted by building it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from components.attention_capture.settings import reads
-from components.benchmarks.interface import parse_benchmark
+from components.benchmarks.interface import parse_benchmarks
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Json, canonical_json, sha256
 from components.core.text import conditioning
+from components.dataset_import.checks import Lost, lost_in, refuse_other_counts, repeated_in, too_many
+from components.dataset_import.clips import NO_MOTION
+from components.dataset_import.clips import clip as clip_of
+from components.dataset_import.decode import fetched
+from components.dataset_import.recipe import read_training, training_digest
 from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
+from components.models.video.interface import VideoFamily, text_pieces, unread_characters
 from components.pages.markdown import document
 from components.plan import page, tuning
 from components.plan.cost import PlannedVideo, estimate
 from components.plan.run_size import RunSize, estimated
+from components.prior_set.merge import check_agreement
 from components.runtime import parameters as p
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
-from components.runtime.parameters import Shard, SharedParams, StepParams, validated
+from components.runtime.parameters import Shard, SharedParams, StepParams, as_text, items_of, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Entry
+from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
 
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
+NO_VIDEO = "0" * 64  # a sample's text needs none
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
 
 
@@ -86,9 +96,10 @@ def run(context: Context[StepParams, Shared]) -> None:
     if POD in os.environ:
         _record(context.shared).check("shards")
     forecast(context)
-    shared = context.shared
-    if isinstance(shared, FineTune) and not shared.priors.startswith("sha256:"):
-        import_folder(Path(shared.priors), context.store)
+    if isinstance(context.shared, FineTune):
+        for name in _named_priors(context.shared):
+            if not name.startswith("sha256:"):
+                import_folder(Path(name), context.store)
 
 
 def forecast(context: Context[StepParams, Any]) -> None:
@@ -106,19 +117,20 @@ def forecast(context: Context[StepParams, Any]) -> None:
     videos: list[int] = []  # bytes of each
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
-        context.value("source_digest", source_digest(list_source(shared.source, context.store.patience)))
+        context.value("source_digest", training_digest(shared.source, context.store.patience))
         extraction = _Extraction(context, params, models["vdm"])
-        videos += [video.file.size for video in extraction.source.videos if video.file is not None]
+        videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
     if isinstance(shared, FineTune):
-        priors, stored = shared.priors, shared.priors.startswith("sha256:")
-        found = context.store.manifest(priors, PriorSet) if stored else exported_manifest(Path(priors), PriorSet)
-        context.value("prior_digest", f"sha256:{found.digest}")
-        videos += [line.video.file.bytes for line in found.lines]
-        parts.append(page.prior_set(found))
+        sets = [_prior_set(context, name) for name in _named_priors(shared)]
+        check_agreement(sets)
+        digests = [f"sha256:{one.digest}" for one in sets]
+        context.value("prior_digest", digests[0] if len(sets) == 1 else as_text(digests))
+        videos += {line.video.id: line.video.file.bytes for one in sets for line in one.lines}.values()
+        parts.append(page.prior_sets(sets))
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
-        benchmark_digest, shown = _benchmarks(params["dataset_import"], shared.benchmarks, context.store.patience)
+        benchmark_digest, shown = _benchmarks(context, params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
         counts = _counts(context, models["vlm"], params["sft"])
@@ -128,6 +140,20 @@ def forecast(context: Context[StepParams, Any]) -> None:
     parts.append(page.cluster(_record(shared)))
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
+
+
+def _named_priors(shared: FineTune) -> list[str]:
+    """Return the prior sets that are named, each once. Raises ParameterError: something else in the list."""
+    names = list(dict.fromkeys(map(as_text, items_of(shared.priors, "priors"))))
+    if wrong := [name for name in names if not isinstance(name, str) or name.startswith(("[", "{")) or not name]:
+        remedy = "name each set by sha256:… or by its folder"
+        raise ParameterError(f"{wrong[0]!r} names no prior set", source="priors", remedy=remedy)
+    return names
+
+
+def _prior_set(context: Context[StepParams, Any], name: str) -> PriorSet:
+    stored = name.startswith("sha256:")
+    return context.store.manifest(name, PriorSet) if stored else exported_manifest(Path(name), PriorSet)
 
 
 def _record(shared: Shared) -> RunSize:
@@ -141,14 +167,33 @@ def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
     return read_source(uri, layout, params.template_instructions, protocol, patience)
 
 
-def _benchmarks(params: Any, benchmarks: list[str], patience: float) -> tuple[str, str]:
-    lines, digests = [], []
-    for protocol, uri in map(parse_benchmark, benchmarks):
-        source = _read(params, uri, patience, protocol)
-        rows = [row for video in source.videos for row in video.rows]
-        digests.append([protocol, source_digest(list_source(uri, patience))])
-        lines.append((protocol, len(source.videos), len(rows), sum(not row.answer for row in rows)))
-    return sha256(canonical_json(digests)), page.benchmarks(lines)
+def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list[str]) -> tuple[str, str]:
+    """Return the digest of the benchmarks' listings, and the page's part about them.
+
+    Raises DataError where their import would be refused, by what annotations and listing say.
+    """
+    patience, parsed = context.store.patience, parse_benchmarks(benchmarks)
+    sources = [_read(params, uri, patience, protocol) for protocol, uri in parsed]
+    if not params.allow_subset:
+        refuse_other_counts(sources)
+    lost = [item for source in sources for item in (*lost_in(source), *repeated_in(source))]
+    if found := too_many(sources, lost, params.max_failed_items):
+        lines = _lines(item for item in lost if item.protocol in found)
+        problem = f"{', '.join(found.values())} cannot be asked (max_failed_items={params.max_failed_items:g}):"
+        remedy = "fix or remove them, or raise params_dataset_import.max_failed_items"
+        shown = "".join(f"\n    {line}" for line in shortened(context.store, context.task, lines))
+        raise DataError(problem + shown, source="benchmarks", remedy=remedy)
+    digests = [[protocol, source_digest(list_source(uri, patience))] for protocol, uri in parsed]
+    return sha256(canonical_json(digests)), page.benchmarks(sources, lost, _kept(context, lost))
+
+
+def _kept(context: Context[StepParams, Any], lost: Sequence[Lost]) -> str:
+    """Write what is lost into the store where it is too long for a page; return where, or nothing."""
+    return write_list(context.store, context.task, _lines(lost)) if len(lost) > SHOWN else ""
+
+
+def _lines(lost: Iterable[Lost]) -> list[str]:
+    return [f"{item.unit}: {item.reason}" for item in lost]
 
 
 def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any) -> tuning.Counts:
@@ -163,15 +208,28 @@ def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any
     return counts
 
 
+def _joined(sources: Sequence[Source]) -> list[tuple[Source, SourceVideo]]:
+    """Return the videos of all sources with the source that names them first, a file that several name once."""
+    found: dict[str, tuple[Source, SourceVideo]] = {}
+    for source in sources:
+        for video in source.videos:
+            first, known = found.get(address := f"{source.root}/{video.path}", (source, replace(video, rows=())))
+            found[address] = (first, replace(known, rows=(*known.rows, *video.rows)))
+    return list(found.values())
+
+
 class _Extraction:
-    """What the steps up to token_selection will do with the source."""
+    """What the steps up to token_selection will do with the sources."""
 
     def __init__(
         self, context: Context[StepParams, MotionPriors], params: dict[str, Any], model: ResolvedModel
     ) -> None:
         self.context, self.shared, self.store = context, context.shared, context.store
         self.params, self.model = params, model
-        self.source = _read(params["dataset_import"], context.shared.source, self.store.patience)
+        given = params["dataset_import"]
+        instructions, patience = given.template_instructions, self.store.patience
+        self.sources = read_training(context.shared.source, given.layout, instructions, patience)
+        self.videos = _joined(self.sources)
 
     def forecast(self) -> str:
         """Return the page's part about them."""
@@ -179,25 +237,46 @@ class _Extraction:
         family = family_of(self.model.path)
         family.check(inversion.num_frames)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            looked = track(pool.map(self._planned, self.source.videos), STEP.title, len(self.source.videos))
+            looked = track(pool.map(self._planned, self.videos), STEP.title, len(self.videos))
             videos = [video for video in looked if video is not None]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
-        return page.extraction(self.source, found, videos, family.frames)
+        missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
+        lost = [*missing, *page.unfit(videos, family.frames), *repeated]
+        return page.extraction(self.sources, found, lost, _kept(self.context, lost), self._texts(family))
 
-    def _planned(self, video: SourceVideo) -> PlannedVideo | None:
+    def _texts(self, family: VideoFamily) -> page.Texts:
+        """Return how many texts the video model cannot read, by its tokenizer alone."""
+        tokenizer, length = family.tokenizer(self.model.path), family.sizes(self.model.path).text_tokens
+        most, shares = self.params["attention_capture"].max_unreadable, dict[str, float]()
+        for row in (row for _, video in self.videos for row in video.rows):
+            try:
+                text, _ = conditioning(row.sample(NO_VIDEO), self.shared.text)
+            except DataError:  # raised by the step itself, with the sample's name
+                continue
+            unread, every = unread_characters(text_pieces(tokenizer, text, length))
+            shares[f"{row.uid} ({row.where})"] = unread / max(1, every)
+        worst = sorted((name for name, share in shares.items() if share > most), key=lambda name: (-shares[name], name))
+        return page.Texts(len(shares), sum(0 < share <= most for share in shares.values()), worst)
+
+    def _planned(self, named: tuple[Source, SourceVideo]) -> PlannedVideo | None:
         """Return what is known of a video without decoding it: from its remembered import, else from its header."""
+        source, video = named
         if video.file is None:
             return None
-        address, words = (
-            video.reads(self.source.root),
-            [len(f"{row.question} {row.response}".split()) for row in video.rows],
-        )
+        name, address = source.unit(video.path), video.reads(source.root)
+        words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
         entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
         if entry is None:
-            frames, problem = self._header_frames(video, address)
-            return PlannedVideo(video.path, frames, words, problem=problem)
-        digest = entry.files["video"].sha256
+            frames, problem = self._header_frames(source, video, address)
+            return PlannedVideo(name, frames, words, problem=problem)
+        try:
+            clip = clip_of(entry, video.part, "dataset_import", name)
+        except DataError as error:
+            return PlannedVideo(name, 0, words, problem=error.problem)
+        if clip.kind == "image":
+            return PlannedVideo(name, 0, words, problem=NO_MOTION)
+        digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[Entry | None] = []
         for sample in [row.sample(digest) for row in video.rows]:
@@ -209,7 +288,7 @@ class _Extraction:
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(self._entry("attention_capture", key))
         inverted = self._entry("ddim_inversion", trajectory) is not None
-        return PlannedVideo(video.path, len(entry.numbers["times"]), words, True, inverted, captured)
+        return PlannedVideo(name, len(clip.times), words, True, inverted, captured)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
@@ -251,26 +330,28 @@ class _Extraction:
         choices = choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result())
         return [choice.heads for choice in choices]
 
-    def _header_frames(self, video: SourceVideo, reads: Json) -> tuple[int, str]:
-        """Return the frames by the container's header, remembered; or 0 and why, not remembered."""
+    def _header_frames(self, source: Source, video: SourceVideo, reads: Json) -> tuple[int, str]:
+        """Return the frames by the container's header, remembered; or 0 and why, not remembered.
+
+        What lies in a zip file is unpacked for this.
+        """
         from components.media.video import header
 
+        assert video.file is not None
         key = sha256(canonical_json(reads))[:32]
         if (entry := self._entry("plan", key)) is not None:
             return int(entry.numbers["frames"]), ""
         # one of its own: threads cannot share the folder of its downloads
-        backend = open_backend(self.source.root, self.store.patience)
+        backend, path = open_backend(source.root, self.store.patience), None
         try:
-            path = backend.local(video.path)
-            if path is None:
-                return 0, "the file is gone since the source was listed"
-            frames = header(path).num_frames
+            with fetched(backend, video.file.path, video.files, self.store.patience) as path:
+                found = header(path)
         except DataError as error:
             return 0, error.problem.replace(str(path), video.path)
-        finally:
-            backend.release(video.path)
-        self.context.work(key).finish(video.path, reads, {"frames": frames})
-        return frames, ""
+        if found.kind == "image":
+            return 0, NO_MOTION
+        self.context.work(key).finish(video.path, reads, {"frames": found.num_frames})
+        return found.num_frames, ""
 
 
 STEP = Step(

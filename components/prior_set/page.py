@@ -6,7 +6,8 @@ from collections import Counter
 
 from components.core.artifacts import PriorSet
 from components.pages.heads import HEAD_TABLE, head_table
-from components.pages.markdown import decisions, document, left_out, table
+from components.pages.markdown import bullets, decisions, document, left_out, table, text
+from components.pages.samples import unread_warning
 
 
 def card(priors: PriorSet) -> str:
@@ -20,6 +21,9 @@ def card(priors: PriorSet) -> str:
         "# Motion-prior set",
         f"{len(lines)} samples of {len(videos)} videos; {sum(pieces)} of {len(pieces)} text tokens selected.",
         f"`sha256:{priors.digest}`",
+        bullets(f"merged from {digest}" for digest in priors.merged),
+        *_sources(priors),
+        f"**Warning:** {text(unread)}" if (unread := unread_warning(priors)) else "",
         "## Confidence",
         table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",
@@ -27,3 +31,12 @@ def card(priors: PriorSet) -> str:
         left_out(priors),
         decisions(priors),
     )
+
+
+def _sources(priors: PriorSet) -> list[str]:
+    """Return the samples of each source of a recipe, where there was one."""
+    counts = Counter((line.sample.source, line.sample.weight) for line in priors.lines)
+    if {name for name, _ in counts} == {""}:
+        return []
+    rows = [(name or "(no name)", count, f"{weight:g}") for (name, weight), count in sorted(counts.items())]
+    return ["## Sources", table(("source", "samples", "weight"), rows)]

@@ -199,19 +199,20 @@ def assess(scenes: Sequence[Scene], *, seed: int = 1, permuted: int = 128) -> Qu
         test = permutation_test(alike[:permuted], seed=seed)
     maps |= {name: (usable, [scene.references[name] for scene in usable]) for name in usable[0].references}
 
-    def means(measure: Measure) -> dict[str, Estimate]:
+    def means(measure: Measure, span: tuple[float, float] | None = None) -> dict[str, Estimate]:
         found = {}
         for name, pair in maps.items():
             if values := values_of(measure, *pair):
-                found[name] = mean_interval(list(values.values()), [videos[key] for key in values], seed=seed)
+                owners = [videos[key] for key in values]
+                found[name] = mean_interval(list(values.values()), owners, seed=seed, span=span)
         return found
 
     hits, chances = values_of(peak, usable, raw), values_of(lambda scene, _: pointing_chance(scene), usable, raw)
     return Quality(
-        means(auc_obj),
+        means(auc_obj, (0, 1)),
         test,
         by_sample=values_of(auc_obj, usable, raw),
-        pointing=means(pointing),
+        pointing=means(pointing, (0, 1)),
         chance=float(np.mean(list(chances.values()))) if chances else 0.0,
         peaks={one.sample: (hits[one.sample], float(on_mover(one).mean())) for one in usable if one.sample in hits},
         track=means(track),

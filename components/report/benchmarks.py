@@ -1,13 +1,14 @@
-"""Section 9 of the report: both models on the same items, paired.
+"""Section 9 of the report: both models on the same items, paired, by each benchmark's own metrics and task types.
 
-Differences carry a 95 % interval from a bootstrap over videos (questions of one video are not independent) and an exact
-McNemar p; the paper's row stands beside them in grey, with the cells that its own tables put in doubt marked.
+Intervals and p take into account that questions of one video are not independent; the paper's row stands beside them in
+grey, with the cells that its own tables put in doubt marked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -18,23 +19,29 @@ from components.core.records import sha256
 from components.core.units import probability, signed
 from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
-from components.pages.figures import NOTHING, raw
+from components.pages.figures import NOTHING, code, raw
 from components.pages.page import Section, absent, caption, film, html_table, question_card, shortened
-from components.quality.statistics import Z_95, Estimate, holm, mcnemar, minimal_detectable_difference
+from components.quality.statistics import Estimate, Means, accuracy, difference, holm, minimal_detectable_difference
 from components.report.material import Material
+from components.report.published import Doubts, paper_pair, paper_row, paper_table
+from components.report.replies import reply_tables
 
 Pair = tuple[ItemResult, ItemResult]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: both accuracies (percent), their paired difference (points), p and parse failures."""
+    """One line of a benchmark: both accuracies (percent), their paired difference (points), p and parse failures.
 
+    `key` is the metric's name or the task type's abbreviation, `name` what the page prints.
+    """
+
+    key: str
     name: str
     untouched: Estimate
     tuned: Estimate
     difference: Estimate
-    p: float | None
+    p: float
     unparsed: tuple[int, ...]
     is_total: bool
 
@@ -55,10 +62,8 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """Return the exact McNemar p over all items."""
-        found = self.rows[0].p
-        assert found is not None
-        return found
+        """Return p over all items."""
+        return self.rows[0].p
 
 
 def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
@@ -73,32 +78,46 @@ def compare(untouched: EvalResult, tuned: EvalResult) -> Comparison | None:
 
 
 def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
-    """Return the metrics, and where there are several task types each of them, with Holm-corrected p."""
-    videos, types = [one.video.id for one, _ in pairs], [one.sample.question_type or "untyped" for one, _ in pairs]
+    """Return the metrics, and where there are several task types each that is not a metric, with Holm-corrected p."""
+    videos = [one.video.id for one, _ in pairs]
+    types = [benchmark.task_type(one.sample.question_type, f"item {one.sample.uid}") for one, _ in pairs]
     before, after = ([pair[side].correct for pair in pairs] for side in (0, 1))
-    change = [b - a for a, b in zip(before, after, strict=True)]
-    measured = [benchmark.measure(values, videos, types) for values in (before, after, change)]
+
+    def own(given: Sequence[bool] | Sequence[str], places: Sequence[int]) -> list[Any]:
+        return [given[i] for i in places]
+
+    def shares(right: Sequence[bool], at: Sequence[int]) -> Means:
+        return accuracy(own(right, at), own(videos, at), own(types, at))
+
+    def changes(at: Sequence[int]) -> Means:
+        return difference(own(before, at), own(after, at), own(videos, at), own(types, at))
+
+    measured = [
+        benchmark.measure(means, types)
+        for means in (lambda at: shares(before, at), lambda at: shares(after, at), changes)
+    ]
+
+    def row(key: str, name: str, places: Sequence[int], is_total: bool) -> Row:
+        unparsed = tuple(sum(not pairs[i][side].parsed for i in places) for side in (0, 1))
+        untouched, tuned, change = ((totals if is_total else kinds)[key].percent for totals, kinds in measured)
+        assert change.p is not None
+        return Row(key, name, untouched, tuned, change, change.p, unparsed, is_total)
+
     several = len(set(types)) > 1
-
-    def test(own: Sequence[int]) -> float:
-        return mcnemar([before[i] for i in own], [after[i] for i in own])
-
-    def row(name: str, own: Sequence[int], p: float | None, is_total: bool) -> Row:
-        unparsed = tuple(sum(not pairs[i][side].parsed for i in own) for side in (0, 1))
-        untouched, tuned, difference = ((totals if is_total else kinds)[name].percent for totals, kinds in measured)
-        return Row(name, untouched, tuned, difference, p, unparsed, is_total)
-
-    rows = []
-    for metric in benchmark.metrics:
-        mean_of_types = metric.kind == "macro"
-        if metric.name in measured[0][0] and (several or not mean_of_types):
-            own = benchmark.members(metric, types)
-            rows.append(row(metric.name, own, None if mean_of_types else test(own), is_total=True))
-    if several:
-        members = {name: [i for i, kind in enumerate(types) if kind == name] for name in measured[0][1]}
-        adjusted = holm([test(own) for own in members.values()])
-        rows += [row(name, members[name], p, is_total=False) for name, p in zip(members, adjusted, strict=True)]
-    return rows
+    rows = [
+        row(metric.name, metric.name, benchmark.members(metric, types), is_total=True)
+        for metric in benchmark.metrics
+        if metric.name in measured[0][0] and (several or metric.kind == "micro")
+    ]
+    names = {short: name for name, short in benchmark.types.items()}
+    printed = {metric.name.casefold() for metric in benchmark.metrics}  # Short is the type `short`
+    kinds = [kind for kind in benchmark.kinds(types) if several and names.get(kind, kind).casefold() not in printed]
+    by_type = [
+        row(kind, names.get(kind, kind), [i for i, one in enumerate(types) if one == kind], is_total=False)
+        for kind in kinds
+    ]
+    adjusted = holm([one.p for one in by_type])
+    return rows + [replace(one, p=p) for one, p in zip(by_type, adjusted, strict=True)]
 
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
@@ -106,8 +125,9 @@ def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int
     if not comparisons:
         return Section("benchmarks", "Benchmarks", "No benchmark was evaluated with both models.")
     lead = (
-        "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 %, "
-        "from a bootstrap over videos; p is exact McNemar, Holm-corrected over the task types."
+        "Both models answered the same questions, greedily; an unreadable reply counts as wrong. Intervals are 95 % "
+        "each and allow for questions that share a video. p is of exchanging both models' answers to whole videos, "
+        "Holm-corrected over the task types."
     )
     body = NOTHING.join(_benchmark(material, one, shown) for one in comparisons)
     return Section("benchmarks", "Benchmarks", lead, body)
@@ -115,22 +135,32 @@ def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int
 
 def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
     model = material.models["vlm"].name if "vlm" in material.models else ""
-    paper = next((row for row in one.benchmark.paper if row.label.lower() == model), None)
     legend = [("untouched", "grey"), ("tuned, with the interval of the paired difference", "c1")]
     dots = [_dot(row) for row in one.rows]
     chart = dot_plot("Accuracy in percent, difference in points", dots, legend=legend, join=True)
     asked = material.provenance.get("baseline_eval")
     control = TITLES.get(asked.params.get("control", "none")) if asked else None
-    body = (
-        raw("<h3>{}</h3>").format(" · ".join(filter(None, [one.benchmark.title, control])))
-        + chart
-        + _table(one, paper)
-        + caption(detectable(one))
-    )
+    title = " · ".join(filter(None, [one.benchmark.title, control, one.benchmark.share(len(one.pairs))]))
+    table = _table(one, paper_row(one.benchmark, model))
+    body = raw("<h3>{}</h3>").format(title) + chart + table + caption(detectable(one))
     if one.alone:
         alone = f"{one.alone} items were answered by one model only and are left out of every number."
         body += raw(f'<p class="warning">{alone}</p>')
-    return body + _examples(material, one, shown)
+    named = [
+        (f"this run, {name}", {row.key: getattr(row, name).value for row in one.rows})
+        for name in ("untouched", "tuned")
+    ]
+    before, after = zip(*one.pairs, strict=True)
+    folded = reply_tables(before, after) + paper_table(one.benchmark, named)
+    return body + folded + _examples(material, one, shown) + _digests(material, one)
+
+
+def _digests(material: Material, one: Comparison) -> Markup:
+    """Return the names of both results, for other tools."""
+    results = ((name, getattr(material, name)[one.benchmark.name]) for name in ("untouched", "tuned"))
+    found = raw(", ").join(raw("{} {}").format(name, code(f"sha256:{result.digest}")) for name, result in results)
+    command = code("motion-enhancer export sha256:… DIR --format lmms-eval")
+    return caption(raw("Every reply: {}. {} writes them for other tools.").format(found, command))
 
 
 def _dot(row: Row) -> Dot:
@@ -149,10 +179,9 @@ def detectable(one: Comparison) -> str:
     n, e = len(one.pairs), one.overall
     discordant = sum(before.correct != after.correct for before, after in one.pairs) / n
     independent = (discordant - (e.value / 100) ** 2) / n
-    if e.low is None or e.high is None or independent <= 0:
+    if e.error is None or independent <= 0:
         return f"{n} questions are too few to say which difference they could show."
-    clustered = ((e.high - e.low) / 100 / (2 * Z_95)) ** 2
-    effect = max(1.0, clustered / independent)
+    effect = max(1.0, (e.error / 100) ** 2 / independent)
     points = 100 * minimal_detectable_difference(n, discordant, design_effect=effect)
     seen = f"{n} questions, {discordant:.0%} judged differently, design effect {effect:.2f}"
     return f"{seen}: a difference of {points:.1f} points is found with 80 % power."
@@ -172,7 +201,7 @@ def _accuracy(e: Estimate) -> Markup:
 
 
 def _table(one: Comparison, paper: PaperRow | None) -> Markup:
-    notes: list[str] = []
+    doubts = Doubts()
     rows = [
         (
             row.name,
@@ -180,30 +209,19 @@ def _table(one: Comparison, paper: PaperRow | None) -> Markup:
             _accuracy(row.untouched),
             _accuracy(row.tuned),
             _cell(signed(row.difference.value), interval(row.difference)),
-            "" if row.p is None else probability(row.p).removeprefix("p = ").removeprefix("p "),
+            probability(row.p).removeprefix("p = ").removeprefix("p "),
             f"{row.unparsed[0]} → {row.unparsed[1]}",
-            "" if paper is None else _paper_cell(one.benchmark, row.name, paper, notes),
+            NOTHING if paper is None else paper_pair(paper, row.key, doubts),
         )
         for row in one.rows
     ]
     head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed", "paper")
     said = "The paper has no row for this model and benchmark."
     if paper is not None:
-        said = f"Paper: {paper.label}, untouched → tuned."
-    marks = [f"{'*' * i} {note}." for i, note in enumerate(notes, start=1)]
+        sides = "untouched → tuned" if paper.tuned else "untouched"
+        said = f"Paper: {paper.label}, {sides}."
     scrolled = raw('<div class="scroll">{}</div>').format(html_table(head, rows, sum(row.is_total for row in one.rows)))
-    return scrolled + caption(raw("<br>").join([said, *marks]))
-
-
-def _paper_cell(benchmark: Benchmark, name: str, row: PaperRow, notes: list[str]) -> Markup:
-    """Return the paper's pair of numbers, with stars where its own tables cast doubt on it."""
-    key = name if name in row.tuned else benchmark.types.get(name, "")
-    if key not in row.tuned:
-        return NOTHING
-    doubts = [note for flag, note in row.flags.items() if flag in ("row", f"untouched.{key}", f"tuned.{key}")]
-    notes += [note for note in dict.fromkeys(doubts) if note not in notes]
-    stars = "".join("*" * (notes.index(note) + 1) for note in doubts)
-    return raw('<span class="paper">{}</span>').format(f"{row.untouched[key]:.1f} → {row.tuned[key]:.1f}{stars}")
+    return scrolled + caption(raw("<br>").join([said, *doubts.lines]))
 
 
 def _examples(material: Material, one: Comparison, shown: int) -> Markup:

@@ -16,7 +16,7 @@ from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, raw, stored_picture
 from components.pages.heads import head_figure
 from components.pages.page import Section, absent, folded, quoted
-from components.pages.samples import piece_text, sample_strip
+from components.pages.samples import piece_text, sample_strip, unread_warning
 from components.report.material import PriorMaterial
 
 _CLIPS, _SAMPLES = 4, 3
@@ -89,8 +89,10 @@ def motion_words(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section
         "Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones "
         f"are kept by MTTI ({sum(kept)} of {len(kept)} tokens in {counted(len(material.priors.lines), 'sample')})."
     )
+    unread = unread_warning(material.priors)
+    warning = raw('<p class="warning">{}</p>').format(unread) if unread else NOTHING
     blocks = [_text(line) + (_over_frames(material, line) if i < 2 else NOTHING) for i, line in enumerate(shown)]
-    return Section("words", title, lead, folded(blocks, 2, "more samples"))
+    return Section("words", title, lead, warning + folded(blocks, 2, "more samples"))
 
 
 def _text(line: PriorLine) -> Markup:

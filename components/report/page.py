@@ -15,17 +15,19 @@ from components.core.units import parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
 from components.pages.figures import NOTHING, code, raw
+from components.pages.leakage import leakage_line
 from components.pages.markdown import document, table, text
 from components.pages.page import Section, fact_list
 from components.quality.measures import Quality
 from components.report.benchmarks import Comparison, benchmarks, compare, interval
 from components.report.clips import heads, idea, motion_words, reconstruction
 from components.report.material import Material, shipped
-from components.report.provenance import left_out, provenance
+from components.report.provenance import leakage, left_out, provenance
 from components.report.quality import pointing_game, prior_quality, quality_table
 from components.report.vlm import token_map, training
 
 log = logging.getLogger(__name__)
+_LONG = 2  # benchmarks whose whole outcomes fit into one sentence
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
 
 
@@ -46,17 +48,21 @@ def comparisons(material: Material) -> list[Comparison]:
 
 
 def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
-    """Return the run's outcome in one sentence."""
-    parts = []
-    for one in comparisons:
-        e = one.overall
-        outcome = f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
-        parts.append(f"{one.benchmark.title}: tuned − untouched: {outcome}")
-    found = "; ".join(parts) or "No benchmark was evaluated with both models"
+    """Return the run's outcome in one sentence; of many benchmarks the intervals stand in the chart below it."""
+    found = "; ".join(f"{one.benchmark.title}: tuned − untouched: {_outcome(one)}" for one in comparisons)
+    if len(comparisons) > _LONG:
+        each = (f"{one.benchmark.title} {signed(one.overall.value)} ({probability(one.p)})" for one in comparisons)
+        found = f"Tuned − untouched, in points: {', '.join(each)}"
+    found = found or "No benchmark was evaluated with both models"
     if tiny := sorted({model.name for model in material.models.values() if model.name in TINY}):
         items = sum(one.overall.n for one in comparisons)
         return f"Plumbing only: random weights ({', '.join(tiny)}), {items} items. {found}."
     return found + "."
+
+
+def _outcome(one: Comparison) -> str:
+    e = one.overall
+    return f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
 
 
 def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
@@ -66,8 +72,9 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         e = one.overall
         note = f"{signed(e.value)} {interval(e)}, n = {e.n}"
         dots.append(Dot(one.benchmark.title, [(e.value, e.low, e.high, "c1")], note, True))
+    titles = [one.benchmark.title for one in comparisons]
     title = "tuned − untouched, points, 95 % interval over videos"
-    forest = dot_plot(title, dots, reference=0.0, label=140) if dots else NOTHING
+    forest = dot_plot(title, dots, reference=0.0, label=max(140, 14 + 8 * max(map(len, titles)))) if dots else NOTHING
     named = raw("{} {}").format
     facts = [
         (_ROLES.get(role, role), named(one.name, code(one.digest[:12])))
@@ -75,6 +82,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
     ]
     priors = code(f"sha256:{material.priors.digest[:16]}…")
     facts.append(("prior set", raw("{} samples {}").format(len(material.priors.lines), priors)))
+    facts.append(("leakage", raw("{}").format(leakage_line(material.model.leakage))))
     differs = NOTHING.join(raw("<li>{}</li>").format(item) for item in deviations(material.provenance, material.models))
     preset = raw("<ul>{}</ul>").format(differs) if differs else raw("none: the paper's setting")
     body = forest + fact_list([*facts, ("differs from the paper in", preset)])
@@ -113,6 +121,7 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         token_map(material, [line.sample.id for line in lines]),
         training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
+        leakage(material),
         left_out(material),
         provenance(material),
     ]
@@ -141,8 +150,9 @@ def summary(material: Material, findings: Findings, path: str) -> str:
         for row in one.rows:
             accuracies, change = (f"{row.untouched.value:.1f}", f"{row.tuned.value:.1f}"), row.difference
             difference, unparsed = f"{signed(change.value)} {interval(change)}", " → ".join(map(str, row.unparsed))
-            rows.append((row.name, change.n, *accuracies, difference, unparsed))
-        head = ("", "n", "untouched", "tuned", "difference", "unparsed")
+            p = probability(row.p).removeprefix("p = ").removeprefix("p ")
+            rows.append((row.name, change.n, *accuracies, difference, p, unparsed))
+        head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed")
         blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]
     if findings.quality.rows:
         blocks += [quality_table(findings.quality), pointing_game(findings.quality, findings.pictured)]

@@ -1,4 +1,7 @@
-"""Sections 10 and 11 of the report: left-out units; digests, bytes, parameters, and the command to make it again."""
+"""Sections 10 to 12 of the report: leakage, left-out units, and provenance.
+
+Provenance is digests, bytes, parameters, and the command to make it again.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,29 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
+from components.core.artifacts import LEAKS
 from components.core.records import Json, Ref, StepRecord
 from components.core.units import parameters, readable_bytes
 from components.pages.figures import NOTHING, code, raw
-from components.pages.page import Section, html_table
+from components.pages.leakage import leakage_line, leakage_rows
+from components.pages.page import Section, caption, html_table
 from components.report.material import Material
 
 _LISTED = 200
 # the task whose record holds a step's parameters, where it has another name; and the steps of `fine_tune`
 _TASKS = {"dataset_import": "benchmark_import", "benchmark_eval": "baseline_eval"}
-_STEPS = ("vlm_attention", "sft", *_TASKS)
+_STEPS = ("vlm_attention", "leakage_check", "sft", *_TASKS)
+
+
+def leakage(material: Material) -> Section:
+    """Return what training and benchmark videos have in common, and how many were not trained on for it."""
+    counts = material.model.leakage
+    lead = leakage_line(counts)
+    if counts is None:
+        return Section("leakage", "Leakage", lead)
+    body = html_table(("benchmark", "videos", *(f"same {kind}" for kind in LEAKS)), leakage_rows(counts))
+    note = "Videos of each benchmark with a counterpart in training, by what they share. Pairs: {}"
+    return Section("leakage", "Leakage", lead, body + caption(raw(note).format(code(f"sha256:{counts.report}"))))
 
 
 def left_out(material: Material) -> Section:

@@ -87,7 +87,9 @@ def _interval(e: Estimate, digits: int = 3) -> str:
 
 
 def _estimate(e: Estimate) -> str:
-    return f"{_interval(e)}, n = {e.n}" if e.low is not None else f"{e.value:.3f} (1 video, n = {e.n})"
+    if e.low is not None:
+        return f"{_interval(e)}, n = {e.n}"
+    return f"{e.value:.3f} ({'1 video' if e.clusters == 1 else 'all equal'}, n = {e.n})"
 
 
 def _charts(quality: Quality) -> Markup:

@@ -62,7 +62,7 @@ def run(context: Context[Params]) -> None:
 
     def compute(folder: WorkFolder) -> Json:
         folder.put("page", "html", fit(make, shown, _FULL).encode())
-        return {"sections": 11}
+        return {"sections": 12}
 
     reads = {
         "untouched": {name: result.digest for name, result in untouched.items()},
@@ -81,7 +81,7 @@ def run(context: Context[Params]) -> None:
 
 STEP = Step(
     name="report",
-    version="3",
+    version="4",
     title="8 · Report",
     unit="section",
     device="cpu",

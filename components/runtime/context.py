@@ -26,6 +26,7 @@ from components.runtime.parameters import P, Shard, SharedParams, UnitParams, va
 from components.runtime.side_by_side import Part, PartDone, own_part, processes
 from components.runtime.side_by_side import compute as compute_side_by_side
 from components.store.entries import Entry, Store, WorkFolder
+from components.store.failures import SHOWN, shortened
 
 S_co = DefaultedTypeVar("S_co", bound=SharedParams, default=SharedParams, covariant=True)
 U = TypeVar("U")
@@ -61,7 +62,7 @@ class Context(Generic[P, S_co]):
         self.left_out: list[Failure] = []
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
         self._answer: dict[str, Json] = {"artifacts": {}, "parameterValues": {}}
-        self._started = time.monotonic()
+        self._started, self._logged = time.monotonic(), 0
 
     @property
     def forced(self) -> bool:
@@ -252,20 +253,35 @@ class Context(Generic[P, S_co]):
 
     def _failure(self, unit: str, error: DataError) -> Failure:
         if self.part is None:  # one of several processes leaves it to the task's own
-            log.error("%s left out: %s", unit, error)
+            self._logged += 1
+            if self._logged <= SHOWN:
+                log.error("%s left out: %s", unit, error)
+            elif self._logged == SHOWN + 1:
+                log.error("more are left out: the list comes at the end")
         return Failure(unit=unit, task=self.task, reason=error.problem)
 
     def fail(self: Context[UnitP, Any], failures: list[Failure], total: int) -> None:
         """Record left-out units, and stop when they are more than `max_failed` allows."""
+        self.leave_out(failures)
+        if failures and len(failures) > self.params.max_failed * total:
+            raise self.failed(f"{len(failures)} of {total} {self.step.unit}s failed", failures, "max_failed")
+
+    def leave_out(self, failures: Sequence[Failure]) -> None:
+        """Record left-out units."""
         self.counts["failed"] += len(failures)
         self.left_out.extend(failures)
-        if failures and len(failures) > self.params.max_failed * total:
-            listed = "\n".join(f"    {item.unit}: {item.reason}" for item in failures)
-            allowed = f"max_failed={self.params.max_failed:g}"
-            problem = f"{len(failures)} of {total} {self.step.unit}s failed ({allowed}), the others are done:\n{listed}"
-            remedy = "fix or remove them and run again (only they are tried), or raise max_failed"
-            reasons = {item.unit: item.reason for item in failures}
-            raise UnitsFailed(problem, source=self.task, remedy=remedy, reasons=reasons)
+
+    def failed(self, problem: str, failures: Sequence[Failure], allowed: str) -> UnitsFailed:
+        """Return the error of units that are more than the parameter `allowed` allows.
+
+        It lists the first of them; where there are more, a file in the store has all.
+        """
+        lines = [f"{item.unit}: {item.reason}" for item in failures]
+        listed = "".join(f"\n    {line}" for line in shortened(self.store, self.task, lines))
+        problem = f"{problem} ({allowed}={getattr(self.params, allowed):g}), the others are done:{listed}"
+        remedy = f"fix or remove them and run again (only they are tried), or raise {allowed}"
+        reasons = {item.unit: item.reason for item in failures}
+        return UnitsFailed(problem, source=self.task, remedy=remedy, reasons=reasons)
 
     def manifest(self, kind: type[M], **fields: Any) -> M:
         """Return a manifest of `kind` with this step's provenance and left-out units filled in."""

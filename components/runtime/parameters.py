@@ -7,12 +7,13 @@ not what comes out): the declaration of the field states which.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.core.errors import ParameterError
@@ -96,7 +97,39 @@ def pipeline_default(field: FieldInfo) -> Any:
     return found
 
 
-SourceUri = Annotated[str, address("folder or minio:// prefix with videos and questions"), PipelineDefault("./data")]
+def as_text(value: Any) -> Any:
+    """Return a list or an object as its JSON text: KFP has one type for a parameter, and here it is text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def items_of(text: str, source: str) -> list[Any]:
+    """Return what a parameter names: one address, or the items of a JSON list (an object is a list of one).
+
+    Raises:
+        ParameterError: a text that begins like JSON and is none, or an empty list.
+    """
+    if not text.lstrip().startswith(("[", "{")):
+        return [text]
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        remedy = "correct the JSON; a folder whose name begins so is written ./[…"
+        raise ParameterError(f"not JSON: {error}", source=f"{source}={text[:80]}", remedy=remedy) from error
+    items = found if isinstance(found, list) else [found]
+    if not items:
+        raise ParameterError("an empty list", source=source, remedy="name at least one")
+    return items
+
+
+SourceUri = Annotated[
+    str,
+    address(
+        "folder or minio:// prefix with videos and questions; or a JSON list of such, each with uri and optionally "
+        "layout, samples, seed, weight, name"
+    ),
+    BeforeValidator(as_text),
+    PipelineDefault("./data"),
+]
 SourceDigest = Annotated[
     str | None, operational(None, description="digest of the source's listing, from `plan`; only KFP's cache reads it")
 ]
@@ -111,9 +144,14 @@ BenchmarkDigest = Annotated[
 ]
 BenchmarkItem = Annotated[str, operational(description="the one benchmark of a loop")]
 Priors = Annotated[
-    str, address("a prior set: sha256:… of its manifest, or an exported folder"), PipelineDefault("./priors")
+    str,
+    address("a prior set: sha256:… of its manifest, or an exported folder; or a JSON list of such, which are merged"),
+    BeforeValidator(as_text),
+    PipelineDefault("./priors"),
 ]
-PriorDigest = Annotated[str, operational(description="digest of the prior set's manifest, from `plan`")]
+PriorDigest = Annotated[
+    str, operational(description="digest of the prior set's manifest, or a JSON list of several, from `plan`")
+]
 StoreUri = Annotated[
     str,
     address("where all work is kept: file:///folder or minio://bucket/prefix"),

@@ -1,7 +1,7 @@
 """Training samples: which are held out, in which order they come, and each one as tensors (input, words, prior).
 
-Order and split are pure functions of the seed, so the step number alone says where a resumed run continues. A sample's
-alignment target is its prior, or with `prior_control` another map in its place.
+Order and split are pure functions of the seed and the samples' weights, so the step number alone says where a resumed
+run continues. A sample's alignment target is its prior, or with `prior_control` another map in its place.
 
 Legend: T words, R rows of the sequence, F H W the prior's grid.
 """
@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import floor
+from math import floor, fsum
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -77,11 +78,39 @@ def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLi
     return train, [line for line in lines if line.video.id in kept_out]
 
 
-def order(count: int, seed: int, positions: range) -> list[int]:
-    """Return the sample at each position of an endless run of seeded permutations of `count` samples."""
-    epochs = {position // count for position in positions}
-    found = {epoch: np.random.default_rng([seed, epoch]).permutation(count).tolist() for epoch in epochs}
-    return [found[position // count][position % count] for position in positions]
+def epoch_length(weights: Sequence[float]) -> int:
+    """Return how many samples an epoch shows, each as often as its weight says: Σ ⌊w⌋ + round(Σ (w − ⌊w⌋)).
+
+    At least one where there are weights below 1.
+    """
+    whole = sum(floor(weight) for weight in weights)
+    rest = fsum(weight - floor(weight) for weight in weights)
+    return whole + (max(1, round(rest)) if rest else 0)
+
+
+def order(weights: Sequence[float], seed: int, positions: range) -> list[int]:
+    """Return the sample at each position of an endless run of seeded epochs.
+
+    An epoch shows each sample ⌊w⌋ times, and those of a broken weight once more by systematic sampling: in the mean
+    over the epochs as often as the weight says. With weights of 1 an epoch is a permutation of the samples.
+    """
+    length = epoch_length(weights)
+    epochs = {position // length for position in positions}
+    found = {epoch: _epoch(np.array(weights, dtype=float), length, [seed, epoch]) for epoch in epochs}
+    return [found[position // length][position % length] for position in positions]
+
+
+def _epoch(weights: NDArray[np.float64], length: int, seed: list[int]) -> list[int]:
+    generator, whole = np.random.default_rng(seed), np.floor(weights).astype(int)
+    shown = np.repeat(np.arange(len(weights)), whole)
+    if count := length - len(shown):
+        # so many points at equal distances on the broken parts laid end to end, in an order of this epoch's own
+        places = generator.permutation(len(weights))
+        ends = np.cumsum((weights - whole)[places])
+        points = (generator.random() + np.arange(count)) * (ends[-1] / count)
+        hit = np.minimum(np.searchsorted(ends, points, side="right"), len(places) - 1)  # a point rounded to the end
+        shown = np.concatenate([shown, places[hit]])
+    return generator.permutation(shown).tolist()  # type: ignore[no-any-return]
 
 
 def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
@@ -123,6 +152,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def weights(self) -> list[float]:
+        """How often an epoch shows each."""
+        return [line.sample.weight for line in self.lines]
+
     def __getitem__(self, index: int) -> Item:
         line = self.lines[index]
         refuse_image(line.video)
@@ -149,7 +183,7 @@ class Samples:
             return uniform_prior(prior_TFHW)
         if control == "frame_difference":
             with self.store.borrowed(line.video.file) as path:
-                frames = map(torch.from_numpy, iterate_frames(path))
+                frames = map(torch.from_numpy, iterate_frames(path, line.video.part))
                 return frame_difference_prior(prior_TFHW, frames, line.video.times, line.grid)
         return prior_TFHW
 

@@ -27,7 +27,7 @@ from components.core.progress import track
 from components.core.records import Record, sha256
 from components.models.vlm.model import Vlm, load_vlm
 from components.runtime.launch import die_with_parent, leave_error
-from components.sft.data import Item, Samples, loaded, order, partners, split
+from components.sft.data import Item, Samples, epoch_length, loaded, order, partners, split
 from components.sft.engine import Engine, computing_dtype
 from components.sft.flops import TrainingFlops
 from components.sft.launch import Stop, listening, stopped
@@ -107,7 +107,8 @@ class Training:
             Samples(lines, vlm, self.store, settings, aligned, partners(lines, train, seed) if shuffled else ())
             for lines in (train, held)
         )
-        self.total = settings.max_steps or math.ceil(settings.epochs * len(train) / settings.global_batch)
+        shown = settings.epochs * epoch_length(self.samples.weights)
+        self.total = settings.max_steps or math.ceil(shown / settings.global_batch)
         self.variance = self._variance() if aligned else 0.0
         weight = effective_weight(job.align_weight, settings.align_scale, self.variance) if aligned else 0.0
         self.module = MotionSFT(vlm, settings, weight)
@@ -208,7 +209,7 @@ class Training:
                 self._save_state(step)
 
     def _stream(self, samples: Samples, positions: range) -> Iterator[Item]:
-        sequence = order(len(samples), self.job.seed, positions)
+        sequence = order(samples.weights, self.job.seed, positions)
         return self._items(samples, sequence[self.processes.rank :: self.processes.count])
 
     def _items(self, samples: Samples, indices: list[int]) -> Iterator[Item]:

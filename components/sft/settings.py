@@ -65,7 +65,7 @@ class Params(StepParams):
         "stop", description="what an update does whose gradient holds NaN or infinity: end the training, or be left out"
     )
     global_batch: int = Field(8, ge=1, description="samples a step, over all processes")
-    epochs: int = Field(1, ge=1, description="passes over the training samples")
+    epochs: int = Field(1, ge=1, description="passes over the training samples, each as often as its weight says")
     max_steps: int | None = Field(None, ge=1, description="steps instead of epochs")
     held_out: float = Field(0.02, ge=0, lt=1, description="share of the videos kept out for the validation loss")
     eval_every: int = Field(100, ge=1, description="steps between validation losses")

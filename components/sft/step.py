@@ -1,7 +1,7 @@
 """Step 6 · sft: fine-tune the VLM so that it answers and, for words of motion, attends where the prior does.
 
 One piece of work: its key reads every sample's token map. The tuned model is kept file by file as a folder that plain
-`from_pretrained` opens, with the aligner and the training log beside it.
+`from_pretrained` opens, with the aligner and the training log beside it. What a leakage check excludes is left out.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import TunedModel, VlmLine, VlmMaps
+from components.core.artifacts import LeakageReport, TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, ParameterError
 from components.core.records import Failure, Json, canonical_json, sha256
 from components.models.registry import resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
-from components.runtime.declaration import Step
+from components.runtime.declaration import Form, Step
 from components.runtime.launch import raise_left_error
 from components.runtime.parameters import AlignWeight, Seed, SharedParams, Vlm
 from components.sft.page import page
@@ -39,16 +39,23 @@ def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
     lines = [line for shard in context.shards("maps", VlmMaps) for line in shard.lines]
     lines.sort(key=lambda line: line.sample.id)
+    leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
+    whole = len(lines)
+    lines = lines if leakage is None else _unasked(context, lines, leakage)
+    excluded = whole - len(lines)
     lines = _fitting(context, lines)
     if not lines:
-        raise DataError("no samples to train on", source="maps", remedy="see what vlm_attention left out and why")
+        remedy = "see what was left out and why (vlm_attention, leakage_check)"
+        raise DataError("no samples to train on", source="maps", remedy=remedy)
     model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
     seen = context.provenance["vlm_attention"].models["vlm"]
     if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
         problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
-    reads = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+    reads: Json = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
+    if weights := sorted([line.sample.id, line.sample.weight] for line in lines if line.sample.weight != 1):
+        reads["weights"] = weights
     entry = context.once("model", reads, lambda work: _train(context, work, lines, model.path))
     if context.counts["computed"]:
         from components.sft.state import ResumeStates
@@ -59,9 +66,19 @@ def run(context: Context[Params, Shared]) -> None:
     log = entry.ref("log", context.task)
     rows = read_log(context.store.read(log))
     fields = {"key": entry.key, "files": files, "aligner": aligner, "adapter": adapter, "log": log, "lines": lines}
+    fields["leakage"] = leakage and leakage.counts(excluded)
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
+
+
+def _unasked(context: Context[Params, Shared], lines: list[VlmLine], leakage: LeakageReport) -> list[VlmLine]:
+    """Return the lines of videos that no benchmark asks about, as far as the check excludes; the others are listed."""
+    reasons = leakage.reasons
+    for line in lines:
+        if (reason := reasons.get(line.video.id)) is not None:
+            context.left_out.append(Failure(unit=line.sample.id, task=context.task, reason=f"leak: {reason}"))
+    return [line for line in lines if line.video.id not in reasons]
 
 
 def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[VlmLine]:
@@ -76,10 +93,11 @@ def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[Vlm
     if unknown := [line.sample.id for line in lines if line.tokens is None]:
         problem = f"{len(unknown)} samples do not say their tokens, {unknown[0]} first"
         raise DataError(problem, source=f"max_tokens={most}", remedy="compute vlm_attention again")
-    long = {line.sample.id: line.tokens for line in lines if (line.tokens or 0) > most}
-    for name, tokens in long.items():
-        context.left_out.append(Failure(unit=name, task=context.task, reason=f"{tokens} tokens, max_tokens={most}"))
-    return [line for line in lines if line.sample.id not in long]
+    long = [line for line in lines if (line.tokens or 0) > most]
+    for line in long:
+        reason = f"{line.tokens} tokens, max_tokens={most}"
+        context.left_out.append(Failure(unit=line.called, task=context.task, reason=reason))
+    return [line for line in lines if (line.tokens or 0) <= most]
 
 
 def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:
@@ -147,7 +165,8 @@ STEP = Step(
     params=Params,
     shared=Shared,
     run=run,
-    inputs={"maps": [VlmMaps]},
+    inputs={"maps": [VlmMaps], "leakage": LeakageReport},
     outputs={"model": TunedModel},
     pages={"metrics": "Metrics", "curve": "HTML"},
+    forms={"": Form(Shared, ("maps",)), "checked": Form(Shared, ("maps", "leakage"))},
 )

@@ -1,13 +1,15 @@
 """`failures/<KFP run>/<task>….json`: how a task failed, for those who see nothing but what KFP tells.
 
 KFP's launcher ends with 1 whatever the step's code was, so its run API knows neither our code nor our sentence. A
-failed task writes them here, a later try that succeeds deletes them. Garbage collection deletes them by their age.
+failed task writes them here, a later try that succeeds deletes them. `failures/lists/<task>-….txt` are lists that are
+too long for a message. Garbage collection deletes both by their age.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from pydantic import Field, ValidationError
 
@@ -16,7 +18,8 @@ from components.store.entries import Store
 
 log = logging.getLogger(__name__)
 RUN = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-FAILURE = re.compile(rf"failures/{RUN}/[a-z0-9_]+(?:-[0-9a-f]{{16}})?\.json")
+FAILURE = re.compile(rf"failures/(?:{RUN}/[a-z0-9_]+(?:-[0-9a-f]{{16}})?\.json|lists/[a-z0-9_]+-[0-9a-f]{{16}}\.txt)")
+SHOWN = 20  # lines of a list that a message repeats
 
 
 class TaskFailure(Record):
@@ -59,3 +62,18 @@ def read_failures(store: Store, run: str) -> list[TaskFailure]:
         except ValidationError:
             log.warning("%s/%s is no record of a failure that this version reads", store.uri, listed.path)
     return sorted(found, key=lambda failure: (failure.task, failure.item))
+
+
+def shortened(store: Store, task: str, lines: Sequence[str]) -> list[str]:
+    """Return a list as a message repeats it: if it is long, its first lines, and the address of a file that has all."""
+    if (more := len(lines) - SHOWN) <= 0:
+        return [*lines]
+    return [*lines[:SHOWN], f"… and {more:,} more, all in {write_list(store, task, lines)}"]
+
+
+def write_list(store: Store, task: str, lines: Sequence[str]) -> str:
+    """Write a list with one line per item, named after its content; return its address."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path = f"failures/lists/{task}-{sha256(data)[:16]}.txt"
+    store.backend.put(path, data)
+    return f"{store.uri}/{path}"

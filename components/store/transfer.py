@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.core.artifacts import M, PriorSet, TunedModel, parse_manifest
+from components.core.artifacts import EvalResult, M, PriorSet, TunedModel, parse_manifest
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
 from components.core.records import Ref
@@ -79,6 +79,8 @@ def parse_transferable(data: bytes, source: str) -> PriorSet | TunedModel:
     if kind == PriorSet.KIND:
         return parse_manifest(data, PriorSet, source)
     remedy = f"only {PriorSet.KIND} and {TunedModel.KIND} go between stores"
+    if kind == EvalResult.KIND:
+        remedy = f"{remedy}; write an evaluation for other tools by `export … --format`"
     raise DataError(f"a manifest of kind {kind!r}", source=source, remedy=remedy)
 
 
@@ -89,8 +91,7 @@ def export_folder(
 
     Raises ParameterError: the folder is not empty; DataError: the store lacks a file, or it is damaged.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ParameterError(f"{folder} is not empty", source="export", remedy="give a new folder")
+    check_new(folder)
     inner = folder / _inner(manifest)
     inner.mkdir(parents=True, exist_ok=True)
     for place, ref in track(list(_places(manifest).items()), "export"):
@@ -103,6 +104,12 @@ def export_folder(
     lines = [json.dumps(line.model_dump(mode="json"), sort_keys=True, ensure_ascii=False) for line in manifest.lines]
     (inner / "samples.jsonl").write_text("".join(line + "\n" for line in lines))
     (inner / _MANIFEST).write_bytes(manifest.to_bytes())
+
+
+def check_new(folder: Path) -> None:
+    """Raise ParameterError if there is anything in a folder already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParameterError(f"{folder} is not empty", source="export", remedy="give a new folder")
 
 
 def _inner(manifest: PriorSet | TunedModel) -> str:

@@ -40,7 +40,9 @@ def run(context: Context[Params, Shared]) -> None:
         pieces = [piece.model_dump(mode="json") for piece in found.pieces]
         return {"pieces": pieces, "confidence": found.confidence.model_dump(mode="json")}
 
-    entries = context.each(units, name=lambda line: line.sample.id, reads=reads, compute=compute)
+    entries = context.each(
+        units, name=lambda line: line.sample.id, reads=reads, compute=compute, called=lambda line: line.called
+    )
     lines = []
     for line in units:
         if (entry := entries.get(line.sample.id)) is not None:

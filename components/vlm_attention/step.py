@@ -31,6 +31,10 @@ def _name(line: PriorLine) -> str:
     return line.sample.id
 
 
+def _called(line: PriorLine) -> str:
+    return line.called
+
+
 def run(context: Context[Params, Frozen | SharedParams]) -> None:
     """Compute token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
@@ -73,11 +77,13 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
     def reads(line: PriorLine) -> Json:
         return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **vlm.origin}
 
-    tokens = context.each(units, name=_name, reads=reads, compute=map_words)
+    tokens = context.each(units, name=_name, reads=reads, compute=map_words, called=_called)
     found = [line for line in units if _name(line) in tokens]
     wanted = [line for line in found if params.maps_for == "all" or _name(line) in shown]
     keys = {name: {"token_map": entry.key} for name, entry in tokens.items()}
-    maps = context.each(wanted, name=_name, reads=lambda line: keys[_name(line)], compute=attend, work=MAPS)
+    maps = context.each(
+        wanted, name=_name, reads=lambda line: keys[_name(line)], compute=attend, work=MAPS, called=_called
+    )
     failed = {_name(line) for line in wanted} - set(maps)
     lines = []
     for line in (line for line in found if _name(line) not in failed):

@@ -117,7 +117,7 @@ def test_a_clip_that_does_not_decode_fails_its_own_items(world, tmp_path):
     (world[0] / "store" / lost.file.path).unlink()
     found = result(run(world, tmp_path, max_failed=0.5))
     assert len(found.lines) == 6
-    assert {item.unit for item in found.left_out} == {one.id for one in world[2][1].samples[:2]}
+    assert {item.unit for item in found.left_out} == {one.called(lost) for one in world[2][1].samples[:2]}
     with pytest.raises(DataError, match="2 of 8 items failed"):
         run(world, tmp_path)
 
@@ -137,7 +137,7 @@ def test_a_batch_is_asked_together_and_a_bad_question_alone_fails(world, tmp_pat
     changed = first.model_copy(update={"samples": [bad, *first.samples]})
     videos = dataset(tmp_path / "changed", [changed, *others])
     found = result(run(world, tmp_path, videos=videos, batch_size=2, max_failed=0.2))
-    assert [item.unit for item in found.left_out] == [bad.id]
+    assert [item.unit for item in found.left_out] == [bad.called(first.video)]
     assert len(found.lines) == 8
 
 
@@ -248,7 +248,7 @@ def test_a_limit_is_a_part_of_the_items(world, tmp_path):
     assert len(three) == 3
     assert three < whole
     assert {line.sample.id for line in result(run(world, tmp_path, limit=2)).lines} < three
-    assert "3 of 8 items with an answer were asked" in outputs["table"].read_text()
+    assert "3 of 4,018 items with an answer were asked" in outputs["table"].read_text()
 
 
 def test_held_out_items_are_asked_and_not_scored(world, tmp_path):

@@ -37,7 +37,7 @@ def test_from_its_files_to_the_report(tmp_path, directions):
         clip(tmp_path / f"data/clips/c{k}.mp4", seed=k)
     document(tmp_path / "data/directions.json", [{"clip": f"c{k}", "way": way} for k, way in enumerate(ways)])
     given, store = f"directions={tmp_path / 'data'}", tmp_path / "store"
-    params, shared = {"processes": 1, "max_failed": 0.2}, {"benchmarks": [given]}
+    params, shared = {"processes": 1, "max_failed_items": 0.2}, {"benchmarks": [given]}
     imported = run_step(IMPORT, tmp_path, store, params, shared, form="benchmark", task="benchmark_import")
     data = published(imported, "videos", VideoDataset)
     assert [item.unit for item in data.left_out] == ["directions: directions.json:6"]

@@ -41,7 +41,7 @@ def test_options_become_parameters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (file := tmp_path / "a.json").write_text('{"seed": 2, "params_sft.lr": 3, "source": "other"}')
     lists = {"benchmark": ["favor=b", "motionbench=minio://x/y"], "assignments": ["params_sft.epochs=9", "seed=5"]}
-    given = PipelineOptions(source="clips", vdm="models/v", shards=2, store="kept", arguments=file, **lists)
+    given = PipelineOptions(source=["clips"], vdm="models/v", shards=2, store="kept", arguments=file, **lists)
     kept = (tmp_path / "kept").as_uri()
     expected = {
         "source": str(tmp_path / "clips"),
@@ -68,7 +68,7 @@ def test_native_size_is_the_video_models_own(given):
     assert [values["params_ddim_inversion"][name] for name in ("num_frames", "height", "width")] == [17, 64, 64]
 
 
-@pytest.mark.parametrize(("option", "value"), [("priors", "sha256:0"), ("native_size", True)])
+@pytest.mark.parametrize(("option", "value"), [("priors", ["sha256:0"]), ("native_size", True)])
 def test_an_option_that_the_pipeline_has_not(option, value):
     with pytest.raises(ParameterError, match="this pipeline") as caught:
         PipelineOptions(**{option: value}).values(KNOWN)

@@ -39,7 +39,7 @@ def test_any_clip_becomes_a_page(clip, tmp_path, capsys):
     page = target.read_text()
     assert capsys.readouterr().out.strip() == str(target)
     sections = ("The idea in one strip", "Words that carry motion", "Reconstruction", "Heads by score")
-    warnings = ("Random weights", "The video model does not know “✈”: their rows mean nothing.")
+    warnings = ("Random weights", "The video model does not know “✈”: no map shows them.")
     for wanted in (TEXT, "Bar.MP4", "104 × 72", "40 frames", *warnings, *sections):
         assert wanted in page
     assert page.count("data:image/png;base64,") > 10

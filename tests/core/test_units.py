@@ -78,3 +78,10 @@ def test_parameters_are_named_with_dots():
 @pytest.mark.parametrize(("value", "text"), [(1e-5, "10⁻⁵"), (3e-6, "3·10⁻⁶"), (1e12, "10¹²")])
 def test_power(value, text):
     assert units.power(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.25, "+1.2"), (-1.26, "−1.3"), (0.04, "0.0"), (-0.04, "0.0"), (0, "0.0")]
+)
+def test_signed(value, text):
+    assert units.signed(value) == text

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from components.benchmarks.interface import benchmarks
+from components.benchmarks.interface import benchmarks, get_benchmark
 from components.benchmarks.motionbench import split_options
 from components.core.errors import DataError, ParameterError
 from components.core.records import Option, Turn
@@ -147,11 +147,89 @@ def test_own_jsonl(tmp_path):
 def test_own_jsonl_as_any_benchmark(tmp_path):
     touch(tmp_path, "a.mp4")
     bare = {"video": "a.mp4", "question": "Q?"}
-    lines(tmp_path / "x.jsonl", [bare | {"options": ["u", "v"], "type": "short"}, bare])
-    for protocol in benchmarks():
+    for protocol, benchmark in {**benchmarks(), "custom:mine": get_benchmark("custom:mine")}.items():
+        kind = next(iter(benchmark.types), "any type")
+        lines(tmp_path / "x.jsonl", [bare | {"options": ["u", "v"], "type": kind}, bare])
         source = read(tmp_path, protocol=protocol)
-        assert [(row.protocol, row.answer, row.question_type) for row in rows(source)] == [(protocol, "", "short")]
+        assert [(row.protocol, row.answer, row.question_type) for row in rows(source)] == [(protocol, "", kind)]
         assert [bad.reason for bad in source.rejected] == ["a benchmark item needs a question and options"]
+
+
+LETTERED = [
+    ("A. Apples.", "B. Candles.", "C. Berries."),
+    ("(A) Apples.", "(B) Candles.", "(C) Berries."),
+    ("A) Apples.", "B) Candles.", "C) Berries."),
+    ("A: Apples.", "B: Candles.", "C: Berries."),
+    ("A.Apples.", " b. Candles.", "(c): Berries."),
+    ("A、Apples.", "B：Candles.", "（C）Berries."),
+]
+ALIKE = [
+    ("A. Lincoln", "J. Lincoln", "C. Lincoln"),
+    ("A. Lincoln", "B. Obama", "Washington"),
+    ("B. Apples", "A. Candles", "C. Berries"),
+    ("A. Apples", "A. Candles", "A. Berries"),
+    ("A dog", "B side", "C sharp"),
+    ("A.", "B.", "C."),
+    ("A", "B", "C"),
+]
+
+
+@pytest.mark.parametrize("texts", [*LETTERED, *ALIKE])
+@pytest.mark.parametrize("written", ["texts", "objects", "favor"])
+def test_options_that_carry_their_letter_are_not_lettered_again(tmp_path, texts, written):
+    touch(tmp_path, "videos/a.mp4")
+    own = [{"letter": letter, "text": text} for letter, text in zip("ABC", texts, strict=True)]
+    row = {"video": "a.mp4", "question": "Which?", "options": own if written == "objects" else texts, "answer": "C"}
+    item = {"question": "Which?", "options": texts, "correct_answer": texts[2], "task_type": "AS"}
+    if written == "favor":
+        document(tmp_path / "video_perspective.json", [{"video_name": "a", "questions": [item]}])
+    else:
+        lines(tmp_path / "x.jsonl", [row])
+    (found,) = rows(read(tmp_path, "favor" if written == "favor" else "jsonl"))
+    expected = ("Apples.", "Candles.", "Berries.") if texts in LETTERED else tuple(texts)
+    check(found, options=options(*expected), answer="C", response=f"C. {expected[2]}")
+
+
+@pytest.mark.parametrize("texts", LETTERED)
+def test_options_with_letters_inside_of_a_question(tmp_path, texts):
+    question = "\n".join(["Which?", *(f"{letter}. {text}" for letter, text in zip("ABC", texts, strict=True))])
+    motionbench(tmp_path, [item("q1", "C", question)])
+    (row,) = rows(read(tmp_path, protocol="motionbench"))
+    check(row, options=options("Apples.", "Candles.", "Berries."), response="C. Berries.")
+
+
+@pytest.mark.parametrize(
+    ("texts", "answer", "letter"),
+    [
+        (("up", "down"), "B", "B"),
+        (("up", "down"), "down", "B"),
+        (("A. up", "B. down"), "B. down", "B"),
+        (("A. up", "B. down"), "down", "B"),
+        (("A", "B"), "B", "B"),
+        (("up", "down"), "dow", "answer 'dow' is not among the options ['A', 'B']"),
+        (("B", "down"), "B", "answer 'B' may be any of the options ['A', 'B']"),
+        (("up", "up"), "up", "answer 'up' may be any of the options ['A', 'B']"),
+    ],
+)
+def test_an_answer_is_a_letter_or_one_options_whole_text(tmp_path, texts, answer, letter):
+    touch(tmp_path, "a.mp4")
+    lines(tmp_path / "x.jsonl", [{"video": "a.mp4", "question": "Way?", "options": texts, "answer": answer}])
+    source = read(tmp_path)
+    assert [row.answer for row in rows(source)] + [bad.reason for bad in source.rejected] == [letter]
+
+
+@pytest.mark.parametrize(("kind", "said"), [(None, "no task type"), ("", "no task type"), ("Dance", "'Dance'")])
+@pytest.mark.parametrize("protocol", [name for name in benchmarks() if name != "custom"])
+def test_an_item_of_no_or_an_unknown_type_is_a_bad_row(tmp_path, protocol, kind, said):
+    touch(tmp_path, "a.mp4")
+    bare = {"video": "a.mp4", "question": "Q?", "options": ["u", "v"], "id": "i1"}
+    lines(tmp_path / "x.jsonl", [bare if kind is None else bare | {"type": kind}])
+    source = read(tmp_path, protocol=protocol)
+    (bad,) = source.rejected
+    assert (source.videos, bad.unit) == ((), "i1 (x.jsonl:1)")
+    assert said in bad.reason
+    assert next(iter(get_benchmark(protocol).types.values())) in bad.reason
+    assert [row.question_type for row in rows(read(tmp_path, protocol="custom"))] == [kind or ""]
 
 
 def talk(*values, first=0):
@@ -186,11 +264,12 @@ def test_llava_refuses_a_turn_and_what_follows(tmp_path):
         {"id": "two", "conversations": talk("<video><video>?", "!")},
     ]
     items = [item | {"video": "a.mp4"} for item in items] + [{"id": "image", "image": "a.png", "conversations": []}]
+    items.append({"id": "placeholder", "conversations": talk("<video>?", "!")})
     document(tmp_path / "x.json", items)
     source = read(tmp_path)
     assert [row.uid for row in rows(source)] == ["k#1"]
     expected = {"k#2 (x.json:1)": "<|im_end|>", "k#3 (x.json:1)": "earlier turn", "x.json:2": "1 turns"}
-    expected |= {"x.json:3": "'gpt'", "two (x.json:4)": "<video>", "x.json:5": "'video'"}
+    expected |= {"x.json:3": "'gpt'", "two (x.json:4)": "<video>", "x.json:6": "'video'"}
     assert [bad.unit for bad in source.rejected] == list(expected)
     for bad in source.rejected:
         assert expected[bad.unit] in bad.reason
@@ -212,6 +291,22 @@ def test_favor(tmp_path, name):
     check(row, uid="00AAA#1", options=options("Sits", "Runs.", "Jumps"), answer="B", response="B. Runs.")
     check(row, question_type="HAC")
     assert video.path == video.file.path == "videos/FAVOR-Bench/00AAA.mp4"
+
+
+def test_favor_by_question(tmp_path):
+    """Read where there is no list by video; a bad entry is named by its key, or by where it stands."""
+    asked = {"question": "What?", "options": ["Sits", "Runs."], "correct_answer": "Runs.", "task_type": "HAC"}
+    entries = [{"question_key": "00AAA_1", "video_name": "00AAA.mp4"}, {"question_key": 7, "video_name": "00AAA"}]
+    entries += [{"question_key": "00AAA_2"}, {"video_name": "00AAA", "options": ["Sits"]}]
+    document(tmp_path / "question_perspective.json", [asked | entry for entry in entries])
+    touch(tmp_path, "test_videos/00AAA.mp4")
+    source = read(tmp_path, protocol="favor")
+    assert [row.uid for row in rows(source)] == ["00AAA_1", "7"]
+    assert [row.labels for row in rows(source)] == [{"video": "00AAA"}] * 2
+    assert [bad.unit for bad in source.rejected] == [
+        "00AAA_2 (question_perspective.json:3)",
+        "question_perspective.json:4",
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"correct_answer": "Flies"}, {"options": ["Runs.", "Runs."]}])

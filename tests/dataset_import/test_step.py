@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import av
 import pytest
 
+from components.benchmarks.interface import Counts, benchmarks, get_benchmark
 from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError, TryAgainError
 from components.dataset_import import decode as decode_module
@@ -24,7 +28,7 @@ from tests.runner import metrics, published, run_step
 from tests.s3_server import KEYS, closed_port, s3_server
 
 ONE = {"processes": 1}
-ASKED = {"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A"}
+ASKED = {"id": "u", "video": "a.mp4", "question": "Q?", "options": ["x", "y"], "answer": "A", "type": "AR"}
 
 
 def train(tmp_path, source, store=None, params=None, rerun="0", **shared):
@@ -33,7 +37,7 @@ def train(tmp_path, source, store=None, params=None, rerun="0", **shared):
 
 
 def bench(tmp_path, *benchmarks, params=None):
-    params, shared = ONE | (params or {}), {"benchmarks": list(benchmarks)}
+    params, shared = ONE | {"allow_subset": True} | (params or {}), {"benchmarks": list(benchmarks)}
     return run_step(STEP, tmp_path, tmp_path / "store", params, shared, form="benchmark", task="benchmark_import")
 
 
@@ -89,11 +93,46 @@ def test_rows_about_one_video_share_a_line_and_so_do_equal_files(tmp_path):
     assert [sample.id for sample in line.samples] == sorted(sample.id for sample in line.samples)
 
 
-def test_two_rows_with_one_sample_id_name_both(tmp_path):
-    said = {"first": "It goes.", "second": " It goes. "}
-    rows = [{"id": name, "video": "a.mp4", "response": text} for name, text in said.items()]
-    with pytest.raises(DataError, match=r"'first' \(data.jsonl:1\) and 'second' \(data.jsonl:2\)"):
-        train(tmp_path, own(tmp_path / "data", rows))
+def test_a_repeated_row_is_left_out_like_a_bad_clip_and_names_both(tmp_path):
+    """One more row, another name for the same, and the same about another file of that content."""
+    said = [("first", "a.mp4", "It goes."), ("first", "a.mp4", "It goes."), ("second", "a.mp4", " It goes. ")]
+    given = [{"id": name, "video": video, "response": text} for name, video, text in said]
+    root = own(tmp_path / "data", [*given, {"id": "other", "video": "b.mp4", "response": "It stops."}])
+    shutil.copy(root / "a.mp4", root / "copy.mp4")
+    lines(root / "more.jsonl", [{"id": "third", "video": "copy.mp4", "response": "It goes."}])
+    kept = "the same video, question, options and response as first (data.jsonl:1)"
+    repeated = ["first (data.jsonl:2)", "second (data.jsonl:3)", "third (more.jsonl:1)"]
+    with pytest.raises(DataError, match="3 of 6 files failed") as caught:
+        train(tmp_path, root)
+    assert [line.strip() for line in caught.value.problem.splitlines()[1:]] == [f"{name}: {kept}" for name in repeated]
+    found = data(train(tmp_path, root, params={"max_failed": 0.5}))
+    assert sorted(sample.uid for line in found.lines for sample in line.samples) == ["first", "other"]
+    assert {item.unit: item.reason for item in found.left_out} == dict.fromkeys(repeated, kept)
+
+
+def test_one_question_of_two_benchmarks_is_no_repetition(tmp_path):
+    root = own(tmp_path / "data", [ASKED])
+    (line,) = data(bench(tmp_path, f"seed={root}", f"custom={root}", f"custom:mine={root}")).lines
+    assert [sample.protocol for sample in line.samples] == ["custom", "custom:mine", "seed"]
+    assert len({sample.id for sample in line.samples}) == 1
+
+
+def test_more_failures_than_a_message_holds_are_a_file(tmp_path, caplog):
+    rows = [{"id": str(n), "video": f"{n:04}.mp4", "response": "It goes."} for n in range(1400)]
+    root = own(tmp_path / "data", [{"id": "u", "video": "a.mp4", "response": "It goes."}])
+    lines(root / "more.jsonl", rows)
+    with pytest.raises(DataError, match="1400 of 1401 files failed") as caught:
+        train(tmp_path, root)
+    listed = caught.value.problem.splitlines()[1:]
+    assert len(str(caught.value)) < 3000
+    assert len(caplog.text) < 3000
+    (address,) = re.findall(r"… and 1,380 more, all in file://(\S+)$", listed[-1])
+    whole = Path(address).read_text().splitlines()
+    assert whole[:20] == [line.strip() for line in listed[:20]]
+    assert [line.split(":")[0] for line in whole] == [row["video"] for row in rows]
+    assert [item.unit for item in data(train(tmp_path, root, params={"max_failed": 1})).left_out] == [
+        row["video"] for row in rows
+    ]
 
 
 def masked(root, **masks):
@@ -316,7 +355,7 @@ def test_a_file_of_both_forms_is_imported_once(tmp_path, monkeypatch):
     root = own(tmp_path / "data", [ASKED])
     train(tmp_path, root)
     monkeypatch.setattr(decode_module, "probe", lambda path: pytest.fail("decoded again"))
-    assert metrics(bench(tmp_path, f"motionbench={root}"))["share_remembered"] == 1
+    assert metrics(bench(tmp_path, f"seed={root}"))["share_remembered"] == 1
 
 
 def test_benchmark_failures_name_their_protocol(tmp_path):
@@ -326,18 +365,83 @@ def test_benchmark_failures_name_their_protocol(tmp_path):
     assert "seed: x.jsonl:2: " in caught.value.problem
 
 
+def test_each_benchmark_has_its_own_tolerance_and_training_another_one(tmp_path):
+    """Of four items two go with a missing clip, in one of two benchmarks: half of that one's, a quarter of both."""
+    asked = [ASKED | {"id": f"i{n}", "question": f"Q{n}?"} for n in range(4)]
+    whole = own(tmp_path / "whole", asked)
+    torn = own(tmp_path / "torn", asked[:2])
+    lines(torn / "more.jsonl", [row | {"video": "gone.mp4"} for row in asked[2:]])
+    given = (f"seed={torn}", f"custom={whole}")
+    for allowed in ({"max_failed": 1.0}, {"max_failed_items": 0.4}):
+        with pytest.raises(DataError, match=r"^seed: 2 of 4 items cannot be asked \(max_failed_items=0") as caught:
+            bench(tmp_path, *given, params=allowed)
+        assert "custom" not in caught.value.problem
+    found = bench(tmp_path, *given, params={"max_failed_items": 0.5})
+    assert [item.unit for item in data(found).left_out] == ["seed: gone.mp4"]
+    assert rows(found["summary"].read_text())["SEED-Bench"] == ["2 items", "0"]
+    with pytest.raises(DataError, match=r"1 of 2 files failed \(max_failed=0\)"):
+        train(tmp_path, torn, params={"max_failed_items": 1.0})
+
+
+def test_types_are_checked_before_anything_is_computed(tmp_path):
+    good, bare, unknown = (ASKED | {"id": f"i{n}", "question": f"Q{n}?"} for n in range(3))
+    del bare["type"]
+    root = own(tmp_path / "data", [good, bare, unknown | {"type": "Dance"}])
+    with pytest.raises(DataError, match="seed: 2 of 3 items") as caught:
+        bench(tmp_path, f"seed={root}")
+    assert "seed: i1 (data.jsonl:2): no task type, as SEED-Bench has" in caught.value.problem
+    assert "seed: i2 (data.jsonl:3): SEED-Bench has no task type 'Dance'" in caught.value.problem
+    found = data(bench(tmp_path, f"seed={root}", params={"max_failed_items": 0.7}))
+    assert [sample.uid for line in found.lines for sample in line.samples] == ["i0"]
+    assert [len(line.samples) for line in data(bench(tmp_path, f"custom={root}")).lines] == [3]
+
+
+def test_published_counts_are_compared_unless_a_subset_is_allowed(tmp_path, monkeypatch):
+    """A published set of 3 items of one type, 2 of another, one held out; bad rows have their own rule."""
+    asked = [ASKED | {"id": f"i{n}", "question": f"Q{n}?", "type": "short" if n < 3 else "long"} for n in range(6)]
+    asked[5] |= {"answer": ""}
+    small = replace(get_benchmark("videomme"), counts=Counts({"short": 3, "medium": 0, "long": 2}, held_out=1))
+    monkeypatch.setitem(benchmarks(), "videomme", small)
+
+    def imported(rows, **params):
+        root = tmp_path / f"set-{len(list(tmp_path.iterdir()))}"
+        return bench(tmp_path, f"videomme={own(root, rows)}", params={"allow_subset": False} | params)
+
+    assert rows(imported(asked)["summary"].read_text())[small.title] == ["5 of 5 items", "1"]
+    for change, said in (
+        (asked[1:], "short: 2 of 3"),
+        (asked[:5], "held out: 0 of 1"),
+        ([*asked, asked[4] | {"id": "more", "question": "Q?"}], "long: 3 of 2"),
+        ([asked[0] | {"type": "medium"}, *asked[1:]], "short: 2 of 3; medium: 1 of 0"),
+    ):
+        with pytest.raises(DataError, match=f"is not Video-MME .* as published .{said}. *") as caught:
+            imported(change)
+        assert (caught.value.exit_code, caught.value.source) == (3, "benchmarks")
+        assert "allow_subset=true" in caught.value.remedy
+    part = imported(asked[1:], allow_subset=True)
+    assert rows(part["summary"].read_text())[small.title] == ["4 of 5 items", "1"]
+    torn = [asked[0] | {"options": []}, *asked[1:]]
+    with pytest.raises(DataError, match=r"videomme: 1 of 6 items cannot be asked"):
+        imported(torn)
+    assert len(data(imported(torn, max_failed_items=0.2)).left_out) == 1
+
+
 @pytest.mark.parametrize(
-    ("benchmarks", "said"),
+    ("given", "said"),
     [
         (["mvbench=."], "no protocol 'mvbench'"),
         (["nonsense"], "is not <protocol>"),
         (["seed="], "is not <protocol>"),
         (["seed=a", "seed=b"], "named twice"),
+        (["custom:x=a", "custom=b", "custom:x=c"], "named twice: .'custom:x'."),
+        (["custom:=a"], "no protocol 'custom:'"),
+        (["custom:a b=a"], "no protocol 'custom:a b'"),
+        (["seed:mine=a"], "no protocol 'seed:mine'"),
     ],
 )
-def test_bad_benchmark_lists(tmp_path, benchmarks, said):
+def test_bad_benchmark_lists(tmp_path, given, said):
     with pytest.raises(ParameterError, match=said):
-        bench(tmp_path, *benchmarks)
+        bench(tmp_path, *given)
 
 
 # Places ---------------------------------------------------------------------------------------------------------------

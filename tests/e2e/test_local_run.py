@@ -65,7 +65,7 @@ def exported(base):
 
 def test_the_whole_pipeline_runs(base):
     tmp, _, (tasks, printed) = base
-    assert len(tasks) == 18
+    assert len(tasks) == 19
     assert (tmp / "out" / "report.html").stat().st_size > 10_000
     assert f"\nreport  {tmp / 'out' / 'report.html'}\n" in printed
     assert printed.rstrip().endswith(f"motion-enhancer export {tmp / 'out'} model model")
@@ -81,7 +81,7 @@ def test_every_markdown_page_reads_well_in_kfps_viewer(base):
                 pages[f"{answer.parent.name}/{name}"] = Path(item["uri"]).read_text()
     assert set(pages) == {
         *("plan/plan", "dataset-import/summary", "benchmark-import/summary", "prior-set/card", "report/summary"),
-        *("baseline-eval/table", "tuned-eval/table"),
+        *("baseline-eval/table", "tuned-eval/table", "leakage-check/summary"),
     }
     for name, page in pages.items():
         assert not emphasis(page), name
@@ -96,7 +96,7 @@ def test_token_ratio_executes_token_selection_and_what_follows_and_unchanged_exe
     page = tmp / "out" / "report.html"
     first = page.read_bytes()
     tasks, _ = run("motion_enhancer", tmp / "out", *settings, "token_ratio=0.25")
-    wanted = ["plan", "prior_set", "report", "sft", "tuned_attention", "tuned_eval"]
+    wanted = ["leakage_check", "plan", "prior_set", "report", "sft", "tuned_attention", "tuned_eval"]
     assert tasks == sorted([*wanted, *2 * ["token_selection", "vlm_attention"]])
     assert page.read_bytes() != first
     tasks, again = run("motion_enhancer", tmp / "out", *settings)
@@ -129,7 +129,8 @@ def test_exports_open_elsewhere_and_fine_tune_gives_the_same_model(base, exporte
     for ref in references(model):
         moved.read(ref)  # verifies size and sha256
     smoke = json.loads(SMOKE.read_text())
-    kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith("params_sft")]
+    of = ("params_sft", "params_dataset_import")
+    kept = [f"{name}={json.dumps(value)}" for name, value in smoke.items() if name.startswith(of)]
     kept += [item for item in settings if item.startswith(("benchmarks", "vlm", "params_sft"))]
     run("fine_tune", tmp / "tune", f"priors={exported}", 'shards=["0/2","1/2"]', *kept)
     tuned, _ = artifact(tmp / "tune", "sft", "model", TunedModel)
@@ -150,7 +151,7 @@ def test_an_s3_store_gives_the_same_manifests(base):
     tmp, settings, _ = base
     with s3_server("motion"):
         tasks, _ = run("motion_enhancer", tmp / "s3", *settings, "store=minio://motion/store")
-    assert len(tasks) == 18
+    assert len(tasks) == 19
     for what in (("prior_set", "priors", PriorSet), ("sft", "model", TunedModel), ("report", "report", Report)):
         assert artifact(tmp / "s3", *what)[0] == artifact(tmp / "out", *what)[0]
 

@@ -11,7 +11,7 @@ from components.core.artifacts import PriorSet, Report, TunedModel, load_manifes
 from components.kubeflow.tree import ROOT
 from tests.infrastructure.conftest import BUCKET, CANARY, motion_enhancer
 
-TASKS = 18
+TASKS = 19
 
 
 def run(engine, out, lock, data):

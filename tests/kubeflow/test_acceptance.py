@@ -19,7 +19,8 @@ from tests.kubeflow.executing_kfp import Act, ExecutingKfp
 from tests.kubeflow.kubeflow_server import Server, serve
 
 TASKS = {"dataset-import", "ddim-inversion", "attention-capture", "head-selection", "token-selection", "prior-set"}
-TASKS |= {"vlm-attention", "sft", "benchmark-import", "baseline-eval", "tuned-eval", "tuned-attention", "report"}
+TASKS |= {"vlm-attention", "leakage-check", "sft", "benchmark-import", "baseline-eval", "tuned-eval"}
+TASKS |= {"tuned-attention", "report"}
 AFTER_SFT = {"sft", "tuned-eval", "tuned-attention", "report"}
 STEPS = {"dataset_import", "ddim_inversion", "sft", "report"}
 
@@ -79,7 +80,7 @@ def test_all_holds_and_where_a_list_stands_still_the_store_tells(server, smoke, 
     found = seen(server, smoke, tmp_path)
     assert states(found) == ["ok"] * 13, found
     assert found["same again: executes plan alone"][1] == "published again: none"
-    assert found["same again: the others from KFP's cache"][1] == "executed: plan; 14 of 14 tasks listed"
+    assert found["same again: the others from KFP's cache"][1] == "executed: plan; 15 of 15 tasks listed"
     assert (tmp_path / "out" / "report.html").exists()
     runs = server.bodies("POST", "/apis/v2beta1/runs")
     assert [run["runtime_config"]["parameters"]["rerun_sft"] for run in runs] == ["0", "0", "1"]
@@ -92,7 +93,7 @@ def test_a_list_that_stopped_early_is_no_verdict_unless_it_shows_too_much(server
     found = seen(server, smoke, tmp_path, *acts(again={"until": "2026-11-29T17:37"}, rerun={"shows": "first"}))
     state, said = found["same again: the others from KFP's cache"]
     assert state == "?"
-    assert re.fullmatch(r"KFP's list stopped early: \d+ of 14 tasks listed", said)
+    assert re.fullmatch(r"KFP's list stopped early: \d+ of 15 tasks listed", said)
     assert failing(found) == ["rerun sft: the others from KFP's cache"]  # its import was executed
 
 

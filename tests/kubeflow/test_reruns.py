@@ -10,7 +10,7 @@ from components.kubeflow.task_graph import followers, parameter_tasks, task_grap
 from docs import generate as docs
 
 TABLE = (docs.DOCS / "reference.md").read_text().split("<!-- generated: reruns -->")[1].split("<!-- end: reruns -->")[0]
-AFTER_PRIORS = "vlm-attention sft tuned-eval tuned-attention report"
+AFTER_PRIORS = "leakage-check vlm-attention sft tuned-eval tuned-attention report"
 AFTER_CAPTURE = f"head-selection token-selection prior-set {AFTER_PRIORS}"
 
 
@@ -58,7 +58,7 @@ def test_the_baseline_stays_cached_whatever_happens_to_priors_and_training():
 
 def test_in_fine_tune_the_same_name_may_reach_less():
     assert row("priors", "fine_tune") == [{"prior-set"}, set(AFTER_PRIORS.split())]
-    following = {"baseline-eval", "tuned-eval", "report"}
+    following = {"leakage-check", "sft", "baseline-eval", "tuned-eval", "tuned-attention", "report"}
     assert row("params_dataset_import", "fine_tune") == [{"benchmark-import"}, following]
     assert row("seed", "fine_tune")[0] == {"sft"}
 

@@ -42,14 +42,10 @@ def test_what_is_no_video_says_what_it_is(content, reason, remedy, function, tmp
     assert caught.value.source == str(path)
 
 
-def test_pictures_and_raw_streams_are_no_videos(tmp_path):
-    for name, options in {
-        "one.jpg": {"codec": "mjpeg", "fmt": "image2", "pix_fmt": "yuvj420p"},
-        "raw.h264": {},
-    }.items():
-        path = encode(tmp_path / name, moving(1), **options)
-        with pytest.raises(DataError, match=name):
-            probe(path.rename(tmp_path / f"{name}.mp4"))
+def test_raw_streams_are_no_videos(tmp_path):
+    path = encode(tmp_path / "raw.h264", moving(1))
+    with pytest.raises(DataError, match=r"raw\.h264"):
+        probe(path.rename(tmp_path / "raw.h264.mp4"))
 
 
 def with_cover(path, films):

@@ -47,7 +47,7 @@ def test_avi_with_reordered_frames_has_order_and_rate(name, tmp_path):
     assert info.times == tuple(index / 25 for index in range(75))
     assert info.duration == pytest.approx(3)
     found = read_frames(path, range(75), info).astype(int)
-    distance = np.array([[np.abs(one - other).mean() for other in frames[:, ::4, ::4]] for one in found[:, ::4, ::4]])
+    distance = np.array([[np.abs(one - other).mean() for other in frames[:, ::4, ::2]] for one in found[:, ::4, ::2]])
     assert distance.argmin(axis=1).tolist() == list(range(75))
 
 

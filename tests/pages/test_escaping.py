@@ -5,11 +5,12 @@ import pytest
 from components.benchmarks.rows import Rejected
 from components.core.artifacts import PriorSet, TunedModel, VideoLine
 from components.core.records import Failure, ModelId, Ref, StepRecord, Video
+from components.dataset_import.checks import Lost
 from components.dataset_import.page import page as import_page
 from components.dataset_import.sources import Source, SourceVideo
 from components.models.video.cogvideox import FRAMES
 from components.plan.cost import Estimate, PlannedVideo
-from components.plan.page import extraction
+from components.plan.page import Texts, extraction, unfit
 from components.prior_set.page import card as prior_card
 from components.sft.page import card as model_card
 from tests.pages.reading import emphasis
@@ -29,7 +30,9 @@ def shown(page):
 
 
 def source(name):
-    return Source("root", "auto", "", (SourceVideo(name, None, (), None),), (Rejected(name, f"no {name}"),))
+    bad = (Rejected(name, f"no {name}"),)
+    told = {"aside": {name: 2}, "annotations": (name,), "notes": (name,), "name": name}
+    return Source("root", "auto", "", (SourceVideo(name, None, (), None),), bad, **told)
 
 
 def failure(name):
@@ -51,8 +54,9 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("page", ["plan", "import", "prior set", "tuned model"])
 def test_hostile_names_are_text(page, name):
+    lost = [Lost("row", "", name, f"no {name}"), *unfit([PlannedVideo(name, 3, [])], FRAMES)]
     made = {
-        "plan": lambda: extraction(source(name), Estimate([], 0), [PlannedVideo(name, 3, [])], FRAMES),
+        "plan": lambda: extraction([source(name)], Estimate([], 0), lost, name, Texts(1, 0, [name])),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

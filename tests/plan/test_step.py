@@ -1,14 +1,18 @@
 """`motion-enhancer plan` before and after a real extraction: what is remembered, what is to compute, what is left."""
 
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
+from components.cli.options import PipelineOptions
 from components.core.artifacts import PriorSet, load_manifest
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
+from components.kubeflow.arguments import with_absolute_paths
 from components.plan import tuning
 from components.plan.step import STEP
 from components.store.entries import Store
@@ -17,13 +21,14 @@ from components.store.transfer import export_folder, import_folder
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
 from tests.command import motion_enhancer
-from tests.dataset_import.data import own
+from tests.dataset_import.data import clip, lines, own
 from tests.pages.reading import rows, tables
 from tests.runner import run_step
 from tests.s3_server import s3_server
 
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")
 COUNT = 3
+SOME = "params_dataset_import.allow_subset=true"  # the synthetic set is not MotionBench
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +54,10 @@ def assigned(*items, **values):
     return [word for item in (*(f"{key}={value}" for key, value in values.items()), *items) for word in ("--set", item)]
 
 
-def settings(source, store, *more):
+def settings(source, store, *more, **shared):
     small = [f"params_{step}.{name}={value}" for step, fields in SMALL.items() for name, value in fields.items()]
-    own = {} if store is None else {"store": store.as_uri()}
-    return assigned(*small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
+    own = shared if store is None else {"store": store.as_uri(), **shared}
+    return assigned(SOME, *small, *more, source=source, vdm="tiny-cogvideox", num_steps=2, **own)
 
 
 def planned(capsys, *arguments, pipeline="motion_priors"):
@@ -165,6 +170,45 @@ def test_a_clip_without_a_decoder_is_unusable_and_looked_at_again(tmp_path, caps
     assert len(list((tmp_path / "store" / "plan").iterdir())) == 1
 
 
+def test_a_recipe_is_told_by_source(world, tmp_path, capsys):
+    """A folder in two sources is looked at once; what is drawn, refused or without a video is said of each."""
+    _, source, store, _ = world
+    extra = own(tmp_path / "extra", [{"id": str(k), "video": "a.mp4", "response": f"It goes {k}."} for k in range(4)])
+    with (extra / "data.jsonl").open("a") as file:
+        file.write('{"image": "a.png", "response": "A cat."}\n{"video": "gone.mp4", "response": "It is gone."}\n')
+    recipe = [str(source), {"uri": str(extra), "samples": 3, "weight": 2}, {"uri": str(source), "name": "again"}]
+    printed = planned(capsys, *settings(json.dumps(recipe), store))
+    assert rows(printed)["scenes"] == ["motionbench_caption", str(COUNT), f"{COUNT} of {COUNT}", "1"]
+    assert rows(printed)["extra"] == ["jsonl", "1", "3 of 6", "2"]
+    assert counts(printed)["dataset_import"] == (str(COUNT), "1")
+    plain = printed.replace("\\", "")
+    assert "extra: 3 samples drawn of the 4 that can be used" in plain
+    assert "* `extra: rows with an image`: 1 row" in plain
+    assert "* `extra: rows not drawn from`: 1 row, first data.jsonl:6: gone.mp4 is not in the source" in plain
+    assert "Nothing, by the headers." in printed
+
+
+def test_a_recipe_of_a_file_of_arguments_has_absolute_folders(tmp_path):
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({"source": ["data", {"uri": "minio://b/x"}, {"uri": "more", "samples": 2}]}))
+    known = {"source": "./data", "priors": "./priors"}
+    values = with_absolute_paths(PipelineOptions(arguments=file, priors=["a", "sha256:0"]).values(known))
+    here = Path.cwd()
+    assert json.loads(values["source"]) == [
+        f"{here}/data",
+        {"uri": "minio://b/x"},
+        {"uri": f"{here}/more", "samples": 2},
+    ]
+    assert json.loads(values["priors"]) == [f"{here}/a", "sha256:0"]
+    assigned = PipelineOptions(assignments=['source=["x"]']).values(known)
+    assert with_absolute_paths(assigned)["source"] == f'["{here}/x"]'
+    for given, wanted in (
+        (["data"], f"{here}/data"),
+        (["data", '{"uri": "x"}'], f'["{here}/data", {{"uri": "{here}/x"}}]'),
+    ):
+        assert with_absolute_paths(PipelineOptions(source=given).values(known))["source"] == wanted
+
+
 def test_the_table_is_the_artifact_and_its_columns_stand_under_each_other(world, tmp_path, capsys):
     _, source, store, _ = world
     printed = planned(capsys, *settings(source, store))
@@ -222,17 +266,31 @@ def test_a_nested_field_keeps_its_neighbours(world, tmp_path, capsys):
         "params_vlm_attention.viewing.fps=2",
     )
     printed = planned(capsys, *settings(source, store, *own), pipeline="motion_enhancer")
-    assert rows(printed)["motionbench"] == ["2", "2", "0"]
+    assert rows(printed)["motionbench"] == ["2", "2 of 4,018 items", "0", "0", "0", "0"]
     assert counts(printed)["attention_capture"] == (str(COUNT), "0")
+
+
+def test_texts_that_the_video_model_cannot_read_are_counted_and_named(tmp_path, capsys):
+    texts = ["the dog jumps", "the dog jumps ✈", "男人从左边走到右边", "ผู้ชายเดินไปทางขวา"]
+    rows = [{"id": f"u{k}", "video": "0.mp4", "response": text} for k, text in enumerate(texts)]
+    source = own(tmp_path / "data", rows)
+    printed = planned(capsys, *settings(source, tmp_path / "store", text="response"))
+    assert "**Warning:** 2 of 4 texts will be left out: the video model cannot read more than" in printed
+    assert "`u2 (data.jsonl:3)`, `u3 (data.jsonl:4)`. Give them" in printed
+    assert "1 of 4 texts have characters that it cannot read." in printed
+    more = ("params_attention_capture.max_unreadable=1",)
+    printed = planned(capsys, *settings(source, tmp_path / "store", *more, text="response"))
+    assert "will be left out" not in printed
+    assert "3 of 4 texts have characters that it cannot read." in printed
 
 
 @pytest.mark.parametrize(
     ("count", "nodes", "said"),
     [
-        (2, 187, None),
-        (10, 523, "Retry of KFP's UI will be refused"),
-        (44, 1951, "Argo ends a run whose record is larger than 1.05 MB compressed"),
-        (60, 2623, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+        (2, 193, None),
+        (10, 529, "Retry of KFP's UI will be refused"),
+        (44, 1957, "Argo ends a run whose record is larger than 1.05 MB compressed"),
+        (60, 2629, "Argo ends a run whose record is larger than 1.05 MB compressed"),
     ],
 )
 def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, count, nodes, said):
@@ -249,7 +307,8 @@ def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, 
         assert "compile --gpus-per-shard" in printed
     shared = {"source": str(source), "vdm": "tiny-cogvideox", "vlm": "tiny-qwen2.5-vl", "num_steps": 2}
     shared |= {"shards": shards, "benchmarks": [f"motionbench={tmp_path / 'bench'}"]}
-    given = {"form": "motion_enhancer", "step_params": {key: {} for key in STEP.form("motion_enhancer").planned}}
+    params = {key: {} for key in STEP.form("motion_enhancer").planned} | {"dataset_import": {"allow_subset": True}}
+    given = {"form": "motion_enhancer", "step_params": params}
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
     if count < 44:
         run_step(STEP, tmp_path, store, shared=shared, **given)
@@ -280,9 +339,9 @@ def test_a_folder_of_priors_is_read_by_the_command_and_imported_by_the_step(worl
     other = tmp_path / "other"
     shared = {"priors": str(tmp_path / "priors"), "vlm": "tiny-qwen2.5-vl", "benchmarks": [f"motionbench={bench}"]}
     given = {**shared, "benchmarks": json.dumps(shared["benchmarks"]), "store": other.as_uri()}
-    assert f"sha256:{priors.digest}" in planned(capsys, *assigned(**given), pipeline="fine_tune")
+    assert f"sha256:{priors.digest}" in planned(capsys, *assigned(SOME, **given), pipeline="fine_tune")
     assert {path.name for path in other.iterdir()} == {"model_digests", "plan"}
-    params = {name: {} for name in STEP.form("fine_tune").planned}
+    params = {name: {} for name in STEP.form("fine_tune").planned} | {"dataset_import": {"allow_subset": True}}
     outputs = run_step(STEP, tmp_path, other, shared=shared, form="fine_tune", step_params=params)
     assert outputs["prior_digest"].read_text() == f"sha256:{priors.digest}"
     assert Store(other.as_uri()).manifest(priors.digest, PriorSet) == priors
@@ -314,7 +373,7 @@ def test_scratch_of_fine_tuning_holds_videos_where_the_store_is_no_folder(world,
     export_folder(Store(store.as_uri()), priors, tmp_path / "priors", "card")
     own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl", "params_sft.workers=3"]
     own += [f"priors={tmp_path / 'priors'}"] if pipeline == "fine_tune" else []
-    given = assigned(*own) if pipeline == "fine_tune" else settings(source, None, *own)
+    given = assigned(SOME, *own) if pipeline == "fine_tune" else settings(source, None, *own)
     largest = max(path.stat().st_size for path in source.rglob("*.mp4") if "mask" not in path.name)
     with s3_server("plan"):
         remote = planned(capsys, *given, "--set", "store=minio://plan/work", pipeline=pipeline)
@@ -336,3 +395,90 @@ def test_data_that_has_to_be_mended_ends_with_3(world, tmp_path, capsys):
     (tmp_path / "source" / "rows.jsonl").write_bytes(b"\xff\xfe")
     assert motion_enhancer("plan", "motion_priors", *settings(tmp_path / "source", store)) == 3
     assert "rows.jsonl" in capsys.readouterr().err
+
+
+# What cannot be used --------------------------------------------------------------------------------------------------
+
+ITEM = {"id": "i", "video": "a.mp4", "question": "Q?", "options": ["A. up", "B. down"], "answer": "A", "type": "AR"}
+
+
+def of_benchmarks(world, *given, **params):
+    """Options of a plan with these benchmarks."""
+    _, source, store, _ = world
+    fields = [f"params_dataset_import.{name}={value}" for name, value in params.items()]
+    return settings(source, store, f"benchmarks={json.dumps(given)}", "vlm=tiny-qwen2.5-vl", *fields)
+
+
+def test_what_of_a_benchmark_cannot_be_used_is_said_as_of_a_source(world, tmp_path, capsys):
+    """One missing clip of two items, two rows of a bad type, one row twice."""
+    items = [ITEM | {"id": f"i{n}", "question": f"Q{n}?"} for n in range(8)]
+    items[1] |= {"video": "gone.mp4"}
+    items[2] |= {"video": "gone.mp4"}
+    items[3] |= {"type": "Dance"}
+    del items[4]["type"]
+    items[5] |= {"answer": ""}
+    items.append(items[6] | {"id": "again"})
+    lines(tmp_path / "data/items.jsonl", items)
+    clip(tmp_path / "data/a.mp4")
+    given = f"seed={tmp_path / 'data'}"
+    assert motion_enhancer("plan", *of_benchmarks(world, given, max_failed_items=0.5, max_failed=1)) == 3
+    said = capsys.readouterr().err
+    assert "seed: 5 of 9 items cannot be asked (max_failed_items=0.5)" in said
+    lost = {
+        "seed: gone.mp4": "not in the source, named by i1 (items.jsonl:2) and 1 more",
+        "seed: i3 (items.jsonl:4)": "SEED-Bench has no task type 'Dance'",
+        "seed: i4 (items.jsonl:5)": "no task type",
+        "seed: again (items.jsonl:9)": "the same video, question, options and response as i6 (items.jsonl:7)",
+    }
+    assert all(f"{unit}: {reason}" in said for unit, reason in lost.items())
+    printed = planned(capsys, *of_benchmarks(world, given, max_failed_items=0.56), pipeline="motion_enhancer")
+    assert rows(printed)["seed"] == ["2", "6 items", "1", "1", "2", "1"]
+    assert all(f"* `{unit}`: " in printed for unit in lost)
+
+
+def test_counts_and_repeated_names_of_benchmarks_end_a_plan(world, tmp_path, capsys):
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    given = f"motionbench={tmp_path / 'bench'}"
+    assert motion_enhancer("plan", *of_benchmarks(world, given, allow_subset="false")) == 3
+    said = capsys.readouterr().err
+    assert "is not MotionBench as published" in said
+    assert "of 1,478" in said
+    assert "allow_subset" in said
+    assert motion_enhancer("plan", *of_benchmarks(world, given, given)) == 2
+    assert "named twice: ['motionbench']" in capsys.readouterr().err
+
+
+def test_a_set_of_ones_own_is_planned_by_its_name(world, tmp_path, capsys):
+    root = own(tmp_path / "data", [{name: value for name, value in ITEM.items() if name != "type"}])
+    given = of_benchmarks(world, f"custom:gym={root}", allow_subset="false")
+    assert rows(planned(capsys, *given, pipeline="motion_enhancer"))["custom:gym"] == [
+        "1",
+        "1 item",
+        "0",
+        "0",
+        "0",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize("where", ["source", "benchmark", "benchmark that is refused"])
+def test_14_000_missing_videos_are_a_line_and_a_file(world, tmp_path, capsys, where):
+    names = [f"{n:05}.mp4" for n in range(14_000)]
+    given = [ITEM, *(ITEM | {"id": name, "video": name} for name in names), ITEM | {"id": "bare", "type": "?"}]
+    lines(tmp_path / "data/items.jsonl", [row | {"response": "A. up"} for row in given])
+    clip(tmp_path / "data/a.mp4")
+    if where == "source":
+        assert motion_enhancer("plan", "motion_priors", *settings(tmp_path / "data", tmp_path / "store")) == 0
+    else:
+        allowed = 1 if where == "benchmark" else 0
+        options = of_benchmarks(world, f"seed={tmp_path / 'data'}", max_failed_items=allowed)
+        assert motion_enhancer("plan", *options, "--set", f"store={(tmp_path / 'store').as_uri()}") == 3 - 3 * allowed
+    told = capsys.readouterr()
+    assert len(told.out + told.err) < 10_000
+    (address,) = set(re.findall(r"file://(\S+/failures/lists/plan-[0-9a-f]{16}\.txt)", told.out + told.err))
+    whole = Path(address).read_text()
+    assert all(f"{name}: not in the source" in whole for name in names)
+    if where != "benchmark that is refused":
+        assert "… and 13,980 more unusable videos, all in" in told.out
+    else:
+        assert "… and 13,981 more, all in" in told.err

@@ -1,29 +1,39 @@
 """Paired comparisons against counting by hand, the paper's numbers beside them, and what so many questions can show."""
 
-import itertools
 import re
+from itertools import product
 
-import numpy as np
 import pytest
 
 from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
-from components.core.records import Ref, Sample, Video
+from components.core.records import Option, Ref, Sample, Video
 from components.quality.statistics import minimal_detectable_difference
-from components.report.benchmarks import _dot, _paper_cell, _table, compare, detectable
+from components.report.benchmarks import _dot, _table, compare, detectable
+from components.report.published import Doubts, paper_pair, paper_row, paper_table
+from components.report.replies import letter_table, reply_tables, rule_table
+
+OPTIONS = [Option(letter=letter, text=letter.lower()) for letter in "ABC"]
 
 
-def item(name, video, kind, correct, parsed="A"):
+def item(name, video, kind, correct, parsed="A", rule="letter", answer="A"):
     ref = Ref(path="v", sha256=f"{video:064x}", bytes=1, task="t")
-    asked = {"id": f"{name:016x}", "uid": str(name), "question": "?", "response": "", "answer": "A"}
+    asked = {
+        "id": f"{name:016x}",
+        "uid": str(name),
+        "question": "?",
+        "response": "",
+        "answer": answer,
+        "options": OPTIONS,
+    }
     sample = Sample(**asked, is_instruction=False, question_type=kind)
     found = Video(file=ref, width=2, height=2, rotation=0, duration=1, times=[0.0])
-    judged = {"parsed": parsed, "rule": "letter", "correct": correct, "official_correct": correct}
+    judged = {"parsed": parsed, "rule": rule, "correct": correct, "official_correct": correct}
     return ItemResult(video=found, sample=sample, key="0" * 32, reply="A", frames=[0], **judged)
 
 
-def result(lines):
-    return EvalResult(kind="EvalResult", provenance={}, protocol="motionbench", model="m", scores=[], lines=lines)
+def result(lines, protocol="motionbench"):
+    return EvalResult(kind="EvalResult", provenance={}, protocol=protocol, model="m", scores=[], lines=lines)
 
 
 ITEMS = [(0, 0, "Camera Motion"), (1, 0, "Camera Motion"), *((i, i - 1, "Action Order") for i in range(2, 6))]
@@ -40,21 +50,66 @@ def test_by_hand():
     assert (overall.untouched.value, overall.tuned.value) == pytest.approx((100 * 2 / 6, 100 * 5 / 6))
     assert average.difference.value == pytest.approx((50 + 50) / 2)
     assert (order.name, camera.name) == ("Action Order", "Camera Motion")
-    assert overall.p == pytest.approx(2 * (1 + 5) / 2**5)  # 4 won, 1 lost: 2 · P(≤ 1 of 5)
-    assert order.p == pytest.approx(min(1, 2 * 2 * (1 + 4) / 2**4))  # Holm: the smaller of two, doubled
+    # four videos with a sum of +1 and one of −1; one more with no change: |sum| ≥ 3 in 12 of 32 patterns
+    assert overall.p == pytest.approx(12 / 32)
+    assert order.p == 1  # three won, one lost, single items: |sum| ≥ 2 in 10 of 16 patterns, doubled by Holm
+    # Average: parts ½ · ¼ of each video of the first type, ½ · ½ of the other's: all 32 patterns
+    parts = [0.25, 0.125, 0.125, 0.125, -0.125]
+    sums = [
+        abs(sum(sign * part for sign, part in zip(signs, parts, strict=True))) for signs in product((1, -1), repeat=5)
+    ]
+    assert average.p == pytest.approx(sum(one >= 0.5 for one in sums) / 32)
     assert overall.unparsed == (1, 0)
     assert (overall.difference.n, overall.difference.clusters) == (6, 5)
     assert camera.difference.low is None  # both of one video
     assert overall.difference.low < 50 < overall.difference.high
 
 
-def test_interval_against_all_resamples():
-    """Five videos have 5⁵ resamples: their exact percentiles."""
-    changes = {0: [0, 1], 1: [1], 2: [1], 3: [1], 4: [-1]}
-    drawn = [[c for v in videos for c in changes[v]] for videos in itertools.product(range(5), repeat=5)]
-    exact = np.quantile([100 * sum(c) / len(c) for c in drawn], [0.025, 0.975])
-    found = compare(result(BEFORE), result(AFTER)).overall
-    assert (found.low, found.high) == pytest.approx(tuple(exact), abs=4)
+def test_types_have_one_name_however_they_are_written():
+    """Abbreviations, names and other cases are one type, in the benchmark's order."""
+    names = {"Action Order": "AO", "Camera Motion": "camera motion"}
+
+    def spelled(line):
+        kind = names[line.sample.question_type] if line.sample.id.endswith(("1", "4")) else line.sample.question_type
+        return line.model_copy(update={"sample": line.sample.model_copy(update={"question_type": kind})})
+
+    spelt = [result([spelled(line) for line in lines]) for lines in (BEFORE, AFTER)]
+    written, found = compare(result(BEFORE), result(AFTER)), compare(*spelt)
+    assert found.rows == written.rows
+    assert [row.name for row in found.rows] == ["Overall", "Average", "Action Order", "Camera Motion"]
+
+
+def answered(protocol, kinds):
+    """A comparison of nine items of each type, three per video, most of which the tuned model gets right."""
+    items = [(k, k // 3, kind) for k, kind in enumerate(kind for kind in kinds for _ in range(9))]
+    before, after = ([item(*one, one[0] % each != 0) for one in items] for each in (2, 5))
+    return compare(result(before, protocol), result(after, protocol))
+
+
+def test_a_benchmarks_own_metrics():
+    found = answered("videomme", ["short", "medium", "long"])
+    assert [row.name for row in found.rows] == ["Overall", "Short", "Medium", "Long"]  # each type once
+    assert [row.difference.n for row in found.rows] == [27, 9, 9, 9]
+    found = answered("seed", ["Scene Understanding", "AR", "Procedure Understanding"])
+    names = [row.name for row in found.rows]
+    assert names == ["All", "Image", "Video", "Scene Understanding", "Action Recognition", "Procedure Understanding"]
+    assert [row.difference.n for row in found.rows] == [27, 9, 18, 9, 9, 9]
+    right = [row.tuned.value for row in found.rows]
+    assert right[0] == pytest.approx((right[1] + 2 * right[2]) / 3)
+
+
+def test_the_papers_numbers_beside_the_benchmarks_own_metrics():
+    def table(protocol, kinds, model):
+        return str(_table(answered(protocol, kinds), paper_row(get_benchmark(protocol), model)))
+
+    shown = re.sub(r"<[^>]*>", " ", table("seed", ["SU", "AR"], "qwen2.5-vl-7b"))
+    assert re.search(r"All 18 .* 74.1 → 72.9\*", re.sub(r"\s+", " ", shown))
+    assert "61.3 → 62.1" in shown
+    assert "* the table mixes" in shown
+    shown = table("videomme", ["short", "long"], "internvl3-8b")
+    assert [pair in shown for pair in ("62.1 → 62.3", "71.8 → 73.0", "52.6 → 51.7", "61.9 → 62.2")] == [True] * 3 + [
+        False
+    ]
 
 
 def test_only_shared_items_count():
@@ -73,15 +128,33 @@ def test_the_interval_is_drawn_around_the_tuned_dot():
 
 def test_the_papers_row():
     motionbench = get_benchmark("motionbench")
-    doubted, row = motionbench.paper[:2]
-    assert (doubted.label, row.label) == ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B")
-    notes = []
-    names = ("Overall", "Repetition Count", "unheard of")
-    cells = [_paper_cell(motionbench, name, row, notes).striptags() for name in names]
+    row, doubts = paper_row(motionbench, "qwen2.5-vl-7b"), Doubts()
+    cells = [paper_pair(row, name, doubts).striptags() for name in ("Overall", "RC", "unheard of")]
     assert cells == ["52.8 → 57.0", "30.8 → 31.5", ""]
-    assert notes == []
-    assert _paper_cell(motionbench, "Overall", doubted, notes).striptags().endswith("56.6*")
-    assert len(notes) == 1
+    assert doubts.notes == []
+    doubted = paper_row(motionbench, "qwen2.5-vl-3b")
+    assert paper_pair(doubted, "Overall", doubts).striptags().endswith("56.6*")
+    assert paper_pair(doubted, "MR", doubts).striptags().endswith("63.1")
+    assert len(doubts.notes) == 1
+    assert paper_pair(paper_row(motionbench, "qwen2.5-vl-72b"), "Overall", doubts).striptags() == "58.3**"
+    assert paper_row(motionbench, "tiny-qwen2.5-vl") is None
+
+
+def test_the_papers_whole_table():
+    found = str(
+        paper_table(get_benchmark("videomme"), [("untouched", {"Overall": 50.0}), ("tuned", {"Overall": 51.5})])
+    )
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in found.split("<tr")[2:]]
+    assert rows[:2] == [["untouched", "50.0", "", "", ""], ["tuned", "51.5", "", "", ""]]  # no frames are printed
+    assert rows[4] == ["VideoChat-Flash-7B", "65.3*", "78.0", "67.8", "55.6"]
+    assert ["Qwen2.5-VL-7B + MotionEnhancer", "61.4", "72.8", "61.1", "50.2"] in rows
+    assert "8 rows" in found
+    assert "* Short, Medium and Long have equally many questions, and their mean is 67.1." in found
+    found = str(paper_table(get_benchmark("motionbench"), []))
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in found.split("<tr")[2:]]
+    assert rows[0][:4] == ["Qwen2.5-VL-3B", "1 fps", "53.6", "49.5"]
+    assert ["GLM4-9B + TE Fusion", "16", "58.0", *[""] * 7] in rows
+    assert rows[-1][0] == "Qwen2.5-VL-72B**"
 
 
 def test_table_says_everything():
@@ -89,6 +162,26 @@ def test_table_says_everything():
     assert "no row for this model" in text
     assert len(re.findall(r"<tr", text)) == 5
     assert "1 → 0" in text
+
+
+def test_how_replies_were_read():
+    before = [item(k, k, "CM", k < 2, letter, rule, answer) for k, (letter, rule, answer) in enumerate(REPLIES)]
+    after = [item(k, k, "CM", True, "ABCA"[k], "letter", "ABCA"[k]) for k in range(4)]
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in str(rule_table(before, after)).split("<tr")[2:]]
+    unparsed = ["unparsed, counted as wrong", "1 (0)", ""]
+    assert cells == [["one letter", "2 (2)", "4 (4)"], ["an option&#39;s text", "1 (0)", ""], unparsed]
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in str(letter_table(before, after)).split("<tr")[2:]]
+    assert cells == [
+        ["A", "2", "2 → 2", "50% → 100%"],
+        ["B", "1", "1 → 1", "100% → 100%"],
+        ["C", "1", "0 → 1", "0% → 100%"],
+    ]
+    text = reply_tables(before, after).striptags()
+    assert "untouched: 1.0, p = 1.000; tuned: 0.0, p = 1.000" in text
+    assert "no reply was read" in reply_tables([before[3]], [after[3]]).striptags()
+
+
+REPLIES = [("A", "letter", "A"), ("B", "letter", "B"), ("A", "text", "C"), ("", "unparsed", "A")]
 
 
 def shown(n, videos):

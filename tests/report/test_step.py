@@ -1,5 +1,6 @@
 """The whole page, made by the step from a run: sections, sizes, determinism, and the lines for missing data."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -11,20 +12,22 @@ import torch
 import world
 
 from bench.table import Row, write
-from components.core.artifacts import EvalResult, Report, load_manifest
+from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
 from components.core.errors import DataError
-from components.core.records import ModelId, sha256
+from components.core.records import Failure, ModelId, Span, StepRecord, sha256
+from components.core.text import CANNOT_READ
+from components.core.units import probability, signed
 from components.pages.page import render
 from components.quality.measures import Quality, assess
 from components.report.material import Material, scenes, shipped
-from components.report.page import Findings, build, comparisons, fit
+from components.report.page import Findings, build, comparisons, fit, sentence
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
 from tests.pages.reading import rows
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
-ORDER += ["left-out", "provenance"]
+ORDER += ["leakage", "left-out", "provenance"]
 EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
 
 
@@ -104,10 +107,19 @@ def test_verdict_and_numbers(run, page):
     assert f"sha256:{run.priors.digest}" in text
 
 
+def test_the_verdict_on_many_benchmarks_is_short(run):
+    material = material_of(run, evaluated=True)
+    (one,) = comparisons(material)
+    said = [sentence(material, [one] * many) for many in (2, 3)]
+    assert said[0].count(" items") == 2
+    short = f"MotionBench {signed(one.overall.value)} ({probability(one.p)})"
+    assert said[1] == f"Tuned − untouched, in points: {', '.join([short] * 3)}."
+
+
 def test_summary_and_cut(run, page):
     summary = run.out["summary"].read_text()
     shown = rows(summary)
-    assert len(shown["Overall"]) == 5
+    assert len(shown["Overall"]) == 6
     assert shown["prior, debiased"][3] == "12"
     assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in shown["prior, debiased"][:3])
     assert pointing_line(run) in summary
@@ -175,6 +187,37 @@ def test_equal_inputs_equal_bytes(run, tmp_path, page):
 
 def test_a_picture_more_is_other_work(run, tmp_path):
     assert run.page(run.report(tmp_path, pictures=2)).count('<figure class="stored"') == 2 + 2
+
+
+def test_what_training_and_benchmarks_have_in_common_is_said_at_the_top_and_by_kind(run):
+    counts = LeakageCounts(
+        report="a" * 64,
+        training=12,
+        benchmarks={"favor": 30, "motionbench": 40},
+        found={"favor": {"file": 1, "frames": 2}, "motionbench": {}},
+        excluded_videos=3,
+        excluded_samples=4,
+    )
+    checked = StepRecord(version="1", params={"exclude": ["file"]}, scalars={})
+    given = {"provenance": {**run.untouched[0].provenance, "leakage_check": checked}}
+    page = page_of(material_of(run, model=run.model.model_copy(update={"leakage": counts}), **given))
+    (again,) = re.findall(r"<summary>arguments.json</summary><pre>(.*?)</pre>", page, re.S)
+    assert json.loads(html.unescape(again))["params_leakage_check"] == {"exclude": ["file"]}
+    said = "12 training videos against favor, motionbench: 3 training videos (4 samples) left out of training."
+    assert plain(page).count(said) == 2
+    assert "favor 30 1 2 0 0 0 motionbench 40 0 0 0 0 0" in plain(page)
+    assert plain(page_of(material_of(run))).count("Not checked: the model was trained without") == 2
+
+
+def test_what_the_video_model_cannot_read_is_said_as_look_says_it(run):
+    lines = list(run.priors.lines)
+    text = lines[0].sample.response
+    lines[0] = lines[0].model_copy(update={"unread": [Span(field="response", start=0, end=3)]})
+    out = [Failure(unit="0" * 16, task="attention_capture", reason=f"{CANNOT_READ} 9 of 9 characters of the text")]
+    page = plain(page_of(material_of(run, priors=run.priors.model_copy(update={"lines": lines, "left_out": out}))))
+    said = f"The video model does not know “{text[:3].strip()}”: no map shows them (1 of {len(lines)} samples)."
+    assert f"{said} 1 sample left out because the video model cannot read the text." in page
+    assert "does not know" not in plain(page_of(material_of(run)))
 
 
 def test_missing_data_is_said_in_one_line(run):

@@ -33,11 +33,12 @@ QWEN = "tiny-qwen2.5-vl"
 SEEN = {"viewing": made.VIEWING}
 PARAMS = {
     **SMALL,
-    "dataset_import": {"processes": 1},
+    "dataset_import": {"processes": 1, "allow_subset": True},
     "ddim_inversion": {**SMALL["ddim_inversion"], "pictures": 1},
     "vlm_attention": {**SEEN, "min_coverage": 0.0, "maps_for": "all"},
     "sft": {"global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False},
     "benchmark_eval": SEEN,
+    "leakage_check": {"readers": 1},
     "report": {"pictures": 1},
 }
 
@@ -61,6 +62,7 @@ class Tasks:
         frozen = self.first("vlm_attention", form="frozen", priors=priors)["maps"]
         model = self.first("sft", maps=[frozen])["model"]
         asked = self.first("benchmark_import", "dataset_import", "benchmark")["videos"]
+        self.first("leakage_check", priors=priors, videos=asked)
         before = self.first("baseline_eval", "benchmark_eval", "untouched", videos=asked)["result"]
         after = self.first("tuned_eval", "benchmark_eval", "tuned", videos=asked, model=model)["result"]
         seen = self.first("tuned_attention", "vlm_attention", "tuned", priors=priors, model=model)["maps"]
@@ -122,6 +124,7 @@ WORK = {  # by task: what computes a unit, and the number of units
     "vlm_attention": ("components.vlm_attention.maps.map_tokens", 3),
     "tuned_attention": ("components.vlm_attention.maps.map_attention", 3),
     "benchmark_import": ("components.dataset_import.decode.probe", 2),
+    "leakage_check": ("components.leakage_check.fingerprint.hashes", 3 + 2),
     "baseline_eval": ("components.models.vlm.model.Vlm.replies", 2),
     "tuned_eval": ("components.models.vlm.model.Vlm.replies", 2),
 }

@@ -112,7 +112,8 @@ def test_three_processes_and_a_unit_that_fails(alone, task, made_priors, tmp_pat
     log = capfd.readouterr().err
     assert all(f"[{rank}/3] INFO" in log for rank in (1, 2, 3))
     (left,) = published(both[1][1], "maps", VlmMaps).left_out
-    assert left.unit == lost.sample.id
+    assert left.unit == lost.called
+    assert lost.video.called in left.unit
     assert "is missing" in left.reason
     with pytest.raises(DataError, match="1 of 6 samples failed"):
         task(3, both[1][0])

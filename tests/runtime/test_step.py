@@ -152,6 +152,24 @@ def test_more_bad_units_than_allowed_are_all_named_and_the_others_done(tmp_path,
     assert len(list((tmp_path / "store").rglob("entry.json"))) == 2
 
 
+def test_thousands_of_bad_units_are_a_short_message_and_a_file(tmp_path, caplog):
+    """The log names the first ones as they fail, the message the same at the end, the file all of them."""
+    names = [f"unit-{n:04}" for n in range(3000)]
+
+    def compute(unit, folder):
+        raise DataError("no frames", source=unit, remedy="none")
+
+    def all_fail(context):
+        context.each([*names, "last"], name=str, reads=lambda unit: {"unit": unit}, compute=compute)
+
+    assert call(all_fail, tmp_path) == 3
+    assert "3001 of 3001 things failed" in caplog.text
+    assert caplog.text.count("unit-") == 2 * 20 + 20  # where it was, too, as it failed
+    assert "and 2,981 more, all in" in caplog.text
+    (file,) = (tmp_path / "store/failures/lists").iterdir()
+    assert file.read_text() == "".join(f"{name}: no frames\n" for name in [*names, "last"])
+
+
 @pytest.mark.parametrize("data", [b"", b'{"step": "demo", "ver'], ids=["empty", "cut"])
 def test_a_damaged_entry_stops_its_reader_and_the_named_rerun_heals_it(tmp_path, caplog, data):
     assert call(work, tmp_path, params={"max_failed": 1}) == 0

@@ -75,7 +75,7 @@ def plain_loop(one):
         base = settings.lr_vision if tower else settings.lr_llm
         groups.append({"params": chosen, "weight_decay": 0.1 if decays else 0.0, "base": base})
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
-    sequence = order(len(lines), one.seed, range(settings.max_steps * settings.global_batch))
+    sequence = order([1.0] * len(lines), one.seed, range(settings.max_steps * settings.global_batch))
     losses = []
     for step in range(settings.max_steps):
         for group in optimizer.param_groups:
@@ -237,13 +237,24 @@ def test_a_loss_that_is_no_number_stops_the_training(job):
 
 
 def test_order_and_rates():
-    sequence = order(5, 3, range(0, 15))
+    sequence = order([1.0] * 5, 3, range(0, 15))
     assert [sorted(sequence[k : k + 5]) for k in (0, 5, 10)] == [list(range(5))] * 3
     assert sequence[:5] != sequence[5:10]
-    assert order(5, 3, range(7, 12)) == sequence[7:12]
+    assert order([1.0] * 5, 3, range(7, 12)) == sequence[7:12]
     assert [rate(step, 10, 0.2) for step in (1, 2, 3)] == [0.5, 1.0, 1.0]
     assert rate(10, 10, 0.2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
     assert rate(1, 1, 0.03) == 1.0
+
+
+def test_weights_lengthen_an_epoch(job):
+    plain = job(max_steps=None, epochs=3, held_out=0.0, global_batch=1)
+    lines = plain.lines
+    heavy = [line.model_copy(update={"sample": line.sample.model_copy(update={"weight": 2.0})}) for line in lines[:1]]
+    for found, length in ((lines, len(lines)), ([*heavy, *lines[1:]], len(lines) + 1)):
+        with opened(plain.model_copy(update={"lines": found})) as training:
+            assert training.total == 3 * length
+            shown = order(training.samples.weights, plain.seed, range(length))
+            assert shown.count(0) == length - len(lines) + 1
 
 
 def test_held_out_is_by_video(job):
@@ -290,6 +301,16 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     second = run(world, tmp_path, shards=(1, 0), save_every=7)
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
+    weighted = []
+    for k, path in enumerate(world[1][QWEN]):
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        for line in manifest["lines"]:
+            line["sample"]["weight"] = 2.0
+        weighted.append(tmp_path / f"weighted-{k}")
+        weighted[k].mkdir()
+        (weighted[k] / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        run((world[0], {QWEN: weighted}), tmp_path)
 
 
 def test_a_retry_of_a_forced_training_goes_on_from_its_own_states_alone(world, tmp_path, monkeypatch):
@@ -335,7 +356,7 @@ def test_long_samples_are_left_out_and_listed(world, tmp_path):
     model = published(run(world, tmp_path / "out", max_tokens=most), "model", TunedModel)
     assert {line.sample.id for line in model.lines} == {line.sample.id for line in lines if line.tokens <= most}
     left = {item.unit: item.reason for item in model.left_out}
-    assert left == {line.sample.id: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
+    assert left == {line.called: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
     with pytest.raises(DataError, match="no samples to train on"):
         run(world, tmp_path / "none", max_tokens=1)
 

@@ -11,7 +11,7 @@ from components.core.errors import DataError
 from components.core.records import canonical_json, sha256
 from components.store.check import check, parse_any, products
 from components.store.entries import Store, named_manifest
-from components.store.failures import TaskFailure, failure_path, write_failure
+from components.store.failures import TaskFailure, failure_path, write_failure, write_list
 from components.store.gc import DAY, Collector, Inventory
 from components.store.transfer import references
 from components.synthetic.scenes import write_set
@@ -336,7 +336,10 @@ def test_records_of_failures_go_by_their_age_and_nothing_else_below_them(store):
     failure = {"run": RUN, "task": "sft", "exit_code": 2, "problem": "p", "source": "s", "remedy": "r", "time": "t"}
     write_failure(store, TaskFailure(**failure))
     write_failure(store, TaskFailure(**failure, item="0/2"))
-    store.backend.put(f"failures/{RUN}/notes.txt", b"somebody's")
+    listed = write_list(store, "plan", ["a.mp4: not there"]).removeprefix(f"{store.uri}/")
+    others = {f"failures/{RUN}/notes.txt", "failures/lists/notes.txt"}
+    for path in others:
+        store.backend.put(path, b"somebody's")
     assert gone(store, later=20 * DAY) == set()
-    assert gone(store) == {failure_path(RUN, "sft"), failure_path(RUN, "sft", "0/2")}
-    assert f"failures/{RUN}/notes.txt" in paths(store)
+    assert gone(store) == {failure_path(RUN, "sft"), failure_path(RUN, "sft", "0/2"), listed}
+    assert others <= paths(store)

@@ -167,8 +167,9 @@ def test_captions_are_known_and_fit():
 
 
 def test_words_are_tokens_and_others_unknown(vdm):
-    pieces = vdm.tokenize("the red dog moves left")
+    pieces = vdm.read_text("the red dog moves left")
     assert [piece.token for piece in pieces] == ["▁the", "▁red", "<unk>", "▁moves", "▁left"]
+    assert [piece.known for piece in pieces] == [True, True, False, True, True]
     assert [(piece.start, piece.end) for piece in pieces] == [(0, 3), (4, 7), (8, 11), (12, 17), (18, 22)]
 
 

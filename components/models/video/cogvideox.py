@@ -119,6 +119,13 @@ def _rotary(
     return cos, sin
 
 
+def tokenizer(folder: Path) -> Any:
+    """Load the text encoder's tokenizer. Raises DataError: it cannot be read, or lacks the vocabulary."""
+    from transformers import T5Tokenizer
+
+    return load_tokenizer(T5Tokenizer, folder, "tokenizer")
+
+
 def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
     """Load a pipeline's parts.
 
@@ -127,10 +134,9 @@ def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
         DataError: a part that cannot be read, has no safetensors, or lacks tensors or the vocabulary.
     """
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-    from transformers import T5EncoderModel, T5Tokenizer
+    from transformers import T5EncoderModel
 
-    scheduler = load_part(CogVideoXDDIMScheduler, folder, "scheduler")
-    tokenizer = load_tokenizer(T5Tokenizer, folder, "tokenizer")
+    scheduler, words = load_part(CogVideoXDDIMScheduler, folder, "scheduler"), tokenizer(folder)
     encoder = load_weights(T5EncoderModel, folder, "text_encoder", dtype=dtype, ignore_mismatched_sizes=True)
     vae = load_weights(AutoencoderKLCogVideoX, folder, "vae", torch_dtype=dtype)
     transformer = load_weights(CogVideoXTransformer3DModel, folder, "transformer", torch_dtype=dtype)
@@ -143,7 +149,7 @@ def load(folder: Path, dtype: Dtype, device: Device) -> CogVideoX:
         raise ParameterError(problem, source=f"{folder}/transformer", remedy=remedy)
     for module in (transformer, vae, encoder):
         module.eval().requires_grad_(False).to(device)
-    return CogVideoX(transformer, vae, encoder, tokenizer, scheduler, sizes(folder), FRAMES, dtype, device)
+    return CogVideoX(transformer, vae, encoder, words, scheduler, sizes(folder), FRAMES, dtype, device)
 
 
 # Sizes and grid -------------------------------------------------------------------------------------------------------
@@ -353,6 +359,7 @@ FAMILY = VideoFamily(
     transformer="CogVideoXTransformer3DModel",
     frames=FRAMES,
     sizes=sizes,
+    tokenizer=tokenizer,
     load=load,
     attention=attention,
     make_tiny=make_tiny,

@@ -30,12 +30,16 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TextPiece:
-    """A token that carries text: its place in the text encoder's sequence, and its characters `text[start:end]`."""
+    """A token that stands for characters: its place in the text encoder's sequence, and its `text[start:end]`.
+
+    `known` is false of the one that stands for what the vocabulary lacks (`<unk>`): it carries nothing of the text.
+    """
 
     index: int
     token: str
     start: int
     end: int
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,22 +80,29 @@ class Sizes:
 
 
 def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
-    """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens.
+    """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens; unknown ones are marked.
 
     Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
     space.
     """
     wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
     tokens = tokenizer(text, max_length=length, truncation=length is not None, **wanted)
-    names = tokenizer.convert_ids_to_tokens(tokens["input_ids"])
+    ids, unknown = tokens["input_ids"], tokenizer.unk_token_id
     found: list[TextPiece] = []
-    spans = zip(names, tokens["offset_mapping"], tokens["special_tokens_mask"], strict=True)
-    for index, (name, (start, end), special) in enumerate(spans):
+    spans = zip(ids, tokenizer.convert_ids_to_tokens(ids), tokens["offset_mapping"], strict=True)
+    for index, (number, name, (start, end)) in enumerate(spans):
         start += len(text[start:end]) - len(text[start:end].lstrip())
         end = start + len(text[start:end].rstrip())
-        if not special and name.strip("▁") and start < end:
-            found.append(TextPiece(index, name, start, end))
+        if not tokens["special_tokens_mask"][index] and name.strip("▁") and start < end:
+            found.append(TextPiece(index, name, start, end, number != unknown))
     return found
+
+
+def unread_characters(pieces: Sequence[TextPiece]) -> tuple[int, int]:
+    """Return how many characters the unknown ones of a text's tokens stand for, and how many all of them do."""
+    known = {place for piece in pieces if piece.known for place in range(piece.start, piece.end)}
+    every = {place for piece in pieces for place in range(piece.start, piece.end)}
+    return len(every - known), len(every)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +135,17 @@ class VideoModel(ABC):
         embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return embeds.to(self.dtype)
 
-    def tokenize(self, text: str) -> list[TextPiece]:
-        """Return the tokens of `text` that carry characters and fit the text encoder's length, in order."""
+    def read_text(self, text: str) -> list[TextPiece]:
+        """Return the tokens of `text` that fit the text encoder's length, in order, unknown ones among them."""
         return text_pieces(self.tokenizer, text, self.sizes.text_tokens)
+
+    def tokenize(self, text: str) -> list[TextPiece]:
+        """Return those of them that carry text."""
+        return [piece for piece in self.read_text(text) if piece.known]
 
     def truncated(self, text: str) -> int:
         """Count the characters at the end of `text` that the text encoder never sees."""
-        whole, kept = text_pieces(self.tokenizer, text, None), self.tokenize(text)
+        whole, kept = text_pieces(self.tokenizer, text, None), self.read_text(text)
         return 0 if len(kept) == len(whole) else len(text.rstrip()) - (kept[-1].end if kept else 0)
 
     def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -176,6 +191,7 @@ class VideoFamily(Family):
     transformer: str  # class name of its transformer
     frames: FrameCounts  # numbers of frames that its models encode and decode
     sizes: Callable[[Path], Sizes]  # of the model in a folder
+    tokenizer: Callable[[Path], Any]  # of the text encoder in a folder, a fast one of transformers
     load: Callable[[Path, Dtype, Device], VideoModel]  # from a folder whose class names fit
     # inside the block each attention layer's output comes from the given function; then all is as before
     attention: Callable[[Any, Attend], AbstractContextManager[None]]

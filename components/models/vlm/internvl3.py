@@ -156,7 +156,12 @@ def tiling(height: int, width: int, tile: tuple[int, int], fewest: int, most: in
 
 
 def segment_indices(n_total: int, n: int) -> list[int]:
-    """Return about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`."""
+    """Return about the middle of each of `n` equal segments; frames repeat where the clip has fewer than `n`.
+
+    Of a clip that has just `n` frames each is taken: they are a sample already, as SEED-Bench's eight are.
+    """
+    if n_total == n:
+        return list(range(n))
     segment = (n_total - 1) / n
     return [int(segment / 2 + round(segment * i)) for i in range(n)]
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from components.core.errors import DataError, ParameterError
 from components.models.video import load_vdm
 from components.models.video.cogvideox import cogvideox_grid, make_tiny
-from components.models.video.interface import text_pieces
+from components.models.video.interface import TextPiece, text_pieces, unread_characters
 from tests.arithmetic import rounding
 
 TEXT = "The red square moves left;  then it's spinning\nquickly."
@@ -131,15 +131,24 @@ def test_schedule_ends_in_pure_noise(vdm, pipeline):
 
 @pytest.mark.parametrize("text", [TEXT, "日本 runs", "a — b", " leading", "word " * 3, "🙂 smiles", "e", ""])
 def test_pieces_cover_every_visible_character_once(vdm, text):
-    pieces = vdm.tokenize(text)
+    pieces = vdm.read_text(text)
     covered = [i for piece in pieces for i in range(piece.start, piece.end)]
     assert covered == [i for i, character in enumerate(text) if not character.isspace()]
     ids = vdm.tokenizer(text).input_ids
     for piece in pieces:
         assert vdm.tokenizer.convert_ids_to_tokens(ids[piece.index]) == piece.token
-        assert piece.token in ("<unk>", "▁" + text[piece.start : piece.end], text[piece.start : piece.end])
+        assert piece.token in ("▁" + text[piece.start : piece.end], text[piece.start : piece.end]) or not piece.known
+        assert piece.known == (piece.token != "<unk>") == text[piece.start : piece.end].isascii()
     assert "</s>" not in [piece.token for piece in pieces]
     assert vdm.truncated(text) == 0
+    assert vdm.tokenize(text) == [piece for piece in pieces if piece.known]
+
+
+def test_unread_characters_are_counted_once(vdm):
+    texts = {"日本 runs": (2, 6), "a — b": (1, 3), "the dog": (0, 6), "男人走路": (4, 4), "": (0, 0)}
+    assert {text: unread_characters(vdm.read_text(text)) for text in texts} == texts
+    shared = [TextPiece(0, "▁a", 0, 3), TextPiece(1, "<unk>", 2, 6, known=False)]  # spans may overlap
+    assert unread_characters(shared) == (3, 6)
 
 
 def test_spans_that_begin_with_the_space_are_trimmed():
@@ -175,7 +184,7 @@ def test_a_repository_with_only_a_sentencepiece_model_loads(vdm_folder, tmp_path
     config = json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0})
     (copy / "tokenizer" / "tokenizer_config.json").write_text(config)
     text = "the red zebra  moves quickly"
-    pieces = load_vdm(copy, "float32", "cpu").tokenize(text)
+    pieces = load_vdm(copy, "float32", "cpu").read_text(text)
     covered = sorted({i for piece in pieces for i in range(piece.start, piece.end)})
     assert covered == [i for i, character in enumerate(text) if not character.isspace()]
     assert all(piece.token.strip("▁") for piece in pieces)

@@ -61,15 +61,21 @@ class FrameSheet(VideoModel):
         return (noise - (1 - level) ** 0.5 * x.float()) / level**0.5
 
 
+def tokenizer(folder):
+    from transformers import PreTrainedTokenizerFast
+
+    return load_tokenizer(PreTrainedTokenizerFast, folder, "tokenizer")
+
+
 def load(folder, dtype, device):
     from diffusers import AutoencoderKL, DDIMScheduler, SD3Transformer2DModel
-    from transformers import BertModel, PreTrainedTokenizerFast
+    from transformers import BertModel
 
     model = FrameSheet(
         transformer=load_weights(SD3Transformer2DModel, folder, "transformer", torch_dtype=dtype),
         vae=load_weights(AutoencoderKL, folder, "vae", torch_dtype=dtype),
         text_encoder=load_weights(BertModel, folder, "text_encoder", dtype=dtype),
-        tokenizer=load_tokenizer(PreTrainedTokenizerFast, folder, "tokenizer"),
+        tokenizer=tokenizer(folder),
         scheduler=load_part(DDIMScheduler, folder, "scheduler"),
         sizes=sizes(folder),
         frames=FRAMES,
@@ -160,6 +166,7 @@ FAMILY = VideoFamily(
     transformer="SD3Transformer2DModel",
     frames=FRAMES,
     sizes=sizes,
+    tokenizer=tokenizer,
     load=load,
     attention=attention,
     make_tiny=make_tiny,

@@ -1,0 +1,1 @@
+"""Which training videos show, name or quote what a benchmark asks about."""
