@@ -6,9 +6,12 @@ clip and ends with the same bytes. Batches are parts of a clip's list of items, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from components.benchmark_eval.controls import Control, moved, shown_frames
@@ -16,7 +19,7 @@ from components.benchmark_eval.settings import Params
 from components.benchmarks.interface import Benchmark
 from components.core.artifacts import VideoLine
 from components.core.errors import DataError
-from components.core.records import Json, Sample, Video
+from components.core.records import Json, Ref, Sample, Video
 from components.media.viewing import Viewing
 from components.models.family import Tensor
 from components.models.vlm.interface import conversation
@@ -48,6 +51,40 @@ class Unit(NamedTuple):
     def clip(self) -> str:
         """The id of its video."""
         return self.line.video.id
+
+    @property
+    def file(self) -> str:
+        """The sha256 of its video's file, which other clips may be parts of."""
+        return self.line.video.file.sha256
+
+
+class Files:
+    """Files that threads read clips from: each is fetched for the first of its clips, and dropped behind the last."""
+
+    def __init__(self, store: Store, clips: Sequence[Video]) -> None:
+        self.store, self._left = store, Counter(clip.file.path for clip in clips)
+        self._locks = {path: Lock() for path in self._left}
+        self._lent: dict[str, tuple[ExitStack, Path]] = {}
+
+    @contextmanager
+    def lent(self, file: Ref) -> Iterator[Path]:
+        """Fetch the file of one of the clips for the length of the block; DataError: it is missing or damaged."""
+        with self._locks[file.path]:
+            if file.path not in self._lent:
+                stack = ExitStack()
+                self._lent[file.path] = stack, stack.enter_context(self.store.borrowed(file))
+        try:
+            yield self._lent[file.path][1]
+        finally:
+            with self._locks[file.path]:
+                self._left[file.path] -= 1
+                if not self._left[file.path]:
+                    self._lent.pop(file.path)[0].close()
+
+    def close(self) -> None:
+        """Drop what is left: not all of its clips were asked for."""
+        for stack, _ in self._lent.values():
+            stack.close()
 
 
 class Asker:
@@ -86,10 +123,11 @@ class Asker:
         videos, reader = {unit.clip: unit.line.video for unit in units}, self._shown(self.chosen.reader())
 
         def read(clip: str) -> dict[str, Tensor]:
-            with self.store.borrowed(videos[clip].file) as path:
+            with files.lent(videos[clip].file) as path:
                 return reader.pixels(videos[clip], path, self._viewing(videos[clip]))
 
-        with read_ahead(list(videos), read, self.params.prefetch) as self._pixels:
+        own = closing(Files(self.store, list(videos.values())))
+        with own as files, read_ahead(list(videos), read, self.params.prefetch) as self._pixels:
             yield
 
     def compute(self, unit: Unit, folder: WorkFolder) -> Json:

@@ -49,7 +49,7 @@ def run(context: Context[Params, Tuned]) -> None:
             name=lambda unit: unit.name,
             reads=asker.reads,
             compute=asker.compute,
-            group=lambda unit: unit.clip,
+            group=lambda unit: unit.file,
             around=asker.around,
             called=lambda unit: unit.sample.called(unit.line.video),
         )
@@ -75,13 +75,13 @@ def run(context: Context[Params, Tuned]) -> None:
 
 
 def items(data: VideoDataset, benchmark: Benchmark, held_out: bool = False) -> list[Unit]:
-    """Return the benchmark's items, those without an answer only where they are wanted, in the order of their clips.
+    """Return the benchmark's items, those without an answer only where they are wanted, file by file, clip by clip.
 
     Raises:
         DataError: there are none, or one does not fit the benchmark.
     """
     asked = [Unit(line, sample) for line in data.lines for sample in line.samples if sample.protocol == benchmark.name]
-    units = [unit for unit in asked if unit.sample.answer or held_out]
+    units = sorted((unit for unit in asked if unit.sample.answer or held_out), key=lambda unit: unit.file)
     for unit in units:
         if unit.sample.answer:
             benchmark.check(unit.sample)

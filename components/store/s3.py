@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -34,6 +35,7 @@ from components.store.retry import Patience, TransientError, transient
 
 T = TypeVar("T")
 
+_MAKING = threading.Lock()  # a store's folder of downloads, which threads share
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _DENIED = {"AccessDenied", "AccountProblem", "UserSuspended", "InvalidToken", "InvalidAccessKeyId"}
 _DENIED |= {"SignatureDoesNotMatch", "UnauthorizedAccess", "AllAccessDisabled"}
@@ -73,13 +75,14 @@ class MinioBackend:
     @property
     def _downloads(self) -> Path:
         """The downloads folder of this process; a fork's lies in its parent's, which goes even if it is killed."""
-        if self._folder is None or self._folder_of != os.getpid():
-            self._folder = Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder))
-            self._folder_of = os.getpid()
-            # unlike TemporaryDirectory it leaves the folder alone in a forked copy, and runs at the end of a
-            # multiprocessing worker
-            Finalize(self, shutil.rmtree, (self._folder, True), exitpriority=0)
-        return self._folder
+        with _MAKING:
+            if self._folder is None or self._folder_of != os.getpid():
+                self._folder = Path(tempfile.mkdtemp(prefix="motion-enhancer-", dir=self._folder))
+                self._folder_of = os.getpid()
+                # unlike TemporaryDirectory it leaves the folder alone in a forked copy, and runs at the end of a
+                # multiprocessing worker
+                Finalize(self, shutil.rmtree, (self._folder, True), exitpriority=0)
+            return self._folder
 
     @classmethod
     def from_environment(cls, uri: str, minutes: float = PATIENCE) -> MinioBackend:

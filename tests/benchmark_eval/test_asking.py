@@ -1,20 +1,25 @@
 """Clip by clip: what is decoded and read how often, what a key holds, kills and processes; controls and orders."""
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
+import torch
 
 from components.benchmark_eval.asking import controlled
 from components.benchmark_eval.controls import shown_frames
 from components.benchmark_eval.step import STEP
+from components.benchmarks.interface import get_benchmark
 from components.core import artifacts as a
 from components.core.errors import DataError
-from components.core.records import Clip, Video, canonical_json
+from components.core.records import Clip, Part, Video, canonical_json
+from components.media.video import read_frames
 from components.models.registry import ensure_tiny
-from components.models.vlm.model import Vlm
+from components.models.vlm.interface import Conversation
+from components.models.vlm.model import Vlm, load_vlm
 from components.models.vlm.reader import Reader, open_reader
-from components.store.entries import WorkFolder
-from tests.benchmark_eval.world import dataset, make_world, recorded, result, run, sample
+from components.store.entries import Store, WorkFolder
+from tests.benchmark_eval.world import QWEN, dataset, make_world, recorded, result, run, sample
 from tests.pages.reading import rows
 from tests.runner import metrics
 from tests.vlm_attention import made
@@ -96,7 +101,7 @@ def test_a_kill_in_the_middle_of_a_clip_changes_no_byte(world, tmp_path, read, m
     assert manifest(again) == manifest(whole)
     assert written(store) == before
     assert len(asked) == 5  # the first clip's two and one of the second's are done
-    assert sorted(read["pixels"]) == sorted(line.video.id for line in world[2][1:])
+    assert sorted(read["pixels"]) == sorted(line.video.id for line in world[2])[1:]
 
 
 def test_two_processes_equal_one(source, tmp_path, monkeypatch, caplog):
@@ -139,6 +144,49 @@ def test_a_batch_is_asked_together_and_a_bad_question_alone_fails(world, tmp_pat
     found = result(run(world, tmp_path, videos=videos, batch_size=2, max_failed=0.2))
     assert [item.unit for item in found.left_out] == [bad.called(first.video)]
     assert len(found.lines) == 8
+
+
+def test_parts_of_a_file_are_clips_of_their_own_and_the_file_is_fetched_once(world, tmp_path, read, monkeypatch):
+    """As segments of a long video: the parts' frames are seen, by threads that share the file."""
+    lines = []
+    for line in world[2][:2]:
+        times = line.video.times
+        for first in (0, 3, 5):
+            part = Part(first=first, count=4, offset=times[first])
+            whole = {
+                **line.video.model_dump(),
+                "part": part,
+                "times": [t - times[first] for t in times[first : first + 4]],
+            }
+            clip = Video(**{**whole, "duration": 4 * line.video.duration / len(times)})
+            lines.append(a.VideoLine(video=clip, samples=[sample(clip, first), sample(clip, first + 10)]))
+    lent, borrowed = [], Store.borrowed
+
+    @contextmanager
+    def record(store, ref):
+        lent.append(ref.sha256)
+        with borrowed(store, ref) as path:
+            yield path
+        lent.append("back")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "borrowed", record)
+        patch.setattr("components.benchmark_eval.step.page", lambda *_: "")  # whose pictures are read for themselves
+        found = result(run(world, tmp_path, videos=dataset(tmp_path / "parts", lines[::2] + lines[1::2]), prefetch=3))
+    assert sorted(read["pixels"]) == sorted(line.video.id for line in lines)
+    files = sorted({line.video.file.sha256 for line in lines})
+    assert [name for name in lent if name != "back"] == files
+    assert lent.count("back") == 2
+    vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
+    clips = {line.video.id: line.video for line in lines}
+    for line in found.lines:
+        clip = clips[line.video.id]
+        own = [clip.part.first + index for index in line.frames]
+        frames = read_frames(world[0] / "store" / clip.file.path, own)
+        prompt = get_benchmark("motionbench").ask(line.sample.question, line.sample.options)
+        talk, times = Conversation([], prompt, None), [clip.times[index] for index in line.frames]
+        example = vlm.prepare(talk, frames, times, clip.duration, STEP.params(viewing=made.VIEWING).viewing)
+        assert vlm.generate(example, 16) == line.reply
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------
