@@ -26,7 +26,7 @@ _VIDEOS = {
     11: (("EPIC-KITCHENS", "videos", ""), "task11/kitchen_8_frame", 1.0),
     12: (("BreakfastII_15fps_qvga_sync", "videos", ""), "task12/breakfast_8_frame", 15.0),
 }
-_FRAMES = ("v1_video", "SEED-Bench-video-image/v1_video")
+_FRAMES = "v1_video"
 
 IMAGE_TYPES = {
     "Scene Understanding": "SU",
@@ -58,7 +58,7 @@ def read(rows: Rows) -> None:
             if media != "video" or number not in _VIDEOS:
                 raise bad_row(f"data_type {media!r} of question type {number}", where)
             folders, frames, rate = _VIDEOS[number]
-            places = [f"{top}/{frames}/{uid}" for top in _FRAMES]
+            places = [f"{top}{_FRAMES}/{frames}/{uid}" for top in ("", "SEED-Bench-video-image/")]
             folder = next((place for place in places if place in rows.folders), places[0])
             if any(rows.find(str(PurePosixPath(one) / name)) is not None for one in folders):
                 rows.add(uid, where, name, folders, **asked, part=segment(item, rate, where) if rate else None)
