@@ -22,7 +22,7 @@ ANNOTATIONS = "SEED-Bench.json"
 _IMAGES = ("SEED-Bench-image", "")
 # by type: folders of the data set whose videos they are, folder of the still frames, segments per second
 _VIDEOS = {
-    10: (("SSV2/videos", "videos", ""), "task10/ssv2_8_frame", None),
+    10: (("SSV2/videos", "20bn-something-something-v2", "videos", ""), "task10/ssv2_8_frame", None),
     11: (("EPIC-KITCHENS", "videos", ""), "task11/kitchen_8_frame", 1.0),
     12: (("BreakfastII_15fps_qvga_sync", "videos", ""), "task12/breakfast_8_frame", 15.0),
 }
@@ -59,7 +59,8 @@ def read(rows: Rows) -> None:
             if media != "video" or number not in _VIDEOS:
                 raise bad_row(f"data_type {media!r} of question type {number}", where)
             folders, frames, rate = _VIDEOS[number]
-            folder = f"{_FRAMES}/{frames}/{uid}"
+            places = [f"{top}{_FRAMES}/{frames}/{uid}" for top in ("", "SEED-Bench-video-image/")]
+            folder = next((place for place in places if place in rows.folders), places[0])
             if any(rows.find(str(PurePosixPath(one) / name)) is not None for one in folders):
                 rows.add(uid, where, name, folders, **asked, part=segment(item, rate, where) if rate else None)
             elif folder in rows.folders:

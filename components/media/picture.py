@@ -7,6 +7,7 @@ Legend: H height and W width in pixels as shown.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _KINDS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 _ANIMATED = ("PNG", "WEBP")  # a JPEG may hold a preview or a second view as well
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # of 8 bits at most
 _ORIENTATION = 0x0112  # the EXIF tag
+_PIXELS, _REMARKS = 0xDA, {*range(0xE1, 0xEE), 0xEF, 0xFE}  # markers; JFIF's and Adobe's segments tell of colours
 _TURNS = {2: (0, True), 3: (180, False), 4: (180, True), 5: (270, True), 6: (270, False), 7: (90, True), 8: (90, False)}
 _REMEDY = "replace the picture, or remove its rows from the annotations"
 # what Pillow raises for a damaged file, by format
@@ -116,12 +118,22 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
 
 def _is_damaged(path: Path | str) -> bool:
     """Return whether libav reports damage in a JPEG, or does not decode it at all."""
-    options = {"protocol_whitelist": "file"}
+    data = io.BytesIO(_bare(Path(path).read_bytes()))
     try:
-        with watched() as damage, av.open(str(path), format="jpeg_pipe", options=options) as container:
+        with watched() as damage, av.open(data, format="jpeg_pipe") as container:
             for frame in container.decode(video=0):
                 damage.add(frame)
             damage.end()
     except av.FFmpegError:
         return True
     return damage.frames > 0
+
+
+def _bare(data: bytes) -> bytes:
+    """Return a JPEG without what it says of itself: libav reports a wrong EXIF or colour profile as it does damage."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _PIXELS:
+        behind = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        kept += [] if data[at + 1] in _REMARKS else [data[at:behind]]
+        at = behind
+    return b"".join([*kept, data[at:]])

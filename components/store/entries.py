@@ -11,7 +11,9 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -64,12 +66,22 @@ class Entry(Record):
         return {role: self.ref(role, task) for role in self.files}
 
 
+@dataclass
+class _Loan:
+    """How many blocks hold a file of the store, and that one of them fetches it."""
+
+    borrowers: int = 0
+    fetching: Lock = field(default_factory=Lock)
+
+
 class Store:
     """Typed access to one store root; a store that does not answer is tried again for `patience` minutes."""
 
     def __init__(self, uri: str, patience: float = PATIENCE) -> None:
         self.backend, self.patience = open_backend(uri, patience), patience
         self.uri = self.backend.uri
+        self._lock = Lock()
+        self._loans: dict[str, _Loan] = {}
 
     def entry(self, step: str, key: str, *, task: str = "", miss_if_damaged: bool = False) -> Entry | None:
         """Return the remembered work, or None.
@@ -120,11 +132,23 @@ class Store:
 
     @contextmanager
     def borrowed(self, ref: Ref) -> Iterator[Path]:
-        """Fetch for the length of the block; its end drops the download, so a shard's videos do not fill the disk."""
+        """Fetch for the length of the block; its end drops the download, so a shard's videos do not fill the disk.
+
+        Threads that borrow one file at a time (clips that are parts of it) share the download; the last one drops it.
+        """
+        with self._lock:
+            loan = self._loans.setdefault(ref.path, _Loan())
+            loan.borrowers += 1
         try:
-            yield self.fetch(ref)
+            with loan.fetching:
+                path = self.fetch(ref)
+            yield path
         finally:
-            self.backend.release(ref.path)
+            with self._lock:
+                loan.borrowers -= 1
+                if not loan.borrowers:
+                    del self._loans[ref.path]
+                    self.backend.release(ref.path)
 
     def present(self, ref: Ref) -> bool:
         """Return whether the object is there; content is checked when it is read."""

@@ -158,7 +158,7 @@ def _members(uri: str, archive: Archive, patience: float) -> list[Packed]:
     return members
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _opened(uri: str, archive: Archive, patience: float) -> zipfile.ZipFile:
     """Open an archive, once per process: its directory may have many thousand members."""
     source = f"{uri}/{archive.path}"

@@ -162,6 +162,13 @@ def test_still_frames_that_make_no_video(spoil, reason, tmp_path):
     assert "1 of 12" in caught.value.problem
 
 
+def test_frames_may_lie_in_the_folder_that_others_unpack_them_to(tmp_path):
+    seed(tmp_path / "seed", pack=False)
+    (tmp_path / "seed/SEED-Bench-video-image").mkdir()
+    (tmp_path / "seed/v1_video").rename(tmp_path / "seed/SEED-Bench-video-image/v1_video")
+    assert len(read(bench(tmp_path, f"seed={tmp_path / 'seed'}"))) == 12
+
+
 def test_a_changed_frame_is_noticed(tmp_path):
     seed(tmp_path / "seed", pack=False)
     frame = tmp_path / "seed/v1_video/task10/ssv2_8_frame/v1738/3.png"

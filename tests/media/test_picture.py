@@ -72,6 +72,7 @@ def test_cmyk_jpeg(tmp_path):
     path = save(tmp_path / "clip.jpg", "CMYK")
     with Image.open(path) as image:
         assert np.array_equal(read_frames(path, [0], probe(path))[0], np.asarray(image.convert("RGB")))
+    assert not probe(path).corrupt
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -80,6 +81,21 @@ def test_clean_pictures_are_clean(progressive, subsampling, tmp_path):
     for quality in (20, 75, 95):
         path = save(tmp_path / "clip.jpg", quality=quality, progressive=progressive, subsampling=subsampling)
         assert not probe(path).corrupt
+
+
+ABOUT = [b"Exif\0\0II*\0 nothing", b"Exif\0\0\xff\xd8\xff", b"http://ns.adobe.com/xap/1.0/\0<x", b""]
+
+
+@pytest.mark.parametrize("about", ABOUT)
+@pytest.mark.parametrize("marker", [0xE1, 0xE2, 0xED, 0xFE])
+def test_what_a_jpeg_says_about_itself_is_no_damage(marker, about, tmp_path):
+    """Pictures of the web carry EXIF, profiles and comments of every quality."""
+    path = save(tmp_path / "clip.jpg")
+    data, shown = path.read_bytes(), read_frames(path, [0])
+    segment = bytes([0xFF, marker]) + (len(about) + 2).to_bytes(2, "big") + about
+    path.write_bytes(data[:2] + segment + data[2:] + b"more")
+    assert not probe(path).corrupt
+    assert np.array_equal(read_frames(path, [0]), shown)
 
 
 @pytest.mark.parametrize("kind", KINDS)
