@@ -6,7 +6,6 @@ What one of the two servers tells does not depend on the other being there.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from components.kubeflow import client as kubeflow_client
 from components.kubeflow.client import Kubeflow, Spec
 from components.store.access import check_access
 from components.store.address import open_backend
+from components.store.settings import settings
 
 KUBERNETES = "1.29"  # the oldest that `manifests/` is for
 # Fields of the platform's specification, and the KFP that knows them first: an older one refuses the run. By the
@@ -117,7 +117,7 @@ def _at(tree: Any, path: tuple[str, ...]) -> Iterator[Any]:
 def check_store(uri: str) -> list[Finding]:
     """Tell what is in force towards the store and try it, where the environment says how this machine reaches it."""
     what = "store: put, get, list, delete"
-    if not os.environ.get("S3_ENDPOINT"):
+    if "S3_ENDPOINT" not in settings():
         remedy = "not tried: no S3_ENDPOINT here; the Job motion-enhancer-bootstrap tries it in the cluster"
         return [Finding(what, uri, "?", remedy)]
     try:

@@ -378,6 +378,10 @@ def _environment(container: Json, config: Json) -> Iterator[Json]:
 def _volumes(config: Json) -> tuple[list[Json], list[Json]]:
     volumes: list[Json] = []
     mounts: list[Json] = []
+    for item in config.get("secretAsVolume", []):
+        secret = {"secretName": item["secretName"], "optional": item.get("optional", False)}
+        volumes.append({"name": item["secretName"], "secret": secret})
+        mounts.append({"name": item["secretName"], "mountPath": item["mountPath"]})
     for item in config.get("pvcMount", []):
         claim = item["constant"]
         volumes.append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})

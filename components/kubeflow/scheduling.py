@@ -18,19 +18,13 @@ from kfp import dsl, kubernetes
 
 from components.core.errors import ParameterError
 from components.runtime.side_by_side import PROCESSES
+from components.store.settings import FOLDER, KEYS
 
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 USER = 65532  # the images' own user and group
-SECRET_KEYS = {"endpoint": "S3_ENDPOINT"}
-# without keys the role of the pod's service account counts; what each is: components/store/connection.py
-OPTIONAL_KEYS = {
-    "accesskey": "S3_ACCESS_KEY",
-    "secretkey": "S3_SECRET_KEY",
-    "sessiontoken": "S3_SESSION_TOKEN",
-    "region": "S3_REGION",
-    "addressing": "S3_ADDRESSING",
-    "cabundle": "S3_CA_BUNDLE",
-}
+# What the store's secret must hold is a variable, so that a pod without it does not start. The rest is read where the
+# secret is mounted: a variable per key stands in six nodes of a run's record for each task.
+REQUIRED_KEYS = {"endpoint": KEYS["endpoint"]}
 MODELS = "/models"
 TMP = "/tmp"  # where the images write temporary files
 # Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
@@ -43,6 +37,7 @@ _PART = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_DOMAIN}", re.ASCII)
 _QUEUE = re.compile(rf"(?=.{{1,63}}$){_DOMAIN}", re.ASCII)  # it becomes a label's value
+_VOLUME = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
 _KEY = re.compile(rf"((?=.{{1,253}}/){_DOMAIN}/)?{_PART}", re.ASCII)
 _VALUE = re.compile(rf"({_PART})?", re.ASCII)
 _SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
@@ -109,11 +104,24 @@ class Profile:
             raise ParameterError(problem, source="--sft-nodes", remedy=remedy)
         if not _SIZE.fullmatch(self.scratch):
             raise ParameterError(f"{self.scratch!r} is no size", source="--scratch", remedy="e.g. 200Gi")
-        for name in ("queue", "store_secret", "model_claim", "scratch_claim", "pull_secret"):
+        for name, form in {"queue": _QUEUE, "pull_secret": _NAME}.items():
             given = getattr(self, name)
-            if given is not None and not (_QUEUE if name == "queue" else _NAME).fullmatch(given):
+            if given is not None and not form.fullmatch(given):
                 remedy = "lower-case letters, digits, - and ."
                 raise ParameterError(f"{given!r} is no Kubernetes name", source=option(name), remedy=remedy)
+        self._check_volumes()
+
+    def _check_volumes(self) -> None:
+        """KFP names the volume of a claim or secret after it: a shorter name than theirs, and one for each."""
+        names = ("store_secret", "model_claim", "scratch_claim")
+        for place, name in enumerate(names):
+            given = getattr(self, name)
+            if not _VOLUME.fullmatch(given):
+                problem, remedy = f"{given!r} is no name of a volume", "at most 63 lower-case letters, digits and -"
+                raise ParameterError(problem, source=option(name), remedy=remedy)
+            if given in (getattr(self, other) for other in names[:place]):
+                problem, remedy = f"{given!r} would name two volumes of a pod", "another name for one of the two"
+                raise ParameterError(problem, source=option(name), remedy=remedy)
 
 
 def option(name: str) -> str:
@@ -204,8 +212,8 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
     if profile.retries:
         bounds = {"backoff_duration": f"{BACKOFF}s", "backoff_max_duration": f"{profile.longest_task}s"}
         task.set_retry(profile.retries, backoff_factor=float(BACKOFF_FACTOR), **bounds)
-    kubernetes.use_secret_as_env(task, profile.store_secret, SECRET_KEYS)
-    kubernetes.use_secret_as_env(task, profile.store_secret, OPTIONAL_KEYS, optional=True)
+    kubernetes.use_secret_as_env(task, profile.store_secret, REQUIRED_KEYS)
+    kubernetes.use_secret_as_volume(task, profile.store_secret, str(FOLDER), optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images are named by digest
     if profile.pull_secret is not None:

@@ -13,8 +13,9 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.kubeflow import scheduling
-from components.kubeflow.scheduling import MODELS, OPTIONAL_KEYS, PROFILE, SECRET_KEYS, TMP, USER, Profile
+from components.kubeflow.scheduling import MODELS, PROFILE, REQUIRED_KEYS, TMP, USER, Profile
 from components.sft.nodes import MANIFEST
+from components.store.settings import FOLDER
 
 SCRATCH = "/scratch"
 RUNTIME = "torch-distributed"
@@ -59,7 +60,7 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                 # nodes, rank and rendezvous come from Trainer's PET_ variables
                 "command": ["python", "-m", "torch.distributed.run"],
                 "args": ["-m", "components.sft.loop"],
-                "env": [_from_secret(profile, key, name) for key, name in {**SECRET_KEYS, **OPTIONAL_KEYS}.items()],
+                "env": [_from_secret(profile, key, name) for key, name in REQUIRED_KEYS.items()],
                 "resourcesPerNode": {
                     "requests": {
                         "cpu": str(scheduling.GPU_CPU * gpus),
@@ -76,13 +77,12 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
 
 
 def _from_secret(profile: Profile, key: str, name: str) -> dict[str, Any]:
-    reference = {"name": profile.store_secret, "key": key, **({"optional": True} if key in OPTIONAL_KEYS else {})}
-    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": profile.store_secret, "key": key}}}
 
 
 def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
     """Return node, volumes and rights of a worker's pod: a GPU step's, and Pod Security's profile "restricted"."""
-    mounts = {"dshm": "/dev/shm", "tmp": TMP, "models": MODELS, "scratch": SCRATCH}
+    mounts = {"dshm": "/dev/shm", "tmp": TMP, "models": MODELS, "scratch": SCRATCH, "store": str(FOLDER)}
     own = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
     pulls = {"imagePullSecrets": [{"name": profile.pull_secret}]} if profile.pull_secret is not None else {}
     return {
@@ -102,6 +102,7 @@ def _pod(profile: Profile, gpus: int) -> dict[str, Any]:
             {"name": "tmp", "emptyDir": {"sizeLimit": profile.scratch}},
             {"name": "models", "persistentVolumeClaim": {"claimName": profile.model_claim}},
             {"name": "scratch", "persistentVolumeClaim": {"claimName": profile.scratch_claim}},
+            {"name": "store", "secret": {"secretName": profile.store_secret, "optional": True}},
         ],
         "containers": [
             {

@@ -20,6 +20,7 @@ from typing import Any
 from components.core.errors import ParameterError, TryAgainError
 from components.core.records import Json
 from components.store.credentials import pod_has_role
+from components.store.settings import settings
 
 log = logging.getLogger(__name__)
 MANIFEST = "SFT_TRAINJOB"  # the environment variable that holds the manifest
@@ -49,7 +50,7 @@ def named(manifest: Json, name: str, job_file: Path) -> Json:
     if "POD_UID" in os.environ:
         owner = {"apiVersion": "v1", "kind": "Pod", "name": os.environ["POD_NAME"], "uid": os.environ["POD_UID"]}
         made["metadata"]["ownerReferences"] = [owner]
-    if pod_has_role(os.environ):  # the workers ask the store in the same name
+    if pod_has_role(settings()):  # the workers ask the store in the same name
         (patch,) = made["spec"]["runtimePatches"]
         (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
         job["template"]["spec"]["template"]["spec"]["serviceAccountName"] = os.environ["POD_SERVICE_ACCOUNT"]

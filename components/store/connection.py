@@ -1,4 +1,6 @@
-"""How an S3 endpoint is spoken to: endpoint, region, addressing, certificates and identity, from the environment.
+"""How an S3 endpoint is spoken to: endpoint, region, addressing, certificates and identity.
+
+Each comes from a variable, or from the file of a mounted secret (`settings.py`).
 
 | variable | key of the secret | what it is |
 |---|---|---|
@@ -18,6 +20,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,17 +32,9 @@ from minio.error import MinioException, S3Error
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.store.credentials import Identity, identity
 from components.store.retry import Patience, TransientError, transient
+from components.store.settings import KEYS, settings
 
 log = logging.getLogger(__name__)
-VARIABLES = (
-    "S3_ENDPOINT",
-    "S3_ACCESS_KEY",
-    "S3_SECRET_KEY",
-    "S3_SESSION_TOKEN",
-    "S3_REGION",
-    "S3_ADDRESSING",
-    "S3_CA_BUNDLE",
-)
 _EXAMPLE = "e.g. https://minio.example:9000"
 # s3.eu-central-1…, s3-eu-west-1…, s3.dualstack.eu-west-1…, bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com
 _AWS_REGION = re.compile(
@@ -61,16 +56,18 @@ class Connection:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Connection:
-        """Read the environment. Raises ParameterError: a variable is missing, contradicts another, or is none."""
-        endpoint = _endpoint(environment.get("S3_ENDPOINT", ""))
+        """Read the settings. Raises ParameterError: a variable is missing, contradicts another, or is none."""
+        read = partial(settings, dict(environment))
+        found = read()
+        endpoint = _endpoint(found.get("S3_ENDPOINT", ""))
         host = urlsplit(endpoint).hostname or ""
-        region, region_from = _region(environment.get("S3_REGION", ""), host)
-        addressing = environment.get("S3_ADDRESSING") or "auto"
+        region, region_from = _region(found.get("S3_REGION", ""), host)
+        addressing = found.get("S3_ADDRESSING", "auto")
         if addressing not in ("auto", "path", "virtual"):
             problem = f"S3_ADDRESSING={addressing!r} is none"
             raise ParameterError(problem, source="environment", remedy="auto, path or virtual")
-        who = identity(environment, region, _AWS.search(host) is not None)
-        made = cls(endpoint, region, region_from, addressing, environment.get("S3_CA_BUNDLE", ""), who)
+        who = identity(read, region, _AWS.search(host) is not None)
+        made = cls(endpoint, region, region_from, addressing, found.get("S3_CA_BUNDLE", ""), who)
         made.client(Patience(1, endpoint))  # tried once
         return made
 
@@ -125,7 +122,8 @@ def for_elsewhere(environment: Mapping[str, str] = os.environ) -> dict[str, str]
 
     Raises ParameterError: `S3_CA_BUNDLE` cannot be read.
     """
-    passed = {name: environment[name] for name in VARIABLES if environment.get(name)}
+    found = settings(environment)
+    passed = {name: found[name] for name in KEYS.values() if name in found}
     if (bundle := passed.get("S3_CA_BUNDLE", "")) and "-----BEGIN" not in bundle:
         try:
             passed["S3_CA_BUNDLE"] = Path(bundle).read_text()

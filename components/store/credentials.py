@@ -1,6 +1,6 @@
 """In whose name a store is asked: keys, a web identity, or the role of the pod or of the machine.
 
-One rule chooses, so that no failure of one way is hidden by another one: keys where the environment holds some; else
+One rule chooses, so that no failure of one way is hidden by another one: keys where the settings hold some; else
 the web identity that EKS and the like put into a pod (`AWS_ROLE_ARN`, `AWS_WEB_IDENTITY_TOKEN_FILE`); else what
 `AWS_CONTAINER_CREDENTIALS_…` names (EKS Pod Identity, ECS); else the role of the machine, from its metadata service.
 The providers are the minio client's. What they raise may hold tokens, so that none of it is passed on.
@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
 import urllib3
-from minio.credentials import IamAwsProvider, Provider, StaticProvider, WebIdentityProvider
+from minio.credentials import IamAwsProvider, Provider, WebIdentityProvider
 from minio.credentials.credentials import Credentials
 
 from components.core.errors import ParameterError
@@ -26,6 +26,7 @@ _WEB = ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")
 _CONTAINER = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
 _METADATA = "http://169.254.169.254"
 _STATUS = re.compile(r"failed with HTTP status code (\d+)")
+Settings = Callable[[], Mapping[str, str]]
 _SILENT = 3  # tries after which a machine that never gave credentials counts as one that has none
 
 
@@ -38,27 +39,23 @@ class Identity:
     provider: Callable[[urllib3.PoolManager], Provider]
 
 
-def identity(environment: Mapping[str, str], region: str, on_aws: bool) -> Identity:
-    """Return the way to credentials that this environment asks for.
+def identity(read: Settings, region: str, on_aws: bool) -> Identity:
+    """Return the way to credentials that the settings ask for.
 
     Args:
-        environment: of the process.
+        read: settings as they are now; keys are read again for each request.
         region: of the store, whose STS is asked.
         on_aws: whether the store is Amazon's; another store's web identity needs `AWS_ENDPOINT_URL_STS`.
 
     Raises:
         ParameterError: half a pair of variables, or none where the metadata service is turned off.
     """
-    access, secret = (environment.get(name, "") for name in _KEYS)
-    token = environment.get("S3_SESSION_TOKEN", "")
-    if _pair(environment, _KEYS, "both, or neither: without keys the role of the pod or machine counts"):
+    environment = read()
+    if (keys := _keys(environment)) is not None:
         summary, remedy = "keys S3_ACCESS_KEY and S3_SECRET_KEY", "check S3_ACCESS_KEY and S3_SECRET_KEY"
-        if token:
+        if keys.session_token:
             summary, remedy = f"{summary} with S3_SESSION_TOKEN", f"{remedy}, and S3_SESSION_TOKEN, which expires"
-        return Identity(summary, remedy, lambda http: StaticProvider(access, secret, token or None))
-    if token:
-        remedy = "set S3_ACCESS_KEY and S3_SECRET_KEY that were given with it"
-        raise ParameterError("S3_SESSION_TOKEN without keys", source="environment", remedy=remedy)
+        return Identity(summary, remedy, lambda http: Keys(read))
     if _pair(environment, _WEB, "both: the service account's annotation lets EKS set them"):
         return _web_identity(environment, region, on_aws)
     if container := next((environment[name] for name in _CONTAINER if environment.get(name)), ""):
@@ -73,6 +70,17 @@ def pod_has_role(environment: Mapping[str, str]) -> bool:
     """Return whether a pod gets its credentials by its service account, so that its helpers need the same one."""
     keys = all(environment.get(name) for name in _KEYS)
     return not keys and any(environment.get(name) for name in (*_WEB, *_CONTAINER))
+
+
+def _keys(environment: Mapping[str, str]) -> Credentials | None:
+    """Return the keys that stand in the settings, or None; half of them is a ParameterError."""
+    token = environment.get("S3_SESSION_TOKEN")
+    if _pair(environment, _KEYS, "both, or neither: without keys the role of the pod or machine counts"):
+        return Credentials(*(environment[name] for name in _KEYS), token)
+    if token:
+        remedy = "set S3_ACCESS_KEY and S3_SECRET_KEY that were given with it"
+        raise ParameterError("S3_SESSION_TOKEN without keys", source="environment", remedy=remedy)
+    return None
 
 
 def _pair(environment: Mapping[str, str], names: tuple[str, str], remedy: str) -> bool:
@@ -125,6 +133,20 @@ def _none() -> str:
 
 def _no_role() -> str:
     return "set both keys (a Kubernetes secret on a cluster), or give the pod's service account a role"
+
+
+class Keys(Provider):  # type: ignore[misc]
+    """Keys as the settings hold them at each request: a mounted secret changes under a running pod."""
+
+    def __init__(self, read: Settings) -> None:
+        self._read = read
+
+    def retrieve(self) -> Credentials:
+        """Return the keys of now. Raises ParameterError: they are no longer there."""
+        if (found := _keys(self._read())) is None:
+            problem = "S3_ACCESS_KEY and S3_SECRET_KEY are no longer there"
+            raise ParameterError(problem, source="environment", remedy="put both keys back into the store's secret")
+        return found
 
 
 class Checked(Provider):  # type: ignore[misc]

@@ -12,9 +12,6 @@ from tests.contract.specs import container, definition, leaves, load, parameters
 
 IMAGE = f"registry.example/steps@sha256:{'0' * 64}"
 CPU = ("--profile", "cpu")
-SECRETS = {"endpoint": "S3_ENDPOINT"}
-OPTIONAL = {"accesskey": "S3_ACCESS_KEY", "secretkey": "S3_SECRET_KEY", "sessiontoken": "S3_SESSION_TOKEN"}
-OPTIONAL |= {"region": "S3_REGION", "addressing": "S3_ADDRESSING", "cabundle": "S3_CA_BUNDLE"}
 CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5", "--node-selector=pool=a100"]
 CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
 CHANGED += ["--pull-secret=login"]
@@ -74,9 +71,10 @@ def test_gpu_steps_get_what_a_gpu_node_needs_and_no_other_step_does(compiled):
 def test_every_task_is_bounded_and_not_root_and_has_the_store(compiled, options):
     for one in scheduled(compiled(*options)):
         assert one.pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
-        wanted, optional = one.pod["secretAsEnv"]
-        assert [pairs(wanted), pairs(optional)] == [SECRETS, OPTIONAL]
-        assert (wanted.get("optional", False), optional["optional"]) == (False, True)
+        (variable,), (volume,) = one.pod["secretAsEnv"], one.pod["secretAsVolume"]
+        assert (pairs(variable), variable.get("optional", False)) == ({"endpoint": "S3_ENDPOINT"}, False)
+        assert (volume["mountPath"], volume["optional"]) == ("/etc/motion-enhancer/store", True)
+        assert volume["secretName"] == variable["secretName"] == "motion-enhancer-store"
         assert int(one.pod["activeDeadlineSeconds"]) > 0
         assert one.task["retryPolicy"]["maxRetryCount"] > 0
         resources = one.container["resources"]
@@ -98,7 +96,8 @@ def test_options_reach_their_tasks(compiled):
     for one in scheduled((spec, platform)):
         assert one.pod["activeDeadlineSeconds"] == "60"
         assert one.task["retryPolicy"]["maxRetryCount"] == 5
-        assert {item["secretName"] for item in one.pod["secretAsEnv"]} == {"other-secret"}
+        store = [*one.pod["secretAsEnv"], *one.pod["secretAsVolume"]]
+        assert [item["secretName"] for item in store] == ["other-secret", "other-secret"]
         assert mounted(one.pod).get("/models", "other-claim") == "other-claim"
         assert [item["secretName"] for item in one.pod["imagePullSecret"]] == ["login"]
         labels, selector = one.pod.get("podMetadata", {}).get("labels", {}), one.pod.get("nodeSelector", {})
@@ -161,6 +160,8 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--queue", "My Queue"),
         ("--queue", "q" * 64),
         ("--store-secret", ""),
+        ("--store-secret", "team.store"),
+        ("--store-secret=shared --model-claim", "shared"),
         ("--model-claim", "-x"),
         ("--pull-secret", "Login"),
         ("--sft-nodes", "0"),

@@ -7,11 +7,12 @@ import yaml
 
 from components.kubeflow.client import read_package
 from components.kubeflow.cluster_check import SINCE, needs
-from components.kubeflow.scheduling import A100, OPTIONAL_KEYS, SECRET_KEYS
+from components.kubeflow.scheduling import A100, REQUIRED_KEYS
+from components.store.settings import KEYS as STORE_KEYS
 from tests.command import motion_enhancer
 from tests.s3_server import KEYS, closed_port, s3_server
 
-VALUES = dict.fromkeys({**SECRET_KEYS, **OPTIONAL_KEYS}, "canary-77aa")
+VALUES = dict.fromkeys(STORE_KEYS, "canary-77aa")
 SECRET, CLAIM = ("team-a", "secrets", "motion-enhancer-store"), "motion-enhancer-models"
 SMALLER = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
 
@@ -45,7 +46,7 @@ def test_what_a_pipeline_needs_is_read_from_the_compiled_file(packages):
     found = needs(read_package(packages["a100"]))
     assert found.gpus == {(tuple(A100.items()), "nvidia.com/gpu"): 8}  # those of sft, the largest
     assert found.disks == {(tuple(A100.items()), "nvidia.com/gpu"): 200 * 2**30}
-    assert found.secrets == {"motion-enhancer-store": set(SECRET_KEYS)}
+    assert found.secrets == {"motion-enhancer-store": set(REQUIRED_KEYS)} == {"motion-enhancer-store": {"endpoint"}}
     assert found.claims == {"motion-enhancer-models"}
     assert found.fields == {"securityContext": "2.16"}
     assert needs(read_package(packages["cpu"])).gpus == {}

@@ -131,7 +131,20 @@ def test_the_defaults_leave_room_for_the_uis_retry(whole_package):
     found = run_size(documents, {})
     assert defaults(documents[0])["shards"] == ["0/2", "1/2"]
     assert found.nodes == 193
-    assert found.whole < 1_500_000 < ETCD
+    assert found.whole < 1_400_000 < ETCD
+
+
+def test_a_pod_mounts_its_secret_as_kfps_driver_writes_it(whole_package):
+    """KFP 2.17's `driver/k8s.go`: volume and mount have the secret's name, and `optional` stands there always."""
+    nodes = written_nodes(read_package(whole_package), {})
+    given = [item for node in nodes for item in node.get("inputs", {}).get("parameters", [])]
+    pods = [json.loads(item["value"]) for item in given if item["name"] == "pod-spec-patch"]
+    name = "motion-enhancer-store"
+    for pod in pods:
+        assert {"name": name, "secret": {"secretName": name, "optional": True}} in pod["volumes"]
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert {"name": name, "mountPath": "/etc/motion-enhancer/store"} in mounts
+    assert pods
 
 
 def test_a_size_forbids_what_it_is_too_large_for():

@@ -12,25 +12,31 @@ import pytest
 import yaml
 
 from components.core.errors import ParameterError
-from components.kubeflow.scheduling import A100, OPTIONAL_KEYS, SECRET_KEYS, Profile
+from components.kubeflow.scheduling import A100, Profile
 from components.kubeflow.trainjob import POD_LABELS, train_job
 from components.sft.nodes import named
+from components.store import settings
+from components.store.address import open_backend
 from tests.contract.specs import container as container_of
 from tests.contract.specs import definition, leaves, load
 from tests.kubeflow.conftest import IMAGE
+from tests.s3_server import KEYS as MOTO_KEYS
+from tests.s3_server import s3_server
+from tests.store.mounted import mount
 
 NODES = 4
-ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str, "optional": bool}}}
+ENV = {"name": str, "valueFrom": {"secretKeyRef": {"name": str, "key": str}}}
 USER = {"runAsUser": int, "runAsGroup": int, "fsGroup": int, "runAsNonRoot": bool, "fsGroupChangePolicy": str}
 OWN = {"allowPrivilegeEscalation": bool, "runAsNonRoot": bool, "capabilities": {"drop": [str]}}
 EMPTY, CLAIM = {"medium": str, "sizeLimit": str}, {"claimName": str}
+HELD = {"secretName": str, "optional": bool}
 POD = {
     "serviceAccountName": str,
     "nodeSelector": {"*": str},
     "imagePullSecrets": [{"name": str}],
     "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
     "securityContext": {**USER, "seccompProfile": {"type": str}},
-    "volumes": [{"name": str, "emptyDir": EMPTY, "persistentVolumeClaim": CLAIM}],
+    "volumes": [{"name": str, "emptyDir": EMPTY, "persistentVolumeClaim": CLAIM, "secret": HELD}],
     "containers": [{"name": str, "volumeMounts": [{"name": str, "mountPath": str}], "securityContext": OWN}],
 }
 LABELS = {"labels": {"*": str}}
@@ -103,16 +109,36 @@ def test_its_pods_get_what_a_gpu_step_gets(manifest):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 65532
     claims = {item["name"]: item.get("persistentVolumeClaim", {}).get("claimName") for item in pod["volumes"]}
-    assert claims == {"dshm": None, "models": "motion-enhancer-models", "scratch": "shared", "tmp": None}
+    own = {"models": "motion-enhancer-models", "scratch": "shared"}
+    assert claims == {"dshm": None, "tmp": None, "store": None, **own}
     (tmp,) = (item["emptyDir"] for item in pod["volumes"] if item["name"] == "tmp")
     assert tmp == {"sizeLimit": "200Gi"}
     mounts = {item["name"]: item["mountPath"] for item in pod["containers"][0]["volumeMounts"]}
+    assert mounts.pop("store") == "/etc/motion-enhancer/store"
     assert mounts == {"dshm": "/dev/shm", "tmp": "/tmp", "models": "/models", "scratch": "/scratch"}
-    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in manifest["spec"]["trainer"]["env"]}
-    assert {item["name"] for item in secrets.values()} == {"motion-enhancer-store"}
-    given = {item["key"]: name for name, item in secrets.items()}
-    assert given == {**SECRET_KEYS, **OPTIONAL_KEYS}  # as every step's
-    assert {item["key"] for item in secrets.values() if item.get("optional")} == set(OPTIONAL_KEYS)
+
+
+def test_its_pods_open_the_store_of_the_mounted_secret(manifest, monkeypatch, tmp_path):
+    """Variables and files of a pod, made of its manifest and of a secret."""
+    (job,) = manifest["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    monkeypatch.setattr(settings, "FOLDER", tmp_path / settings.FOLDER.relative_to("/"))
+    with s3_server("bucket") as client:
+        access, key = MOTO_KEYS.values()
+        held = {"endpoint": client._base_url._url.geturl(), "accesskey": access, "secretkey": key}
+        secrets = {"motion-enhancer-store": held}
+        for name in settings.KEYS.values():
+            monkeypatch.delenv(name, raising=False)
+        for item in manifest["spec"]["trainer"]["env"]:
+            reference = item["valueFrom"]["secretKeyRef"]
+            monkeypatch.setenv(item["name"], secrets[reference["name"]][reference["key"]])
+        volumes = {item["name"]: item["secret"] for item in pod["volumes"] if "secret" in item}
+        for item in pod["containers"][0]["volumeMounts"]:
+            if item["name"] in volumes:
+                assert volumes[item["name"]]["optional"] is True
+                mount(tmp_path / item["mountPath"].lstrip("/"), secrets[volumes[item["name"]]["secretName"]])
+        open_backend("minio://bucket/store", 0.05).put("x", b"1")
+        assert [item.object_name for item in client.list_objects("bucket", recursive=True)] == ["store/x"]
 
 
 def test_the_launcher_asks_for_no_gpu_and_sees_the_same_volumes(several):
@@ -145,6 +171,17 @@ def test_workers_of_a_launcher_with_a_role_get_its_service_account(manifest, mon
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     assert job["template"]["spec"]["template"]["spec"].get("serviceAccountName") == account
     assert "serviceAccountName" not in str(manifest)
+
+
+def test_workers_of_a_launcher_whose_keys_are_mounted_need_no_service_account(manifest, monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "FOLDER", tmp_path)
+    for name, value in {**WEB, "POD_SERVICE_ACCOUNT": "runs"}.items():
+        monkeypatch.setenv(name, value)
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    assert "serviceAccountName" in str(named(manifest, "sft-1", Path("/scratch/job.json")))
+    mount(tmp_path, {"accesskey": "a", "secretkey": "s"})
+    assert "serviceAccountName" not in str(named(manifest, "sft-1", Path("/scratch/job.json")))
 
 
 def test_no_other_task_changes_and_no_interface_or_command(one_node, several):

@@ -12,9 +12,10 @@ from kubernetes.utils.quantity import parse_quantity
 
 from components.core.units import readable_bytes
 from components.kubeflow.cluster_check import KUBERNETES, SINCE
-from components.kubeflow.scheduling import OPTIONAL_KEYS, SECRET_KEYS, Profile
+from components.kubeflow.scheduling import REQUIRED_KEYS, Profile
 from components.models.registry import CHECKPOINTS
 from components.plan.cost import ClipCost
+from components.store.settings import KEYS
 from docs.generate import CASES, WORDS, pipeline_default, shared_fields
 from tests.manifests.checks import Pod, connects, lets, outside, pods, policies_for, reaches, restricted
 from tests.manifests.conftest import MANIFESTS
@@ -257,15 +258,15 @@ def test_the_optional_keys_of_the_example_are_those_that_pods_take(tree, build):
     file = secrets / "kustomization.yaml"
     file.write_text(file.read_text().replace("envs: [store.env]}", "envs: [store.env], files: [cabundle=ca.pem]}"))
     (store,) = (item for item in build(secrets) if item["metadata"]["name"] == Profile().store_secret)
-    assert set(store["data"]) == {*SECRET_KEYS, *OPTIONAL_KEYS}
+    assert set(store["data"]) == set(KEYS)
     assert base64.b64decode(store["data"]["cabundle"]).decode() == text
 
 
 def test_the_bootstrap_takes_what_a_step_takes_of_the_stores_secret(objects):
     variables = pod(objects, BOOTSTRAP).spec["containers"][0]["env"]
     given = {item["name"]: item["valueFrom"].get("secretKeyRef") for item in variables if item["name"] != "STORE"}
-    assert {item["key"]: name for name, item in given.items()} == {**SECRET_KEYS, **OPTIONAL_KEYS}
-    assert {item["key"] for item in given.values() if item.get("optional")} == set(OPTIONAL_KEYS)
+    assert {item["key"]: name for name, item in given.items()} == KEYS
+    assert {item["key"] for item in given.values() if not item.get("optional")} == set(REQUIRED_KEYS)
 
 
 def test_rights_are_few(objects):

@@ -10,15 +10,16 @@ import socket
 import pytest
 
 from components.core.errors import ParameterError, TryAgainError
-from components.kubeflow.scheduling import OPTIONAL_KEYS, SECRET_KEYS
-from components.store import credentials
+from components.store import credentials, settings
 from components.store.access import check_access
 from components.store.address import open_backend
-from components.store.connection import VARIABLES, Connection, for_elsewhere
+from components.store.connection import Connection, for_elsewhere
 from components.store.retry import Patience
+from components.store.settings import KEYS
 from tests.command import python
 from tests.s3_server import closed_port, s3_server
 from tests.sft.trainer import service_account
+from tests.store.mounted import mount
 from tests.store.signed import REGION, cloud, issuer
 
 URI, ACCESS, SECRET, TOKEN = "minio://main/deep/store", "AKIATEST", "secret-of-akiatest", "token-of-akiatest"
@@ -45,11 +46,22 @@ def pod(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("AWS_", "S3_")) or name.lower() in ("http_proxy", "https_proxy"):
             monkeypatch.delenv(name)
-    names = {**SECRET_KEYS, **OPTIONAL_KEYS}
 
     def enter(secret, **injected):
-        for name, value in {**{names[key]: value for key, value in secret.items()}, **injected}.items():
+        for name, value in {**{KEYS[key]: value for key, value in secret.items()}, **injected}.items():
             monkeypatch.setenv(name, value)
+
+    return enter
+
+
+@pytest.fixture
+def step(pod, monkeypatch, tmp_path):
+    """Function that gives this process what a step's pod has: the endpoint's variable, and the whole secret mounted."""
+    monkeypatch.setattr(settings, "FOLDER", tmp_path / "etc" / "store")
+
+    def enter(secret, **injected):
+        pod({"endpoint": secret["endpoint"]}, **injected)
+        mount(settings.FOLDER, secret)
 
     return enter
 
@@ -287,6 +299,93 @@ def test_a_machine_whose_metadata_fail_later_is_asked_again(server, pod):
         assert metadata.broken == []
 
 
+# A mounted secret -----------------------------------------------------------------------------------------------------
+
+
+def test_a_steps_mounted_secret_does_everything_and_is_not_printed(server, step):
+    server.keys[ACCESS] = (SECRET, TOKEN)
+    secret = {key: f"{text}\n" for key, text in keys(server, region=REGION, sessiontoken=TOKEN).items()}
+    step({**secret, "endpoint": server.endpoint})
+    lines = works()
+    assert "credentials: keys S3_ACCESS_KEY and S3_SECRET_KEY with S3_SESSION_TOKEN" in lines
+    assert f"region: {REGION} (S3_REGION)" in lines
+    assert server.refused == []
+    program = "import pathlib, runpy, sys; from components.store import settings; "
+    program += "settings.FOLDER = pathlib.Path(sys.argv.pop()); "
+    program += "runpy.run_module('components.store.bootstrap', run_name='__main__')"
+    done = python("-c", program, settings.FOLDER, STORE=URI, LOG_LEVEL="DEBUG")
+    assert f"put, get, list and delete work under {URI}" in done.stderr
+    assert not any(value in done.stdout + done.stderr for value in (SECRET, TOKEN))
+
+
+def test_a_secret_that_changes_reaches_a_store_that_is_open(server, step):
+    server.keys[ACCESS] = (SECRET, TOKEN)
+    step(keys(server, region=REGION, sessiontoken=TOKEN))
+    backend = open_backend(URI, 0.05)
+    backend.put("x", b"1")
+    server.keys["AKIANEXT"] = ("next-secret", "next-token")
+    server.expired.add(ACCESS)
+    mount(settings.FOLDER, {"accesskey": "AKIANEXT", "secretkey": "next-secret", "sessiontoken": "next-token"})
+    assert backend.get("x") == b"1"
+    assert server.refused == []
+    mount(settings.FOLDER, {"accesskey": "AKIANEXT"})
+    with pytest.raises(ParameterError, match="no S3_SECRET_KEY"):
+        backend.get("x")
+    mount(settings.FOLDER, {"region": REGION})
+    with pytest.raises(ParameterError, match="no longer there") as caught:
+        backend.get("x")
+    assert "both keys" in caught.value.remedy
+
+
+def test_a_variable_counts_before_a_file_and_keys_are_not_mixed(step):
+    step({"endpoint": "https://a", "accesskey": "a", "secretkey": "s", "sessiontoken": "t", "region": "x", "more": "m"})
+    known = {"S3_ENDPOINT": "https://b", "S3_REGION": "", "HOME": "/"}
+    assert settings.settings(known) == {
+        "S3_ENDPOINT": "https://b",
+        "S3_ACCESS_KEY": "a",
+        "S3_SECRET_KEY": "s",
+        "S3_SESSION_TOKEN": "t",
+        "S3_REGION": "x",
+        "HOME": "/",
+    }
+    own = {"S3_ENDPOINT": "https://b", "S3_ACCESS_KEY": "b", "S3_SECRET_KEY": "c"}
+    assert settings.settings(own) == {**own, "S3_REGION": "x"}
+    assert for_elsewhere(own) == {**own, "S3_REGION": "x"}
+
+
+def test_a_secret_without_keys_leaves_the_role(step, server):
+    with issuer(server) as metadata:
+        endpoint = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.endpoint}
+        step({"endpoint": server.endpoint, "region": REGION, "accesskey": "", "secretkey": "\n"}, **endpoint)
+        assert f"credentials: the machine's role, from {metadata.endpoint}" in works()
+
+
+def test_a_secret_that_changes_while_it_is_read_is_read_again(step, monkeypatch):
+    step({"endpoint": "https://a", "accesskey": "old", "secretkey": "old", "sessiontoken": "old"})
+    read, seen = settings._text, []
+
+    def text(file):
+        seen.append(file.name)
+        if len(seen) == 3:  # after the first key
+            mount(settings.FOLDER, {"accesskey": "new", "secretkey": "new"})
+        return read(file)
+
+    monkeypatch.setattr(settings, "_text", text)
+    assert settings.settings({}) == {"S3_ACCESS_KEY": "new", "S3_SECRET_KEY": "new"}
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"s\xff\xfe", "no UTF-8"), (None, "Is a directory")])
+def test_a_file_that_cannot_be_read_is_named_and_not_printed(step, content, said):
+    step({"endpoint": "https://a", "accesskey": "a"})
+    file = settings.FOLDER / "secretkey"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ParameterError, match=said) as caught:
+        open_backend(URI)
+    assert caught.value.source == str(file)
+    assert caught.value.__cause__ is None
+    assert "xff" not in str(caught.value)
+
+
 # Certificates and addressing ------------------------------------------------------------------------------------------
 
 
@@ -297,11 +396,12 @@ def authority(tmp_path_factory):
     return service_account(folder, "") / "ca.crt", folder / "key.pem"
 
 
-@pytest.mark.parametrize("form", ["path", "text"])
-def test_an_authority_of_ones_own_by_path_and_as_a_secrets_text(moto, pod, authority, form):
+@pytest.mark.parametrize("form", ["path", "text", "mounted"])
+def test_an_authority_of_ones_own_by_path_and_as_a_secrets_text(moto, pod, step, authority, form):
     with cloud(moto, authority) as server:
         server.keys[ACCESS] = (SECRET, None)
-        pod(keys(server, region=REGION, cabundle=str(authority[0]) if form == "path" else authority[0].read_text()))
+        bundle = str(authority[0]) if form == "path" else authority[0].read_text()
+        (step if form == "mounted" else pod)(keys(server, region=REGION, cabundle=bundle))
         lines = works()
         assert "certificates: the system's and those of S3_CA_BUNDLE" in lines
         assert "BEGIN" not in str(lines)
@@ -368,10 +468,6 @@ def test_the_bootstrap_job_prints_what_is_in_force_and_no_secret(server, pod):
     for line in (f"region: {REGION} (S3_REGION)", f"put, get, list and delete work under {URI}"):
         assert line in done.stderr
     assert not any(value in done.stdout + done.stderr for value in (SECRET, TOKEN))
-
-
-def test_a_pods_variables_are_those_that_are_read():
-    assert set(VARIABLES) == {*SECRET_KEYS.values(), *OPTIONAL_KEYS.values()}
 
 
 def test_a_key_that_may_not_delete_is_told_which_of_the_four_work(server, pod, monkeypatch):
