@@ -112,7 +112,7 @@ def training(folder: Path, among: Processes, align_weight: float, **settings: An
     """Return a training as the product begins it; its data is not read, a sample is given to each step."""
     fixed = {"global_batch": among.count, "max_steps": ENDLESS, "norms_every": ENDLESS, "warmup": 0.0, "held_out": 0.0}
     fixed |= {"lr_vision": RATE, "lr_llm": RATE, "weight_decay": DECAY}
-    line = VlmLine.model_construct(video=SimpleNamespace(id="one"), sample=SimpleNamespace(id="one"))
+    line = VlmLine.model_construct(video=SimpleNamespace(id="one"), sample=SimpleNamespace(id="one", weight=1.0))
     job = Job.model_construct(
         settings=SftSettings.model_validate({**fixed, **settings}),
         align_weight=align_weight,

@@ -144,7 +144,7 @@ def benchmarks(sources: Sequence[Source], lost: Sequence[Lost], list_at: str) ->
         kinds = Counter(item.kind for item in lost if item.protocol == source.protocol)
         there = (len(source.videos), get_benchmark(source.protocol).share(sum(items)), len(items) - sum(items))
         rows.append((source.protocol, *there, *(kinds[kind] for kind in NAMES)))
-    head = ("protocol", "videos", "with an answer", "held out", *NAMES.values())
+    head = ("protocol", "videos", "answered", "held out", *(name.split()[0] for name in NAMES.values()))
     return document("## Benchmarks", table(head, rows), bullets(_listing(lost, list_at)))
 
 

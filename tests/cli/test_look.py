@@ -90,7 +90,7 @@ def test_bad_arguments(clip, name, text, settings, error):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("song.mp4", "the video does not decode"), ("short.mp4", "4 frames, the video model needs at least 9")],
+    [("song.mp4", "a text, not a video"), ("short.mp4", "4 frames, the video model needs at least 9")],
 )
 def test_a_bad_clip_gets_a_sentence_about_it(tmp_path, capsys, monkeypatch, name, problem):
     """No count of failed files, no step's parameter, no temporary folder."""

@@ -166,7 +166,7 @@ def test_a_run_of_an_uploaded_pipeline_stays_one_of_it(first):
 
 def test_an_unknown_task_is_answered_with_the_known_ones(first, capsys):
     assert rerun(first, "run-0", "--task", "attention-capture") == 2
-    assert "baseline-eval, benchmark-import, prior-set" in capsys.readouterr().err
+    assert "baseline-eval, benchmark-import, leakage-check, prior-set" in capsys.readouterr().err
     assert len(runs_asked(first)) == 1
 
 
