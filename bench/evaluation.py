@@ -78,8 +78,8 @@ def _favor() -> Iterator[Row]:
             raise RuntimeError(f"bench.favor ended with code {done.returncode}:\n{done.stderr[-3000:]}")
         took, found = time.perf_counter() - start, json.loads(done.stdout.splitlines()[-1])
         n = len(load_manifest(folder / "out" / "result", EvalResult).lines)
-    told = f"{n} items on {favor.VIDEOS} clips, a stub for a model: the task took {took:.0f} s"
-    yield Row(f"{n} items: parsing and statistics, seconds", found["scoring_s"], 5.0, told)
+    detail = f"{n} items on {favor.VIDEOS} clips, a stub for a model: the task took {took:.0f} s"
+    yield Row(f"{n} items: parsing and statistics, seconds", found["scoring_s"], 5.0, detail)
     yield Row(f"{n} items: peak memory of the task, MB", found["peak_bytes"] / 1e6, 500.0, "without torch")
 
 
@@ -105,9 +105,9 @@ def _item(video: Video, number: int) -> Sample:
     words = zip("ABCD", ("left", "right", "up", "down"), strict=True)
     options = [Option(letter=letter, text=word) for letter, word in words]
     question = f"Where does the ground drift, asked for the {number + 1}. time?"
-    told: Json = {"question": question, "options": options, "response": "", "is_instruction": False, "answer": "A"}
+    texts: Json = {"question": question, "options": options, "response": "", "is_instruction": False, "answer": "A"}
     kind, name = next(iter(BENCHMARK.types)), sample_id(video.id, question, options, "", [])
-    return Sample(id=name, uid=f"{video.id[:8]}#{number}", question_type=kind, protocol=BENCHMARK.name, **told)
+    return Sample(id=name, uid=f"{video.id[:8]}#{number}", question_type=kind, protocol=BENCHMARK.name, **texts)
 
 
 def _values(folder: Path) -> Json:

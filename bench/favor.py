@@ -60,9 +60,9 @@ def _item(video: Video, number: int, kind: str) -> Sample:
     texts = TEXTS[number % 5 :] + TEXTS[: number % 5]
     options = [Option(letter=letter, text=text) for letter, text in zip("ABCDE", texts, strict=True)]
     question, answer = f"What does the person do in part {number}?", "ABCDE"[number // 7 % 5]
-    told: Json = {"question": question, "options": options, "response": "", "is_instruction": False, "answer": answer}
+    texts: Json = {"question": question, "options": options, "response": "", "is_instruction": False, "answer": answer}
     name = sample_id(video.id, question, options, "", [])
-    return Sample(id=name, uid=f"{video.name}#{number}", question_type=kind, protocol="favor", **told)
+    return Sample(id=name, uid=f"{video.name}#{number}", question_type=kind, protocol="favor", **texts)
 
 
 class Stub:

@@ -96,7 +96,7 @@ class Asker:
         self.store, self.chosen, self.benchmark, self.params = store, chosen, benchmark, params
         self._longest = params.max_new_tokens or benchmark.max_new_tokens
         self._batches = _batches(units, params.batch_size)
-        self._told: dict[str, Json | DataError] = {}
+        self._known: dict[str, Json | DataError] = {}
         self._prefix: tuple[str, Prefix] | None = None
         self._pixels: Callable[[str], dict[str, Tensor]] = lambda clip: {}
 
@@ -136,9 +136,9 @@ class Asker:
         Raises:
             DataError: the clip does not decode, or the question does not fit the model.
         """
-        if unit.name not in self._told:
-            self._told = self._answers(self._batches[unit.name])
-        if isinstance(found := self._told[unit.name], DataError):
+        if unit.name not in self._known:
+            self._known = self._answers(self._batches[unit.name])
+        if isinstance(found := self._known[unit.name], DataError):
             raise found
         return found
 
@@ -153,8 +153,8 @@ class Asker:
         if laid_out:
             layouts = [layout for layout, _ in laid_out.values()]
             replies = vlm.replies(layouts, self._read(vlm, batch[0].clip, layouts[0]), self._longest)
-            told = zip(laid_out, replies, laid_out.values(), strict=True)
-            answers |= {name: {"reply": reply, "frames": frames} for name, reply, (_, frames) in told}
+            answered = zip(laid_out, replies, laid_out.values(), strict=True)
+            answers |= {name: {"reply": reply, "frames": frames} for name, reply, (_, frames) in answered}
         return answers
 
     def _lay_out(self, vlm: Vlm, unit: Unit) -> tuple[Layout, list[int]]:

@@ -110,8 +110,8 @@ def _permuted(unit: Unit, benchmark: Benchmark, entry: Entry) -> PermutedReply:
     shown = moved(sample.options, unit.shift)
     letter, rule = parse_reply(reply, shown, letters=benchmark.shows_letters)
     parsed = published_letter(letter, sample.options, unit.shift) if letter else ""
-    told = {"reply": reply, "parsed": parsed, "rule": rule, "correct": parsed == sample.answer}
-    return PermutedReply(sample=sample.id, shift=unit.shift, key=entry.key, **told)
+    judgement = {"reply": reply, "parsed": parsed, "rule": rule, "correct": parsed == sample.answer}
+    return PermutedReply(sample=sample.id, shift=unit.shift, key=entry.key, **judgement)
 
 
 STEP = Step(

@@ -1,4 +1,4 @@
-"""What of a source cannot be used, told before any video is read: `plan` and the import judge by the same rules.
+"""What of a source cannot be used, found before any video is read: `plan` and the import judge by the same rules.
 
 A video that is missing or bad takes all its rows along. Of rows that are one sample the first is kept.
 """

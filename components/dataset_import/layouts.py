@@ -1,7 +1,7 @@
 """How training sources are written: MotionBench's captions, conversations, preferences, captions, one's own rows.
 
-All but the first are told by the names of their rows' fields, whatever their files are called. A row without one video
-(an image, text alone) can have no motion prior: it is counted by its kind and set aside. The layouts of published
+All but the first are recognized by the names of their rows' fields, whatever their files are called. A row without one
+video (an image, text alone) can have no motion prior: it is counted by its kind and set aside. The layouts of published
 benchmarks are in the benchmarks' own modules.
 """
 
@@ -232,7 +232,7 @@ def _one_video(rows: Rows, row: Any, where: str, said: Sequence[str] = ()) -> st
     """Return the path of a row's video; a row with no video or several is set aside by its kind, and has none.
 
     Raises:
-        DataError: no video, although what is said has the placeholder of one.
+        DataError: no video, although the text has the placeholder of one.
     """
     videos, images = _media(row, "video", where), _media(row, "image", where)
     if len(videos) == 1 and not images:
@@ -269,4 +269,4 @@ LLAVA = Layout("llava", _at_root("llava"), _reader("llava", _conversation("conve
 MESSAGES = Layout("messages", _at_root("messages"), _reader("messages", _conversation("messages", "role", "content")))
 VIDEO_CAPTIONS = Layout("sharegpt4video", _at_root("sharegpt4video"), _reader("sharegpt4video", _video_captions))
 PREFERENCES = Layout("preferences", _at_root("preferences"), _reader("preferences", _preference))
-BY_ROWS = (JSONL, LLAVA, MESSAGES, VIDEO_CAPTIONS, PREFERENCES)  # told by the names of their rows' fields
+BY_ROWS = (JSONL, LLAVA, MESSAGES, VIDEO_CAPTIONS, PREFERENCES)  # recognized by the names of their rows' fields

@@ -1,8 +1,8 @@
-"""Which training videos are called, or told, as a benchmark's are: names that mean one video, and texts said of few.
+"""Which training videos share a name or a text with a benchmark's: names that mean one video, texts of few videos.
 
 A name loses its folder, its extension and the `_<start>_<end>` of a cut clip. It counts if it can hardly name two
 videos: an id such as YouTube's or Charades' does, `video_12` and `0007` do not. A text counts if it has enough words
-and is said of few videos: what is asked of many (`What does the man do?`) tells nothing.
+and belongs to few videos: what is asked of many (`What does the man do?`) means nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-FEW = 3  # videos of one side that a telling text is said of, at most
+FEW = 3  # videos of one side that have a distinctive text, at most
 _SEGMENT = re.compile(r"_\d+(?:\.\d+)?_\d+(?:\.\d+)?$")
 _TURN = re.compile(r"#\d+$")  # of a conversation, behind its id
 _ACTIVITYNET = re.compile(r"^v_(?=[\w-]{11}$)")
@@ -33,8 +33,8 @@ def core_name(name: str) -> str:
     return _ACTIVITYNET.sub("", _SEGMENT.sub("", stem) or stem)
 
 
-def telling_names(names: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Return which videos of a set each telling name is of, in lower case; `names` are paths or ids by video."""
+def distinctive_names(names: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """Return which videos of a set each distinctive name is of, in lower case; `names` are paths or ids by video."""
     videos: dict[str, set[str]] = defaultdict(set)
     for video, given in names.items():
         for name in map(core_name, given):
@@ -43,12 +43,12 @@ def telling_names(names: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
     counted = max(_SHARED[0], _SHARED[1] * len(videos))
     found: dict[str, set[str]] = defaultdict(set)
     for name, of in videos.items():
-        if forms[_form(name)] < counted and _is_telling(name):
+        if forms[_form(name)] < counted and _is_distinctive(name):
             found[name.casefold()] |= of
     return dict(found)
 
 
-def _is_telling(name: str) -> bool:
+def _is_distinctive(name: str) -> bool:
     """Return whether a name that is no count can hardly be that of two videos."""
     if _COUNTED.fullmatch(_form(name)):
         return False
@@ -66,14 +66,14 @@ def normalized(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def telling_texts(texts: Mapping[str, Iterable[str]], words: int) -> dict[str, set[str]]:
-    """Return which videos each telling text is said of: normalized, of at least so many words, and of `FEW` videos.
+def distinctive_texts(texts: Mapping[str, Iterable[str]], words: int) -> dict[str, set[str]]:
+    """Return which videos each distinctive text is of: normalized, of at least so many words, and of `FEW` videos.
 
     Scripts without spaces count two characters as a word.
     """
     found: dict[str, set[str]] = defaultdict(set)
-    for video, said in texts.items():
-        for text in map(normalized, said):
+    for video, own in texts.items():
+        for text in map(normalized, own):
             if _length(text) >= words:
                 found[text].add(video)
     return {text: videos for text, videos in found.items() if len(videos) <= FEW}

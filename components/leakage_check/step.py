@@ -19,7 +19,7 @@ from components.core.artifacts import LEAKS, Leak, LeakageReport, LeakKind, Prio
 from components.core.errors import DataError
 from components.core.progress import track
 from components.core.records import Failure, Json, Part, Sample, Video
-from components.leakage_check.names import shared, telling_names, telling_texts
+from components.leakage_check.names import distinctive_names, distinctive_texts, shared
 from components.leakage_check.page import page
 from components.runtime.context import Context
 from components.runtime.declaration import Step
@@ -46,7 +46,7 @@ class Params(UnitParams, Hashing):
     exclude: list[LeakKind] = Field(
         ["file", "frames", "id", "name"],
         description="what keeps a training video out of training if it shares it with a benchmark's; the rest is "
-        "reported only (two videos may be told in the same words)",
+        "reported only (two videos may share a description)",
     )
     max_distance: int = Field(
         10, ge=0, le=20, description="bits of 64 by which hashes of the same picture may differ (frames)"
@@ -74,7 +74,7 @@ def run(context: Context[Params]) -> None:
         excluded=sorted({pair.training for pair in pairs if pair.kind in context.params.exclude}),
     )
     context.publish("leakage", report)
-    plain = sum(not entry.numbers["telling"] for entry in prints.values())
+    plain = sum(not entry.numbers["distinct"] for entry in prints.values())
     context.page("summary", page(report, context.params.exclude, plain))
     context.metrics(pairs=len(pairs), excluded=len(report.excluded))
 
@@ -123,7 +123,7 @@ def _fingerprint(context: Context[Params], key: str, video: Video) -> Entry | Da
     folder = context.work(key)
     folder.put("pictures", "safetensors", safetensors.save({"pictures": small_nRC}))
     numbers = {"times": [video.times[index] for index in indices], "hashes": [f"{value:016x}" for value in found_n]}
-    return folder.finish(video.id, {"video": video.id}, {**numbers, "telling": bool(found_n.any())})
+    return folder.finish(video.id, {"video": video.id}, {**numbers, "distinct": bool(found_n.any())})
 
 
 def _same_files(training: Training, asked: Asked) -> Iterator[Found]:
@@ -172,25 +172,25 @@ def _same_footage(
 
 
 def _same_names(training: Training, asked: Asked) -> Iterator[Found]:
-    """Yield the pairs of which files have one telling name; and those of which rows do, or a row and a file."""
+    """Yield the pairs whose files have a distinctive name in common, and those whose rows do, or a row and a file."""
     ours = {name: ([lines[0].video.name], [line.sample.uid for line in lines]) for name, lines in training.items()}
     theirs = {name: ([line.video.name], [sample.uid for sample in line.samples]) for name, line in asked.items()}
-    files, every = ([_telling(side, rows) for side in (ours, theirs)] for rows in (False, True))
+    files, every = ([_distinctive(side, rows) for side in (ours, theirs)] for rows in (False, True))
     called = {(one, other): name for name, one, other in shared(*files)}
     rows = {(one, other): name for name, one, other in shared(*every)}
     yield from (("name", *pair, {"what": name}) for pair, name in called.items())
     yield from (("id", *pair, {"what": name}) for pair, name in rows.items() if pair not in called)
 
 
-def _telling(side: Mapping[str, tuple[list[str], list[str]]], rows: bool) -> dict[str, set[str]]:
-    return telling_names({name: [*files, *uids] if rows else files for name, (files, uids) in side.items()})
+def _distinctive(side: Mapping[str, tuple[list[str], list[str]]], rows: bool) -> dict[str, set[str]]:
+    return distinctive_names({name: [*files, *uids] if rows else files for name, (files, uids) in side.items()})
 
 
 def _same_texts(training: Training, asked: Asked, words: int) -> Iterator[Found]:
-    """Yield the pairs of which samples have one telling text: a question, a response or an option's text."""
+    """Yield the pairs whose samples have a distinctive text in common: a question, a response or an option's text."""
     ours = {name: [text for line in lines for text in _texts(line.sample)] for name, lines in training.items()}
     theirs = {name: [text for sample in line.samples for text in _texts(sample)] for name, line in asked.items()}
-    texts = [telling_texts(side, words) for side in (ours, theirs)]
+    texts = [distinctive_texts(side, words) for side in (ours, theirs)]
     pairs = {(one, other): text for text, one, other in shared(*texts)}
     yield from (("text", *pair, {"what": text}) for pair, text in pairs.items())
 

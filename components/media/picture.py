@@ -1,4 +1,4 @@
-"""Still pictures: JPEG, PNG, WebP and BMP, told by their first bytes, upright by EXIF, RGB.
+"""Still pictures: JPEG, PNG, WebP and BMP, recognized by their first bytes, upright by EXIF, RGB.
 
 Pillow decodes them, as it does for the models' own processors. libav has to decode a JPEG as well: what it reports as
 damage, Pillow conceals without a word.

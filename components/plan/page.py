@@ -60,8 +60,8 @@ def _sources(sources: Sequence[Source]) -> list[str]:
     aside = [
         Markdown(f"{code(one.unit(kind))}: {text(why)}") for one in sources for kind, why in one.not_taken().items()
     ]
-    told = [line for one in sources for line in one.facts]
-    return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*told, *aside])]
+    facts = [line for one in sources for line in one.facts]
+    return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*facts, *aside])]
 
 
 def _step(one: StepEstimate) -> tuple[object, ...]:

@@ -192,9 +192,9 @@ def _share(one: _Mean) -> Estimate:
     if one.clusters < 2:
         return Estimate(share, None, None, round(one.n), one.clusters)
     spread = student(one.videos - 1) ** 2 / one.videos
-    telling = min(int((part > 0).sum()) for part in (one.sums_V, one.counts_V - one.sums_V))
-    if telling > 1:
-        spread = min(spread, student(telling - 1) ** 2 * one.variance / (share * (1 - share)))
+    informative = min(int((part > 0).sum()) for part in (one.sums_V, one.counts_V - one.sums_V))
+    if informative > 1:
+        spread = min(spread, student(informative - 1) ** 2 * one.variance / (share * (1 - share)))
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
     low, high, error = max(0.0, centre - half), min(1.0, centre + half), math.sqrt(one.variance)

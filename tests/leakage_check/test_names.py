@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.leakage_check.names import core_name, normalized, shared, telling_names, telling_texts
+from components.leakage_check.names import core_name, distinctive_names, distinctive_texts, normalized, shared
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from components.leakage_check.names import core_name, normalized, shared, tellin
 )
 def test_an_id_is_read_out_of_a_path_and_tells(name, core):
     assert core_name(name) == core
-    assert telling_names({"video": [name]}) == {core.casefold(): {"video"}}
+    assert distinctive_names({"video": [name]}) == {core.casefold(): {"video"}}
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def test_an_id_is_read_out_of_a_path_and_tells(name, core):
     ],
 )
 def test_a_count_or_a_word_tells_nothing(name):
-    assert telling_names({"video": [name]}) == {}
+    assert distinctive_names({"video": [name]}) == {}
 
 
 def test_names_of_one_form_are_a_count_in_a_small_set_and_chance_in_a_large_one():
     shop = {str(k): [f"shop_room_{k:03}.mp4"] for k in range(3)}
-    assert telling_names(shop) == {}
+    assert distinctive_names(shop) == {}
     others = {f"x{k}": [f"{k:x}qq{7 * k:x}ab.mp4"] for k in range(1000)}
-    assert len([name for name in telling_names(shop | others) if name.startswith("shop")]) == 3
+    assert len([name for name in distinctive_names(shop | others) if name.startswith("shop")]) == 3
 
 
 def test_texts_are_compared_word_by_word():
@@ -46,11 +46,11 @@ def test_texts_are_compared_word_by_word():
     said = "The man in the red coat lifts a box."
     ours = {"a": [said, "What does the man do?"], "b": ["男人从左边走到右边，然后慢慢坐下来休息"]}
     theirs = {"c": [said.upper()], "d": ["What does the man do?", "男人从左边走到右边,然后慢慢坐下来休息"]}
-    found = list(shared(telling_texts(ours, 8), telling_texts(theirs, 8)))
+    found = list(shared(distinctive_texts(ours, 8), distinctive_texts(theirs, 8)))
     assert sorted((one, other) for _, one, other in found) == [("a", "c"), ("b", "d")]
 
 
 def test_what_is_asked_of_many_tells_nothing():
     asked = "Which of the following options describes the motion of the man best"
-    assert telling_texts({str(k): [asked] for k in range(3)}, 8)
-    assert telling_texts({str(k): [asked] for k in range(4)}, 8) == {}
+    assert distinctive_texts({str(k): [asked] for k in range(3)}, 8)
+    assert distinctive_texts({str(k): [asked] for k in range(4)}, 8) == {}
