@@ -1,5 +1,7 @@
 """Benchmarks with images, still frames, parts of videos and zip files: from the published files to the scores."""
 
+import re
+
 import pytest
 
 from components.benchmark_eval.step import STEP as EVALUATE
@@ -7,6 +9,7 @@ from components.core.artifacts import EvalResult, VideoDataset
 from components.dataset_import.step import STEP as IMPORT
 from tests.dataset_import.data import document
 from tests.dataset_import.published import SEED, numbered, seed, seed2, videomme
+from tests.report.section import benchmark_section
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
 
@@ -36,6 +39,10 @@ def test_seed_bench(vlm, tmp_path):
     part, clip = frames["v1962"]
     assert clip.part.first == 20
     assert 0 <= min(part) < max(part) < clip.part.count  # frames of the part alone
+    page = benchmark_section(tmp_path / "store", result)
+    assert re.findall(r"<td>(All|Image|Video)</td>", page) == ["All", "Image", "Video"]
+    assert "13 items" in page
+    assert page.count("data:image/") >= 9 + 3 * 4  # one of an image, four of a clip; of 13 items one has no partner
 
 
 @pytest.mark.parametrize("vlm", [QWEN, INTERN])
@@ -54,4 +61,7 @@ def test_seed_bench_2_and_video_mme(tmp_path):
     videomme(tmp_path / "videomme", size=(64, 64))
     _, result = evaluated(tmp_path, "videomme", QWEN)
     counts = {score.name: score.n for score in result.scores}
+    page = benchmark_section(tmp_path / "store", result)
+    assert "9 of 2,700 items" in page
+    assert "data:image/" in page
     assert [counts[name] for name in ("Overall", "Short", "Medium", "Long")] == [9, 3, 3, 3]

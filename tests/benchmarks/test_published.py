@@ -17,6 +17,7 @@ from components.dataset_import.step import STEP as IMPORT
 from components.report.benchmarks import compare
 from components.store.entries import Entry
 from tests.dataset_import.data import clip, document, lines
+from tests.report.section import benchmark_section
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
 
@@ -171,6 +172,9 @@ def test_from_its_published_files_to_the_report(tmp_path, name):
     assert answered["table"].read_text().startswith(f"# {benchmark.title} · tiny-qwen2.5-vl\n\n{asked}\n")
     rows = {row.name: row.tuned.n for row in reported(found).rows}
     assert rows["Overall"] == rows["Average"] == 4
+    page = benchmark_section(tmp_path / "store", found)
+    assert f"4 of {benchmark.counts.answered:,} items" in page
+    assert "data:image/" in page
 
 
 def test_two_annotation_files_that_differ_are_refused(tmp_path):
