@@ -9,18 +9,24 @@ from components.store.entries import Store
 NONE = Ref(path="none", sha256="0" * 64, bytes=0, task="sft")
 
 
-def benchmark_section(store, before: EvalResult) -> str:
-    """Return the section's HTML: each model is right in every other item, so that all but an odd one are pictured."""
-    before, after = (
-        before.model_copy(
-            update={"lines": [one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(before.lines)]}
+def alternating(result: EvalResult) -> list[EvalResult]:
+    """Return the result as of two models, of which each is right in every other item."""
+    lines = result.lines
+    return [
+        result.model_copy(
+            update={"lines": [one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(lines)]}
         )
         for side in (0, 1)
-    )
+    ]
+
+
+def benchmark_section(store, result: EvalResult) -> str:
+    """Return the section's HTML: of `alternating` results all items but an odd one are pictured."""
+    before, after = alternating(result)
     priors = PriorSet(kind="PriorSet", provenance={}, lines=[], heads=[], saturation={})
     model = TunedModel(kind="TunedModel", provenance={}, key="f" * 32, files=[], aligner=[], log=NONE, lines=[])
-    sides = {"untouched": {before.protocol: before}, "tuned": {after.protocol: after}}
-    material = Material(Store(str(store)), priors, model=model, **sides, provenance=before.provenance)
+    sides = {"untouched": {result.protocol: before}, "tuned": {result.protocol: after}}
+    material = Material(Store(str(store)), priors, model=model, **sides, provenance=result.provenance)
     compared = compare(before, after)
     assert compared is not None
-    return str(benchmarks(material, [compared], len(before.lines)).body)
+    return str(benchmarks(material, [compared], len(result.lines)).body)
