@@ -186,7 +186,7 @@ def _share(one: _Mean) -> Estimate:
 
     That variance is as certain as there are videos with a right item, or with a wrong one if those are fewer. The
     interval is no wider than if each video's items agreed wholly and counted once, which is all that is known where all
-    items are equal.
+    items are equal, and no narrower than that of independent items: few videos may differ less than these by chance.
     """
     share = one.value
     if one.clusters < 2:
@@ -194,7 +194,8 @@ def _share(one: _Mean) -> Estimate:
     spread = student(one.videos - 1) ** 2 / one.videos
     informative = min(int((part > 0).sum()) for part in (one.sums_V, one.counts_V - one.sums_V))
     if informative > 1:
-        spread = min(spread, student(informative - 1) ** 2 * one.variance / (share * (1 - share)))
+        between = student(informative - 1) ** 2 * one.variance / (share * (1 - share))
+        spread = min(spread, max(between, Z_95**2 / one.n))
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
     low, high, error = max(0.0, centre - half), min(1.0, centre + half), math.sqrt(one.variance)

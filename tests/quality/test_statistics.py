@@ -50,6 +50,13 @@ def test_items_that_agree_wholly_count_once() -> None:
     assert (fourfold.n, fourfold.clusters) == (1200, 300)
 
 
+def test_videos_that_are_alike_by_chance_are_no_certainty() -> None:
+    """Two videos, each half right: scipy's interval of four independent items."""
+    found = of_one_type([True, False] * 2, ["a", "a", "b", "b"])
+    scipys = stats.binomtest(2, 4).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((scipys.low, scipys.high))
+
+
 def test_standard_errors_by_hand() -> None:
     """Videos of 3, 2 and 1 items are worth 36 / 14 equal ones; their deviations are those of sums from shares."""
     right, videos = [True, True, False, False, False, True], ["a", "a", "a", "b", "b", "c"]
