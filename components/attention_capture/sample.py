@@ -25,7 +25,7 @@ from components.models.video.interface import VideoModel, unread_characters
 
 @dataclass(frozen=True)
 class Captured:
-    """What one reconstruction tells of a sample."""
+    """What one reconstruction gives of a sample."""
 
     pieces: list[Piece]
     unread: list[Span]  # characters that the text encoder has no token for

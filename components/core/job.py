@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def start_logging(prefix: str = "") -> None:
-    """Log lines of a container: to stderr, `LOG_LEVEL` of them; `prefix` tells processes apart that share it."""
+    """Log lines of a container: to stderr, `LOG_LEVEL` of them; `prefix` marks those of one of several processes."""
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO"),
         format=f"%(asctime)s {prefix and prefix + ' '}%(levelname)s %(name)s: %(message)s",

@@ -1,7 +1,7 @@
 """Whether a cluster has what a compiled pipeline asks for, through the clients of Kubernetes and of KFP.
 
 Everything that is asked for is read from the compiled pipeline. Of a secret only the names of its keys are looked at.
-What one of the two servers tells does not depend on the other being there.
+What is asked of one of the two servers does not depend on the other being there.
 """
 
 from __future__ import annotations

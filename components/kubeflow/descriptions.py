@@ -1,4 +1,4 @@
-"""What a pipeline's page in the KFP UI tells of its parameters: the run form shows none of their descriptions.
+"""What a pipeline's page in the KFP UI shows of its parameters: the run form shows none of their descriptions.
 
 The texts are those of the pydantic declarations. `description` makes the docstring that KFP reads: a list with one line
 per parameter and per field of `params_<step>`, and `Args`, which become the inputs' descriptions in the YAML.

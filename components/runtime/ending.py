@@ -1,7 +1,7 @@
 """What a task that KFP started leaves in the run's store about its end, for KFP itself hands on no exit code.
 
 KFP's run id is part of every output's address, `<pipeline root>/<pipeline>/<run id>/<task>/…`. Where there is none (a
-run on this machine, `motion-enhancer step`) nothing is written: whoever started the process sees its code.
+local run, `motion-enhancer step`) nothing is written: the process ends with the code.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Meter:
         """Return this process's numbers since the last call, to be added up over all processes one by one.
 
         Seconds, seconds of waiting, samples, tokens, FLOPs; then one place per process for its peak memory in bytes,
-        so that the largest can be told from the sums.
+        so that the largest can be taken after the sum.
         """
         now = perf_counter()
         memory = [0.0] * self.processes

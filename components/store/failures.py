@@ -1,4 +1,4 @@
-"""`failures/<KFP run>/<task>….json`: how a task failed, for those who see nothing but what KFP tells.
+"""`failures/<KFP run>/<task>….json`: how a task failed, for those who see nothing but KFP.
 
 KFP's launcher ends with 1 whatever the step's code was, so its run API knows neither our code nor our sentence. A
 failed task writes them here, a later try that succeeds deletes them. `failures/lists/<task>-….txt` are lists that are

@@ -61,13 +61,6 @@ def test_parts_of_one_file_are_clips_of_their_own():
     assert "part" not in whole.model_dump()
 
 
-@pytest.fixture
-def seeks(monkeypatch):
-    found, seek = [], seeking._Walk._seek
-    monkeypatch.setattr(seeking._Walk, "_seek", lambda walk, index: found.append(index) or seek(walk, index))
-    return found
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_reading_a_part_is_reading_those_frames_of_the_whole(name, tmp_path):
     path = encode(tmp_path / name, moving(80), **VARIANTS[name])

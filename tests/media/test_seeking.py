@@ -16,14 +16,6 @@ FROM_START = {name for name in VARIANTS if "reordered" in name} | {"mpeg2.mpg", 
 LONG = {"plain.mp4", "lossless.mp4"}  # one group of pictures
 
 
-@pytest.fixture
-def seeks(monkeypatch):
-    """Indices that were sought."""
-    found, seek = [], seeking._Walk._seek
-    monkeypatch.setattr(seeking._Walk, "_seek", lambda walk, index: found.append(index) or seek(walk, index))
-    return found
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sought_frames_are_those_of_decoding_from_the_start(name, tmp_path, seeks):
     path = encode(tmp_path / name, moving(80), **VARIANTS[name])
