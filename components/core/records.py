@@ -198,6 +198,13 @@ class ScoredPiece(Piece):
     selected: bool
 
 
+class PieceCounts(Record):
+    """How many pieces a sample's text has, and how many of them MTTI kept."""
+
+    pieces: int
+    selected: int
+
+
 class Confidence(Record):
     """Confidence of a prior (supplement §4.1): √(concentration · dynamics), each in [0, 1]."""
 
