@@ -31,8 +31,10 @@ from components.core.records import (
     ScoredPiece,
     Span,
     Video,
+    smallest_by_hash,
 )
 
+SMALLEST = 64  # no step pictures more samples
 _PIECES, _SCORED = TypeAdapter(list[Piece]), TypeAdapter(list[ScoredPiece])
 
 
@@ -345,13 +347,19 @@ class PriorSet(Manifest):
     first_by_hash: list[str] = Field(
         [],
         exclude_if=_empty,
-        description="the sample ids with the smallest sha256, the ones that are pictured, in that order",
+        description=f"the {SMALLEST} sample ids with the smallest sha256, in that order: those that may be pictured",
     )
     merged: list[str] = Field(
         [],
         exclude_if=_empty,
         description="the sets that it was merged from, by digest",
     )
+
+    def smallest(self, count: int) -> list[str]:
+        """Return the `count` sample ids with the smallest sha256, in that order: those that are pictured."""
+        if self.first_by_hash or not self.lines:
+            return self.first_by_hash[:count]
+        return smallest_by_hash((line.sample.id for line in self.lines), count)  # schema version 1
 
 
 class LeakageReport(Manifest):

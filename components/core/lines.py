@@ -70,6 +70,13 @@ class Lines(Generic[L]):
     def __len__(self) -> int:
         return len(self._items) if self._items is not None else sum(part.count for part in self.parts)
 
+    @property
+    def videos(self) -> int:
+        """How many videos the lines are about."""
+        if self._items is not None:
+            return len({_video_id(item) for item in self._items})
+        return sum(part.videos.count for part in self.parts if part.videos is not None)
+
     def __iter__(self) -> Iterator[L]:
         return self.within("", "g")
 
@@ -89,8 +96,8 @@ class Lines(Generic[L]):
     def write(self, put: Put) -> None:
         """Give the texts of lines in memory to `put`; parts that lie elsewhere already are left alone."""
         if self._items is not None:
-            ordered = sorted(self._items, key=position) if "video" in self.kind.model_fields else self._items
-            self._parts = tuple(write_parts(ordered, put))
+            lines = self.ordered() if "video" in self.kind.model_fields else iter(self._items)
+            self._parts = tuple(write_parts(lines, put))
 
     def bind(self, read: Read) -> Lines[L]:
         """Say how a part's text is read."""
@@ -109,6 +116,10 @@ class Lines(Generic[L]):
         for part in self.parts:
             if part.videos is None or (part.first < high and low <= part.last):
                 yield from self._lines(part, low, high)
+
+    def ordered(self) -> Iterator[L]:
+        """Yield lines about videos in their order, which those of schema version 1 are not in."""
+        return iter(self if self._items is None else sorted(self._items, key=position))
 
     def _lines(self, part: LinePart, low: str, high: str) -> Iterator[L]:
         assert self._read is not None, f"lines of {self.kind.__name__} without their store"

@@ -64,6 +64,10 @@ class Entry(Record):
         """Return the file `role` as a reference that names the task to rerun."""
         return Ref(**self.files[role].model_dump(), task=task)
 
+    def to_bytes(self) -> bytes:
+        """Return `entry.json`. Raises ValueError: NaN or infinity among the numbers."""
+        return canonical_json(self.model_dump())  # not mode="json": that would write NaN as null
+
     def refs(self, task: str) -> dict[str, Any]:
         """Return all files as references, by role: fields of a line."""
         return {role: self.ref(role, task) for role in self.files}
@@ -267,7 +271,7 @@ class WorkFolder:
         files, forced = dict(sorted(self._files.items())), self._nonces()
         entry = Entry(**work, reads=reads, numbers=numbers, files=files, forced=forced)
         try:
-            data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
+            data = entry.to_bytes()
         except ValueError as error:
             problem, source = f"NaN or infinity in {numbers}", f"{self.step}, {unit}"
             raise DataError(problem, source=source, remedy="look into this unit") from error

@@ -15,7 +15,7 @@ from components.ddim_inversion.ddim import Levels, invert, levels, step_residual
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
-from components.runtime.context import smallest_by_hash
+from components.core.records import smallest_by_hash
 from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.store.tensors import unpack

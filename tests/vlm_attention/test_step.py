@@ -13,7 +13,7 @@ from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
-from components.runtime.context import smallest_by_hash
+from components.core.records import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
