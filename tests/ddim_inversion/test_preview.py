@@ -9,13 +9,12 @@ import torch
 
 from components.core.artifacts import Trajectories, VideoDataset
 from components.core.errors import DataError
-from components.core.records import Ref, Video, sha256
+from components.core.records import Ref, Video, sha256, smallest_by_hash
 from components.ddim_inversion import video
 from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
-from components.core.records import smallest_by_hash
 from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.store.tensors import unpack

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from components.core.artifacts import AttentionMaps, PriorSet, load_manifest
+from components.core.artifacts import AttentionMaps, PriorSet
 from components.core.errors import DataError
 from components.kubeflow.tree import ROOT
 from components.runtime.declaration import declared
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
-from tests.runner import run_step
+from tests.runner import load_manifest, run_step
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ from torch.nn import functional
 
 from components.core.artifacts import VlmMaps
 from components.core.errors import DataError
-from components.core.records import sha256
+from components.core.records import sha256, smallest_by_hash
 from components.core.text import sample_id
 from components.core.units import number
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
-from components.core.records import smallest_by_hash
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
