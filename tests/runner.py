@@ -40,10 +40,11 @@ def published(outputs, name, kind):
     return load_manifest(outputs[name], kind)
 
 
-def put_manifest(folder, manifest, store):
-    """Write an artifact's folder by hand, as a step publishes it; the folder."""
-    Store(str(store)).publish(manifest)
-    _stores[Path(folder).absolute().parent] = str(store)
+def put_manifest(folder, manifest, store=None):
+    """Write an artifact's folder by hand, as a step publishes it; the folder. Without lines it needs no store."""
+    if store is not None:
+        Store(str(store)).publish(manifest)
+        _stores[Path(folder).absolute().parent] = str(store)
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "manifest.json").write_bytes(manifest.to_bytes())
     return folder

@@ -20,7 +20,7 @@ from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, published, put_manifest, run_step
 
 ALPHAS = torch.linspace(0.99, 0.0, 1000, dtype=torch.float64)
 
@@ -97,8 +97,7 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
 def test_an_image_is_refused_by_name_before_a_model_is_loaded(world, tmp_path, monkeypatch):
     (line, *_), folder = published({"videos": world[1]}, "videos", VideoDataset).lines, tmp_path / "videos"
     still = line.model_copy(update={"video": line.video.model_copy(update={"kind": "image", "name": "cat.png"})})
-    folder.mkdir()
-    (folder / "manifest.json").write_bytes(VideoDataset(kind="VideoDataset", provenance={}, lines=[still]).to_bytes())
+    put_manifest(folder, VideoDataset(kind="VideoDataset", provenance={}, lines=[still]), world[0] / "store")
     monkeypatch.setattr("components.models.video.load_vdm", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(DataError, match=r"cat\.png: an image has no motion"):
         run((world[0], folder), tmp_path, num_frames=13)  # not remembered

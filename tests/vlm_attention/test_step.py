@@ -19,7 +19,7 @@ from components.store.transfer import original_name
 from components.vlm_attention.maps import WordRows
 from components.vlm_attention.step import MAPS, STEP
 from tests.arithmetic import rounding
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, published, put_manifest, run_step
 from tests.vlm_attention import made
 
 FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
@@ -213,7 +213,7 @@ def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, t
     params, task = {"viewing": made.VIEWING, "pictures": 3}, "tuned_attention"
 
     def run_tuned(key):
-        manifest = made.write(tmp_path / key, model.model_copy(update={"key": key}))
+        manifest = put_manifest(tmp_path / key, model.model_copy(update={"key": key}))
         inputs = {"priors": artifact, "model": manifest}
         return maps(run_step(STEP, tmp_path, folder / "store", params, {}, inputs, form="tuned", task=task))
 
