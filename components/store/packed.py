@@ -3,9 +3,10 @@
 `manifests/parts/<sha256>.zip` are files that belong to a manifest's lines, in one for those that read them all.
 
 `indexes/<work>/<key>.zip` is a copy of the entries that one task last saw, and of small files of theirs. It stands
-beside the truth, which is the entries: the task overwrites it, one that is damaged counts as absent, a task that is
-asked to look again (`rerun_<task>`) does not read it, and garbage collection deletes a work's copies before any of its
-entries. Who deletes entries by hand deletes `indexes/` as well.
+beside the truth, which is the entries: the task overwrites it, one that is damaged or whose entries were deleted counts
+as absent, a task that is asked to look again (`rerun_<task>`) does not read it, and garbage collection deletes a work's
+copies before any of its entries. Only two entries are looked for: who deletes some of a work's entries by hand deletes
+`indexes/` as well.
 """
 
 from __future__ import annotations
@@ -40,16 +41,18 @@ def index_path(work: str, key: str) -> str:
 
 
 def read_index(store: Store, work: str, key: str) -> Index:
-    """Return a task's copy; an empty one where there is none, or a damaged one (with a warning)."""
+    """Return a task's copy; an empty one where there is none, or one that does not count (with a warning)."""
     data = store.backend.get(index_path(work, key))
     if data is None:
         return Index()
     try:
         found = unzipped(data)
         keys, entries = (found.pop(name).splitlines() for name in (_KEYS, _ENTRIES))
+        if any(store.backend.size(f"{work}/{name.decode()}/entry.json") is None for name in (keys[0], keys[-1])):
+            raise ValueError("its entries were deleted")
         return Index({name.decode(): entry for name, entry in zip(keys, entries, strict=True)}, found)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        log.warning("%s/%s is damaged (%s): looking at each entry", store.uri, index_path(work, key), error)
+    except (zipfile.BadZipFile, KeyError, IndexError, ValueError) as error:
+        log.warning("%s/%s does not count (%s): looking at each entry", store.uri, index_path(work, key), error)
         return Index()
 
 

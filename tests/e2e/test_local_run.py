@@ -51,7 +51,7 @@ def base(tmp_path_factory):
 def artifact(out, task, name, kind):
     """The manifest of the oldest run in `out`, and its folder."""
     file = sorted(out.glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json"))[0]
-    return load_manifest(file.parent, kind), file.parent
+    return load_manifest(file.parent, kind, store), file.parent
 
 
 @pytest.fixture(scope="module")
