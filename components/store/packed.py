@@ -24,6 +24,7 @@ from components.store.entries import Store
 log = logging.getLogger(__name__)
 LOOKUPS = 16  # requests under way
 _HELD = 1024  # files that are read before they are asked for
+_DIGEST = 64  # hex digits
 _KEYS, _ENTRIES = "keys.txt", "entries.jsonl"
 
 
@@ -45,24 +46,25 @@ def read_index(store: Store, work: str, key: str) -> Index:
     data = store.backend.get(index_path(work, key))
     if data is None:
         return Index()
-    try:
+    problem = "it is damaged"
+    if sha256(data[_DIGEST:]).encode() == data[:_DIGEST]:
         found = unzipped(data)
-        keys, entries = (found.pop(name).splitlines() for name in (_KEYS, _ENTRIES))
-        if any(store.backend.size(f"{work}/{name.decode()}/entry.json") is None for name in (keys[0], keys[-1])):
-            raise ValueError("its entries were deleted")
-        return Index({name.decode(): entry for name, entry in zip(keys, entries, strict=True)}, found)
-    except (zipfile.BadZipFile, KeyError, IndexError, ValueError) as error:
-        log.warning("%s/%s does not count (%s): looking at each entry", store.uri, index_path(work, key), error)
-        return Index()
+        keys = [name.decode() for name in found.pop(_KEYS).splitlines()]
+        if all(store.backend.size(f"{work}/{name}/entry.json") is not None for name in (keys[0], keys[-1])):
+            return Index(dict(zip(keys, found.pop(_ENTRIES).splitlines(), strict=True)), found)
+        problem = "its entries were deleted"
+    log.warning("%s/%s does not count, %s: looking at each entry", store.uri, index_path(work, key), problem)
+    return Index()
 
 
 def write_index(store: Store, work: str, key: str, index: Index) -> None:
-    """Write a task's copy."""
+    """Write a task's copy, which has at least one entry; before it stands the sha256 of the zip file."""
     listed = {
         _KEYS: "".join(f"{name}\n" for name in index.entries).encode(),
         _ENTRIES: b"".join(entry + b"\n" for entry in index.entries.values()),
     }
-    store.backend.put(index_path(work, key), zipped({**listed, **index.files}))
+    data = zipped({**listed, **index.files})
+    store.backend.put(index_path(work, key), sha256(data).encode() + data)  # a zip file may begin with anything
 
 
 def put_files(store: Store, files: Mapping[str, bytes], task: str) -> Ref:
