@@ -81,6 +81,18 @@ class UnitParams(StepParams):
     )
 
 
+class StagedParams(UnitParams):
+    """Base of the parameters of a step whose units are read ahead and written behind."""
+
+    prefetch: int = operational(
+        2,
+        ge=0,
+        le=32,
+        description="units (of a benchmark: clips) that are read and decoded ahead, and units that are written behind, "
+        "each in a thread of its own; 0: one after another",
+    )
+
+
 # Shared parameters: what people change most or several steps share ----------------------------------------------------
 
 
