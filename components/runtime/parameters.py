@@ -88,8 +88,7 @@ class StagedParams(UnitParams):
         2,
         ge=0,
         le=32,
-        description="units (of a benchmark: clips) that are read and decoded ahead, and units that are written behind, "
-        "each in a thread of its own; 0: one after another",
+        description="units (clips of a benchmark) read ahead in threads, and units written behind; 0: one at a time",
     )
 
 

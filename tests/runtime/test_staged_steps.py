@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,18 +148,18 @@ def test_failing_units_are_those_of_one_at_a_time_and_in_its_order(tasks, tmp_pa
 @pytest.mark.parametrize("name", ["ddim_inversion", "attention_capture", "vlm_attention"])
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_full_disk_ends_the_step_and_leaves_no_entry_of_that_unit(tasks, tmp_path, monkeypatch, name, prefetch):
-    """There is no space for the third work that begins to be written."""
-    task, begun, mkstemp = tasks[name], [], tempfile.mkstemp
+    """There is no space for the tensors of the third work that is written."""
+    task, begun, replace = tasks[name], [], Path.replace
 
-    def full(prefix, dir):
-        if dir.parent.name in task.works:
-            begun.extend({dir.name} - {*begun})
-        if dir.name in begun[2:3]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return mkstemp(prefix=prefix, dir=dir)
+    def full(file, target):
+        if target.suffix == ".safetensors" and target.parent.parent.name in task.works:
+            begun.extend({target.parent.name} - {*begun})
+            if target.parent.name in begun[2:3]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(file, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "mkstemp", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(TryAgainError, match="no space left while writing"):
             task.run(tmp_path, prefetch)
     done = task.entries(tmp_path)
