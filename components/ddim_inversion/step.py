@@ -66,7 +66,7 @@ def run(context: Context[Params, Shared]) -> None:
     def invert(line: VideoLine, clip: Callable[[], SampledClip]) -> tuple[Tensor, Json]:
         from components.ddim_inversion.video import invert_video
 
-        frames = clip()  # before the model: no other video may follow
+        frames = clip()  # first: where no video can be read, no model is loaded
         done = invert_video(vdm(), frames, context.params, context.shared.num_steps)
         numbers = {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
         return done.latents.cpu(), numbers

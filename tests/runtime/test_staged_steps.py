@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 
@@ -25,7 +26,9 @@ from components.runtime.runner import executor_input
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
+from tests.infrastructure.faulty import UNAVAILABLE, FaultyProxy
 from tests.runner import metrics, published, run_step
+from tests.s3_server import s3_server
 from tests.vlm_attention import made
 
 COUNT = 5
@@ -169,6 +172,35 @@ def test_a_full_disk_ends_the_step_and_leaves_no_entry_of_that_unit(tasks, tmp_p
     assert metrics(whole)["share_remembered"] == round(len(done) / len(task.entries(tmp_path)), 4)
     task.run(tmp_path / "one", 0)
     assert task.written(tmp_path) == task.written(tmp_path / "one")
+
+
+def test_a_store_that_goes_away_ends_the_step_and_loses_what_was_in_flight(tasks, tmp_path, monkeypatch):
+    """A server that answers nothing but 503 from the second entry on, with readers and writers at work."""
+    task, entries = tasks["ddim_inversion"], []
+    source = {"source": str(task.start.parents[1] / "set")}
+
+    def away(number, method, path):
+        if len(entries) >= 2:
+            return UNAVAILABLE
+        entries.extend([path] * (method == "PUT" and f"/{task.step}/" in path))
+        return None
+
+    def run(prefetch=2, **shared):
+        params = {**task.params, "prefetch": prefetch}
+        given = {"shared": VDM | shared, "inputs": {"videos": videos}}
+        return run_step(declared("ddim_inversion"), tmp_path, "minio://main/store", params, **given)
+
+    with s3_server("main"), FaultyProxy(urlparse(os.environ["S3_ENDPOINT"]).netloc) as proxy:
+        imported = run_step(declared("dataset_import"), tmp_path, "minio://main/store", {}, source, form="training")
+        videos = imported["videos"]
+        monkeypatch.setenv("S3_ENDPOINT", proxy.endpoint)
+        proxy.fault = away
+        with pytest.raises(TryAgainError, match=r"did not answer within 0\.05 minutes"):
+            run(store_patience=0.05)
+        proxy.fault = lambda *_: None
+        again = run()
+        assert metrics(again)["share_remembered"] == 2 / COUNT
+    assert task.manifest(again) == task.manifest(task.run(tmp_path / "one", 0))
 
 
 DYING = """
