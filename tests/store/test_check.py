@@ -1,8 +1,19 @@
 """`store check` on both backends: each missing or damaged file with its unit, task and nonce; nothing is changed."""
 
+import gzip
+import json
+import weakref
+from types import SimpleNamespace
+
+import pytest
+
+from components.cli.store import _show as show
 from components.core import artifacts as a
 from components.core.records import sha256
+from components.store.check import check
+from components.store.names import part_path, part_text
 from tests.command import motion_enhancer
+from tests.store.in_parts import in_parts
 from tests.store.made_store import Made, paths
 
 
@@ -64,3 +75,74 @@ def test_check_of_nothing_and_of_damaged_manifests(store, capsys):
     for arguments in ((), (digest,)):
         assert motion_enhancer("store", "check", *arguments, "--store", store.uri) == 3
         assert "differs from its name" in capsys.readouterr().err
+
+
+class Lines:
+    """A prior set's lines, read from its parts one at a time; `alive` is how many there were at most."""
+
+    def __init__(self, store, parts):
+        self.store, self.parts, self.alive = store, parts, 0
+
+    def __iter__(self):
+        known = []
+        for part in self.parts:
+            lines, videos = (self._texts(part[name]["sha256"]) for name in ("lines", "videos"))
+            for text, video in zip(lines, videos, strict=True):
+                line = a.PriorLine.model_validate({**json.loads(text), "video": json.loads(video)})
+                known.append(weakref.ref(line))
+                self.alive = max(self.alive, sum(one() is not None for one in known))
+                yield line
+                del line
+
+    def _texts(self, digest):
+        return part_text(self.store.backend.get(part_path(digest)), digest).splitlines()
+
+
+def set_in_parts(store, *groups):
+    """A prior set in parts as `check` gets it."""
+    digest, _ = in_parts(store, *groups)
+    parts = json.loads(store.manifest_bytes(digest))["lines"]["parts"]
+    made = a.PriorSet.model_construct(
+        kind="PriorSet", provenance={}, left_out=[], lines=Lines(store, parts), heads=[], saturation={}
+    )
+    blobs = [SimpleNamespace(**part[name]) for part in parts for name in ("lines", "videos")]
+    made.__dict__["blobs"] = lambda: blobs
+    return made
+
+
+def of_sample(made, number):
+    """A line of a sample of its own, with a prior of its own."""
+    work = made.work("token_selection", f"sample {number}", {"attention": made.maps.key}, prior=b"p", per_frame=b"f")
+    own = {role: work.ref(role, "token_selection") for role in ("prior", "per_frame")}
+    line = made.prior_line(key=work.key, **own)
+    line = a.PriorLine(**{**line, "sample": line["sample"].model_copy(update={"id": f"{number:016x}"})})
+    return line, line.video
+
+
+def test_lines_are_looked_at_one_at_a_time(store):
+    made = Made(store)
+    priors = set_in_parts(store, [of_sample(made, number) for number in range(20)], [of_sample(made, 20)])
+    found = check(store, iter([priors]))
+    assert (found.manifests, found.files, found.damages) == (1, 4 + 2 * 21, [])
+    assert priors.lines.alive <= 2
+    store.backend.delete(made.maps.files["statistics"].path)
+    (damage,) = check(store, [priors, priors]).damages
+    assert damage.units == [f"{number:016x}" for number in range(21)]
+
+
+@pytest.mark.parametrize(("data", "problem"), [(None, "missing"), (b"damaged", "damaged"), (b"", "other content")])
+def test_a_part_that_cannot_be_read_is_a_finding(store, capsys, data, problem):
+    made = Made(store)
+    digest, broken = made.priors(), set_in_parts(store, [of_sample(made, 1)])
+    path = part_path(broken.blobs()[1].sha256)
+    if data is None:
+        store.backend.delete(path)
+    else:
+        store.backend.put(path, data or gzip.compress(data))
+    found = check(store, [broken, store.manifest(digest, a.PriorSet)])
+    assert [(damage.path, damage.problem) for damage in found.damages] == [(path, problem)]
+    assert (found.manifests, found.files) == (2, 6)  # what the other one names is looked at all the same
+    show(store, found, content=False)
+    said = capsys.readouterr().out
+    assert "parts of manifests: set rerun_… of the task that published it" in said
+    assert any(path in line and problem in line and "PriorSet" in line for line in said.splitlines())
