@@ -108,7 +108,7 @@ def test_copies_of_entries_go_before_any_entry_of_their_step(store, made, monkey
 
 def test_a_copy_that_is_written_while_entries_go_goes_too(store, made, monkeypatch):
     path = f"indexes/sft/{'0' * 32}.zip"
-    deleting(store, monkeypatch, lambda: store.backend.put(path, b"PK"), 4)
+    deleting(store, monkeypatch, lambda: store.backend.put(path, b"PK"), 8)  # sft was the seventh
     assert path not in paths(store)
 
 
