@@ -55,12 +55,12 @@ def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest
     for digest in track(listed, "manifests"):
         data = store.manifest_bytes(digest)
         if data is not None and named.search(data):
-            found = parse_any(data, store.manifest_place(digest)).bind(store.part)
+            found = parse_any(data, store.manifest_place(digest), store)
             yield from [found] if found.kind in kinds else []
 
 
-def parse_any(data: bytes, source: str) -> Manifest:
-    """Return a manifest of any kind. Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`."""
+def parse_any(data: bytes, source: str, store: Store) -> Manifest:
+    """Return a manifest of any kind, whose parts lie in the store. Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`."""
     kinds = {kind.KIND: kind for kind in _kinds(Manifest)}
     try:
         named = kinds.get(json.loads(data).get("kind"), Manifest)
@@ -69,7 +69,7 @@ def parse_any(data: bytes, source: str) -> Manifest:
     if named is Manifest:
         problem = "a manifest of no kind that this code knows"
         raise DataError(problem, source=source, remedy="use the version that wrote it")
-    return parse_manifest(data, named, source)
+    return parse_manifest(data, named, source).bind(store.part)
 
 
 def _kinds(base: type[Manifest]) -> Iterator[type[Manifest]]:
