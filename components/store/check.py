@@ -60,7 +60,10 @@ def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest
 
 
 def parse_any(data: bytes, source: str, store: Store) -> Manifest:
-    """Return a manifest of any kind, whose parts lie in the store. Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`."""
+    """Return a manifest of any kind, whose parts lie in the store.
+
+    Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`.
+    """
     kinds = {kind.KIND: kind for kind in _kinds(Manifest)}
     try:
         named = kinds.get(json.loads(data).get("kind"), Manifest)
