@@ -119,9 +119,9 @@ def test_a_part_that_cannot_be_read_is_a_finding(store, capsys, data, problem):
         store.backend.delete(path)
     else:
         store.backend.put(path, data or gzip.compress(data))
-    found = check(store, [broken, store.manifest(digest, a.PriorSet)])
+    found = check(store, [broken, store.manifest(digest, a.PriorSet), broken])
     assert [(damage.path, damage.problem) for damage in found.damages] == [(path, problem)]
-    assert (found.manifests, found.files) == (2, 6)  # what the other one names is looked at all the same
+    assert (found.manifests, found.files) == (3, 6)  # what the other one names is looked at all the same
     show(store, found, content=False)
     said = capsys.readouterr().out
     assert "parts of manifests: set rerun_… of the task that published it" in said
