@@ -116,7 +116,7 @@ def test_an_edited_caption_changes_that_sample_and_no_other(base, copied, empty_
 def test_damage_stops_the_reader_and_the_named_rerun_heals(base, copied, damage):
     tmp, source = copied
     maps = load_manifest(base[2].outputs["attention_capture"][0]["maps"], AttentionMaps)
-    ref = maps.lines[0].statistics
+    ref = next(iter(maps.lines)).statistics
     file = tmp / "store" / ref.path
     before = file.read_bytes()
     if damage == "flip":

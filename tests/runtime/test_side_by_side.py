@@ -65,6 +65,7 @@ def task(made_priors, tmp_path, monkeypatch):
 def without_maps(store, target, count=6):
     """A copy of a store that lacks the last pieces of work of `count` samples."""
     shutil.copytree(store, target)
+    shutil.rmtree(target / "indexes")
     for entry in sorted((target / "vlm_attention_maps").glob("*/entry.json"))[:count]:
         shutil.rmtree(entry.parent)
     return target

@@ -22,7 +22,7 @@ from components.sft.step import STEP as SFT
 from components.store.entries import Store
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.models.vlm.cases import TALK, example
-from tests.runner import published, run_step
+from tests.runner import published, put_manifest, run_step
 from tests.vlm_attention import made
 
 HEAD = "```python\n# components/models/vlm/dots.py\n"
@@ -124,4 +124,5 @@ def question_set(folder, lines):
         sample = a.Sample(**named, **text, question_type="Motion Recognition", protocol="motionbench")
         found.append(a.VideoLine(video=line.video, samples=[sample]))
     record = StepRecord(version="1", params={}, scalars={})
-    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found))
+    made = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found)
+    return put_manifest(folder, made)
