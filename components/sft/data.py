@@ -29,7 +29,7 @@ from components.media.video import iterate_frames
 from components.models.vlm.example import IGNORED, Example
 from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
-from components.sft.lines import MappedLines
+from components.sft.lines import SharedLines
 from components.sft.loss import shuffled_prior, uniform_prior
 from components.sft.settings import SftSettings
 from components.store.entries import Store
@@ -64,7 +64,7 @@ class Item:
         return len(rows_R), int((rows_R < int(learned.nonzero()[0])).sum())
 
 
-def split(lines: MappedLines, share: float, seed: int) -> tuple[MappedLines, MappedLines]:
+def split(lines: SharedLines, share: float, seed: int) -> tuple[SharedLines, SharedLines]:
     """Return training and held-out lines: ⌊share · videos⌋ videos, those with the smallest sha256(seed, video sha256).
 
     A ParameterError where nothing is left to train on.
@@ -114,7 +114,7 @@ def _epoch(weights: NDArray[np.float64], length: int, seed: list[int]) -> list[i
     return generator.permutation(shown).tolist()  # type: ignore[no-any-return]
 
 
-def partners(lines: MappedLines, pool: MappedLines, seed: int) -> MappedLines:
+def partners(lines: SharedLines, pool: SharedLines, seed: int) -> SharedLines:
     """Return for each line one of `pool` that shows another video (`prior_control: shuffled`), else a ParameterError.
 
     The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same
@@ -142,12 +142,12 @@ def partners(lines: MappedLines, pool: MappedLines, seed: int) -> MappedLines:
 class Samples:
     """The lines as samples, read from the store; `partners` are those of `prior_control: shuffled`."""
 
-    lines: MappedLines
+    lines: SharedLines
     vlm: Vlm
     store: Store
     settings: SftSettings
     aligned: bool
-    partners: MappedLines | None = None
+    partners: SharedLines | None = None
 
     def __len__(self) -> int:
         return len(self.lines)

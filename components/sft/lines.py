@@ -1,13 +1,13 @@
-"""A training's lines on disk: written once, mapped into memory by every process, each parsed when it is asked for.
+"""A training's lines on disk: written once, shared by all of its processes, each parsed when it is asked for.
 
 `lines.jsonl` holds one JSON object per sample, its video inline, as they came. `lines.npy` is a table of one row per
 sample, in the order of the sample ids: where the line lies, and the columns that split, order and partners follow from.
+The table is mapped into memory; of the text a process holds the line that it parses.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,29 +19,29 @@ from components.core.records import sha256
 from components.store.backend import disk_error
 
 _TEXT, _TABLE = "lines.jsonl", "lines.npy"
-_ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("sample", "S16"), ("video", "S64"), ("weight", "<f8")])
+_ROW = np.dtype([("start", "<i8"), ("length", "<i8"), ("sample", "S16"), ("video", "S64"), ("weight", "<f8")])
 _CHUNK = 1 << 20  # bytes that are written at once
 
 
-class MappedLines:
-    """Lines of samples in an order of their own; the text is shared with all processes of this machine."""
+class SharedLines:
+    """Lines of samples in an order of their own."""
 
-    def __init__(self, text: mmap.mmap, table: NDArray[np.void]) -> None:
+    def __init__(self, text: Path, table: NDArray[np.void]) -> None:
         self._text, self._table = text, table
 
     @classmethod
-    def open(cls, folder: Path) -> MappedLines:
-        """Map what `write_lines` wrote into a folder."""
-        with (folder / _TEXT).open("rb") as file:
-            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(text, np.load(folder / _TABLE, mmap_mode="r"))
+    def open(cls, folder: Path) -> SharedLines:
+        """Open what `write_lines` wrote into a folder."""
+        return cls(folder / _TEXT, np.load(folder / _TABLE, mmap_mode="r"))
 
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int) -> VlmLine:
-        row = self._table[index]
-        return VlmLine.model_validate_json(self._text[int(row["start"]) : int(row["end"])])
+        start, length = (int(self._table[index][name]) for name in ("start", "length"))
+        with self._text.open("rb") as file:
+            file.seek(start)
+            return VlmLine.model_validate_json(file.read(length))
 
     def __iter__(self) -> Iterator[VlmLine]:
         return (self[index] for index in range(len(self)))
@@ -61,16 +61,16 @@ class MappedLines:
         hashes = [sha256(name.encode()) for name in self._names("sample")]
         return sorted(range(len(hashes)), key=hashes.__getitem__)
 
-    def take(self, indices: Sequence[int]) -> MappedLines:
+    def take(self, indices: Sequence[int]) -> SharedLines:
         """Return the lines at these indices, in this order."""
-        return MappedLines(self._text, self._table[np.array(indices, dtype=int)])
+        return SharedLines(self._text, self._table[np.array(indices, dtype=int)])
 
     def _names(self, column: str) -> list[str]:
         return self._table[column].astype(str).tolist()  # type: ignore[no-any-return]
 
 
 def write_lines(folder: Path, lines: Iterable[VlmLine]) -> None:
-    """Write lines for `MappedLines.open`; one of them is held at a time.
+    """Write lines for `SharedLines.open`; one of them is held at a time.
 
     Raises:
         TryAgainError: no space is left.
@@ -78,7 +78,7 @@ def write_lines(folder: Path, lines: Iterable[VlmLine]) -> None:
     rows, chunk, end = list[tuple[int, int, str, str, float]](), bytearray(), 0
     for line in lines:
         text = line.model_dump_json().encode() + b"\n"
-        rows.append((end, end + len(text), line.sample.id, line.video.id, line.sample.weight))
+        rows.append((end, len(text), line.sample.id, line.video.id, line.sample.weight))
         end += len(text)
         chunk += text
         if len(chunk) >= _CHUNK:

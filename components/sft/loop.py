@@ -30,7 +30,7 @@ from components.sft.data import Item, Samples, epoch_length, loaded, order, part
 from components.sft.engine import Engine, computing_dtype
 from components.sft.flops import TrainingFlops
 from components.sft.launch import Stop, listening, stopped
-from components.sft.lines import MappedLines
+from components.sft.lines import SharedLines
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
 from components.sft.processes import Processes, joined
@@ -103,7 +103,7 @@ class Training:
         torch.manual_seed(seed)
         vlm = self._load(aligned)
         self.flops = TrainingFlops(vlm)
-        train, held = split(MappedLines.open(Path(job.lines)), settings.held_out, seed)
+        train, held = split(SharedLines.open(Path(job.lines)), settings.held_out, seed)
         held = held.take(held.by_hash()[: settings.val_samples])
         shuffled = aligned and settings.prior_control == "shuffled"
         self.samples, self.held = (

@@ -6,7 +6,7 @@ import pytest
 
 from components.core.artifacts import VlmMaps
 from components.models.registry import ensure_tiny
-from components.sft.lines import MappedLines, write_lines
+from components.sft.lines import SharedLines, write_lines
 from components.sft.loop import Job
 from components.sft.settings import SftSettings
 from components.vlm_attention.step import STEP as VLM_ATTENTION
@@ -51,7 +51,7 @@ def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, stor
 
 def lines_of(job):
     """A job's lines, in their order."""
-    return [*MappedLines.open(Path(job.lines))]
+    return [*SharedLines.open(Path(job.lines))]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import errno
 import math
-import os
+import tracemalloc
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from components.core.artifacts import VlmLine
 from components.core.errors import ParameterError, TryAgainError
 from components.core.records import sha256
 from components.sft.data import partners, split
-from components.sft.lines import MappedLines, write_lines
+from components.sft.lines import SharedLines, write_lines
 
 VIDEOS, SAMPLES = 11, 40
 
@@ -28,7 +28,7 @@ def mapped(tmp_path):
         folder = tmp_path / f"lines-{next(count)}"
         folder.mkdir()
         write_lines(folder, lines)
-        return MappedLines.open(folder)
+        return SharedLines.open(folder)
 
     return make
 
@@ -64,14 +64,16 @@ def test_lines_come_back_in_the_order_of_their_ids(mapped, lines):
     assert [*mapped(twice)] == twice  # of equal ids in the order that they came in
 
 
-def test_processes_share_the_text_and_a_fork_reads_on(mapped, lines):
-    found = mapped(lines).take([5, 4])
-    expected = found[1]
-    if not (pid := os.fork()):
-        os._exit(0 if found[1] == expected else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "lines.jsonl" in line]
-    assert {line[1] for line in maps} == {"r--s"}
+def test_the_table_is_mapped_and_of_the_text_one_line_is_held(mapped, lines):
+    found = mapped(made(lines[0], f"{k:016x}", k) for k in range(2000))
+    (where,) = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "lines.npy" in line]
+    assert where[1] == "r--s"
+    tracemalloc.start()
+    count = sum(1 for _ in found)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (count, found._text.stat().st_size > 2**22) == (2000, True)
+    assert peak < 2**20
 
 
 def test_one_line_at_a_time_is_held(tmp_path, lines):

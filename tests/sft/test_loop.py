@@ -22,7 +22,7 @@ from components.models.vlm.model import load_vlm
 from components.sft.aligner import Aligner
 from components.sft.data import Samples, loaded, order, split
 from components.sft.launch import Stop
-from components.sft.lines import MappedLines, write_lines
+from components.sft.lines import SharedLines, write_lines
 from components.sft.loop import Training, train
 from components.sft.loss import response_loss
 from components.sft.module import rate
@@ -67,7 +67,7 @@ def plain_loop(one):
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     vlm.model.train()
     settings = one.settings
-    lines, _ = split(MappedLines.open(Path(one.lines)), settings.held_out, one.seed)
+    lines, _ = split(SharedLines.open(Path(one.lines)), settings.held_out, one.seed)
     examples = [made.example(vlm, line, Store(one.store)) for line in lines]
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
@@ -155,7 +155,7 @@ def test_the_log_says_what_was_learned(job):
     rows = train(one)
     assert [rows[0][name] for name in ("samples", "held_out", "steps")] == [4, 2, 2]
     assert rows[-1]["step"] == 2
-    lines, _ = split(MappedLines.open(Path(one.lines)), 0.34, 1)
+    lines, _ = split(SharedLines.open(Path(one.lines)), 0.34, 1)
     own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in lines]
     normal = [(p / p.mean((1, 2, 3), keepdim=True)).flatten(1) for p in own]
     variance = sum(float(p.var(1, correction=0).mean()) for p in normal) / len(own)
@@ -175,6 +175,22 @@ def test_contrast_divides_by_the_variance_and_the_gate_multiplies(job):
     assert scaled[1]["loss"] == pytest.approx(scaled[1]["ar"] + scaled[1]["align"] / variance, rel=1e-5)
     gated = train(job(max_steps=1, gate="confidence"))
     assert gated[1]["align"] == pytest.approx(0.5 * scaled[1]["align"], rel=1e-5)
+
+
+def test_priors_in_half_precision_train_the_same(job):
+    """Which token_selection v3 keeps; those of v2 are in fp32."""
+    one, other = job(max_steps=2), job(max_steps=2)
+    store, halved = Store(one.store), []
+    for line in lines_of(one):
+        ref = made.put_work(store, f"half-{line.key}", "prior", prior=unpack(store.read(line.prior))["prior"].half())
+        halved.append(line.model_copy(update={"prior": ref}))
+    other = other.model_copy(update={"lines": f"{other.out}/half"})
+    Path(other.lines).mkdir()
+    write_lines(Path(other.lines), halved)
+    exact, rounded = train(one), train(other)
+    for row, its_row in zip(exact, rounded, strict=True):
+        assert its_row == pytest.approx(row, rel=2.0**-11)
+    assert rounded[0]["val_align"] != exact[0]["val_align"]
 
 
 def test_controls_take_the_priors_place(job):
