@@ -164,7 +164,7 @@ def test_from_its_published_files_to_the_report(tmp_path, name):
         imported(tmp_path, given, allow_subset=False)
     made = imported(tmp_path, given)
     data = published(made, "videos", VideoDataset)
-    assert data.left_out == []
+    assert not data.left_out
     assert len(data.lines) == {"motionbench": 3, "favor": 2}[protocol]
     answered = evaluated(tmp_path, given, made["videos"])
     found = published(answered, "result", EvalResult)
