@@ -9,6 +9,7 @@ So does the first look at a VLM: its parameters are counted by building it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,9 @@ from components.models.video import family_of
 from components.models.video.interface import VideoFamily, text_pieces, unread_characters
 from components.pages.markdown import document
 from components.plan import page, tuning
-from components.plan.cost import PlannedVideo, estimate
-from components.plan.run_size import RunSize, estimated
+from components.plan.cost import PlannedVideo, StepEstimate, estimate, unlike_training
+from components.plan.limits import Limits, Task, given_limits, misfit
+from components.plan.run_size import ARGO, RunSize, estimated
 from components.prior_set.merge import check_agreement
 from components.runtime import parameters as p
 from components.runtime.context import Context
@@ -47,6 +49,7 @@ from components.store.entries import Entry
 from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
 
+log = logging.getLogger(__name__)
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
 NO_VIDEO = "0" * 64  # a sample's text needs none
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
@@ -57,6 +60,7 @@ class Shared(SharedParams):
 
     shards: p.Shards
     seed: p.Seed
+    over_limits: p.OverLimits
 
 
 class MotionPriors(Shared):
@@ -91,19 +95,23 @@ class MotionEnhancer(MotionPriors, Tuning):
 def run(context: Context[StepParams, Shared]) -> None:
     """Validate and predict; a prior set given as a folder is brought into the store.
 
-    Raises ParameterError also where Argo would end the run in its middle: in a pod of KFP, not on a laptop.
+    Raises ParameterError also where Argo would end the run in its middle (in a pod of KFP, not on a laptop), and where
+    the run does not fit its pods.
     """
     if POD in os.environ:
         _record(context.shared).check("shards")
-    forecast(context)
+    forecast(context, given_limits())
     if isinstance(context.shared, FineTune):
         for name in _named_priors(context.shared):
             if not name.startswith("sha256:"):
                 import_folder(Path(name), context.store)
 
 
-def forecast(context: Context[StepParams, Any]) -> None:
-    """Validate, list, count, predict; write nothing but what was read of headers and models into the store."""
+def forecast(context: Context[StepParams, Any], limits: Limits | None = None) -> None:
+    """Validate, list, count, predict; write nothing but what was read of headers and models into the store.
+
+    Raises ParameterError where the run does not fit `limits`, unless it shall go all the same; the page is written.
+    """
     shared = context.shared
     params = {
         name: validated(declared(name).params, given, f"params_{name}") for name, given in context.step_params.items()
@@ -115,12 +123,14 @@ def forecast(context: Context[StepParams, Any]) -> None:
     models: dict[str, ResolvedModel] = {}
     parts = ["# Plan"]
     videos: list[int] = []  # bytes of each
+    tasks: list[Task] = []
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
         context.value("source_digest", training_digest(shared.source, context.store.patience))
         extraction = _Extraction(context, params, models["vdm"])
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
+        tasks += extraction.tasks()
     if isinstance(shared, FineTune):
         sets = [_prior_set(context, name) for name in _named_priors(shared)]
         check_agreement(sets)
@@ -137,9 +147,15 @@ def forecast(context: Context[StepParams, Any]) -> None:
         downloads = [] if context.store.uri.startswith("file:") else videos
         taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
         parts += [shown, page.positions(trained, asked), taken]
+    found = None if limits is None else misfit(tasks, limits, lambda count: _record(shared, count).packed <= ARGO)
+    parts.append(page.pods(tasks, limits, found))
     parts.append(page.cluster(_record(shared)))
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
+    if found is not None:
+        if shared.over_limits == "stop":
+            raise found.error
+        log.warning("%s\n  over_limits=go: it runs all the same", found.error.problem)
 
 
 def _named_priors(shared: FineTune) -> list[str]:
@@ -156,10 +172,10 @@ def _prior_set(context: Context[StepParams, Any], name: str) -> PriorSet:
     return context.store.manifest(name, PriorSet) if stored else exported_manifest(Path(name), PriorSet)
 
 
-def _record(shared: Shared) -> RunSize:
-    """Return the size of the record that Argo keeps of this run."""
+def _record(shared: Shared, shards: int | None = None) -> RunSize:
+    """Return the size of the record that Argo keeps of this run, or of one with so many shards."""
     (name,) = (name for name, form in STEP.forms.items() if form.shared is type(shared))
-    return estimated(name, len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
+    return estimated(name, shards or len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
 
 
 def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
@@ -230,6 +246,7 @@ class _Extraction:
         instructions, patience = given.template_instructions, self.store.patience
         self.sources = read_training(context.shared.source, given.layout, instructions, patience)
         self.videos = _joined(self.sources)
+        self.steps: list[StepEstimate] = []
 
     def forecast(self) -> str:
         """Return the page's part about them."""
@@ -240,10 +257,24 @@ class _Extraction:
             looked = track(pool.map(self._planned, self.videos), STEP.title, len(self.videos))
             videos = [video for video in looked if video is not None]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
-        found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
+        taken = sum({file.path: file.size for _, video in self.videos if (file := video.file)}.values())
+        self.steps = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held), taken)
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
-        return page.extraction(self.sources, found, lost, _kept(self.context, lost), self._texts(family))
+        sizes = family.sizes(self.model.path)
+        if unlike := unlike_training(
+            sizes, self.model.id.name, inversion.num_frames, inversion.height, inversion.width
+        ):
+            log.warning("%s", unlike)
+        return page.extraction(self.sources, self.steps, unlike, lost, _kept(self.context, lost), self._texts(family))
+
+    def tasks(self) -> list[Task]:
+        """Return what the steps on a GPU take in the pods of this run."""
+        return [
+            Task(one.step, "shard", one.hours, len(self.shared.shards), one.to_compute, peak=one.peak)
+            for one in self.steps
+            if one.hours is not None
+        ]
 
     def _texts(self, family: VideoFamily) -> page.Texts:
         """Return how many texts the video model cannot read, by its tokenizer alone."""
