@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import DataError
+from components.core.records import Clip, MediaKind
 from components.models.video import family_of
 from components.models.video.interface import Sizes
 from components.store.entries import Entry
@@ -137,17 +138,37 @@ def weights(folder: Path) -> int:
             with safe_open(file, framework="np") as tensors:
                 count += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"cannot be read: {error}", source=str(file), remedy="fetch the checkpoint again"
-            ) from error
+            remedy = "fetch the checkpoint again"
+            raise DataError(f"cannot be read: {error}", source=str(file), remedy=remedy) from error
     return count
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip as sampling sees it: its number of frames, its size in pixels, its seconds."""
+
+    frames: int
+    height: int
+    width: int
+    duration: float
+    kind: MediaKind = "video"
+
+    @classmethod
+    def of(cls, clip: Clip, frames: int) -> Shown:
+        """Return what is known of an imported clip."""
+        return cls(frames, clip.height, clip.width, clip.duration, clip.kind)
+
+    @property
+    def times(self) -> range:
+        """One per frame, as a video has."""
+        return range(self.frames)
 
 
 @dataclass(frozen=True)
 class PlannedVideo:
     """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered.
 
-    `problem`: why its header cannot be read.
+    `problem`: why its header cannot be read. `shown`: the same clip, as a vision-language model is shown it.
     """
 
     name: str
@@ -157,6 +178,7 @@ class PlannedVideo:
     inverted: bool = False
     captured: Sequence[Entry | None] = ()
     problem: str = ""
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ class Load:
 
     @property
     def late(self) -> bool:
-        """Whether a pod outlasts its time limit."""
-        return not self.task.at_most and self.hours > self.limits.timeout / 3600
+        """Whether a pod outlasts its time limit, or may where the hours are an upper bound."""
+        return self.hours > self.limits.timeout / 3600
 
     @property
     def cramped(self) -> bool:
@@ -133,11 +133,10 @@ class Load:
         task, peak, found = self.task, self.task.peak, []
         gpus = f" with {counted(self.pod.gpus, 'GPU')}" if self.pod.gpus else ""
         if self.late:
-            each = "" if task.pod == "benchmark" else f" each of {counted(task.pods, task.pod)}"
-            allowed = readable_hours(self.limits.timeout / 3600)
-            found.append(
-                f"{task.name}: {readable_hours(self.hours)} for{each or ' a pod'}{gpus}, {allowed} are allowed"
-            )
+            each = "a pod" if task.pod == "benchmark" else f"each of {counted(task.pods, task.pod)}"
+            hours, allowed = readable_hours(self.hours), readable_hours(self.limits.timeout / 3600)
+            most = "at most " if task.at_most else ""
+            found.append(f"{task.name}: {most}{hours} for {each}{gpus}, {allowed} are allowed")
         if self.cramped:
             has = readable_bytes(self.pod.memory)
             found.append(f"{task.name}: {readable_bytes(self.main)} of main memory in a pod{gpus} that has {has}")
@@ -164,10 +163,10 @@ class Misfit:
 
 
 def misfit(tasks: Sequence[Task], limits: Limits, recordable: Callable[[int], bool]) -> Misfit | None:
-    """Return what does not fit, if anything.
+    """Return what does not fit, if anything; of tasks whose hours are an upper bound, what may not.
 
     Args:
-        tasks: with what they are predicted to take. Hours that are an upper bound are not compared.
+        tasks: with what they are predicted to take.
         limits: what their pods may take.
         recordable: whether Argo keeps the record of a run of so many shards.
     """
@@ -181,9 +180,8 @@ def _times(loads: Sequence[Load], limits: Limits, recordable: Callable[[int], bo
     late, allowed = [load for load in loads if load.late], limits.timeout / 3600
     if not late:
         return
-    units, sharded = (
-        [load.task for load in late if load.task.pod in pods] for pods in (("shard", "benchmark"), "shard")
-    )
+    sharded = [load.task for load in late if load.task.pod == "shard"]
+    units = [load.task for load in late if load.task.pod != "node"]
 
     def least(tasks: Sequence[Task], counts: range, hours: Callable[[Task, int], float]) -> int | None:
         return next((count for count in counts if all(hours(task, count) <= allowed for task in tasks)), None)

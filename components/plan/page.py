@@ -206,7 +206,7 @@ def cluster(found: RunSize) -> str:
     return document("## On a cluster", said, f"**Warning:** {warning}" if warning else "")
 
 
-def pods(tasks: Sequence[Task], limits: Limits | None, found: Misfit | None) -> str:
+def pods(tasks: Sequence[Task], limits: Limits | None, misfits: Sequence[Misfit]) -> str:
     """Return what each task takes in its pods, beside what these may take, and what of it does not fit."""
     if not tasks:
         return ""
@@ -221,7 +221,8 @@ def pods(tasks: Sequence[Task], limits: Limits | None, found: Misfit | None) -> 
             [_unlimited(task) if limits is None else _limited(Load(task, limits)) for task in tasks],
         ),
         f"Of one pod, memory at its peak: tensors alone; pictured: of a pod that draws pictures. {allowed}",
-        bullets([Markdown(f"**Warning:** {text(fault)}") for fault in (found.faults if found else [])]),
+        bullets([Markdown(f"**Warning:** {text(fault)}") for found in misfits for fault in found.faults]),
+        *(text(f"What fits: {'; '.join(found.ways)}.") for found in misfits),
     )
 
 

@@ -75,12 +75,11 @@ def test_shards_that_argo_would_not_keep_are_no_remedy():
     assert "shards fit" not in told([captured(units=250_000)], limits())  # more than 100
 
 
-def test_remembered_work_is_no_time_and_an_upper_bound_stops_nothing():
+def test_remembered_work_is_no_time_and_an_upper_bound_is_told_as_one():
     assert misfit([Task("attention_capture", "shard", 0.0, 8, 0)], limits(hours=1), lambda count: True) is None
     bound = Task("tuned_eval", "benchmark", 100.0, at_most=True)
-    assert misfit([bound], limits(), lambda count: True) is None
-    page = tables(pods([bound], limits(), None))[0][1]
-    assert page[:3] == ["tuned_eval", "1 × 1 GPU", "≤ 100 h"]
+    assert "tuned_eval: at most 100 h for a pod with 1 GPU" in told([bound], limits())
+    assert tables(pods([bound], limits(), []))[0][1][:3] == ["tuned_eval", "1 × 1 GPU", "≤ 100 h"]
 
 
 def test_a_benchmark_and_a_node_have_remedies_of_their_own():
@@ -121,7 +120,8 @@ def test_a_gpu_that_holds_the_capture_but_not_its_pictures():
 
 def test_the_page_says_each_task_beside_its_limit():
     task = captured(peak=Peak(22 * GIB, 40 * 10**9, 70 * 10**9))
-    page = pods([task], limits(gpus=2), found := misfit([task], limits(gpus=2), lambda count: True))
+    found = misfit([task], limits(gpus=2), lambda count: True)
+    page = pods([task], limits(gpus=2), [found])
     head, row = tables(page)[0]
     assert head == ["task", "pods", "A100 time", "main memory", "GPU memory", "pictured"]
     hours = readable_hours(task.pod_hours(8, 2))
@@ -129,8 +129,9 @@ def test_the_page_says_each_task_beside_its_limit():
     assert row[3:] == ["47.2 GB of 107 GB", "40 GB", "70 GB"]
     assert "A try of a task may take 12.0 h, a GPU has 80 GB." in page
     assert page.count("**Warning:**") == len(found.faults) == 1
-    assert tables(pods([task], None, None))[0][1][1:3] == ["8 × 1 GPU", "39.1 h"]
-    assert "No limits are known" in pods([task], None, None)
+    assert "What fits: 14 shards fit" in page
+    assert tables(pods([task], None, []))[0][1][1:3] == ["8 × 1 GPU", "39.1 h"]
+    assert "No limits are known" in pods([task], None, [])
 
 
 def test_limits_come_from_the_environment(monkeypatch):

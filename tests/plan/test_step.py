@@ -16,7 +16,7 @@ from components.core.units import readable_bytes
 from components.kubeflow.arguments import with_absolute_paths
 from components.kubeflow.compile import compiled_limits
 from components.kubeflow.scheduling import Profile
-from components.plan import cost, tuning
+from components.plan import cost, seeing, tuning
 from components.plan.step import STEP
 from components.steps import EXTRACTION
 from components.store.entries import Store
@@ -333,6 +333,7 @@ def compiled(tmp_path, monkeypatch):
         yaml.safe_dump_all([{"deploymentSpec": {"executors": {"exec-plan": {"container": container}}}}, {}])
     )
     monkeypatch.setattr(cost, "A100_FLOPS", 1e4)
+    monkeypatch.setattr(seeing, "_HOUR", 1e4 * 3600)
     return "--compiled", file
 
 
@@ -365,6 +366,20 @@ def test_what_is_remembered_takes_no_time(world, capsys, compiled):
         "ddim_inversion": ["0 s", "–"],
         "attention_capture": ["0 s", "–"],
     }
+
+
+def test_tuning_and_evaluation_are_upper_bounds_that_warn(world, tmp_path, capsys, caplog, compiled):
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl"]
+    printed = planned(capsys, *compiled, *settings(source, store, *own), pipeline="motion_enhancer").replace("\\", "")
+    found = in_pods(printed)
+    assert [found[name][0] for name in ("vlm_attention", "sft")] == ["2 × 2 GPUs", "1 × 8 GPUs"]
+    assert found["sft"][1].startswith("≤ ")
+    assert f"**Warning:** sft: at most {found['sft'][1][2:]} for each of 1 node with 8 GPUs, 1 s are allowed" in printed
+    assert "**Warning:** evaluation motionbench: at most" in printed
+    assert "What fits: " in printed
+    assert "more than its pod has: sft: at most" in caplog.text
 
 
 def test_the_task_stops_by_the_limits_of_its_environment(world, tmp_path, monkeypatch, compiled):
