@@ -48,7 +48,7 @@ _SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
 _COUNT = re.compile(r"[1-9]\d{0,3}", re.ASCII)
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 # memory in GB as NVIDIA names its products: of a GPU (…-80GB), or of a part of one (…-80GB-MIG-3g.40gb)
-_DEVICE = re.compile(r"(\d+)(?:GB(?!-MIG-)|gb)")
+_DEVICE = re.compile(r"(\d+)GB", re.ASCII | re.IGNORECASE)
 
 
 # The wait doubles with each try, and Go's durations end at 292 years: hence the bounds of `timeout` and `retries`.
