@@ -101,8 +101,12 @@ def _entries(store: Path, video: str) -> dict[str, Json]:
 
 
 def digest(made: Sequence[Template]) -> str:
-    """Return what names everything that is made of these templates."""
-    return sha256(canonical_json([[sha256(one.content), one.text, dict(one.entries)] for one in made]))
+    """Return what names everything that is made of these templates; when their source was written is no part of it."""
+    parts = []
+    for one in made:
+        imported, *worked = (one.entries[step] for step in STEPS)
+        parts.append([sha256(one.content), one.text, imported["numbers"], imported["version"], *worked])
+    return sha256(canonical_json(parts))
 
 
 def another(content: bytes, number: int) -> bytes:
