@@ -99,4 +99,4 @@ def made_priors(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("priors")
     lines = made.prior_lines(folder / "set", folder / "store")
-    return folder, lines, made.prior_set(folder / "artifact", lines)
+    return folder, lines, made.prior_set(folder / "artifact", lines, folder / "store")

@@ -4,10 +4,11 @@ import itertools
 import json
 from pathlib import Path
 
-from components.core.artifacts import load_manifest
 from components.runtime import runner
+from components.store.entries import Store
 
 _count = itertools.count()
+_stores = {}  # by the folder that a step of this process wrote into
 
 
 def run_step(step, folder, store, params=None, shared=None, inputs=None, rerun="0", form="", task="", step_params=None):
@@ -24,7 +25,9 @@ def run_step(step, folder, store, params=None, shared=None, inputs=None, rerun="
     values |= {f"params_{name}": value for name, value in (step_params or {}).items()}
     values |= {"params": params or {}, "rerun": rerun}
     folders = {name: given if isinstance(given, list) else [given] for name, given in (inputs or {}).items()}
-    return runner.run_step(step, Path(folder) / f"run-{next(_count):03d}-{task}", values, folders, task)
+    out = Path(folder) / f"run-{next(_count):03d}-{task}"
+    _stores[out.absolute()] = str(store)
+    return runner.run_step(step, out, values, folders, task)
 
 
 def metrics(outputs, name="metrics"):
@@ -35,3 +38,18 @@ def metrics(outputs, name="metrics"):
 def published(outputs, name, kind):
     """A published manifest, parsed."""
     return load_manifest(outputs[name], kind)
+
+
+def put_manifest(folder, manifest, store=None):
+    """Write an artifact's folder by hand, as a step publishes it; the folder. Without lines it needs no store."""
+    if store is not None:
+        Store(str(store)).publish(manifest)
+        _stores[Path(folder).absolute().parent] = str(store)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "manifest.json").write_bytes(manifest.to_bytes())
+    return folder
+
+
+def load_manifest(folder, kind, store=None):
+    """The manifest in an artifact's folder; `store` where no step of this process wrote it."""
+    return Store(str(store or _stores[Path(folder).absolute().parent])).opened(Path(folder), kind)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.artifacts import AttentionLine
+from components.core.records import smallest_by_hash
 from components.pages.figures import NOTHING, stored_picture
 from components.pages.page import Section, preview, text_caption
-from components.runtime.context import Context, smallest_by_hash
+from components.runtime.context import Context
 from components.runtime.parameters import P
 from components.store.entries import Entry
 

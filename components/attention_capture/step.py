@@ -14,16 +14,17 @@ from typing import Any
 from components.attention_capture.page import page
 from components.attention_capture.settings import Params, reads
 from components.core.artifacts import AttentionLine, AttentionMaps, Trajectories, TrajectoryLine
-from components.core.records import Json, Sample
+from components.core.records import Json, Sample, canonical_json, smallest_by_hash
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
 from components.models.video.interface import VideoModel
 from components.pages.page import DRAWING
-from components.runtime.context import Context, remembered_pictures, smallest_by_hash
+from components.runtime.context import Context, remembered_pictures
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
 from components.store.entries import WorkFolder
+from components.store.packed import put_files
 
 
 class Shared(ShardParams):
@@ -59,7 +60,7 @@ def run(context: Context[Params, Shared]) -> None:
     model = resolve(context.shared.vdm, context.store)
     context.models["vdm"] = model.id
     settings = InversionSettings.model_validate({**data.provenance["ddim_inversion"].params})
-    units = [Unit(line, sample) for line in data.lines for sample in line.samples]
+    units = [Unit(line, sample) for line in data.lines for sample in sorted(line.samples, key=lambda one: one.id)]
     shown = smallest_by_hash([unit.name for unit in units], context.params.pictures)
     work = Capture(context, model, settings, shown)
 
@@ -69,18 +70,29 @@ def run(context: Context[Params, Shared]) -> None:
     def picture_reads(unit: Unit) -> Json:
         return {"drawing": DRAWING, "maps": entries[unit.name].key}
 
-    entries = context.each(units, name=_name, reads=unit_reads, compute=work.maps, called=lambda unit: unit.called)
+    entries = context.each(
+        units,
+        name=_name,
+        reads=unit_reads,
+        compute=work.maps,
+        called=lambda unit: unit.called,
+        scope={"shard": data.shard},
+        packed="statistics",
+    )
     pictured = [unit for unit in units if unit.name in shown and unit.name in entries]
     found = remembered_pictures(context, pictured, name=_name, reads=picture_reads, paint=work.pictures)
     pictures = {entry.unit: entry.refs(context.task) for entry in found}
-    lines = []
-    for unit in sorted(units, key=_name):
-        if (entry := entries.get(unit.name)) is not None:
-            video: Json = {"video": unit.line.video, "mask": unit.line.mask, "grid": unit.line.grid}
-            own = {**entry.numbers, **entry.refs(context.task), "pictures": pictures.get(unit.name, {})}
-            lines.append(AttentionLine(**video, **own, sample=unit.sample, key=entry.key))
-    context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=lines))
-    context.page("preview", page(context, lines, found))
+
+    def made(unit: Unit) -> AttentionLine:
+        entry = entries[unit.name]
+        video: Json = {"video": unit.line.video, "mask": unit.line.mask, "grid": unit.line.grid}
+        own = {**entry.numbers, **entry.refs(context.task), "pictures": pictures.get(unit.name, {})}
+        return AttentionLine(**video, **own, sample=unit.sample, key=entry.key)
+
+    lines = context.lines(AttentionLine, (made(unit) for unit in units if unit.name in entries))
+    statistics = put_files(context.store, entries.files, context.task)
+    context.publish("maps", context.manifest(AttentionMaps, shard=data.shard, lines=lines, statistics=statistics))
+    context.page("preview", page(context, [made(unit) for unit in pictured], found))
     context.metrics()
 
 
@@ -115,9 +127,9 @@ class Capture:
         folder.put("statistics", "safetensors", pack(result.statistics.tensors(), source))
         if unit.name in self.shown:
             self._kept[unit.name] = result
-        texts = {"pieces": result.pieces, "unread": result.unread}
-        numbers = {name: [item.model_dump(mode="json") for item in items] for name, items in texts.items()}
-        return {**numbers, "truncated": result.truncated}
+        folder.put("pieces", "json", canonical_json([piece.model_dump(mode="json") for piece in result.pieces]))
+        unread = [span.model_dump(mode="json") for span in result.unread]
+        return {"unread": unread, "truncated": result.truncated}
 
     def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
         """Draw a sample; what this process did not capture just now is captured again."""

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -165,7 +165,7 @@ def _metric(name: str, estimate: Estimate) -> Json:
     }
 
 
-def _in_order(lines: Sequence[ItemResult]) -> list[ItemResult]:
+def _in_order(lines: Iterable[ItemResult]) -> list[ItemResult]:
     return sorted(lines, key=lambda line: (line.sample.uid, line.sample.id))
 
 

@@ -8,12 +8,12 @@ from markupsafe import Markup, escape
 
 from components.benchmark_eval.controls import Orders
 from components.core.artifacts import ItemResult, Score
-from components.core.records import Json, Video
+from components.core.records import Json, Video, smallest_by_hash
 from components.media.sampling import spread
 from components.pages.figures import raw
 from components.pages.markdown import document, table, text
 from components.pages.page import DRAWING, Section, absent, film, preview, question_card, shortened
-from components.runtime.context import Context, remembered_pictures, smallest_by_hash
+from components.runtime.context import Context, remembered_pictures
 from components.runtime.parameters import P
 from components.store.entries import WorkFolder
 

@@ -15,10 +15,12 @@ from components.benchmark_eval.scores import judged, scores
 from components.benchmark_eval.settings import Params
 from components.benchmarks.interface import Benchmark, get_benchmark, parse_benchmark
 from components.benchmarks.parse import parse_reply
-from components.core.artifacts import EvalResult, PermutedReply, TunedModel, VideoDataset
+from components.core.artifacts import EvalResult, ItemResult, PermutedReply, TunedModel, VideoDataset
 from components.core.errors import DataError
+from components.core.lines import Lines
+from components.core.records import Json, smallest_by_hash
 from components.runtime.chosen_vlm import chosen_vlm
-from components.runtime.context import Context, smallest_by_hash
+from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import BenchmarkItem, SharedParams, Vlm
 from components.store.entries import Entry
@@ -52,6 +54,7 @@ def run(context: Context[Params, Tuned]) -> None:
             group=lambda unit: unit.file,
             around=asker.around,
             called=lambda unit: unit.sample.called(unit.line.video),
+            scope={"benchmark": context.shared.benchmark, "limit": params.limit, **vlm.origin},
         )
     done = sorted((unit for unit in units if unit.name in entries), key=lambda unit: unit.name)
     if not done:
@@ -60,9 +63,10 @@ def run(context: Context[Params, Tuned]) -> None:
     lines = [line for line in answered if line.sample.answer]
     permuted = [_permuted(unit, benchmark, entries[unit.name]) for unit in done if unit.shift]
     found = scores(lines, benchmark) if lines else []
-    fields = {"protocol": benchmark.name, "model": vlm.name, "scores": found, "lines": lines, "permuted": permuted}
+    fields: Json = {"protocol": benchmark.name, "model": vlm.name, "scores": found}
+    fields |= {"lines": Lines(ItemResult, lines), "permuted": Lines(PermutedReply, permuted)}
     held_out = [line for line in answered if not line.sample.answer]
-    context.publish("result", context.manifest(EvalResult, **fields, held_out=held_out))
+    context.publish("result", context.manifest(EvalResult, **fields, held_out=Lines(ItemResult, held_out)))
     title = " · ".join([benchmark.title, vlm.name, *filter(None, [TITLES.get(params.control)])])
     asked = benchmark.share(len(lines), sum(bool(unit.sample.answer) for unit in known))
     orders = compare_orders(lines, permuted) if permuted and lines else None

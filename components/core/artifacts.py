@@ -1,37 +1,61 @@
 """Typed artifacts: what one step hands to the next, as pydantic models.
 
-An artifact is a small folder with one `manifest.json`; bulk data stays in the store and is named by `Ref`s. A line
-carries every reference its consumers need, so nobody follows a chain of manifests.
+An artifact is a small folder with one `manifest.json`: a head that names the parts its lines lie in (`lines.py`). Bulk
+data stays in the store and is named by `Ref`s. A line carries every reference its consumers need, so nobody follows a
+chain of manifests.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import Self
 
 from components.core import records
 from components.core.errors import DataError
+from components.core.lines import Blob, Lines, Read
 from components.core.records import (
     Clip,
     Confidence,
     Grid,
     HeadRow,
     Piece,
+    PieceCounts,
     Record,
     Ref,
     Sample,
     ScoredPiece,
     Span,
     Video,
+    smallest_by_hash,
 )
+
+SMALLEST = 64  # no step pictures more samples
+_PIECES, _SCORED = TypeAdapter(list[Piece]), TypeAdapter(list[ScoredPiece])
+
+
+def _empty(value: Any) -> bool:
+    """Return whether a field is left out, so that a manifest from before keeps its bytes and its digest."""
+    return not value
+
+
+def _none(value: object) -> bool:
+    """Return the same of a number, which may be 0."""
+    return value is None
 
 
 def _unread() -> Any:
-    """Declare what the text encoder has no token for; left out where it is empty, as in manifests from before."""
-    return Field([], exclude_if=lambda spans: not spans, description="characters that the text encoder cannot read")
+    """Declare what the text encoder has no token for."""
+    return Field([], exclude_if=_empty, description="characters that the text encoder cannot read")
+
+
+def _lines(kind: type[Record], description: str) -> Any:
+    """Declare lines that most manifests have none of."""
+    return Field(default_factory=lambda: Lines(kind, []), exclude_if=_empty, description=description)
 
 
 class VideoLine(Record):
@@ -70,12 +94,17 @@ class AttentionLine(SampleLine):
 
     key: str
     grid: Grid
-    pieces: list[Piece]
+    pieces: Ref | list[Piece] = Field(description="list[Piece] as JSON; inline where an older version captured it")
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
     unread: list[Span] = _unread()
     maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
     statistics: Ref
     pictures: dict[str, Ref] = {}
+
+    @staticmethod
+    def parse_pieces(data: bytes) -> list[Piece]:
+        """Read the file that `pieces` names."""
+        return _PIECES.validate_json(data)
 
 
 class HeadLine(AttentionLine):
@@ -89,7 +118,10 @@ class PriorLine(SampleLine):
 
     key: str
     grid: Grid
-    pieces: list[ScoredPiece]
+    pieces: Ref | list[ScoredPiece] = Field(
+        description="list[ScoredPiece] as JSON; inline where an older version made it"
+    )
+    counts: PieceCounts | None = Field(None, exclude_if=_none, description="None where the pieces are inline")
     truncated: int
     unread: list[Span] = _unread()
     heads: list[int]
@@ -99,6 +131,18 @@ class PriorLine(SampleLine):
     confidence: Confidence
     pictures: dict[str, Ref] = {}
 
+    @staticmethod
+    def parse_pieces(data: bytes) -> list[ScoredPiece]:
+        """Read the file that `pieces` names."""
+        return _SCORED.validate_json(data)
+
+    @property
+    def piece_counts(self) -> PieceCounts:
+        """How many pieces the text has, and how many MTTI kept."""
+        if self.counts is not None or isinstance(self.pieces, Ref):
+            return self.counts or PieceCounts(pieces=0, selected=0)
+        return PieceCounts(pieces=len(self.pieces), selected=sum(piece.selected for piece in self.pieces))
+
 
 class VlmLine(PriorLine):
     """The same words in the VLM: token map, coverage, and where computed the model's own map and its distance."""
@@ -107,7 +151,7 @@ class VlmLine(PriorLine):
     coverage: float
     tokens: int | None = Field(
         None,
-        exclude_if=lambda count: count is None,  # so that a manifest from before keeps its bytes and its digest
+        exclude_if=_none,
         description="length of the conversation's sequence; None in manifests of vlm_attention v1",
     )
     vlm_map: Ref | None = None
@@ -123,7 +167,7 @@ class ItemResult(Record):
     key: str
     prompt: str | None = Field(
         None,
-        exclude_if=lambda prompt: prompt is None,  # so that a manifest from before keeps its bytes and its digest
+        exclude_if=_none,
         description="what the model was asked; None in manifests of benchmark_eval v3",
     )
     reply: str
@@ -163,7 +207,7 @@ class Leak(Record):
     training: records.Digest = Field(description="the training video")
     training_name: str
     sources: list[str] = Field(
-        [], exclude_if=lambda names: not names, description="what a recipe of several sources calls the training's own"
+        [], exclude_if=_empty, description="what a recipe of several sources calls the training's own"
     )
     benchmark: records.Digest = Field(description="the benchmark's video")
     benchmark_name: str
@@ -204,21 +248,46 @@ class Score(Record):
 
 
 class Manifest(Record):
-    """Base of all artifacts. `kind` names the type at compile time and again at run time."""
+    """Base of all artifacts. `kind` names the type at compile time and again at run time.
+
+    Version 1 has its lines inline, and keeps them so: it has the digest that it always had.
+    """
 
     KIND: ClassVar[str]
     kind: str
-    schema_version: Literal["1"] = "1"
+    schema_version: Literal["1", "2"] = "2"
     provenance: dict[str, records.StepRecord] = Field(description="every step that led here, by task")
-    left_out: list[records.Failure] = []
+    left_out: Lines[records.Failure] = Field(default_factory=lambda: Lines(records.Failure, []))
+
+    def listed(self) -> dict[str, Lines[Any]]:
+        """Return the manifest's lists of lines by field."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: value for name, value in values if isinstance(value, Lines)}
+
+    def bind(self, read: Read) -> Self:
+        """Say how the texts of its parts are read."""
+        for lines in self.listed().values():
+            lines.bind(read)
+        return self
+
+    def blobs(self) -> Iterator[Blob]:
+        """Yield the files that its parts lie in, with repeats; none of version 1."""
+        for lines in self.listed().values() if self.schema_version != "1" else ():
+            yield from lines.blobs()
 
     def to_bytes(self) -> bytes:
-        """Return the manifest's one spelling."""
-        return records.canonical_json(self.model_dump(mode="json"))
+        """Return the head's one spelling."""
+        if self.schema_version != "1":
+            return records.canonical_json(self.model_dump(mode="json"))
+        raw, fields = self.model_dump(mode="json", exclude={*self.listed()}), type(self).model_fields
+        for name, lines in self.listed().items():
+            if (left_out := fields[name].exclude_if) is None or not left_out(lines):
+                raw[name] = [line.model_dump(mode="json") for line in lines]
+        return records.canonical_json(raw)
 
     @property
     def digest(self) -> str:
-        """sha256 of the manifest's bytes."""
+        """sha256 of the head's bytes."""
         return records.sha256(self.to_bytes())
 
 
@@ -232,28 +301,29 @@ class VideoDataset(Manifest):
     """Checked videos and their samples, or a benchmark's items."""
 
     KIND = "VideoDataset"
-    lines: list[VideoLine]
+    lines: Lines[VideoLine]
 
 
 class Trajectories(Sharded):
     """Inverted videos."""
 
     KIND = "Trajectories"
-    lines: list[TrajectoryLine]
+    lines: Lines[TrajectoryLine]
 
 
 class AttentionMaps(Sharded):
     """Captured attention, one line per sample."""
 
     KIND = "AttentionMaps"
-    lines: list[AttentionLine]
+    lines: Lines[AttentionLine]
+    statistics: Ref | None = Field(None, exclude_if=_none, description="the lines' files of this name in one")
 
 
 class HeadSelection(Manifest):
     """Motion-sensitive heads of every sample (MHS)."""
 
     KIND = "HeadSelection"
-    lines: list[HeadLine]
+    lines: Lines[HeadLine]
     heads: list[HeadRow]
     saturation: dict[str, float] = Field(description="share of the chosen heads whose TCS or DSR is at its maximum")
 
@@ -262,7 +332,7 @@ class MotionPrior(Sharded):
     """Motion priors of one shard (MTTI)."""
 
     KIND = "MotionPrior"
-    lines: list[PriorLine]
+    lines: Lines[PriorLine]
     heads: list[HeadRow]
     saturation: dict[str, float]
 
@@ -271,14 +341,25 @@ class PriorSet(Manifest):
     """The product: one data set of motion priors that knows nothing of any VLM."""
 
     KIND = "PriorSet"
-    lines: list[PriorLine]
+    lines: Lines[PriorLine]
     heads: list[HeadRow]
     saturation: dict[str, float]
+    first_by_hash: list[str] = Field(
+        [],
+        exclude_if=_empty,
+        description=f"the {SMALLEST} sample ids with the smallest sha256, in that order: those that may be pictured",
+    )
     merged: list[str] = Field(
         [],
-        exclude_if=lambda digests: not digests,  # so that a manifest from before keeps its bytes and its digest
+        exclude_if=_empty,
         description="the sets that it was merged from, by digest",
     )
+
+    def smallest(self, count: int) -> list[str]:
+        """Return the `count` sample ids with the smallest sha256, in that order: those that are pictured."""
+        if self.first_by_hash or not self.lines:
+            return self.first_by_hash[:count]
+        return smallest_by_hash((line.sample.id for line in self.lines), count)  # schema version 1
 
 
 class LeakageReport(Manifest):
@@ -321,7 +402,7 @@ class VlmMaps(Sharded):
     """Token maps and the VLM's own attention."""
 
     KIND = "VlmMaps"
-    lines: list[VlmLine]
+    lines: Lines[VlmLine]
 
 
 class TunedModel(Manifest):
@@ -333,12 +414,15 @@ class TunedModel(Manifest):
     aligner: list[Ref]
     adapter: list[Ref] = Field([], description="low-rank updates as peft writes them; they are merged into `files`")
     log: Ref
+    samples: int = Field(0, exclude_if=_empty, description="that it was trained on")
+    videos: int = Field(0, exclude_if=_empty, description="that these are of")
+    maps: list[records.Digest] = Field([], exclude_if=_empty, description="VlmMaps that these are in, by digest")
     leakage: LeakageCounts | None = Field(
         None,
-        exclude_if=lambda counts: counts is None,  # so that a manifest from before keeps its bytes and its digest
+        exclude_if=_none,
         description="what the leakage check found; None where the model was trained without one",
     )
-    lines: list[VlmLine]
+    lines: Lines[VlmLine] = _lines(VlmLine, "the samples, in manifests of schema version 1")
 
 
 class EvalResult(Manifest):
@@ -348,13 +432,9 @@ class EvalResult(Manifest):
     protocol: str
     model: str
     scores: list[Score]
-    lines: list[ItemResult]
-    held_out: list[ItemResult] = Field(
-        [], exclude_if=lambda found: not found, description="items without an answer, which no score counts"
-    )
-    permuted: list[PermutedReply] = Field(
-        [], exclude_if=lambda found: not found, description="the items of `lines` again, their options in other orders"
-    )
+    lines: Lines[ItemResult]
+    held_out: Lines[ItemResult] = _lines(ItemResult, "items without an answer, which no score counts")
+    permuted: Lines[PermutedReply] = _lines(PermutedReply, "the items of `lines` again, their options in other orders")
 
 
 class Report(Manifest):
@@ -370,7 +450,7 @@ M = TypeVar("M", bound=Manifest)
 
 
 def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
-    """Read a manifest and check its kind and schema version.
+    """Read a manifest's head and check its kind and schema version; `bind` says where its lines are read from.
 
     Raises:
         DataError: not JSON, another kind, another schema version, or fields that do not validate.
@@ -385,8 +465,8 @@ def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
     kind, version = raw.get("kind"), raw.get("schema_version")
     if kind != expected.KIND:
         raise DataError(f"wrong artifact kind {kind!r}, wanted {expected.KIND!r}", source=source, remedy=again)
-    if version != "1":
-        problem = f"schema version {version!r} of {kind}, this code reads '1'"
+    if version not in ("1", "2"):
+        problem = f"schema version {version!r} of {kind}, this code reads '1' and '2'"
         raise DataError(problem, source=source, remedy=again)
     try:
         return expected.model_validate(raw)
@@ -394,10 +474,11 @@ def parse_manifest(data: bytes, expected: type[M], source: str) -> M:
         raise DataError(f"{kind} manifest does not validate:\n{error}", source=source, remedy=again) from error
 
 
-def load_manifest(folder: Path, expected: type[M]) -> M:
-    """Read `manifest.json` of an artifact folder; errors as `parse_manifest`."""
+def load_manifest(folder: Path, expected: type[M], read: Read | None = None) -> M:
+    """Read the head in an artifact's folder; `read` reads its parts. Errors as `parse_manifest`."""
     path = folder / "manifest.json"
     if not path.is_file():
         problem = f"no manifest.json for a {expected.KIND}"
         raise DataError(problem, source=str(folder), remedy="rerun the step that makes it")
-    return parse_manifest(path.read_bytes(), expected, str(path))
+    found = parse_manifest(path.read_bytes(), expected, str(path))
+    return found if read is None else found.bind(read)

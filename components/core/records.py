@@ -7,7 +7,9 @@ bytes.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +34,11 @@ def canonical_json(value: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """Hex sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def smallest_by_hash(names: Iterable[str], count: int) -> list[str]:
+    """Return the `count` names with the smallest sha256, in that order: one new unit changes at most one of them."""
+    return heapq.nsmallest(count, set(names), key=lambda name: sha256(name.encode()))
 
 
 class Ref(Record):
@@ -196,6 +203,13 @@ class ScoredPiece(Piece):
     score: float
     standardized: float
     selected: bool
+
+
+class PieceCounts(Record):
+    """How many pieces a sample's text has, and how many of them MTTI kept."""
+
+    pieces: int
+    selected: int
 
 
 class Confidence(Record):

@@ -34,6 +34,7 @@ from components.runtime.parameters import (
     UnitParams,
     operational,
 )
+from components.runtime.remembered import Entries
 from components.store.address import open_backend
 from components.store.entries import Entry, File
 
@@ -106,12 +107,12 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
     units, lost = _units(sources)
     lines = _lines(context, _imported(context, units, lost), lost)
     _judge(context, sources, lost)
-    context.left_out.extend(_not_taken(context, sources))
+    context.note_left_out(_not_taken(context, sources))
     if not lines:
         roots = ", ".join(source.root for source in sources)
         raise DataError("no usable video", source=roots, remedy="fix the videos and rows listed")
     context.publish("videos", context.manifest(VideoDataset, lines=lines))
-    context.page("summary", page(sources, lines, context.left_out))
+    context.page("summary", page(sources, lines, list(context.left_out)))
     megabytes = round(sum(line.video.file.bytes for line in lines) / 1e6, 3)
     context.metrics(videos=len(lines), samples=sum(len(line.samples) for line in lines), megabytes=megabytes)
 
@@ -160,19 +161,21 @@ def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Fail
 def _imported(context: Context[Params], units: Sequence[Unit], lost: list[Lost]) -> list[tuple[Unit, Entry]]:
     """Return the usable files with their entries; a file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
-    entries = {key: entry for key in by_key if (entry := context.remembered(key)) is not None}
-    todo = [unit for key, unit in by_key.items() if key not in entries]
+    memory = context.memory(scope={"sources": sorted({unit.source.root for unit in units})})
+    memory.look_up(by_key)
+    todo = [unit for key, unit in by_key.items() if key not in memory.entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
     store = (context.store.uri, rewrite, context.store.patience)
     jobs = [_job(unit, *store) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
-            entries[job.key] = _finish(context, by_key[job.key], answer)
+            memory.add(_finish(context, by_key[job.key], answer))
         elif isinstance(answer, DataError):
             lost.extend(_bad(unit, answer.problem) for unit in units if unit.key == job.key)
         else:
             raise answer
-    usable = []
+    memory.keep()
+    entries, usable = Entries(memory.entries), []
     for unit in units:
         if (entry := entries.get(unit.key)) is not None:
             if reason := _unusable(unit, entry, context.params.max_corrupt):

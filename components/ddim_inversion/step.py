@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
-from components.core.records import Json
+from components.core.records import Json, smallest_by_hash
 from components.ddim_inversion.page import page
 from components.ddim_inversion.settings import InversionSettings
 from components.media.sampling import refuse_image
@@ -13,7 +13,7 @@ from components.models.registry import resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoModel
 from components.pages.page import DRAWING
-from components.runtime.context import Context, remembered_pictures, smallest_by_hash
+from components.runtime.context import Context, remembered_pictures
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational
 from components.store.entries import WorkFolder
@@ -40,7 +40,7 @@ def run(context: Context[Params, Shared]) -> None:
     model = resolve(context.shared.vdm, context.store)
     context.models["vdm"] = model.id
     family_of(model.path).check(context.params.num_frames)
-    units = [line for line in data.lines if context.shared.holds(line.video.id)]
+    units = [*data.lines.within(*context.shared.bounds)]
 
     @cache
     def vdm() -> VideoModel:
@@ -64,12 +64,15 @@ def run(context: Context[Params, Shared]) -> None:
         reads=lambda line: {"video": line.video.id},
         compute=compute,
         called=lambda line: line.video.called,
+        scope={"shard": context.shared.shard},
     )
-    lines = [
-        TrajectoryLine(**dict(line), **entry.numbers, **entry.refs(context.task), key=entry.key)
-        for line in units
-        if (entry := entries.get(line.video.id)) is not None
-    ]
+
+    def made(line: VideoLine) -> TrajectoryLine:
+        entry = entries[line.video.id]
+        return TrajectoryLine(**dict(line), **entry.numbers, **entry.refs(context.task), key=entry.key)
+
+    found = [line for line in units if line.video.id in entries]
+    lines = context.lines(TrajectoryLine, map(made, found))
     context.publish("trajectories", context.manifest(Trajectories, shard=context.shared.shard, lines=lines))
 
     def picture_reads(line: TrajectoryLine) -> Json:
@@ -82,8 +85,8 @@ def run(context: Context[Params, Shared]) -> None:
         folder.put("figure", "html", figure.encode())
         return numbers
 
-    by_id = {line.video.id: line for line in lines}
-    shown = [by_id[name] for name in smallest_by_hash(list(by_id), context.params.pictures)]
+    by_id = {line.video.id: line for line in found}
+    shown = [made(by_id[name]) for name in smallest_by_hash(list(by_id), context.params.pictures)]
     drawn = remembered_pictures(context, shown, name=_video, reads=picture_reads, paint=paint)
     context.page("preview", page(context, drawn))
     context.metrics()

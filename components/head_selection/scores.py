@@ -11,8 +11,8 @@ Legend: h heads, P places (H·W), F frames, S = F·H·W vision tokens, n samples
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -243,68 +243,103 @@ def choose(
 
 
 def choose_all(
-    samples: Sequence[HeadStatistics],
+    samples: Iterable[HeadStatistics],
     *,
     scope: Scope = "sample",
     tau: Tau = "map",
     include_self: bool = True,
     head_ratio: float = 0.5,
     mhs: bool = True,
-) -> list[Choice]:
-    """Every sample's choice. `scope='dataset'`: one set of heads, from the mean of the samples' z-score sums.
+) -> Iterator[Choice]:
+    """Yield every sample's choice. `scope='dataset'`: one set of heads, from the mean of the samples' z-score sums.
 
-    z-scores are averaged, not raw measures, as raw TCS grows with F and DFC has a heavy tail.
+    z-scores are averaged, not raw measures, as raw TCS grows with F and DFC has a heavy tail. `samples` are read one at
+    a time, twice under `dataset`.
 
     Raises:
         DataError: no samples, or samples with different numbers of heads.
     """
-    if len({len(stats.on2) for stats in samples}) != 1:
-        raise DataError(
-            "no samples, or several numbers of heads", source="head statistics", remedy="use maps of one video model"
-        )
-    choices = [choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs) for stats in samples]
-    if scope == "sample" or not mhs:
-        return choices
-    heads = select_heads(torch.stack([choice.score for choice in choices]).mean(0), head_ratio)
-    return [Choice(c.dfc, c.dfc_stderr, c.tcs, c.dsr, c.z_3h, c.score, heads, c.frames) for c in choices]
+    heads: list[int] | None = None
+    if scope == "dataset" and mhs:
+        every = head_table(choose_all(samples, tau=tau, include_self=include_self))
+        heads = select_heads(every.score, head_ratio)
+    counts: set[int] = set()
+    for stats in samples:
+        counts.add(len(stats.on2))
+        if len(counts) > 1:
+            break
+        chosen = choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs)
+        yield chosen if heads is None else replace(chosen, heads=heads)
+    if len(counts) != 1:
+        problem, remedy = "no samples, or several numbers of heads", "use maps of one video model"
+        raise DataError(problem, source="head statistics", remedy=remedy)
 
 
 # Reporting ------------------------------------------------------------------------------------------------------------
 
 
-def head_table(choices: Sequence[Choice]) -> list[HeadRow]:
-    """One row a head: means over the samples, and how often it was chosen.
+class HeadTable:
+    """Every head's measures over the samples and what saturates, added up a sample at a time."""
 
-    The error of the mean DFC is that of its sampled denominators: √(Σ σ²) / n.
-    """
-    n = len(choices)
-    focus, continuity, saturation, score = (
-        torch.stack([getattr(choice, name) for choice in choices]).mean(0) for name in ("dfc", "tcs", "dsr", "score")
-    )
-    error = torch.stack([choice.dfc_stderr for choice in choices]).square().sum(0).sqrt() / n
-    z_3h = torch.stack([choice.z_3h for choice in choices]).mean(0)
-    return [
-        HeadRow(
-            head=head,
-            dfc=float(focus[head]),
-            dfc_stderr=float(error[head]),
-            tcs=float(continuity[head]),
-            dsr=float(saturation[head]),
-            z=(float(z_3h[0, head]), float(z_3h[1, head]), float(z_3h[2, head])),
-            score=float(score[head]),
-            chosen=sum(head in choice.heads for choice in choices),
-            samples=n,
-        )
-        for head in range(len(score))
-    ]
+    def __init__(self) -> None:
+        self._samples = 0
+        self._sums: dict[str, Tensor] = {}
+        self._full = dict.fromkeys(("tcs", "dsr", "both"), 0)
+
+    def add(self, choice: Choice) -> None:
+        """Add a sample."""
+        kept = torch.zeros_like(choice.score)
+        kept[choice.heads] = 1
+        values = {name: getattr(choice, name) for name in ("dfc", "tcs", "dsr", "score", "z_3h")}
+        for name, value in {**values, "error2": choice.dfc_stderr.square(), "chosen": kept}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.double()
+        self._samples += 1
+        tcs_full = choice.tcs[choice.heads] >= choice.frames * (1 - _TOLERANCE)
+        dsr_full = choice.dsr[choice.heads] >= 1 - _TOLERANCE
+        for name, full in (("tcs", tcs_full), ("dsr", dsr_full), ("both", tcs_full & dsr_full)):
+            self._full[name] += int(full.sum())
+
+    @property
+    def score(self) -> PerHead:
+        """Mean of the z-score sums."""
+        return self._sums["score"] / self._samples
+
+    def rows(self) -> list[HeadRow]:
+        """One row a head: means over the samples, and how often it was chosen.
+
+        The error of the mean DFC is that of its sampled denominators: √(Σ σ²) / n.
+        """
+        n = self._samples
+        mean = {name: (value / n).tolist() for name, value in self._sums.items()}
+        error, chosen = (self._sums["error2"].sqrt() / n).tolist(), self._sums["chosen"].long().tolist()
+        z_h3 = (self._sums["z_3h"] / n).T.tolist()
+        return [
+            HeadRow(
+                head=head,
+                dfc=mean["dfc"][head],
+                dfc_stderr=error[head],
+                tcs=mean["tcs"][head],
+                dsr=mean["dsr"][head],
+                z=tuple(z_h3[head]),
+                score=mean["score"][head],
+                chosen=chosen[head],
+                samples=n,
+            )
+            for head in range(len(error))
+        ]
+
+    def saturation(self) -> dict[str, float]:
+        """Share of the chosen (sample, head) pairs with TCS = F, with DSR = 1, and with both.
+
+        Near 1 in `both`, MHS found heads that attend by position whatever the content.
+        """
+        pairs = float(self._sums["chosen"].sum())
+        return {name: count / pairs for name, count in self._full.items()}
 
 
-def saturation(choices: Sequence[Choice]) -> dict[str, float]:
-    """Share of the chosen (sample, head) pairs with TCS = F, with DSR = 1, and with both.
-
-    Near 1 in `both`, MHS found heads that attend by position whatever the content.
-    """
-    tcs_full = torch.cat([choice.tcs[choice.heads] >= choice.frames * (1 - _TOLERANCE) for choice in choices])
-    dsr_full = torch.cat([choice.dsr[choice.heads] >= 1 - _TOLERANCE for choice in choices])
-    share = {"tcs": tcs_full, "dsr": dsr_full, "both": tcs_full & dsr_full}
-    return {name: float(full.double().mean()) for name, full in share.items()}
+def head_table(choices: Iterable[Choice]) -> HeadTable:
+    """Return the table of these samples."""
+    table = HeadTable()
+    for choice in choices:
+        table.add(choice)
+    return table

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
+from components.core.records import HeadRow
 from components.core.units import counted
 from components.head_selection.settings import Params
 from components.pages.heads import head_figure
@@ -13,6 +16,11 @@ from components.pages.page import Section, preview
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import HeadRatio, SharedParams
+from components.store.entries import Store
+from components.store.packed import read_files
+
+if TYPE_CHECKING:
+    from components.head_selection.scores import HeadStatistics
 
 _ABOUT = (
     "How much of a head's attention stays on one place through time (DFC), for how many frames on end (TCS) and in "
@@ -28,26 +36,50 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Choose heads for every sample."""
-    from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
-    from components.store.tensors import unpack
+    from components.head_selection.scores import HeadTable, choose_all
 
     parts = context.shards("maps", AttentionMaps)
-    lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
-    if not lines:
+    if not any(part.lines for part in parts):
         remedy = "see what was left out and why in the steps' logs"
         raise DataError("no sample was captured", source=context.task, remedy=remedy)
-    with ThreadPoolExecutor(context.params.readers) as pool:
-        data = list(pool.map(lambda line: context.store.read(line.statistics), lines))
-    read = (HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True))
-    choices = choose_all(list(read), head_ratio=context.shared.head_ratio, **context.params.result())
-    chosen = [HeadLine(**dict(line), heads=choice.heads) for line, choice in zip(lines, choices, strict=True)]
-    rows, full = head_table(choices), saturation(choices)
-    selection = context.manifest(HeadSelection, lines=chosen, heads=rows, saturation=full)
-    context.publish("heads", selection)
+    options = {"head_ratio": context.shared.head_ratio, **context.params.result()}
+    choices = choose_all(_Statistics(context.store, parts, context.params.readers), **options)
+    table = HeadTable()
+
+    def chosen() -> Iterator[HeadLine]:
+        for line, choice in zip((line for part in parts for line in part.lines), choices, strict=True):
+            table.add(choice)
+            yield HeadLine(**dict(line), heads=choice.heads)
+
+    lines = context.lines(HeadLine, chosen())
+    rows, full = table.rows(), table.saturation()
+    context.publish("heads", context.manifest(HeadSelection, lines=lines, heads=rows, saturation=full))
     lead = f"{len(rows)} heads scored on {counted(len(lines), 'sample')}"
-    figure = Section("heads", "Motion-sensitive heads", "", head_figure(selection))
-    context.page("figure", preview("3 · head selection", lead, _ABOUT, [figure]))
+    context.page("figure", preview("3 · head selection", lead, _ABOUT, [_figure(rows, full)]))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
+
+
+def _figure(rows: list[HeadRow], saturation: dict[str, float]) -> Section:
+    return Section("heads", "Motion-sensitive heads", "", head_figure(rows, saturation))
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """The samples' statistics in the order of the shards' lines, read anew each time."""
+
+    store: Store
+    parts: Sequence[AttentionMaps]
+    readers: int
+
+    def __iter__(self) -> Iterator[HeadStatistics]:
+        from components.head_selection.scores import HeadStatistics
+        from components.store.tensors import unpack
+
+        for part in self.parts:
+            named = [(line.sample.id, line.statistics) for line in part.lines]
+            read = read_files(self.store, part.statistics, [ref for _, ref in named], self.readers)
+            for (sample, _), data in zip(named, read, strict=True):
+                yield HeadStatistics.from_tensors(unpack(data), sample)
 
 
 STEP = Step(

@@ -6,7 +6,7 @@ them is not: hashes of 25 000 videos and 1 776 take about a minute, and pictures
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import groupby
@@ -24,6 +24,7 @@ from components.leakage_check.page import page
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import StepParams, UnitParams, operational
+from components.runtime.remembered import Entries, named
 from components.store.entries import Entry, Store
 
 Training = Mapping[str, list[PriorLine]]  # by video
@@ -84,27 +85,29 @@ def _videos(training: Training, asked: Asked) -> dict[str, Video]:
     return videos | {name: lines[0].video for name, lines in training.items()}
 
 
-def _by_video(lines: Sequence[PriorLine]) -> dict[str, list[PriorLine]]:
+def _by_video(lines: Iterable[PriorLine]) -> dict[str, list[PriorLine]]:
     ordered = sorted(lines, key=lambda line: (line.video.id, line.sample.id))
     return {name: list(group) for name, group in groupby(ordered, key=lambda line: line.video.id)}
 
 
-def _fingerprints(context: Context[Params], videos: Sequence[Video]) -> dict[str, Entry]:
+def _fingerprints(context: Context[Params], videos: Sequence[Video]) -> Entries:
     """Return the fingerprint of every video that can be read; files are decoded side by side."""
     hashing = Hashing.model_validate(context.params.model_dump(include=set(Hashing.model_fields)))
     keys = {video.id: STEP.key(hashing, {}, {}, {"video": video.id}) for video in videos}
-    known = {name: entry for name, key in keys.items() if (entry := context.remembered(key)) is not None}
-    todo, failures = [video for video in videos if video.id not in known], []
+    memory = context.memory(scope={})
+    memory.look_up(keys.values())
+    todo, failures = [video for video in videos if keys[video.id] not in memory.entries], []
     with ThreadPoolExecutor(context.params.readers) as pool:
         answers = pool.map(lambda video: _fingerprint(context, keys[video.id], video), todo)
         for video, answer in zip(todo, track(answers, STEP.title, len(todo)), strict=True):
             if isinstance(answer, Entry):
-                known[video.id] = answer
+                memory.add(answer)
             else:
                 failures.append(Failure(unit=video.called, task=context.task, reason=answer.problem))
     context.counts |= {"remembered": len(videos) - len(todo), "computed": len(todo) - len(failures)}
+    memory.keep()
     context.fail(failures, len(videos))
-    return known
+    return named(list(keys.items()), memory, {})
 
 
 def _fingerprint(context: Context[Params], key: str, video: Video) -> Entry | DataError:

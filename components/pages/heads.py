@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from components.core.artifacts import HeadSelection, PriorSet
 from components.core.records import HeadRow
 from components.core.units import aligned, signed
 from components.pages.charts import Stack, stacked_bars
@@ -18,17 +17,17 @@ HEAD_TABLE = ("head", "DFC ± s.e.", "TCS", "DSR", "score", "chosen in")
 _MEASURES = (("z(DFC) ± s.e.", "c1"), ("z(TCS)", "c2"), ("z(DSR)", "c3"))
 
 
-def head_figure(selection: HeadSelection | PriorSet) -> Markup:
+def head_figure(heads: Sequence[HeadRow], saturation: Mapping[str, float]) -> Markup:
     """Return sorted stacked z-scores with the cut line, what saturates, and the table (supplement Figs. 2 and 4)."""
-    rows = sorted(selection.heads, key=lambda row: (-row.score, row.head))
+    rows = sorted(heads, key=lambda row: (-row.score, row.head))
     spread = float(np.std([row.dfc for row in rows])) or 1.0
-    cut = round(float(np.mean([len(line.heads) for line in selection.lines])))
+    cut = round(sum(row.chosen for row in rows) / max(row.samples for row in rows))  # heads that a sample keeps
     cells = head_table(rows, [f"{row.chosen} of {row.samples}" for row in rows])
     stacks = [_stack(row, cell, spread, index < cut) for index, (row, cell) in enumerate(zip(rows, cells, strict=True))]
     chart = stacked_bars("Heads by score", stacks, _MEASURES, cut, f"kept: {cut} of {len(rows)}")
     table = html_table(HEAD_TABLE, cells, cut)
     every = raw(f"<details><summary>Table of all {len(rows)} heads</summary>{table}</details>")
-    return chart + _saturation(selection) + every
+    return chart + _saturation(saturation) + every
 
 
 def head_table(rows: Sequence[HeadRow], chosen: Sequence[str]) -> list[tuple[str, ...]]:
@@ -47,8 +46,8 @@ def _stack(row: HeadRow, cells: Sequence[str], spread: float, selected: bool) ->
     return Stack(str(row.head), parts, row.dfc_stderr / spread, selected, note)
 
 
-def _saturation(selection: HeadSelection | PriorSet) -> Markup:
-    shares = {name if name == "both" else name.upper(): share for name, share in selection.saturation.items()}
+def _saturation(saturation: Mapping[str, float]) -> Markup:
+    shares = {name if name == "both" else name.upper(): share for name, share in saturation.items()}
     text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
     if not any(share >= 0.9 for share in shares.values()):
         return caption(f"Chosen heads at the maximum of a measure: {text or 'not recorded'}.")

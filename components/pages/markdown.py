@@ -12,11 +12,12 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from components.core.artifacts import Manifest
 from components.core.units import parameters
 
+_LISTED = 200  # left-out units of a card; the manifest has all
 WIDTH = 84  # characters of a table: KFP's viewer is 700 pixels wide
 
 # what is markup to CommonMark or to markdown-to-jsx, 6 or 7
@@ -126,5 +127,8 @@ def decisions(manifest: Manifest) -> str:
 
 def left_out(manifest: Manifest) -> str:
     """Return the units that were left out, with reasons."""
-    lines = [Markdown(f"{code(item.unit)} ({code(item.task)}): {text(item.reason)}") for item in manifest.left_out]
+    shown = islice(manifest.left_out, _LISTED)
+    lines = [Markdown(f"{code(item.unit)} ({code(item.task)}): {text(item.reason)}") for item in shown]
+    if (more := len(manifest.left_out) - len(lines)) > 0:
+        lines.append(Markdown(f"… and {more:,} more, in the manifest"))
     return document("## Left out", bullets(lines) or "Nothing.")

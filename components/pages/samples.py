@@ -15,7 +15,7 @@ from markupsafe import Markup
 from safetensors.numpy import load
 
 from components.core.artifacts import PriorLine, PriorSet, VlmLine
-from components.core.records import Clip, Piece, Ref, Sample, Video
+from components.core.records import Clip, Piece, Ref, Sample, ScoredPiece, Video
 from components.core.text import CANNOT_READ
 from components.core.units import counted
 from components.media.sampling import spread
@@ -46,6 +46,10 @@ class Stored:
     def prior(self, line: PriorLine) -> np.ndarray:
         """Return A_VDM [T', F, H, W] of a sample."""
         return self.tensors(line.prior)["prior"]
+
+    def pieces(self, line: PriorLine) -> list[ScoredPiece]:
+        """Return the pieces of a sample's text."""
+        return self.store.pieces(line)
 
     def vlm_map(self, line: VlmLine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the VLM's map [T, F, H, W], the cells it saw [F, H, W], and which words have a counterpart [T]."""
@@ -79,11 +83,11 @@ def unread_warning(priors: PriorSet) -> str:
     return " ".join(warnings)
 
 
-def words(line: PriorLine, rows: int) -> list[tuple[str, float]]:
+def words(sample: Sample, pieces: Sequence[ScoredPiece], rows: int) -> list[tuple[str, float]]:
     """Return name and motion score of each row of the sample's prior; without MTTI its one row is all words' mean."""
-    chosen = [piece for piece in line.pieces if piece.selected]
+    chosen = [piece for piece in pieces if piece.selected]
     if len(chosen) == rows:
-        return [(piece_text(line.sample, piece), piece.score) for piece in chosen]
+        return [(piece_text(sample, piece), piece.score) for piece in chosen]
     return [("all words" if rows == 1 else f"row {index}", 0.0) for index in range(rows)]
 
 
@@ -139,7 +143,7 @@ def sample_strip(material: Stored, line: PriorLine, seen: Sequence[tuple[str, Vl
     rows = [clip.frames()]
     if line.mask is not None:
         rows.append(_mask_row(material.tensors(line.mask), clip.indices))
-    named = words(line, len(prior_TFHW))
+    named = words(line.sample, material.pieces(line), len(prior_TFHW))
     top = sorted(sorted(range(len(named)), key=lambda t: (-named[t][1], t))[:3])
     rows += [clip.maps(f"“{named[t][0]}”", "prior", prior_TFHW[t]) for t in top]
     found = [(name, *_relative(material, one, top)) for name, one in seen if one.vlm_map is not None]

@@ -9,6 +9,7 @@ from itertools import chain
 
 from components.benchmarks.interface import get_benchmark
 from components.core.artifacts import PriorSet
+from components.core.lines import position
 from components.core.records import ModelId
 from components.core.units import counted, readable_bytes, readable_hours
 from components.dataset_import.checks import NAMES, Lost
@@ -132,8 +133,10 @@ def prior_sets(found: Sequence[PriorSet]) -> str:
 
 
 def _held(sets: Sequence[PriorSet]) -> str:
-    lines = [line for one in sets for line in one.lines]
-    return f"{len({line.sample.id for line in lines})} samples of {len({line.video.id for line in lines})} videos"
+    if len(sets) == 1:
+        return f"{len(sets[0].lines)} samples of {sets[0].lines.videos} videos"
+    places = {position(line) for one in sets for line in one.lines}
+    return f"{len(places)} samples of {len({video for video, _ in places})} videos"
 
 
 def benchmarks(sources: Sequence[Source], lost: Sequence[Lost], list_at: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from components.core.artifacts import PriorLine, PriorSet
 from components.core.errors import ParameterError
-from components.core.records import Failure, StepRecord
+from components.core.lines import position
+from components.core.records import StepRecord
 from components.core.units import parameters
 
 _OWN = ("dataset_import", "prior_set")  # tasks whose parameters say nothing of how a prior is made
@@ -36,13 +38,13 @@ def check_agreement(sets: Sequence[PriorSet]) -> None:
             raise ParameterError(problem, source="priors", remedy=remedy)
 
 
-def joined_lines(sets: Sequence[PriorSet]) -> list[PriorLine]:
-    """Return the samples of all sets in order; of one that several have, the first."""
-    lines: dict[str, PriorLine] = {}
-    for found in sets:
-        for line in found.lines:
-            lines.setdefault(line.sample.id, line)
-    return [lines[name] for name in sorted(lines)]
+def joined_lines(sets: Sequence[PriorSet]) -> Iterator[PriorLine]:
+    """Yield the samples of all sets in their order; of one that several have, the first set's."""
+    last = None
+    for line in heapq.merge(*(found.lines.ordered() for found in sets), key=position):
+        if position(line) != last:
+            yield line
+        last = position(line)
 
 
 def joined_provenance(sets: Sequence[PriorSet]) -> dict[str, StepRecord]:
@@ -56,11 +58,6 @@ def joined_provenance(sets: Sequence[PriorSet]) -> dict[str, StepRecord]:
         else:
             found |= {f"{task} of {name}": record for name, record in records.items()}
     return found
-
-
-def joined_left_out(sets: Sequence[PriorSet]) -> list[Failure]:
-    """Return the units that any set left out, each once."""
-    return list(dict.fromkeys(item for one in sets for item in one.left_out))
 
 
 def _differences(one: PriorSet, other: PriorSet, task: str) -> Iterator[str]:

@@ -12,30 +12,32 @@ from components.pages.samples import unread_warning
 
 def card(priors: PriorSet) -> str:
     """Return in Markdown what the set holds, how it was made, and what was left out."""
-    lines, videos = priors.lines, {line.video.id for line in priors.lines}
-    pieces = [piece.selected for line in lines for piece in line.pieces]
-    bins = Counter(min(int(line.confidence.value * 10), 9) for line in lines)
-    chosen = Counter(head for line in lines for head in line.heads)
+    selected = pieces = 0
+    bins, chosen, sources = Counter[int](), Counter[int](), Counter[tuple[str, float]]()
+    for line in priors.lines:
+        selected, pieces = selected + line.piece_counts.selected, pieces + line.piece_counts.pieces
+        bins[min(int(line.confidence.value * 10), 9)] += 1
+        chosen.update(line.heads)
+        sources[line.sample.source, line.sample.weight] += 1
     heads = sorted(priors.heads, key=lambda row: (-row.score, row.head))
     return document(
         "# Motion-prior set",
-        f"{len(lines)} samples of {len(videos)} videos; {sum(pieces)} of {len(pieces)} text tokens selected.",
+        f"{len(priors.lines)} samples of {priors.lines.videos} videos; {selected} of {pieces} text tokens selected.",
         f"`sha256:{priors.digest}`",
         bullets(f"merged from {digest}" for digest in priors.merged),
-        *_sources(priors),
+        *_sources(sources),
         f"**Warning:** {text(unread)}" if (unread := unread_warning(priors)) else "",
         "## Confidence",
         table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",
-        table(HEAD_TABLE, head_table(heads, [f"{chosen[row.head]} of {len(lines)}" for row in heads])),
+        table(HEAD_TABLE, head_table(heads, [f"{chosen[row.head]} of {len(priors.lines)}" for row in heads])),
         left_out(priors),
         decisions(priors),
     )
 
 
-def _sources(priors: PriorSet) -> list[str]:
+def _sources(counts: Counter[tuple[str, float]]) -> list[str]:
     """Return the samples of each source of a recipe, where there was one."""
-    counts = Counter((line.sample.source, line.sample.weight) for line in priors.lines)
     if {name for name, _ in counts} == {""}:
         return []
     rows = [(name or "(no name)", count, f"{weight:g}") for (name, weight), count in sorted(counts.items())]

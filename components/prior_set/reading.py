@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError
-from components.core.records import Grid, Sample, ScoredPiece, sha256
+from components.core.records import Grid, Ref, Sample, ScoredPiece, sha256
 from components.store.tensors import unpack
 from components.store.transfer import exported_manifest, own_path
 
@@ -35,9 +35,15 @@ def read_priors(folder: Path | str) -> Iterator[Prior]:
         DataError: the folder is no exported prior set, names files outside of it, or a file is damaged.
     """
     folder = Path(folder)
-    for line in exported_manifest(folder, PriorSet).lines:
-        file, video = (folder / own_path(ref, str(folder)) for ref in (line.prior, line.video.file))
+
+    def read(ref: Ref) -> bytes:
+        file = folder / own_path(ref, str(folder))
         data = file.read_bytes() if file.is_file() else b""
-        if sha256(data) != line.prior.sha256:
-            raise DataError(f"{line.prior.path} is damaged or missing", source=str(folder), remedy="export it again")
-        yield Prior(line.sample, line.pieces, line.grid, line.confidence.value, unpack(data)["prior"], video)
+        if sha256(data) != ref.sha256:
+            raise DataError(f"{ref.path} is damaged or missing", source=str(folder), remedy="export it again")
+        return data
+
+    for line in exported_manifest(folder, PriorSet).lines:
+        pieces = line.parse_pieces(read(line.pieces)) if isinstance(line.pieces, Ref) else line.pieces
+        video = folder / own_path(line.video.file, str(folder))
+        yield Prior(line.sample, pieces, line.grid, line.confidence.value, unpack(read(line.prior))["prior"], video)

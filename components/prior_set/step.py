@@ -5,18 +5,22 @@ Several published sets are opened as one: their samples together, and the table 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from components.core.artifacts import MotionPrior, PriorLine, PriorSet
+from components.core.artifacts import SMALLEST, MotionPrior, PriorLine, PriorSet
 from components.core.errors import DataError
-from components.core.records import HeadRow
-from components.prior_set.merge import check_agreement, joined_left_out, joined_lines, joined_provenance
+from components.core.lines import Lines
+from components.core.records import smallest_by_hash
+from components.prior_set.merge import check_agreement, joined_lines, joined_provenance
 from components.prior_set.page import card
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import PriorDigest, SharedParams, StepParams, items_of
+from components.store.packed import read_files
 
-_READERS = 16  # statistics read at once
+if TYPE_CHECKING:
+    from components.head_selection.scores import HeadTable
 
 
 class Opened(SharedParams):
@@ -34,39 +38,55 @@ def run(context: Context[StepParams, SharedParams]) -> None:
         joined = sets[0] if len(sets) == 1 else _merged(context, sets)
     else:
         parts = context.shards("shards", MotionPrior)
-        lines = sorted((line for part in parts for line in part.lines), key=lambda line: line.sample.id)
-        joined = context.manifest(PriorSet, lines=lines, heads=parts[0].heads, saturation=parts[0].saturation)
+        lines, first = _written(context, (line for part in parts for line in part.lines))
+        measured = {"heads": parts[0].heads, "saturation": parts[0].saturation}
+        joined = context.manifest(PriorSet, lines=lines, first_by_hash=first, **measured)
     if not joined.lines:
         remedy = "see what was left out and why in the steps' logs"
         raise DataError("the prior set is empty", source=context.task, remedy=remedy)
     context.publish("priors", joined)
     context.page("card", card(joined))
-    context.metrics(samples=len(joined.lines), videos=len({line.video.id for line in joined.lines}))
+    context.metrics(samples=len(joined.lines), videos=joined.lines.videos)
+
+
+def _written(
+    context: Context[StepParams, SharedParams], lines: Iterable[PriorLine]
+) -> tuple[Lines[PriorLine], list[str]]:
+    """Write the lines; return them, and the sample ids with the smallest hashes."""
+    names: list[str] = []
+
+    def noted() -> Iterator[PriorLine]:
+        for line in lines:
+            names.append(line.sample.id)
+            yield line
+
+    written = context.lines(PriorLine, noted())
+    return written, smallest_by_hash(names, SMALLEST)
 
 
 def _merged(context: Context[StepParams, SharedParams], sets: list[PriorSet]) -> PriorSet:
     check_agreement(sets)
     context.provenance |= joined_provenance(sets)
-    context.left_out.extend(joined_left_out(sets))
-    lines = joined_lines(sets)
-    heads, full = _head_table(context, lines)
+    for one in sets:
+        context.note_left_out(one.left_out)
+    lines, first = _written(context, joined_lines(sets))
+    table = _head_table(context, lines)
     merged = [f"sha256:{one.digest}" for one in sets]
-    return context.manifest(PriorSet, lines=lines, heads=heads, saturation=full, merged=merged)
+    measured = {"heads": table.rows(), "saturation": table.saturation()}
+    return context.manifest(PriorSet, lines=lines, first_by_hash=first, merged=merged, **measured)
 
 
-def _head_table(
-    context: Context[StepParams, SharedParams], lines: list[PriorLine]
-) -> tuple[list[HeadRow], dict[str, float]]:
-    """Return the table of heads and the saturation over the samples of all sets, as head_selection makes them."""
-    from components.head_selection.scores import HeadStatistics, choose_all, head_table, saturation
+def _head_table(context: Context[StepParams, SharedParams], lines: Lines[PriorLine]) -> HeadTable:
+    """Return the table of heads over the samples of all sets, as head_selection makes it."""
+    from components.head_selection.scores import HeadStatistics, choose_all, head_table
     from components.store.tensors import unpack
 
     record = context.provenance["head_selection"]
-    with ThreadPoolExecutor(_READERS) as pool:
-        data = list(pool.map(lambda line: context.store.read(line.statistics), lines))
-    read = [HeadStatistics.from_tensors(unpack(item), line.sample.id) for item, line in zip(data, lines, strict=True)]
-    choices = choose_all(read, **record.params, **record.scalars)
-    return head_table(choices), saturation(choices)
+    names, refs = zip(*((line.sample.id, line.statistics) for line in lines), strict=True)
+    read = zip(names, read_files(context.store, None, refs), strict=True)
+    # a list, as the scope `dataset` goes through it twice
+    statistics = [HeadStatistics.from_tensors(unpack(data), name) for name, data in read]
+    return head_table(choose_all(statistics, **record.params, **record.scalars))
 
 
 STEP = Step(

@@ -76,7 +76,7 @@ def heads(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
     blocks = _pictures(material, shown, "heads")[:_SAMPLES]
     missing = absent("No vision-to-vision thumbnails: the prior set carries none.")
     maps = folded(blocks, 1, "more samples") if blocks else missing
-    return Section("heads", title, lead, head_figure(material.priors) + maps)
+    return Section("heads", title, lead, head_figure(material.priors.heads, material.priors.saturation) + maps)
 
 
 def motion_words(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section:
@@ -84,21 +84,24 @@ def motion_words(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section
     title = "Words that carry motion"
     if not shown:
         return Section("words", title, "No pictured samples: the report was made with pictures = 0.")
-    kept = [piece.selected for line in material.priors.lines for piece in line.pieces]
+    counts = [line.piece_counts for line in material.priors.lines]
+    kept, every = sum(count.selected for count in counts), sum(count.pieces for count in counts)
     lead = (
         "Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones "
-        f"are kept by MTTI ({sum(kept)} of {len(kept)} tokens in {counted(len(material.priors.lines), 'sample')})."
+        f"are kept by MTTI ({kept} of {every} tokens in {counted(len(material.priors.lines), 'sample')})."
     )
     unread = unread_warning(material.priors)
     warning = raw('<p class="warning">{}</p>').format(unread) if unread else NOTHING
-    blocks = [_text(line) + (_over_frames(material, line) if i < 2 else NOTHING) for i, line in enumerate(shown)]
+    blocks = [
+        _text(material, line) + (_over_frames(material, line) if i < 2 else NOTHING) for i, line in enumerate(shown)
+    ]
     return Section("words", title, lead, warning + folded(blocks, 2, "more samples"))
 
 
-def _text(line: PriorLine) -> Markup:
-    parts = []
+def _text(material: PriorMaterial, line: PriorLine) -> Markup:
+    parts, every = [], material.pieces(line)
     for name in ("question", "response"):
-        pieces = sorted((piece for piece in line.pieces if piece.field == name), key=lambda piece: piece.start)
+        pieces = sorted((piece for piece in every if piece.field == name), key=lambda piece: piece.start)
         if pieces:
             shaded = _shaded(str(getattr(line.sample, name)), pieces)
             parts.append(f'<p class="words"><span class="field">{name}</span>{shaded}</p>')
@@ -125,13 +128,14 @@ def _shaded(text: str, pieces: Sequence[ScoredPiece]) -> str:
 def _over_frames(material: PriorMaterial, line: PriorLine) -> Markup:
     """Return the attention over frames of the three strongest words, and of the weakest ones."""
     values_TF = material.tensors(line.per_frame)["per_frame"]
-    ranked = sorted(range(min(len(line.pieces), len(values_TF))), key=lambda t: -line.pieces[t].score)
+    pieces = material.pieces(line)
+    ranked = sorted(range(min(len(pieces), len(values_TF))), key=lambda t: -pieces[t].score)
     top, rest = ranked[:3], ranked[3:][-3:]
     charts = []
     for title, chosen in ((f"Attention over frames, top {len(top)}", top), (f"bottom {len(rest)}", rest)):
         lines = []
         for index, t in enumerate(chosen, 1):
-            values, name = values_TF[t].tolist(), piece_text(line.sample, line.pieces[t])
+            values, name = values_TF[t].tolist(), piece_text(line.sample, pieces[t])
             lines.append(Line(name, range(len(values)), values, f"c{index}"))
         charts.append(line_chart(title, lines, x_name="frame of the grid", zero=False))
     return raw(f'<div class="charts">{NOTHING.join(charts)}</div>')

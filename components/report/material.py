@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.core.artifacts import EvalResult, PriorLine, PriorSet, TunedModel, VlmLine
+from components.core.artifacts import SMALLEST, EvalResult, PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
 from components.core.records import Failure, Json, ModelId, StepRecord, sha256
 from components.media.grids import pool_mask
 from components.media.map_algebra import frame_difference_prior
@@ -49,10 +49,23 @@ class Material(PriorMaterial):
     provenance: dict[str, StepRecord]
     left_out: list[Failure] = field(default_factory=list)
 
+    @property
+    def frozen(self) -> Iterator[VlmLine]:
+        """The frozen model's lines, as the training saw them."""
+        yield from self.model.lines  # of schema version 1
+        for digest in self.model.maps:
+            yield from self.store.manifest(digest, VlmMaps).lines
+
     @cached_property
     def before(self) -> dict[str, VlmLine]:
-        """The frozen model's lines by sample id."""
-        return {line.sample.id: line for line in self.model.lines}
+        """The frozen model's lines of samples that are pictured, by sample id."""
+        shown = {*self.after, *self.priors.smallest(SMALLEST)}
+        return {line.sample.id: line for line in self.frozen if line.sample.id in shown}
+
+    @cached_property
+    def coverage(self) -> list[float]:
+        """The coverage of all samples."""
+        return [line.coverage for line in self.frozen]
 
     @cached_property
     def order(self) -> list[PriorLine]:

@@ -77,7 +77,7 @@ def _stored_bytes(material: Material) -> list[tuple[str, int, str]]:
         "attention over frames": [line.per_frame for line in lines],
         "head statistics": [line.statistics for line in lines],
         "pictures": [ref for line in lines for ref in line.pictures.values()],
-        "VLM maps": [line.vlm_map for line in (*material.model.lines, *material.after.values()) if line.vlm_map],
+        "VLM maps": [line.vlm_map for line in (*material.frozen, *material.after.values()) if line.vlm_map],
         "tuned model": material.model.files,
     }
     unique = {name: {ref.path: ref.bytes for ref in refs} for name, refs in kinds.items()}

@@ -30,12 +30,11 @@ from components.store.transfer import original_name
 
 def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     """Return the selected pieces and the VLM's tokens with links, and how many pieces have a counterpart."""
-    lines = material.model.lines
-    if not lines:
-        return Section("tokens", "Token map", "The tuned model's manifest has no lines.")
+    coverage = material.coverage
+    if not coverage:
+        return Section("tokens", "Token map", "The tuned model's manifest names no samples.")
     record = material.provenance.get("vlm_attention")
     limit = float(record.params.get("min_coverage", 0.5)) if record else 0.5
-    coverage = [line.coverage for line in lines]
     below = [item for item in material.left_out if item.task == "vlm_attention" and "coverage" in item.reason]
     bars = histogram(f"Coverage of {len(coverage)} samples", coverage, mark=limit)
     listed = NOTHING.join(raw("<li>{} {}</li>").format(code(item.unit), item.reason) for item in below)
@@ -54,7 +53,7 @@ def links(material: Material, line: VlmLine) -> Markup:
     """Return two lines of text with one curve per link, as wide as the page allows, then the next pieces below."""
     found = material.tensors(line.token_map)
     map_TR, rows_R = found["map"], found["rows"]
-    chosen = [piece for piece in line.pieces if piece.selected]
+    chosen = [piece for piece in material.pieces(line) if piece.selected]
     names = [piece_text(line.sample, piece) for piece in chosen]
     if len(names) != len(map_TR):
         names = [f"row {t}" for t in range(len(map_TR))]
@@ -108,7 +107,7 @@ def _vlm_tokens(material: Material, line: VlmLine, rows: Sequence[int]) -> list[
         return [f"#{row}" for row in rows]
     tokenizer, texts = Tokenizer.from_str(material.store.read(file).decode()), list[str]()
     for name in ("question", "response"):
-        kept = [piece for piece in line.pieces if piece.selected and piece.field == name]
+        kept = [piece for piece in material.pieces(line) if piece.selected and piece.field == name]
         text = str(getattr(line.sample, name))
         spans = tokenizer.encode(text, add_special_tokens=False).offsets if text else []
         texts += [

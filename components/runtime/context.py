@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
 
-from components.core.artifacts import PRODUCTS, M, Manifest, Sharded, load_manifest
+from components.core.artifacts import PRODUCTS, M, Manifest, Sharded
 from components.core.errors import DataError, ParameterError, UnitsFailed
+from components.core.lines import L, Lines
 from components.core.progress import track
-from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json, sha256
+from components.core.records import Failure, Json, ModelId, StepRecord, canonical_json
 from components.runtime.declaration import Step
 from components.runtime.parameters import P, Shard, SharedParams, UnitParams, validated
+from components.runtime.remembered import Entries, Memory, named
 from components.runtime.side_by_side import Part, PartDone, own_part, processes
 from components.runtime.side_by_side import compute as compute_side_by_side
 from components.store.entries import Entry, Store, WorkFolder
@@ -59,7 +61,7 @@ class Context(Generic[P, S_co]):
         self.store = Store(self.shared.store, self.shared.store_patience)
         self.models: dict[str, ModelId] = {}
         self.provenance: dict[str, StepRecord] = {}
-        self.left_out: list[Failure] = []
+        self.left_out: dict[Failure, None] = {}
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
         self._answer: dict[str, Json] = {"artifacts": {}, "parameterValues": {}}
         self._started, self._logged = time.monotonic(), 0
@@ -88,10 +90,13 @@ class Context(Generic[P, S_co]):
         if name not in self._inputs:
             remedy = f"wire it (`step`: --in {name}=FOLDER)"
             raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
-        manifests = [load_manifest(folder, kind) for folder in self._inputs[name]]
+        manifests = [self.store.opened(folder, kind) for folder in self._inputs[name]]
         for manifest in manifests:
             self.provenance.update(manifest.provenance)
-            self.left_out.extend(item for item in manifest.left_out if item not in self.left_out)
+        # what an earlier step left out stands in every shard's manifest, mostly in one and the same part
+        lists = {lines.parts: lines for lines in (manifest.left_out for manifest in manifests)}
+        for lines in lists.values():
+            self.note_left_out(lines)
         return manifests
 
     def shards(self, name: str, kind: type[S]) -> list[S]:
@@ -140,7 +145,9 @@ class Context(Generic[P, S_co]):
         called: Callable[[U], str] | None = None,
         group: Callable[[U], str] | None = None,
         around: Callable[[Sequence[U]], AbstractContextManager[object]] = nullcontext,
-    ) -> dict[str, Entry]:
+        scope: Json | None = None,
+        packed: str = "",
+    ) -> Entries:
         """Do one piece of work per unit unless it is remembered; a bad unit never becomes an entry.
 
         Args:
@@ -152,14 +159,16 @@ class Context(Generic[P, S_co]):
             called: what failures call a unit; its id where this is not given.
             group: of several processes one computes all units of a group; without it each unit may go to any.
             around: is entered around the work, with the units that this process computes, in their order.
+            scope: names these units among those of other tasks under the same parameters: of a shard its name. Their
+                entries are kept in one object beside, and looked up there.
+            packed: the role of a small file that is kept there as well, and returned.
 
         Returns:
-            Entries by unit id, without the failed ones, which are in `left_out`.
+            Entries by unit id in the units' order, without the failed ones, which are in `left_out`.
 
         Raises:
             DataError: more than `max_failed` of the units failed; the others are done and remembered.
         """
-        entries: dict[str, Entry] = {}
         failures: list[Failure] = []
         keyed: list[tuple[U, str]] = []
         called = called or name
@@ -170,34 +179,39 @@ class Context(Generic[P, S_co]):
                 failures.append(self._failure(called(unit), error))
         if self.part is not None and (mine := [(unit, key) for unit, key in keyed if key in self.part.keys]):
             self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work, around=around)
-        todo: list[tuple[U, str]] = []
-        for unit, key in keyed:
-            if (entry := self.remembered(key, work)) is not None:
-                entries[name(unit)] = entry
-            else:
-                todo.append((unit, key))
+        memory = self.memory(work, scope)
+        memory.look_up(key for _, key in keyed)
+        todo = [(unit, key) for unit, key in keyed if key not in memory.entries]
+        names = [(name(unit), key) for unit, key in keyed]
         if self.part is not None:  # its own units come later: what is missing here fails in the task's own process
-            return entries
-        remembered = len(entries)
-        self.counts["remembered"] += remembered
+            return named(names, memory, {})
+        self.counts["remembered"] += len(keyed) - len(todo)
+        computed = len(todo)
         groups: dict[str, list[str]] = {}
         for unit, key in todo:
             groups.setdefault((group or name)(unit), []).append(key)
         if len(groups) > 1 and processes() > 1:
             compute_side_by_side(self.step.name, self.task, self._executor_input, [*groups.values()], self._folders)
-            found = {key: self.remembered(key, work) for _, key in todo}
-            entries |= {name(unit): entry for unit, key in todo if (entry := found[key]) is not None}
-            todo = [(unit, key) for unit, key in todo if found[key] is None]  # what failed there fails here
+            memory.look_up(key for _, key in todo)
+            todo = [(unit, key) for unit, key in todo if key not in memory.entries]  # what failed there fails here
         with around([unit for unit, _ in todo]):
             for unit, key in track(todo, self.step.title):
                 folder = self.work(key, work)
                 try:
-                    entries[name(unit)] = folder.finish(name(unit), reads(unit), compute(unit, folder))
+                    memory.add(folder.finish(name(unit), reads(unit), compute(unit, folder)))
                 except DataError as error:
+                    computed -= 1
                     failures.append(self._failure(called(unit), error))
-        self.counts["computed"] += len(entries) - remembered
+        self.counts["computed"] += computed
+        files = memory.keep(packed)
         self.fail(failures, len(units))
-        return entries
+        return named(names, memory, files)
+
+    def memory(self, work: str = "", scope: Json | None = None) -> Memory:
+        """Return the memory of a kind of work of this task; `scope` as in `each`."""
+        index = "" if scope is None else self.key({"scope": scope})
+        folder = work or self.step.name
+        return Memory(self.store, folder, index, self.rerun == "0", lambda key: self.remembered(key, work))
 
     def _compute_part(
         self,
@@ -269,7 +283,11 @@ class Context(Generic[P, S_co]):
     def leave_out(self, failures: Sequence[Failure]) -> None:
         """Record left-out units."""
         self.counts["failed"] += len(failures)
-        self.left_out.extend(failures)
+        self.note_left_out(failures)
+
+    def note_left_out(self, failures: Iterable[Failure]) -> None:
+        """List units for the manifest, each once, without counting them as this step's own."""
+        self.left_out.update(dict.fromkeys(failures))
 
     def failed(self, problem: str, failures: Sequence[Failure], allowed: str) -> UnitsFailed:
         """Return the error of units that are more than the parameter `allowed` allows.
@@ -283,13 +301,18 @@ class Context(Generic[P, S_co]):
         reasons = {item.unit: item.reason for item in failures}
         return UnitsFailed(problem, source=self.task, remedy=remedy, reasons=reasons)
 
+    def lines(self, kind: type[L], lines: Iterable[L]) -> Lines[L]:
+        """Write a manifest's lines into the store while they are made, a part at a time; in their order."""
+        self._alone()
+        return self.store.lines(kind, lines)
+
     def manifest(self, kind: type[M], **fields: Any) -> M:
         """Return a manifest of `kind` with this step's provenance and left-out units filled in."""
         params, scalars = self.params.result(), self.step.shared_result(self.shared)
         record = StepRecord(version=self.step.version, params=params, scalars=scalars, models=dict(self.models))
         # a task of a loop carries no shard: every shard's record is the same
         provenance = {**self.provenance, self.task: record}
-        left_out = sorted(self.left_out, key=lambda item: (item.task, item.unit))
+        left_out = Lines(Failure, sorted(self.left_out, key=lambda item: (item.task, item.unit, item.reason)))
         return kind(kind=kind.KIND, provenance=provenance, left_out=left_out, **fields)
 
     def publish(self, name: str, manifest: Manifest) -> str:
@@ -359,11 +382,6 @@ def _path(item: Json) -> Path:
 def _put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def smallest_by_hash(names: Sequence[str], count: int) -> list[str]:
-    """Return the `count` names with the smallest sha256, in that order: one new unit changes at most one of them."""
-    return sorted(set(names), key=lambda name: sha256(name.encode()))[:count]
 
 
 def remembered_pictures(

@@ -189,7 +189,7 @@ ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count`; a video belongs to sha256(video) mod count, so a new video moves no other."""
+    """Part `index` of `count`: a range of the sorted ids of videos, equally wide, so a new video moves no other."""
 
     index: int
     count: int
@@ -208,9 +208,16 @@ class Shard:
         """Return whether these are all shards of one count, each once."""
         return {shard.count for shard in shards} == {len(shards)} == {len({shard.index for shard in shards})}
 
-    def holds(self, video_sha256: str) -> bool:
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """The range: ids from the first on and below the second."""
+        first, end = (f"{-(-index * 2**64 // self.count):016x}" for index in (self.index, self.index + 1))
+        return first, end if self.index + 1 < self.count else "g"  # which is behind all hex digits
+
+    def holds(self, video_id: str) -> bool:
         """Return whether the video belongs to this shard."""
-        return int(video_sha256, 16) % self.count == self.index
+        first, end = self.bounds
+        return first <= video_id < end
 
 
 class SharedParams(Parameters):
@@ -231,9 +238,10 @@ class ShardParams(SharedParams):
 
     shard: ShardName
 
-    def holds(self, video_id: str) -> bool:
-        """Return whether a video belongs to this task's shard."""
-        return Shard.parse(self.shard).holds(video_id)
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """The range of ids of this task's videos, as `Shard.bounds`."""
+        return Shard.parse(self.shard).bounds
 
 
 def validated(model: type[M], values: Json, source: str) -> M:

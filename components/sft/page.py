@@ -34,12 +34,12 @@ def page(rows: Sequence[Json], model: str) -> str:
 def card(model: TunedModel) -> str:
     """Return in Markdown what a model was tuned from, on what, and how to open it; from its manifest alone."""
     base = model.provenance["sft"].models["vlm"]
-    samples, videos = len(model.lines), len({line.video.id for line in model.lines})
+    samples, videos = model.samples or len(model.lines), model.videos or model.lines.videos
     return document(
         "# Vision-language model tuned with motion priors",
         f"`sha256:{model.digest}`",
         f"Tuned from {text(base.name)} (`{base.digest}`) on {samples} samples of {videos} videos. The folder above "
-        "opens with plain `from_pretrained`; this one holds the aligner, the training log, the samples and what "
+        "opens with plain `from_pretrained`; this one holds the aligner, the training log and what "
         "`motion-enhancer import` needs.",
         "## Leakage",
         leakage_line(model.leakage),

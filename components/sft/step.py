@@ -37,7 +37,8 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
-    lines = [line for shard in context.shards("maps", VlmMaps) for line in shard.lines]
+    shards = context.shards("maps", VlmMaps)
+    lines = [line for shard in shards for line in shard.lines]
     lines.sort(key=lambda line: line.sample.id)
     leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
     whole = len(lines)
@@ -65,8 +66,9 @@ def run(context: Context[Params, Shared]) -> None:
     aligner = [entry.ref("aligner", context.task)] if "aligner" in entry.files else []
     log = entry.ref("log", context.task)
     rows = read_log(context.store.read(log))
-    fields = {"key": entry.key, "files": files, "aligner": aligner, "adapter": adapter, "log": log, "lines": lines}
-    fields["leakage"] = leakage and leakage.counts(excluded)
+    fields = {"key": entry.key, "files": files, "aligner": aligner, "adapter": adapter, "log": log}
+    fields |= {"samples": len(lines), "videos": len({line.video.id for line in lines})}
+    fields |= {"maps": [shard.digest for shard in shards], "leakage": leakage and leakage.counts(excluded)}
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
@@ -77,7 +79,7 @@ def _unasked(context: Context[Params, Shared], lines: list[VlmLine], leakage: Le
     reasons = leakage.reasons
     for line in lines:
         if (reason := reasons.get(line.video.id)) is not None:
-            context.left_out.append(Failure(unit=line.sample.id, task=context.task, reason=f"leak: {reason}"))
+            context.note_left_out([Failure(unit=line.sample.id, task=context.task, reason=f"leak: {reason}")])
     return [line for line in lines if line.video.id not in reasons]
 
 
@@ -96,7 +98,7 @@ def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[Vlm
     long = [line for line in lines if (line.tokens or 0) > most]
     for line in long:
         reason = f"{line.tokens} tokens, max_tokens={most}"
-        context.left_out.append(Failure(unit=line.called, task=context.task, reason=reason))
+        context.note_left_out([Failure(unit=line.called, task=context.task, reason=reason)])
     return [line for line in lines if (line.tokens or 0) <= most]
 
 

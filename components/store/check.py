@@ -45,7 +45,7 @@ def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest
     for digest in track(listed, "manifests"):
         data = store.manifest_bytes(digest)
         if data is not None and json.loads(data).get("kind") in kinds:
-            yield parse_any(data, store.manifest_place(digest))
+            yield parse_any(data, store.manifest_place(digest)).bind(store.part)
 
 
 def parse_any(data: bytes, source: str) -> Manifest:

@@ -7,21 +7,24 @@ deletes.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 from pydantic import Field, ValidationError
 
-from components.core.artifacts import M, Manifest, parse_manifest
+from components.core.artifacts import AttentionLine, M, Manifest, PriorLine, load_manifest, parse_manifest
 from components.core.errors import DataError, ParameterError
-from components.core.records import Record, Ref, canonical_json, sha256
+from components.core.lines import Blob, L, Lines, part_path, write_parts
+from components.core.records import Piece, Record, Ref, ScoredPiece, canonical_json, sha256
 from components.store.address import open_backend
 from components.store.backend import PATIENCE
 
@@ -60,6 +63,10 @@ class Entry(Record):
     def ref(self, role: str, task: str) -> Ref:
         """Return the file `role` as a reference that names the task to rerun."""
         return Ref(**self.files[role].model_dump(), task=task)
+
+    def to_bytes(self) -> bytes:
+        """Return `entry.json`. Raises ValueError: NaN or infinity among the numbers."""
+        return canonical_json(self.model_dump())  # not mode="json": that would write NaN as null
 
     def refs(self, task: str) -> dict[str, Any]:
         """Return all files as references, by role: fields of a line."""
@@ -171,8 +178,30 @@ class Store:
         finally:
             self.backend.release(path)
 
+    def lines(self, kind: type[L], lines: Iterable[L]) -> Lines[L]:
+        """Write lines as the parts of a manifest, one part at a time, and return them as they are read again.
+
+        Lines about videos come in the order of `core.lines.position`.
+        """
+        return Lines(kind, parts=write_parts(lines, self._put_part)).bind(self.part)
+
+    def _put_part(self, text: bytes) -> None:
+        # level 6 is gzip's own; the time of writing would make equal texts differ
+        self.backend.put(part_path(sha256(text)), gzip.compress(text, 6, mtime=0))
+
+    def part(self, blob: Blob) -> bytes:
+        """Return the text of a part's file. Raises DataError: it is missing or damaged."""
+        path = part_path(blob.sha256)
+        return unpacked_part(self.backend.get(path), blob, f"{self.uri}/{path}")
+
     def publish(self, manifest: Manifest) -> str:
-        """Write a manifest under its digest; publishing it again writes the same bytes. Returns the digest."""
+        """Write a manifest's parts that are in memory, and its head under its digest, which is returned.
+
+        Publishing it again writes the same bytes.
+        """
+        if manifest.schema_version != "1":
+            for lines in manifest.listed().values():
+                lines.write(self._put_part)
         data = manifest.to_bytes()
         digest = sha256(data)
         self.backend.put(f"manifests/{digest}.json", data)
@@ -184,7 +213,23 @@ class Store:
         if (data := self.manifest_bytes(digest)) is None:
             remedy = "check the digest, or `motion-enhancer import` it"
             raise DataError(f"no manifest {digest}", source=self.manifest_place(digest), remedy=remedy)
-        return parse_manifest(data, expected, self.manifest_place(digest))
+        return parse_manifest(data, expected, self.manifest_place(digest)).bind(self.part)
+
+    def opened(self, folder: Path, expected: type[M]) -> M:
+        """Return the manifest of an artifact's folder, whose parts lie in this store."""
+        return load_manifest(folder, expected, self.part)
+
+    @overload
+    def pieces(self, line: PriorLine) -> list[ScoredPiece]: ...
+
+    @overload
+    def pieces(self, line: AttentionLine) -> list[Piece]: ...
+
+    def pieces(self, line: AttentionLine | PriorLine) -> Sequence[Piece]:
+        """Return the pieces of a sample's text. Raises DataError: their file is missing or damaged."""
+        if not isinstance(line.pieces, Ref):
+            return line.pieces
+        return line.parse_pieces(self.read(line.pieces))
 
     def manifest_place(self, digest: str) -> str:
         """Return the address of a manifest, for errors."""
@@ -226,7 +271,7 @@ class WorkFolder:
         files, forced = dict(sorted(self._files.items())), self._nonces()
         entry = Entry(**work, reads=reads, numbers=numbers, files=files, forced=forced)
         try:
-            data = canonical_json(entry.model_dump())  # not mode="json": that would write NaN as null
+            data = entry.to_bytes()
         except ValueError as error:
             problem, source = f"NaN or infinity in {numbers}", f"{self.step}, {unit}"
             raise DataError(problem, source=source, remedy="look into this unit") from error
@@ -251,6 +296,22 @@ def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
         remedy = "give sha256:… of a manifest in the store, or an artifact folder"
         raise ParameterError(f"no manifest {what!r}", source="command line", remedy=remedy)
     return data, store.manifest_place(digest)
+
+
+def unpacked_part(data: bytes | None, blob: Blob, source: str) -> bytes:
+    """Return the text of a part's file, verified. Raises DataError: it is missing (None) or damaged."""
+    problem = "a manifest's part is missing"
+    if data is not None:
+        try:
+            text = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            problem = f"a manifest's part is damaged: {error}"
+        else:
+            if sha256(text) == blob.sha256:
+                return text
+            problem = "a manifest's part has other content"
+    remedy = "set rerun_… of the task that published it to a new value, or export and import the manifest again"
+    raise DataError(problem, source=source, remedy=remedy)
 
 
 def hash_file(path: Path) -> str:

@@ -13,14 +13,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.core.artifacts import EvalResult, M, PriorSet, TunedModel, parse_manifest
+from components.core.artifacts import EvalResult, M, Manifest, PriorSet, TunedModel, parse_manifest
 from components.core.errors import DataError, ParameterError
+from components.core.lines import Blob, Lines, part_path
 from components.core.progress import track
-from components.core.records import Ref
-from components.store.entries import Store, hash_file
+from components.core.records import Ref, canonical_json
+from components.store.entries import Store, hash_file, unpacked_part
 from components.store.model_files import SUFFIXES, check_content, check_model, check_names
 
 INNER = "motion_enhancer"  # beside a model's own files
@@ -41,6 +43,9 @@ def references(value: Any) -> Iterator[Ref]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from references(item)
+    elif isinstance(value, Lines):
+        for line in value:
+            yield from references(line)
     elif hasattr(type(value), "model_fields"):
         for name in type(value).model_fields:
             yield from references(getattr(value, name))
@@ -101,8 +106,13 @@ def export_folder(
             with store.borrowed(ref) as file:
                 shutil.copyfile(file, target)
     (inner / "README.md").write_text(card)
-    lines = [json.dumps(line.model_dump(mode="json"), sort_keys=True, ensure_ascii=False) for line in manifest.lines]
-    (inner / "samples.jsonl").write_text("".join(line + "\n" for line in lines))
+    if isinstance(manifest, PriorSet):
+        with (inner / "samples.jsonl").open("wb") as samples:
+            samples.writelines(canonical_json(line.model_dump(mode="json")) + b"\n" for line in manifest.lines)
+    for path in _parts(manifest):  # their content was verified when their lines were read
+        target, data = inner / path, store.backend.get(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data or b"")
     (inner / _MANIFEST).write_bytes(manifest.to_bytes())
 
 
@@ -136,7 +146,18 @@ def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
 def exported_manifest(folder: Path, kind: type[M]) -> M:
     """Return the manifest of an exported folder. Raises DataError: no exported folder, or of another kind."""
     file = _manifest_file(folder)
-    return parse_manifest(file.read_bytes(), kind, str(file))
+    return parse_manifest(file.read_bytes(), kind, str(file)).bind(partial(_part, file.parent))
+
+
+def _part(folder: Path, blob: Blob) -> bytes:
+    """Return the text of a part beside an exported manifest. Raises DataError: it is missing or damaged."""
+    file = folder / part_path(blob.sha256)
+    return unpacked_part(file.read_bytes() if file.is_file() else None, blob, str(file))
+
+
+def _parts(manifest: Manifest) -> list[str]:
+    """Return the paths of a manifest's parts."""
+    return list(dict.fromkeys(part_path(blob.sha256) for blob in manifest.blobs()))
 
 
 def _manifest_file(folder: Path) -> Path:
@@ -159,7 +180,7 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
     before anything is stored, a file that is neither safetensors nor JSON nor the text beside it (`model_files`).
     """
     file = _manifest_file(folder)
-    manifest = parse_transferable(file.read_bytes(), str(file))
+    manifest = parse_transferable(file.read_bytes(), str(file)).bind(partial(_part, file.parent))
     if file.parent != folder / _inner(manifest):
         problem = f"a {manifest.kind} where none belongs"
         raise DataError(problem, source=str(file), remedy="give the folder that `export` wrote")
@@ -172,6 +193,8 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
         elif store.backend.size(ref.path) != ref.bytes:
             remedy = "export and import with the videos"
             raise DataError(f"the store has no {ref.path}", source=store.uri, remedy=remedy)
+    for path in _parts(manifest):
+        store.backend.put_file(path, file.parent / path)
     return store.publish(manifest)
 
 

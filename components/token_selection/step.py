@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
-from components.core.records import Json
+from components.core.records import Json, canonical_json
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import ShardParams, TokenRatio
@@ -25,7 +25,7 @@ def reads(line: HeadLine) -> Json:
 def run(context: Context[Params, Shared]) -> None:
     """Make the prior of every sample of this shard that is not remembered."""
     data = context.input("heads", HeadSelection)
-    units = [line for line in data.lines if context.shared.holds(line.video.id)]
+    units = [*data.lines.within(*context.shared.bounds)]
 
     def compute(line: HeadLine, folder: WorkFolder) -> Json:
         from components.store.tensors import pack, unpack
@@ -34,21 +34,28 @@ def run(context: Context[Params, Shared]) -> None:
         maps = unpack(context.store.read(line.maps))["t2v"]
         t2v = aggregate_heads(maps, line.heads, line.grid.shape)
         options = {"token_ratio": context.shared.token_ratio, **context.params.result()}
-        found = motion_prior(t2v, line.pieces, source=line.sample.id, **options)
+        found = motion_prior(t2v, context.store.pieces(line), source=line.sample.id, **options)
         folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.float()}, line.sample.id))
         folder.put("per_frame", "safetensors", pack({"per_frame": found.per_frame_TF.float()}, line.sample.id))
-        pieces = [piece.model_dump(mode="json") for piece in found.pieces]
-        return {"pieces": pieces, "confidence": found.confidence.model_dump(mode="json")}
+        folder.put("pieces", "json", canonical_json([piece.model_dump(mode="json") for piece in found.pieces]))
+        counts = {"pieces": len(found.pieces), "selected": sum(piece.selected for piece in found.pieces)}
+        return {"counts": counts, "confidence": found.confidence.model_dump(mode="json")}
 
     entries = context.each(
-        units, name=lambda line: line.sample.id, reads=reads, compute=compute, called=lambda line: line.called
+        units,
+        name=lambda line: line.sample.id,
+        reads=reads,
+        compute=compute,
+        called=lambda line: line.called,
+        scope={"shard": context.shared.shard},
     )
-    lines = []
-    for line in units:
-        if (entry := entries.get(line.sample.id)) is not None:
-            carried = {name: value for name, value in line if name in PriorLine.model_fields}
-            own = {**entry.numbers, **entry.refs(context.task), "key": entry.key}
-            lines.append(PriorLine(**(carried | own)))
+
+    def made(line: HeadLine) -> PriorLine:
+        entry = entries[line.sample.id]
+        carried = {name: value for name, value in line if name in PriorLine.model_fields}
+        return PriorLine(**{**carried, **entry.numbers, **entry.refs(context.task), "key": entry.key})
+
+    lines = context.lines(PriorLine, (made(line) for line in units if line.sample.id in entries))
     carried_on = {"shard": context.shared.shard, "heads": data.heads, "saturation": data.saturation}
     context.publish("prior", context.manifest(MotionPrior, lines=lines, **carried_on))
     context.metrics()

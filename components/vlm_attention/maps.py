@@ -8,6 +8,7 @@ Legend: T words of the prior, R rows of the VLM's sequence, S visual tokens, F H
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from components.core.artifacts import PriorLine
 from components.core.errors import DataError
-from components.core.records import Json
+from components.core.records import Json, ScoredPiece
 from components.media.choices import GridChoice
 from components.media.grids import on_grid
 from components.media.map_algebra import map_distance
@@ -62,7 +63,7 @@ class WordRows:
         return cls(map_TR[covered_T].mean(0, keepdim=True) if bool(covered) else map_TR[:1], rows_R, covered)
 
 
-def map_tokens(reader: Reader, line: PriorLine, viewing: Viewing) -> tuple[bytes, Json]:
+def map_tokens(reader: Reader, line: PriorLine, pieces: Sequence[ScoredPiece], viewing: Viewing) -> tuple[bytes, Json]:
     """Find the selected pieces in the conversation, which needs neither the video's file nor the model's weights.
 
     Returns:
@@ -73,7 +74,7 @@ def map_tokens(reader: Reader, line: PriorLine, viewing: Viewing) -> tuple[bytes
     """
     refuse_image(line.video)
     made, frames = reader.lay_out(conversation(line.sample), line.video, viewing)
-    words = WordRows(*token_map([piece for piece in line.pieces if piece.selected], made))
+    words = WordRows(*token_map([piece for piece in pieces if piece.selected], made))
     if len(words.rows_R) and int(words.rows_R.min()) < int(made.video_columns.max()):
         problem = f"row {int(words.rows_R.min())} precedes the video's last token {int(made.video_columns.max())}"
         remedy = "this is a bug of the conversation's layout: report it"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.artifacts import VlmLine
-from components.core.records import Json
+from components.core.records import Json, smallest_by_hash
 from components.core.units import number
 from components.pages.figures import raw
 from components.pages.page import DRAWING, Section, preview, text_caption
-from components.runtime.context import Context, remembered_pictures, smallest_by_hash
+from components.runtime.context import Context, remembered_pictures
 from components.runtime.parameters import P
 from components.store.entries import WorkFolder
 

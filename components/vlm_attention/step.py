@@ -7,11 +7,13 @@ A_VLM on the prior's grid with its distance to the prior (`vlm_attention_maps/<k
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError
 from components.core.records import Json
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
-from components.runtime.context import Context, smallest_by_hash
+from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import ShardParams, SharedParams, Vlm
 from components.store.entries import WorkFolder
@@ -38,26 +40,35 @@ def _called(line: PriorLine) -> str:
 def run(context: Context[Params, Frozen | SharedParams]) -> None:
     """Compute token maps and maps of this shard (frozen model), or of the pictured samples (tuned model)."""
     priors = context.input("priors", PriorSet)
-    shown = set(smallest_by_hash([_name(line) for line in priors.lines], context.params.pictures))
+    shown = set(priors.smallest(context.params.pictures))
     shared = context.shared
     if isinstance(shared, Frozen):
-        shard, units = shared.shard, [line for line in priors.lines if shared.holds(line.video.id)]
+        shard, units = shared.shard, [*priors.lines.within(*shared.bounds)]
     else:
         shard, units = "0/1", [line for line in priors.lines if _name(line) in shown]
     with chosen_vlm(context, rows=True) as vlm:
-        lines = _lines(context, units, shown, vlm)
+        found = _lines(context, units, shown, vlm, shard)
+    mapped: list[VlmLine] = []
+
+    def noted(line: VlmLine) -> VlmLine:
+        mapped.extend([line] if line.vlm_map is not None else [])
+        return line
+
+    lines = context.lines(VlmLine, map(noted, found))
     context.publish("maps", context.manifest(VlmMaps, shard=shard, lines=lines))
-    context.page("preview", page(context, lines, shown, vlm.name))
-    context.metrics(mapped=sum(line.vlm_map is not None for line in lines))
+    context.page("preview", page(context, mapped, shown, vlm.name))
+    context.metrics(mapped=len(mapped))
 
 
-def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vlm: ChosenVlm) -> list[VlmLine]:
-    params, store = context.params, context.store
+def _lines(
+    context: Context[Params], units: list[PriorLine], shown: set[str], vlm: ChosenVlm, shard: str
+) -> Iterator[VlmLine]:
+    params, store, scope = context.params, context.store, {"shard": shard, **vlm.origin}
 
     def map_words(line: PriorLine, folder: WorkFolder) -> Json:
         from components.vlm_attention.maps import map_tokens
 
-        data, numbers = map_tokens(vlm.reader(), line, params.viewing)
+        data, numbers = map_tokens(vlm.reader(), line, store.pieces(line), params.viewing)
         if numbers["coverage"] < params.min_coverage:
             problem = f"coverage {numbers['coverage']:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
@@ -77,23 +88,25 @@ def _lines(context: Context[Params], units: list[PriorLine], shown: set[str], vl
     def reads(line: PriorLine) -> Json:
         return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **vlm.origin}
 
-    tokens = context.each(units, name=_name, reads=reads, compute=map_words, called=_called)
+    tokens = context.each(units, name=_name, reads=reads, compute=map_words, called=_called, scope=scope)
     found = [line for line in units if _name(line) in tokens]
     wanted = [line for line in found if params.maps_for == "all" or _name(line) in shown]
-    keys = {name: {"token_map": entry.key} for name, entry in tokens.items()}
-    maps = context.each(
-        wanted, name=_name, reads=lambda line: keys[_name(line)], compute=attend, work=MAPS, called=_called
-    )
+
+    def map_reads(line: PriorLine) -> Json:
+        return {"token_map": tokens[_name(line)].key}
+
+    maps = context.each(wanted, name=_name, reads=map_reads, compute=attend, work=MAPS, called=_called, scope=scope)
     failed = {_name(line) for line in wanted} - set(maps)
-    lines = []
-    for line in (line for line in found if _name(line) not in failed):
+
+    def made(line: PriorLine) -> VlmLine:
         entry = tokens[_name(line)]
         fields = {name: entry.numbers[name] for name in ("coverage", "tokens")}
         fields["token_map"] = entry.ref("token_map", context.task)
         if (mapped := maps.get(_name(line))) is not None:
             fields |= {"vlm_map": mapped.ref("vlm_map", context.task), "distance": mapped.numbers["distance"]}
-        lines.append(VlmLine(**{**dict(line), "key": entry.key}, **fields))
-    return lines
+        return VlmLine(**{**dict(line), "key": entry.key}, **fields)
+
+    return (made(line) for line in found if _name(line) not in failed)
 
 
 STEP = Step(

@@ -65,7 +65,7 @@ def test_replies_are_the_models_greedy_ones_to_the_official_prompt(world, tmp_pa
     clips = {line.video.id: line.video for line in slow}
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     store = Store(str(world[0] / "store"))
-    for line in found.lines[:3]:
+    for line in [*found.lines][:3]:
         one = line.sample
         options = [f"{option.letter}. {option.text}" for option in one.options]
         prompt = "\n".join([one.question, *options, "Answer with only the option letter."])

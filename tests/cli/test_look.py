@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from components.cli import look as module
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.core.errors import ParameterError
 from components.media.video import write_mp4
 from components.synthetic.scenes import draw, make_clip
 from tests.chain import Chain
 from tests.command import motion_enhancer
+from tests.runner import load_manifest
 
 TEXT = "the dog jumps"
 

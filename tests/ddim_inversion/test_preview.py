@@ -9,19 +9,18 @@ import torch
 
 from components.core.artifacts import Trajectories, VideoDataset
 from components.core.errors import DataError
-from components.core.records import Ref, Video, sha256
+from components.core.records import Ref, Video, sha256, smallest_by_hash
 from components.ddim_inversion import video
 from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
-from components.runtime.context import smallest_by_hash
 from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, published, put_manifest, run_step
 
 ALPHAS = torch.linspace(0.99, 0.0, 1000, dtype=torch.float64)
 
@@ -98,8 +97,7 @@ def test_pictures_are_work_of_their_own(world, tmp_path, monkeypatch):
 def test_an_image_is_refused_by_name_before_a_model_is_loaded(world, tmp_path, monkeypatch):
     (line, *_), folder = published({"videos": world[1]}, "videos", VideoDataset).lines, tmp_path / "videos"
     still = line.model_copy(update={"video": line.video.model_copy(update={"kind": "image", "name": "cat.png"})})
-    folder.mkdir()
-    (folder / "manifest.json").write_bytes(VideoDataset(kind="VideoDataset", provenance={}, lines=[still]).to_bytes())
+    put_manifest(folder, VideoDataset(kind="VideoDataset", provenance={}, lines=[still]), world[0] / "store")
     monkeypatch.setattr("components.models.video.load_vdm", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(DataError, match=r"cat\.png: an image has no motion"):
         run((world[0], folder), tmp_path, num_frames=13)  # not remembered

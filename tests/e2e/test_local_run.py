@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
+from components.core.artifacts import PriorSet, Report, TunedModel
 from components.kubeflow.tree import ROOT
 from components.pages.markdown import WIDTH
 from components.store.entries import Store
@@ -16,6 +16,7 @@ from components.store.transfer import import_folder, references
 from components.synthetic.scenes import write_set
 from tests.command import python
 from tests.pages.reading import emphasis, fences, tables
+from tests.runner import load_manifest
 from tests.s3_server import s3_server
 
 SMOKE = ROOT / "components/cli/smoke.json"

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from components.core.artifacts import AttentionMaps, PriorSet, load_manifest
+from components.core.artifacts import AttentionMaps, PriorSet
 from components.core.errors import DataError
 from components.kubeflow.tree import ROOT
 from components.runtime.declaration import declared
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL, Chain
-from tests.runner import run_step
+from tests.runner import load_manifest, run_step
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_an_edited_caption_changes_that_sample_and_no_other(base, copied, empty_
 def test_damage_stops_the_reader_and_the_named_rerun_heals(base, copied, damage):
     tmp, source = copied
     maps = load_manifest(base[2].outputs["attention_capture"][0]["maps"], AttentionMaps)
-    ref = maps.lines[0].statistics
+    ref = next(iter(maps.lines)).statistics
     file = tmp / "store" / ref.path
     before = file.read_bytes()
     if damage == "flip":

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.kubeflow.tree import ROOT
 from components.models.registry import SHIPPED
 from components.models.video import load_vdm
@@ -14,6 +14,7 @@ from components.store.entries import Store
 from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set
 from tests.command import python
+from tests.runner import load_manifest
 
 pytestmark = pytest.mark.gpu
 

@@ -237,9 +237,9 @@ def varied(seed: int) -> scores.HeadStatistics:
 
 def test_dataset_scope_averages_the_sums_and_ignores_the_order() -> None:
     samples = [varied(seed) for seed in range(6)]
-    own = scores.choose_all(samples)
+    own = list(scores.choose_all(samples))
     assert len({tuple(choice.heads) for choice in own}) > 1  # otherwise this test could not fail
-    shared = scores.choose_all(samples, scope="dataset")
+    shared = list(scores.choose_all(samples, scope="dataset"))
     mean = sum(scores.choose(stats).score for stats in samples) / 6
     assert {tuple(choice.heads) for choice in shared} == {tuple(scores.select_heads(mean, 0.5))}
     assert [c.heads for c in scores.choose_all(samples[::-1], scope="dataset")] == [c.heads for c in shared]
@@ -248,8 +248,8 @@ def test_dataset_scope_averages_the_sums_and_ignores_the_order() -> None:
 
 def test_head_table() -> None:
     samples = [varied(seed) for seed in range(4)]
-    choices = scores.choose_all(samples)
-    rows = scores.head_table(choices)
+    choices = list(scores.choose_all(samples))
+    rows = scores.head_table(choices).rows()
     assert [row.head for row in rows] == list(range(5))
     for row in rows:
         values = [float(choice.dfc[row.head]) for choice in choices]
@@ -265,10 +265,10 @@ def test_saturation() -> None:
     names = list(MAPS)
     chosen = scores.choose(ALL, head_ratio=3 / 7)
     assert [names[head] for head in chosen.heads] == ["diagonal", "half", "neighbours"]
-    assert scores.saturation([chosen]) == pytest.approx(dict.fromkeys(("tcs", "dsr", "both"), 2 / 3))
+    assert scores.head_table([chosen]).saturation() == pytest.approx(dict.fromkeys(("tcs", "dsr", "both"), 2 / 3))
     everyone = scores.choose(ALL, mhs=False)  # the uniform head has DSR 1, TCS 0
-    assert scores.saturation([everyone]) == pytest.approx({"tcs": 2 / 7, "dsr": 3 / 7, "both": 2 / 7})
-    assert scores.saturation([chosen, everyone])["both"] == pytest.approx(4 / 10)
+    assert scores.head_table([everyone]).saturation() == pytest.approx({"tcs": 2 / 7, "dsr": 3 / 7, "both": 2 / 7})
+    assert scores.head_table([chosen, everyone]).saturation()["both"] == pytest.approx(4 / 10)
 
 
 def test_statistics_survive_writing() -> None:
@@ -289,4 +289,7 @@ def test_refusals() -> None:
         with pytest.raises(DataError, match=match):
             scores.head_statistics(diag, one, off2, one)
     with pytest.raises(DataError, match="no samples"):
-        scores.choose_all([])
+        list(scores.choose_all([]))
+    fewer = scores.HeadStatistics(**{n: v[:-1] if n != "frames" else v for n, v in vars(ALL).items()})
+    with pytest.raises(DataError, match="several numbers of heads"):
+        list(scores.choose_all([ALL, fewer]))

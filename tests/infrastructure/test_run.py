@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import docker
 import pytest
 
-from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
+from components.core.artifacts import PriorSet, Report, TunedModel
 from components.kubeflow.tree import ROOT
 from tests.infrastructure.conftest import BUCKET, CANARY, motion_enhancer
+from tests.runner import load_manifest
 
 TASKS = 19
 

@@ -15,7 +15,7 @@ from components.synthetic.scenes import write_set
 from tests.leakage_check.made import movie, rescaled
 from tests.media.made import encode
 from tests.pages.reading import rows
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, published, put_manifest, run_step
 from tests.vlm_attention import made
 
 CAPTION = "A man in a red coat walks to the door and opens it."
@@ -69,7 +69,9 @@ def check(planted, out, rerun="0", ours=None, **params):
     folder, lines, theirs = planted
     record = StepRecord(version="1", params={}, scalars={})
     asked = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=theirs)
-    inputs = {"priors": made.prior_set(out / "priors", ours or lines), "videos": made.write(out / "asked", asked)}
+    store = folder / "store"
+    priors = made.prior_set(out / "priors", ours or lines, store)
+    inputs = {"priors": priors, "videos": put_manifest(out / "asked", asked, store)}
     return run_step(STEP, out, folder / "store", params, {}, inputs, rerun)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.cli.options import PipelineOptions
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
 from components.kubeflow.arguments import with_absolute_paths
@@ -23,7 +23,7 @@ from tests.chain import SMALL, Chain
 from tests.command import motion_enhancer
 from tests.dataset_import.data import clip, lines, own
 from tests.pages.reading import rows, tables
-from tests.runner import run_step
+from tests.runner import load_manifest, run_step
 from tests.s3_server import s3_server
 
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection")

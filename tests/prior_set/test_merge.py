@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.core.errors import ParameterError
 from components.core.records import HeadRow
 from components.prior_set.merge import check_agreement, joined_left_out, joined_lines, joined_provenance
@@ -14,7 +14,7 @@ from components.store.transfer import export_folder
 from components.synthetic.scenes import write_set
 from tests.chain import Chain
 from tests.command import motion_enhancer
-from tests.runner import run_step
+from tests.runner import load_manifest, run_step
 
 
 @pytest.fixture(scope="module")

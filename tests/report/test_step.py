@@ -12,7 +12,7 @@ import torch
 import world
 
 from bench.table import Row, write
-from components.core.artifacts import EvalResult, LeakageCounts, Report, load_manifest
+from components.core.artifacts import EvalResult, LeakageCounts, Report
 from components.core.errors import DataError
 from components.core.records import Failure, ModelId, Span, StepRecord, sha256
 from components.core.text import CANNOT_READ
@@ -25,6 +25,7 @@ from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
 from tests.pages.reading import rows
+from tests.runner import load_manifest
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
 ORDER += ["leakage", "left-out", "provenance"]

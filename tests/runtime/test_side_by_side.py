@@ -24,7 +24,7 @@ from components.runtime.launch import leave_error
 from components.runtime.runner import executor_input
 from components.store.entries import Store, WorkFolder
 from components.vlm_attention.step import MAPS, STEP
-from tests.runner import metrics, published, run_step
+from tests.runner import metrics, published, put_manifest, run_step
 from tests.vlm_attention import made
 
 MODEL = "tiny-qwen2.5-vl"
@@ -65,6 +65,7 @@ def task(made_priors, tmp_path, monkeypatch):
 def without_maps(store, target, count=6):
     """A copy of a store that lacks the last pieces of work of `count` samples."""
     shutil.copytree(store, target)
+    shutil.rmtree(target / "indexes")
     for entry in sorted((target / "vlm_attention_maps").glob("*/entry.json"))[:count]:
         shutil.rmtree(entry.parent)
     return target
@@ -126,7 +127,7 @@ def test_the_tuned_model_is_laid_out_once(alone, made_priors, tmp_path, monkeypa
     shutil.copytree(alone[0], store)
     before = published(alone[1], "maps", VlmMaps)
     model = made.tuned_model(Store(str(store)), ensure_tiny(MODEL), before.provenance, before.lines)
-    inputs = {"priors": made_priors[2], "model": made.write(tmp_path / "tuned", model)}
+    inputs = {"priors": made_priors[2], "model": put_manifest(tmp_path / "tuned", model)}
 
     def run(processes, store):
         monkeypatch.setenv("UNIT_PROCESSES", str(processes))

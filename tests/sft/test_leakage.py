@@ -7,9 +7,8 @@ from components.core.errors import DataError
 from components.core.records import StepRecord
 from components.sft.page import card
 from components.sft.step import STEP
-from tests.runner import published, run_step
+from tests.runner import published, put_manifest, run_step
 from tests.sft.conftest import FAST, QWEN
-from tests.vlm_attention import made
 
 
 def leakage(folder, lines, excluded):
@@ -18,7 +17,7 @@ def leakage(folder, lines, excluded):
     pairs = [a.Leak(kind="file", training=line.video.id, **more) for line in lines]
     record = StepRecord(version="1", params={}, scalars={})
     fields = {"training": 6, "benchmarks": {"favor": 9}, "pairs": pairs, "excluded": [one.video.id for one in excluded]}
-    return made.write(folder, a.LeakageReport(kind="LeakageReport", provenance={"leakage_check": record}, **fields))
+    return put_manifest(folder, a.LeakageReport(kind="LeakageReport", provenance={"leakage_check": record}, **fields))
 
 
 def train(world, tmp_path, lines, excluded):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.core.errors import DataError
 from components.core.records import canonical_json, sha256
 from components.store.check import check, parse_any, products
@@ -17,6 +17,7 @@ from components.store.transfer import references
 from components.synthetic.scenes import write_set
 from tests.chain import Chain
 from tests.command import motion_enhancer
+from tests.runner import load_manifest
 from tests.store.made_store import Made, everything_of, paths
 
 AGE = 30

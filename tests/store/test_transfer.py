@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from components.core.artifacts import PriorSet, TunedModel, load_manifest, parse_manifest
+from components.core.artifacts import PriorSet, TunedModel, parse_manifest
 from components.core.errors import DataError
 from components.core.records import Ref, canonical_json, sha256
 from components.models.tuned import materialize
@@ -17,7 +17,7 @@ from components.store.entries import Store
 from components.store.transfer import original_name, references
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.command import motion_enhancer
-from tests.runner import run_step
+from tests.runner import load_manifest, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"

@@ -22,6 +22,7 @@ from components.models.vlm.interface import Conversation
 from components.store.entries import Store, WorkFolder
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
+from tests.runner import put_manifest
 
 VIEWING = {"fps": 4.0, "num_frames": 4, "max_pixels": 84 * 84}
 QUESTION = "Describe the motion in the video."
@@ -55,12 +56,6 @@ def words(text):
 def grid(clip):
     edges = np.linspace(0, clip.duration, 6)
     return a.Grid(times=[(float(x), float(y)) for x, y in pairwise(edges)], rows=4, cols=4, box=(0.0, 1.0, 0.0, 1.0))
-
-
-def write(folder, manifest):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
-    return folder
 
 
 def line(store, file, mask, text, k):
@@ -97,12 +92,12 @@ def prior_lines(folder, store_folder, count=6):
     return sorted(made, key=lambda item: item.sample.id)
 
 
-def prior_set(folder, lines):
-    """The artifact's folder."""
+def prior_set(folder, lines, store):
+    """The artifact's folder; its lines lie in the store."""
     record = StepRecord(version="1", params={}, scalars={})
     head = a.HeadRow(head=0, dfc=1, dfc_stderr=0, tcs=1, dsr=1, z=(0, 0, 0), score=0, chosen=1, samples=1)
     made = a.PriorSet(kind="PriorSet", provenance={"prior_set": record}, lines=lines, heads=[head], saturation={})
-    return write(folder, made)
+    return put_manifest(folder, made, store)
 
 
 def example(vlm, line, store):

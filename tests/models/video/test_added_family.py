@@ -97,13 +97,13 @@ def test_the_steps_run_on_it(folder, tmp_path):
     videos = chain.task("dataset_import", form="training")["videos"]
     size = {"height": SIDE, "width": SIDE}
     inverted = chain.task("ddim_inversion", {"videos": videos}, shard="0/1", **size)
-    lines = published(inverted, "trajectories", Trajectories).lines
+    lines = [*published(inverted, "trajectories", Trajectories).lines]
     assert [line.grid.shape for line in lines] == [(COUNT, 4, 4)] * 2
     latents = load(store.read(lines[0].latents))["latents"]
     assert latents.shape == (NUM_STEPS + 1, COUNT, 4, 8, 8)
     captured = chain.task("attention_capture", {"trajectories": inverted["trajectories"]}, shard="0/1", pictures=1)
-    line = published(captured, "maps", AttentionMaps).lines[0]
-    assert load(store.read(line.maps))["t2v"].shape == (4, len(line.pieces), COUNT * 16)
+    line = next(iter(published(captured, "maps", AttentionMaps).lines))
+    assert load(store.read(line.maps))["t2v"].shape == (4, len(store.pieces(line)), COUNT * 16)
     heads = chain.task("head_selection", {"maps": captured["maps"]})["heads"]
     assert all(len(line.heads) == 2 for line in published({"heads": heads}, "heads", HeadSelection).lines)
     part = chain.task("token_selection", {"heads": heads}, shard="0/1")["prior"]

@@ -1,0 +1,104 @@
+"""Many small objects in one: entries and files that a task would otherwise ask for one by one.
+
+`manifests/parts/<sha256>.zip` are files that belong to a manifest's lines, in one for those that read them all.
+
+`indexes/<work>/<key>.zip` is a copy of the entries that one task last saw, and of small files of theirs. It stands
+beside the truth, which is the entries: the task overwrites it, one that is damaged counts as absent, a task that is
+asked to look again (`rerun_<task>`) does not read it, and garbage collection deletes a work's copies before any of its
+entries. Who deletes entries by hand deletes `indexes/` as well.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from components.core.records import Ref, sha256
+from components.store.entries import Store
+
+log = logging.getLogger(__name__)
+LOOKUPS = 16  # requests under way
+_HELD = 1024  # files that are read before they are asked for
+_KEYS, _ENTRIES = "keys.txt", "entries.jsonl"
+
+
+@dataclass
+class Index:
+    """Entries by key, as they lie in the store (`entry.json`), and files by path."""
+
+    entries: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def index_path(work: str, key: str) -> str:
+    """Return where the copy of a task's entries lies."""
+    return f"indexes/{work}/{key}.zip"
+
+
+def read_index(store: Store, work: str, key: str) -> Index:
+    """Return a task's copy; an empty one where there is none, or a damaged one (with a warning)."""
+    data = store.backend.get(index_path(work, key))
+    if data is None:
+        return Index()
+    try:
+        found = unzipped(data)
+        keys, entries = (found.pop(name).splitlines() for name in (_KEYS, _ENTRIES))
+        return Index({name.decode(): entry for name, entry in zip(keys, entries, strict=True)}, found)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        log.warning("%s/%s is damaged (%s): looking at each entry", store.uri, index_path(work, key), error)
+        return Index()
+
+
+def write_index(store: Store, work: str, key: str, index: Index) -> None:
+    """Write a task's copy."""
+    listed = {
+        _KEYS: "".join(f"{name}\n" for name in index.entries).encode(),
+        _ENTRIES: b"".join(entry + b"\n" for entry in index.entries.values()),
+    }
+    store.backend.put(index_path(work, key), zipped({**listed, **index.files}))
+
+
+def put_files(store: Store, files: Mapping[str, bytes], task: str) -> Ref:
+    """Write files as one, named after its content."""
+    data = zipped(files)
+    digest = sha256(data)
+    path = f"manifests/parts/{digest}.zip"
+    store.backend.put(path, data)
+    return Ref(path=path, sha256=digest, bytes=len(data), task=task)
+
+
+def read_files(store: Store, packed: Ref | None, refs: Sequence[Ref], readers: int = LOOKUPS) -> Iterator[bytes]:
+    """Yield the referenced files, verified: out of `packed` where a manifest has that, else `readers` at once.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    if packed is None:
+        with ThreadPoolExecutor(readers) as pool:
+            for start in range(0, len(refs), _HELD):
+                yield from pool.map(store.read, refs[start : start + _HELD])
+        return
+    files = unzipped(store.read(packed))
+    for ref in refs:
+        data = files.get(ref.path)
+        yield store.read(ref) if data is None or sha256(data) != ref.sha256 else data
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip file of these, equal for equal files; only text is compressed."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in files.items():
+            kind = zipfile.ZIP_DEFLATED if name in (_KEYS, _ENTRIES) else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(name), data, kind)  # its default time is 1980, of no clock
+    return target.getvalue()
+
+
+def unzipped(data: bytes) -> dict[str, bytes]:
+    """Return the files of a zip file by name; their checksums are verified."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
