@@ -24,7 +24,7 @@ def left_out_seconds(count: int) -> float:
         for shard in range(SHARDS):
             own = [_failure("attention_capture", k) for k in range(count // 2) if k % SHARDS == shard]
             context = _context(folder, "attention_capture", f"maps-{shard}", {"shard": f"{shard}/{SHARDS}"}, {})
-            context.left_out.extend([*common, *own])
+            context.note_left_out([*common, *own])
             context.publish("maps", context.manifest(AttentionMaps, shard=f"{shard}/{SHARDS}", lines=[]))
         start = time.perf_counter()
         inputs = {"maps": [folder / f"maps-{shard}" / "maps" for shard in range(SHARDS)]}

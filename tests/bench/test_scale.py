@@ -6,7 +6,7 @@ import pytest
 
 from bench.scale_made import HEADS, fabricate, templates
 from bench.scale_tasks import EXTRACTION, SHARDS, TASKS, World
-from components.core.artifacts import PriorSet, VlmMaps, load_manifest
+from components.core.artifacts import PriorSet, VlmMaps
 from components.store.check import check
 from components.store.entries import Store
 
@@ -38,8 +38,9 @@ def test_everything_is_remembered(world):
 
 
 def test_the_store_is_whole(world):
-    priors = load_manifest(world.outputs("prior_set") / "priors", PriorSet)
-    maps = [load_manifest(world.outputs("vlm_attention", k) / "maps", VlmMaps) for k in range(SHARDS)]
-    found = check(Store(world.shared["store"]), [priors, *maps], content=True)
+    store = Store(world.shared["store"])
+    priors = store.opened(world.outputs("prior_set") / "priors", PriorSet)
+    maps = [store.opened(world.outputs("vlm_attention", k) / "maps", VlmMaps) for k in range(SHARDS)]
+    found = check(store, [priors, *maps], content=True)
     assert found.files > 4 * COUNT
     assert not found.damages
