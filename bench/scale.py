@@ -87,7 +87,8 @@ def made(root: Path, sizes: Sequence[int], servers: Mapping[str, Endpoint | None
         world, start = World(root, str(count), root.as_uri()), time.monotonic()
         if not (fabricated := world.folder / "fabricated").is_file():
             shutil.rmtree(world.folder, ignore_errors=True)
-            fabricate(world, computed, count, [uri_of(kind, root) for kind in ("file", "s3")])
+            kinds = ("file", "s3") if count <= max(SIZES) else ("file",)  # above no source is read over S3
+            fabricate(world, computed, count, [uri_of(kind, root) for kind in kinds])
             fabricated.touch()
             log.info("%d samples fabricated in %.0f s", count, time.monotonic() - start)
         ran, code = world.folder / "ran", tree_digest(ROOT)

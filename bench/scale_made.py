@@ -32,6 +32,7 @@ TEMPLATES = 8
 HEADS = 48
 FRAMES = 120
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "token_selection", "vlm_attention")
+WORKED = STEPS[1:]
 INSTRUCTIONS = ["Describe the motion in this video in detail."]
 QUESTION = "where does the other object go then"
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "purple", "orange")
@@ -161,10 +162,11 @@ class Copies:
         self.world, self.folder, given = world, world.folder / "store", world.shared
         store, form = Store(self.folder.as_uri()), declared("plan").form("motion_enhancer")
         self.models: dict[str, ModelId] = {role: resolve(given[role], store).id for role in ("vdm", "vlm")}
-        self.shared = form.shared(**{name: given[name] for name in form.shared.model_fields if name in given})
+        shared = form.shared(**{name: given[name] for name in form.shared.model_fields if name in given})
         self.text: TextChoice = given["text"]
         self.steps = {name: declared(name) for name in STEPS}
         self.params = {name: step.params(**PARAMS.get(name, {})) for name, step in self.steps.items()}
+        self.shared = {name: step.shared_result(shared) for name, step in self.steps.items() if name in WORKED}
         self.source = open_backend(given["source"]).uri
 
     def imported(self, template: Template, video: SourceVideo, content: bytes) -> None:
@@ -172,7 +174,7 @@ class Copies:
         reads, name = video.reads(self.source), sha256(content)
         path = f"videos/{name}{Path(video.path).suffix}"
         if not (self.folder / path).exists():
-            _link(self.world.folder / "source" / video.path, self.folder / path)
+            _link(f"{self.world.folder}/source/{video.path}", f"{self.folder}/{path}")
         file = {"path": path, "sha256": name, "bytes": len(content)}
         key, unit = file_key(self.steps["dataset_import"], reads), reads["video"]["address"]
         self._write(template, "dataset_import", key, unit, reads, {"video": file})
@@ -191,23 +193,24 @@ class Copies:
     def _copy(self, template: Template, step: str, unit: str, reads: Json, *roles: str) -> str:
         """Copy an entry under its key, and its files but for those that scratch may have lost; return the key."""
         declaration, models = self.steps[step], {role: self.models[role] for role in roles}
-        key = declaration.key(self.params[step], declaration.shared_result(self.shared), models, reads)
+        key = declaration.key(self.params[step], self.shared[step], models, reads)
         files = {}
         for role, file in template.entries[step]["files"].items():
-            path = Path(file["path"])
-            files[role] = {**file, "path": str(path.parent.with_name(key) / path.name)}
-            if path.parts[0] != "scratch":
-                _link(template.store / path, self.folder / files[role]["path"])
+            place, _, name = file["path"].split("/")
+            files[role] = {**file, "path": f"{place}/{key}/{name}"}
+            if place != "scratch":
+                _link(f"{template.store}/{file['path']}", f"{self.folder}/{files[role]['path']}")
         self._write(template, step, key, unit, reads, files)
         return key
 
     def _write(self, template: Template, step: str, key: str, unit: str, reads: Json, files: Json) -> None:
         entry = {**template.entries[step], "key": key, "unit": unit, "reads": reads, "files": files}
-        target = self.folder / step / key / "entry.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(canonical_json(entry))
+        folder = f"{self.folder}/{step}/{key}"
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/entry.json", "wb") as file:
+            file.write(canonical_json(entry))
 
 
-def _link(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _link(file: str, target: str) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     os.link(file, target)
