@@ -169,10 +169,10 @@ def exponent(name: str, found: Sequence[Measured]) -> Row:
     return Row(name, float(slope), 1.05, detail)
 
 
-def moved(world: World) -> Row:
+def moved(world: World, shards: int) -> Row:
     """Return what KFP moves in a run, in units of what the prior set's lines are."""
-    total, lines = kfp_bytes(world), line_bytes(world.outputs("prior_set") / "priors" / "manifest.json")
-    name = f"{world.name} in {world.shards} shards: bytes moved by KFP / bytes of the prior set's parts"
+    total, lines = kfp_bytes(world, shards), line_bytes(world.outputs("prior_set") / "priors" / "manifest.json")
+    name = f"{world.name} in {shards} shards: bytes moved by KFP / bytes of the prior set's parts"
     return Row(name, total / lines, 1.5, f"{readable_bytes(total)} / {readable_bytes(lines)}")
 
 
@@ -214,7 +214,7 @@ def main() -> int:
         rows += [one.row for one in found]
         rows += bounds(found, sizes, (large or [max(sizes)])[0])
         last = World(root, str(max(sizes)), uri_of("s3", root))
-        rows += [moved(last), one_more(last, server, computed[0])]
+        rows += [moved(last, SHARDS), moved(last, 100), one_more(last, server, computed[0])]
     rows.append(
         Row(f"left_out of {arguments.failures} failures: seconds", left_out_seconds(arguments.failures), 2.0, "")
     )

@@ -184,15 +184,20 @@ def measure(task: Task, request: Json, server: Endpoint | None) -> Cost:
     return Cost(**found, requests=None if counts is None else sum(counts.values()), moved=moved)
 
 
-def kfp_bytes(world: World, out: Path | None = None) -> int:
-    """Return the bytes of all inputs and outputs of all tasks, as often as KFP moves them."""
-    total = 0
+def kfp_bytes(world: World, shards: int) -> int:
+    """Return the bytes of all inputs and outputs of all tasks in a run of so many shards.
+
+    A shard's artifact is a head, which is no smaller where a shard holds more lines: those of the world's own number of
+    shards stand for the others.
+    """
+    total, factor = 0.0, shards / world.shards
     for task, shard in world.each([*EXTRACTION, *TUNING]):
-        made = world.outputs(task.name, shard, out)
-        artifacts = [made / name for name in task.declaration.outputs]
-        read = [folder for folders in world.inputs(task, shard, out).values() for folder in folders]
-        total += sum(size(folder) for folder in (*artifacts, *read))
-    return total
+        made = sum(size(world.outputs(task.name, shard) / name) for name in task.declaration.outputs)
+        total += made * (factor if task.sharded else 1)
+        for folders in world.inputs(task, shard).values():
+            read = sum(map(size, folders))
+            total += read * (factor if task.sharded or len(folders) > 1 else 1)
+    return round(total)
 
 
 def size(folder: Path) -> int:

@@ -1,14 +1,19 @@
-"""The fabricated store is valid: every step finds its work remembered, and nothing of it is missing or damaged."""
+"""The fabricated store is valid: every step finds its work remembered, and nothing of it is missing or damaged.
+
+The S3 endpoint does for the store's client what the client asks for, late, and counts it.
+"""
 
 import json
+import time
 
 import pytest
 
 from bench.scale_made import HEADS, fabricate, templates
-from bench.scale_tasks import EXTRACTION, SHARDS, TASKS, World
+from bench.scale_tasks import EXTRACTION, SHARDS, TASKS, World, endpoint
 from components.core.artifacts import PriorSet, VlmMaps
 from components.store.check import check
 from components.store.entries import Store
+from components.store.s3 import MinioBackend
 
 COUNT = 20
 
@@ -44,3 +49,36 @@ def test_the_store_is_whole(world):
     found = check(store, [priors, *maps], content=True)
     assert found.files > 4 * COUNT
     assert not found.damages
+
+
+def test_the_endpoint_keeps_objects_and_counts(tmp_path, monkeypatch):
+    root = tmp_path / "bucket"
+    root.mkdir()
+    many = [f"many/{k:04d}" for k in range(1001)]  # a page of a listing has a thousand
+    with endpoint(root, delay=20) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        backend = MinioBackend.from_environment("minio://bucket/store")
+        backend.put("a/one", b"0123456789")
+        assert (root / "store" / "a" / "one").read_bytes() == b"0123456789"
+        assert backend.get("a/one") == b"0123456789"
+        assert backend.read("a/one", 3, 4) == b"3456"
+        assert backend.get("a/two") is backend.size("a/two") is None
+        assert backend.size("a/one") == 10
+        assert backend.copy_from(backend, "a/one", "b/two & three")
+        assert backend.get("b/two & three") == b"0123456789"
+        backend.delete("a/one")
+        assert backend.size("a/one") is None
+        (root / "store" / "many").mkdir()
+        for path in many:
+            (root / "store" / path).touch()
+        server.counts()
+        start = time.perf_counter()
+        assert [item.path for item in backend.walk("many")] == many
+        assert time.perf_counter() - start > 0.04
+        assert [item.path for item in backend.walk()] == ["b/two & three", *many]
+        assert sorted(backend.folders()) == ["a", "b", "many"]
+        backend.get("b/two & three")
+        counts = server.counts()
+        assert (counts["LIST"], counts["GET"]) == (5, 1)
+        assert not server.counts()
