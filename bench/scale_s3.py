@@ -1,9 +1,8 @@
 """An S3 endpoint for benches: folders as buckets, every answer `--delay` milliseconds after its request, all counted.
 
-It answers what the store's client asks for: get with ranges, head, put, copy, delete of one and of many, listings. It
-checks no signature and knows no uploads in parts. `GET /-/counts` returns the requests and bytes by kind since the last
-time. One process, asyncio, .1 to .2 ms of CPU time a request, less than a client needs for asking. Servers that are
-ready to use (moto, gofakes3, rclone) would need a proxy of this size for the wait and the counts.
+It answers what the store's client asks for: get with ranges, head, put (in parts as well), copy, delete of one and of
+many, listings. It checks no signature. `GET /-/counts` returns the requests and bytes by kind since the last time.
+Servers that are ready to use (moto, gofakes3, rclone) would need a proxy of this size for the wait and the counts.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What it gets; of a HEAD only `headers` are sent, which then hold the length."""
+    """What it gets; the headers of a HEAD's answer hold the length."""
 
     status: int
     body: bytes = b""
@@ -53,6 +52,7 @@ class Buckets:
         self.root = root
         self.counts: Counter[str] = Counter()
         self._listings: dict[str, list[str]] = {}
+        self._uploads: dict[str, dict[int, bytes]] = {}  # parts by number
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks for, and count it."""
@@ -73,6 +73,8 @@ class Buckets:
             return self._list(bucket, request.query)
         if request.method == "POST" and "delete" in request.query and not key:
             return self._delete(bucket, request.body)
+        if "uploads" in request.query or "uploadId" in request.query:
+            return self._upload(request, bucket, key)
         if request.method in ("GET", "HEAD") and key:
             return _read(file, request)
         if request.method == "PUT" and key and not request.query:
@@ -85,6 +87,23 @@ class Buckets:
             file.unlink(missing_ok=True)
             return Answer(204)
         return _error(501, "NotImplemented")
+
+    def _upload(self, request: Request, bucket: str, key: str) -> Answer:
+        """Begin an upload in parts, take a part, join them, or forget them."""
+        names = f"<Bucket>{bucket}</Bucket><Key>{escape(key)}</Key>"
+        if "uploads" in request.query:
+            name = str(len(self._uploads) + 1)
+            self._uploads[name] = {}
+            return _xml("InitiateMultipartUploadResult", f"{names}<UploadId>{name}</UploadId>")
+        name = request.query["uploadId"]
+        if request.method == "PUT":
+            self._uploads[name][int(request.query["partNumber"])] = request.body
+            return Answer(200, headers=("ETag: part",))
+        parts, file = self._uploads.pop(name, {}), self.root / bucket / key
+        if request.method == "DELETE":
+            return Answer(204)
+        _write(file, b"".join(data for _, data in sorted(parts.items())))
+        return _xml("CompleteMultipartUploadResult", f"{names}<ETag>{_etag(file.stat())}</ETag>")
 
     def _delete(self, bucket: str, body: bytes) -> Answer:
         for item in ElementTree.fromstring(body).iter():
@@ -150,8 +169,7 @@ def _keys(folder: Path, prefix: str) -> list[str]:
 
 def _listed(folder: Path, key: str) -> str:
     stat = (folder / key).stat()
-    rest = f"{_changed(stat)}<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass>"
-    return f"<Contents><Key>{quote(key)}</Key>{rest}</Contents>"
+    return f"<Contents><Key>{quote(key)}</Key>{_changed(stat)}<Size>{stat.st_size}</Size></Contents>"
 
 
 def _changed(stat: os.stat_result) -> str:
@@ -224,7 +242,7 @@ def main() -> None:
     """`python -m bench.scale_s3 ROOT --delay MS`: print the port, then serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--delay", type=float, default=10.0, help="milliseconds from a request to its answer")
+    parser.add_argument("--delay", type=float, default=10.0, help="milliseconds")
     arguments = parser.parse_args()
     asyncio.run(serve(arguments.root, arguments.delay / 1000))
 
