@@ -219,7 +219,7 @@ def main() -> int:
         last = World(root, str(max(sizes)), uri_of("s3", root))
         rows += [moved(last, SHARDS), moved(last, 100), one_more(last, server, computed[0])]
     rows.append(
-        Row(f"left_out of {arguments.failures} failures: seconds", left_out_seconds(arguments.failures), 2.0, "")
+        Row(f"left_out of {arguments.failures} failures: CPU seconds", left_out_seconds(arguments.failures), 2.0, "")
     )
     return finish(rows, "scale", "what")
 

@@ -18,12 +18,12 @@ from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-_PAGE = 1000  # objects of a listing's page, as S3 has
+_PAGE = 1000  # objects in a page of a listing
 _REASONS = {200: "OK", 204: "No Content", 206: "Partial Content", 404: "Not Found", 501: "Not Implemented"}
 
 
@@ -37,8 +37,8 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Answer(NamedTuple):
-    """What it gets; the headers of a HEAD's answer hold the length."""
+class Answer(NamedTuple):  # of a HEAD the headers hold the length
+    """What it gets."""
 
     status: int
     body: bytes = b""
@@ -102,7 +102,7 @@ class Buckets:
         parts, file = self._uploads.pop(name, {}), self.root / bucket / key
         if request.method == "DELETE":
             return Answer(204)
-        _write(file, b"".join(data for _, data in sorted(parts.items())))
+        _write(file, b"".join(part for _, part in sorted(parts.items())))
         return _xml("CompleteMultipartUploadResult", f"{names}<ETag>{_etag(file.stat())}</ETag>")
 
     def _delete(self, bucket: str, body: bytes) -> Answer:
@@ -183,8 +183,8 @@ def _etag(stat: os.stat_result) -> str:
 
 def _xml(root: str, content: str, status: int = 200) -> Answer:
     space = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
-    body = f'<?xml version="1.0" encoding="UTF-8"?><{root}{"" if root == "Error" else space}>{content}</{root}>'
-    return Answer(status, body.encode(), ("Content-Type: application/xml",))
+    text = f'<?xml version="1.0" encoding="UTF-8"?><{root}{"" if root == "Error" else space}>{content}</{root}>'
+    return Answer(status, text.encode(), ("Content-Type: application/xml",))
 
 
 def _error(status: int, code: str) -> Answer:
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._needed = 0  # bytes of the whole request, once its head is there
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -226,25 +226,24 @@ class Connection(asyncio.Protocol):
         length = () if own or answer.status == 204 else (f"Content-Length: {len(answer.body)}",)
         head = [f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}", "Server: bench", *answer.headers, *length]
         sent = "\r\n".join([*head, "", ""]).encode() + (b"" if method == "HEAD" else answer.body)
-        assert isinstance(self.transport, asyncio.Transport)
         self.loop.call_at(due, self.transport.write, sent)
 
 
 async def serve(root: Path, delay: float) -> None:
     """Serve for ever, and print the port."""
-    make = partial(Connection, Buckets(root), delay)
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0, backlog=256)
+    loop, make = asyncio.get_running_loop(), partial(Connection, Buckets(root), delay)
+    server = await loop.create_server(make, "127.0.0.1", 0, backlog=256)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 def main() -> None:
-    """`python -m bench.scale_s3 ROOT --delay MS`: print the port, then serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """`python -m bench.scale_s3 ROOT --delay MS`."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
-    parser.add_argument("--delay", type=float, default=10.0, help="milliseconds")
-    arguments = parser.parse_args()
-    asyncio.run(serve(arguments.root, arguments.delay / 1000))
+    parser.add_argument("--delay", type=float, default=10.0)
+    given = parser.parse_args()
+    asyncio.run(serve(given.root, given.delay / 1000))
 
 
 if __name__ == "__main__":
