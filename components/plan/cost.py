@@ -132,7 +132,7 @@ def estimate(
     flops_capture = sum(clip.capture(num_steps, capture.rows, memory=capture.memory) for clip in to_capture)
     trajectories = sum(clip.trajectory_bytes(num_steps, item) for _, clip in clips)
     maps = sum(clip.map_bytes(words) for words, clip in texts)
-    priors = sum(4 * shared.token_ratio * words * clip.tokens for words, clip in texts)
+    priors = sum(2 * shared.token_ratio * words * clip.tokens for words, clip in texts)
     per_hour = A100_FLOPS * 3600
     imported, samples = sum(video.imported for video, _ in clips), len(texts)
     steps = [
