@@ -72,6 +72,7 @@ def test_datasets_opens_the_folder_itself(large, tmp_path):
     split = found["train"]
     assert set(split.column_names) == set(sample_table.COLUMNS)
     assert split.features["weight"].dtype == "float64"
+    assert (split[5]["width"], split[5]["height"]) == (640, 360)
     assert len(split[5]["pieces"]) == split[5]["piece_count"] == 50
     assert split[5]["pieces"][3] | {"standardized": 0} == {
         **{"index": 3, "token": "▁w3", "field": "response", "start": 9, "end": 11},

@@ -83,6 +83,7 @@ def test_another_store_holds_the_same_manifest_and_every_file(exported, tmp_path
     assert opened.digest == manifest.digest
     assert verified(other, opened) >= 8
     assert (folder / "videos").exists() == isinstance(manifest, PriorSet)
+    assert motion_enhancer("store", "check", f"sha256:{manifest.digest}", "--store", other.uri, "--content") == 0
 
 
 def test_a_second_export_gives_the_same_bytes(exported, tmp_path):
