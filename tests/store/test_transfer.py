@@ -393,6 +393,14 @@ def test_an_adapter_that_names_a_module_is_refused(foreign, refused):
 
 
 @sets
+def test_a_part_that_holds_no_samples_is_verified_as_well(foreign, refused):
+    foreign.raw["left_out"] = [{"unit": "x", "task": "t", "reason": "r"}]
+    (part,) = PriorSet.model_validate({**foreign.raw, "lines": []}).left_out.parts
+    (foreign.file.parent / part_path(part.lines.sha256)).write_bytes(gzip.compress(b"other"))
+    refused("a manifest's part has other content", part.lines.sha256)
+
+
+@sets
 def test_a_file_that_holds_no_pieces_is_refused(foreign, refused):
     data = b'[{"token":"a"}]'
     own = f"token_selection/{'0' * 32}/pieces-{sha256(data)[:16]}.json"
