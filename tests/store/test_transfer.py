@@ -397,7 +397,7 @@ def test_a_part_that_holds_no_samples_is_verified_as_well(foreign, refused):
     foreign.raw["left_out"] = [{"unit": "x", "task": "t", "reason": "r"}]
     (part,) = PriorSet.model_validate({**foreign.raw, "lines": []}).left_out.parts
     (foreign.file.parent / part_path(part.lines.sha256)).write_bytes(gzip.compress(b"other"))
-    refused("a manifest's part has other content", part.lines.sha256)
+    refused("a part of a manifest: other content", part.lines.sha256)
 
 
 @sets
