@@ -122,7 +122,8 @@ class _Writer:
 def _sample(store: _Writer, name: str) -> dict[str, Any]:
     """Write the works of a sample, each of which reads the one before; return its line and its video."""
     video = _sha256(name.encode())
-    clip = {"file": store.file(f"videos/{video}.mp4", "dataset_import"), "name": f"clips/{name}.mp4", "kind": "video"}
+    file = {**store.file(f"videos/{video}.mp4", "dataset_import"), "sha256": video}
+    clip = {"file": file, "name": f"clips/{name}.mp4", "kind": "video"}
     clip |= {"width": 1280, "height": 720, "rotation": 0, "duration": 4.0, "times": [k / 30 for k in range(120)]}
     before, named = {"video": {"address": f"file:///{name}", "size": 1, "stamp": "1"}}, dict[str, Any]()
     key = ""

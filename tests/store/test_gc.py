@@ -126,7 +126,7 @@ def test_dropping_takes_that_work_and_nothing_else(store, made):
     gone(store)
     assert gone(store, second) == {f"manifests/{second}.json"} | everything_of(other)
     assert gone(store) == set()
-    assert check(store, [parse_any(*named_manifest(f"sha256:{first}", store))], content=True).damages == []
+    assert check(store, [parse_any(*named_manifest(f"sha256:{first}", store), store)], content=True).damages == []
     assert f"videos/{sha256(b'video')}.mp4" in gone(store, first)
     assert paths(store) == set()
 
