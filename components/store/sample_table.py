@@ -66,7 +66,9 @@ def readme(card: str) -> str:
     """Return an exported set's README: the header that `datasets` reads, the set's card, and what the columns are."""
     rows = "".join(f"| `{name}` | {kind} | {about} |\n" for name, (kind, about) in COLUMNS.items())
     how = f"`{FILE}` has one row per sample. Paths are below this folder; tensors are safetensors."
-    return f"{_HEADER}\n{card.rstrip()}\n\n## Columns\n\n{how}\n\n| column | type | what |\n|---|---|---|\n{rows}"
+    structs = "".join(f"* `{name}`: {', '.join(fields)}\n" for name, fields in _STRUCTS.items())
+    columns = f"{how}\n\n| column | type | what |\n|---|---|---|\n{rows}\nTypes of several fields:\n\n{structs}"
+    return f"{_HEADER}\n{card.rstrip()}\n\n## Columns\n\n{columns}"
 
 
 class SampleTable:

@@ -126,7 +126,7 @@ def export_folder(
     if isinstance(manifest, PriorSet):
         _write_samples(manifest, folder)
         card = readme(card)
-    (inner / "README.md").write_text(card)
+    (inner / "README.md").write_text(card, encoding="utf-8")
     (inner / _MANIFEST).write_bytes(manifest.to_bytes())
 
 
@@ -186,12 +186,14 @@ def _places(manifest: PriorSet | TunedModel) -> Iterator[tuple[str, Ref]]:
     """
     if isinstance(manifest, TunedModel):
         yield from _model_places(manifest)
-    seen, inner = set[str](), f"{INNER}/" if isinstance(manifest, TunedModel) else ""
+    inner = f"{INNER}/" if isinstance(manifest, TunedModel) else ""
+    files, before = set[str](), dict[str, Ref]()
     for line in manifest.lines:
         refs = {own_path(ref, manifest.kind): ref for ref in references(line)}
         check_names([path for path in refs if not path.startswith("videos/")], _MANIFEST, _READ)
-        yield from ((f"{inner}{path}", ref) for path, ref in refs.items() if path not in seen)
-        seen.update(path for path in refs if path.startswith("videos/"))  # all else is of one line alone
+        yield from ((f"{inner}{path}", refs[path]) for path in refs if path not in before and path not in files)
+        files.update(path for path in refs if path.startswith("videos/"))  # of which several clips may be parts
+        before = refs  # a video's lines stand together
 
 
 def _model_places(manifest: TunedModel) -> Iterator[tuple[str, Ref]]:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from components.core.artifacts import PriorSet
+from components.core.artifacts import PriorLine, PriorSet
 from components.core.errors import ParameterError
-from components.core.records import HeadRow
-from components.prior_set.merge import check_agreement, joined_left_out, joined_lines, joined_provenance
+from components.core.lines import Lines
+from components.core.records import Failure, HeadRow
+from components.prior_set.merge import check_agreement, joined_lines, joined_provenance
 from components.prior_set.step import STEP
 from components.store.entries import Store
 from components.store.transfer import export_folder
@@ -106,7 +107,8 @@ def test_under_one_set_of_heads_for_the_data_set_the_heads_must_be_the_same(worl
     ]
 
     def with_heads(found, heads):
-        return found.model_copy(update={"lines": [line.model_copy(update={"heads": heads}) for line in found.lines]})
+        lines = [line.model_copy(update={"heads": heads}) for line in found.lines]
+        return found.model_copy(update={"lines": Lines(PriorLine, lines)})
 
     check_agreement([with_heads(scoped[0], [0, 1]), with_heads(scoped[1], [0, 1])])
     with pytest.raises(ParameterError, match="scope=dataset"):
@@ -126,10 +128,14 @@ def test_imports_may_differ_and_the_provenance_keeps_both(world):
 
 def test_what_was_left_out_is_listed_once(world):
     _, a, b, _ = world
-    item = {"unit": "x", "task": "t", "reason": "r"}
-    lost = [one.model_validate(one.model_dump() | {"left_out": [item]}) for one in (a, b)]
-    assert [one.model_dump() for one in joined_left_out(lost)] == [item]
-    assert joined_lines([a, a]) == a.lines
+    item = Failure(unit="x", task="t", reason="r")
+    lost = [one.model_copy(update={"left_out": Lines(Failure, [item])}) for one in (a, b)]
+    for one in lost:
+        Store(str(world[0] / "store")).publish(one)
+    found, card = opened(world, *lost)
+    assert list(found.left_out) == [item]
+    assert card.partition("## Left out")[2].count("`x` (`t`): r") == 1
+    assert list(joined_lines([a, a])) == list(a.lines)
 
 
 def test_plan_takes_digests_and_folders_and_hands_all_on(world, tmp_path, capsys, monkeypatch):

@@ -1,14 +1,18 @@
 """An exported prior set as a table: what pandas, DuckDB and `datasets` read, and how much memory moving it takes."""
 
+import gc
+from itertools import count
+
 import datasets
 import duckdb
 import pandas
 import pytest
 
 from bench.export import fabricate, measured
-from components.core.artifacts import PriorSet
+from components.core.artifacts import PriorLine, PriorSet
+from components.prior_set import reading
 from components.prior_set.reading import read_priors
-from components.store import sample_table
+from components.store import sample_table, transfer
 from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import references
@@ -72,6 +76,7 @@ def test_datasets_opens_the_folder_itself(large, tmp_path):
     split = found["train"]
     assert set(split.column_names) == set(sample_table.COLUMNS)
     assert split.features["weight"].dtype == "float64"
+    assert (split[5]["width"], split[5]["height"]) == (640, 360)
     assert len(split[5]["pieces"]) == split[5]["piece_count"] == 50
     assert split[5]["pieces"][3] | {"standardized": 0} == {
         **{"index": 3, "token": "▁w3", "field": "response", "start": 9, "end": 11},
@@ -89,6 +94,27 @@ def test_duckdb_counts_in_it(large):
     assert duckdb.sql(words).fetchall() == [(50_000,)]
     groups = duckdb.sql(f"select max(row_group_num_rows) from parquet_metadata('{file}')").fetchall()
     assert groups == [(512,)]
+
+
+def test_lines_are_held_a_batch_at_a_time(tmp_path, monkeypatch):
+    """In export, import and reading; lines of two batches may be there while one gives way to the next."""
+    store, other = Store((tmp_path / "store").as_uri()), Store((tmp_path / "other").as_uri())
+    manifest = store.manifest(fabricate(store, 300), PriorSet)
+    held, calls, own_path = [], count(), transfer.own_path
+
+    def watched(ref, source):
+        if next(calls) % 50 == 0:
+            held.append(sum(type(item) is PriorLine for item in gc.get_objects()))
+        return own_path(ref, source)
+
+    monkeypatch.setattr(transfer, "_BATCH", 20)
+    for module in (transfer, reading):
+        monkeypatch.setattr(module, "own_path", watched)
+    transfer.export_folder(store, manifest, tmp_path / "priors", "card")
+    transfer.import_folder(tmp_path / "priors", other)
+    assert sum(1 for _ in read_priors(tmp_path / "priors")) == 300
+    assert len(held) > 100
+    assert max(held) <= 2 * 20 + 1
 
 
 def test_memory_is_a_part_of_the_set_not_the_set(large, tmp_path):

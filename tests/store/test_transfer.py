@@ -83,6 +83,7 @@ def test_another_store_holds_the_same_manifest_and_every_file(exported, tmp_path
     assert opened.digest == manifest.digest
     assert verified(other, opened) >= 8
     assert (folder / "videos").exists() == isinstance(manifest, PriorSet)
+    assert motion_enhancer("store", "check", f"sha256:{manifest.digest}", "--store", other.uri, "--content") == 0
 
 
 def test_a_second_export_gives_the_same_bytes(exported, tmp_path):
@@ -389,6 +390,14 @@ def test_an_adapter_that_names_a_module_is_refused(foreign, refused):
     config = {"auto_mapping": {"base_model_class": "x", "parent_library": "antigravity"}}
     foreign.place("adapter_config.json", canonical_json(config), "adapter")
     refused("adapter_config.json names code: parent_library 'antigravity'")
+
+
+@sets
+def test_a_part_that_holds_no_samples_is_verified_as_well(foreign, refused):
+    foreign.raw["left_out"] = [{"unit": "x", "task": "t", "reason": "r"}]
+    (part,) = PriorSet.model_validate({**foreign.raw, "lines": []}).left_out.parts
+    (foreign.file.parent / part_path(part.lines.sha256)).write_bytes(gzip.compress(b"other"))
+    refused("a part of a manifest: other content", part.lines.sha256)
 
 
 @sets
