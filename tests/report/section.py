@@ -5,6 +5,7 @@ from components.core.records import Ref
 from components.report.benchmarks import benchmarks, compare
 from components.report.material import Material
 from components.store.entries import Store
+from tests.runner import changed
 
 NONE = Ref(path="none", sha256="0" * 64, bytes=0, task="sft")
 
@@ -13,9 +14,7 @@ def alternating(result: EvalResult) -> list[EvalResult]:
     """Return the result as of two models, of which each is right in every other item."""
     lines = result.lines
     return [
-        result.model_copy(
-            update={"lines": [one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(lines)]}
-        )
+        changed(result, lines=[one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(lines)])
         for side in (0, 1)
     ]
 
