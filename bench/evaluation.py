@@ -47,16 +47,17 @@ def rows(pairs: int = 2) -> Iterator[Row]:
     ensure_tiny(MODEL)
     with tempfile.TemporaryDirectory() as name:
         folder, number = Path(name), count()
-        data = write(folder)
+        data, store = write(folder), Store(str(folder / "store"))
 
         def shared() -> dict[str, str]:
-            shutil.rmtree(folder / "store" / STEP.name, ignore_errors=True)
+            for work in (STEP.name, "indexes"):
+                shutil.rmtree(folder / "store" / work, ignore_errors=True)
             shutil.rmtree(folder / "store" / f"{STEP.name}_pictures", ignore_errors=True)
             outputs = run_step(STEP, folder / f"run-{next(number)}", _values(folder), {"videos": [folder / "artifact"]})
-            return {line.sample.id: line.reply for line in load_manifest(outputs["result"], EvalResult).lines}
+            return {line.sample.id: line.reply for line in store.opened(outputs["result"], EvalResult).lines}
 
         def anew() -> dict[str, str]:
-            return one_by_one(data, Store(str(folder / "store")))
+            return one_by_one(data, store)
 
         if shared() != anew():
             raise RuntimeError("the two evaluations do not give the same replies")
@@ -96,6 +97,7 @@ def write(folder: Path) -> VideoDataset:
         lines.append(VideoLine(video=video, samples=[_item(video, k) for k in range(QUESTIONS)]))
     record = StepRecord(version="1", params={}, scalars={})
     data_set = VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
+    store.publish(data_set)
     (folder / "artifact").mkdir()
     (folder / "artifact" / "manifest.json").write_bytes(data_set.to_bytes())
     return data_set

@@ -52,6 +52,7 @@ def make(folder: Path, videos: int = VIDEOS) -> Path:
     record = StepRecord(version="1", params={}, scalars={})
     data_set = VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
     (artifact := folder / "artifact").mkdir()
+    store.publish(data_set)
     (artifact / "manifest.json").write_bytes(data_set.to_bytes())
     return artifact
 

@@ -121,7 +121,7 @@ def _holds(e: Estimate, truth: float) -> bool:
     return e.low is None or e.high is None or e.low <= truth <= e.high
 
 
-def main(rounds: int = 400) -> None:
+def main(rounds: int = 2000) -> None:
     """Print the table."""
     print("items as in   videos   ρ      chance   accuracy .95: all avg type   difference .95   p ≤ .05 without one")
     for sizes, videos in itertools.product(SIZES, (8, 15, 40, 200)):

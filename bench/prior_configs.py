@@ -20,7 +20,7 @@ from transformers import T5Config, T5EncoderModel
 
 from bench.measure import prepare, workers
 from components.cli.look import chain_defaults, extract_priors, model_size
-from components.core.artifacts import HeadSelection, PriorSet, load_manifest
+from components.core.artifacts import HeadSelection, PriorSet
 from components.core.progress import track
 from components.models.registry import resolve
 from components.store.entries import Store
@@ -148,5 +148,5 @@ def _run(job: Sequence[tuple[Path, dict[str, Any]]]) -> None:
 
 
 def _extracted(store: Store, folder: Path) -> Extracted:
-    priors = load_manifest(folder / "prior_set" / "priors", PriorSet)
-    return Extracted(store, priors, load_manifest(folder / "head_selection" / "heads", HeadSelection))
+    priors = store.opened(folder / "prior_set" / "priors", PriorSet)
+    return Extracted(store, priors, store.opened(folder / "head_selection" / "heads", HeadSelection))

@@ -41,8 +41,10 @@ def published(outputs, name, kind):
 
 
 def put_manifest(folder, manifest, store=None):
-    """Write an artifact's folder by hand, as a step publishes it; the folder. Without lines it needs no store."""
-    if store is not None:
+    """Write an artifact's folder by hand and return it; without a store in version 1, which has its lines inline."""
+    if store is None:
+        manifest = manifest.model_copy(update={"schema_version": "1"})
+    else:
         Store(str(store)).publish(manifest)
         _stores[Path(folder).absolute().parent] = str(store)
     Path(folder).mkdir(parents=True, exist_ok=True)

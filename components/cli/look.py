@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.artifacts import PriorSet, load_manifest
+from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError, UnitsFailed
 from components.core.progress import track
 from components.kubeflow.arguments import nested
@@ -101,7 +101,7 @@ def extract_priors(folder: Path, values: Mapping[str, Any]) -> PriorSet:
         given |= {"params": values[f"params_{name}"], "rerun": "0"}
         outputs = run_step(step, folder / name, given, dict.fromkeys(form.inputs, made))
         made = [outputs[output] for output in step.outputs]
-    return load_manifest(folder / "prior_set" / "priors", PriorSet)
+    return Store(values["store"]).opened(folder / "prior_set" / "priors", PriorSet)
 
 
 def _page(store: Store, priors: PriorSet, name: str) -> str:

@@ -45,17 +45,16 @@ def export(
         _export_evaluation(what, store, Path(folder), form)
         return
     found = find_manifest(what, store, *output)
-    manifest = parse_transferable(found.data, found.source)
+    manifest = parse_transferable(found.data, found.source).bind(found.store.part)
     card = priors_card(manifest) if isinstance(manifest, PriorSet) else model_card(manifest)
     export_folder(found.store, manifest, Path(folder), card, videos=videos)
     echo(folder)
 
 
 def _export_evaluation(what: str, store: str, folder: Path, form: str) -> None:
-    """Write an evaluation, by its digest in a store or from an artifact's folder, which needs none."""
-    file = Path(what) / "manifest.json"
-    data, source = (file.read_bytes(), str(file)) if file.is_file() else find_manifest(what, store)[:2]
-    files = exported(parse_manifest(data, EvalResult, source), form)
+    """Write an evaluation, by its digest or from an artifact's folder; the store holds its lines."""
+    found = find_manifest(what, store)
+    files = exported(parse_manifest(found.data, EvalResult, found.source).bind(found.store.part), form)
     check_new(folder)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

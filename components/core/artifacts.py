@@ -282,7 +282,7 @@ class Manifest(Record):
         raw, fields = self.model_dump(mode="json", exclude={*self.listed()}), type(self).model_fields
         for name, lines in self.listed().items():
             if (left_out := fields[name].exclude_if) is None or not left_out(lines):
-                raw[name] = [line.model_dump(mode="json") for line in lines]
+                raw[name] = [line.model_dump(mode="json") for line in lines.given or ()]
         return records.canonical_json(raw)
 
     @property

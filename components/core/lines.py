@@ -59,13 +59,16 @@ def part_path(digest: str) -> str:
 class Lines(Generic[L]):
     """Lines of one kind: in memory, or in parts that are read when they are asked for, as often as that happens.
 
-    Iterating holds one part's text and one line at a time. Lines about videos are in the order of (video id, sample
-    id), which `position` returns; others in the order that they were given in.
+    Iterating holds one part's text and one line at a time. Lines about videos come in the order of (video id, sample
+    id), which `position` returns; others as they were given. `given` are lines in memory as they were given.
     """
 
-    def __init__(self, kind: type[L], items: list[L] | None = None, parts: Iterable[LinePart] = ()) -> None:
-        self.kind, self._items, self._parts = kind, items, None if items is not None else tuple(parts)
-        self._read: Read | None = None
+    def __init__(self, kind: type[L], items: Iterable[L] | None = None, parts: Iterable[LinePart] = ()) -> None:
+        self.kind = kind
+        self._read: Read = _unread
+        self.given = None if items is None else list(items)
+        self._items = sorted(self.given, key=position) if self.given and "video" in kind.model_fields else self.given
+        self._parts = tuple(parts) if items is None else None
 
     def __len__(self) -> int:
         return len(self._items) if self._items is not None else sum(part.count for part in self.parts)
@@ -96,8 +99,7 @@ class Lines(Generic[L]):
     def write(self, put: Put) -> None:
         """Give the texts of lines in memory to `put`; parts that lie elsewhere already are left alone."""
         if self._items is not None:
-            lines = self.ordered() if "video" in self.kind.model_fields else iter(self._items)
-            self._parts = tuple(write_parts(lines, put))
+            self._parts = tuple(write_parts(self._items, put))
 
     def bind(self, read: Read) -> Lines[L]:
         """Say how a part's text is read."""
@@ -117,12 +119,7 @@ class Lines(Generic[L]):
             if part.videos is None or (part.first < high and low <= part.last):
                 yield from self._lines(part, low, high)
 
-    def ordered(self) -> Iterator[L]:
-        """Yield lines about videos in their order, which those of schema version 1 are not in."""
-        return iter(self if self._items is None else sorted(self._items, key=position))
-
     def _lines(self, part: LinePart, low: str, high: str) -> Iterator[L]:
-        assert self._read is not None, f"lines of {self.kind.__name__} without their store"
         texts = self._read(part.lines).splitlines()
         videos = iter(() if part.videos is None else self._read(part.videos).splitlines())
         annotation: Any = self.kind.model_fields["video"].annotation if part.videos else None
@@ -166,6 +163,11 @@ class Lines(Generic[L]):
 
         as_head = core_schema.plain_serializer_function_ser_schema(Lines.head)
         return core_schema.no_info_plain_validator_function(made, serialization=as_head)
+
+
+def _unread(blob: Blob) -> bytes:
+    """Raise an AssertionError: nobody said where the parts lie (`Lines.bind`)."""
+    raise AssertionError(f"no store to read {part_path(blob.sha256)} from")
 
 
 def _video_id(line: Any) -> str:

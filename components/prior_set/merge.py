@@ -41,7 +41,7 @@ def check_agreement(sets: Sequence[PriorSet]) -> None:
 def joined_lines(sets: Sequence[PriorSet]) -> Iterator[PriorLine]:
     """Yield the samples of all sets in their order; of one that several have, the first set's."""
     last = None
-    for line in heapq.merge(*(found.lines.ordered() for found in sets), key=position):
+    for line in heapq.merge(*(found.lines for found in sets), key=position):
         if position(line) != last:
             yield line
         last = position(line)

@@ -9,7 +9,7 @@ from components.core.records import Json
 from components.media.viewing import Viewing
 from components.models.vlm import families
 from components.pages.leakage import leakage_line
-from components.pages.markdown import decisions, document, left_out, table, text
+from components.pages.markdown import bullets, decisions, document, left_out, table, text
 from components.pages.page import Section, preview
 from components.pages.training_log import training_curves, training_line
 
@@ -41,6 +41,7 @@ def card(model: TunedModel) -> str:
         f"Tuned from {text(base.name)} (`{base.digest}`) on {samples} samples of {videos} videos. The folder above "
         "opens with plain `from_pretrained`; this one holds the aligner, the training log and what "
         "`motion-enhancer import` needs.",
+        bullets(f"samples in the maps `sha256:{digest}`" for digest in model.maps),
         "## Leakage",
         leakage_line(model.leakage),
         _positions(Viewing.model_validate(model.provenance["vlm_attention"].params["viewing"])),

@@ -3,9 +3,10 @@
 `manifests/parts/<sha256>.zip` are files that belong to a manifest's lines, in one for those that read them all.
 
 `indexes/<work>/<key>.zip` is a copy of the entries that one task last saw, and of small files of theirs. It stands
-beside the truth, which is the entries: the task overwrites it, one that is damaged counts as absent, a task that is
-asked to look again (`rerun_<task>`) does not read it, and garbage collection deletes a work's copies before any of its
-entries. Who deletes entries by hand deletes `indexes/` as well.
+beside the truth, which is the entries: the task overwrites it, one that is damaged or whose entries were deleted counts
+as absent, a task that is asked to look again (`rerun_<task>`) does not read it, and garbage collection deletes a work's
+copies before any of its entries. Only two entries are looked for: who deletes some of a work's entries by hand deletes
+`indexes/` as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from components.store.entries import Store
 log = logging.getLogger(__name__)
 LOOKUPS = 16  # requests under way
 _HELD = 1024  # files that are read before they are asked for
+_DIGEST = 64  # hex digits
 _KEYS, _ENTRIES = "keys.txt", "entries.jsonl"
 
 
@@ -40,26 +42,29 @@ def index_path(work: str, key: str) -> str:
 
 
 def read_index(store: Store, work: str, key: str) -> Index:
-    """Return a task's copy; an empty one where there is none, or a damaged one (with a warning)."""
+    """Return a task's copy; an empty one where there is none, or one that does not count (with a warning)."""
     data = store.backend.get(index_path(work, key))
     if data is None:
         return Index()
-    try:
+    problem = "it is damaged"
+    if sha256(data[_DIGEST:]).encode() == data[:_DIGEST]:
         found = unzipped(data)
-        keys, entries = (found.pop(name).splitlines() for name in (_KEYS, _ENTRIES))
-        return Index({name.decode(): entry for name, entry in zip(keys, entries, strict=True)}, found)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        log.warning("%s/%s is damaged (%s): looking at each entry", store.uri, index_path(work, key), error)
-        return Index()
+        keys = [name.decode() for name in found.pop(_KEYS).splitlines()]
+        if all(store.backend.size(f"{work}/{name}/entry.json") is not None for name in (keys[0], keys[-1])):
+            return Index(dict(zip(keys, found.pop(_ENTRIES).splitlines(), strict=True)), found)
+        problem = "its entries were deleted"
+    log.warning("%s/%s does not count, %s: looking at each entry", store.uri, index_path(work, key), problem)
+    return Index()
 
 
 def write_index(store: Store, work: str, key: str, index: Index) -> None:
-    """Write a task's copy."""
+    """Write a task's copy, which has at least one entry; before it stands the sha256 of the zip file."""
     listed = {
         _KEYS: "".join(f"{name}\n" for name in index.entries).encode(),
         _ENTRIES: b"".join(entry + b"\n" for entry in index.entries.values()),
     }
-    store.backend.put(index_path(work, key), zipped({**listed, **index.files}))
+    data = zipped({**listed, **index.files})
+    store.backend.put(index_path(work, key), sha256(data).encode() + data)  # a zip file may begin with anything
 
 
 def put_files(store: Store, files: Mapping[str, bytes], task: str) -> Ref:

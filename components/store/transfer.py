@@ -1,9 +1,9 @@
 """Prior sets and tuned models between stores: a folder with every file of the manifest, from export to import.
 
-An exported prior set holds `manifest.json`, `README.md` (the card), `samples.jsonl` (one line per sample) and each file
-under its path in the store. An exported model is what plain `from_pretrained` opens; everything else lies in its
-`motion_enhancer/`, laid out in the same way. Names of files and their sha256 come from the manifest alone, so its
-digest is the same in every store.
+An exported prior set holds `manifest.json`, `README.md` (the card), its samples as `samples.parquet` and
+`samples.jsonl`, and each file under its path in the store. An exported model is what plain `from_pretrained` opens;
+everything else lies in its `motion_enhancer/`, laid out in the same way. Names of files and their sha256 come from the
+manifest alone, so its digest is the same in every store. Lines are read and written a batch at a time.
 """
 
 from __future__ import annotations
@@ -12,23 +12,32 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from components.core.artifacts import EvalResult, M, Manifest, PriorSet, TunedModel, parse_manifest
+from pydantic import ValidationError
+
+from components.core.artifacts import EvalResult, M, PriorLine, PriorSet, TunedModel, parse_manifest
 from components.core.errors import DataError, ParameterError
 from components.core.lines import Blob, Lines, part_path
 from components.core.progress import track
-from components.core.records import Ref, canonical_json
+from components.core.records import Ref, ScoredPiece, canonical_json
 from components.store.entries import Store, hash_file, unpacked_part
 from components.store.model_files import SUFFIXES, check_content, check_model, check_names
+from components.store.packed import LOOKUPS
+from components.store.sample_table import SampleTable, readme
+
+T = TypeVar("T")
 
 INNER = "motion_enhancer"  # beside a model's own files
 _MANIFEST = "manifest.json"
 _AGAIN = "export it again from a store that holds it"
-_READ = (".safetensors", ".png")  # what lines name beside videos
+_READ = (".safetensors", ".png", ".json")  # what lines name beside videos
+_BATCH = 512  # lines or files in memory at once
 # as the import names videos and a work folder its files; the group is the (beginning of the) content's sha256
 _OWN = re.compile(r"videos/([0-9a-f]{64})\.[^/\0]+|[a-z][a-z0-9_]*/[0-9a-f]{32}/[^/\0]+-([0-9a-f]{16})\.[^/\0]+")
 
@@ -99,21 +108,65 @@ def export_folder(
     check_new(folder)
     inner = folder / _inner(manifest)
     inner.mkdir(parents=True, exist_ok=True)
-    for place, ref in track(list(_places(manifest).items()), "export"):
+
+    def copy(placed: tuple[str, Ref]) -> None:
+        place, ref = placed
         if videos or not ref.path.startswith("videos/"):
             target = folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
             with store.borrowed(ref) as file:
                 shutil.copyfile(file, target)
-    (inner / "README.md").write_text(card)
-    if isinstance(manifest, PriorSet):
-        with (inner / "samples.jsonl").open("wb") as samples:
-            samples.writelines(canonical_json(line.model_dump(mode="json")) + b"\n" for line in manifest.lines)
-    for path in _parts(manifest):  # their content was verified when their lines were read
-        target, data = inner / path, store.backend.get(path)
+
+    _at_once(copy, track(_places(manifest), "export"))
+    for blob in manifest.blobs():
+        target, data = inner / part_path(blob.sha256), store.backend.get(part_path(blob.sha256))
+        unpacked_part(data, blob, store.uri)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data or b"")
+    if isinstance(manifest, PriorSet):
+        _write_samples(manifest, folder)
+        card = readme(card)
+    (inner / "README.md").write_text(card)
     (inner / _MANIFEST).write_bytes(manifest.to_bytes())
+
+
+def _write_samples(manifest: PriorSet, folder: Path) -> None:
+    """Write the samples of an exported set, whose files are there, for other tools: as a table and as JSON Lines."""
+    lines = track(manifest.lines.ordered(), "samples", len(manifest.lines))
+    with (folder / "samples.jsonl").open("wb") as samples, SampleTable(folder) as table:
+        for batch in _batches(lines):
+            found = [pieces_of(line, folder) for line in batch]
+            table.write(zip(batch, found, strict=True))
+            for line, pieces in zip(batch, found, strict=True):
+                whole = {**line.model_dump(mode="json"), "pieces": [piece.model_dump() for piece in pieces]}
+                samples.write(canonical_json(whole) + b"\n")
+
+
+def pieces_of(line: PriorLine, folder: Path) -> list[ScoredPiece]:
+    """Return the pieces of a sample's text out of an exported folder. Raises DataError: their file is damaged."""
+    if not isinstance(line.pieces, Ref):
+        return line.pieces
+    file = folder / own_path(line.pieces, str(folder))
+    if not _is_whole(file, line.pieces):
+        raise _damaged(file, line.pieces)
+    try:
+        return line.parse_pieces(file.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{line.pieces.path} holds no pieces: {error}", source=str(file), remedy=_AGAIN) from error
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    left = iter(items)
+    while batch := list(islice(left, _BATCH)):
+        yield batch
+
+
+def _at_once(do: Callable[[T], None], items: Iterable[T]) -> None:
+    """Do something with each item, several at a time; the first error in their order comes out."""
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        for batch in _batches(items):
+            for _ in pool.map(do, batch):
+                pass
 
 
 def check_new(folder: Path) -> None:
@@ -126,21 +179,30 @@ def _inner(manifest: PriorSet | TunedModel) -> str:
     return INNER if isinstance(manifest, TunedModel) else ""
 
 
-def _places(manifest: PriorSet | TunedModel) -> dict[str, Ref]:
-    """Return every file by its place in the folder: its path in the store, or a model file's original name.
+def _places(manifest: PriorSet | TunedModel) -> Iterator[tuple[str, Ref]]:
+    """Yield every file with its place in the folder: its path in the store, or a model file's original name.
 
     Raises DataError: a path as in `own_path`, or a file of a kind that a manifest's field does not have.
     """
-    refs = {own_path(ref, manifest.kind): ref for ref in references(manifest)}
-    read = {ref.path for ref in references(manifest.lines) if not ref.path.startswith("videos/")}
-    check_names(sorted(read), _MANIFEST, _READ)
-    if isinstance(manifest, PriorSet):
-        return refs
-    model = {ref.path: original_name(ref) for ref in manifest.files}
-    check_model(list(model.values()), _MANIFEST)
-    beside = {ref.path: original_name(ref) for ref in [*manifest.aligner, *manifest.adapter, manifest.log]}
-    check_names(list(beside.values()), _MANIFEST, ("log.jsonl", *SUFFIXES))
-    return {model.get(path) or f"{INNER}/{beside.get(path, path)}": ref for path, ref in refs.items()}
+    if isinstance(manifest, TunedModel):
+        yield from _model_places(manifest)
+    seen, inner = set[str](), f"{INNER}/" if isinstance(manifest, TunedModel) else ""
+    for line in manifest.lines.ordered():
+        refs = {own_path(ref, manifest.kind): ref for ref in references(line)}
+        check_names([path for path in refs if not path.startswith("videos/")], _MANIFEST, _READ)
+        yield from ((f"{inner}{path}", ref) for path, ref in refs.items() if path not in seen)
+        seen.update(path for path in refs if path.startswith("videos/"))  # all else is of one line alone
+
+
+def _model_places(manifest: TunedModel) -> Iterator[tuple[str, Ref]]:
+    """Yield what a model's manifest names beside its lines, as `_places` does."""
+    beside = [*manifest.aligner, *manifest.adapter, manifest.log]
+    for ref in (*manifest.files, *beside):
+        own_path(ref, manifest.kind)
+    check_model([original_name(ref) for ref in manifest.files], _MANIFEST)
+    check_names([original_name(ref) for ref in beside], _MANIFEST, ("log.jsonl", *SUFFIXES))
+    yield from ((original_name(ref), ref) for ref in manifest.files)
+    yield from ((f"{INNER}/{original_name(ref)}", ref) for ref in beside)
 
 
 def exported_manifest(folder: Path, kind: type[M]) -> M:
@@ -153,11 +215,6 @@ def _part(folder: Path, blob: Blob) -> bytes:
     """Return the text of a part beside an exported manifest. Raises DataError: it is missing or damaged."""
     file = folder / part_path(blob.sha256)
     return unpacked_part(file.read_bytes() if file.is_file() else None, blob, str(file))
-
-
-def _parts(manifest: Manifest) -> list[str]:
-    """Return the paths of a manifest's parts."""
-    return list(dict.fromkeys(part_path(blob.sha256) for blob in manifest.blobs()))
 
 
 def _manifest_file(folder: Path) -> Path:
@@ -184,17 +241,19 @@ def import_folder(folder: Path, store: Store, *, videos: bool = True) -> str:
     if file.parent != folder / _inner(manifest):
         problem = f"a {manifest.kind} where none belongs"
         raise DataError(problem, source=str(file), remedy="give the folder that `export` wrote")
-    places = _places(manifest)
-    copied = {place: ref for place, ref in places.items() if _travels(folder / place, ref, videos)}
-    _check(folder, manifest, file, copied)
-    for place, ref in track(list(places.items()), "import"):
-        if place in copied:
+    _check(folder, manifest, file, videos=videos)
+
+    def copy(placed: tuple[str, Ref]) -> None:
+        place, ref = placed
+        if _travels(folder / place, ref, videos):
             _copy_in(folder / place, ref, store)
         elif store.backend.size(ref.path) != ref.bytes:
             remedy = "export and import with the videos"
             raise DataError(f"the store has no {ref.path}", source=store.uri, remedy=remedy)
-    for path in _parts(manifest):
-        store.backend.put_file(path, file.parent / path)
+
+    _at_once(copy, track(_places(manifest), "import"))
+    for blob in manifest.blobs():
+        store.backend.put_file(part_path(blob.sha256), file.parent / part_path(blob.sha256))
     return store.publish(manifest)
 
 
@@ -202,29 +261,44 @@ def _travels(file: Path, ref: Ref, videos: bool) -> bool:
     return not ref.path.startswith("videos/") or (videos and file.is_file())
 
 
-def _check(folder: Path, manifest: PriorSet | TunedModel, file: Path, places: dict[str, Ref]) -> None:
+def _check(folder: Path, manifest: PriorSet | TunedModel, file: Path, *, videos: bool) -> None:
     """Look at everything before anything is stored: what lies where, and what it would lead to once it is opened.
 
-    Raises DataError: a link that leads out of the folder, a file that no model has, or content as in `check_content`.
+    Raises DataError: a link that leads out of the folder, a part that is missing or damaged, a file that no model has,
+    or content as in `check_content`.
     """
     home = folder.resolve()
-    for one in (file, *(folder / place for place in places)):
-        if one.exists() and not one.resolve().is_relative_to(home):
-            problem, remedy = f"{one.relative_to(folder)} is a link out of the folder", "copy the folder by `cp -rL`"
-            raise DataError(problem, source=str(one), remedy=remedy)
+    _check_link(file, folder, home)
+    for blob in manifest.blobs():
+        _check_link(file.parent / part_path(blob.sha256), folder, home)
+        _part(file.parent, blob)
+    beside: dict[Path, set[str]] = {}
     if isinstance(manifest, TunedModel):
         check_model(sorted(_model_files(folder)), str(folder))
-    names: dict[Path, set[str]] = {}
-    for place in places:
-        names.setdefault((folder / place).parent, set()).add(PurePosixPath(place).name)
-    for place, ref in track(list(places.items()), "check"):
-        if (one := folder / place).is_file():
-            try:
-                check_content(one, names[one.parent])
-            except DataError as error:
-                if not _is_whole(one, ref):
-                    raise _damaged(one, ref) from error
-                raise
+        for place, _ in _model_places(manifest):
+            beside.setdefault((folder / place).parent, set()).add(PurePosixPath(place).name)
+    for place, ref in track(_places(manifest), "check"):
+        if _travels(one := folder / place, ref, videos):
+            _check_link(one, folder, home)
+            _check_file(one, ref, beside.get(one.parent, set()))
+    for line in manifest.lines if isinstance(manifest, PriorSet) else ():
+        pieces_of(line, folder)
+
+
+def _check_link(file: Path, folder: Path, home: Path) -> None:
+    if file.exists() and not file.resolve().is_relative_to(home):
+        problem, remedy = f"{file.relative_to(folder)} is a link out of the folder", "copy the folder by `cp -rL`"
+        raise DataError(problem, source=str(file), remedy=remedy)
+
+
+def _check_file(file: Path, ref: Ref, beside: set[str]) -> None:
+    if file.is_file():
+        try:
+            check_content(file, beside)
+        except DataError as error:
+            if not _is_whole(file, ref):
+                raise _damaged(file, ref) from error
+            raise
 
 
 def _model_files(folder: Path) -> Iterator[str]:

@@ -69,6 +69,7 @@ def test_what_is_left_out_and_what_is_partly_read_is_said_by_manifest_and_card(t
     heads = chain.task("head_selection", {"maps": [maps]})["heads"]
     prior = chain.task("token_selection", {"heads": heads}, shard="0/1")["prior"]
     priors = published(chain.task("prior_set", {"shards": [prior]}, form="collected"), "priors", PriorSet)
-    assert [(span.start, span.end) for span in next(line.unread for line in priors.lines if line.unread)] == [(14, 15), (16, 17)]
+    (unread,) = (line.unread for line in priors.lines if line.unread)
+    assert [(span.start, span.end) for span in unread] == [(14, 15), (16, 17)]
     said = "The video model does not know “✈”: no map shows them (1 of 2 samples). "
     assert f"**Warning:** {said}1 sample left out because the video model cannot read the text." in card(priors)

@@ -148,7 +148,7 @@ def test_what_a_model_was_asked_is_exported(tmp_path):
 
 
 def test_the_command(tmp_path, capsys):
-    """By digest from a store, or from the artifact's folder alone; nothing is overwritten."""
+    """By digest, or from the artifact's folder; nothing is overwritten."""
     store, found = Store(str(tmp_path / "store")), result()
     digest = store.publish(found)
     (tmp_path / "artifact").mkdir()
@@ -157,10 +157,11 @@ def test_the_command(tmp_path, capsys):
     assert motion_enhancer(*command, "--format", "lmms-eval") == 0
     printed = capsys.readouterr().out.split()
     assert [line.removeprefix(f"{tmp_path}/out/") for line in printed] == list(exported(found, "lmms-eval"))
-    assert motion_enhancer("export", tmp_path / "artifact", tmp_path / "table", "--format", "csv") == 0
+    table = ("export", tmp_path / "artifact", tmp_path / "table", "--store", store.uri, "--format", "csv")
+    assert motion_enhancer(*table) == 0
     written = (tmp_path / "table/motionbench.csv").read_bytes().decode()
     assert written == exported(found, "csv")["motionbench.csv"]
-    assert motion_enhancer("export", tmp_path / "artifact", tmp_path / "table", "--format", "csv") == 2
+    assert motion_enhancer(*table) == 2
     assert "is not empty" in capsys.readouterr().err
     assert motion_enhancer("export", tmp_path / "artifact", "model", tmp_path / "new", "--format", "csv") == 2
     assert motion_enhancer("export", tmp_path / "artifact", tmp_path / "new", "--store", store.uri) == 3

@@ -10,7 +10,7 @@ from components.models.vlm.model import Vlm
 from components.store.entries import Store
 from tests.models.vlm.cases import NAMES
 from tests.models.vlm.test_reader import written
-from tests.runner import published, run_step
+from tests.runner import published, put_manifest, run_step
 from tests.vlm_attention import made
 
 
@@ -30,7 +30,7 @@ def test_both_kinds_are_asked_and_scored(name, tmp_path, monkeypatch):
     lines = [item(clip, "Action Recognition"), item(image, "Scene Understanding")]
     record = StepRecord(version="1", params={}, scalars={})
     data = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
-    videos, asked = made.write(tmp_path / "videos", data), []
+    videos, asked = put_manifest(tmp_path / "videos", data), []
     monkeypatch.setattr(Vlm, "replies", lambda vlm, given, *_: asked.extend(given) or ["AB"[len(asked) % 2 - 1]])
     shared = {"vlm": name, "benchmark": "seed=./data"}
     out = run_step(STEP, tmp_path, store.uri, {"viewing": made.VIEWING}, shared, {"videos": videos}, form="untouched")

@@ -20,7 +20,7 @@ from components.models.vlm.model import load_vlm
 from components.store.entries import Entry, Store
 from tests.benchmark_eval.world import dataset, make_world, recorded, result, run, sample
 from tests.pages.reading import rows
-from tests.runner import metrics, run_step
+from tests.runner import metrics, put_manifest, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
@@ -187,7 +187,7 @@ def test_tuned_form_has_keys_of_its_own(world, tmp_path):
     model = made.tuned_model(Store(str(folder / "store")), ensure_tiny(QWEN), {}, [])
 
     def run_tuned(key):
-        manifest = made.write(tmp_path / key, model.model_copy(update={"key": key}))
+        manifest = put_manifest(tmp_path / key, model.model_copy(update={"key": key}))
         params, scalars = {"viewing": made.VIEWING}, {"benchmark": "motionbench=x"}
         inputs = {"videos": artifact, "model": manifest}
         return run_step(STEP, tmp_path, folder / "store", params, scalars, inputs, form="tuned")

@@ -8,7 +8,7 @@ from components.core.text import sample_id
 from components.models.vlm.model import Vlm
 from components.store.entries import Store
 from components.synthetic.scenes import write_set
-from tests.runner import published, run_step
+from tests.runner import published, put_manifest, run_step
 from tests.vlm_attention import made
 
 QWEN = "tiny-qwen2.5-vl"
@@ -39,7 +39,8 @@ def make_world(folder):
 
 def dataset(folder, lines):
     record = StepRecord(version="1", params={}, scalars={})
-    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines))
+    made = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=lines)
+    return put_manifest(folder, made)
 
 
 def run(world, tmp_path, benchmark="motionbench=./data", videos=None, vlm=QWEN, **params):

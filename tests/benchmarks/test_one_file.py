@@ -7,7 +7,8 @@ import pytest
 import components.benchmarks
 from components.benchmark_eval.step import STEP as EVALUATE
 from components.benchmarks.interface import benchmarks, get_benchmark
-from components.core.artifacts import EvalResult, VideoDataset
+from components.core.artifacts import EvalResult, ItemResult, VideoDataset
+from components.core.lines import Lines
 from components.dataset_import.step import STEP as IMPORT
 from components.kubeflow.tree import ROOT
 from components.report.benchmarks import _table, compare
@@ -50,7 +51,9 @@ def test_from_its_files_to_the_report(tmp_path, directions):
     assert [score.n for score in before.scores] == [2, 3, 5, 5, 2, 5]
     assert "# Directions" in answered["table"].read_text()
 
-    after = before.model_copy(update={"lines": [line.model_copy(update={"correct": True}) for line in before.lines]})
+    after = before.model_copy(
+        update={"lines": Lines(ItemResult, (line.model_copy(update={"correct": True}) for line in before.lines))}
+    )
     compared = compare(before, after)
     counts = {"Overall": 5, "Average": 5, "Flat": 2, "Sideways": 2, "Vertical": 3}
     assert {row.name: row.tuned.n for row in compared.rows} == counts

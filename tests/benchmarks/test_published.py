@@ -9,8 +9,9 @@ from components.benchmark_eval.scores import judged
 from components.benchmark_eval.step import STEP as EVALUATE
 from components.benchmark_eval.step import items
 from components.benchmarks.interface import benchmarks, get_benchmark
-from components.core.artifacts import EvalResult, VideoDataset
+from components.core.artifacts import EvalResult, ItemResult, VideoDataset
 from components.core.errors import DataError
+from components.core.lines import Lines
 from components.dataset_import.checks import refuse_other_counts
 from components.dataset_import.sources import read_source
 from components.dataset_import.step import STEP as IMPORT
@@ -148,7 +149,9 @@ def evaluated(tmp_path, given, videos):
 
 def reported(before):
     """The report's rows, where the tuned model answers everything right."""
-    after = before.model_copy(update={"lines": [line.model_copy(update={"correct": True}) for line in before.lines]})
+    after = before.model_copy(
+        update={"lines": Lines(ItemResult, (line.model_copy(update={"correct": True}) for line in before.lines))}
+    )
     return compare(before, after)
 
 
@@ -161,7 +164,7 @@ def test_from_its_published_files_to_the_report(tmp_path, name):
         imported(tmp_path, given, allow_subset=False)
     made = imported(tmp_path, given)
     data = published(made, "videos", VideoDataset)
-    assert data.left_out == []
+    assert not data.left_out
     assert len(data.lines) == {"motionbench": 3, "favor": 2}[protocol]
     answered = evaluated(tmp_path, given, made["videos"])
     found = published(answered, "result", EvalResult)

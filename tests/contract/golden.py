@@ -93,7 +93,7 @@ def ddim_inversion(store, outputs):
 
 def attention_capture(store, outputs):
     line = first(outputs, "maps", a.AttentionMaps)
-    pieces = [piece.token for piece in line.pieces]
+    pieces = [piece.token for piece in store.pieces(line)]
     return {"pieces": pieces, **tensors(store, line.maps), **tensors(store, line.statistics)}
 
 
@@ -104,8 +104,8 @@ def head_selection(store, outputs):
 
 def token_selection(store, outputs):
     line = first(outputs, "prior", a.MotionPrior)
-    selected = [piece.selected for piece in line.pieces]
-    scores = [piece.score for piece in line.pieces]
+    pieces = store.pieces(line)
+    selected, scores = [piece.selected for piece in pieces], [piece.score for piece in pieces]
     return {"scores": scores, "selected": selected, "confidence": line.confidence.value, **tensors(store, line.prior)}
 
 

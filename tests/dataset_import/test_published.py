@@ -189,8 +189,9 @@ def test_a_damaged_image_is_left_out_by_the_rule_of_clips(tmp_path):
     with pytest.raises(DataError, match="the picture does not decode"):
         bench(tmp_path, f"seed={tmp_path / 'seed'}")
     data = published(bench(tmp_path, f"seed={tmp_path / 'seed'}", max_failed_items=0.1), "videos", VideoDataset)
-    assert [item.unit for item in data.left_out] == ["seed: SEED-Bench-image/1454426_2591113"]
-    assert str(tmp_path) not in data.left_out[0].reason
+    (item,) = data.left_out
+    assert item.unit == "seed: SEED-Bench-image/1454426_2591113"
+    assert str(tmp_path) not in item.reason
 
 
 def test_a_file_beside_its_archive_is_that_of_the_archive(tmp_path):

@@ -228,8 +228,9 @@ def test_failures_name_their_source_and_what_is_not_drawn_is_one_line(tmp_path):
 
 def test_a_plain_address_gives_the_manifest_that_it_gave_before(tmp_path):
     captions(tmp_path / "mb", 1, videos=5)
-    manifest = json.loads((imported(tmp_path, str(tmp_path / "mb"))["videos"] / "manifest.json").read_bytes())
-    assert not {"source", "weight"} & {*manifest["lines"][0]["samples"][0]}
+    found = published(imported(tmp_path, str(tmp_path / "mb")), "videos", VideoDataset)
+    for line in found.lines:
+        assert not {"source", "weight"} & {*line.model_dump()["samples"][0]}
 
 
 def test_the_digest_follows_every_source(tmp_path):

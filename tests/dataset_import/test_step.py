@@ -347,7 +347,7 @@ def test_benchmarks_come_as_one_list(tmp_path):
     assert Counter(sample.protocol for sample in samples) == {"motionbench": 24, "seed": 1}
     assert sum(not sample.answer for sample in samples) == 1
     assert rows(outputs["summary"].read_text())["answer held out"] == ["1"]
-    assert [*data(outputs).lines][0].video.file.task == "benchmark_import"
+    assert next(iter(data(outputs).lines)).video.file.task == "benchmark_import"
     assert list(data(outputs).provenance) == ["benchmark_import"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.core.artifacts import PriorSet, Report, TunedModel
+from components.core.records import sha256
 from components.kubeflow.tree import ROOT
 from components.pages.markdown import WIDTH
 from components.store.entries import Store
@@ -51,7 +52,8 @@ def base(tmp_path_factory):
 def artifact(out, task, name, kind):
     """The manifest of the oldest run in `out`, and its folder."""
     file = sorted(out.glob(f"artifacts/*/{task.replace('_', '-')}/{name}/manifest.json"))[0]
-    return load_manifest(file.parent, kind), file.parent
+    (stored,) = out.rglob(f"manifests/{sha256(file.read_bytes())}.json")
+    return load_manifest(file.parent, kind, stored.parents[1]), file.parent
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Prior sets and tuned models from one store to another by `export` and `import`: same digests, every file right."""
 
+import gzip
 import json
 import pickle
 import subprocess
@@ -7,9 +8,10 @@ import sys
 
 import pytest
 
-from components.core.artifacts import PriorSet, TunedModel, parse_manifest
+from components.core.artifacts import PriorSet, TunedModel
 from components.core.errors import DataError
-from components.core.records import Ref, canonical_json, sha256
+from components.core.lines import part_path
+from components.core.records import PieceCounts, Ref, canonical_json, sha256
 from components.models.tuned import materialize
 from components.prior_set.reading import read_priors
 from components.sft.step import STEP
@@ -24,19 +26,26 @@ QWEN = "tiny-qwen2.5-vl"
 FAST = {"global_batch": 2, "max_steps": 1, "held_out": 0.0, "gradient_checkpointing": False}
 
 
+def with_a_file_of_pieces(line, store):
+    """The line as steps of today write it."""
+    data = canonical_json([piece.model_dump() for piece in line.pieces])
+    ref = made.put(store, f"fixture/{line.key}/pieces-{sha256(data)[:16]}.json", data)
+    return line.model_copy(update={"pieces": ref, "counts": PieceCounts(**line.piece_counts.model_dump())})
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A store with a prior set and a model really tuned on it (one step), and both exported with all their videos."""
     tmp = tmp_path_factory.mktemp("transfer")
     store = Store((tmp / "store").as_uri())
-    priors = made.prior_set(tmp / "priors", made.prior_lines(tmp / "set", tmp / "store", count=2))
+    lines = [with_a_file_of_pieces(line, store) for line in made.prior_lines(tmp / "set", tmp / "store", count=2)]
+    priors = made.prior_set(tmp / "priors", lines, store.uri)
     params, shared = {"viewing": made.VIEWING}, {"vlm": QWEN, "shard": "0/1"}
     maps = run_step(VLM_ATTENTION, tmp, store.uri, params, shared, {"priors": priors}, form="frozen")["maps"]
     shared = {"vlm": QWEN, "align_weight": 1.0, "seed": 5}
     model = run_step(STEP, tmp, store.uri, FAST, shared, {"maps": [maps]})["model"]
     found = {"priors": load_manifest(priors, PriorSet), "model": load_manifest(model, TunedModel)}
     for name, manifest in found.items():
-        store.publish(manifest)
         assert motion_enhancer("export", f"sha256:{manifest.digest}", tmp / "out" / name, "--store", store.uri) == 0
     return tmp / "out", store, found
 
@@ -46,6 +55,10 @@ def exported(request, world):
     """The exported folder, the store it came from, and its manifest: of each kind."""
     folder, store, found = world
     return folder / request.param, store, found[request.param]
+
+
+models = pytest.mark.parametrize("exported", ["model"], indirect=True)
+sets = pytest.mark.parametrize("exported", ["priors"], indirect=True)
 
 
 def inner(folder, manifest):
@@ -69,7 +82,7 @@ def test_another_store_holds_the_same_manifest_and_every_file(exported, tmp_path
     assert opened == manifest
     assert opened.digest == manifest.digest
     assert verified(other, opened) >= 8
-    assert any(ref.path.startswith("videos/") for ref in references(opened))
+    assert (folder / "videos").exists() == isinstance(manifest, PriorSet)
 
 
 def test_a_second_export_gives_the_same_bytes(exported, tmp_path):
@@ -84,20 +97,23 @@ def test_a_second_export_gives_the_same_bytes(exported, tmp_path):
     assert first == second
 
 
-def test_the_folder_holds_a_card_and_lines(exported):
-    folder, _, manifest = exported
-    card = (inner(folder, manifest) / "README.md").read_text()
-    assert manifest.digest in card
+def test_a_set_has_a_card_and_its_samples_whole(world):
+    folder, store, found = world[0] / "priors", world[1], world[2]["priors"]
+    card = (folder / "README.md").read_text()
+    assert found.digest in card
     assert "## Decisions" in card
-    lines = [json.loads(line) for line in (inner(folder, manifest) / "samples.jsonl").read_text().splitlines()]
-    assert [line["sample"]["id"] for line in lines] == [line.sample.id for line in manifest.lines]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    whole = [line.model_copy(update={"pieces": store.pieces(line)}) for line in found.lines]
+    assert samples == [line.model_dump(mode="json") for line in whole]
 
 
-def test_a_manifest_from_before_a_line_had_its_tokens_keeps_its_digest(world):
-    raw = json.loads(world[2]["model"].to_bytes())
-    assert all(line.pop("tokens") > 0 for line in raw["lines"])
-    data = canonical_json(raw)
-    assert parse_manifest(data, TunedModel, "before").digest == sha256(data)
+def test_a_models_card_says_what_it_was_trained_on(world):
+    found = world[2]["model"]
+    card = (world[0] / "model/motion_enhancer/README.md").read_text()
+    assert "on 2 samples of 2 videos" in card
+    assert len(found.maps) == 1
+    assert f"sha256:{found.maps[0]}" in card
+    assert len(found.lines) == 0
 
 
 def test_a_model_opens_with_plain_from_pretrained(world):
@@ -115,9 +131,11 @@ def test_a_model_opens_with_plain_from_pretrained(world):
     names = {file.name for file in (folder / "model").iterdir() if file.is_file()}
     assert names == {original_name(ref) for ref in found["model"].files}
     inner_names = {file.name for file in (folder / "model" / "motion_enhancer").iterdir()}
-    assert {"aligner.safetensors", "log.jsonl"} <= inner_names
+    aligner = {original_name(ref) for ref in found["model"].aligner}
+    assert inner_names == {"README.md", "manifest.json", "log.jsonl", *aligner}
 
 
+@sets
 def test_without_videos_the_target_must_hold_them(exported, tmp_path, capsys):
     folder, store, manifest = exported
     bare, other = tmp_path / "bare", Store((tmp_path / "other").as_uri())
@@ -145,7 +163,14 @@ def copied(exported, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
-@pytest.mark.parametrize("which", ["*.safetensors", "videos/*.mp4"])
+@pytest.mark.parametrize(
+    ("exported", "which"),
+    [
+        ("model", "*.safetensors"),
+        *(("priors", which) for which in ("*.safetensors", "videos/*.mp4", "pieces-*.json", "*.jsonl.gz")),
+    ],
+    indirect=["exported"],
+)
 def test_a_damaged_or_missing_file_is_named(copied, tmp_path, capsys, damage, which):
     folder, _, manifest = copied
     file = next(folder.rglob(which))
@@ -174,42 +199,6 @@ def test_of_a_target_that_holds_all_only_a_damaged_file_is_written(exported, tmp
     assert other.read(ref) == data
 
 
-WRONG = "../../videos/{}.mp4 /videos/{}.mp4 videos/0000{}.mp4 benchmark_eval/{:.32}/entry.json"
-
-
-@pytest.mark.parametrize("path", [*WRONG.split(), "sft/{:.32}/a-0000000000000000.b"])
-def test_a_path_that_is_no_place_for_the_content_is_refused(copied, tmp_path, capsys, path):
-    folder, _, manifest = copied
-    file, other = inner(folder, manifest) / "manifest.json", Store((tmp_path / "other").as_uri())
-    (ref, *_) = (ref for ref in references(manifest) if ref.path.startswith("videos/"))
-    placed = path.format(ref.sha256)
-    place = file.parent / placed
-    text = file.read_text().replace(f'"path":"{ref.path}"', f'"path":"{placed}"')
-    file.unlink()
-    file.write_text(text)
-    if not placed.startswith(("/", "..")):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes((file.parent / ref.path).read_bytes())
-    assert motion_enhancer("import", folder, "--store", other.uri) == 3
-    assert f"{placed!r}, which is no place" in capsys.readouterr().err
-    assert not list(other.backend.walk())
-    if isinstance(manifest, PriorSet):
-        with pytest.raises(DataError, match="which is no place"):
-            list(read_priors(folder))
-
-
-def test_a_manifest_that_is_wrong_about_a_size_is_refused(copied, tmp_path, capsys):
-    folder, _, manifest = copied
-    file = inner(folder, manifest) / "manifest.json"
-    ref = next(references(manifest))
-    rest = f',"path":"{ref.path}"'
-    text = file.read_text().replace(f'"bytes":{ref.bytes}{rest}', f'"bytes":{ref.bytes + 1}{rest}')
-    file.unlink()
-    file.write_text(text)
-    assert motion_enhancer("import", folder, "--store", (tmp_path / "other").as_uri()) == 3
-    assert f"{ref.path} is damaged" in capsys.readouterr().err
-
-
 # What must not come in ------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +207,14 @@ class Foreign:
 
     def __init__(self, folder, manifest):
         self.folder, self.file = folder, inner(folder, manifest) / "manifest.json"
-        self.raw = json.loads(self.file.read_bytes())
+        self.kind, self.raw = type(manifest), json.loads(self.file.read_bytes())
+        self.lines = [line.model_dump(mode="json") for line in manifest.lines]
+
+    def replace(self, before, after):
+        """Change the text of manifest and lines."""
+        text = canonical_json([self.raw, self.lines]).decode()
+        assert before in text
+        self.raw, self.lines = json.loads(text.replace(before, after))
 
     def place(self, name, data, field="files"):
         """Put a file where `export` puts one of a model's `field`, in the place of its namesake; name it."""
@@ -240,7 +236,15 @@ class Foreign:
         """The exit code of an import of it."""
         self.file.unlink()
         self.file.write_bytes(canonical_json(self.raw))
+        if self.kind is PriorSet:
+            manifest = PriorSet.model_validate({**self.raw, "lines": self.lines})
+            manifest.lines.write(self._put_part)
+            self.file.write_bytes(manifest.to_bytes())
         return motion_enhancer("import", self.folder, "--store", store.uri)
+
+    def _put_part(self, text):
+        (self.file.parent / part_path(sha256(text))).unlink(missing_ok=True)
+        (self.file.parent / part_path(sha256(text))).write_bytes(gzip.compress(text))
 
 
 @pytest.fixture
@@ -264,7 +268,33 @@ def refused(foreign, tmp_path, capsys):
     return check
 
 
-models = pytest.mark.parametrize("exported", ["model"], indirect=True)
+WRONG = "../../videos/{}.mp4 /videos/{}.mp4 videos/0000{}.mp4 benchmark_eval/{:.32}/entry.json"
+
+
+@pytest.mark.parametrize("path", [*WRONG.split(), "sft/{:.32}/a-0000000000000000.b"])
+def test_a_path_that_is_no_place_for_the_content_is_refused(foreign, refused, copied, path):
+    folder, _, manifest = copied
+    ref = next(references(manifest))
+    placed = path.format(ref.sha256)
+    place = foreign.file.parent / placed
+    foreign.replace(f'"path":"{ref.path}"', f'"path":"{placed}"')
+    if not placed.startswith(("/", "..")) and isinstance(manifest, PriorSet):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((folder / ref.path).read_bytes())
+    refused(f"{placed!r}, which is no place")
+    if isinstance(manifest, PriorSet):
+        with pytest.raises(DataError, match="which is no place"):
+            list(read_priors(folder))
+
+
+def test_a_manifest_that_is_wrong_about_a_size_is_refused(foreign, copied, tmp_path, capsys):
+    ref = next(references(copied[2]))
+    rest = f',"path":"{ref.path}"'
+    foreign.replace(f'"bytes":{ref.bytes}{rest}', f'"bytes":{ref.bytes + 1}{rest}')
+    assert foreign.imported(Store((tmp_path / "other").as_uri())) == 3
+    assert f"{ref.path} is damaged" in capsys.readouterr().err
+
+
 PICKLED = pickle.dumps({"weight": 1})
 
 
@@ -306,9 +336,10 @@ def test_what_is_hidden_or_behind_a_link_that_nobody_names_is_not_looked_at(fore
     assert foreign.imported(Store((tmp_path / "other").as_uri())) == 0
 
 
+@sets
 @pytest.mark.parametrize("ending", ["pkl", "py"])
 def test_a_line_with_a_pickle_or_code_is_refused_by_name(foreign, refused, ending):
-    ref = foreign.raw["lines"][0]["prior"]
+    ref = foreign.lines[0]["prior"]
     own = f"token_selection/{'0' * 32}/prior-{sha256(PICKLED)[:16]}.{ending}"
     ref |= {"path": own, "sha256": sha256(PICKLED), "bytes": len(PICKLED)}
     (foreign.file.parent / own).parent.mkdir(parents=True)
@@ -360,8 +391,19 @@ def test_an_adapter_that_names_a_module_is_refused(foreign, refused):
     refused("adapter_config.json names code: parent_library 'antigravity'")
 
 
+@sets
+def test_a_file_that_holds_no_pieces_is_refused(foreign, refused):
+    data = b'[{"token":"a"}]'
+    own = f"token_selection/{'0' * 32}/pieces-{sha256(data)[:16]}.json"
+    foreign.lines[0]["pieces"] |= {"path": own, "sha256": sha256(data), "bytes": len(data)}
+    (foreign.file.parent / own).parent.mkdir(parents=True)
+    (foreign.file.parent / own).write_bytes(data)
+    refused(f"{own} holds no pieces", "token")
+
+
+@sets
 def test_tensors_of_a_line_that_are_none_are_refused(foreign, refused):
-    ref = foreign.raw["lines"][0]["prior"]
+    ref = foreign.lines[0]["prior"]
     own = f"token_selection/{'0' * 32}/prior-{sha256(PICKLED)[:16]}.safetensors"
     ref |= {"path": own, "sha256": sha256(PICKLED), "bytes": len(PICKLED)}
     (foreign.file.parent / own).parent.mkdir(parents=True)
@@ -377,13 +419,17 @@ def test_two_files_of_one_name_are_refused(foreign, refused):
     refused("two files called config.json")
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "manifest"])
-def test_links_out_of_the_folder_are_refused(foreign, refused, exported, tmp_path, what):
-    place = {"file": "videos/{}", "folder": "videos", "manifest": "manifest.json"}[what]
-    linked = foreign.file.parent / place.format(next(foreign.file.parent.glob("videos/*")).name)
-    outside = tmp_path / "outside"
-    if what == "manifest":
-        foreign.imported = lambda store: motion_enhancer("import", foreign.folder, "--store", store.uri)
+@pytest.mark.parametrize(
+    ("exported", "place"),
+    [
+        *(("priors", place) for place in ("videos/*", "videos", "manifest.json", "manifests/parts/*")),
+        *(("model", place) for place in ("config.json", "motion_enhancer", "motion_enhancer/manifest.json")),
+    ],
+    indirect=["exported"],
+)
+def test_links_out_of_the_folder_are_refused(foreign, refused, tmp_path, place):
+    linked, outside = next(foreign.folder.glob(place)), tmp_path / "outside"
+    foreign.imported = lambda store: motion_enhancer("import", foreign.folder, "--store", store.uri)
     linked.rename(outside)
     linked.symlink_to(outside)
     refused("is a link out of the folder", "cp -rL")
@@ -391,9 +437,9 @@ def test_links_out_of_the_folder_are_refused(foreign, refused, exported, tmp_pat
 
 def test_a_link_inside_of_the_folder_and_to_it_is_none_out_of_it(copied, tmp_path):
     folder, _, manifest = copied
-    file = next(inner(folder, manifest).glob("videos/*"))
-    file.rename(folder / ".video")
-    file.symlink_to(folder / ".video")
+    file = next(folder.rglob("*.safetensors"))
+    file.rename(folder / ".file")
+    file.symlink_to(folder / ".file")
     (tmp_path / "link").symlink_to(folder)
     other = Store((tmp_path / "other").as_uri())
     assert motion_enhancer("import", tmp_path / "link", "--store", other.uri) == 0
@@ -415,7 +461,7 @@ def test_other_folders_and_kinds_are_refused(world, tmp_path, capsys):
     target = (tmp_path / "other").as_uri()
     assert motion_enhancer("import", tmp_path, "--store", target) == 3
     assert "manifest.json" in capsys.readouterr().err
-    made.write(tmp_path / "maps", found["priors"])
+    (tmp_path / "maps").mkdir()
     for text, word in (
         ('{"kind": "AttentionMaps", "schema_version": "1"}', "AttentionMaps"),
         ("[1]", "None"),

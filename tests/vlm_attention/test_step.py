@@ -68,7 +68,7 @@ def eager_map(name, line, store, own_positions=False):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(made_priors, tmp_path, name):
     store = Store(str(made_priors[0] / "store"))
-    found = [*maps(run(made_priors, tmp_path, name, grid="interpolate")).lines][0]
+    found = next(iter(maps(run(made_priors, tmp_path, name, grid="interpolate")).lines))
     tensors = unpack(store.read(found.vlm_map))
     seen = eager_map(name, found, store)[None]
     wanted = functional.interpolate(seen, found.grid.shape, mode="trilinear", align_corners=False)[0]
@@ -108,8 +108,8 @@ def test_token_maps_of_a_hundred_clips_decode_no_frame_and_load_no_weights(made_
 def test_the_rule_of_positions_reaches_the_map(made_priors, tmp_path):
     """Under `transformers` it is the plain model's that is given no positions; the token map is the same."""
     store, viewing = Store(str(made_priors[0] / "store")), {**made.VIEWING, "positions": "transformers"}
-    found = [*maps(run(made_priors, tmp_path, grid="interpolate", viewing=viewing)).lines][0]
-    qwen = [*maps(run(made_priors, tmp_path, grid="interpolate")).lines][0]
+    found = next(iter(maps(run(made_priors, tmp_path, grid="interpolate", viewing=viewing)).lines))
+    qwen = next(iter(maps(run(made_priors, tmp_path, grid="interpolate")).lines))
     assert store.read(found.token_map) == store.read(qwen.token_map)
     tensors, other = (unpack(store.read(line.vlm_map))["map"].double() for line in (found, qwen))
     seen = eager_map(FAMILIES[0], found, store, own_positions=True)[None]
@@ -180,7 +180,7 @@ def test_a_sample_about_an_image_is_refused_by_name(made_priors, tmp_path):
 
 def test_a_damaged_map_is_computed_again_on_rerun_only(made_priors, tmp_path):
     store = Store(str(made_priors[0] / "store"))
-    ref = [*maps(run(made_priors, tmp_path)).lines][0].vlm_map
+    ref = next(iter(maps(run(made_priors, tmp_path)).lines)).vlm_map
     assert ref.path.startswith(MAPS)
     good = store.read(ref)
     store.backend.put(ref.path, b"damaged")
@@ -192,7 +192,7 @@ def test_a_damaged_map_is_computed_again_on_rerun_only(made_priors, tmp_path):
 
 def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_path):
     store = Store(str(made_priors[0] / "store"))
-    plain = [*maps(run(made_priors, tmp_path)).lines][0]
+    plain = next(iter(maps(run(made_priors, tmp_path)).lines))
     prior = unpack(store.read(plain.prior))["prior"].mean(0, keepdim=True)
     origin = next(line for line in made_priors[1] if line.sample.id == plain.sample.id)
     ref = made.put(store, "fixture/pooled.safetensors", made.pack({"prior": prior}))

@@ -109,7 +109,7 @@ def test_the_steps_run_on_it(folder, tmp_path):
     part = chain.task("token_selection", {"heads": heads}, shard="0/1")["prior"]
     priors = chain.task("prior_set", {"shards": [part]}, form="collected")
     for line in published(priors, "priors", PriorSet).lines:
-        selected = sum(piece.selected for piece in line.pieces)
+        selected = line.piece_counts.selected
         assert load(store.read(line.prior))["prior"].shape == (selected, COUNT, 4, 4)
 
 

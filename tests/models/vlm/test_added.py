@@ -22,7 +22,7 @@ from components.sft.step import STEP as SFT
 from components.store.entries import Store
 from components.vlm_attention.step import STEP as VLM_ATTENTION
 from tests.models.vlm.cases import TALK, example
-from tests.runner import published, run_step
+from tests.runner import published, put_manifest, run_step
 from tests.vlm_attention import made
 
 HEAD = "```python\n# components/models/vlm/dots.py\n"
@@ -90,7 +90,7 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
     store, viewing = folder / "store", {"viewing": made.VIEWING}
     shared = {"vlm": str(dots), "shard": "0/1"}
     mapped = run_step(VLM_ATTENTION, tmp_path, store, viewing, shared, {"priors": priors}, form="frozen")
-    lines = published(mapped, "maps", a.VlmMaps).lines
+    lines = [*published(mapped, "maps", a.VlmMaps).lines]
     assert all(line.coverage == 1.0 and line.distance > 0 for line in lines)
 
     shared = {"vlm": str(dots), "align_weight": 1.0, "seed": 0}
@@ -108,7 +108,7 @@ def test_it_runs_through_its_steps(dots, made_priors, tmp_path):
     for form, scalars, inputs in (("untouched", {"vlm": str(dots)}, {}), ("tuned", {}, {"model": tuned["model"]})):
         scalars = {"benchmark": "motionbench=./data", **scalars}
         out = run_step(BENCHMARK_EVAL, tmp_path, store, viewing, scalars, {"videos": videos, **inputs}, form=form)
-        replies = published(out, "result", a.EvalResult).lines
+        replies = [*published(out, "result", a.EvalResult).lines]
         assert len(replies) == len(lines)
         total = next(len(line.video.times) for line in lines if line.video.id == replies[0].video.id)
         assert replies[0].frames == [total // 4 - 1, total // 2 - 1, 3 * total // 4 - 1, total - 1]
@@ -124,4 +124,5 @@ def question_set(folder, lines):
         sample = a.Sample(**named, **text, question_type="Motion Recognition", protocol="motionbench")
         found.append(a.VideoLine(video=line.video, samples=[sample]))
     record = StepRecord(version="1", params={}, scalars={})
-    return made.write(folder, a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found))
+    made = a.VideoDataset(kind="VideoDataset", provenance={"benchmark_import": record}, lines=found)
+    return put_manifest(folder, made)
