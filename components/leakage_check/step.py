@@ -93,10 +93,10 @@ def run(context: Context[Params]) -> None:
     priors, videos = context.input("priors", PriorSet).lines, context.input("videos", VideoDataset).lines
     asked = {line.video.id: _seen(line.video, line.samples) for line in videos}
     their_texts = _distinctive_texts(asked, context.params.words)
-    by_video = groupby(priors.ordered(), key=lambda line: line.video.id)
+    by_video = groupby(priors, key=lambda line: line.video.id)
     groups = ((name, list(lines)) for name, lines in by_video)
     training = {name: _seen(lines[0].video, [line.sample for line in lines], their_texts) for name, lines in groups}
-    clips = _each_once((line.video for line in priors.ordered()), (line.video for line in videos.ordered()))
+    clips = _each_once((line.video for line in priors), (line.video for line in videos))
     prints = _fingerprints(context, {*training, *asked}, clips)
     found = [*_same_files(training, asked), *_same_footage(context, prints, training, asked)]
     found += [*_same_names(training, asked), *_same_texts(training, their_texts, context.params.words)]
