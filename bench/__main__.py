@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from bench import evaluation, language, leakage, loading, overhead, reading, training, video
+from bench import evaluation, language, leakage, loading, overhead, reading, training, video, waiting
 from bench.measure import prepare
 from bench.table import Row, finish
 
@@ -23,6 +23,7 @@ PARTS = {
     "loading": loading.rows,
     "video": video.rows,
     "reading": reading.rows,
+    "waiting": waiting.rows,
     "evaluation": evaluation.rows,
     "leakage": leakage.rows,
     "overhead": overhead.rows,

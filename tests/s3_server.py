@@ -48,7 +48,7 @@ def scripted_server(*answers):
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_PUT = do_GET
+        do_HEAD = do_PUT = do_POST = do_GET
 
         def log_message(self, *_):
             pass

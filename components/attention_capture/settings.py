@@ -8,13 +8,13 @@ from pydantic import Field
 
 from components.core.records import Json, Sample
 from components.core.text import TextChoice, conditioning
-from components.runtime.parameters import UnitParams, operational
+from components.runtime.parameters import StagedParams, operational
 
 Start = Literal["inverted", "noise"]
 Norm = Literal["own", "joint", "fold"]
 
 
-class Params(UnitParams):
+class Params(StagedParams):
     """Parameters of the reconstruction and the capture (method step 2)."""
 
     guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")

@@ -6,10 +6,10 @@ statistics. A trajectory that scratch no longer holds is computed again here.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.attention_capture.page import page
 from components.attention_capture.settings import Params, reads
@@ -18,13 +18,19 @@ from components.core.records import Json, Sample, canonical_json, smallest_by_ha
 from components.core.text import conditioning
 from components.ddim_inversion.settings import InversionSettings
 from components.models.registry import ResolvedModel, resolve
+from components.models.video import family_of
 from components.models.video.interface import VideoModel
 from components.pages.page import DRAWING
 from components.runtime.context import Context, remembered_pictures
 from components.runtime.declaration import Step
 from components.runtime.parameters import NumSteps, Seed, ShardParams, Text, Vdm
+from components.runtime.stages import Stages
 from components.store.entries import WorkFolder
 from components.store.packed import put_files
+
+if TYPE_CHECKING:
+    from components.ddim_inversion.video import SampledClip
+    from components.models.family import Tensor
 
 
 class Shared(ShardParams):
@@ -54,6 +60,15 @@ class Unit:
         return self.sample.called(self.line.video)
 
 
+class Kept(NamedTuple):
+    """What is stored of a sample: the density relative to uniform [h, T, S], statistics, pieces, and small numbers."""
+
+    density: Tensor
+    statistics: dict[str, Tensor]
+    pieces: bytes
+    numbers: Json
+
+
 def run(context: Context[Params, Shared]) -> None:
     """Capture every sample of this shard that is not remembered."""
     data = context.input("trajectories", Trajectories)
@@ -70,11 +85,18 @@ def run(context: Context[Params, Shared]) -> None:
     def picture_reads(unit: Unit) -> Json:
         return {"drawing": DRAWING, "maps": entries[unit.name].key}
 
+    stages = Stages(
+        prepare=work.source,
+        compute=work.maps,
+        write=work.write,
+        prefetch=context.params.prefetch,
+        shared=lambda unit: unit.line.video.id,
+    )
     entries = context.each(
         units,
         name=_name,
         reads=unit_reads,
-        compute=work.maps,
+        compute=stages,
         called=lambda unit: unit.called,
         scope={"shard": data.shard},
         packed="statistics",
@@ -116,37 +138,51 @@ class Capture:
 
         return load_vdm(self.model.path, self.settings.dtype)
 
-    def maps(self, unit: Unit, folder: WorkFolder) -> Json:
-        """Capture a sample and store its maps and statistics."""
-        from components.store.tensors import pack
+    def source(self, unit: Unit) -> Tensor | SampledClip:
+        """Read a sample's trajectory, or the frames to invert again; it needs no model."""
+        from components.ddim_inversion.video import read_source
 
+        line, counts = unit.line, lambda: family_of(self.model.path).frames
+        return read_source(self.context.store, line.latents, line.video, counts, self.settings)
+
+    def maps(self, unit: Unit, source: Callable[[], Tensor | SampledClip]) -> Kept:
+        """Capture a sample."""
         self._check(unit)
-        result, source = self._captured(unit, self._trajectory(unit.line)), f"sample {unit.name}"
-        # fp16 of the density relative to uniform: unscaled values would be subnormal there
-        folder.put("maps", "safetensors", pack({"t2v": result.density_hTS.half()}, source))
-        folder.put("statistics", "safetensors", pack(result.statistics.tensors(), source))
+        result = self._captured(unit, self._trajectory(source()))
         if unit.name in self.shown:
             self._kept[unit.name] = result
-        folder.put("pieces", "json", canonical_json([piece.model_dump(mode="json") for piece in result.pieces]))
+        pieces = canonical_json([piece.model_dump(mode="json") for piece in result.pieces])
         unread = [span.model_dump(mode="json") for span in result.unread]
-        return {"unread": unread, "truncated": result.truncated}
+        statistics = {name: values.cpu() for name, values in result.statistics.tensors().items()}
+        return Kept(result.density_hTS, statistics, pieces, {"unread": unread, "truncated": result.truncated})
+
+    def write(self, unit: Unit, kept: Kept, folder: WorkFolder) -> Json:
+        """Store a sample's maps, statistics and pieces."""
+        from components.store.tensors import pack
+
+        source = f"sample {unit.name}"
+        # fp16 of the density relative to uniform: unscaled values would be subnormal there
+        folder.put("maps", "safetensors", pack({"t2v": kept.density.half()}, source))
+        folder.put("statistics", "safetensors", pack(kept.statistics, source))
+        folder.put("pieces", "json", kept.pieces)
+        return kept.numbers
 
     def pictures(self, unit: Unit, folder: WorkFolder) -> Json:
         """Draw a sample; what this process did not capture just now is captured again."""
         from components.attention_capture.pictures import head_thumbnails, reconstruction_strip
-        from components.ddim_inversion.video import sample_grid
+        from components.ddim_inversion.video import sample_clip
 
-        trajectory = self._trajectory(unit.line)
+        trajectory = self._trajectory(self.source(unit))
         result = self._kept.pop(unit.name, None) or self._captured(unit, trajectory)
         with self.context.store.borrowed(unit.line.video.file) as path:
-            frames, _, _ = sample_grid(self.vdm, unit.line.video, self.settings, path)
+            frames = sample_clip(self.vdm.frames, unit.line.video, self.settings, path).pixels
         strip, error = reconstruction_strip(self.vdm, frames, trajectory, result)
         folder.put("reconstruction", "png", strip)
         folder.put("heads", "png", head_thumbnails(result))
         return {"latent_error": error}
 
     def _check(self, unit: Unit) -> None:
-        """Raise DataError for a text that cannot be read, before a trajectory is read or computed for it."""
+        """Raise DataError for a text that cannot be read, before a trajectory is computed for it."""
         from components.attention_capture.sample import read_text
 
         text, parts = conditioning(unit.sample, self.context.shared.text)
@@ -159,11 +195,10 @@ class Capture:
         text, parts = conditioning(unit.sample, shared.text)
         return capture_sample(self.vdm, trajectory, text, parts, params, shared.num_steps, shared.seed, unit.name)
 
-    def _trajectory(self, line: TrajectoryLine) -> Any:
-        from components.ddim_inversion.video import read_trajectory
+    def _trajectory(self, source: Tensor | SampledClip) -> Tensor:
+        from components.ddim_inversion.video import trajectory_of
 
-        store, num_steps = self.context.store, self.context.shared.num_steps
-        return read_trajectory(store, line.latents, line.video, lambda: self.vdm, self.settings, num_steps)
+        return trajectory_of(source, lambda: self.vdm, self.settings, self.context.shared.num_steps)
 
 
 STEP = Step(

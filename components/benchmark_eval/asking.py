@@ -23,9 +23,9 @@ from components.core.records import Json, Ref, Sample, Video
 from components.media.viewing import Viewing
 from components.models.family import Tensor
 from components.models.vlm.interface import conversation
-from components.runtime.ahead import read_ahead
 from components.runtime.chosen_vlm import ChosenVlm
-from components.store.entries import Store, WorkFolder
+from components.runtime.stages import Stages
+from components.store.entries import Store
 
 if TYPE_CHECKING:
     from components.models.vlm.example import Layout
@@ -98,7 +98,19 @@ class Asker:
         self._batches = _batches(units, params.batch_size)
         self._known: dict[str, Json | DataError] = {}
         self._prefix: tuple[str, Prefix] | None = None
-        self._pixels: Callable[[str], dict[str, Tensor]] = lambda clip: {}
+        self._files: Files  # within `around`
+        self._reader: Reader
+
+    @property
+    def stages(self) -> Stages[Unit, dict[str, Tensor], Json]:
+        """How a unit is answered: its clip is decoded ahead, once for all its units."""
+        return Stages(
+            prepare=self.read,
+            compute=self.answer,
+            write=lambda unit, answer, folder: answer,
+            prefetch=self.params.prefetch,
+            shared=lambda unit: unit.clip,
+        )
 
     def reads(self, unit: Unit) -> Json:
         """Return what a reply follows from: what the parameters come to for this unit.
@@ -116,33 +128,39 @@ class Asker:
 
     @contextmanager
     def around(self, units: Sequence[Unit]) -> Iterator[None]:
-        """Decode the clips of `units` ahead."""
+        """Open what the clips of `units` are read with, and keep their files while they are wanted."""
         if not units or self.params.control == "no_video":
             yield
             return
-        videos, reader = {unit.clip: unit.line.video for unit in units}, self._shown(self.chosen.reader())
-
-        def read(clip: str) -> dict[str, Tensor]:
-            with files.lent(videos[clip].file) as path:
-                return reader.pixels(videos[clip], path, self._viewing(videos[clip]))
-
-        own = closing(Files(self.store, list(videos.values())))
-        with own as files, read_ahead(list(videos), read, self.params.prefetch) as self._pixels:
+        videos, self._reader = {unit.clip: unit.line.video for unit in units}, self._shown(self.chosen.reader())
+        with closing(Files(self.store, list(videos.values()))) as self._files:
             yield
 
-    def compute(self, unit: Unit, folder: WorkFolder) -> Json:
-        """Return a unit's reply and the indices of the frames that the model saw.
+    def read(self, unit: Unit) -> dict[str, Tensor]:
+        """Return the pixels of a unit's clip, if any; within `around`, once for each clip.
+
+        Raises:
+            DataError: the file is missing or damaged, or does not decode.
+        """
+        if self.params.control == "no_video":
+            return {}
+        video = unit.line.video
+        with self._files.lent(video.file) as path:
+            return self._reader.pixels(video, path, self._viewing(video))
+
+    def answer(self, unit: Unit, pixels: Callable[[], dict[str, Tensor]]) -> Json:
+        """Return a unit's reply and the indices of the frames that the model saw; `pixels` are those of its clip.
 
         Raises:
             DataError: the clip does not decode, or the question does not fit the model.
         """
         if unit.name not in self._known:
-            self._known = self._answers(self._batches[unit.name])
+            self._known = self._answers(self._batches[unit.name], pixels)
         if isinstance(found := self._known[unit.name], DataError):
             raise found
         return found
 
-    def _answers(self, batch: Sequence[Unit]) -> dict[str, Json | DataError]:
+    def _answers(self, batch: Sequence[Unit], pixels: Callable[[], dict[str, Tensor]]) -> dict[str, Json | DataError]:
         vlm, answers = self._shown(self.chosen.load()), dict[str, Json | DataError]()
         laid_out: dict[str, tuple[Layout, list[int]]] = {}
         for unit in batch:
@@ -152,7 +170,7 @@ class Asker:
                 answers[unit.name] = error
         if laid_out:
             layouts = [layout for layout, _ in laid_out.values()]
-            replies = vlm.replies(layouts, self._read(vlm, batch[0].clip, layouts[0]), self._longest)
+            replies = vlm.replies(layouts, self._read(vlm, batch[0].clip, layouts[0], pixels), self._longest)
             answered = zip(laid_out, replies, laid_out.values(), strict=True)
             answers |= {name: {"reply": reply, "frames": frames} for name, reply, (_, frames) in answered}
         return answers
@@ -163,10 +181,10 @@ class Asker:
             return vlm.text_only(talk), []
         return vlm.lay_out(talk, video, self._viewing(video))
 
-    def _read(self, vlm: Vlm, clip: str, layout: Layout) -> Prefix:
+    def _read(self, vlm: Vlm, clip: str, layout: Layout, pixels: Callable[[], dict[str, Tensor]]) -> Prefix:
         if self._prefix is None or self._prefix[0] != clip:
             self._prefix = None  # one clip's cache at a time
-            self._prefix = clip, vlm.prefix(layout, self._pixels(clip))
+            self._prefix = clip, vlm.prefix(layout, pixels())
         return self._prefix[1]
 
     def _prompt(self, unit: Unit) -> str:

@@ -7,10 +7,10 @@ from pydantic import Field, field_validator
 from components.benchmark_eval.controls import Control
 from components.benchmarks.interface import FramePreset
 from components.media.viewing import Viewing
-from components.runtime.parameters import UnitParams, operational, resolved
+from components.runtime.parameters import StagedParams, resolved
 
 
-class Params(UnitParams):
+class Params(StagedParams):
     """Parameters of the evaluation (method step 7)."""
 
     viewing: Viewing = resolved(default_factory=lambda: Viewing.model_validate({}), description="frames of the VLM")
@@ -31,7 +31,6 @@ class Params(UnitParams):
     batch_size: int = Field(
         1, ge=1, le=64, description="questions about a clip that are decoded together; above 1 other last bits"
     )
-    prefetch: int = operational(2, ge=0, le=32, description="clips that are decoded ahead, each in a thread of its own")
 
     @field_validator("prompt_template")
     @classmethod

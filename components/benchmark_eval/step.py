@@ -50,7 +50,7 @@ def run(context: Context[Params, Tuned]) -> None:
             units,
             name=lambda unit: unit.name,
             reads=asker.reads,
-            compute=asker.compute,
+            compute=asker.stages,
             group=lambda unit: unit.file,
             around=asker.around,
             called=lambda unit: unit.sample.called(unit.line.video),

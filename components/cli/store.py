@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Annotated
 
@@ -16,6 +17,8 @@ from components.store.backend import Listed
 from components.store.check import Damage, Findings, check, parse_any, products
 from components.store.entries import Store, rerun_remedy
 from components.store.gc import Collector
+
+_PARTS = "parts of manifests: set rerun_… of the task that published it to a new value, or import the manifest again"
 
 app = typer.Typer(no_args_is_help=True, help="Look after a store: find damage, free space.")
 
@@ -37,11 +40,13 @@ def check_command(
 
     Without WHAT, of every prior set, model and report in the store.
     """
-    found = [_check(opened, manifests, content) for opened, manifests in _manifests(what or [], store)]
-    raise typer.Exit(3 if any(item.damages for item in found) else 0)
+    found = [(opened, check(opened, manifests, content=content)) for opened, manifests in _manifests(what or [], store)]
+    for opened, findings in [pair for pair in found if pair[1].manifests] or found[:1]:
+        _show(opened, findings, content)
+    raise typer.Exit(3 if any(findings.damages for _, findings in found) else 0)
 
 
-def _manifests(what: list[str], store: str) -> list[tuple[Store, list[Manifest]]]:
+def _manifests(what: list[str], store: str) -> list[tuple[Store, Iterable[Manifest]]]:
     """Return what is checked, by store: uncommitted code keeps its results in a part of the store of its own."""
     if what:
         named = [found for item in what for found in find_manifests(item, store)]
@@ -52,27 +57,24 @@ def _manifests(what: list[str], store: str) -> list[tuple[Store, list[Manifest]]
         ]
     if not store:
         raise ParameterError("nothing to check", source="store check", remedy="give --store, or the folder of a run")
-    kept = [(opened, list(products(opened))) for opened in (Store(store), Store(own_part(store)))]
-    return [(opened, manifests) for opened, manifests in kept if manifests] or kept[:1]
+    return [(opened, products(opened)) for opened in (Store(store), Store(own_part(store)))]
 
 
-def _check(store: Store, manifests: list[Manifest], content: bool) -> Findings:
-    found = check(store, manifests, content=content)
+def _show(store: Store, found: Findings, content: bool) -> None:
     _damages(found.damages)
-    seen = f"{len(manifests)} manifests, {found.files} files, {readable_bytes(found.bytes)}"
+    seen = f"{found.manifests} manifests, {found.files} files, {readable_bytes(found.bytes)}"
     how = "sha256 compared" if content else "sizes compared"
     typer.echo(f"{store.uri}: {seen}, {how}: {len(found.damages)} missing or damaged")
     if found.emptied:
         what = f"{found.emptied} trajectories are gone from scratch"
         typer.echo(f"{what}, as they may be: what needs one computes it again")
-    return found
 
 
 def _damages(damages: list[Damage]) -> None:
     width = max([len(item.path) for item in damages], default=0)
     for task, group in groupby(damages, key=lambda item: item.task):
         listed = list(group)
-        typer.echo(f"made by {task}: {rerun_remedy(task)}")
+        typer.echo(f"made by {task}: {rerun_remedy(task)}" if task else _PARTS)
         for item in listed:
             more = f" and {len(item.units) - 1} more" if len(item.units) > 1 else ""
             typer.echo(f"  {item.path:<{width}}  {item.problem:<13}  {item.units[0]}{more}")
@@ -93,7 +95,7 @@ def gc(
     """Delete what no prior set, model or report leads to and nobody wrote for --older-than days."""
     collector = Collector(Store(store), older_than, frozenset(item.removeprefix("sha256:") for item in drop or []))
     plan = collector.plan()
-    gone = collector.delete() if delete else plan.all()
+    gone = collector.delete(plan) if delete else plan.all()
     _table(gone)
     typer.echo(f"kept: {plan.kept_files} files, {readable_bytes(plan.kept_bytes)}")
     if plan.others:

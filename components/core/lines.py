@@ -9,7 +9,9 @@ one part.
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, get_args
 
@@ -54,6 +56,23 @@ Put = Callable[[bytes], None]
 def part_path(digest: str) -> str:
     """Return where a part's file lies below a store's root, or in an exported folder, by the sha256 of its text."""
     return f"manifests/parts/{digest}.jsonl.gz"
+
+
+def part_text(data: bytes | None, digest: str) -> bytes:
+    """Return the text of a part's file.
+
+    Raises:
+        ValueError: what is wrong with it: it is missing (None) or damaged.
+    """
+    if data is None:
+        raise ValueError("missing")
+    try:
+        text = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError("damaged") from error
+    if sha256(text) != digest:
+        raise ValueError("other content")
+    return text
 
 
 class Lines(Generic[L]):

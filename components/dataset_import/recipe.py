@@ -18,7 +18,7 @@ from components.benchmarks.rows import Rejected, Row
 from components.core.errors import DataError, ParameterError
 from components.core.records import canonical_json, sha256
 from components.core.units import counted
-from components.dataset_import.sources import LayoutName, Source, list_source, read_source, source_digest
+from components.dataset_import.sources import LayoutName, Source, list_source, read_source
 from components.runtime.parameters import Parameters, items_of, validated
 from components.store.backend import PATIENCE
 
@@ -64,18 +64,22 @@ def read_training(
 ) -> list[Source]:
     """Read the annotations of every source of a recipe, and draw its samples. Arguments and errors as `read_source`.
 
+    An address is listed once, however many sources are at it.
+
     Raises:
         DataError: a source has fewer samples than are to be drawn.
     """
+    specs = recipe(source)
+    listings = {uri: list_source(uri, patience) for uri in dict.fromkeys(spec.uri for spec in specs)}
     return [
-        draw(read_source(spec.uri, spec.layout or layout, instructions, patience=patience), spec)
-        for spec in recipe(source)
+        draw(read_source(spec.uri, spec.layout or layout, instructions, "", patience, listings[spec.uri]), spec)
+        for spec in specs
     ]
 
 
-def training_digest(source: str, patience: float = PATIENCE) -> str:
+def training_digest(sources: Sequence[Source]) -> str:
     """Return the digest of the listings of all sources of a recipe."""
-    digests = [source_digest(list_source(spec.uri, patience)) for spec in recipe(source)]
+    digests = [source.digest for source in sources]
     return digests[0] if len(digests) == 1 else sha256(canonical_json(digests))
 
 

@@ -1,7 +1,7 @@
 """What lies at a source: its listing and digest, its layout, and its rows grouped by video file.
 
-`list_source` and `source_digest` are what `plan` compares to notice a changed folder; `read_source` reads annotations
-only, never a video.
+`source_digest` is what `plan` compares to notice a changed folder; `read_source` reads annotations only, never a video.
+Both come from one listing, `list_source`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Source:
         weight: how often its samples are seen in an epoch.
         usable: how many samples it had to draw from; None where all are taken.
         undrawn: the rows that cannot be used where samples are drawn from the others: no failures.
+        digest: of the listing that the rows were read by, as of `source_digest`.
     """
 
     root: str
@@ -97,6 +98,7 @@ class Source:
     weight: float = 1.0
     usable: int | None = None
     undrawn: tuple[Rejected, ...] = ()
+    digest: str = ""
 
     @property
     def samples(self) -> int:
@@ -147,12 +149,17 @@ def file_key(step: Step[Any], reads: Json) -> str:
 
 
 def read_source(
-    uri: str, layout: LayoutName, instructions: Sequence[str], protocol: str = "", patience: float = PATIENCE
+    uri: str,
+    layout: LayoutName,
+    instructions: Sequence[str],
+    protocol: str = "",
+    patience: float = PATIENCE,
+    listing: Sequence[Listed] | None = None,
 ) -> Source:
     """Read all rows of a source, grouped by video file; single bad rows are in `rejected`.
 
     The layout `auto` is the one whose files are there. Without a benchmark's protocol, training samples are read.
-    `patience`: as of `open_backend`.
+    `patience`: as of `open_backend`. `listing`: what lies there, where somebody has listed it already.
 
     Raises:
         ParameterError: no layout or several fit, or an instruction that no model should read.
@@ -162,7 +169,8 @@ def read_source(
         cleaned = [clean(text, "params_dataset_import.template_instructions") for text in instructions]
     except DataError as error:
         raise ParameterError(error.problem, source=error.source, remedy=error.remedy) from error
-    listed = {item.path: item for item in list_source(uri, patience)}
+    listing = list_source(uri, patience) if listing is None else listing
+    listed, digest = {item.path: item for item in listing}, source_digest(listing)
     backend = open_backend(uri, patience)
     task_type = get_benchmark(protocol).task_type if protocol else None
     packed, refused = packed_files(backend, listed.values(), patience)
@@ -181,7 +189,7 @@ def read_source(
         raise DataError(problem, source=root, remedy="complete the source")
     count = sum(len(video.rows) for video in videos) + len(rows.rejected) + rows.aside.total()
     known = (count, dict(rows.aside), tuple(rows.annotations), tuple(rows.notes))
-    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected), *known)
+    return Source(root, chosen.name, protocol, tuple(videos), tuple(rows.rejected), *known, digest=digest)
 
 
 def _video(

@@ -17,7 +17,7 @@ from components.core.artifacts import TrajectoryLine
 from components.core.records import Json
 from components.ddim_inversion.ddim import Levels, levels, step_residuals
 from components.ddim_inversion.settings import InversionSettings
-from components.ddim_inversion.video import read_trajectory, sample_grid
+from components.ddim_inversion.video import read_source, sample_clip, trajectory_of
 from components.media.sampling import spread
 from components.models.video.interface import VideoModel
 from components.pages.charts import Line, line_chart
@@ -45,9 +45,10 @@ def inversion_picture(
     vdm: VideoModel, store: Store, line: TrajectoryLine, settings: InversionSettings, num_steps: int
 ) -> tuple[Markup, Json]:
     """Return the figure, and the numbers of its caption."""
-    trajectory = read_trajectory(store, line.latents, line.video, lambda: vdm, settings, num_steps)
+    source = read_source(store, line.latents, line.video, lambda: vdm.frames, settings)
+    trajectory = trajectory_of(source, lambda: vdm, settings, num_steps)
     with store.borrowed(line.video.file) as path:
-        frames = sample_grid(vdm, line.video, settings, path)[0].numpy()
+        frames = sample_clip(vdm.frames, line.video, settings, path).pixels.numpy()
     kept, noise = (vdm.decode_latents(trajectory[level][None]).numpy() for level in (0, -1))
     schedule, embeds = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
     measured, expected = root_mean_squares(trajectory, schedule)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from components.core.artifacts import Trajectories, TrajectoryLine, VideoDataset, VideoLine
 from components.core.records import Json, smallest_by_hash
@@ -15,11 +17,16 @@ from components.models.video.interface import VideoModel
 from components.pages.page import DRAWING
 from components.runtime.context import Context, remembered_pictures
 from components.runtime.declaration import Step
-from components.runtime.parameters import NumSteps, ShardParams, Vdm, operational
+from components.runtime.parameters import NumSteps, ShardParams, StagedParams, Vdm, operational
+from components.runtime.stages import Stages
 from components.store.entries import WorkFolder
 
+if TYPE_CHECKING:
+    from components.ddim_inversion.video import SampledClip
+    from components.models.family import Tensor
 
-class Params(InversionSettings):
+
+class Params(InversionSettings, StagedParams):
     """Parameters of the inversion."""
 
     pictures: int = operational(
@@ -39,7 +46,8 @@ def run(context: Context[Params, Shared]) -> None:
     data = context.input("videos", VideoDataset)
     model = resolve(context.shared.vdm, context.store)
     context.models["vdm"] = model.id
-    family_of(model.path).check(context.params.num_frames)
+    family = family_of(model.path)
+    family.check(context.params.num_frames)
     units = [*data.lines.within(*context.shared.bounds)]
 
     @cache
@@ -48,21 +56,33 @@ def run(context: Context[Params, Shared]) -> None:
 
         return load_vdm(model.path, context.params.dtype)
 
-    def compute(line: VideoLine, folder: WorkFolder) -> Json:
-        from components.ddim_inversion.video import invert_video
-        from components.store.tensors import pack
+    def read(line: VideoLine) -> SampledClip:
+        from components.ddim_inversion.video import sample_clip
 
         refuse_image(line.video)
         with context.store.borrowed(line.video.file) as path:
-            done = invert_video(vdm(), path, line.video, context.params, context.shared.num_steps)
-        folder.put("latents", "safetensors", pack({"latents": done.latents}, line.video.id), scratch=True)
-        return {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
+            return sample_clip(family.frames, line.video, context.params, path)
+
+    def invert(line: VideoLine, clip: Callable[[], SampledClip]) -> tuple[Tensor, Json]:
+        from components.ddim_inversion.video import invert_video
+
+        frames = clip()  # first: where no video can be read, no model is loaded
+        done = invert_video(vdm(), frames, context.params, context.shared.num_steps)
+        numbers = {"grid": done.grid.model_dump(mode="json"), "frames": done.frames, "residual": done.residual}
+        return done.latents.cpu(), numbers
+
+    def write(line: VideoLine, inverted: tuple[Tensor, Json], folder: WorkFolder) -> Json:
+        from components.store.tensors import pack
+
+        latents, numbers = inverted
+        folder.put("latents", "safetensors", pack({"latents": latents}, line.video.id), scratch=True)
+        return numbers
 
     entries = context.each(
         units,
         name=_video,
         reads=lambda line: {"video": line.video.id},
-        compute=compute,
+        compute=Stages(prepare=read, compute=invert, write=write, prefetch=context.params.prefetch),
         called=lambda line: line.video.called,
         scope={"shard": context.shared.shard},
     )

@@ -30,7 +30,7 @@ from components.kubeflow.cluster_check import ask
 from components.kubeflow.task_graph import Tasks, followers, task_graph
 from components.store.access import check_access
 from components.store.entries import Store
-from components.store.gc import MANIFEST
+from components.store.names import MANIFEST
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "motion-enhancer acceptance test"

@@ -28,7 +28,7 @@ from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.clips import clip as clip_of
 from components.dataset_import.decode import fetched
 from components.dataset_import.recipe import read_training, training_digest
-from components.dataset_import.sources import Source, SourceVideo, file_key, list_source, read_source, source_digest
+from components.dataset_import.sources import Source, SourceVideo, file_key, read_source
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoFamily, text_pieces, unread_characters
@@ -120,8 +120,8 @@ def forecast(context: Context[StepParams, Any]) -> None:
     videos: list[int] = []  # bytes of each
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
-        context.value("source_digest", training_digest(shared.source, context.store.patience))
         extraction = _Extraction(context, params, models["vdm"])
+        context.value("source_digest", training_digest(extraction.sources))
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
     if isinstance(shared, FineTune):
@@ -186,7 +186,7 @@ def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list
         remedy = "fix or remove them, or raise params_dataset_import.max_failed_items"
         shown = "".join(f"\n    {line}" for line in shortened(context.store, context.task, lines))
         raise DataError(problem + shown, source="benchmarks", remedy=remedy)
-    digests = [[protocol, source_digest(list_source(uri, patience))] for protocol, uri in parsed]
+    digests = [[source.protocol, source.digest] for source in sources]
     return sha256(canonical_json(digests)), page.benchmarks(sources, lost, _kept(context, lost))
 
 

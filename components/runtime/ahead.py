@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class Here(Executor):
+    """Does at once, in the thread that asks, what a pool's thread would do later."""
+
+    def submit(self, fn: Callable[..., V], /, *args: Any, **kwargs: Any) -> Future[V]:
+        """Return what `fn` has returned or raised; what ends the process (Ctrl-C) is raised here."""
+        done: Future[V] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as a pool's threads keep it: who asks for the result raises it
+            done.set_exception(error)
+        return done
+
+
+def threads(count: int) -> Executor:
+    """Return a pool of `count` threads; 0: the one that asks."""
+    return ThreadPoolExecutor(count) if count else Here()
 
 
 @contextmanager
@@ -20,7 +38,7 @@ def read_ahead(keys: Sequence[K], read: Callable[[K], V], count: int) -> Iterato
     is held and may be asked for again. With 0 threads a value is read when it is asked for. What `read` raises, asking
     raises.
     """
-    pool, rest = ThreadPoolExecutor(max(1, count)), deque(keys)
+    pool, rest = threads(count), deque(keys)
     reading: deque[tuple[K, Future[V]]] = deque()
 
     def get(key: K) -> V:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from typing_extensions import TypeVar as DefaultedTypeVar
 
@@ -25,8 +25,9 @@ from components.core.records import Failure, Json, ModelId, StepRecord, canonica
 from components.runtime.declaration import Step
 from components.runtime.parameters import P, Shard, SharedParams, UnitParams, validated
 from components.runtime.remembered import Entries, Memory, named
-from components.runtime.side_by_side import Part, PartDone, own_part, processes
+from components.runtime.side_by_side import PartDone, leave_spent, own_part, processes
 from components.runtime.side_by_side import compute as compute_side_by_side
+from components.runtime.stages import Spent, Stages, in_stages
 from components.store.entries import Entry, Store, WorkFolder
 from components.store.failures import SHOWN, shortened
 
@@ -64,7 +65,7 @@ class Context(Generic[P, S_co]):
         self.left_out: dict[Failure, None] = {}
         self.counts = {"computed": 0, "remembered": 0, "failed": 0}
         self._answer: dict[str, Json] = {"artifacts": {}, "parameterValues": {}}
-        self._started, self._logged = time.monotonic(), 0
+        self._started, self._logged, self._spent = time.monotonic(), 0, Spent()
 
     @property
     def forced(self) -> bool:
@@ -140,7 +141,7 @@ class Context(Generic[P, S_co]):
         *,
         name: Callable[[U], str],
         reads: Callable[[U], Json],
-        compute: Callable[[U, WorkFolder], Json],
+        compute: Callable[[U, WorkFolder], Json] | Stages[U, Any, Any],
         work: str = "",
         called: Callable[[U], str] | None = None,
         group: Callable[[U], str] | None = None,
@@ -154,7 +155,8 @@ class Context(Generic[P, S_co]):
             units: what to work on, batch size 1.
             name: a unit's id.
             reads: what the unit reads, by key or content hash (enters the key).
-            compute: writes files into the folder and returns small numbers for the entry.
+            compute: writes files into the folder and returns small numbers for the entry; or how that is done in
+                stages, while the next units are read and the last ones written.
             work: folder of the store when it is not the step's own name (pictures and the like).
             called: what failures call a unit; its id where this is not given.
             group: of several processes one computes all units of a group; without it each unit may go to any.
@@ -178,7 +180,11 @@ class Context(Generic[P, S_co]):
             except DataError as error:
                 failures.append(self._failure(called(unit), error))
         if self.part is not None and (mine := [(unit, key) for unit, key in keyed if key in self.part.keys]):
-            self._compute_part(self.part, mine, name=name, reads=reads, compute=compute, work=work, around=around)
+            for unit, outcome in self._computed(mine, name, reads, compute, work, around):
+                if isinstance(outcome, DataError):  # it is the task's own to report
+                    log.info("%s fails: %s", name(unit), outcome.problem)
+            leave_spent(self.part, self._spent)
+            raise PartDone
         memory = self.memory(work, scope)
         memory.look_up(key for _, key in keyed)
         todo = [(unit, key) for unit, key in keyed if key not in memory.entries]
@@ -191,17 +197,16 @@ class Context(Generic[P, S_co]):
         for unit, key in todo:
             groups.setdefault((group or name)(unit), []).append(key)
         if len(groups) > 1 and processes() > 1:
-            compute_side_by_side(self.step.name, self.task, self._executor_input, [*groups.values()], self._folders)
+            keys = [*groups.values()]
+            self._spent.add(compute_side_by_side(self.step.name, self.task, self._executor_input, keys, self._folders))
             memory.look_up(key for _, key in todo)
             todo = [(unit, key) for unit, key in todo if key not in memory.entries]  # what failed there fails here
-        with around([unit for unit, _ in todo]):
-            for unit, key in track(todo, self.step.title):
-                folder = self.work(key, work)
-                try:
-                    memory.add(folder.finish(name(unit), reads(unit), compute(unit, folder)))
-                except DataError as error:
-                    computed -= 1
-                    failures.append(self._failure(called(unit), error))
+        for unit, outcome in self._computed(todo, name, reads, compute, work, around):
+            if isinstance(outcome, DataError):
+                computed -= 1
+                failures.append(self._failure(called(unit), outcome))
+            else:
+                memory.add(outcome)
         self.counts["computed"] += computed
         files = memory.keep(packed)
         self.fail(failures, len(units))
@@ -213,30 +218,27 @@ class Context(Generic[P, S_co]):
         folder = work or self.step.name
         return Memory(self.store, folder, index, self.rerun == "0", lambda key: self.remembered(key, work))
 
-    def _compute_part(
+    def _computed(
         self,
-        part: Part,
-        mine: Sequence[tuple[U, str]],
-        *,
+        todo: Sequence[tuple[U, str]],
         name: Callable[[U], str],
         reads: Callable[[U], Json],
-        compute: Callable[[U, WorkFolder], Json],
+        compute: Callable[[U, WorkFolder], Json] | Stages[U, Any, Any],
         work: str,
         around: Callable[[Sequence[U]], AbstractContextManager[object]],
-    ) -> NoReturn:
-        """Compute the units of one of several processes; a bad one is the task's own to report.
+    ) -> Iterator[tuple[U, Entry | DataError]]:
+        """Compute units, each with the key of its work, and yield each with its entry or its failure, in order."""
+        units, part = [unit for unit, _ in todo], self.part
+        stages, spent = (compute, self._spent) if isinstance(compute, Stages) else (Stages.one(compute), Spent())
+        title, line = (f"{part.name} {self.step.title}", part.rank) if part else (self.step.title, None)
 
-        Raises:
-            PartDone: it is done.
-        """
-        with around([unit for unit, _ in mine]):
-            for unit, key in track(mine, f"{part.name} {self.step.title}", position=part.rank):
-                folder = self.work(key, work)
-                try:
-                    folder.finish(name(unit), reads(unit), compute(unit, folder))
-                except DataError as error:
-                    log.info("%s fails: %s", name(unit), error.problem)
-        raise PartDone
+        def finish(place: int, made: Any) -> Entry:
+            unit, key = todo[place]
+            folder = self.work(key, work)
+            return folder.finish(name(unit), reads(unit), stages.write(unit, made, folder))
+
+        with around(units):
+            yield from in_stages(units, stages, finish, spent, partial(track, what=title, position=line))
 
     @contextmanager
     def shared_folder(self, name: str, fill: Callable[[Path], Path]) -> Iterator[Callable[[], Path]]:
@@ -331,7 +333,9 @@ class Context(Generic[P, S_co]):
         self._write(name, text.encode(), {})
 
     def metrics(self, name: str = "metrics", **values: float) -> None:
-        """Write a Metrics output: counts of units, how many this run computed per hour, and what the step adds.
+        """Write a Metrics output: units, how many this run computed per hour, `device_waited`, and what the step adds.
+
+        The device waited a share of the time of the loops over units that were computed in stages, of all processes.
 
         The UI shows the metadata; kfp's local cache needs a file as well.
         """
@@ -341,6 +345,9 @@ class Context(Generic[P, S_co]):
         if total:  # a reduction has no units
             hours = max(1e-3, time.monotonic() - self._started) / 3600
             numbers["units_per_hour"] = round(self.counts["computed"] / hours, 1)
+        if self._spent.seconds:
+            numbers["device_waited"] = share = round(self._spent.share, 4)
+            log.info("%s: the device waited for files %.1f %% of %.0f s", self.task, 100 * share, self._spent.seconds)
         shown = {key: round(float(value), 6) for key, value in {**numbers, **values}.items()}
         self._write(name, canonical_json(shown), shown)
 

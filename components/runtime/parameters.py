@@ -81,6 +81,17 @@ class UnitParams(StepParams):
     )
 
 
+class StagedParams(UnitParams):
+    """Base of the parameters of a step whose units are read ahead and written behind."""
+
+    prefetch: int = operational(
+        2,
+        ge=0,
+        le=32,
+        description="units (clips of a benchmark) read ahead in threads, and units written behind; 0: one at a time",
+    )
+
+
 # Shared parameters: what people change most or several steps share ----------------------------------------------------
 
 

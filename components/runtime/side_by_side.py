@@ -15,13 +15,14 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
 from components.core.errors import ParameterError, TryAgainError
 from components.core.records import Json, canonical_json
 from components.runtime.launch import raise_left_error, run_processes
+from components.runtime.stages import Spent
 
 log = logging.getLogger(__name__)
 PROCESSES = "UNIT_PROCESSES"
@@ -67,6 +68,11 @@ def own_part() -> Part | None:
     return Part(found["rank"], found["count"], frozenset(found["keys"]), folders, Path(file).parent)
 
 
+def leave_spent(part: Part, spent: Spent) -> None:
+    """Leave the time that one of several processes has spent for the task's own."""
+    (part.left / f"spent-{part.rank}.json").write_bytes(canonical_json(asdict(spent)))
+
+
 def processes() -> int:
     """Return how many processes a task's units are to be computed in."""
     text = os.environ.get(PROCESSES, "1")
@@ -81,7 +87,7 @@ def compute(
     executor_input: Json,
     groups: Sequence[Sequence[str]],
     folders: Mapping[str, Callable[[], Path]],
-) -> None:
+) -> Spent:
     """Compute pieces of work in processes of the same task; what fails by its data is left to the caller.
 
     Args:
@@ -90,6 +96,9 @@ def compute(
         executor_input: KFP's, as the task was given it.
         groups: keys of the work; a group goes to one process, and groups are dealt out in order.
         folders: what all processes read; filled before they start.
+
+    Returns:
+        The time that their loops over units spent, of all together.
 
     Raises:
         MotionEnhancerError: what one of the processes ended with, which ended the others; SIGTERM is a TryAgainError.
@@ -113,8 +122,12 @@ def compute(
             remedy = "run again: units that were finished are remembered"
             raise TryAgainError("stopped by SIGTERM", source=task, remedy=remedy)
         raise_left_error(scratch)
+        spent = Spent()
+        for file in scratch.glob("spent-*.json"):
+            spent.add(Spent(**json.loads(file.read_bytes())))
     if code < 0:
         problem = f"one of {count} processes was killed by signal {-code}"
         raise TryAgainError(problem, source=task, remedy="run again; if that is 9: more memory")
     if code:
         raise RuntimeError(f"one of {count} processes ended with code {code}; its traceback is above")
+    return spent

@@ -109,8 +109,10 @@ class ResumeStates:
 
     def _delete(self, prefix: str) -> None:
         # the marks go first: a state that is half deleted must not count
-        for item in sorted(self.backend.walk(prefix), key=lambda item: f"/{_MARK}-" not in item.path):
-            self.backend.delete(item.path)
+        paths = [item.path for item in self.backend.walk(prefix)]
+        marks = [path for path in paths if f"/{_MARK}-" in path]
+        self.backend.delete_all(marks)
+        self.backend.delete_all(path for path in paths if f"/{_MARK}-" not in path)
 
 
 class StateSaver:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from components.core.errors import ParameterError, TryAgainError
 PATIENCE = 15.0  # minutes that a store which does not answer is asked again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One object of a listing: path below the root, bytes, a stamp of its content (etag or mtime), its last write.
 
@@ -27,7 +27,10 @@ class Listed:
 
 
 class Backend(Protocol):
-    """A place that keeps objects. Paths are POSIX, below the root; a missing object is `None`, never an exception."""
+    """A place that keeps objects. Paths are POSIX, below the root; a missing object is `None`, never an exception.
+
+    `walk` reads on as it is iterated: what is written or deleted meanwhile may be seen or not.
+    """
 
     uri: str
 
@@ -42,6 +45,7 @@ class Backend(Protocol):
     def walk(self, prefix: str = "") -> Iterator[Listed]: ...
     def folders(self) -> list[str]: ...
     def delete(self, path: str) -> None: ...
+    def delete_all(self, paths: Iterable[str]) -> None: ...
     def copy_from(self, source: Backend, path: str, target: str) -> bool: ...
 
 

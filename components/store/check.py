@@ -1,27 +1,35 @@
 """`store check`: which files of a run are missing or damaged, and which nonce computes them again.
 
 A reader of the store stops at the first such file; this looks at all that some manifests name, at once. Trajectories
-are allowed to be gone (`scratch/` may be emptied at any time).
+are allowed to be gone (`scratch/` may be emptied at any time). One line is held at a time: of a file that is right
+nothing stays but the hash of its path and its size.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from components.core.artifacts import PRODUCTS, Manifest, parse_manifest
 from components.core.errors import DataError
+from components.core.lines import part_path, part_text
 from components.core.progress import track
 from components.core.records import Ref
+from components.store.backend import Backend
 from components.store.entries import Store
-from components.store.gc import MANIFEST
+from components.store.names import MANIFEST
 from components.store.transfer import references
 
 
 @dataclass
 class Damage:
-    """A file that differs from its manifest: how, of which units, and the task that made it."""
+    """A file that differs from its manifest: how, of which units, and the task that made it.
+
+    It is unknown which task made a part of a manifest.
+    """
 
     path: str
     problem: str
@@ -33,6 +41,7 @@ class Damage:
 class Findings:
     """What was looked at, and what was wrong. `emptied` are trajectories that are gone, as they may be."""
 
+    manifests: int = 0
     files: int = 0
     bytes: int = 0
     emptied: int = 0
@@ -42,10 +51,12 @@ class Findings:
 def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest]:
     """Yield every prior set, model and report of the store, or of some kinds. Raises DataError: one is damaged."""
     listed = [match[1] for item in store.backend.walk("manifests") if (match := MANIFEST.fullmatch(item.path))]
+    named = re.compile(rf'"kind":\s*"(?:{"|".join(kinds)})"'.encode())  # not parsed: it may be hundreds of megabytes
     for digest in track(listed, "manifests"):
         data = store.manifest_bytes(digest)
-        if data is not None and json.loads(data).get("kind") in kinds:
-            yield parse_any(data, store.manifest_place(digest)).bind(store.part)
+        if data is not None and named.search(data):
+            found = parse_any(data, store.manifest_place(digest)).bind(store.part)
+            yield from [found] if found.kind in kinds else []
 
 
 def parse_any(data: bytes, source: str) -> Manifest:
@@ -68,32 +79,66 @@ def _kinds(base: type[Manifest]) -> Iterator[type[Manifest]]:
 
 
 def check(store: Store, manifests: Iterable[Manifest], *, content: bool = False) -> Findings:
-    """Look at every file that the manifests name: is it there with its size, and with `content` its sha256."""
-    refs: dict[str, Ref] = {}
-    units: dict[str, dict[str, None]] = {}
+    """Look at every file that the manifests name: is it there with its size, and with `content` its sha256.
+
+    The parts of a manifest are read; where one is damaged, what the lines name is not looked at.
+    """
+    found, sizes, seen = Findings(), _Sizes(store.backend), set[int]()
+    damaged: dict[str, tuple[Damage, dict[str, None]]] = {}
     for manifest in manifests:
-        for unit, ref in _by_unit(manifest):
-            refs.setdefault(ref.path, ref)
-            units.setdefault(ref.path, {})[unit] = None
-    tops = sorted({path.split("/")[0] for path in refs})  # a listing has a thousand objects per request
-    there = {item.path: item.size for top in tops for item in store.backend.walk(top)}
-    found = Findings(files=len(refs), bytes=sum(ref.bytes for ref in refs.values()))
-    for ref in track(list(refs.values()), "files") if content else refs.values():
-        problem = _problem(store, ref, there.get(ref.path), content)
-        if problem == "missing" and ref.path.startswith("scratch/"):
-            found.emptied += 1
-        elif problem:
-            found.damages.append(Damage(ref.path, problem, ref.task, list(units[ref.path])))
+        found.manifests += 1
+        parts = list(_damaged_parts(store, manifest))
+        found.damages += parts
+        for unit, ref in track(_by_unit(manifest, with_lines=not parts), "files"):
+            if hash(ref.path) not in seen:
+                seen.add(hash(ref.path))
+                found.files, found.bytes = found.files + 1, found.bytes + ref.bytes
+                problem = _problem(store, ref, sizes.of(ref.path), content)
+                if problem == "missing" and ref.path.startswith("scratch/"):
+                    found.emptied += 1
+                elif problem:
+                    damaged[ref.path] = Damage(ref.path, problem, ref.task, []), {}
+            if ref.path in damaged:
+                damaged[ref.path][1][unit] = None
+    for damage, units in damaged.values():
+        damage.units += units
+        found.damages.append(damage)
     found.damages.sort(key=lambda damage: (damage.task, damage.path))
     return found
 
 
-def _by_unit(manifest: Manifest) -> Iterator[tuple[str, Ref]]:
+class _Sizes:
+    """What the store's files weigh, by the hash of their paths; a folder at the root is listed when it is needed."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._listed: set[str] = set()
+        self._sizes: dict[int, int] = {}
+
+    def of(self, path: str) -> int | None:
+        """Return a file's bytes, or None."""
+        if (top := path.split("/")[0]) not in self._listed:  # a listing has a thousand objects per request
+            self._listed.add(top)
+            self._sizes |= {hash(item.path): item.size for item in self._backend.walk(top)}
+        return self._sizes.get(hash(path))
+
+
+def _damaged_parts(store: Store, manifest: Manifest) -> Iterator[Damage]:
+    """Read the parts that the manifest's lines lie in; yield those that are missing or damaged."""
+    for part in manifest.blobs():
+        path = part_path(part.sha256)
+        try:
+            part_text(store.backend.get(path), part.sha256)
+        except ValueError as error:
+            yield Damage(path, str(error), "", [manifest.kind])
+
+
+def _by_unit(manifest: Manifest, *, with_lines: bool) -> Iterator[tuple[str, Ref]]:
+    listed = manifest.listed()
     for name in type(manifest).model_fields:
-        if name != "lines":
-            for ref in references(getattr(manifest, name)):
-                yield manifest.kind, ref
-    for line in getattr(manifest, "lines", []):
+        for ref in references(getattr(manifest, name)) if name not in listed else ():
+            yield manifest.kind, ref
+    for line in chain.from_iterable(lines for lines in listed.values() if with_lines):
         for ref in references(line):
             yield (line.sample.id if hasattr(line, "sample") else line.video.id), ref
 

@@ -206,13 +206,14 @@ def _whole(method: str, response: Any) -> Any:
     """Return an answer that is what its status says.
 
     Raises TransientError: its body may be cut, as its length is not known; S3Error: it holds an error though its status
-    is 200, which S3 answers where a copy or the end of an upload fails late.
+    is 200, which S3 answers where a copy or the end of an upload fails late. The answer about many deletions holds one
+    for each object that stays.
     """
     headers = response.headers
     chunked = "chunked" in headers.get("transfer-encoding", "").lower()
     if method == "GET" and "content-length" not in headers and not chunked:
         response.close()
         raise TransientError("an answer without its length")
-    if method in ("PUT", "POST") and b"<Error" in response.data:
+    if method in ("PUT", "POST") and b"<Error" in response.data and b"<DeleteResult" not in response.data:
         raise S3Error.fromxml(response)
     return response

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from components.core.artifacts import AttentionLine, M, Manifest, PriorLine, load_manifest, parse_manifest
 from components.core.errors import DataError, ParameterError
-from components.core.lines import Blob, L, Lines, part_path, write_parts
+from components.core.lines import Blob, L, Lines, part_path, part_text, write_parts
 from components.core.records import Piece, Record, Ref, ScoredPiece, canonical_json, sha256
 from components.store.address import open_backend
 from components.store.backend import PATIENCE
@@ -300,18 +299,11 @@ def named_manifest(what: str, store: Store) -> tuple[bytes, str]:
 
 def unpacked_part(data: bytes | None, blob: Blob, source: str) -> bytes:
     """Return the text of a part's file, verified. Raises DataError: it is missing (None) or damaged."""
-    problem = "a manifest's part is missing"
-    if data is not None:
-        try:
-            text = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            problem = f"a manifest's part is damaged: {error}"
-        else:
-            if sha256(text) == blob.sha256:
-                return text
-            problem = "a manifest's part has other content"
-    remedy = "set rerun_… of the task that published it to a new value, or export and import the manifest again"
-    raise DataError(problem, source=source, remedy=remedy)
+    try:
+        return part_text(data, blob.sha256)
+    except ValueError as error:
+        remedy = "set rerun_… of the task that published it to a new value, or export and import the manifest again"
+        raise DataError(f"a part of a manifest: {error}", source=source, remedy=remedy) from error
 
 
 def hash_file(path: Path) -> str:

@@ -6,14 +6,15 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeAlias
 
 from components.store.backend import Backend, Listed, disk_error
 
 log = logging.getLogger(__name__)
+DirEntry: TypeAlias = "os.DirEntry[str]"
 
 
 class FileBackend:
@@ -83,9 +84,9 @@ class FileBackend:
             return None
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """Yield all files below `prefix`, sorted; links to folders are followed."""
-        for file in sorted(_files(self.root / prefix)):
-            path = file.relative_to(self.root).as_posix()
+        """Yield all files below `prefix`, folder by folder in the order of names; links to folders are followed."""
+        inside = PurePosixPath(prefix)
+        for path, file in _files(self.root / inside, "" if inside == PurePosixPath() else f"{inside}/"):
             try:
                 path.encode()
                 stat = file.stat()
@@ -104,22 +105,30 @@ class FileBackend:
         """Remove an object if it is there."""
         (self.root / path).unlink(missing_ok=True)
 
+    def delete_all(self, paths: Iterable[str]) -> None:
+        """Remove the objects that are there, one after another."""
+        for path in paths:
+            self.delete(path)
+
     def copy_from(self, source: Backend, path: str, target: str) -> bool:
         """Return False: nothing is faster than an ordinary copy here."""
         return False
 
 
-def _files(base: Path) -> Iterator[Path]:
-    """Files below a folder, through links as well, but for a link that leads back to a folder that it lies in."""
-    above: dict[str, tuple[tuple[int, int], ...]] = {}
-    for top, folders, names in os.walk(base, followlinks=True):
-        try:
-            stat = os.stat(top)
-        except FileNotFoundError:  # deleted by another process since
-            continue
-        here, chain = (stat.st_dev, stat.st_ino), above.get(os.path.dirname(top), ())
-        if here in chain:
-            folders.clear()
-            continue
-        above[top] = (*chain, here)
-        yield from (file for name in names if not name.startswith(".tmp-") and (file := Path(top, name)).is_file())
+def _files(folder: str | Path, inside: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, DirEntry]]:
+    """Yield the files below a folder, their paths beginning with `inside`; it is read as the files are asked for.
+
+    Links are followed, but for one that leads back to a folder that it lies in (`above`, by device and inode).
+    """
+    try:
+        stat, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # deleted since, no folder, or another user's
+        return
+    if (here := (stat.st_dev, stat.st_ino)) in above:
+        return
+    for entry in entries:
+        linked = entry.is_symlink()
+        if os.path.isdir(entry) if linked else entry.is_dir():
+            yield from _files(entry.path, f"{inside}{entry.name}/", (*above, here))
+        elif not entry.name.startswith(".tmp-") and (os.path.isfile(entry) if linked else entry.is_file()):
+            yield f"{inside}{entry.name}", entry

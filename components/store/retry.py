@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 30.0
 _FIRST_WORD_S = 15.0  # then twice as long each time
 _QUIET_S = 60.0  # of many short outages the log names one a minute
-_LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted", "InternalError", "ServiceUnavailable"}
+LATER = {"RequestTimeout", "SlowDown", "TooManyRequests", "OperationAborted", "InternalError", "ServiceUnavailable"}
 _LATER_STATUS = {408, 429}
 _NEVER_STATUS = {501, 505}  # the server will not learn it
 
@@ -94,7 +94,7 @@ def transient(error: Exception) -> str | None:
     """Return what to call a fault that may heal, or None where asking again cannot help. No text holds a secret."""
     if isinstance(error, S3Error):
         status = error.response.status
-        later = error.code in _LATER or _may_heal(status)
+        later = error.code in LATER or _may_heal(status)
         return (str(error.code) if error.code else f"HTTP {status}") if later else None
     if isinstance(error, (InvalidResponseError, ServerError)):
         status = error._code if isinstance(error, InvalidResponseError) else error.status_code

@@ -14,9 +14,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,16 +27,18 @@ from xml.etree.ElementTree import ParseError
 import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
+from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from components.core.errors import ParameterError
 from components.store.backend import PATIENCE, Backend, Listed, disk_error
 from components.store.connection import Connection, region_of
-from components.store.retry import Patience, TransientError, transient
+from components.store.retry import LATER, Patience, TransientError, transient
 
 T = TypeVar("T")
 
 _MAKING = threading.Lock()  # a store's folder of downloads, which threads share
+_PAGE = 1000  # objects of a request that lists or deletes
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _DENIED = {"AccessDenied", "AccountProblem", "UserSuspended", "InvalidToken", "InvalidAccessKeyId"}
 _DENIED |= {"SignatureDoesNotMatch", "UnauthorizedAccess", "AllAccessDisabled"}
@@ -137,15 +140,19 @@ class MinioBackend:
             return self._wrong(problem, f"set S3_REGION={region} (key `region` of the secret)")
         if error.code == "NoSuchUpload":  # the end of an upload, tried again after its answer was lost
             return TransientError("the upload is gone")
-        if error.code in _EXPIRED:
-            return self._wrong(f"{what}: {error.code}, the credentials have expired", self.connection.identity.remedy)
-        if error.code in _DENIED:
-            return self._wrong(f"{what}: {error.code}", self.connection.identity.remedy)
-        if error.code in _SKEWED:
-            return self._wrong(f"{what}: {error.code}", "set the clock of this machine")
-        if error.code == "NoSuchBucket":
+        return self._refused_code(what, str(error.code))
+
+    def _refused_code(self, what: str, code: str) -> ParameterError:
+        """Return the error that a code of S3's stands for."""
+        if code in _EXPIRED:
+            return self._wrong(f"{what}: {code}, the credentials have expired", self.connection.identity.remedy)
+        if code in _DENIED:
+            return self._wrong(f"{what}: {code}", self.connection.identity.remedy)
+        if code in _SKEWED:
+            return self._wrong(f"{what}: {code}", "set the clock of this machine")
+        if code == "NoSuchBucket":
             return self._wrong(f"bucket {self.bucket!r} does not exist", "create it")
-        return self._wrong(f"{what}: {error.code}", "check S3_ENDPOINT, S3_REGION, S3_ADDRESSING and the bucket")
+        return self._wrong(f"{what}: {code}", "check S3_ENDPOINT, S3_REGION, S3_ADDRESSING and the bucket")
 
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None."""
@@ -208,13 +215,17 @@ class MinioBackend:
         return self._call(f"stat {path}", lambda: self.client.stat_object(self.bucket, self._name(path)))
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """Yield all objects below `prefix`, sorted."""
+        """Yield all objects below `prefix`, sorted; a page of the listing is asked for when its first one is."""
         start = self._name(prefix).rstrip("/") + "/" if self._name(prefix) else ""
-        list_all = partial(self.client.list_objects, self.bucket, prefix=start, recursive=True)
-        found = self._call(f"list {prefix}", lambda: list(list_all()))
         cut = len(self.prefix) + 1 if self.prefix else 0
-        for item in sorted(found or [], key=lambda item: str(item.object_name)):
-            yield Listed(str(item.object_name)[cut:], int(item.size or 0), str(item.etag), _seconds(item.last_modified))
+        listing = self.client.list_objects(self.bucket, start, recursive=True)
+        # the client tries each page again by itself: a listing that has failed has no more, and must not look complete
+        while found := self._once(f"list {prefix}", lambda: list(islice(listing, _PAGE))):
+            for item in found:
+                name = str(item.object_name)[cut:]
+                yield Listed(name, int(item.size or 0), str(item.etag), _seconds(item.last_modified))
+            if len(found) < _PAGE:
+                return
 
     def folders(self) -> list[str]:
         """Return the names of the folders at the root."""
@@ -225,6 +236,23 @@ class MinioBackend:
     def delete(self, path: str) -> None:
         """Remove an object if it is there."""
         self._call(f"delete {path}", lambda: self.client.remove_object(self.bucket, self._name(path)))
+
+    def delete_all(self, paths: Iterable[str]) -> None:
+        """Remove the objects that are there, a thousand with each request, in no order among these."""
+        rest = iter(paths)
+        while batch := [self._name(path) for path in islice(rest, _PAGE)]:
+            self._call("delete", partial(self._delete_batch, batch))
+
+    def _delete_batch(self, names: list[str]) -> None:
+        """Remove these objects; `names` is left with those that may go when they are tried again."""
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        errors = list(self.client.remove_objects(self.bucket, [DeleteObject(name) for name in names]))
+        for error in errors:
+            if error.code not in LATER | _MISSING:
+                raise self._refused_code(f"delete {(error.name or '')[cut:]}".rstrip(), error.code)
+        if late := [error for error in errors if error.code in LATER]:
+            names[:] = [error.name for error in late if error.name] or names
+            raise TransientError(f"{late[0].code} for {names[0][cut:]}")
 
     def copy_from(self, source: Backend, path: str, target: str) -> bool:
         """Copy inside one endpoint without moving bytes through this process; False when that is not possible."""

@@ -132,7 +132,7 @@ def export_folder(
 
 def _write_samples(manifest: PriorSet, folder: Path) -> None:
     """Write the samples of an exported set, whose files are there, for other tools: as a table and as JSON Lines."""
-    lines = track(manifest.lines.ordered(), "samples", len(manifest.lines))
+    lines = track(manifest.lines, "samples", len(manifest.lines))
     with (folder / "samples.jsonl").open("wb") as samples, SampleTable(folder) as table:
         for batch in _batches(lines):
             found = [pieces_of(line, folder) for line in batch]
@@ -187,7 +187,7 @@ def _places(manifest: PriorSet | TunedModel) -> Iterator[tuple[str, Ref]]:
     if isinstance(manifest, TunedModel):
         yield from _model_places(manifest)
     seen, inner = set[str](), f"{INNER}/" if isinstance(manifest, TunedModel) else ""
-    for line in manifest.lines.ordered():
+    for line in manifest.lines:
         refs = {own_path(ref, manifest.kind): ref for ref in references(line)}
         check_names([path for path in refs if not path.startswith("videos/")], _MANIFEST, _READ)
         yield from ((f"{inner}{path}", ref) for path, ref in refs.items() if path not in seen)

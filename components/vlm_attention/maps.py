@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,13 +84,14 @@ def map_tokens(reader: Reader, line: PriorLine, pieces: Sequence[ScoredPiece], v
 
 @torch.no_grad()
 def map_attention(
-    vlm: Vlm, line: PriorLine, path: Path, viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
-) -> tuple[bytes, Json]:
-    """Return A_VLM of the sample's words, packed (`map` [T, F, H, W], `valid` [F, H, W], `covered` [T]).
+    vlm: Vlm, line: PriorLine, pixels: dict[str, Tensor], viewing: Viewing, words: bytes, prior: bytes, grid: GridChoice
+) -> tuple[dict[str, Tensor], Json]:
+    """Return A_VLM of the sample's words, on the CPU: `map` [T, F, H, W], `valid` [F, H, W], `covered` [T].
 
     Its distance to the prior is the loss' own in its default form (`mean1`, `mse`), without aligner.
     """
-    made, _ = vlm.read(conversation(line.sample), line.video, path, viewing)
+    layout, _ = vlm.lay_out(conversation(line.sample), line.video, viewing)
+    made = layout.with_pixels(pixels)
     prior_TFHW = unpack(prior)["prior"].float()
     rows = WordRows.unpack(words, len(prior_TFHW), f"sample {line.sample.id}")
     rows_RS = vlm.vision_rows(collate([made]), [rows.rows_R])[0]
@@ -99,4 +99,4 @@ def map_attention(
     map_TFHW, valid_FHW = on_grid(values_TS, made.video_grid, line.grid, grid)
     covered_T = rows.covered_T
     distance = float(map_distance(map_TFHW[covered_T], prior_TFHW[covered_T], valid_FHW))
-    return pack({"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, line.sample.id), {"distance": distance}
+    return {"map": map_TFHW, "valid": valid_FHW, "covered": covered_T}, {"distance": distance}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from components.media.choices import GridChoice
 from components.media.viewing import Viewing
-from components.runtime.parameters import Parameters, UnitParams, operational
+from components.runtime.parameters import Parameters, StagedParams, operational
 
 
 class View(Parameters):
@@ -18,7 +18,7 @@ class View(Parameters):
     grid: GridChoice = Field("aligned", description="by time stamps and geometry, or blind (Algorithm 1)")
 
 
-class Params(View, UnitParams):
+class Params(View, StagedParams):
     """Parameters of the VLM's attention."""
 
     min_coverage: float = Field(

@@ -7,18 +7,23 @@ A_VLM on the prior's grid with its distance to the prior (`vlm_attention_maps/<k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.core.artifacts import PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError
-from components.core.records import Json
+from components.core.records import Json, ScoredPiece
 from components.runtime.chosen_vlm import ChosenVlm, chosen_vlm
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
 from components.runtime.parameters import ShardParams, SharedParams, Vlm
+from components.runtime.stages import Stages
 from components.store.entries import WorkFolder
 from components.vlm_attention.page import page
 from components.vlm_attention.settings import Params
+
+if TYPE_CHECKING:
+    from components.models.family import Tensor
 
 MAPS = "vlm_attention_maps"
 
@@ -27,6 +32,14 @@ class Frozen(ShardParams):
     """The untouched model, which reads the samples of a shard; the tuned one reads the pictured samples."""
 
     vlm: Vlm
+
+
+class Seen(NamedTuple):
+    """What a sample's map is made of: the packed token map and prior, and the clip's pixels as the VLM takes them."""
+
+    words: bytes
+    prior: bytes
+    pixels: dict[str, Tensor]
 
 
 def _name(line: PriorLine) -> str:
@@ -65,37 +78,53 @@ def _lines(
 ) -> Iterator[VlmLine]:
     params, store, scope = context.params, context.store, {"shard": shard, **vlm.origin}
 
-    def map_words(line: PriorLine, folder: WorkFolder) -> Json:
+    def map_words(line: PriorLine, pieces: Callable[[], Sequence[ScoredPiece]]) -> tuple[bytes, Json]:
         from components.vlm_attention.maps import map_tokens
 
-        data, numbers = map_tokens(vlm.reader(), line, store.pieces(line), params.viewing)
+        data, numbers = map_tokens(vlm.reader(), line, pieces(), params.viewing)
         if numbers["coverage"] < params.min_coverage:
             problem = f"coverage {numbers['coverage']:.2f} is below min_coverage={params.min_coverage:g}"
             remedy = "see which words the conversation lacks, or lower min_coverage"
             raise DataError(problem, source=f"sample {line.sample.id}", remedy=remedy)
+        return data, numbers
+
+    def write_words(line: PriorLine, mapped: tuple[bytes, Json], folder: WorkFolder) -> Json:
+        data, numbers = mapped
         folder.put("token_map", "safetensors", data)
         return numbers
 
-    def attend(line: PriorLine, folder: WorkFolder) -> Json:
-        from components.vlm_attention.maps import map_attention
-
+    def read(line: PriorLine) -> Seen:
         words, prior = store.read(tokens[_name(line)].ref("token_map", context.task)), store.read(line.prior)
         with store.borrowed(line.video.file) as path:
-            data, numbers = map_attention(vlm.load(), line, path, params.viewing, words, prior, params.grid)
-        folder.put("vlm_map", "safetensors", data)
+            return Seen(words, prior, vlm.load().pixels(line.video, path, params.viewing))
+
+    def attend(line: PriorLine, seen: Callable[[], Seen]) -> tuple[dict[str, Tensor], Json]:
+        from components.vlm_attention.maps import map_attention
+
+        model = vlm.load()  # before it is used to read the first clips
+        words, prior, pixels = seen()
+        return map_attention(model, line, pixels, params.viewing, words, prior, params.grid)
+
+    def write_map(line: PriorLine, mapped: tuple[dict[str, Tensor], Json], folder: WorkFolder) -> Json:
+        from components.store.tensors import pack
+
+        tensors, numbers = mapped
+        folder.put("vlm_map", "safetensors", pack(tensors, line.sample.id))
         return numbers
 
     def reads(line: PriorLine) -> Json:
         return {"video": line.video.id, "sample": line.sample.id, "prior": line.key, **vlm.origin}
 
-    tokens = context.each(units, name=_name, reads=reads, compute=map_words, called=_called, scope=scope)
+    in_words = Stages(prepare=store.pieces, compute=map_words, write=write_words, prefetch=params.prefetch)
+    tokens = context.each(units, name=_name, reads=reads, compute=in_words, called=_called, scope=scope)
     found = [line for line in units if _name(line) in tokens]
     wanted = [line for line in found if params.maps_for == "all" or _name(line) in shown]
 
     def map_reads(line: PriorLine) -> Json:
         return {"token_map": tokens[_name(line)].key}
 
-    maps = context.each(wanted, name=_name, reads=map_reads, compute=attend, work=MAPS, called=_called, scope=scope)
+    in_maps = Stages(prepare=read, compute=attend, write=write_map, prefetch=params.prefetch)
+    maps = context.each(wanted, name=_name, reads=map_reads, compute=in_maps, work=MAPS, called=_called, scope=scope)
     failed = {_name(line) for line in wanted} - set(maps)
 
     def made(line: PriorLine) -> VlmLine:

@@ -10,9 +10,10 @@ from components.core.artifacts import VideoDataset
 from components.core.errors import DataError, ParameterError
 from components.core.records import canonical_json, sha256
 from components.dataset_import.recipe import SourceSpec, draw, read_training, recipe, training_digest
-from components.dataset_import.sources import read_source
+from components.dataset_import.sources import list_source, read_source, source_digest
 from components.dataset_import.step import STEP
 from tests.dataset_import.data import clip, document, lines
+from tests.infrastructure.faulty import FaultyProxy
 from tests.pages.reading import rows as page_rows
 from tests.runner import metrics, published, run_step
 from tests.s3_server import s3_server
@@ -236,11 +237,27 @@ def test_a_plain_address_gives_the_manifest_that_it_gave_before(tmp_path):
 def test_the_digest_follows_every_source(tmp_path):
     for name in "ab":
         motionvid(tmp_path / name, 1)
-    source = json.dumps([str(tmp_path / "a"), str(tmp_path / "b")])
-    before = training_digest(source)
-    assert training_digest(str(tmp_path / "a")) == training_digest(json.dumps([str(tmp_path / "a")]))
+    one, source = str(tmp_path / "a"), json.dumps([str(tmp_path / "a"), str(tmp_path / "b")])
+    digest = lambda given: training_digest(read_training(given, "auto", [ASK]))
+    before = digest(source)
+    listed = [source_digest(list_source(str(tmp_path / name))) for name in "ab"]
+    assert digest(one) == digest(json.dumps([one])) == listed[0]
+    assert before == sha256(canonical_json(listed))
     (tmp_path / "b/new.mp4").write_bytes(b"x")
-    assert training_digest(source) != before
+    assert digest(source) != before
+
+
+def test_digest_and_rows_are_of_one_listing_for_each_address(tmp_path, monkeypatch):
+    """The same address twice: what is in it in one layout, and in another."""
+    with s3_server("data") as client, FaultyProxy(client._base_url.host) as proxy:
+        monkeypatch.setenv("S3_ENDPOINT", proxy.endpoint)
+        for name in "ab":
+            for path in motionvid(tmp_path / name, 9).rglob("*.*"):
+                client.fput_object("data", path.relative_to(tmp_path).as_posix(), str(path))
+        again = {"uri": "minio://data/a", "name": "once more", "layout": "llava"}
+        sources = read_training(json.dumps(["minio://data/a", "minio://data/b", again]), "auto", [ASK])
+        assert len(training_digest(sources)) == 64
+        assert sum("list-type" in path for _, path in proxy.done.elements()) == 2
 
 
 def test_sources_of_a_folder_and_a_bucket(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from components.core.artifacts import Trajectories, VideoDataset
 from components.core.errors import DataError
-from components.core.records import Ref, Video, sha256, smallest_by_hash
+from components.core.records import smallest_by_hash
 from components.ddim_inversion import video
 from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
 from components.ddim_inversion.pictures import psnr, root_mean_squares
@@ -125,15 +125,11 @@ def test_an_emptied_scratch_gives_the_same_picture(world, tmp_path):
     assert not (store / "scratch").exists()  # a reader writes nothing there
 
 
-def test_latents_inverted_again_come_back_where_stored_ones_do(tmp_path, monkeypatch):
+def test_latents_inverted_again_come_back_where_stored_ones_do(monkeypatch):
     """On a GPU the latents lie there, and the pictures' other numbers on the CPU; `meta` stands for that device."""
     latents = torch.zeros(3, 1, 4, 2, 2, device="meta")
     monkeypatch.setattr(video, "invert_video", lambda *_: SimpleNamespace(latents=latents))
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape))
-    store = Store(tmp_path.as_uri())
-    store.backend.put("clip.mp4", b"a clip")
-    ref = Ref(path="clip.mp4", bytes=6, sha256=sha256(b"a clip"), task="dataset_import")
-    gone = ref.model_copy(update={"path": "scratch/latents"})
-    clip = Video(file=ref, width=1, height=1, rotation=0, duration=1.0, times=[0.0])
-    found = video.read_trajectory(store, gone, clip, lambda: None, InversionSettings(), 2)
+    frames = video.SampledClip(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), [0], [0.0], (0.0, 1.0, 0.0, 1.0))
+    found = video.trajectory_of(frames, lambda: None, InversionSettings(), 2)
     assert (found.shape, found.device.type) == (latents.shape, "cpu")

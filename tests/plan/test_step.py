@@ -249,6 +249,16 @@ def test_a_file_of_arguments_reads_as_in_run_and_set_wins(world, tmp_path, capsy
     assert found["token_selection"] == ("0", str(COUNT))
 
 
+def test_every_source_is_listed_once(world, tmp_path, capsys, monkeypatch):
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    bench = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl"]
+    walked, walk = [], FileBackend.walk
+    monkeypatch.setattr(FileBackend, "walk", lambda self, prefix="": walked.append(self.root) or walk(self, prefix))
+    planned(capsys, *settings(source, store, *bench), pipeline="motion_enhancer")
+    assert sorted(walked) == sorted([source, tmp_path / "bench"])
+
+
 @pytest.mark.parametrize(
     ("setting", "word"),
     [

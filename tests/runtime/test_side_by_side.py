@@ -94,6 +94,7 @@ def test_two_processes_leave_what_one_does(alone, task, made_priors, tmp_path, m
     found = task(2, tmp_path / "store")
     same(alone, found)
     assert metrics(found[1])["share_remembered"] == metrics(alone[1])["share_remembered"] == 0.0
+    assert all(0 < metrics(outputs)["device_waited"] < 1 for _, outputs in (alone, found))  # as its processes left it
     assert caplog.text.count("6 units in 2 processes") == 2  # both pieces of work
     assert not {STEP.name, MAPS} & set(here)  # nothing was computed once more
 

@@ -1,8 +1,17 @@
 """`store check` on both backends: each missing or damaged file with its unit, task and nonce; nothing is changed."""
 
+import gzip
+import weakref
+
+import pytest
+
+from components.cli.store import _show as show
 from components.core import artifacts as a
+from components.core.lines import part_path
 from components.core.records import sha256
+from components.store.check import check
 from tests.command import motion_enhancer
+from tests.store.in_parts import in_parts
 from tests.store.made_store import Made, paths
 
 
@@ -64,3 +73,56 @@ def test_check_of_nothing_and_of_damaged_manifests(store, capsys):
     for arguments in ((), (digest,)):
         assert motion_enhancer("store", "check", *arguments, "--store", store.uri) == 3
         assert "differs from its name" in capsys.readouterr().err
+
+
+def set_in_parts(store, *groups):
+    """A prior set in parts."""
+    return store.manifest(in_parts(store, *groups)[0], a.PriorSet)
+
+
+def of_sample(made, number):
+    """A line of a sample of its own, with a prior of its own."""
+    work = made.work("token_selection", f"sample {number}", {"attention": made.maps.key}, prior=b"p", per_frame=b"f")
+    own = {role: work.ref(role, "token_selection") for role in ("prior", "per_frame")}
+    line = made.prior_line(key=work.key, **own)
+    line = a.PriorLine(**{**line, "sample": line["sample"].model_copy(update={"id": f"{number:016x}"})})
+    return line, line.video
+
+
+def test_lines_are_looked_at_one_at_a_time(store, monkeypatch):
+    made, known, alive = Made(store), [], []
+    validate = a.PriorLine.model_validate
+
+    def counted(raw):
+        line = validate(raw)
+        known.append(weakref.ref(line))
+        alive.append(sum(one() is not None for one in known))
+        return line
+
+    priors = set_in_parts(store, [of_sample(made, number) for number in range(20)], [of_sample(made, 20)])
+    monkeypatch.setattr(a.PriorLine, "model_validate", counted)
+    found = check(store, iter([priors]))
+    assert (found.manifests, found.files, found.damages) == (1, 4 + 2 * 21, [])
+    assert len(alive) == 21
+    assert max(alive) <= 2
+    store.backend.delete(made.maps.files["statistics"].path)
+    (damage,) = check(store, [priors, priors]).damages
+    assert damage.units == [f"{number:016x}" for number in range(21)]
+
+
+@pytest.mark.parametrize(("data", "problem"), [(None, "missing"), (b"damaged", "damaged"), (b"", "other content")])
+def test_a_part_that_cannot_be_read_is_a_finding(store, capsys, data, problem):
+    made = Made(store)
+    digest, broken = made.priors(), set_in_parts(store, [of_sample(made, 1)])
+    path = part_path([*broken.blobs()][1].sha256)
+    if data is None:
+        store.backend.delete(path)
+    else:
+        store.backend.put(path, data or gzip.compress(data))
+    found = check(store, [broken, store.manifest(digest, a.PriorSet)])
+    assert [(damage.path, damage.problem) for damage in found.damages] == [(path, problem)]
+    assert (found.manifests, found.files) == (2, 6)  # what the other one names is looked at all the same
+    show(store, found, content=False)
+    said = capsys.readouterr().out
+    assert "parts of manifests: set rerun_… of the task that published it" in said
+    assert any(path in line and problem in line and "PriorSet" in line for line in said.splitlines())
