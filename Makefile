@@ -2,8 +2,8 @@
 # tests. `make test-shipped`: the numeric tests on what the CUDA image runs (Python 3.10, its lock, its torch), on a CPU.
 # `make test-recipes`: the blocks of README and docs, run whole.
 # `make test-engine`: all cases of the training engine, of which `make test` takes rows that hold every pair of factors.
-# `make bench…`: measured claims, of the cost, of the prior (`bench-prior`, `bench-prior-full`) and of the
-# alignment (`bench-align`, `bench-align-full`).
+# `make bench…`: measured claims, of the cost, of the prior (`bench-prior`, `bench-prior-full`), of the alignment
+# (`bench-align`, `bench-align-full`) and of what the steps cost as a data set grows (`bench-scale`).
 # `make cluster-smoke HOST=… STORE=… SOURCE=… BENCHMARKS=…`: the acceptance test of a cluster (docs/cluster.md).
 PYTHON ?= python3
 # VDM=tiny-random: a video model of random weights, which shows the plumbing alone
@@ -12,7 +12,7 @@ VLM ?= tiny-qwen2.5-vl
 RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
 
 .PHONY: smoke lint test test-recipes test-engine test-shipped cluster-smoke
-.PHONY: bench bench-prior bench-prior-full bench-align bench-align-full
+.PHONY: bench bench-prior bench-prior-full bench-align bench-align-full bench-scale
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -67,7 +67,7 @@ test-shipped: .venv-shipped/.ready
 bench: .venv/.ready
 	.venv/bin/python -m bench
 
-bench-prior bench-align: .venv/.ready
+bench-prior bench-align bench-scale: .venv/.ready
 	.venv/bin/python -m bench.$(@:bench-%=%)
 
 bench-prior-full bench-align-full: .venv/.ready

@@ -11,7 +11,7 @@ from kfp import dsl
 
 from components import steps
 from components.kubeflow.component import pipeline_outputs
-from components.kubeflow.scheduling import each, on_cpu, run_limits, units_on_a100
+from components.kubeflow.scheduling import each, on_cpu, run_limits, units_on_a100, with_limits
 from components.kubeflow.signature import Arguments, takes
 from components.kubeflow.trainjob import on_a100_nodes
 
@@ -20,13 +20,14 @@ Tuned = pipeline_outputs("Tuned", model="TunedModel", report="Report", summary="
 EXTRACTION = (*steps.EXTRACTION, "prior_set")
 CHECKED = ("vlm_attention", "benchmark_import", "leakage_check", "sft")
 TUNING = (*CHECKED, "baseline_eval", "tuned_eval", "tuned_attention", "report")
+SFT_GPUS = 8  # of a node
 
 
 def plan_first(given: Arguments, form: str) -> Any:
     """`plan` validates everything before anything is computed; it is never cached, its digests feed the importers."""
     task = given.task("plan", form=form)
     task.set_caching_options(False)
-    return on_cpu(task, "Plan", models=True)
+    return with_limits(on_cpu(task, "Plan", models=True), SFT_GPUS)
 
 
 def extract(given: Arguments, planned: Any) -> Any:
@@ -60,7 +61,7 @@ def tune(given: Arguments, planned: Any, priors: Any) -> Any:
     on_cpu(checked, "Leakage check")
     leakage = checked.outputs["leakage"]
     tuned = given.task("sft", form="checked", maps=dsl.Collected(frozen.outputs["maps"]), leakage=leakage)
-    on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=8)
+    on_a100_nodes(tuned, "6 · Fine-tuning with alignment", gpus=SFT_GPUS)
     model = tuned.outputs["model"]
     with each(given["benchmarks"], "7 untouched") as benchmark:
         before = given.task("baseline_eval", "benchmark_eval", "untouched", videos=videos, benchmark=benchmark)

@@ -3,7 +3,7 @@
 The store has nine works for each of 25 000 samples, each with its entry, a video of each sample and a file of every
 second work, and a prior set over them, in parts. A tenth of the works more are of runs that nobody kept. Both commands
 run in processes of their own, as they do for a person; what counts is the largest resident memory (VmHWM), everything
-included. `store check` gets the prior set's lines one at a time.
+included.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ from typing import Any
 
 from bench.table import ROOT, Row, finish
 from components.cli.main import app
-from components.core.artifacts import PriorLine, PriorSet
-from components.store.backend import Backend
-from components.store.check import Findings, check
-from components.store.entries import Store
 
 SAMPLES, BOUND_MB, OLD_DAYS, IN_A_PART = 25_000, 500, 60, 1000
 STEPS = ("dataset_import", "ddim_inversion", "attention_capture", "attention_capture_pictures", "token_selection")
@@ -122,7 +118,8 @@ class _Writer:
 def _sample(store: _Writer, name: str) -> dict[str, Any]:
     """Write the works of a sample, each of which reads the one before; return its line and its video."""
     video = _sha256(name.encode())
-    clip = {"file": store.file(f"videos/{video}.mp4", "dataset_import"), "name": f"clips/{name}.mp4", "kind": "video"}
+    file = {**store.file(f"videos/{video}.mp4", "dataset_import"), "sha256": video}
+    clip = {"file": file, "name": f"clips/{name}.mp4", "kind": "video"}
     clip |= {"width": 1280, "height": 720, "rotation": 0, "duration": 4.0, "times": [k / 30 for k in range(120)]}
     before, named = {"video": {"address": f"file:///{name}", "size": 1, "stamp": "1"}}, dict[str, Any]()
     key = ""
@@ -155,42 +152,9 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Lines:
-    """The lines of a fabricated prior set, one at a time, as often as they are asked for."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        (head,) = (item.path for item in backend.walk("manifests") if item.path.endswith(".json"))
-        self._parts = json.loads(self._get(head))["lines"]["parts"]
-
-    def __iter__(self) -> Iterator[PriorLine]:
-        for part in self._parts:
-            for text, video in zip(self._texts(part["lines"]), self._texts(part["videos"]), strict=True):
-                yield PriorLine.model_validate({**json.loads(text), "video": json.loads(video)})
-
-    def _get(self, path: str) -> bytes:
-        data = self._backend.get(path)
-        assert data is not None, path
-        return data
-
-    def _texts(self, part: dict[str, Any]) -> list[bytes]:
-        return gzip.decompress(self._get(f"manifests/parts/{part['sha256']}.jsonl.gz")).splitlines()
-
-
-def checked(store: Store) -> Findings:
-    """Return what `store check` finds in a fabricated store."""
-    lines: Any = Lines(store.backend)
-    manifest = PriorSet.model_construct(kind="PriorSet", provenance={}, lines=lines, heads=[], saturation={})
-    return check(store, [manifest])
-
-
 def probe(command: str, root: Path) -> None:
     """Run a command here, print its peak in bytes."""
-    if command == "gc":
-        app(["store", "gc", "--delete", "--store", str(root)], standalone_mode=False)
-    else:
-        found = checked(Store(str(root)))
-        print(f"{found.files} files, {len(found.damages)} missing or damaged")
+    app(["store", command, "--store", str(root), *(["--delete"] if command == "gc" else [])], standalone_mode=False)
     status = Path("/proc/self/status").read_text().splitlines()
     print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")))
 

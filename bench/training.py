@@ -22,7 +22,6 @@ from functools import cache
 from itertools import count, pairwise, repeat
 from pathlib import Path
 from time import perf_counter, process_time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,12 +34,13 @@ from bench.language import QUESTION, RESPONSE
 from bench.measure import memory_ratio, time_ratio
 from bench.table import Row
 from components.core.artifacts import VlmLine
-from components.core.records import Grid
+from components.core.records import Grid, Ref, Sample, Video
 from components.models.vlm.example import collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 from components.sft.data import Item, Target
 from components.sft.launch import Stop
+from components.sft.lines import write_lines
 from components.sft.loop import Job, Training
 from components.sft.processes import Processes, joined
 from components.sft.settings import SftSettings
@@ -112,7 +112,11 @@ def training(folder: Path, among: Processes, align_weight: float, **settings: An
     """Return a training as the product begins it; its data is not read, a sample is given to each step."""
     fixed = {"global_batch": among.count, "max_steps": ENDLESS, "norms_every": ENDLESS, "warmup": 0.0, "held_out": 0.0}
     fixed |= {"lr_vision": RATE, "lr_llm": RATE, "weight_decay": DECAY}
-    line = VlmLine.model_construct(video=SimpleNamespace(id="one"), sample=SimpleNamespace(id="one", weight=1.0))
+    file, lines = Ref.model_construct(sha256="0" * 64), scratch() / "lines"
+    if not lines.is_dir():
+        lines.mkdir()
+        one = {"video": Video.model_construct(file=file), "sample": Sample.model_construct(id="0" * 16)}
+        write_lines(lines, [VlmLine.model_construct(**one)])
     job = Job.model_construct(
         settings=SftSettings.model_validate({**fixed, **settings}),
         align_weight=align_weight,
@@ -120,7 +124,7 @@ def training(folder: Path, among: Processes, align_weight: float, **settings: An
         vlm=str(folder),
         store=str(scratch() / "store"),
         key="bench",
-        lines=[line],
+        lines=str(lines),
         out=str(scratch() / "out"),
     )
     made = SteadyTraining(job, among, Stop())

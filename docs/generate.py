@@ -230,7 +230,8 @@ def reruns_part() -> list[str]:
         after = followers(graph(pipeline), set(first)) - set(first)
         order = usual_order(graph(pipeline))
         shown = [" ".join(f"`{task}`" for task in order if task in some) or "–" for some in (first, after)]
-        rows.append((usual_order(graph(PIPELINES[-1])).index(first[0]), [" ".join(names), *shown]))
+        place = usual_order(graph(PIPELINES[-1])).index(first[0] if first else "plan")
+        rows.append((place, [" ".join(names), *shown]))
     return table(
         ["parameter", "executes", "and what follows"], [row for _, row in sorted(rows, key=lambda item: item[0])]
     )

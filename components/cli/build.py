@@ -19,6 +19,8 @@ images_app = Typer(no_args_is_help=True, help="Build, push and lock the images o
 
 _PARALLELISM = "shards or benchmarks at once; KFP's own limit unless given"
 _GPUS = "GPUs of a pod that works unit by unit (a shard, a benchmark), one process each; 4 with --profile a100"
+_CPU = "CLASS=COUNT, processors: of each GPU of a task with units (gpu, 10) or of fine-tuning (sft, 10), else cpu (4)"
+_MEMORY = "CLASS=SIZE, main memory by the same classes (gpu=100Gi, sft=100Gi, cpu=16Gi); repeatable; `plan` compares"
 _RETRIES = "tries of a task after its first; which ends of a pod KFP tries again: docs/troubleshooting.md"
 _SELECTOR = "KEY=VALUE, label of the GPU nodes, in place of A100-SXM4-80GB's"
 _SECRET = "secret with endpoint, accesskey and secretkey"
@@ -49,6 +51,8 @@ def compile_(
     store_secret: Annotated[str, Option(help=_SECRET)] = "motion-enhancer-store",
     model_claim: Annotated[str, Option(help=_MODELS)] = "motion-enhancer-models",
     gpus_per_shard: Annotated[int | None, Option(help=_GPUS)] = None,
+    cpu: Annotated[list[str] | None, Option("--cpu", help=_CPU)] = None,
+    memory: Annotated[list[str] | None, Option("--memory", help=_MEMORY)] = None,
     sft_nodes: Annotated[int, Option(help="nodes that fine-tuning takes; above 1 through Kubeflow Trainer")] = 1,
     scratch: Annotated[str, Option(help=_DISK)] = "200Gi",
     scratch_claim: Annotated[str, Option(help=_SCRATCH)] = "motion-enhancer-scratch",
@@ -56,7 +60,7 @@ def compile_(
 ) -> None:
     """Compile a pipeline into the YAML that the KFP UI takes."""
     from components.kubeflow.compile import chosen_images, compile_pipeline
-    from components.kubeflow.scheduling import Profile, node_labels
+    from components.kubeflow.scheduling import Profile, memories, node_labels, processors
 
     if profile not in ("a100", "cpu"):
         raise ParameterError(f"unknown profile {profile!r}", source="--profile", remedy="a100 or cpu")
@@ -64,7 +68,7 @@ def compile_(
     claims: dict[str, Any] = {"model_claim": model_claim, "scratch_claim": scratch_claim}
     claims["pull_secret"] = pull_secret
     pods: dict[str, Any] = {"queue": queue, "store_secret": store_secret, "sft_nodes": sft_nodes}
-    pods["scratch"] = scratch
+    pods |= {"scratch": scratch, "cpus": processors(profile, cpu or ()), "memory": memories(profile, memory or ())}
     if gpus_per_shard is not None:
         if profile == "cpu":
             problem, remedy = "no step of profile cpu asks for a GPU", "leave it out"

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,9 @@ _OUT = "folder of the run: logs, artifacts, KFP's cache, report, run.json, and i
 _ENGINE = "process: no services; docker: each task in its image, in the engine of DOCKER_HOST"
 _IN = "INPUT=FOLDER, an artifact's folder; repeat for collected inputs"
 _RERUN = "anything but 0: check remembered files; force…: compute everything, once for each such nonce"
+_COMPILED = (
+    "a pipeline that `compile` wrote: its time limits and pods count, and exit code 2 where the run does not fit"
+)
 Out = Annotated[Path, Option(help=_OUT)]
 
 
@@ -103,13 +107,21 @@ def plan(
     given: PipelineOptions,
     name: Annotated[str, Argument(metavar="[PIPELINE]")] = "motion_enhancer",
     out: Out = Path("runs/local"),
+    compiled: Annotated[Path | None, Option(help=_COMPILED)] = None,
 ) -> None:
     """Check what `run` with these options is given, and print what it will compute and cost. Computes none of it."""
+    from components.kubeflow.compile import compiled_limits
+
     known = pipeline_defaults(pipeline(name))
     values = {**known, **given.local_values(known, out)[1]}
+    chosen = partial(forecast, limits=None if compiled is None else compiled_limits(compiled))
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        run_step(replace(STEP, run=forecast), Path(folder), {key: values[key] for key in STEP.form(name).names})
-        echo((Path(folder) / "plan").read_text().rstrip())
+        page = Path(folder) / "plan"
+        try:
+            run_step(replace(STEP, run=chosen), Path(folder), {key: values[key] for key in STEP.form(name).names})
+        finally:
+            if page.exists():  # also where the run does not fit
+                echo(page.read_text().rstrip())
 
 
 def step(

@@ -52,7 +52,7 @@ def _manifests(what: list[str], store: str) -> list[tuple[Store, Iterable[Manife
         named = [found for item in what for found in find_manifests(item, store)]
         stores = {found.store.uri: found.store for found in named}
         return [
-            (opened, [parse_any(found.data, found.source) for found in named if found.store.uri == uri])
+            (opened, [parse_any(found.data, found.source, opened) for found in named if found.store.uri == uri])
             for uri, opened in stores.items()
         ]
     if not store:

@@ -126,7 +126,7 @@ class PriorLine(SampleLine):
     unread: list[Span] = _unread()
     heads: list[int]
     statistics: Ref
-    prior: Ref = Field(description="A_VDM [T', F, H, W] fp32, density relative to uniform")
+    prior: Ref = Field(description="A_VDM [T', F, H, W] fp16 (before v3: fp32), density relative to uniform")
     per_frame: Ref = Field(description="A_t2f [T, F] of all pieces")
     confidence: Confidence
     pictures: dict[str, Ref] = {}

@@ -8,11 +8,13 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 
+from components.core.errors import ParameterError
 from components.kubeflow import component
 from components.kubeflow.arguments import pipeline
 from components.kubeflow.images import VARIANTS, locked, pinned
 from components.kubeflow.local import local_image
 from components.kubeflow.scheduling import PROFILE, Profile
+from components.plan.limits import VARIABLE, Limits, read_limits
 
 
 def chosen_images(image: str, local: bool, lock: Path) -> dict[str, str]:
@@ -30,6 +32,22 @@ def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: P
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(as_yaml(made))
     return made
+
+
+def compiled_limits(file: Path) -> Limits:
+    """Return what the pods of a compiled pipeline may take, as its plan is told.
+
+    Raises:
+        ParameterError: no pipeline that was compiled for a cluster.
+    """
+    problem, remedy = f"{file} is no pipeline that was compiled for a cluster", "give what `compile` wrote"
+    try:
+        spec = next(yaml.safe_load_all(file.read_text()))
+        told = spec["deploymentSpec"]["executors"]["exec-plan"]["container"]["env"]
+        (text,) = (item["value"] for item in told if item["name"] == VARIABLE)
+    except (OSError, yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError) as error:
+        raise ParameterError(problem, source="--compiled", remedy=remedy) from error
+    return read_limits(text)
 
 
 def as_yaml(made: Any) -> str:

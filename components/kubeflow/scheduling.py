@@ -17,6 +17,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.core.errors import ParameterError
+from components.plan.limits import VARIABLE, Limits, Pod
 from components.runtime.side_by_side import PROCESSES
 from components.store.settings import FOLDER, KEYS
 
@@ -27,9 +28,12 @@ USER = 65532  # the images' own user and group
 REQUIRED_KEYS = {"endpoint": KEYS["endpoint"]}
 MODELS = "/models"
 TMP = "/tmp"  # where the images write temporary files
-# Memory and processors a GPU: eight of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the node
-# keeps for itself.
-GPU_CPU, GPU_MEMORY_GIB, GPU_SHM_GIB = 10, 100, 16
+# Processors and memory by class of step: for each GPU of a task that works unit by unit (gpu) or fine-tunes (sft), and
+# of a task without one (cpu). Eight GPUs of these fit a node of 8 A100s with 96 processors and 1.1 TiB beside what the
+# node keeps for itself.
+CPUS, MEMORY = {"gpu": 10, "sft": 10, "cpu": 4}, {"gpu": "100Gi", "sft": "100Gi", "cpu": "16Gi"}
+CPU_REQUEST, MEMORY_REQUEST = 1, "2Gi"  # of a task without a GPU, which fits a small node; the rest is its limit
+GPU_SHM_GIB = 16
 BACKOFF, BACKOFF_FACTOR = 60, 2  # seconds before the second try, and how much longer the wait before each next one is
 WAIT_FOR_NODE = 7 * 24 * 3600  # seconds that the pod of a try may stay Pending: a queue, a pool that scales up
 
@@ -41,6 +45,10 @@ _VOLUME = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
 _KEY = re.compile(rf"((?=.{{1,253}}/){_DOMAIN}/)?{_PART}", re.ASCII)
 _VALUE = re.compile(rf"({_PART})?", re.ASCII)
 _SIZE = re.compile(r"[1-9]\d{0,5}[MGT]i", re.ASCII)
+_COUNT = re.compile(r"[1-9]\d{0,3}", re.ASCII)
+_UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+# memory in GB as NVIDIA names its products: of a GPU (…-80GB), or of a part of one (…-80GB-MIG-3g.40gb)
+_DEVICE = re.compile(r"(\d+)GB", re.ASCII | re.IGNORECASE)
 
 
 # The wait doubles with each try, and Go's durations end at 292 years: hence the bounds of `timeout` and `retries`.
@@ -56,7 +64,7 @@ class Profile:
     of time, and a default shard of 25 000 videos is predicted to take 39 hours. `retries` are tries after the first,
     two as KFP 2.17 gives a task that asks for none. `gpus_per_shard` GPUs are given to a task that works unit by unit,
     with one process each. `node_selector` holds labels of the GPU nodes; `scratch` is the local disk of a node that
-    fine-tunes. Full tuning of a 7B model takes up to 150 GB of it.
+    fine-tunes. Full tuning of a 7B model takes up to 150 GB of it. `cpus` and `memory` are by class of step.
 
     Raises ParameterError: a value that Kubernetes or KFP would refuse, by the option of `compile` that gave it.
     """
@@ -67,6 +75,8 @@ class Profile:
     deadline: int | None = None
     retries: int = 2
     node_selector: Mapping[str, str] = field(default_factory=lambda: dict(A100))
+    cpus: Mapping[str, int] = field(default_factory=lambda: dict(CPUS))
+    memory: Mapping[str, str] = field(default_factory=lambda: dict(MEMORY))
     queue: str | None = None
     store_secret: str = "motion-enhancer-store"
     model_claim: str = "motion-enhancer-models"
@@ -90,6 +100,14 @@ class Profile:
         """
         waits: int = sum(BACKOFF * BACKOFF_FACTOR**count for count in range(self.retries))
         return (self.retries + 1) * (WAIT_FOR_NODE + self.timeout) + waits
+
+    def limits(self, sft_gpus: int) -> Limits:
+        """Return what the pods of a run may take, for `plan`."""
+        name, gpus = ("gpu", self.gpus_per_shard) if self.gpu else ("cpu", 0)
+        shard = Pod(gpus=gpus, memory=size_bytes(self.memory[name]) * max(1, gpus))
+        trained = Pod(gpus=sft_gpus, memory=size_bytes(self.memory["sft"]) * sft_gpus) if self.gpu else shard
+        device = device_bytes(self.node_selector) if self.gpu else None
+        return Limits(timeout=self.timeout, shard=shard, sft=trained, sft_nodes=self.sft_nodes, device=device)
 
     def __post_init__(self) -> None:
         if self.kind not in ("local", "cpu", "a100"):
@@ -140,6 +158,55 @@ def node_labels(kind: str, given: Sequence[str]) -> dict[str, str]:
     return dict(map(_label, given)) or dict(A100)
 
 
+def processors(kind: str, given: Sequence[str]) -> dict[str, int]:
+    """Return processors by class of step from CLASS=COUNT each, checked; those of the defaults for the others."""
+    return {name: int(value) for name, value in _by_class("--cpu", kind, given, CPUS, _COUNT, "8").items()}
+
+
+def memories(kind: str, given: Sequence[str]) -> dict[str, str]:
+    """Return memory by class of step from CLASS=SIZE each, checked; that of the defaults for the others."""
+    found = _by_class("--memory", kind, given, MEMORY, _SIZE, "64Gi")
+    for name in ("gpu", "sft"):
+        if size_bytes(found[name]) <= GPU_SHM_GIB * 2**30:
+            problem = f"{found[name]} of {name} is no more than its shared memory of {GPU_SHM_GIB}Gi"
+            raise ParameterError(problem, source="--memory", remedy="give more")
+    return found
+
+
+def _by_class(
+    source: str, kind: str, given: Sequence[str], known: Mapping[str, Any], form: re.Pattern[str], example: str
+) -> dict[str, str]:
+    found = {name: str(value) for name, value in known.items()}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in known or not form.fullmatch(value):
+            remedy = f"CLASS=VALUE with CLASS one of {', '.join(known)}, e.g. gpu={example}; repeat it for another"
+            raise ParameterError(f"cannot read {text!r}", source=source, remedy=remedy)
+        if kind == "cpu" and name != "cpu":
+            problem, remedy = f"profile cpu has no tasks of class {name}", f"cpu={value} is for all of its tasks"
+            raise ParameterError(problem, source=source, remedy=remedy)
+        found[name] = value
+    return found
+
+
+def size_bytes(size: str) -> int:
+    """Return the bytes of a size like `16Gi`."""
+    return int(size[:-2]) * _UNITS[size[-2:]]
+
+
+def times(size: str, count: int) -> str:
+    """Return a size so many times over, in its own unit."""
+    return f"{int(size[:-2]) * count}{size[-2:]}"
+
+
+def device_bytes(labels: Mapping[str, str]) -> int | None:
+    """Return the memory of a GPU by the labels of its nodes; None where they do not name it.
+
+    An A100 of 80 GB has 80 GiB: what is above 80 · 10⁹ bytes is left to kernels and their libraries.
+    """
+    return min((int(size) * 10**9 for value in labels.values() for size in _DEVICE.findall(value)), default=None)
+
+
 def _label(text: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
     if not (sign and _KEY.fullmatch(key) and _VALUE.fullmatch(value)):
@@ -164,16 +231,27 @@ def on_cpu(task: dsl.PipelineTask, title: str, *, models: bool = False) -> dsl.P
     return _cpu_size(task)
 
 
+def with_limits(task: dsl.PipelineTask, sft_gpus: int) -> dsl.PipelineTask:
+    """Tell `plan` what the other tasks' pods may take."""
+    profile = PROFILE.get()
+    if profile.kind == "local":
+        return task
+    return task.set_env_variable(VARIABLE, profile.limits(sft_gpus).model_dump_json(exclude_none=True))
+
+
 def units_on_a100(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
     """Schedule a task that works unit by unit: as many A100s as a shard gets, and one process for each."""
     profile = PROFILE.get()
     if profile.gpu and profile.gpus_per_shard > 1:
         task.set_env_variable(PROCESSES, str(profile.gpus_per_shard))
-    return on_a100(task, title, profile.gpus_per_shard)
+    return on_a100(task, title, profile.gpus_per_shard, "gpu")
 
 
-def on_a100(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
-    """Schedule a task on one node with `gpus` A100s and the checkpoints: one pod, whose processes share memory."""
+def on_a100(task: dsl.PipelineTask, title: str, gpus: int, name: str) -> dsl.PipelineTask:
+    """Schedule a task on one node with `gpus` A100s and the checkpoints: one pod, whose processes share memory.
+
+    `name` is its class of step.
+    """
     profile = PROFILE.get()
     _everywhere(task, title, models=True)
     if profile.kind != "local" and profile.queue is not None:
@@ -181,8 +259,8 @@ def on_a100(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.PipelineTask:
     if not profile.gpu:
         return _cpu_size(task)
     task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(gpus)
-    memory = f"{GPU_MEMORY_GIB * gpus}Gi"  # shared memory counts against the limit
-    task.set_cpu_request(str(GPU_CPU * gpus)).set_memory_request(memory).set_memory_limit(memory)
+    memory = times(profile.memory[name], gpus)  # shared memory counts against the limit
+    task.set_cpu_request(str(profile.cpus[name] * gpus)).set_memory_request(memory).set_memory_limit(memory)
     for key, value in profile.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
@@ -225,6 +303,9 @@ def _everywhere(task: dsl.PipelineTask, title: str, *, models: bool) -> None:
 
 def _cpu_size(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Set requests that fit a small node, and limits for a manifest of 25k samples."""
-    if PROFILE.get().kind != "local":
-        task.set_cpu_request("1").set_cpu_limit("4").set_memory_request("2Gi").set_memory_limit("16Gi")
+    profile = PROFILE.get()
+    if profile.kind != "local":
+        memory = profile.memory["cpu"]
+        task.set_cpu_request(str(CPU_REQUEST)).set_cpu_limit(str(profile.cpus["cpu"]))
+        task.set_memory_request(min(MEMORY_REQUEST, memory, key=size_bytes)).set_memory_limit(memory)
     return task

@@ -28,7 +28,7 @@ def on_a100_nodes(task: dsl.PipelineTask, title: str, gpus: int) -> dsl.Pipeline
     """Schedule a task on one node with `gpus` GPUs, or as the launcher of a TrainJob on the profile's nodes."""
     profile = PROFILE.get()
     if profile.sft_nodes == 1:
-        return scheduling.with_scratch(scheduling.on_a100(task, title, gpus))
+        return scheduling.with_scratch(scheduling.on_a100(task, title, gpus, "sft"))
     scheduling.on_cpu(task, title, models=True)
     kubernetes.mount_pvc(task, pvc_name=profile.scratch_claim, mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
@@ -44,7 +44,7 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
     template = {"metadata": {"labels": POD_LABELS}, "spec": _pod(profile, gpus)}
     jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
     patch = {"manager": "motion-enhancer", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
-    memory = f"{scheduling.GPU_MEMORY_GIB * gpus}Gi"
+    memory = scheduling.times(profile.memory["sft"], gpus)
     accelerators = {"nvidia.com/gpu": str(gpus)}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
@@ -63,7 +63,7 @@ def train_job(profile: Profile, image: str, gpus: int) -> dict[str, Any]:
                 "env": [_from_secret(profile, key, name) for key, name in REQUIRED_KEYS.items()],
                 "resourcesPerNode": {
                     "requests": {
-                        "cpu": str(scheduling.GPU_CPU * gpus),
+                        "cpu": str(profile.cpus["sft"] * gpus),
                         "memory": memory,
                         "ephemeral-storage": profile.scratch,
                         **accelerators,

@@ -44,8 +44,8 @@ class Stored:
         return found
 
     def prior(self, line: PriorLine) -> np.ndarray:
-        """Return A_VDM [T', F, H, W] of a sample."""
-        return self.tensors(line.prior)["prior"]
+        """Return A_VDM [T', F, H, W] of a sample, in fp32."""
+        return self.tensors(line.prior)["prior"].astype(np.float32)
 
     def pieces(self, line: PriorLine) -> list[ScoredPiece]:
         """Return the pieces of a sample's text."""

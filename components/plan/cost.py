@@ -1,16 +1,20 @@
 """What the video model's part of a run will cost: FLOPs, bytes and peak memory of a clip, and of a source's videos.
 
-A reconstruction step with cross-stream memory runs four samples; two of them attend to twice the keys. FLOPs are
-checked against a FLOP counter on the real shapes.
+A reconstruction step with guidance and cross-stream memory runs four samples; two of them attend to twice the keys.
+FLOPs are checked against a FLOP counter on the real shapes, memory against the tensors that live while the real classes
+run. Memory leaves out what kernels take for themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from components.core.errors import DataError
+from components.core.records import Clip, MediaKind
 from components.models.video import family_of
 from components.models.video.interface import Sizes
 
@@ -41,11 +45,19 @@ class ClipCost:
         forwards = fixed_point_iters + 2 if fixed_point_iters else 1
         return steps * forwards * self.model.forward(self.tokens, self._keys)
 
-    def capture(self, steps: int, rows: int, *, memory: bool) -> float:
+    def streams(self, *, memory: bool, guided: bool) -> tuple[int, int]:
+        """Return how many samples a reconstruction step runs: main ones, and reference ones."""
+        main = 2 if guided else 1
+        return main, main if memory else 0
+
+    def capture(self, steps: int, rows: int, *, memory: bool, guided: bool = True) -> float:
         """Return the FLOPs of one sample's reconstruction and of the captured rows."""
-        step = 2 * self.model.forward(self.tokens, self._keys)
-        if memory:
-            step += 2 * self.model.forward(self.tokens, 2 * self._keys)
+        main, reference = self.streams(memory=memory, guided=guided)
+        # a main sample attends to its own keys, or also to a reference sample's, which attends to its own
+        whole = reference or main
+        step = whole * self.model.forward(self.tokens, self._keys)
+        if reference:
+            step += main * self.model.forward(self.tokens, 2 * self._keys)
         kept = min(rows, self.tokens) + self.model.text_tokens
         return steps * (step + 2 * kept * self._keys * self.model.width * self.model.layers)
 
@@ -55,15 +67,100 @@ class ClipCost:
         latents = model.latent_frames(self.frames) * (self.height // model.spatial) * (self.width // model.spatial)
         return (steps + 1) * model.channels * latents * item
 
+    @property
+    def pixels(self) -> int:
+        """Numbers of the clip as the model sees it."""
+        return 3 * self.frames * self.height * self.width
+
     def map_bytes(self, words: float) -> int:
         """Return the bytes of a sample's stored t2v maps, fp16."""
         return int(self.model.heads * words * self.tokens * 2)
 
-    def peak_bytes(self, rows: int, words: float) -> int:
-        """Return the peak of what capture adds on the device: fp32 accumulators, and q and k of four streams."""
-        latent = self.model.latent_frames(self.frames) // self.model.patch_t
-        accumulators = 4 * self.model.heads * self.tokens * (min(rows, self.tokens) + words + latent)
-        return int(accumulators + 4 * 4 * 2 * self._keys * self.model.width)
+    def forward_bytes(self, samples: int, item: int) -> int:
+        """Peak of one forward pass: it is where queries and keys are rotated, which is done in fp32."""
+        return samples * self._keys * self.model.width * (8 * item + 12)
+
+    def map_accumulators(self, rows: int, words: float) -> int:
+        """Bytes of what a capture adds up in fp32: rows of words and of places, and same-location pairs of frames."""
+        frames = self.model.latent_frames(self.frames) // self.model.patch_t
+        return int(4 * self.model.heads * self.tokens * (min(rows, self.tokens) + words + frames))
+
+    def encoding_bytes(self, item: int) -> int:
+        """Peak of the VAE while it encodes the clip."""
+        return int(item * (self.model.encoding * self.height * self.width + self.pixels))
+
+    def decoding_bytes(self, item: int) -> int:
+        """Peak of the VAE while it decodes the clip, which only pictures need."""
+        return int(item * (self.model.decoding * self.height * self.width + self.pixels))
+
+    def inversion_peak(self, steps: int, item: int) -> int:
+        """Peak of an inversion on the device beside the weights: VAE, then the network with the levels in fp32."""
+        levels = self.trajectory_bytes(steps, 8 + item)
+        return max(self.encoding_bytes(item), self.forward_bytes(1, item) + levels)
+
+    def capture_peak(self, steps: int, rows: int, words: float, item: int, *, memory: bool, guided: bool = True) -> int:
+        """Peak of a capture on the device beside the weights."""
+        samples = sum(self.streams(memory=memory, guided=guided))
+        levels = self.trajectory_bytes(steps, 8 + item)
+        return self.forward_bytes(samples, item) + self.map_accumulators(rows, words) + levels
+
+
+def unlike_training(model: Sizes, name: str, frames: int, height: int, width: int) -> str:
+    """Return a warning where a video model is given clips of a size or length that it was not trained at, else nothing.
+
+    Fewer frames are no such case: a clip has as many as it has.
+    """
+    if (height, width) == model.native[1:] and frames <= model.native[0]:
+        return ""
+    named = ", ".join(
+        f"params_ddim_inversion.{field}={value}"
+        for field, value in zip(("num_frames", "height", "width"), model.native, strict=True)
+    )
+    trained = " × ".join(map(str, model.native))
+    return (
+        f"{name} was trained at {trained} (frames × height × width) and is given up to {frames} × {height} × {width}: "
+        f"what it attends to there is not what it has learnt. Set {named} (or --native-size), or take another model"
+    )
+
+
+def weights(folder: Path) -> int:
+    """Numbers in the safetensors of a model's parts, by their headers.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for file in sorted(folder.glob("*/*.safetensors")):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                count += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            remedy = "fetch the checkpoint again"
+            raise DataError(f"cannot be read: {error}", source=str(file), remedy=remedy) from error
+    return count
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip as sampling sees it: its number of frames, its size in pixels, its seconds."""
+
+    frames: int
+    height: int
+    width: int
+    duration: float
+    kind: MediaKind = "video"
+
+    @classmethod
+    def of(cls, clip: Clip, frames: int) -> Shown:
+        """Return what is known of an imported clip."""
+        return cls(frames, clip.height, clip.width, clip.duration, clip.kind)
+
+    @property
+    def times(self) -> range:
+        """One per frame, as a video has."""
+        return range(self.frames)
 
 
 @dataclass(frozen=True)
@@ -71,7 +168,7 @@ class PlannedVideo:
     """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered.
 
     `captured`: keys of the captures that are remembered, one per sample, empty where one is not.
-    `problem`: why its header cannot be read.
+    `problem`: why its header cannot be read. `shown`: the same clip, as a vision-language model is shown it.
     """
 
     name: str
@@ -81,31 +178,49 @@ class PlannedVideo:
     inverted: bool = False
     captured: Sequence[str] = ()
     problem: str = ""
+    shown: Shown | None = None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that one process of a step takes, in bytes.
+
+    Attributes:
+        main: main memory: the weights on their way to the device, and what it holds of a unit.
+        device: the device's, weights and all.
+        pictured: the device's where it also draws pictures.
+    """
+
+    main: int
+    device: int
+    pictured: int
 
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Units of one step, A100-hours and stored bytes; where `remembered` is None, `to_compute` is an upper bound."""
+    """Units of one step, A100-hours and stored bytes; where `remembered` is None, `to_compute` is an upper bound.
+
+    `peak` is that of the largest unit to compute, on a GPU step with work to do.
+    """
 
     step: str
     remembered: int | None
     to_compute: int
     hours: float | None = None
     stored_bytes: float | None = None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Each step up to token_selection, and the bytes that capture adds on the device at its peak."""
-
-    steps: list[StepEstimate]
-    peak_bytes: int
+    peak: Peak | None = None
 
 
 def estimate(
-    folder: Path, videos: Sequence[PlannedVideo], inversion: Any, capture: Any, shared: Any, selected: int | None
-) -> Estimate:
-    """Estimate a run from the model's config and each clip's own frame count.
+    folder: Path,
+    videos: Sequence[PlannedVideo],
+    inversion: Any,
+    capture: Any,
+    shared: Any,
+    selected: int | None,
+    video_bytes: int = 0,
+) -> list[StepEstimate]:
+    """Estimate each step up to token_selection from the model's config and each clip's own frame count.
 
     Args:
         folder: the video model's diffusers folder.
@@ -114,10 +229,12 @@ def estimate(
         capture: parameters of attention_capture.
         shared: the shared parameters, among them `num_steps` and `token_ratio`.
         selected: samples whose token selection is remembered; None where the heads are not chosen yet.
+        video_bytes: of the source's files together.
     """
     family = family_of(folder)
     model = family.sizes(folder)
     item, num_steps = 2 if inversion.dtype == "bfloat16" else 4, shared.num_steps
+    how = {"memory": capture.memory, "guided": capture.guidance_scale > 1}
     clips = [
         (video, ClipCost(model, frames, inversion.height, inversion.width))
         for video in videos
@@ -126,20 +243,51 @@ def estimate(
     texts = [(words, clip) for video, clip in clips for words in video.words]
     invert = [clip for video, clip in clips if not video.inverted]
     to_capture = [
-        clip for video, clip in clips for k in range(len(video.words)) if not (video.imported and video.captured[k])
+        (words, clip)
+        for video, clip in clips
+        for k, words in enumerate(video.words)
+        if not (video.imported and video.captured[k])
     ]
     flops_invert = sum(clip.inversion(num_steps, inversion.fixed_point_iters) for clip in invert)
-    flops_capture = sum(clip.capture(num_steps, capture.rows, memory=capture.memory) for clip in to_capture)
+    flops_capture = sum(clip.capture(num_steps, capture.rows, **how) for _, clip in to_capture)
     trajectories = sum(clip.trajectory_bytes(num_steps, item) for _, clip in clips)
     maps = sum(clip.map_bytes(words) for words, clip in texts)
-    priors = sum(4 * shared.token_ratio * words * clip.tokens for words, clip in texts)
+    priors = sum(2 * shared.token_ratio * words * clip.tokens for words, clip in texts)
     per_hour = A100_FLOPS * 3600
     imported, samples = sum(video.imported for video, _ in clips), len(texts)
-    steps = [
-        StepEstimate("dataset_import", imported, len(clips) - imported),
-        StepEstimate("ddim_inversion", len(clips) - len(invert), len(invert), flops_invert / per_hour, trajectories),
-        StepEstimate("attention_capture", samples - len(to_capture), len(to_capture), flops_capture / per_hour, maps),
+    held = item * weights(folder) if to_capture or invert else 0
+    inverting = [(clip, clip.inversion_peak(num_steps, item), 0) for clip in invert]
+    capturing = [
+        # beside the trajectory, the maps in fp32 and as they are stored
+        (clip, clip.capture_peak(num_steps, capture.rows, words, item, **how), 3 * clip.map_bytes(words))
+        for words, clip in to_capture
+    ]
+
+    def peak(units: list[tuple[ClipCost, int, int]], pictures: int) -> Peak | None:
+        if not units:
+            return None
+        device = max(own for _, own, _ in units)
+        drawn = max(clip.decoding_bytes(item) for clip, _, _ in units) if pictures else 0
+        main = max(clip.pixels + clip.trajectory_bytes(num_steps, item) + more for clip, _, more in units)
+        return Peak(held + main, held + device, held + max(device, drawn))
+
+    return [
+        StepEstimate("dataset_import", imported, len(clips) - imported, stored_bytes=video_bytes),
+        StepEstimate(
+            "ddim_inversion",
+            len(clips) - len(invert),
+            len(invert),
+            flops_invert / per_hour,
+            trajectories,
+            peak(inverting, inversion.pictures),
+        ),
+        StepEstimate(
+            "attention_capture",
+            samples - len(to_capture),
+            len(to_capture),
+            flops_capture / per_hour,
+            maps,
+            peak(capturing, capture.pictures),
+        ),
         StepEstimate("token_selection", selected, samples - (selected or 0), None, priors),
     ]
-    peaks = [clip.peak_bytes(capture.rows, max(video.words)) for video, clip in clips]
-    return Estimate(steps, max(peaks, default=0))

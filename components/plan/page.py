@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import chain
 
 from components.benchmarks.interface import get_benchmark
@@ -17,11 +17,13 @@ from components.dataset_import.sources import Source
 from components.media.choices import PositionRule
 from components.media.sampling import FrameCounts
 from components.pages.markdown import Markdown, bullets, code, document, table, text
-from components.plan.cost import Estimate, PlannedVideo, StepEstimate
+from components.plan.cost import PlannedVideo, StepEstimate
+from components.plan.limits import Limits, Load, Misfit, Task
 from components.plan.run_size import ARGO, REMEDY, RunSize
 from components.plan.tuning import Counts, Disk
 from components.store.failures import SHOWN
 
+SCRATCH = ("ddim_inversion",)  # steps whose files lie under the store's scratch/
 _NAMED = 5  # texts that a warning names
 
 
@@ -34,15 +36,25 @@ class Texts:
     unreadable: list[str]
 
 
-def extraction(sources: Sequence[Source], found: Estimate, lost: Sequence[Lost], list_at: str, texts: Texts) -> str:
-    """Return what the steps up to token_selection will do with the sources; the file `list_at` has all that is lost."""
+def extraction(
+    sources: Sequence[Source],
+    found: Sequence[StepEstimate],
+    unlike: str,
+    lost: Sequence[Lost],
+    list_at: str,
+    texts: Texts,
+) -> str:
+    """Return what the steps up to token_selection will do with the sources; the file `list_at` has all that is lost.
+
+    `unlike` says where the video model was not trained at the clips' size.
+    """
     files, samples = sum(len(source.videos) for source in sources), sum(source.samples for source in sources)
     kinds = ", ".join(code(name) for name in dict.fromkeys(source.layout for source in sources))
-    peak = readable_bytes(found.peak_bytes)
     return document(
         f"{counted(files, 'video')} with {counted(samples, 'sample')}, layout {kinds}.",
-        table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found.steps)),
-        f"Peak of what capture adds on the device: {peak}. A100 time at 184 TFLOP/s in bf16.",
+        table(("step", "remembered", "to compute", "A100 time", "bytes"), map(_step, found)),
+        f"A100 time at 184 TFLOP/s in bf16. {_kept(found)}",
+        f"**Warning:** {text(unlike)}." if unlike else "",
         "## Sources",
         *_sources(sources),
         "## Unusable",
@@ -65,15 +77,22 @@ def _sources(sources: Sequence[Source]) -> list[str]:
     return [table(("source", "layout", "videos", "samples of rows", "weight"), rows), bullets([*facts, *aside])]
 
 
+def _kept(found: Sequence[StepEstimate]) -> str:
+    """Return what the store holds at the end, scratch apart."""
+    scratch = sum(one.stored_bytes or 0 for one in found if one.step in SCRATCH)
+    kept = sum(one.stored_bytes or 0 for one in found) - scratch
+    return f"The store takes {readable_bytes(kept)}, and {readable_bytes(scratch)} of scratch, which may be emptied."
+
+
 def _step(one: StepEstimate) -> tuple[object, ...]:
     known = one.remembered is not None
-    stored = "the videos" if one.stored_bytes is None else readable_bytes(one.stored_bytes)
+    stored = readable_bytes(one.stored_bytes or 0)
     return (
         one.step,
         one.remembered if known else "–",
         one.to_compute if known else f"≤ {one.to_compute:,}",
         "–" if one.hours is None else readable_hours(one.hours),
-        f"{stored} (scratch)" if one.step == "ddim_inversion" else stored,
+        f"{stored} (scratch)" if one.step in SCRATCH else stored,
     )
 
 
@@ -188,6 +207,45 @@ def cluster(found: RunSize) -> str:
     warning = f"{kept}. Take {REMEDY}." if kept else found.warning
     said = f"The record that Argo keeps of the run: {found} (of at most {limit})."
     return document("## On a cluster", said, f"**Warning:** {warning}" if warning else "")
+
+
+def pods(tasks: Sequence[Task], limits: Limits | None, misfits: Sequence[Misfit]) -> str:
+    """Return what each task takes in its pods, beside what these may take, and what of it does not fit."""
+    if not tasks:
+        return ""
+    allowed = "No limits are known: this is no run on a cluster."
+    if limits is not None:
+        has = "" if limits.device is None else f", a GPU has {readable_bytes(limits.device)}"
+        allowed = f"A try of a task may take {readable_hours(limits.timeout / 3600)}{has}."
+    return document(
+        "## Pods",
+        table(
+            ("task", "pods", "A100 time", "main memory", "GPU memory", "pictured"),
+            [_unlimited(task) if limits is None else _limited(Load(task, limits)) for task in tasks],
+        ),
+        f"Of one pod, memory at its peak: tensors alone; pictured: of a pod that draws pictures. {allowed}",
+        bullets([Markdown(f"**Warning:** {text(fault)}") for found in misfits for fault in found.faults]),
+        *(text(f"What fits: {'; '.join(found.ways)}.") for found in misfits),
+    )
+
+
+def _unlimited(task: Task) -> tuple[object, ...]:
+    peak = ("–",) * 3 if task.peak is None else map(readable_bytes, astuple(task.peak))
+    return (task.name, f"{task.pods} × 1 GPU", _time(task, task.pod_hours(task.pods, 1)), *peak)
+
+
+def _limited(load: Load) -> tuple[object, ...]:
+    task, pod = load.task, load.pod
+    here = f"{task.pods} × {counted(pod.gpus, 'GPU') if pod.gpus else 'CPU'}"
+    if task.peak is None:
+        return (task.name, here, _time(task, load.hours), "–", "–", "–")
+    main = f"{readable_bytes(load.main)} of {readable_bytes(pod.memory)}"
+    device = map(readable_bytes, (task.peak.device, task.peak.pictured)) if pod.gpus else ("–", "–")
+    return (task.name, here, _time(task, load.hours), main, *device)
+
+
+def _time(task: Task, hours: float) -> str:
+    return f"{'≤ ' if task.at_most else ''}{readable_hours(hours)}"
 
 
 def models(found: dict[str, ModelId]) -> str:

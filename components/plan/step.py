@@ -9,6 +9,7 @@ So does the first look at a VLM: its parameters are counted by building it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.attention_capture.settings import reads
 from components.benchmarks.interface import parse_benchmarks
+from components.benchmarks.rows import Row
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
@@ -33,10 +35,12 @@ from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoFamily, text_pieces, unread_characters
 from components.pages.markdown import document
-from components.plan import page, tuning
-from components.plan.cost import PlannedVideo, estimate
+from components.plan import page, seeing, tuning
+from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
 from components.plan.known import Known
-from components.plan.run_size import RunSize, estimated
+from components.plan.limits import Limits, Misfit, Task, given_limits, misfit
+from components.plan.run_size import ARGO, RunSize, estimated
+from components.plan.seeing import Text
 from components.prior_set.merge import check_agreement
 from components.runtime import parameters as p
 from components.runtime.context import Context
@@ -50,6 +54,7 @@ from components.store.transfer import exported_manifest, import_folder
 if TYPE_CHECKING:
     from components.head_selection.scores import HeadStatistics
 
+log = logging.getLogger(__name__)
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
 NO_VIDEO = "0" * 64  # a sample's text needs none
 LOOKUPS = 16  # requests under way; so many downloads at most lie on the disk
@@ -60,6 +65,7 @@ class Shared(SharedParams):
 
     shards: p.Shards
     seed: p.Seed
+    over_limits: p.OverLimits
 
 
 class MotionPriors(Shared):
@@ -94,19 +100,23 @@ class MotionEnhancer(MotionPriors, Tuning):
 def run(context: Context[StepParams, Shared]) -> None:
     """Validate and predict; a prior set given as a folder is brought into the store.
 
-    Raises ParameterError also where Argo would end the run in its middle: in a pod of KFP, not on a laptop.
+    Raises ParameterError also where Argo would end the run in its middle (in a pod of KFP, not on a laptop), and where
+    the run does not fit its pods.
     """
     if POD in os.environ:
         _record(context.shared).check("shards")
-    forecast(context)
+    forecast(context, given_limits())
     if isinstance(context.shared, FineTune):
         for name in _named_priors(context.shared):
             if not name.startswith("sha256:"):
                 import_folder(Path(name), context.store)
 
 
-def forecast(context: Context[StepParams, Any]) -> None:
-    """Validate, list, count, predict; write nothing but what was read of headers and models into the store."""
+def forecast(context: Context[StepParams, Any], limits: Limits | None = None) -> None:
+    """Validate, list, count, predict; write nothing but what was read of headers and models into the store.
+
+    Raises ParameterError where the run does not fit `limits`, unless it shall go all the same; the page is written.
+    """
     shared = context.shared
     params = {
         name: validated(declared(name).params, given, f"params_{name}") for name, given in context.step_params.items()
@@ -118,12 +128,16 @@ def forecast(context: Context[StepParams, Any]) -> None:
     models: dict[str, ResolvedModel] = {}
     parts = ["# Plan"]
     videos: list[int] = []  # bytes of each
+    texts: list[Text] = []
+    tasks: list[Task] = []
     if isinstance(shared, MotionPriors):
         models["vdm"] = resolve(shared.vdm, context.store)
         extraction = _Extraction(context, params, models["vdm"])
         context.value("source_digest", training_digest(extraction.sources))
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts.append(extraction.forecast())
+        tasks += extraction.tasks()
+        texts += extraction.texts
     if isinstance(shared, FineTune):
         sets = [_prior_set(context, name) for name in _named_priors(shared)]
         check_agreement(sets)
@@ -131,18 +145,37 @@ def forecast(context: Context[StepParams, Any]) -> None:
         context.value("prior_digest", digests[0] if len(sets) == 1 else as_text(digests))
         videos += {line.video.id: line.video.file.bytes for one in sets for line in one.lines}.values()
         parts.append(page.prior_sets(sets))
+        texts += _samples(sets)
     if isinstance(shared, Tuning):
         models["vlm"] = resolve(shared.vlm, context.store)
-        benchmark_digest, shown = _benchmarks(context, params["dataset_import"], shared.benchmarks)
+        benchmark_digest, shown, sources = _benchmarks(context, params["dataset_import"], shared.benchmarks)
         context.value("benchmark_digest", benchmark_digest)
         trained, asked = (params[name].viewing.positions for name in ("vlm_attention", "benchmark_eval"))
         counts = _counts(context, models["vlm"], params["sft"])
         downloads = [] if context.store.uri.startswith("file:") else videos
         taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
         parts += [shown, page.positions(trained, asked), taken]
+        assert counts.rates is not None
+        vlm, nodes = seeing.Seeing(models["vlm"].path, counts.rates), 1 if limits is None else limits.sft_nodes
+        tasks += seeing.tuned(vlm, texts, params, len(shards), nodes)
+        tasks += [seeing.evaluated(vlm, one, _items(context, one), params["benchmark_eval"]) for one in sources]
+    sure, bounds = (_misfit(shared, [one for one in tasks if one.at_most is bound], limits) for bound in (False, True))
+    parts.append(page.pods(tasks, limits, [found for found in (sure, bounds) if found is not None]))
     parts.append(page.cluster(_record(shared)))
     parts.append(page.models({role: model.id for role, model in models.items()}))
     context.page("plan", document(*parts))
+    if sure is not None and shared.over_limits == "stop":
+        raise sure.error
+    for found in (sure, bounds):
+        for fault in found.faults if found else ():
+            log.warning("more than its pod has: %s", fault)
+
+
+def _misfit(shared: Shared, tasks: Sequence[Task], limits: Limits | None) -> Misfit | None:
+    """Return what of these tasks does not fit their pods; nothing where no limits are known."""
+    if limits is None:
+        return None
+    return misfit(tasks, limits, lambda count: _record(shared, count).packed <= ARGO)
 
 
 def _named_priors(shared: FineTune) -> list[str]:
@@ -159,10 +192,10 @@ def _prior_set(context: Context[StepParams, Any], name: str) -> PriorSet:
     return context.store.manifest(name, PriorSet) if stored else exported_manifest(Path(name), PriorSet)
 
 
-def _record(shared: Shared) -> RunSize:
-    """Return the size of the record that Argo keeps of this run."""
+def _record(shared: Shared, shards: int | None = None) -> RunSize:
+    """Return the size of the record that Argo keeps of this run, or of one with so many shards."""
     (name,) = (name for name, form in STEP.forms.items() if form.shared is type(shared))
-    return estimated(name, len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
+    return estimated(name, shards or len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
 
 
 def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
@@ -170,8 +203,8 @@ def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
     return read_source(uri, layout, params.template_instructions, protocol, patience)
 
 
-def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list[str]) -> tuple[str, str]:
-    """Return the digest of the benchmarks' listings, and the page's part about them.
+def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list[str]) -> tuple[str, str, list[Source]]:
+    """Return the digest of the benchmarks' listings, the page's part about them, and what they are.
 
     Raises DataError where their import would be refused, by what annotations and listing say.
     """
@@ -187,7 +220,39 @@ def _benchmarks(context: Context[StepParams, Any], params: Any, benchmarks: list
         shown = "".join(f"\n    {line}" for line in shortened(context.store, context.task, lines))
         raise DataError(problem + shown, source="benchmarks", remedy=remedy)
     digests = [[source.protocol, source.digest] for source in sources]
-    return sha256(canonical_json(digests)), page.benchmarks(sources, lost, _kept(context, lost))
+    return sha256(canonical_json(digests)), page.benchmarks(sources, lost, _kept(context, lost)), sources
+
+
+def _samples(sets: Sequence[PriorSet]) -> list[Text]:
+    """Return the samples of prior sets, those of several once."""
+    found: dict[str, Text] = {}
+    for line in (line for one in sets for line in one.lines):
+        video, sample = line.video, line.sample
+        shown = Shown.of(video, len(video.times))
+        found[sample.id] = Text(video.id, shown, seeing.read_of(sample), sample.response, sample.weight)
+    return list(found.values())
+
+
+def _items(context: Context[StepParams, Any], source: Source) -> list[tuple[Row, Text]]:
+    """Return the items of a benchmark; clips that are imported are known."""
+
+    def shown(video: SourceVideo) -> Shown | None:
+        key = file_key(declared("dataset_import"), video.reads(source.root))
+        entry = context.store.entry("dataset_import", key, miss_if_damaged=True)
+        if entry is None:
+            return None
+        try:
+            clip = clip_of(entry, video.part, "dataset_import", video.path)
+        except DataError:  # such a clip is left out by the import
+            return None
+        return Shown.of(clip, len(clip.times))
+
+    videos = [video for video in source.videos if video.file is not None]
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        known = list(pool.map(shown, videos))
+    pairs = zip(videos, known, strict=True)
+    named = ((source.unit(video.path), found, row) for video, found in pairs for row in video.rows)
+    return [(row, Text(name, found, seeing.read_of(row))) for name, found, row in named]
 
 
 def _kept(context: Context[StepParams, Any], lost: Sequence[Lost]) -> str:
@@ -204,8 +269,9 @@ def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any
     settings = params.model_dump(mode="json", include={"tuning", "train", "lora_rank", "lora_targets"})
     reads: Json = {"model": model.id.digest, "params_sft": settings}
     key = sha256(canonical_json(reads))[:32]
-    if (entry := context.store.entry("plan", key, miss_if_damaged=True)) is not None:
-        return tuning.Counts(**entry.numbers)
+    entry = context.store.entry("plan", key, miss_if_damaged=True)
+    if entry is not None and (known := tuning.Counts.read(entry.numbers)) is not None:
+        return known
     counts = tuning.count(model.path, params)
     context.work(key).finish(model.id.name, reads, asdict(counts))
     return counts
@@ -250,6 +316,8 @@ class _Extraction:
         self.sources = read_training(context.shared.source, given.layout, instructions, patience)
         self.videos = _joined(self.sources)
         self.known: dict[str, Known] = {}
+        self.steps: list[StepEstimate] = []
+        self.texts: list[Text] = []  # samples that the VLM is trained on
 
     def forecast(self) -> str:
         """Return the page's part about them."""
@@ -259,13 +327,30 @@ class _Extraction:
         for step in ("dataset_import", "ddim_inversion", "attention_capture"):
             self.known[step] = self._known(step)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            looked = track(pool.map(self._planned, self.videos), STEP.title, len(self.videos))
-            videos = [video for video in looked if video is not None]
+            looked = list(track(pool.map(self._planned, self.videos), STEP.title, len(self.videos)))
+        videos = [video for video in looked if video is not None]
+        for (_, named), found in zip(self.videos, looked, strict=True):
+            if found is not None and family.frames.largest(min(found.frames, inversion.num_frames)):
+                clip = found.name, found.shown
+                self.texts += [Text(*clip, seeing.read_of(row), row.response, row.weight) for row in named.rows]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
-        found = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held))
+        files = {(one.root, file.path): file.size for one, video in self.videos if (file := video.file)}
+        taken = sum(files.values())
+        self.steps = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held), taken)
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
-        return page.extraction(self.sources, found, lost, _kept(self.context, lost), self._texts(family))
+        size = inversion.num_frames, inversion.height, inversion.width
+        if unlike := unlike_training(family.sizes(self.model.path), self.model.id.name, *size):
+            log.warning("%s", unlike)
+        return page.extraction(self.sources, self.steps, unlike, lost, _kept(self.context, lost), self._texts(family))
+
+    def tasks(self) -> list[Task]:
+        """Return what the steps on a GPU take in the pods of this run."""
+        return [
+            Task(one.step, "shard", one.hours, len(self.shared.shards), one.to_compute, peak=one.peak)
+            for one in self.steps
+            if one.hours is not None
+        ]
 
     def _texts(self, family: VideoFamily) -> page.Texts:
         """Return how many texts the video model cannot read, by its tokenizer alone."""
@@ -290,8 +375,8 @@ class _Extraction:
         words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
         entry = self.known["dataset_import"].entry(file_key(declared("dataset_import"), address))
         if entry is None:
-            frames, problem = self._header_frames(source, video, address)
-            return PlannedVideo(name, frames, words, problem=problem)
+            shown, problem = self._header(source, video, address)
+            return PlannedVideo(name, shown.frames if shown else 0, words, problem=problem, shown=shown)
         try:
             clip = clip_of(entry, video.part, "dataset_import", name)
         except DataError as error:
@@ -310,7 +395,8 @@ class _Extraction:
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(key if key in self.known["attention_capture"] else "")
         inverted = trajectory in self.known["ddim_inversion"]
-        return PlannedVideo(name, len(clip.times), words, True, inverted, captured)
+        shown = Shown.of(clip, len(clip.times))
+        return PlannedVideo(name, shown.frames, words, True, inverted, captured, shown=shown)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
@@ -352,8 +438,8 @@ class _Extraction:
         for choice in choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result()):
             yield choice.heads
 
-    def _header_frames(self, source: Source, video: SourceVideo, reads: Json) -> tuple[int, str]:
-        """Return the frames by the container's header, remembered; or 0 and why, not remembered.
+    def _header(self, source: Source, video: SourceVideo, reads: Json) -> tuple[Shown | None, str]:
+        """Return what the container's header says, remembered; or None and why, not remembered.
 
         What lies in a zip file is unpacked for this.
         """
@@ -361,19 +447,22 @@ class _Extraction:
 
         assert video.file is not None
         key = sha256(canonical_json(reads))[:32]
-        if (entry := self.store.entry("plan", key, miss_if_damaged=True)) is not None:
-            return int(entry.numbers["frames"]), ""
+        if (
+            entry := self.store.entry("plan", key, miss_if_damaged=True)
+        ) is not None and "duration" in entry.numbers:  # an older one has frames
+            return Shown(**entry.numbers), ""
         # one of its own: threads cannot share the folder of its downloads
         backend, path = open_backend(source.root, self.store.patience), None
         try:
             with fetched(backend, video.file.path, video.files, self.store.patience) as path:
                 found = header(path)
         except DataError as error:
-            return 0, error.problem.replace(str(path), video.path)
+            return None, error.problem.replace(str(path), video.path)
         if found.kind == "image":
-            return 0, NO_MOTION
-        self.context.work(key).finish(video.path, reads, {"frames": found.num_frames})
-        return found.num_frames, ""
+            return None, NO_MOTION
+        shown = Shown(found.num_frames, found.height, found.width, found.duration)
+        self.context.work(key).finish(video.path, reads, asdict(shown))
+        return shown, ""
 
 
 STEP = Step(

@@ -6,9 +6,11 @@ Counts come from the model's shapes, without its weights. The aligner's few numb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.core.records import Json
+from components.sft.rates import Rates
 from components.sft.settings import Params
 
 GPUS = 8  # of a node, one process each, unless the parameters say otherwise
@@ -17,11 +19,21 @@ _FP32, _BF16 = 4, 2
 
 @dataclass(frozen=True)
 class Counts:
-    """A model's parameters, those that are trained, and those of low-rank updates among them (no part of `all`)."""
+    """A model's parameters, those that are trained, and those of low-rank updates among them (no part of `all`).
+
+    `rates` are its FLOPs by what passes it.
+    """
 
     all: int
     trained: int
     adapters: int = 0
+    rates: Rates | None = field(default=None, compare=False)
+
+    @classmethod
+    def read(cls, numbers: Json) -> Counts | None:
+        """Return what an entry remembers; None where an older one has no rates."""
+        given = numbers.get("rates")
+        return None if given is None else cls(**{**numbers, "rates": Rates(**given)})
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ def count(folder: Path, params: Params) -> Counts:
     import torch
 
     from components.models.vlm.model import load_vlm
+    from components.sft.flops import TrainingFlops
     from components.sft.module import freeze, is_adapter
 
     vlm = load_vlm(folder, torch.bfloat16, "cpu", rows=False, weights=False)
@@ -64,7 +77,7 @@ def count(folder: Path, params: Params) -> Counts:
     sizes = {name: (one.numel(), one.requires_grad) for name, one in vlm.model.named_parameters()}
     adapters = sum(size for name, (size, _) in sizes.items() if is_adapter(name))
     trained = sum(size for size, learns in sizes.values() if learns)
-    return Counts(sum(size for size, _ in sizes.values()) - adapters, trained, adapters)
+    return Counts(sum(size for size, _ in sizes.values()) - adapters, trained, adapters, TrainingFlops(vlm).rates)
 
 
 def disk(counts: Counts, params: Params, video_bytes: Sequence[int]) -> Disk:

@@ -18,7 +18,7 @@ from components.store.transfer import exported_manifest, own_path
 
 @dataclass(frozen=True)
 class Prior:
-    """One sample of an exported prior set. `map_TFHW` is A_VDM, density relative to uniform."""
+    """One sample of an exported prior set. `map_TFHW` is A_VDM in fp32, density relative to uniform."""
 
     sample: Sample
     pieces: list[ScoredPiece]
@@ -46,4 +46,5 @@ def read_priors(folder: Path | str) -> Iterator[Prior]:
     for line in exported_manifest(folder, PriorSet).lines:
         pieces = line.parse_pieces(read(line.pieces)) if isinstance(line.pieces, Ref) else line.pieces
         video = folder / own_path(line.video.file, str(folder))
-        yield Prior(line.sample, pieces, line.grid, line.confidence.value, unpack(read(line.prior))["prior"], video)
+        maps = unpack(read(line.prior))["prior"].float()
+        yield Prior(line.sample, pieces, line.grid, line.confidence.value, maps, video)

@@ -202,11 +202,11 @@ def _gaps(material: Material, name: str, aligner: Aligner) -> list[float] | None
     found = []
     for line in (material.before[name], material.after[name]):
         map_TFHW, valid_FHW, covered_T = map(torch.from_numpy, material.vlm_map(line))
-        prior_TFHW = torch.from_numpy(material.tensors(line.prior)["prior"])
+        prior_TFHW = torch.from_numpy(material.prior(line))
         if map_TFHW.shape != prior_TFHW.shape or not bool(valid_FHW.any()):
             return None
         # words without a counterpart are in no loss
-        map_TFHW, prior_TFHW = map_TFHW.float()[covered_T], prior_TFHW.float()[covered_T]
+        map_TFHW, prior_TFHW = map_TFHW.float()[covered_T], prior_TFHW[covered_T]
         for seen in (map_TFHW, aligner(map_TFHW, valid_FHW)):
             found.append(float(map_distance(seen, prior_TFHW, valid_FHW)))
     return found

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -194,6 +194,11 @@ Shards = Annotated[
     list[str],
     operational(min_length=1, max_length=100, description='the parts that run side by side, each "k/n"'),
     PipelineDefault(["0/2", "1/2"]),
+]
+OverLimits = Annotated[
+    Literal["stop", "go"],
+    operational(description="what `plan` does where a pod would outlast its time limit or exceed its memory"),
+    PipelineDefault("stop"),
 ]
 ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')]
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.records import Grid, sha256
 from components.media.map_algebra import frame_difference_prior
@@ -30,6 +29,7 @@ from components.media.video import iterate_frames
 from components.models.vlm.example import IGNORED, Example
 from components.models.vlm.interface import conversation
 from components.models.vlm.model import Vlm
+from components.sft.lines import SharedLines
 from components.sft.loss import shuffled_prior, uniform_prior
 from components.sft.settings import SftSettings
 from components.store.entries import Store
@@ -64,18 +64,19 @@ class Item:
         return len(rows_R), int((rows_R < int(learned.nonzero()[0])).sum())
 
 
-def split(lines: Sequence[VlmLine], share: float, seed: int) -> tuple[list[VlmLine], list[VlmLine]]:
+def split(lines: SharedLines, share: float, seed: int) -> tuple[SharedLines, SharedLines]:
     """Return training and held-out lines: ⌊share · videos⌋ videos, those with the smallest sha256(seed, video sha256).
 
     A ParameterError where nothing is left to train on.
     """
-    videos = sorted({line.video.id for line in lines}, key=lambda name: sha256(f"{seed}:{name}".encode()))
+    of = lines.videos
+    videos = sorted({*of}, key=lambda name: sha256(f"{seed}:{name}".encode()))
     kept_out = set(videos[: floor(share * len(videos) + 1e-9)])  # .29 of 100 is 28.999…
-    train = [line for line in lines if line.video.id not in kept_out]
+    train = [index for index, name in enumerate(of) if name not in kept_out]
     if not train:
         problem = f"no training samples: {len(lines)} samples"
         raise ParameterError(problem, source=f"held_out={share:g}", remedy="import more videos")
-    return train, [line for line in lines if line.video.id in kept_out]
+    return lines.take(train), lines.take([index for index, name in enumerate(of) if name in kept_out])
 
 
 def epoch_length(weights: Sequence[float]) -> int:
@@ -113,21 +114,20 @@ def _epoch(weights: NDArray[np.float64], length: int, seed: list[int]) -> list[i
     return generator.permutation(shown).tolist()  # type: ignore[no-any-return]
 
 
-def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> list[VlmLine]:
+def partners(lines: SharedLines, pool: SharedLines, seed: int) -> SharedLines:
     """Return for each line one of `pool` that shows another video (`prior_control: shuffled`), else a ParameterError.
 
     The pool's videos form a seeded cycle: a video's partner is the next one, and of that one the sample at the same
     place. A video that is not in the pool (a held-out one) enters the cycle at a place that follows from its id.
     """
-    by_video: dict[str, list[VlmLine]] = {}
-    for line in pool:
-        by_video.setdefault(line.video.id, []).append(line)
+    by_video: dict[str, list[int]] = {}
+    for index, name in enumerate(pool.videos):
+        by_video.setdefault(name, []).append(index)
     names = sorted(by_video)
     cycle = [names[int(k)] for k in np.random.default_rng([seed, 0x5EED]).permutation(len(names))]
     places = {name: place for place, name in enumerate(cycle)}
     found, seen = [], Counter[str]()
-    for line in lines:
-        own = line.video.id
+    for own in lines.videos:
         if names in ([], [own]):
             remedy = "train on samples of more videos"
             raise ParameterError("no other video's map", source="prior_control=shuffled", remedy=remedy)
@@ -135,27 +135,22 @@ def partners(lines: Sequence[VlmLine], pool: Sequence[VlmLine], seed: int) -> li
         others = by_video[cycle[place % len(cycle)]]
         found.append(others[seen[own] % len(others)])
         seen[own] += 1
-    return found
+    return pool.take(found)
 
 
 @dataclass(frozen=True)
 class Samples:
     """The lines as samples, read from the store; `partners` are those of `prior_control: shuffled`."""
 
-    lines: Sequence[VlmLine]
+    lines: SharedLines
     vlm: Vlm
     store: Store
     settings: SftSettings
     aligned: bool
-    partners: Sequence[VlmLine] = ()
+    partners: SharedLines | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
-
-    @property
-    def weights(self) -> list[float]:
-        """How often an epoch shows each."""
-        return [line.sample.weight for line in self.lines]
 
     def __getitem__(self, index: int) -> Item:
         line = self.lines[index]
@@ -178,6 +173,7 @@ class Samples:
         control, line = self.settings.prior_control, self.lines[index]
         prior_TFHW = unpack(self.store.read(line.prior))["prior"].float()
         if control == "shuffled":
+            assert self.partners is not None
             return shuffled_prior(prior_TFHW, unpack(self.store.read(self.partners[index].prior))["prior"].float())
         if control == "uniform":
             return uniform_prior(prior_TFHW)

@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from components.models.vlm.example import IGNORED, Example
 from components.models.vlm.model import Vlm
+from components.sft.rates import Rates
 
 Part = Literal["tower", "merger", "llm"]
 
@@ -32,14 +33,20 @@ class TrainingFlops:
         output = model.get_output_embeddings()
         head = next(name for name, module in model.named_modules() if module is output)
         trained = {self._part(name, head) for name, weight in model.named_parameters() if weight.requires_grad}
-        self.flows = {"tower": "tower" in trained, "merger": bool(trained & {"tower", "merger"}), "llm": True}
-        self.rates = dict.fromkeys(("patches", "tower", "merger", "llm", "head"), 0)
+        flows = {"tower": "tower" in trained, "merger": bool(trained & {"tower", "merger"}), "llm": True}
+        forward = dict.fromkeys(("patches", "tower", "merger", "llm", "head"), 0)
+        training = dict(forward)
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | _ConvNd):
                 part = self._part(name + ".", head)
                 place = "head" if _below(name, head) else "patches" if isinstance(module, _ConvNd) else part
-                passes = self.flows[part] and place != "patches"  # pixels need no gradient
-                self.rates[place] += 2 * _weights(module) * (1 + passes + module.weight.requires_grad)
+                passes = flows[part] and place != "patches"  # pixels need no gradient
+                forward[place] += 2 * _weights(module)
+                training[place] += 2 * _weights(module) * (1 + passes + module.weight.requires_grad)
+        text = self.config.get_text_config()
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        attention = 4 * text.num_hidden_layers * text.num_attention_heads * size
+        self.rates = Rates(forward, training, attention, flows["tower"])
 
     def _part(self, name: str, head: str) -> Part:
         if re.search(self.family.tower, name):
@@ -51,13 +58,7 @@ class TrainingFlops:
         cells, tokens = example.video_grid.shape, len(example.input_ids)
         work = self.family.tower_work(self.config, cells)
         predicted = int((example.labels[1:] != IGNORED).sum())
-        counts = {"patches": work.patches, "tower": work.places, "merger": prod(cells)}
-        counts |= {"llm": tokens, "head": predicted}
-        products = sum(self.rates[place] * count for place, count in counts.items())
-        text = self.config.get_text_config()
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        attention = 4 * tokens**2 * text.num_hidden_layers * text.num_attention_heads * size
-        return int(products + 3 * attention + work.attention * (1 + 2 * self.flows["tower"]))
+        return self.rates.trained(work, prod(cells), tokens, predicted)
 
 
 def _below(name: str, head: str) -> bool:

@@ -21,7 +21,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from components.core.artifacts import VlmLine
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.progress import track
 from components.core.records import Record, sha256
@@ -31,6 +30,7 @@ from components.sft.data import Item, Samples, epoch_length, loaded, order, part
 from components.sft.engine import Engine, computing_dtype
 from components.sft.flops import TrainingFlops
 from components.sft.launch import Stop, listening, stopped
+from components.sft.lines import SharedLines
 from components.sft.loss import effective_weight, prior_variance
 from components.sft.module import MotionSFT, freeze, is_adapter, rate, unwrapped
 from components.sft.processes import Processes, joined
@@ -47,7 +47,10 @@ _POLL_S = 0.5
 
 
 class Job(Record):
-    """Everything a training process needs, as JSON; `out` is a folder that the first process writes the result into."""
+    """Everything a training process needs, as JSON.
+
+    `lines` is a folder that `write_lines` wrote into, `out` one that the first process writes the result into.
+    """
 
     settings: SftSettings
     align_weight: float
@@ -57,7 +60,7 @@ class Job(Record):
     store_patience: float = PATIENCE  # minutes
     key: str
     attempt: str = ""
-    lines: list[VlmLine]
+    lines: str
     out: str
 
 
@@ -100,14 +103,14 @@ class Training:
         torch.manual_seed(seed)
         vlm = self._load(aligned)
         self.flops = TrainingFlops(vlm)
-        train, held = split(job.lines, settings.held_out, seed)
-        held = sorted(held, key=lambda line: sha256(line.sample.id.encode()))[: settings.val_samples]
+        train, held = split(SharedLines.open(Path(job.lines)), settings.held_out, seed)
+        held = held.take(held.by_hash()[: settings.val_samples])
         shuffled = aligned and settings.prior_control == "shuffled"
         self.samples, self.held = (
-            Samples(lines, vlm, self.store, settings, aligned, partners(lines, train, seed) if shuffled else ())
+            Samples(lines, vlm, self.store, settings, aligned, partners(lines, train, seed) if shuffled else None)
             for lines in (train, held)
         )
-        shown = settings.epochs * epoch_length(self.samples.weights)
+        shown = settings.epochs * epoch_length(train.weights)
         self.total = settings.max_steps or math.ceil(shown / settings.global_batch)
         self.variance = self._variance() if aligned else 0.0
         weight = effective_weight(job.align_weight, settings.align_scale, self.variance) if aligned else 0.0
@@ -153,8 +156,7 @@ class Training:
 
     def _variance(self) -> float:
         """Return the normalized maps' mean variance over (a part of) the data; λ times it is the strength."""
-        by_hash = sorted(range(len(self.samples)), key=lambda i: sha256(self.samples.lines[i].sample.id.encode()))
-        chosen = by_hash[: self.settings.contrast_samples]
+        chosen = self.samples.lines.by_hash()[: self.settings.contrast_samples]
         mine = chosen[self.processes.rank :: self.processes.count]
         own = [prior_variance(self.samples.prior(i), self.settings.row_norm) for i in mine]
         return math.fsum(value for found in self.processes.gather(own) for value in found) / len(chosen)
@@ -209,7 +211,7 @@ class Training:
                 self._save_state(step)
 
     def _stream(self, samples: Samples, positions: range) -> Iterator[Item]:
-        sequence = order(samples.weights, self.job.seed, positions)
+        sequence = order(samples.lines.weights, self.job.seed, positions)
         return self._items(samples, sequence[self.processes.rank :: self.processes.count])
 
     def _items(self, samples: Samples, indices: list[int]) -> Iterator[Item]:

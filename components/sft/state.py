@@ -120,10 +120,11 @@ class StateSaver:
 
     def __init__(self, states: ResumeStates, processes: Processes, keep_last: int) -> None:
         self.states, self.processes, self.keep_last = states, processes, keep_last
-        self.scratch = Path(tempfile.mkdtemp(prefix="states-"))
+        self.scratch: Path | None = None  # made for the first state
         self._jobs: queue.Queue[tuple[Path, str] | None] = queue.Queue()
         self._problem: MotionEnhancerError | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     @property
     def busy(self) -> bool:
@@ -147,6 +148,8 @@ class StateSaver:
         """
         self.check()
         name = self.processes.from_first(f"{kind}-{step:08d}-{uuid.uuid4().hex[:8]}")
+        if self.scratch is None:
+            self.scratch = Path(tempfile.mkdtemp(prefix="states-"))
         local = self.scratch / name
         local.mkdir(parents=True)
         with _own_errors():
@@ -170,14 +173,17 @@ class StateSaver:
         self.check()
 
     def close(self) -> None:
-        """Remove the scratch folder; what is still on its way is given up."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Remove the scratch folder and end the upload; what is still on its way is given up."""
+        self._closed = True
+        self._jobs.put(None)
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _upload(self) -> None:
         while (job := self._jobs.get()) is not None:
             local, kind = job
             try:
-                if self._problem is None:
+                if self._problem is None and not self._closed:
                     self._upload_one(local, kind)
             except MotionEnhancerError as error:  # raised in the thread that trains
                 self._problem = error

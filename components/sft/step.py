@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +40,19 @@ class Shared(SharedParams):
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
     shards = context.shards("maps", VlmMaps)
-    lines = [line for shard in shards for line in shard.lines]
-    lines.sort(key=lambda line: line.sample.id)
     leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
-    whole = len(lines)
-    lines = lines if leakage is None else _unasked(context, lines, leakage)
-    excluded = whole - len(lines)
-    lines = _fitting(context, lines)
-    if not lines:
-        remedy = "see what was left out and why (vlm_attention, leakage_check)"
-        raise DataError("no samples to train on", source="maps", remedy=remedy)
+    chosen = _chosen(context, shards, {} if leakage is None else leakage.reasons)
     model = resolve(context.shared.vlm, context.store)
     context.models["vlm"] = model.id
     seen = context.provenance["vlm_attention"].models["vlm"]
     if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
         problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
         raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
-    reads: Json = {"lines": sorted([line.key, line.token_map.sha256] for line in lines)}
-    if weights := sorted([line.sample.id, line.sample.weight] for line in lines if line.sample.weight != 1):
-        reads["weights"] = weights
-    entry = context.once("model", reads, lambda work: _train(context, work, lines, model.path))
+
+    def kept() -> Iterator[VlmLine]:
+        return (line for shard in shards for line in shard.lines if line.key in chosen.token_maps)
+
+    entry = context.once("model", chosen.reads(), lambda work: _train(context, work, kept(), model.path))
     if context.counts["computed"]:
         from components.sft.state import ResumeStates
 
@@ -67,43 +62,61 @@ def run(context: Context[Params, Shared]) -> None:
     log = entry.ref("log", context.task)
     rows = read_log(context.store.read(log))
     fields = {"key": entry.key, "files": files, "aligner": aligner, "adapter": adapter, "log": log}
-    fields |= {"samples": len(lines), "videos": len({line.video.id for line in lines})}
-    fields |= {"maps": [shard.digest for shard in shards], "leakage": leakage and leakage.counts(excluded)}
+    fields |= {"samples": len(chosen.token_maps), "videos": len(chosen.videos)}
+    fields |= {"maps": [shard.digest for shard in shards], "leakage": leakage and leakage.counts(chosen.leaked)}
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
 
 
-def _unasked(context: Context[Params, Shared], lines: list[VlmLine], leakage: LeakageReport) -> list[VlmLine]:
-    """Return the lines of videos that no benchmark asks about, as far as the check excludes; the others are listed."""
-    reasons = leakage.reasons
-    for line in lines:
-        if (reason := reasons.get(line.video.id)) is not None:
-            context.note_left_out([Failure(unit=line.sample.id, task=context.task, reason=f"leak: {reason}")])
-    return [line for line in lines if line.video.id not in reasons]
+@dataclass
+class Chosen:
+    """The samples to train on: what the training's key and its manifest say of them."""
+
+    token_maps: dict[str, str] = field(default_factory=dict)  # sha256 by the line's key
+    weights: list[list[Any]] = field(default_factory=list)
+    videos: set[str] = field(default_factory=set)
+    leaked: int = 0
+
+    def reads(self) -> Json:
+        """Return what the training reads."""
+        found: Json = {"lines": sorted([key, digest] for key, digest in self.token_maps.items())}
+        return found | ({"weights": sorted(self.weights)} if self.weights else {})
 
 
-def _fitting(context: Context[Params, Shared], lines: list[VlmLine]) -> list[VlmLine]:
-    """Return the lines of at most `max_tokens` tokens; the others are left out, and listed.
+def _chosen(context: Context[Params, Shared], shards: Sequence[VlmMaps], leaks: Mapping[str, str]) -> Chosen:
+    """Return the samples of at most `max_tokens` tokens whose videos are not in `leaks`; the others are listed.
 
     Raises:
-        DataError: a line does not say how many tokens it has, as those of an older step 5.
+        DataError: none is left, or a line does not say how many tokens it has, as those of an older step 5.
     """
-    most = context.params.max_tokens
-    if most is None:
-        return lines
-    if unknown := [line.sample.id for line in lines if line.tokens is None]:
-        problem = f"{len(unknown)} samples do not say their tokens, {unknown[0]} first"
+    chosen, most, unknown = Chosen(), context.params.max_tokens, list[str]()
+    for line in (line for shard in shards for line in shard.lines):
+        if (leak := leaks.get(line.video.id)) is not None:
+            chosen.leaked += 1
+            context.note_left_out([Failure(unit=line.sample.id, task=context.task, reason=f"leak: {leak}")])
+        elif most is not None and line.tokens is None:
+            unknown.append(line.sample.id)
+        elif most is not None and (line.tokens or 0) > most:
+            reason = f"{line.tokens} tokens, max_tokens={most}"
+            context.note_left_out([Failure(unit=line.called, task=context.task, reason=reason)])
+        else:
+            chosen.token_maps[line.key] = line.token_map.sha256
+            chosen.videos.add(line.video.id)
+            if line.sample.weight != 1:
+                chosen.weights.append([line.sample.id, line.sample.weight])
+    if unknown:
+        problem = f"{len(unknown)} samples do not say their tokens, {min(unknown)} first"
         raise DataError(problem, source=f"max_tokens={most}", remedy="compute vlm_attention again")
-    long = [line for line in lines if (line.tokens or 0) > most]
-    for line in long:
-        reason = f"{line.tokens} tokens, max_tokens={most}"
-        context.note_left_out([Failure(unit=line.called, task=context.task, reason=reason)])
-    return [line for line in lines if (line.tokens or 0) <= most]
+    if not chosen.token_maps:
+        remedy = "see what was left out and why (vlm_attention, leakage_check)"
+        raise DataError("no samples to train on", source="maps", remedy=remedy)
+    return chosen
 
 
-def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLine], folder: Path) -> Json:
+def _train(context: Context[Params, Shared], work: WorkFolder, lines: Iterable[VlmLine], folder: Path) -> Json:
     from components.models.tuned import stow
+    from components.sft.lines import write_lines
     from components.sft.loop import Job
     from components.sft.state import ResumeStates
 
@@ -116,8 +129,9 @@ def _train(context: Context[Params, Shared], work: WorkFolder, lines: list[VlmLi
     if attempt:
         ResumeStates(context.store.backend, work.key, attempt).begin()
     with tempfile.TemporaryDirectory(prefix="sft-") as scratch:
+        write_lines(Path(scratch), lines)
         state: Json = {"key": work.key, "attempt": attempt, "store_patience": context.store.patience}
-        _launch(Job(settings=settings, vlm=model, store=store, lines=lines, out=scratch, **state, **shared))
+        _launch(Job(settings=settings, vlm=model, store=store, lines=scratch, out=scratch, **state, **shared))
         out = Path(scratch)
         roles = {"roles": stow(out / "model", work)}
         roles["adapter"] = stow(out / "adapter", work) if (out / "adapter").is_dir() else []

@@ -55,12 +55,15 @@ def products(store: Store, kinds: Sequence[str] = PRODUCTS) -> Iterator[Manifest
     for digest in track(listed, "manifests"):
         data = store.manifest_bytes(digest)
         if data is not None and named.search(data):
-            found = parse_any(data, store.manifest_place(digest)).bind(store.part)
+            found = parse_any(data, store.manifest_place(digest), store)
             yield from [found] if found.kind in kinds else []
 
 
-def parse_any(data: bytes, source: str) -> Manifest:
-    """Return a manifest of any kind. Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`."""
+def parse_any(data: bytes, source: str, store: Store) -> Manifest:
+    """Return a manifest of any kind, whose parts lie in the store.
+
+    Raises DataError: not a manifest, of an unknown kind, or as `parse_manifest`.
+    """
     kinds = {kind.KIND: kind for kind in _kinds(Manifest)}
     try:
         named = kinds.get(json.loads(data).get("kind"), Manifest)
@@ -69,7 +72,7 @@ def parse_any(data: bytes, source: str) -> Manifest:
     if named is Manifest:
         problem = "a manifest of no kind that this code knows"
         raise DataError(problem, source=source, remedy="use the version that wrote it")
-    return parse_manifest(data, named, source)
+    return parse_manifest(data, named, source).bind(store.part)
 
 
 def _kinds(base: type[Manifest]) -> Iterator[type[Manifest]]:
@@ -83,13 +86,14 @@ def check(store: Store, manifests: Iterable[Manifest], *, content: bool = False)
 
     The parts of a manifest are read; where one is damaged, what the lines name is not looked at.
     """
-    found, sizes, seen = Findings(), _Sizes(store.backend), set[int]()
+    found, sizes, parts, seen = Findings(), _Sizes(store.backend), _Parts(store.backend), set[int]()
     damaged: dict[str, tuple[Damage, dict[str, None]]] = {}
     for manifest in manifests:
         found.manifests += 1
-        parts = list(_damaged_parts(store, manifest))
-        found.damages += parts
-        for unit, ref in track(_by_unit(manifest, with_lines=not parts), "files"):
+        broken = parts.broken(manifest)
+        for path, problem in broken.items():
+            damaged.setdefault(path, (Damage(path, problem, "", []), {}))[1][manifest.kind] = None
+        for unit, ref in track(_by_unit(manifest, with_lines=not broken), "files"):
             if hash(ref.path) not in seen:
                 seen.add(hash(ref.path))
                 found.files, found.bytes = found.files + 1, found.bytes + ref.bytes
@@ -123,14 +127,27 @@ class _Sizes:
         return self._sizes.get(hash(path))
 
 
-def _damaged_parts(store: Store, manifest: Manifest) -> Iterator[Damage]:
-    """Read the parts that the manifest's lines lie in; yield those that are missing or damaged."""
-    for part in manifest.blobs():
-        path = part_path(part.sha256)
+class _Parts:
+    """The parts that manifests' lines lie in, each of which is read once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._problems: dict[str, str] = {}
+
+    def broken(self, manifest: Manifest) -> dict[str, str]:
+        """Return what is wrong with the manifest's parts, by path; nothing of those that are right."""
+        digests = [blob.sha256 for blob in manifest.blobs()]
+        for digest in digests:
+            if digest not in self._problems:
+                self._problems[digest] = self._problem(digest)
+        return {part_path(digest): self._problems[digest] for digest in digests if self._problems[digest]}
+
+    def _problem(self, digest: str) -> str:
         try:
-            part_text(store.backend.get(path), part.sha256)
+            part_text(self._backend.get(part_path(digest)), digest)
         except ValueError as error:
-            yield Damage(path, str(error), "", [manifest.kind])
+            return str(error)
+        return ""
 
 
 def _by_unit(manifest: Manifest, *, with_lines: bool) -> Iterator[tuple[str, Ref]]:

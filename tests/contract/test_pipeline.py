@@ -75,11 +75,11 @@ def test_every_input_comes_from_the_parameter_of_its_name(spec):
     used = set()
     for name, task in leaves(spec).items():
         found = {key: origin(value) for key, value in task["inputs"]["parameters"].items()}
-        if name == "plan":  # it is never cached, and nothing of its own is a parameter
+        if name == "plan":  # it is never cached
             assert found.pop("rerun") == "0"
         assert found == {key: expected(spec, name, task, key) for key in found}, name
         used |= {value.removesuffix("-loop-item") for value in found.values() if name != "plan"}
-    assert used == {*parameters(spec), "plan"} - {"priors"}
+    assert used == {*parameters(spec), "plan"} - {"priors", "over_limits"}
 
 
 def test_loops_run_over_the_list_of_their_name(spec):

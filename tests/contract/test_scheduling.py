@@ -5,7 +5,12 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from kubernetes.utils.quantity import parse_quantity
 
+from components.kubeflow.compile import compiled_limits
+from components.kubeflow.scheduling import device_bytes
+from components.plan.limits import VARIABLE, Limits, Pod
 from components.runtime.declaration import declared
 from tests.command import motion_enhancer, python
 from tests.contract.specs import container, definition, leaves, load, parameters, step_of, tasks
@@ -16,6 +21,13 @@ CHANGED = ["--parallelism=3", "--timeout=60", "--deadline=86400", "--retries=5",
 CHANGED += ["--queue=gpus", "--store-secret=other-secret", "--model-claim=other-claim", "--scratch=1Ti"]
 CHANGED += ["--pull-secret=login"]
 CHANGED += ["--gpus-per-shard=2"]
+SIZES = ("--gpus-per-shard=2", "--cpu=gpu=8", "--cpu=sft=6", "--cpu=cpu=2", "--memory=gpu=64Gi", "--memory=sft=90Gi")
+SIZES += ("--memory=cpu=1Gi", "--timeout=43200", "--node-selector=nvidia.com/gpu.product=NVIDIA-A100-SXM4-40GB")
+
+
+def pod(gpus, gib):
+    """A pod with so many GPUs and GiB."""
+    return Pod(gpus=gpus, memory=gib * 2**30)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +131,55 @@ def test_a_pod_that_works_unit_by_unit_gets_a_process_and_its_share_of_a_node_pe
             assert {item["sizeLimit"] for item in one.pod["emptyDirMounts"]} == {f"{16 * gpus}Gi"}
 
 
+def test_memory_and_processors_go_by_class_of_step(compiled):
+    for one in scheduled(compiled(*SIZES)):
+        found = one.container["resources"]
+        if not one.on_gpu:
+            assert (found["resourceCpuRequest"], found["resourceCpuLimit"]) == ("1", "2")
+            assert found["resourceMemoryRequest"] == found["resourceMemoryLimit"] == "1Gi", one.name
+            continue
+        wanted = ("48", "720Gi") if one.name == "sft" else ("16", "128Gi")
+        assert (found["resourceCpuRequest"], found["resourceMemoryLimit"]) == wanted, one.name
+        assert found["resourceMemoryRequest"] == found["resourceMemoryLimit"]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), Limits(timeout=72 * 3600, shard=pod(4, 400), sft=pod(8, 800), device=80 * 10**9)),
+        (SIZES, Limits(timeout=43200, shard=pod(2, 128), sft=pod(8, 720), device=40 * 10**9)),
+        (tuple(CHANGED), Limits(timeout=60, shard=pod(2, 200), sft=pod(8, 800))),
+        ((*CPU, "--memory=cpu=20Gi"), Limits(timeout=72 * 3600, shard=pod(0, 20), sft=pod(0, 20))),
+    ],
+)
+def test_plan_alone_is_told_what_the_other_pods_may_take(compiled, options, wanted, tmp_path):
+    documents = compiled(*options)
+    (file := tmp_path / "pipeline.yaml").write_text(yaml.safe_dump_all(documents))
+    assert compiled_limits(file) == wanted
+    for one in scheduled(documents):
+        told = {item["name"]: item["value"] for item in one.container.get("env", [])}
+        assert (VARIABLE in told) == (one.name == "plan")
+        if one.on_gpu:
+            given = wanted.sft if one.name == "sft" else wanted.shard
+            if given.gpus:
+                assert int(one.container["resources"]["accelerator"]["resourceCount"]) == given.gpus
+            assert int(parse_quantity(one.container["resources"]["resourceMemoryLimit"])) == given.memory
+        assert one.pod["activeDeadlineSeconds"] == str(wanted.timeout)
+
+
+@pytest.mark.parametrize(
+    ("label", "gigabytes"),
+    [
+        ("NVIDIA-A100-SXM4-80GB", 80),
+        ("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", 40),
+        ("Tesla-V100-SXM2-16GB", 16),
+        ("a100", None),
+    ],
+)
+def test_a_gpus_memory_is_that_of_its_label(label, gigabytes):
+    assert device_bytes({"pool": "x", "nvidia.com/gpu.product": label}) == (gigabytes and gigabytes * 10**9)
+
+
 @pytest.mark.parametrize(("options", "size"), [((), "200Gi"), (CPU, "200Gi"), (tuple(CHANGED), "1Ti")])
 def test_fine_tuning_alone_gets_local_disk_where_it_writes_temporary_files(compiled, options, size):
     for one in scheduled(compiled(*options)):
@@ -172,6 +233,12 @@ def test_nothing_of_scheduling_is_a_parameter_or_in_a_cache_key(compiled):
         ("--profile=cpu --sft-nodes", "2"),
         ("--gpus-per-shard", "0"),
         ("--profile=cpu --gpus-per-shard", "2"),
+        ("--cpu", "8"),
+        ("--cpu", "gpu=500m"),
+        ("--cpu", "all=8"),
+        ("--memory", "gpu=64GB"),
+        ("--memory", "gpu=16Gi"),
+        ("--profile=cpu --memory", "gpu=64Gi"),
     ],
 )
 def test_a_bad_value_ends_with_2_and_names_its_option(option, value, capsys, tmp_path):

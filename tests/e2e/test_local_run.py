@@ -147,6 +147,7 @@ def test_read_priors(exported):
     assert len(found) == 4
     for prior in found:
         assert prior.map_TFHW.shape == (sum(piece.selected for piece in prior.pieces), *prior.grid.shape)
+        assert str(prior.map_TFHW.dtype) == "torch.float32"
         assert prior.video.is_file()
 
 

@@ -15,6 +15,7 @@ from components.core.records import canonical_json
 from components.models.registry import ensure_tiny
 from components.models.vlm.model import load_vlm
 from components.sft.launch import Stop
+from components.sft.lines import write_lines
 from components.sft.loop import Job, Training
 from components.sft.module import MotionSFT
 from components.sft.processes import joined
@@ -49,7 +50,8 @@ def job(made_priors, tmp_path_factory):
         chosen = {"viewing": made.VIEWING, **rates, **length, **settings}
         out = tmp_path_factory.mktemp("out")
         fields = {"vlm": str(ensure_tiny(name)), "store": str(folder / "store"), "out": str(out), "seed": 1}
-        of = {"key": key, "lines": lines[name], "align_weight": align_weight, **fields}
+        write_lines(out, lines[name])
+        of = {"key": key, "lines": str(out), "align_weight": align_weight, **fields}
         return Job(settings=SftSettings.model_validate(chosen), **of)
 
     return make

@@ -93,7 +93,7 @@ def test_a_workers_error_is_the_steps(on_two_nodes, maps, tmp_path):
     assert list(on_two_nodes.jobs)  # it stays for its pods' logs
 
 
-# Two nodes that share nothing but the store ---------------------------------------------------------------------------
+# Two nodes that share the job's folder and the store, and no TMPDIR ---------------------------------------------------
 
 
 def node(job, rank, port, scratch):

@@ -196,7 +196,7 @@ def test_no_other_task_changes_and_no_interface_or_command(one_node, several):
 
     before, after = dict(parts(one_node)), dict(parts(several))
     assert {name: key for name, (key, _) in before.items()} == {name: key for name, (key, _) in after.items()}
-    assert [name for name in before if before[name] != after[name]] == ["sft"]
+    assert [name for name in before if before[name] != after[name]] == ["plan", "sft"]  # plan is told how many nodes
 
 
 def test_queue_node_selector_login_and_number_of_gpus_reach_the_job():

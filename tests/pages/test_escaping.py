@@ -9,7 +9,7 @@ from components.dataset_import.checks import Lost
 from components.dataset_import.page import page as import_page
 from components.dataset_import.sources import Source, SourceVideo
 from components.models.video.cogvideox import FRAMES
-from components.plan.cost import Estimate, PlannedVideo
+from components.plan.cost import PlannedVideo
 from components.plan.page import Texts, extraction, unfit
 from components.prior_set.page import card as prior_card
 from components.sft.page import card as model_card
@@ -56,7 +56,7 @@ CLIP = VideoLine(video=Video(file=LOG, width=8, height=8, rotation=0, duration=1
 def test_hostile_names_are_text(page, name):
     lost = [Lost("row", "", name, f"no {name}"), *unfit([PlannedVideo(name, 3, [])], FRAMES)]
     made = {
-        "plan": lambda: extraction([source(name)], Estimate([], 0), lost, name, Texts(1, 0, [name])),
+        "plan": lambda: extraction([source(name)], [], name, lost, name, Texts(1, 0, [name])),
         "import": lambda: import_page([source(name)], [CLIP], [failure(name)]),
         "prior set": lambda: prior_card(manifest(PriorSet, name, heads=[], saturation={})),
         "tuned model": lambda: model_card(manifest(TunedModel, name, key="", files=[], aligner=[], log=LOG)),

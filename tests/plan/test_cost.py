@@ -1,16 +1,34 @@
-"""Cost formulas against what a FLOP counter measures on the real transformer class."""
+"""Cost formulas against what the real classes do: a FLOP counter, and the tensors that live at the peak."""
+
+import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.attention_capture import capture
+from components.attention_capture.capture import CaptureSpec, UnionAttention
+from components.attention_capture.maps import CapturedMaps
+from components.attention_capture.memory import reconstruct_with_memory
+from components.ddim_inversion.ddim import levels
+from components.models.registry import ensure_tiny
+from components.models.video import family_of, load_vdm
+from components.models.video.cogvideox import attention, sizes, vae_numbers
 from components.models.video.interface import Sizes
-from components.plan.cost import ClipCost
+from components.plan.cost import ClipCost, unlike_training, weights
+from tests.plan.live import Live
+
+CHANNELS = (128, 256, 256, 512)
+ENCODING, DECODING = vae_numbers(CHANNELS, 3, 16)
+PUBLISHED = Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720), encoding=ENCODING, decoding=DECODING)
+LONG = replace(PUBLISHED, patch_t=2, native=(81, 768, 1360))
 
 
 def test_published_size_gives_the_known_flops():
-    clip = ClipCost(Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720)), 49, 480, 720)
+    clip = ClipCost(PUBLISHED, 49, 480, 720)
     assert clip.tokens == 17550
     # measured on meta tensors: 332.2 TF a forward; the closed form leaves norms, embeddings and the head out
     assert clip.inversion(1, 0) == pytest.approx(332.2e12, rel=0.02)
@@ -31,3 +49,127 @@ def test_formula_against_a_flop_counter():
             net(latents, text, time, image_rotary_emb=rope)
     clip = ClipCost(Sizes(layers, heads, heads * dim, 16, 16, 2, 1, 8, 4, (17, 256, 256)), 17, 256, 256)
     assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_a_reconstruction_runs_as_many_samples_as_it_is_said_to_cost(monkeypatch, scale, with_memory):
+    """Each attention call of the code itself: queries times the keys that they look at."""
+    folder = ensure_tiny("tiny-cogvideox")
+    vdm, looked, forwards, kernel = load_vdm(folder, "float32"), [], [], capture.attention_with_lse
+    monkeypatch.setattr(
+        capture,
+        "attention_with_lse",
+        lambda q, k, v: looked.append(len(q) * q.shape[2] * k.shape[2]) or kernel(q, k, v),
+    )
+    run = type(vdm).velocity
+    monkeypatch.setattr(type(vdm), "velocity", lambda *given: forwards.append(len(given[1])) or run(*given))
+    schedule, spec = levels(vdm.alphas_cumprod, 2), CaptureSpec((0, 1), (5, 4, 4), rows=4, memory=with_memory)
+    trajectory = torch.randn(3, 1, 5, vdm.sizes.channels, 8, 8)
+    given = {"guidance_scale": scale, "capture": spec, "memory": with_memory}
+    reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text("a ball"), **given)
+    clip = ClipCost(family_of(folder).sizes(folder), 17, 64, 64)
+    length, model = clip.tokens + clip.model.text_tokens, clip.model
+    assert {sum(clip.streams(memory=with_memory, guided=scale > 1))} == set(forwards)
+    linear = sum(forwards) * 2 * length * model.layers * model.weights * model.width**2
+    rows = 2 * 2 * (4 + model.text_tokens) * length * model.width * model.layers
+    counted = linear + 4 * model.width * sum(looked) + rows
+    assert clip.capture(2, 4, memory=with_memory, guided=scale > 1) == pytest.approx(counted, rel=1e-9)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def vae(channels, layers, latents):
+    parts = {"down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4}
+    parts |= {"block_out_channels": channels, "layers_per_block": layers, "latent_channels": latents}
+    with torch.device("meta"):
+        made = AutoencoderKLCogVideoX(**parts, norm_num_groups=min(32, channels[0] // 2))
+    return made.to(torch.bfloat16).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "latents", "frames", "height", "width"),
+    [(CHANNELS, 3, 16, 81, 768, 1360), (CHANNELS, 3, 16, 49, 480, 720), ((8,) * 4, 1, 4, 49, 64, 64)],
+)
+def test_peaks_of_the_vae_are_those_of_the_real_one(channels, layers, latents, frames, height, width):
+    model, (encoding, decoding) = vae(channels, layers, latents), vae_numbers(channels, layers, latents)
+    clip = ClipCost(replace(PUBLISHED, encoding=encoding, decoding=decoding), frames, height, width)
+    whole = {"device": "meta", "dtype": torch.bfloat16}
+    with torch.no_grad(), Live() as decoded:
+        model.decode(torch.empty(1, latents, (frames - 1) // 4 + 1, height // 8, width // 8, **whole))
+    assert decoded.peak <= clip.decoding_bytes(2) <= 1.06 * decoded.peak
+    with torch.no_grad(), Live() as encoded:
+        model.encode(torch.empty(1, 3, frames, height, width, **whole))
+    assert encoded.peak <= clip.encoding_bytes(2) <= 1.4 * encoded.peak
+    if frames == 81:
+        assert decoded.peak == pytest.approx(47.8e9, rel=0.001)
+
+
+@pytest.mark.parametrize("samples", [4, 2])
+@pytest.mark.parametrize("clip", [ClipCost(PUBLISHED, 49, 480, 720), ClipCost(LONG, 81, 768, 1360)], ids=["5B", "1.5"])
+def test_peak_of_a_capture_is_that_of_the_real_network(monkeypatch, clip, samples):
+    """Two layers in place of 42, which work one after the other; the fused kernel takes nothing beside its output."""
+    model, rows, words = clip.model, 512, 40
+    joined = model.patch_t if model.patch_t > 1 else None
+    shape = {"num_attention_heads": 48, "attention_head_dim": 64, "num_layers": 2, "sample_frames": clip.frames}
+    with torch.device("meta"):
+        net = CogVideoXTransformer3DModel(
+            **shape, patch_size_t=joined, patch_bias=joined is None, use_rotary_positional_embeddings=True
+        )
+    net = net.to(torch.bfloat16).eval().requires_grad_(False)
+    monkeypatch.setattr(
+        capture,
+        "attention_with_lse",
+        lambda q, k, v: (torch.empty_like(q.contiguous()), torch.empty(q.shape[:3], device="meta")),
+    )
+    frames, places = model.latent_frames(clip.frames), (clip.height // 8, clip.width // 8)
+    grid = (frames // model.patch_t, places[0] // 2, places[1] // 2)
+    maps = CapturedMaps(CaptureSpec(tuple(range(words)), grid, rows=rows, memory=True))
+    whole = {"device": "meta", "dtype": torch.bfloat16}
+    given = {"hidden_states": torch.empty(samples, frames, 16, *places, **whole)}
+    given |= {"encoder_hidden_states": torch.empty(samples, 226, 4096, **whole)}
+    given |= {"timestep": torch.empty(samples, dtype=torch.int64, device="meta")}
+    given |= {"image_rotary_emb": (torch.empty(clip.tokens, 64, device="meta"),) * 2}
+    with torch.no_grad(), Live() as live, attention(net, UnionAttention(memory=True, maps=maps)):
+        net(**given)
+    predicted = clip.forward_bytes(samples, 2) + clip.map_accumulators(rows, words)
+    assert predicted == pytest.approx(live.peak, rel=0.03)
+
+
+def test_numbers_of_a_checkpoint_are_its_parameters():
+    folder = ensure_tiny("tiny-cogvideox")
+    vdm = load_vdm(folder, "float32")
+    parts = (vdm.transformer, vdm.vae, vdm.text_encoder)
+    assert weights(folder) == sum(tensor.numel() for part in parts for tensor in part.parameters())
+
+
+# Size -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "warned"),
+    [
+        (PUBLISHED, (49, 480, 720), False),
+        (PUBLISHED, (25, 480, 720), False),
+        (PUBLISHED, (57, 480, 720), True),
+        (PUBLISHED, (49, 768, 1360), True),
+        (LONG, (49, 480, 720), True),
+        (LONG, (81, 768, 1360), False),
+    ],
+)
+def test_another_size_than_the_model_was_trained_at_is_a_warning(model, size, warned):
+    found = unlike_training(model, "its name", *size)
+    assert bool(found) == warned
+    if warned:
+        native = "params_ddim_inversion.num_frames={}, params_ddim_inversion.height={}, params_ddim_inversion.width={}"
+        assert native.format(*model.native) in found
+        assert "its name was trained at" in found
+
+
+def test_a_table_of_positions_is_not_the_size_that_a_model_was_trained_at(tmp_path):
+    """As diffusers' conversion script writes CogVideoX1.5."""
+    folder = shutil.copytree(ensure_tiny("tiny-cogvideox1.5"), tmp_path / "model")
+    config = json.loads((file := folder / "transformer/config.json").read_text())
+    file.write_text(json.dumps(config | {"sample_height": 300, "sample_width": 300, "sample_frames": 81}))
+    assert sizes(folder).native == (81, 768, 1360)

@@ -7,14 +7,18 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.cli.options import PipelineOptions
 from components.core.artifacts import PriorSet
 from components.core.errors import ParameterError
 from components.core.units import readable_bytes
 from components.kubeflow.arguments import with_absolute_paths
-from components.plan import tuning
+from components.kubeflow.compile import compiled_limits
+from components.kubeflow.scheduling import Profile
+from components.plan import cost, seeing, tuning
 from components.plan.step import STEP
+from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.file import FileBackend
 from components.store.transfer import export_folder, import_folder
@@ -68,7 +72,7 @@ def planned(capsys, *arguments, pipeline="motion_priors"):
 
 def counts(printed):
     """Remembered and to compute of each step, from the printed table."""
-    return {step: (row[0], row[1]) for step, row in rows(printed).items() if step in STEPS}
+    return {step: (row[0], row[1]) for step, *row in tables(printed)[0] if step in STEPS}
 
 
 def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world, tmp_path, capsys):
@@ -76,8 +80,8 @@ def test_before_a_run_everything_is_to_compute_and_nothing_is_left_behind(world,
     printed = planned(capsys, "--out", out, *settings(world[1], None))
     assert printed.startswith("# Plan\n")
     assert counts(printed) == {**dict.fromkeys(STEPS, ("0", str(COUNT))), "token_selection": ("–", f"≤ {COUNT}")}
-    assert {rows(printed)[step][2] for step in ("ddim_inversion", "attention_capture")} == {"< 1 s"}
-    assert "Peak of what capture adds on the device" in printed
+    assert {row[3] for row in tables(printed)[0] if row[0] in ("ddim_inversion", "attention_capture")} == {"< 1 s"}
+    assert "No limits are known" in printed
     assert "Nothing, by the headers." in printed
     assert not list((tmp_path / "here").iterdir())
     assert [path.name for path in out.iterdir()] == ["store"]  # where `run` with this --out keeps its work
@@ -349,6 +353,115 @@ def test_the_record_of_a_run_on_a_cluster(world, tmp_path, capsys, monkeypatch, 
             run_step(STEP, tmp_path, store, shared=shared, **given)
         monkeypatch.delenv("KFP_POD_NAME")
         run_step(STEP, tmp_path, store, shared=shared, **given)
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Write what `compile` tells the plan of a pipeline whose tasks have a second each, and return the options."""
+    told = Profile("a100", timeout=1, gpus_per_shard=2).limits(8).model_dump_json(exclude_none=True)
+    container = {"env": [{"name": "OTHER", "value": "1"}, {"name": "RUN_LIMITS", "value": told}]}
+    file = tmp_path / "compiled.yaml"
+    file.write_text(
+        yaml.safe_dump_all([{"deploymentSpec": {"executors": {"exec-plan": {"container": container}}}}, {}])
+    )
+    monkeypatch.setattr(cost, "A100_FLOPS", 1e4)
+    monkeypatch.setattr(seeing, "_HOUR", 1e4 * 3600)
+    return "--compiled", file
+
+
+def in_pods(printed):
+    """Return the rows of the table of pods by task."""
+    (table,) = (table for table in tables(printed) if table[0][0] == "task")
+    return {row[0]: row[1:] for row in table[1:]}
+
+
+def test_a_shard_that_would_outlast_its_pod_ends_the_plan_with_2(world, tmp_path, capsys, compiled):
+    _, source, _, _ = world
+    assert motion_enhancer("plan", "motion_priors", *compiled, *settings(source, tmp_path / "store")) == 2
+    told = capsys.readouterr()
+    (late,) = [line for line in told.err.splitlines() if line.startswith("    attention_capture")]
+    hours = in_pods(told.out)["attention_capture"][1]
+    assert late == f"    attention_capture: {hours} for each of 2 shards with 2 GPUs, 1 s are allowed"
+    assert "A try of a task may take 1 s, a GPU has 80 GB." in told.out
+    assert re.search(r"remedy: compile --timeout \d+; or over_limits=go", told.err)
+    assert "attention\\_capture: " in told.out.partition("**Warning:**")[2]
+    given = settings(source, tmp_path / "store", over_limits="go")
+    assert motion_enhancer("plan", "motion_priors", *compiled, *given) == 0
+    told = capsys.readouterr()
+    assert "**Warning:** attention\\_capture" in told.out
+
+
+def test_what_is_remembered_takes_no_time(world, capsys, compiled):
+    _, source, store, _ = world
+    printed = planned(capsys, *compiled, *settings(source, store))
+    assert {name: row[1:3] for name, row in in_pods(printed).items()} == {
+        "ddim_inversion": ["0 s", "–"],
+        "attention_capture": ["0 s", "–"],
+    }
+
+
+def test_tuning_and_evaluation_are_upper_bounds_that_warn(world, tmp_path, capsys, caplog, compiled):
+    _, source, store, _ = world
+    write_set(tmp_path / "bench", preset="bench", count=2, seed=9)
+    own = [f'benchmarks=["motionbench={tmp_path / "bench"}"]', "vlm=tiny-qwen2.5-vl"]
+    printed = planned(capsys, *compiled, *settings(source, store, *own), pipeline="motion_enhancer").replace("\\", "")
+    found = in_pods(printed)
+    assert [found[name][0] for name in ("vlm_attention", "sft")] == ["2 × 2 GPUs", "1 × 8 GPUs"]
+    assert found["sft"][1].startswith("≤ ")
+    assert f"**Warning:** sft: at most {found['sft'][1][2:]} for each of 1 node with 8 GPUs, 1 s are allowed" in printed
+    assert "**Warning:** evaluation motionbench: at most" in printed
+    assert "What fits: " in printed
+    assert "more than its pod has: sft: at most" in caplog.text
+
+
+def test_the_task_stops_by_the_limits_of_its_environment(world, tmp_path, monkeypatch, compiled):
+    _, source, _, _ = world
+    shared = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2}
+    given = {"form": "motion_priors", "step_params": {name: SMALL.get(name, {}) for name in EXTRACTION}}
+    run_step(STEP, tmp_path, tmp_path / "store", shared=shared, **given)
+    monkeypatch.setenv("RUN_LIMITS", compiled_limits(compiled[1]).model_dump_json())
+    with pytest.raises(ParameterError, match="does not fit its pods"):
+        run_step(STEP, tmp_path, tmp_path / "store", shared=shared, **given)
+    run_step(STEP, tmp_path, tmp_path / "store", shared={**shared, "over_limits": "go"}, **given)
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "{}", "deploymentSpec: {executors: {exec-plan: {container: {env: []}}}}"])
+def test_a_file_that_compile_did_not_write_ends_with_2(world, tmp_path, capsys, text):
+    (file := tmp_path / "other.yaml").write_text(text)
+    assert motion_enhancer("plan", "motion_priors", "--compiled", file, *settings(world[1], world[2])) == 2
+    assert f"{file} is no pipeline that was compiled for a cluster" in capsys.readouterr().err
+
+
+def test_a_size_that_the_model_was_not_trained_at_is_said_on_the_page_and_in_the_log(world, capsys, caplog):
+    _, source, store, _ = world
+    given = settings(source, store, "params_ddim_inversion.height=32")
+    printed = planned(capsys, *given).replace("\\", "")
+    said = "tiny-cogvideox was trained at 17 × 64 × 64 (frames × height × width) and is given up to 17 × 32 × 64"
+    assert f"**Warning:** {said}" in printed
+    assert "params_ddim_inversion.height=64" in printed
+    assert said in caplog.text
+    assert "was trained at" not in planned(capsys, *settings(source, store))
+
+
+def test_without_guidance_a_capture_costs_half(world, tmp_path, monkeypatch):
+    _, source, _, _ = world
+
+    def hours(scale):
+        file = run_step(
+            STEP,
+            tmp_path,
+            tmp_path / "store",
+            shared={"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2},
+            form="motion_priors",
+            step_params={n: {**SMALL.get(n, {})} for n in EXTRACTION}
+            | {"attention_capture": SMALL["attention_capture"] | {"guidance_scale": scale}},
+        )["plan"]
+        return next(row[3] for row in tables(file.read_text())[0] if row[0] == "attention_capture")
+
+    monkeypatch.setattr(cost, "A100_FLOPS", 1e4)
+    whole, half = hours(6.0), hours(1.0)
+    assert whole.endswith(" h")
+    assert float(half.removesuffix(" h")) / float(whole.removesuffix(" h")) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -16,14 +16,20 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+import torch
 
 from components.core.artifacts import Trajectories, VideoDataset
 from components.core.errors import DataError, TryAgainError
 from components.core.text import sample_id
+from components.ddim_inversion.settings import InversionSettings
+from components.ddim_inversion.video import invert_video, sample_clip
 from components.kubeflow.tree import ROOT
+from components.models.registry import ensure_tiny
+from components.models.video import load_vdm
 from components.runtime.declaration import declared
 from components.runtime.runner import executor_input
 from components.store.entries import Store
+from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
 from tests.infrastructure.faulty import UNAVAILABLE, FaultyProxy
@@ -114,7 +120,23 @@ def test_every_byte_is_that_of_one_at_a_time(tasks, tmp_path, name):
     assert task.manifest(many) == task.manifest(one)
     assert len(task.entries(tmp_path / "many")) == {"ddim_inversion": COUNT}.get(name, 2 * COUNT)
     assert all(0 < metrics(outputs)["device_waited"] < 1 for outputs in (one, many))
-    assert "device_waited" not in metrics(task.run(tmp_path / "many", 3))  # nothing was computed
+    again = task.run(tmp_path / "many", 3)
+    assert task.manifest(again) == task.manifest(one)  # each unit is remembered under its own key
+    assert "device_waited" not in metrics(again)  # nothing was computed
+
+
+def test_what_is_kept_of_a_video_is_its_own(tasks, tmp_path):
+    """Inverted once more, each by itself."""
+    outputs, store = tasks["ddim_inversion"].run(tmp_path, 3), Store(str(tmp_path / "store"))
+    vdm = load_vdm(ensure_tiny(VDM["vdm"]), "float32", "cpu")
+    settings = InversionSettings(**SMALL["ddim_inversion"])
+    lines = published(outputs, "trajectories", Trajectories).lines
+    for line in lines:
+        clip = sample_clip(vdm.frames, line.video, settings, store.fetch(line.video.file))
+        done = invert_video(vdm, clip, settings, VDM["num_steps"])
+        assert torch.equal(unpack(store.read(line.latents))["latents"], done.latents)
+        assert (line.frames, line.grid) == (clip.frames, done.grid)
+    assert len({line.latents.sha256 for line in lines}) == COUNT
 
 
 def test_a_trajectory_is_read_once_for_the_samples_of_its_video(tasks, tmp_path, monkeypatch):

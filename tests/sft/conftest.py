@@ -1,9 +1,12 @@
 """Training jobs on tiny models of both families and real clips."""
 
+from pathlib import Path
+
 import pytest
 
 from components.core.artifacts import VlmMaps
 from components.models.registry import ensure_tiny
+from components.sft.lines import SharedLines, write_lines
 from components.sft.loop import Job
 from components.sft.settings import SftSettings
 from components.vlm_attention.step import STEP as VLM_ATTENTION
@@ -37,13 +40,18 @@ def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, stor
     """A job on a module's data that writes into the new folder `out`; its key is the folder's name unless given."""
     folder, found = world
     shards = [published({"maps": path}, "maps", VlmMaps) for path in found[name]]
-    lines = sorted((line for shard in shards for line in shard.lines), key=lambda line: line.sample.id)
     out.mkdir()
+    write_lines(out, (line for shard in shards for line in shard.lines))
     settings = SftSettings.model_validate({"viewing": made.VIEWING, **FAST, **settings})
-    fields = {"key": key or f"{out.parent.name}-{out.name}", "lines": lines, "out": str(out)}
+    fields = {"key": key or f"{out.parent.name}-{out.name}", "lines": str(out), "out": str(out)}
     fields |= {"vlm": str(ensure_tiny(name)), "store": store or str(folder / "store"), "seed": 1}
     fields["store_patience"] = store_patience
     return Job(settings=settings, align_weight=align_weight, **fields)
+
+
+def lines_of(job):
+    """A job's lines, in their order."""
+    return [*SharedLines.open(Path(job.lines))]
 
 
 @pytest.fixture

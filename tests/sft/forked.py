@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def ends(job, end, at):
 
 def child(job, one, rank):
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(one["count"]), RENDEZVOUS: f"{job.out}/rendezvous"})
+    tempfile.tempdir = job.out  # what a killed one leaves there goes with it
     die_with_parent()
     if one.get("end"):
         ends(job, one["end"], one["at"])

@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -199,8 +200,7 @@ def test_any_number_of_processes_trains_the_same_in_all_cases(whole, case):
 def test_the_bf16_forward_pass_is_a_plain_bf16_models(world, tmp_path, name):
     """The policy against transformers' own model in bf16, to the last bit; the masters stay fp32."""
     job = make_job(world, tmp_path / "out", name, align_weight=0.0, precision="bf16")
-    with joined(1.0) as processes:
-        training = Training(job, processes, Stop())
+    with joined(1.0) as processes, closing(Training(job, processes, Stop())) as training:
         item = training.samples[0]
         ours = training.module(item)["ar"].item()
         assert {one.dtype for one in training.engine.trained} == {torch.float32}

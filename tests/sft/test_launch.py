@@ -19,7 +19,7 @@ from components.sft.launch import run_processes
 from components.sft.state import ResumeStates
 from components.sft.step import STEP
 from components.store.entries import Store
-from tests.runner import published
+from tests.runner import load_manifest
 from tests.sft.conftest import FAST, QWEN
 
 LIVES = "import os, sys, time; open(sys.argv[1] + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(600)"
@@ -153,12 +153,12 @@ def test_after_sigterm_no_process_lives_and_a_second_run_goes_on(world, tmp_path
     again = Group(request(world, tmp_path / "again", "force-1"))
     assert again.end() == 0, again.said
     assert "resuming after step" in again.said
-    model = published({"model": tmp_path / "again" / "model"}, "model", TunedModel)
     store = Store((world[0] / "store").as_uri())
+    model = load_manifest(tmp_path / "again" / "model", TunedModel, store.uri)
     rows = [json.loads(line) for line in store.read(model.log).splitlines()]
     assert [row["step"] for row in rows] == list(range(9))
     assert list(store.backend.walk(f"sft/{model.key}/resume")) == []
     assert ResumeStates(store.backend, model.key, "other").complete() == []
     monkeypatch.setattr("components.sft.step._launch", lambda job: pytest.fail("trained again"))
     execute(STEP, "sft", request(world, tmp_path / "third", "force-1"))
-    assert published({"model": tmp_path / "third" / "model"}, "model", TunedModel) == model
+    assert load_manifest(tmp_path / "third" / "model", TunedModel, store.uri) == model

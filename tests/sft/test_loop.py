@@ -2,7 +2,7 @@
 
 import json
 import math
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,16 +11,18 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from components.core.artifacts import TunedModel
+from components.core.artifacts import TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, ParameterError
+from components.core.lines import Lines
 from components.core.records import sha256
 from components.models.registry import ensure_tiny
 from components.models.tuned import materialize
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
 from components.sft.aligner import Aligner
-from components.sft.data import Samples, loaded, order, partners, split
+from components.sft.data import Samples, loaded, order, split
 from components.sft.launch import Stop
+from components.sft.lines import SharedLines, write_lines
 from components.sft.loop import Training, train
 from components.sft.loss import response_loss
 from components.sft.module import rate
@@ -32,16 +34,16 @@ from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
 from tests.arithmetic import rounding
-from tests.runner import metrics, published, run_step
-from tests.sft.conftest import FAST, INTERN, QWEN, make_job
+from tests.runner import metrics, published, put_manifest, run_step
+from tests.sft.conftest import FAST, INTERN, QWEN, lines_of, make_job
 from tests.vlm_attention import made
 
 
 @contextmanager
 def opened(job):
     """A training before its first step, alone."""
-    with joined(1.0) as processes:
-        yield Training(job, processes, Stop())
+    with joined(1.0) as processes, closing(Training(job, processes, Stop())) as training:
+        yield training
 
 
 def weights(job):
@@ -65,7 +67,7 @@ def plain_loop(one):
     vlm = load_vlm(ensure_tiny(QWEN), torch.float32, "cpu", rows=False)
     vlm.model.train()
     settings = one.settings
-    lines, _ = split(one.lines, settings.held_out, one.seed)
+    lines, _ = split(SharedLines.open(Path(one.lines)), settings.held_out, one.seed)
     examples = [made.example(vlm, line, Store(one.store)) for line in lines]
     named = dict(vlm.model.named_parameters())
     slow = {name for name in named if ".visual." in name and ".merger." not in name}
@@ -140,7 +142,7 @@ def test_six_steps_are_three_resume_three(job, monkeypatch):
 def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name, aligner):
     """Before the first step, when every aligner is the identity."""
     with opened(job(name, align_weight=2.5, aligner=aligner, held_out=0.0)) as training:
-        lines = training.samples.lines[:3]
+        lines = [*training.samples.lines][:3]
         losses = [training.module(training.samples[index]) for index in range(len(lines))]
     for line, one in zip(lines, losses, strict=True):
         found = {key: float(value.detach()) for key, value in one.items()}
@@ -153,7 +155,8 @@ def test_the_log_says_what_was_learned(job):
     rows = train(one)
     assert [rows[0][name] for name in ("samples", "held_out", "steps")] == [4, 2, 2]
     assert rows[-1]["step"] == 2
-    own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in split(one.lines, 0.34, 1)[0]]
+    lines, _ = split(SharedLines.open(Path(one.lines)), 0.34, 1)
+    own = [unpack(Store(one.store).read(line.prior))["prior"].double() for line in lines]
     normal = [(p / p.mean((1, 2, 3), keepdim=True)).flatten(1) for p in own]
     variance = sum(float(p.var(1, correction=0).mean()) for p in normal) / len(own)
     assert rows[0]["lambda_variance"] == pytest.approx(variance, rel=1e-5)
@@ -174,29 +177,27 @@ def test_contrast_divides_by_the_variance_and_the_gate_multiplies(job):
     assert gated[1]["align"] == pytest.approx(0.5 * scaled[1]["align"], rel=1e-5)
 
 
+def test_priors_in_half_precision_train_the_same(job):
+    """Which token_selection v3 keeps; those of v2 are in fp32."""
+    one, other = job(max_steps=2), job(max_steps=2)
+    store, halved = Store(one.store), []
+    for line in lines_of(one):
+        ref = made.put_work(store, f"half-{line.key}", "prior", prior=unpack(store.read(line.prior))["prior"].half())
+        halved.append(line.model_copy(update={"prior": ref}))
+    other = other.model_copy(update={"lines": f"{other.out}/half"})
+    Path(other.lines).mkdir()
+    write_lines(Path(other.lines), halved)
+    exact, rounded = train(one), train(other)
+    for row, its_row in zip(exact, rounded, strict=True):
+        assert its_row == pytest.approx(row, rel=2.0**-11)
+    assert rounded[0]["val_align"] != exact[0]["val_align"]
+
+
 def test_controls_take_the_priors_place(job):
     kinds = ("none", "shuffled", "uniform", "frame_difference")
     losses = {kind: train(job(max_steps=1, prior_control=kind))[0] for kind in kinds}
     assert losses["uniform"]["prior_variance"] == 0
     assert len({row["val_align"] for row in losses.values()}) == 4
-
-
-def renamed(line, uid):
-    return line.model_copy(update={"sample": line.sample.model_copy(update={"uid": uid})})
-
-
-def test_a_shuffled_map_is_another_videos(job):
-    lines = job().lines
-    twice = [renamed(line, uid) for line in lines for uid in ("a", "b")]
-    found = partners(twice, twice, seed=3)
-    assert all(one.video.id != other.video.id for one, other in zip(twice, found, strict=True))
-    used, given = (sorted(line.sample.id for line in some) for some in (found, twice))
-    assert used == given  # each one's map is used once
-    assert found != partners(twice, twice, seed=4)
-    train_on, held = twice[:-2], twice[-2:]
-    assert {line.video.id for line in partners(held, train_on, seed=3)} < {line.video.id for line in train_on}
-    with pytest.raises(ParameterError, match="no other video"):
-        partners(held, held, seed=3)
 
 
 def test_a_workers_error_keeps_its_kind_and_remedy():
@@ -247,28 +248,17 @@ def test_order_and_rates():
 
 
 def test_weights_lengthen_an_epoch(job):
-    plain = job(max_steps=None, epochs=3, held_out=0.0, global_batch=1)
-    lines = plain.lines
-    heavy = [line.model_copy(update={"sample": line.sample.model_copy(update={"weight": 2.0})}) for line in lines[:1]]
-    for found, length in ((lines, len(lines)), ([*heavy, *lines[1:]], len(lines) + 1)):
-        with opened(plain.model_copy(update={"lines": found})) as training:
+    for weight in (1.0, 2.0):
+        one = job(max_steps=None, epochs=3, held_out=0.0, global_batch=1)
+        first, *others = lines_of(one)
+        heavy = first.model_copy(update={"sample": first.sample.model_copy(update={"weight": weight})})
+        one = one.model_copy(update={"lines": f"{one.out}/weighted"})
+        Path(one.lines).mkdir()
+        write_lines(Path(one.lines), [*others, heavy])
+        length = len(others) + int(weight)
+        with opened(one) as training:
             assert training.total == 3 * length
-            shown = order(training.samples.weights, plain.seed, range(length))
-            assert shown.count(0) == length - len(lines) + 1
-
-
-def test_held_out_is_by_video(job):
-    lines = job().lines
-    kept, out = split([*lines, *(renamed(line, "again") for line in lines)], 0.5, seed=4)
-    assert not {line.video.id for line in kept} & {line.video.id for line in out}
-    assert len({line.video.id for line in out}) == 3
-    assert len(out) == 6
-    video = lines[0].video
-    files = [video.file.model_copy(update={"sha256": f"{k:064x}"}) for k in range(100)]
-    many = [lines[0].model_copy(update={"video": video.model_copy(update={"file": file})}) for file in files]
-    assert len(split(many, 0.29, seed=4)[1]) == 29
-    with pytest.raises(ParameterError):
-        split([], 0.1, 1)
+            assert order(training.samples.lines.weights, one.seed, range(length)).count(0) == weight
 
 
 # The step -------------------------------------------------------------------------------------------------------------
@@ -294,21 +284,20 @@ def test_step_saves_a_folder_that_opens_and_is_remembered(world, tmp_path, monke
     Aligner().load_state_dict(unpack(store.read(model.aligner[0])))
     assert "<svg" in outputs["curve"].read_text()
     assert ResumeStates(store.backend, model.key).complete() == []
-    assert model.lines == sorted(model.lines, key=lambda line: line.sample.id)
-    assert len(model.lines) == 6
+    shards = [published({"maps": path}, "maps", VlmMaps) for path in world[1][QWEN]]
+    assert (model.samples, model.videos, model.maps) == (6, 6, [shard.digest for shard in shards])
     monkeypatch.setattr("components.sft.loop.train", lambda job: pytest.fail("trained again"))
     # neither the shards' order nor operational parameters make new work
     second = run(world, tmp_path, shards=(1, 0), save_every=7)
     assert (second["model"] / "manifest.json").read_bytes() == (outputs["model"] / "manifest.json").read_bytes()
     assert metrics(second)["share_remembered"] == 1.0
     weighted = []
-    for k, path in enumerate(world[1][QWEN]):
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        for line in manifest["lines"]:
-            line["sample"]["weight"] = 2.0
-        weighted.append(tmp_path / f"weighted-{k}")
-        weighted[k].mkdir()
-        (weighted[k] / "manifest.json").write_text(json.dumps(manifest))
+    for k, shard in enumerate(shards):
+        heavier = [
+            line.model_copy(update={"sample": line.sample.model_copy(update={"weight": 2.0})}) for line in shard.lines
+        ]
+        made_up = shard.model_copy(update={"lines": Lines(VlmLine, heavier)})
+        weighted.append(put_manifest(tmp_path / f"weighted-{k}", made_up, world[0] / "store"))
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         run((world[0], {QWEN: weighted}), tmp_path)
 
@@ -349,12 +338,22 @@ def test_a_retry_of_a_forced_training_goes_on_from_its_own_states_alone(world, t
     assert steps == []
 
 
-def test_long_samples_are_left_out_and_listed(world, tmp_path):
-    lines = make_job(world, tmp_path / "job").lines
+def test_long_samples_are_left_out_and_listed(world, tmp_path, monkeypatch):
+    lines = lines_of(make_job(world, tmp_path / "job"))
     lengths = sorted(line.tokens for line in lines)
-    most = lengths[-2]
+    most, jobs = lengths[-2], []
+    kept = [line for line in lines if line.tokens <= most]
+
+    def watched(job):
+        jobs.append((job, lines_of(job)))
+        train(job)
+
+    monkeypatch.setattr("components.sft.loop.train", watched)
     model = published(run(world, tmp_path / "out", max_tokens=most), "model", TunedModel)
-    assert {line.sample.id for line in model.lines} == {line.sample.id for line in lines if line.tokens <= most}
+    ((job, trained),) = jobs
+    assert trained == kept
+    assert not Path(job.lines).exists()
+    assert (model.samples, model.videos) == (len(kept), len({line.video.id for line in kept}))
     left = {item.unit: item.reason for item in model.left_out}
     assert left == {line.called: f"{line.tokens} tokens, max_tokens={most}" for line in lines if line.tokens > most}
     with pytest.raises(DataError, match="no samples to train on"):

@@ -102,6 +102,25 @@ def test_zscore_does_not_blow_up_a_flat_rows_rounding():
     assert float(normalize_rows(flat, None, "zscore").abs().max()) < 0.1
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", ["mse", "sse", "l2"])
+def test_priors_in_half_precision_give_the_same_loss(norm, kind):
+    """Densities from 1e-4 to hundreds, as attention has them: less of a difference than one cell's rounding."""
+    own, exact = (
+        torch.from_numpy(np.random.default_rng(seed).lognormal(0, 2, (4, 5, 12, 16))).float() for seed in (1, 2)
+    )
+    exact = exact / exact.mean((1, 2, 3), keepdim=True)
+    found = []
+    for prior in (exact, exact.half().float()):
+        vlm = own.clone().requires_grad_()
+        loss = map_distance(vlm, prior, None, norm, kind)
+        loss.backward()
+        found.append((loss.item(), vlm.grad))
+    (loss, gradient), (rounded, its_gradient) = found
+    assert 0 < abs(rounded / loss - 1) < 2.0**-11
+    assert float((its_gradient - gradient).norm() / gradient.norm()) < 2.0**-11
+
+
 def test_gradcheck():
     b = maps(2, 2, 2, 3, seed=1)
     for norm in NORMS:

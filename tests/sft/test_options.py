@@ -4,8 +4,10 @@ import errno
 import json
 import math
 import re
+import tempfile
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,8 @@ PARTS = ("vision", "merger", "llm")
 
 @contextmanager
 def opened(job):
-    with joined(1.0) as processes:
-        yield Training(job, processes, Stop())
+    with joined(1.0) as processes, closing(Training(job, processes, Stop())) as training:
+        yield training
 
 
 def tuned(job):
@@ -133,6 +135,24 @@ def test_full_scratch_is_said_with_its_bytes(job, monkeypatch):
     scratch = Path(raised.value.source.removeprefix("scratch "))
     assert scratch.parent.name.startswith("states-")
     assert not scratch.parent.exists()
+
+
+def test_scratch_is_left_empty_and_no_thread_stays(job, tmp_path, monkeypatch):
+    """By a training that ends, and by one that saved nothing and that nobody closed."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with joined(1.0) as processes:
+        Training(job(), processes, Stop()).log.close()
+    assert [*scratch.glob("states-*")] == []
+    one = job(max_steps=3, save_every=2)
+    train(one)
+    assert [state.step for state in states(one).complete()] == [2]
+    assert [*scratch.glob("states-*")] == []
+    until = time.monotonic() + 10
+    while any(thread.name == "state-upload" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_speed_lies_beside_tensorboards_files_and_not_in_the_log(job):

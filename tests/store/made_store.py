@@ -76,7 +76,8 @@ class Made:
         return a.VlmLine(**{**line, "key": self.words.key})
 
     def publish(self, kind, **fields):
-        return self.store.publish(kind(kind=kind.KIND, provenance={}, **fields))
+        """In version 1, with the lines inline; what parts lead to is `in_parts.py`'s."""
+        return self.store.publish(kind(kind=kind.KIND, schema_version="1", provenance={}, **fields))
 
     def priors(self, **fields):
         return self.publish(a.PriorSet, lines=[a.PriorLine(**self.prior_line(**fields))], heads=[], saturation={})

@@ -11,6 +11,7 @@ from components.core.lines import part_path
 from components.core.records import sha256
 from components.store.check import check
 from tests.command import motion_enhancer
+from tests.runner import put_manifest
 from tests.store.in_parts import in_parts
 from tests.store.made_store import Made, paths
 
@@ -55,8 +56,7 @@ def test_check_of_an_artifact_with_emptied_scratch(store, tmp_path, capsys):
     latents = made.trajectory.ref("latents", "ddim_inversion")
     line = a.TrajectoryLine(**shared, samples=[], key=made.trajectory.key, frames=[0], latents=latents, residual=0)
     found = a.Trajectories(kind="Trajectories", provenance={}, shard="0/1", lines=[line])
-    (tmp_path / "trajectories").mkdir()
-    (tmp_path / "trajectories" / "manifest.json").write_bytes(found.to_bytes())
+    put_manifest(tmp_path / "trajectories", found, store.uri)
     store.backend.delete(latents.path)
     assert motion_enhancer("store", "check", tmp_path / "trajectories", "--store", store.uri) == 0
     assert "1 trajectories are gone" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_check_of_nothing_and_of_damaged_manifests(store, capsys):
 
 def set_in_parts(store, *groups):
     """A prior set in parts."""
-    return store.manifest(in_parts(store, *groups)[0], a.PriorSet)
+    return store.manifest(in_parts(store, *groups, heads=[], saturation={})[0], a.PriorSet)
 
 
 def of_sample(made, number):
@@ -119,9 +119,9 @@ def test_a_part_that_cannot_be_read_is_a_finding(store, capsys, data, problem):
         store.backend.delete(path)
     else:
         store.backend.put(path, data or gzip.compress(data))
-    found = check(store, [broken, store.manifest(digest, a.PriorSet)])
+    found = check(store, [broken, store.manifest(digest, a.PriorSet), broken])
     assert [(damage.path, damage.problem) for damage in found.damages] == [(path, problem)]
-    assert (found.manifests, found.files) == (2, 6)  # what the other one names is looked at all the same
+    assert (found.manifests, found.files) == (3, 6)  # what the other one names is looked at all the same
     show(store, found, content=False)
     said = capsys.readouterr().out
     assert "parts of manifests: set rerun_… of the task that published it" in said

@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 
-from bench.store_gc import checked, fabricate
+from bench.store_gc import fabricate
+from components.store.check import check, products
 from components.store.gc import Collector
 from tests.store.counting import counted
 
@@ -54,7 +55,8 @@ def test_memory_by_the_object(command):
 
         def run():
             if command == "check":
-                assert checked(store).damages == []
+                found = check(store, products(store))
+                assert (found.manifests, found.files, found.damages) == (1, 3000, [])
             else:
                 collector = Collector(store, 30)
                 assert len(collector.delete(collector.plan())) > 800

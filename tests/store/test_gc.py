@@ -126,7 +126,7 @@ def test_dropping_takes_that_work_and_nothing_else(store, made):
     gone(store)
     assert gone(store, second) == {f"manifests/{second}.json"} | everything_of(other)
     assert gone(store) == set()
-    assert check(store, [parse_any(*named_manifest(f"sha256:{first}", store))], content=True).damages == []
+    assert check(store, [parse_any(*named_manifest(f"sha256:{first}", store), store)], content=True).damages == []
     assert f"videos/{sha256(b'video')}.mp4" in gone(store, first)
     assert paths(store) == set()
 
@@ -340,7 +340,7 @@ def test_an_unchanged_run_computes_nothing_and_after_a_drop_only_the_dropped_ste
         assert set(again(ratio).values()) == {0}
     gone(store)
     told = gone(store, found[1.0].digest)
-    assert {path.split("/")[0] for path in told} == {"manifests", "token_selection"}
+    assert {path.split("/")[0] for path in told} == {"manifests", "indexes", "token_selection"}
     assert set(again(0.5).values()) == {0}
     counts = again(1.0)
     assert {name for name, count in counts.items() if count} == {"token_selection"}

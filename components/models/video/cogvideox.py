@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from components.models.video.interface import Attend, Sizes, VideoFamily, VideoM
 
 FRAMES = FrameCounts(step=8, fewest=9)  # the VAE encodes four frames a latent and decodes latents in pairs
 TEMPORAL = 4
+# Some folders of CogVideoX1.5 name the size of its table of positions (diffusers' conversion script does) where others
+# name the size that it was trained at.
+_POSITIONS, _TRAINED = (300, 300), (96, 170)
 
 # The model ------------------------------------------------------------------------------------------------------------
 
@@ -166,6 +170,9 @@ def sizes(folder: Path) -> Sizes:
         problem = "transformer/config.json or vae/config.json is missing"
         raise ParameterError(problem, source=str(folder), remedy="give a whole CogVideoX folder")
     spatial = 2 ** (len(vae["block_out_channels"]) - 1)
+    side = net["sample_height"], net["sample_width"]
+    height, width = _TRAINED if side == _POSITIONS else side
+    encoding, decoding = vae_numbers(vae["block_out_channels"], vae["layers_per_block"], net["in_channels"])
     return Sizes(
         layers=net["num_layers"],
         heads=net["num_attention_heads"],
@@ -176,8 +183,40 @@ def sizes(folder: Path) -> Sizes:
         patch_t=net.get("patch_size_t") or 1,
         spatial=spatial,
         temporal=int(vae["temporal_compression_ratio"]),
-        native=(net["sample_frames"], net["sample_height"] * spatial, net["sample_width"] * spatial),
+        native=(net["sample_frames"], height * spatial, width * spatial),
+        encoding=encoding,
+        decoding=decoding,
     )
+
+
+def vae_numbers(channels: Sequence[int], layers: int, latent_channels: int) -> tuple[float, float]:
+    """Return the numbers per pixel that diffusers' VAE holds at its peak: while it encodes, and while it decodes.
+
+    It works on eight frames at a time, and keeps for the next eight the last two that went into each convolution; until
+    a pass has ended, those of the pass before are there as well. While it decodes, each norm keeps both its copies of
+    the latents, brought to the frames' size. At the peak whole frames go through the blocks of full resolution.
+
+    Args:
+        channels: of its levels, from full resolution down.
+        layers: residual blocks of a level; the decoder has one more.
+        latent_channels: z.
+    """
+    n, z, top = 2 * TEMPORAL, latent_channels, len(channels) - 1
+    down, up = (list(pairwise([sides[0], *sides])) for sides in (channels, channels[::-1]))  # into and out of a level
+
+    def inputs(level: tuple[int, int], blocks: int) -> int:  # channels into all convolutions of a level
+        return level[0] + (2 * blocks - 1) * level[1]
+
+    encoder = [2 * inputs(one, layers + 2 * (i == top)) / 4**i for i, one in enumerate(down)]
+    # eight frames seven times over, once with two more in front: above 2 GiB a convolution's input is cut into parts
+    encoding = (7 * n + 2) * channels[0] + encoder[0] + sum(encoder)
+    decoder = []
+    for i, one in enumerate(up):
+        blocks, frames = layers + 1 + 2 * (i == 0), 2 * min(2**i, TEMPORAL)
+        decoder.append(4 * (inputs(one, blocks) + blocks * z * (2 * frames + 1)) / 4 ** (top - i))
+    (wide, narrow), kept = up[-1], sum(decoder) + 2 * z * (n + 1)
+    first = n * (6 * wide + z) + kept - decoder[-1] / 2  # in the first norm of full resolution
+    return encoding, max(first, n * (7 * narrow + wide + z) + kept)
 
 
 def cogvideox_grid(

@@ -57,6 +57,8 @@ class Sizes:
     temporal: int  # frames of a latent but the first, which has one
     native: tuple[int, int, int]  # frames, height and width (pixels) that the model was trained at
     weights: int = 12  # of a layer's matrices that a token passes, in units of width²
+    encoding: float = 0.0  # numbers per pixel of a frame's area that the VAE holds at its peak while it encodes a clip,
+    decoding: float = 0.0  # and while it decodes one; beside the clip's own pixels, whatever the number of frames
 
     @property
     def side(self) -> int:
