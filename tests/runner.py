@@ -52,6 +52,11 @@ def put_manifest(folder, manifest, store=None):
     return folder
 
 
+def changed(manifest, **fields):
+    """The manifest with other values in these fields, validated: a list becomes lines."""
+    return type(manifest)(**{**dict(manifest), **fields})
+
+
 def load_manifest(folder, kind, store=None):
     """The manifest in an artifact's folder; `store` where no step of this process wrote it."""
     return Store(str(store or _stores[Path(folder).absolute().parent])).opened(Path(folder), kind)

@@ -6,7 +6,7 @@ Legend: T words, F H W the prior's grid; cells are drawn at their true size, one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -69,14 +69,27 @@ def piece_text(sample: Sample, piece: Piece) -> str:
     return str(getattr(sample, piece.field))[piece.start : piece.end].strip() or piece.token
 
 
-def unread_warning(priors: PriorSet) -> str:
+@dataclass
+class Unread:
+    """What the video model could not read of a prior set's texts, each once, and how many samples have any of it."""
+
+    texts: dict[str, None] = field(default_factory=dict)
+    samples: int = 0
+
+    def add(self, line: PriorLine) -> None:
+        """Take a sample in."""
+        texts = (str(getattr(line.sample, span.field))[span.start : span.end] for span in line.unread)
+        self.texts |= dict.fromkeys(text.strip() for text in texts)
+        self.samples += bool(line.unread)
+
+
+def unread_warning(priors: PriorSet, unread: Unread) -> str:
     """Return what the video model could not read, and in how many samples; empty where it read everything."""
-    lines, warnings = [line for line in priors.lines if line.unread], list[str]()
-    texts = (str(getattr(line.sample, span.field))[span.start : span.end] for line in lines for span in line.unread)
-    if unknown := list(dict.fromkeys(text.strip() for text in texts)):
+    warnings = list[str]()
+    if unknown := list(unread.texts):
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         named = ", ".join(f"“{text}”" for text in unknown[:_NAMED])
-        count = f" ({len(lines)} of {counted(len(priors.lines), 'sample')})" if len(priors.lines) > 1 else ""
+        count = f" ({unread.samples} of {counted(len(priors.lines), 'sample')})" if len(priors.lines) > 1 else ""
         warnings.append(f"The video model does not know {named}{more}: no map shows them{count}.")
     if out := sum(failure.reason.startswith(CANNOT_READ) for failure in priors.left_out):
         warnings.append(f"{counted(out, 'sample')} left out because the video model cannot read the text.")

@@ -17,7 +17,6 @@ from components.core.errors import DataError
 from components.core.records import Clip, MediaKind
 from components.models.video import family_of
 from components.models.video.interface import Sizes
-from components.store.entries import Entry
 
 A100_FLOPS = 184e12  # bf16, what the published "180 s for 50 guided steps" implies for CogVideoX-5B on one A100
 
@@ -168,6 +167,7 @@ class Shown:
 class PlannedVideo:
     """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered.
 
+    `captured`: keys of the captures that are remembered, one per sample, empty where one is not.
     `problem`: why its header cannot be read. `shown`: the same clip, as a vision-language model is shown it.
     """
 
@@ -176,7 +176,7 @@ class PlannedVideo:
     words: list[int]
     imported: bool = False
     inverted: bool = False
-    captured: Sequence[Entry | None] = ()
+    captured: Sequence[str] = ()
     problem: str = ""
     shown: Shown | None = None
 

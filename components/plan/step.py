@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.attention_capture.settings import reads
 from components.benchmarks.interface import parse_benchmarks
@@ -37,6 +37,7 @@ from components.models.video.interface import VideoFamily, text_pieces, unread_c
 from components.pages.markdown import document
 from components.plan import page, seeing, tuning
 from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
+from components.plan.known import Known
 from components.plan.limits import Limits, Misfit, Task, given_limits, misfit
 from components.plan.run_size import ARGO, RunSize, estimated
 from components.plan.seeing import Text
@@ -47,9 +48,11 @@ from components.runtime.declaration import Form, Step, declared
 from components.runtime.parameters import Shard, SharedParams, StepParams, as_text, items_of, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
-from components.store.entries import Entry
 from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
+
+if TYPE_CHECKING:
+    from components.head_selection.scores import HeadStatistics
 
 log = logging.getLogger(__name__)
 POD = "KFP_POD_NAME"  # in the environment of every task that KFP runs on a cluster
@@ -284,6 +287,22 @@ def _joined(sources: Sequence[Source]) -> list[tuple[Source, SourceVideo]]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class _Statistics:
+    """The statistics of captures, read anew each time."""
+
+    known: Known
+    keys: Sequence[str]
+    readers: int
+
+    def __iter__(self) -> Iterator[HeadStatistics]:
+        from components.head_selection.scores import HeadStatistics
+        from components.store.tensors import unpack
+
+        for sample, data in self.known.files("statistics", self.keys, self.readers):
+            yield HeadStatistics.from_tensors(unpack(data), sample)
+
+
 class _Extraction:
     """What the steps up to token_selection will do with the sources."""
 
@@ -296,6 +315,7 @@ class _Extraction:
         instructions, patience = given.template_instructions, self.store.patience
         self.sources = read_training(context.shared.source, given.layout, instructions, patience)
         self.videos = _joined(self.sources)
+        self.known: dict[str, Known] = {}
         self.steps: list[StepEstimate] = []
         self.texts: list[Text] = []  # samples that the VLM is trained on
 
@@ -304,6 +324,8 @@ class _Extraction:
         inversion, capture = self.params["ddim_inversion"], self.params["attention_capture"]
         family = family_of(self.model.path)
         family.check(inversion.num_frames)
+        for step in ("dataset_import", "ddim_inversion", "attention_capture"):
+            self.known[step] = self._known(step)
         with ThreadPoolExecutor(LOOKUPS) as pool:
             looked = list(track(pool.map(self._planned, self.videos), STEP.title, len(self.videos)))
         videos = [video for video in looked if video is not None]
@@ -351,7 +373,7 @@ class _Extraction:
             return None
         name, address = source.unit(video.path), video.reads(source.root)
         words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
-        entry = self._entry("dataset_import", file_key(declared("dataset_import"), address))
+        entry = self.known["dataset_import"].entry(file_key(declared("dataset_import"), address))
         if entry is None:
             shown, problem = self._header(source, video, address)
             return PlannedVideo(name, shown.frames if shown else 0, words, problem=problem, shown=shown)
@@ -363,58 +385,58 @@ class _Extraction:
             return PlannedVideo(name, 0, words, problem=NO_MOTION)
         digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
-        captured: list[Entry | None] = []
+        captured: list[str] = []
         for sample in [row.sample(digest) for row in video.rows]:
             try:
                 conditioning(sample, self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
-                captured.append(None)
+                captured.append("")
                 continue
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
-            captured.append(self._entry("attention_capture", key))
-        inverted = self._entry("ddim_inversion", trajectory) is not None
+            captured.append(key if key in self.known["attention_capture"] else "")
+        inverted = trajectory in self.known["ddim_inversion"]
         shown = Shown.of(clip, len(clip.times))
         return PlannedVideo(name, shown.frames, words, True, inverted, captured, shown=shown)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
-        models = {} if name == "token_selection" else {"vdm": self.model.id}
+        models = {"vdm": self.model.id} if name in ("ddim_inversion", "attention_capture") else {}
         return step.key(self.params[name], step.shared_result(self.shared), models, reads)
 
-    def _entry(self, step: str, key: str) -> Entry | None:
-        """Return the entry; damage counts as work to do, as the rerun that computes it again begins with this step."""
-        return self.store.entry(step, key, miss_if_damaged=True)
+    def _known(self, step: str) -> Known:
+        """Return what is remembered of a step, with the copies that its tasks of this run keep."""
+        if step == "dataset_import":
+            there = ((one.root, video) for one in self.sources for video in one.videos)
+            scopes: list[Json] = [{"sources": sorted({root for root, video in there if video.file is not None})}]
+        else:
+            scopes = [{"shard": shard} for shard in self.shared.shards]
+        return Known(self.store, step, [self._key(step, {"scope": scope}) for scope in scopes])
 
     def _selected(self, videos: list[PlannedVideo]) -> int | None:
         """Count samples whose token selection is remembered, for the heads that the stored statistics choose.
 
         None where a sample is not captured yet.
         """
-        found = [entry for video in videos for entry in (video.captured if video.imported else [None])]
-        captured = sorted((entry for entry in found if entry is not None), key=lambda entry: entry.unit)
-        if not captured or len(captured) < len(found):
+        captured = [key for video in videos for key in (video.captured if video.imported else [""])]
+        if not captured or not all(captured):
             return None
         try:
-            heads = self._heads(captured)
+            pairs = zip(captured, self._heads(captured), strict=True)
+            keys = [self._key("token_selection", {"attention": key, "heads": heads}) for key, heads in pairs]
         except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
             return None
-        pairs = zip(captured, heads, strict=True)
-        keys = [self._key("token_selection", {"attention": entry.key, "heads": chosen}) for entry, chosen in pairs]
+        known = self._known("token_selection")
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            return sum(pool.map(lambda key: self._entry("token_selection", key) is not None, keys))
+            return sum(pool.map(known.__contains__, keys))
 
-    def _heads(self, captured: list[Entry]) -> list[list[int]]:
-        """Return each sample's heads as head_selection will choose them."""
-        from components.head_selection.scores import HeadStatistics, choose_all
-        from components.store.tensors import unpack
+    def _heads(self, captured: list[str]) -> Iterator[list[int]]:
+        """Yield each sample's heads as head_selection will choose them."""
+        from components.head_selection.scores import choose_all
 
-        params, read = self.params["head_selection"], self.store.read
-        with ThreadPoolExecutor(params.readers) as pool:
-            data = list(pool.map(lambda entry: read(entry.ref("statistics", "attention_capture")), captured))
-        pairs = zip(data, captured, strict=True)
-        statistics = [HeadStatistics.from_tensors(unpack(item), entry.unit) for item, entry in pairs]
-        choices = choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result())
-        return [choice.heads for choice in choices]
+        params = self.params["head_selection"]
+        statistics = _Statistics(self.known["attention_capture"], captured, params.readers)
+        for choice in choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result()):
+            yield choice.heads
 
     def _header(self, source: Source, video: SourceVideo, reads: Json) -> tuple[Shown | None, str]:
         """Return what the container's header says, remembered; or None and why, not remembered.
@@ -425,7 +447,9 @@ class _Extraction:
 
         assert video.file is not None
         key = sha256(canonical_json(reads))[:32]
-        if (entry := self._entry("plan", key)) is not None and "duration" in entry.numbers:  # an older one has frames
+        if (
+            entry := self.store.entry("plan", key, miss_if_damaged=True)
+        ) is not None and "duration" in entry.numbers:  # an older one has frames
             return Shown(**entry.numbers), ""
         # one of its own: threads cannot share the folder of its downloads
         backend, path = open_backend(source.root, self.store.patience), None

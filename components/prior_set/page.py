@@ -7,18 +7,20 @@ from collections import Counter
 from components.core.artifacts import PriorSet
 from components.pages.heads import HEAD_TABLE, head_table
 from components.pages.markdown import bullets, decisions, document, left_out, table, text
-from components.pages.samples import unread_warning
+from components.pages.samples import Unread, unread_warning
 
 
 def card(priors: PriorSet) -> str:
     """Return in Markdown what the set holds, how it was made, and what was left out."""
-    selected = pieces = 0
+    selected, pieces, unread = 0, 0, Unread()
     bins, chosen, sources = Counter[int](), Counter[int](), Counter[tuple[str, float]]()
     for line in priors.lines:
         selected, pieces = selected + line.piece_counts.selected, pieces + line.piece_counts.pieces
         bins[min(int(line.confidence.value * 10), 9)] += 1
         chosen.update(line.heads)
         sources[line.sample.source, line.sample.weight] += 1
+        unread.add(line)
+    warning = unread_warning(priors, unread)
     heads = sorted(priors.heads, key=lambda row: (-row.score, row.head))
     return document(
         "# Motion-prior set",
@@ -26,7 +28,7 @@ def card(priors: PriorSet) -> str:
         f"`sha256:{priors.digest}`",
         bullets(f"merged from {digest}" for digest in priors.merged),
         *_sources(sources),
-        f"**Warning:** {text(unread)}" if (unread := unread_warning(priors)) else "",
+        f"**Warning:** {text(warning)}" if warning else "",
         "## Confidence",
         table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",

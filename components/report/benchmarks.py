@@ -157,8 +157,8 @@ def _benchmark(material: Material, one: Comparison, shown: int) -> Markup:
 
 def _digests(material: Material, one: Comparison) -> Markup:
     """Return the names of both results, for other tools."""
-    results = ((name, getattr(material, name)[one.benchmark.name]) for name in ("untouched", "tuned"))
-    found = raw(", ").join(raw("{} {}").format(name, code(f"sha256:{result.digest}")) for name, result in results)
+    digests = ((name, material.digests[f"{one.benchmark.name}, {name}"]) for name in ("untouched", "tuned"))
+    found = raw(", ").join(raw("{} {}").format(name, code(f"sha256:{digest}")) for name, digest in digests)
     command = code("motion-enhancer export sha256:… DIR --format lmms-eval")
     return caption(raw("Every reply: {}. {} writes them for other tools.").format(found, command))
 

@@ -16,7 +16,7 @@ from components.pages.charts import Line, line_chart
 from components.pages.figures import NOTHING, raw, stored_picture
 from components.pages.heads import head_figure
 from components.pages.page import Section, absent, folded, quoted
-from components.pages.samples import piece_text, sample_strip, unread_warning
+from components.pages.samples import piece_text, sample_strip
 from components.report.material import PriorMaterial
 
 _CLIPS, _SAMPLES = 4, 3
@@ -84,14 +84,12 @@ def motion_words(material: PriorMaterial, shown: Sequence[PriorLine]) -> Section
     title = "Words that carry motion"
     if not shown:
         return Section("words", title, "No pictured samples: the report was made with pictures = 0.")
-    counts = [line.piece_counts for line in material.priors.lines]
-    kept, every = sum(count.selected for count in counts), sum(count.pieces for count in counts)
+    kept, every = material.survey.kept, material.survey.pieces
     lead = (
         "Each token shaded by its standardized motion score MS(t) = mean + mean |change| over frames; underlined ones "
         f"are kept by MTTI ({kept} of {every} tokens in {counted(len(material.priors.lines), 'sample')})."
     )
-    unread = unread_warning(material.priors)
-    warning = raw('<p class="warning">{}</p>').format(unread) if unread else NOTHING
+    warning = raw('<p class="warning">{}</p>').format(material.unread) if material.unread else NOTHING
     blocks = [
         _text(material, line) + (_over_frames(material, line) if i < 2 else NOTHING) for i, line in enumerate(shown)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,26 +13,61 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.core.artifacts import SMALLEST, EvalResult, PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
-from components.core.records import Failure, Json, ModelId, StepRecord, sha256
+from components.core.artifacts import EvalResult, LeakageReport, PriorLine, PriorSet, TunedModel, VlmLine, VlmMaps
+from components.core.records import Failure, Json, ModelId, StepRecord
 from components.media.grids import pool_mask
 from components.media.map_algebra import frame_difference_prior
 from components.media.sampling import spread
-from components.pages.samples import Stored
+from components.pages.samples import Stored, unread_warning
 from components.pages.training_log import read_log
 from components.quality.measures import Scene, centre_map
+from components.report.survey import Files, Survey
 
 _MOST_FRAMES = 64  # read of one clip for its frame difference
 _MOST_PIXELS = 128  # side of a frame that a frame difference needs
 _MOST_BYTES = 400_000_000  # decoded frames held at once
 
 
+@dataclass
+class Frozen:
+    """What one pass over the frozen VLM's lines finds: lines of pictured samples by id, coverage of all samples, maps.
+
+    The maps are those of the tuned VLM as well.
+    """
+
+    shown: dict[str, VlmLine] = field(default_factory=dict)
+    coverage: array[float] = field(default_factory=lambda: array("d"))
+    maps: Files = field(default_factory=Files)
+
+
 @dataclass(frozen=True)
 class PriorMaterial(Stored):
-    """A prior set, and the lines of a VLM before and after tuning, by sample id, where there are any."""
+    """A prior set, and the lines of a VLM before and after tuning, by sample id, where there are any.
+
+    At most `masked` lines of samples with a ground-truth mask are kept.
+    """
 
     priors: PriorSet
     after: dict[str, VlmLine] = field(default_factory=dict, kw_only=True)
+    masked: int = field(default=0, kw_only=True)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What all lines of the prior set say."""
+        found = Survey(self.masked)
+        for line in self.priors.lines:
+            found.add(line)
+        return found
+
+    @cached_property
+    def order(self) -> list[PriorLine]:
+        """The lines of samples that may be pictured in the order that they are taken: by sha256(sample id)."""
+        return self.survey.first.lines
+
+    @cached_property
+    def unread(self) -> str:
+        """What the video model could not read; empty where it read everything."""
+        return unread_warning(self.priors, self.survey.unread)
 
     @cached_property
     def before(self) -> dict[str, VlmLine]:
@@ -49,28 +85,42 @@ class Material(PriorMaterial):
     provenance: dict[str, StepRecord]
     left_out: list[Failure] = field(default_factory=list)
 
-    @property
-    def frozen(self) -> Iterator[VlmLine]:
-        """The frozen model's lines, as the training saw them."""
+    @cached_property
+    def frozen(self) -> Frozen:
+        """What the frozen model's lines say."""
+        wanted, found = {*self.after, *(line.sample.id for line in self.order)}, Frozen()
+        for line in self._trained_on():
+            if line.sample.id in wanted:
+                found.shown[line.sample.id] = line
+            found.coverage.append(line.coverage)
+            found.maps.add(*filter(None, [line.vlm_map]))
+        found.maps.add(*(line.vlm_map for line in self.after.values() if line.vlm_map is not None))
+        return found
+
+    def _trained_on(self) -> Iterator[VlmLine]:
+        """Yield the frozen model's lines that the training saw: without videos that leaked, and long samples."""
         yield from self.model.lines  # of schema version 1
+        if not self.model.maps:
+            return
+        leakage, most = self.model.leakage, self.model.provenance["sft"].params.get("max_tokens")
+        leaked = {*(() if leakage is None else self.store.manifest(leakage.report, LeakageReport).excluded)}
         for digest in self.model.maps:
-            yield from self.store.manifest(digest, VlmMaps).lines
+            for line in self.store.manifest(digest, VlmMaps).lines:
+                if line.video.id not in leaked and (most is None or (line.tokens or 0) <= most):
+                    yield line
 
     @cached_property
     def before(self) -> dict[str, VlmLine]:
         """The frozen model's lines of samples that are pictured, by sample id."""
-        shown = {*self.after, *self.priors.smallest(SMALLEST)}
-        return {line.sample.id: line for line in self.frozen if line.sample.id in shown}
+        return self.frozen.shown
 
     @cached_property
-    def coverage(self) -> list[float]:
-        """The coverage of all samples."""
-        return [line.coverage for line in self.frozen]
-
-    @cached_property
-    def order(self) -> list[PriorLine]:
-        """The prior set's lines in the order that pictured samples are taken: by sha256(sample id)."""
-        return sorted(self.priors.lines, key=lambda line: sha256(line.sample.id.encode()))
+    def digests(self) -> dict[str, str]:
+        """The digests of the manifests by what they are; results as `<benchmark>, <untouched or tuned>`."""
+        found = {"prior set": self.priors.digest, "tuned model": self.model.digest}
+        for kind, results in (("untouched", self.untouched), ("tuned", self.tuned)):
+            found |= {f"{protocol}, {kind}": result.digest for protocol, result in sorted(results.items())}
+        return found
 
     @cached_property
     def log(self) -> list[Json]:

@@ -80,7 +80,7 @@ def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:
         (_ROLES.get(role, role), named(one.name, code(one.digest[:12])))
         for role, one in sorted(material.models.items())
     ]
-    priors = code(f"sha256:{material.priors.digest[:16]}…")
+    priors = code(f"sha256:{material.digests['prior set'][:16]}…")
     facts.append(("prior set", raw("{} samples {}").format(len(material.priors.lines), priors)))
     facts.append(("leakage", raw("{}").format(leakage_line(material.model.leakage))))
     differs = NOTHING.join(raw("<li>{}</li>").format(item) for item in deviations(material.provenance, material.models))

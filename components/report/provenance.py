@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 
 from markupsafe import Markup
 
 from components.core.artifacts import LEAKS
-from components.core.records import Json, Ref, StepRecord
+from components.core.records import Json, StepRecord
 from components.core.units import parameters, readable_bytes
 from components.pages.figures import NOTHING, code, raw
 from components.pages.leakage import leakage_line, leakage_rows
 from components.pages.page import Section, caption, html_table
 from components.report.material import Material
+from components.report.survey import Files
 
 _LISTED = 200
 # the task whose record holds a step's parameters, where it has another name; and the steps of `fine_tune`
@@ -52,15 +52,12 @@ def left_out(material: Material) -> Section:
 
 def provenance(material: Material) -> Section:
     """Return what the page was made from, and how to make it again."""
-    digests = {"prior set": material.priors.digest, "tuned model": material.model.digest}
-    for kind, results in (("untouched", material.untouched), ("tuned", material.tuned)):
-        digests |= {f"{protocol}, {kind}": result.digest for protocol, result in sorted(results.items())}
     body = raw(
         "<h3>Digests</h3>{}<h3>In the store</h3>{}<h3>Steps</h3>{}<h3>Make it again</h3>"
         "<pre>motion-enhancer run fine_tune --arguments arguments.json --set store=… --set 'benchmarks=[{}]'</pre>"
         "<details><summary>arguments.json</summary><pre>{}</pre></details>"
     ).format(
-        html_table((), ((name, code(f"sha256:{digest}")) for name, digest in digests.items())),
+        html_table((), ((name, code(f"sha256:{digest}")) for name, digest in material.digests.items())),
         html_table(("what", "files", "bytes"), _stored_bytes(material)),
         NOTHING.join(_step(task, record) for task, record in sorted(material.provenance.items())),
         ", ".join(f'"{name}=…"' for name in sorted(material.tuned)),
@@ -70,18 +67,8 @@ def provenance(material: Material) -> Section:
 
 
 def _stored_bytes(material: Material) -> list[tuple[str, int, str]]:
-    lines = material.priors.lines
-    kinds: dict[str, Iterable[Ref]] = {
-        "videos": [line.video.file for line in lines],
-        "priors": [line.prior for line in lines],
-        "attention over frames": [line.per_frame for line in lines],
-        "head statistics": [line.statistics for line in lines],
-        "pictures": [ref for line in lines for ref in line.pictures.values()],
-        "VLM maps": [line.vlm_map for line in (*material.frozen, *material.after.values()) if line.vlm_map],
-        "tuned model": material.model.files,
-    }
-    unique = {name: {ref.path: ref.bytes for ref in refs} for name, refs in kinds.items()}
-    return [(name, len(files), readable_bytes(sum(files.values()))) for name, files in unique.items()]
+    found = {**material.survey.files, "VLM maps": material.frozen.maps, "tuned model": Files(*material.model.files)}
+    return [(name, len(files), readable_bytes(files.bytes)) for name, files in found.items()]
 
 
 def _step(task: str, record: StepRecord) -> Markup:
@@ -94,7 +81,7 @@ def _step(task: str, record: StepRecord) -> Markup:
 
 def _arguments(material: Material) -> Json:
     """Return the arguments of the pipeline that fine-tunes from this prior set."""
-    found: Json = {"priors": f"sha256:{material.priors.digest}"}
+    found: Json = {"priors": f"sha256:{material.digests['prior set']}"}
     if "vlm" in material.models:
         found["vlm"] = material.models["vlm"].name
     if "sft" in material.provenance:

@@ -7,7 +7,7 @@ With masks AUC_obj, pointing game and track with intervals against their referen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -23,6 +23,7 @@ from components.pages.samples import Strip
 from components.quality.measures import Quality
 from components.quality.statistics import Estimate
 from components.report.material import Material
+from components.report.survey import Survey
 
 LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 
@@ -30,15 +31,10 @@ LEVEL = "AUC_obj: "  # begins the names of the bench's rows that the chart shows
 def prior_quality(material: Material, quality: Quality, bench: Sequence[Json], pictured: Sequence[str]) -> Section:
     """Return the prior's measures, the bench's rows of this video model, and the best and the worst sample."""
     name, title = "quality", "Quality of the prior"
-    by_id = {line.sample.id: line for line in material.priors.lines}
-    confidence = {line.sample.id: line.confidence.value for line in material.priors.lines}
-    chart = histogram(f"Confidence of {len(confidence)} priors", list(confidence.values()))
+    confidence = material.survey.confidence
+    chart = histogram(f"Confidence of {len(confidence)} priors", confidence)
     bars = raw(f'<div class="charts">{chart}</div>')
-    values = quality.by_sample if quality.rows else confidence
-    ranked = sorted(values, key=lambda key: (values[key], key))
-    names = ("best AUC_obj", "worst AUC_obj") if quality.rows else ("highest confidence", "lowest")
-    ends = [(text, by_id[key], values[key]) for text, key in zip(names, (ranked[-1], ranked[0]), strict=True)]
-    extremes = _extremes(material, ends)
+    extremes = _extremes(material, _ends(material.survey, quality))
     if not quality.rows:
         missing = "No ground-truth masks with a mover and static objects"
         lead = f"{missing}, so the confidence √(concentration · dynamics) instead."
@@ -167,7 +163,19 @@ def _bound(row: Json) -> str:
     return f"{row['test']} {number(row['bound'])}: {'holds' if row['holds'] else 'does not hold'}"
 
 
-def _extremes(material: Material, chosen: Sequence[tuple[str, PriorLine, float]]) -> Markup:
+def _ends(survey: Survey, quality: Quality) -> Iterator[tuple[str, PriorLine, float]]:
+    """Yield the best and the worst sample by AUC_obj, without masks by confidence: what it is, its line and value."""
+    if quality.rows:
+        values, lines = quality.by_sample, {line.sample.id: line for line in survey.masked.lines}
+        ranked = sorted(values, key=lambda key: (values[key], key))
+        for text, key in (("best AUC_obj", ranked[-1]), ("worst AUC_obj", ranked[0])):
+            yield text, lines[key], values[key]
+        return
+    for text, line in zip(("highest confidence", "lowest"), survey.ends, strict=True):
+        yield text, line, line.confidence.value
+
+
+def _extremes(material: Material, chosen: Iterable[tuple[str, PriorLine, float]]) -> Markup:
     """Return frames and prior of the best and of the worst sample."""
     blocks = []
     for text, line, value in chosen:

@@ -48,11 +48,10 @@ def run(context: Context[Params]) -> None:
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")
     after, priors = context.input("maps", VlmMaps), context.input("priors", PriorSet)
-    model, lines = context.input("model", TunedModel), {line.sample.id: line for line in after.lines}
-    origin = dict(context.provenance), list(context.left_out)
-    material = Material(context.store, priors, model, untouched, tuned, *origin, after=lines)
-    masked = [line for line in material.order if line.mask is not None][: context.params.masked]
-    quality = assess(scenes(material, masked), seed=context.params.seed)
+    model, shown_lines = context.input("model", TunedModel), {line.sample.id: line for line in after.lines}
+    made = model, untouched, tuned, dict(context.provenance), list(context.left_out)
+    material = Material(context.store, priors, *made, after=shown_lines, masked=context.params.masked)
+    quality = assess(scenes(material, material.survey.masked.lines), seed=context.params.seed)
     shown = min(context.params.pictures, len(material.order))
     pictured = [line.sample.id for line in material.order[:shown]]
     findings = Findings(quality, comparisons(material), shipped("prior_table.json"), pictured)
@@ -65,11 +64,11 @@ def run(context: Context[Params]) -> None:
         return {"sections": 12}
 
     reads = {
-        "untouched": {name: result.digest for name, result in untouched.items()},
-        "tuned": {name: result.digest for name, result in tuned.items()},
+        "untouched": {name: material.digests[f"{name}, untouched"] for name in untouched},
+        "tuned": {name: material.digests[f"{name}, tuned"] for name in tuned},
         "maps": after.digest,
-        "priors": priors.digest,
-        "model": model.digest,
+        "priors": material.digests["prior set"],
+        "model": material.digests["tuned model"],
         "bench": findings.bench,
     }
     page = context.once("report", reads, compute).ref("page", context.task)

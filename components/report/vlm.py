@@ -30,7 +30,7 @@ from components.store.transfer import original_name
 
 def token_map(material: Material, shown_ids: Sequence[str]) -> Section:
     """Return the selected pieces and the VLM's tokens with links, and how many pieces have a counterpart."""
-    coverage = material.coverage
+    coverage = material.frozen.coverage
     if not coverage:
         return Section("tokens", "Token map", "The tuned model's manifest names no samples.")
     record = material.provenance.get("vlm_attention")

@@ -117,10 +117,32 @@ def test_a_changed_parameter_names_what_is_to_compute(world, capsys, change, wan
     assert found == {step: said[item] for step, item in zip(STEPS, wanted, strict=True)}
 
 
+def copied(store, target):
+    """Copy a store without the tasks' copies of their entries."""
+    shutil.copytree(store, target, ignore=shutil.ignore_patterns("indexes"))
+
+
+def test_the_tasks_copies_answer_for_each_entry_and_each_file_of_statistics(world, tmp_path, capsys, monkeypatch):
+    """Of a run with other shards each entry is looked at, with the same answer."""
+    _, source, store, _ = world
+    copied(store, tmp_path / "store")
+    asked, get = list[str](), FileBackend.get
+    monkeypatch.setattr(FileBackend, "get", lambda backend, path: (asked.append(path), get(backend, path))[1])
+    every = dict.fromkeys(STEPS, (str(COUNT), "0"))
+    for at, shards, alone in ((store, 2, False), (store, 1, True), (tmp_path / "store", 2, True)):
+        asked.clear()
+        named = json.dumps([f"{k}/{shards}" for k in range(shards)])
+        assert counts(planned(capsys, *settings(source, at, shards=named))) == every
+        single = [path for path in asked if path.split("/")[0] in STEPS]
+        assert bool(single) == alone
+        assert len(single) <= 5 * COUNT  # an entry for each step, and the statistics
+    assert len([path for path in asked if path.startswith("indexes/")]) == 1 + 3 * shards
+
+
 def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
     """The rerun that heals them begins with `plan`, which must not stop it."""
     _, source, store, _ = world
-    shutil.copytree(store, tmp_path / "store")
+    copied(store, tmp_path / "store")
     next((tmp_path / "store" / "attention_capture").glob("*/statistics-*")).write_bytes(b"damaged")
     found = counts(planned(capsys, *settings(source, tmp_path / "store")))
     assert found["token_selection"] == ("–", f"≤ {COUNT}")
@@ -138,7 +160,7 @@ def test_damaged_statistics_leave_an_upper_bound(world, tmp_path, capsys):
 def test_a_damaged_entry_is_work_to_do(world, tmp_path, capsys, step, remembered):
     """The rerun that heals it begins with `plan`, which must not stop it."""
     _, source, store, _ = world
-    shutil.copytree(store, tmp_path / "store")
+    copied(store, tmp_path / "store")
     entries = (tmp_path / "store" / step).glob("*/entry.json")
     next(path for path in entries if "mask of" not in path.read_text()).write_bytes(b'{"step": "')
     said = [("–", f"≤ {COUNT}") if count is None else (str(count), str(COUNT - count)) for count in remembered]

@@ -1,22 +1,22 @@
 """The report's section on one benchmark, of two evaluations as the step makes them."""
 
-from components.core.artifacts import EvalResult, ItemResult, PriorSet, TunedModel
-from components.core.lines import Lines
+from components.core.artifacts import EvalResult, PriorSet, TunedModel
 from components.core.records import Ref
 from components.report.benchmarks import benchmarks, compare
 from components.report.material import Material
 from components.store.entries import Store
+from tests.runner import changed
 
 NONE = Ref(path="none", sha256="0" * 64, bytes=0, task="sft")
 
 
 def alternating(result: EvalResult) -> list[EvalResult]:
     """Return the result as of two models, of which each is right in every other item."""
-    found = []
-    for side in (0, 1):
-        lines = (one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(result.lines))
-        found.append(result.model_copy(update={"lines": Lines(ItemResult, lines)}))
-    return found
+    lines = result.lines
+    return [
+        changed(result, lines=[one.model_copy(update={"correct": k % 2 == side}) for k, one in enumerate(lines)])
+        for side in (0, 1)
+    ]
 
 
 def benchmark_section(store, result: EvalResult) -> str:

@@ -25,7 +25,7 @@ from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
 from tests.pages.reading import rows
-from tests.runner import load_manifest
+from tests.runner import changed, load_manifest
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
 ORDER += ["leakage", "left-out", "provenance"]
@@ -63,7 +63,14 @@ def plain(page):
 
 def material_of(run, evaluated=False, **changed):
     both = {f"{name}": {"motionbench": getattr(run, name)[0]} if evaluated else {} for name in ("untouched", "tuned")}
-    fields = {"priors": run.priors, "model": run.model, "after": {}, "provenance": run.untouched[0].provenance, **both}
+    fields = {
+        "priors": run.priors,
+        "model": run.model,
+        "after": {},
+        "masked": 256,
+        "provenance": run.untouched[0].provenance,
+        **both,
+    }
     return Material(run.store, **{**fields, **changed})
 
 
@@ -127,7 +134,7 @@ def test_summary_and_cut(run, page):
     assert pointing_line(run) in plain(page)
     for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
         assert title in page
-    cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report)
+    cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report, run.store.uri)
     assert cut.index("MotionBench: tuned − untouched") < cut.index(report.page.path) < cut.index('<section id="idea"')
     read = re.sub(r"<style.*?</style>|<pre>.*?</pre>|<[^>]*>", " ", cut, flags=re.DOTALL)
     assert not re.search(r"\de[+−-]\d", read)
@@ -215,7 +222,7 @@ def test_what_the_video_model_cannot_read_is_said_as_look_says_it(run):
     text = lines[0].sample.response
     lines[0] = lines[0].model_copy(update={"unread": [Span(field="response", start=0, end=3)]})
     out = [Failure(unit="0" * 16, task="attention_capture", reason=f"{CANNOT_READ} 9 of 9 characters of the text")]
-    page = plain(page_of(material_of(run, priors=run.priors.model_copy(update={"lines": lines, "left_out": out}))))
+    page = plain(page_of(material_of(run, priors=changed(run.priors, lines=lines, left_out=out))))
     said = f"The video model does not know “{text[:3].strip()}”: no map shows them (1 of {len(lines)} samples)."
     assert f"{said} 1 sample left out because the video model cannot read the text." in page
     assert "does not know" not in plain(page_of(material_of(run)))
@@ -227,8 +234,8 @@ def test_missing_data_is_said_in_one_line(run):
     frozen = [line.model_copy(update={"vlm_map": None, "distance": None}) for line in run.model.lines]
     material = material_of(
         run,
-        priors=run.priors.model_copy(update={"lines": lines, "heads": [], "left_out": []}),
-        model=run.model.model_copy(update={"log": log, "lines": frozen, "aligner": [], "files": []}),
+        priors=changed(run.priors, lines=lines, heads=[], left_out=[]),
+        model=changed(run.model, log=log, lines=frozen, aligner=[], files=[]),
     )
     text = plain(page_of(material))
     for reason in (
@@ -260,10 +267,10 @@ def test_without_pictured_samples(run):
 
 
 def test_without_mtti_there_is_one_row(run):
-    line = run.priors.lines[0]
+    line = next(iter(run.priors.lines))
     prior = world.density(material_of(run).prior(line).mean(0, keepdims=True))
     single = line.model_copy(update={"prior": world.tensors(run.store, "single", prior=prior)})
-    material = material_of(run, priors=run.priors.model_copy(update={"lines": [single]}))
+    material = material_of(run, priors=changed(run.priors, lines=[single]))
     assert "“all words”" in plain(page_of(material))
 
 
@@ -283,7 +290,7 @@ def test_hostile_text_stays_text(run):
         item.model_copy(update={"reply": evil, "sample": item.sample.model_copy(update={"question": evil})})
         for item in run.tuned[0].lines
     ]
-    tuned = {"motionbench": run.tuned[0].model_copy(update={"lines": lines})}
+    tuned = {"motionbench": changed(run.tuned[0], lines=lines)}
     page = page_of(material_of(run, evaluated=True, tuned=tuned))
     Tags(page)
     assert evil in plain(page)
@@ -324,8 +331,8 @@ def test_unpaired_benchmarks_are_left_alone(run):
 
 
 def test_a_damaged_prior_is_named(run, tmp_path):
-    line = run.priors.lines[0]
+    line = next(iter(run.priors.lines))
     ref = line.prior.model_copy(update={"sha256": "0" * 64})
-    priors = run.priors.model_copy(update={"lines": [line.model_copy(update={"prior": ref})]})
+    priors = changed(run.priors, lines=[line.model_copy(update={"prior": ref})])
     with pytest.raises(DataError, match=r"rerun_fixture|prior"):
         replace(run, priors=priors).report(tmp_path)

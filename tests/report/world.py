@@ -26,6 +26,7 @@ from components.sft.aligner import Aligner
 from components.store.entries import Store
 from components.store.tensors import pack
 from components.synthetic.scenes import write_set
+from tests.runner import load_manifest, put_manifest
 
 DESCRIBE = {"question": "Describe the motion in this video in detail.", "is_instruction": True}
 VLM, VDM = ModelId(name="qwen2.5-vl-7b", digest="c" * 40), ModelId(name="cogvideox-5b", digest="d" * 40)
@@ -54,14 +55,13 @@ class World:
         for name, manifests in named.items():
             inputs[name] = [out / "inputs" / f"{name}-{index}" for index in range(len(manifests))]
             for folder, manifest in zip(inputs[name], manifests, strict=True):
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "manifest.json").write_bytes(manifest.to_bytes())
+                put_manifest(folder, manifest, self.store.uri)
         values = {"store": self.store.uri, "store_patience": 1, "params": params, "rerun": rerun}
         return run_step(STEP, out, values, inputs)
 
     def page(self, outputs):
         """The whole page of a finished step."""
-        return self.store.read(a.load_manifest(outputs["report"], a.Report).page).decode()
+        return self.store.read(load_manifest(outputs["report"], a.Report, self.store.uri).page).decode()
 
 
 def put(store, path, data, task="fixture"):

@@ -1,0 +1,55 @@
+"""What is remembered of a step: out of the copies that its tasks keep of their entries, else looked at one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from components.core.records import sha256
+from components.store.entries import Entry, Store
+from components.store.packed import read_index
+
+_HELD = 1024  # files that are read before they are asked for
+
+
+class Known:
+    """The entries of a step by key.
+
+    Damage counts as work to do, as the rerun that computes it again begins with `plan`.
+    """
+
+    def __init__(self, store: Store, step: str, indexes: Iterable[str]) -> None:
+        self._store, self._step = store, step
+        self._entries, self._files = dict[str, bytes](), dict[str, bytes]()
+        for index in indexes:
+            copy = read_index(store, step, index)
+            self._entries |= copy.entries
+            self._files |= copy.files
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries or self.entry(key) is not None
+
+    def entry(self, key: str) -> Entry | None:
+        """Return an entry, or None."""
+        if (data := self._entries.get(key)) is not None:
+            return Entry.model_validate_json(data)
+        if (entry := self._store.entry(self._step, key, miss_if_damaged=True)) is not None:
+            self._entries[key] = entry.to_bytes()
+        return entry
+
+    def files(self, role: str, keys: Sequence[str], readers: int) -> Iterator[tuple[str, bytes]]:
+        """Yield the unit and the file `role` of each of these entries, which are there.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+
+        def read(key: str) -> tuple[str, bytes]:
+            entry = Entry.model_validate_json(self._entries[key])
+            ref = entry.ref(role, self._step)
+            data = self._files.get(ref.path)
+            return entry.unit, self._store.read(ref) if data is None or sha256(data) != ref.sha256 else data
+
+        with ThreadPoolExecutor(readers) as pool:
+            for start in range(0, len(keys), _HELD):
+                yield from pool.map(read, keys[start : start + _HELD])
