@@ -6,7 +6,7 @@ Both come from one listing, `list_source`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,6 +146,12 @@ def source_digest(listed: Sequence[Listed]) -> str:
 def file_key(step: Step[Any], reads: Json) -> str:
     """Return the key of a file's import, from `SourceVideo.reads`: no parameter changes what a file holds."""
     return step.key(StepParams(), {}, {}, reads)
+
+
+def index_key(step: Step[Any], sources: Iterable[Source]) -> str:
+    """Return what the copy of the entries of these sources' files is named by."""
+    there = ((source.root, video) for source in sources for video in source.videos)
+    return file_key(step, {"sources": sorted({root for root, video in there if video.file is not None})})
 
 
 def read_source(

@@ -21,7 +21,7 @@ from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
 from components.dataset_import.page import page
 from components.dataset_import.recipe import read_training
-from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, read_source
+from components.dataset_import.sources import LayoutName, Source, SourceVideo, file_key, index_key, read_source
 from components.models.video import fewest_frames
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -105,7 +105,7 @@ def run(context: Context[Params, Training | Evaluation]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
     units, lost = _units(sources)
-    lines = _lines(context, _imported(context, units, lost), lost)
+    lines = _lines(context, _imported(context, sources, units, lost), lost)
     _judge(context, sources, lost)
     context.note_left_out(_not_taken(context, sources))
     if not lines:
@@ -158,10 +158,12 @@ def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Fail
     ]
 
 
-def _imported(context: Context[Params], units: Sequence[Unit], lost: list[Lost]) -> list[tuple[Unit, Entry]]:
+def _imported(
+    context: Context[Params], sources: Sequence[Source], units: Sequence[Unit], lost: list[Lost]
+) -> list[tuple[Unit, Entry]]:
     """Return the usable files with their entries; a file that two benchmarks share is imported once."""
     by_key = {unit.key: unit for unit in units}
-    memory = context.memory(scope={"sources": sorted({unit.source.root for unit in units})})
+    memory = context.memory(index=index_key(STEP, sources))
     memory.look_up(by_key)
     todo = [unit for key, unit in by_key.items() if key not in memory.entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right

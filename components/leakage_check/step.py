@@ -137,7 +137,7 @@ def _fingerprints(context: Context[Params], names: Iterable[str], videos: Iterat
     """
     hashing = Hashing.model_validate(context.params.model_dump(include=set(Hashing.model_fields)))
     keys = {name: STEP.key(hashing, {}, {}, {"video": name}) for name in sorted(names)}
-    memory = context.memory(scope={})
+    memory = context.memory(index=STEP.key(hashing, {}, {}, {"scope": "all"}))
     memory.look_up(keys.values())
     todo, failures = {name for name, key in keys.items() if key not in memory.entries}, []
     missing = (video for video in videos if video.id in todo) if todo else iter(())

@@ -30,7 +30,7 @@ from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.clips import clip as clip_of
 from components.dataset_import.decode import fetched
 from components.dataset_import.recipe import read_training, training_digest
-from components.dataset_import.sources import Source, SourceVideo, file_key, read_source
+from components.dataset_import.sources import Source, SourceVideo, file_key, index_key, read_source
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoFamily, text_pieces, unread_characters
@@ -48,6 +48,7 @@ from components.runtime.declaration import Form, Step, declared
 from components.runtime.parameters import Shard, SharedParams, StepParams, as_text, items_of, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
+from components.store.entries import Store
 from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
 
@@ -158,7 +159,8 @@ def forecast(context: Context[StepParams, Any], limits: Limits | None = None) ->
         assert counts.rates is not None
         vlm, nodes = seeing.Seeing(models["vlm"].path, counts.rates), 1 if limits is None else limits.sft_nodes
         tasks += seeing.tuned(vlm, texts, params, len(shards), nodes)
-        tasks += [seeing.evaluated(vlm, one, _items(context, one), params["benchmark_eval"]) for one in sources]
+        imported = _imported(context.store, sources)
+        tasks += [seeing.evaluated(vlm, one, _items(imported, one), params["benchmark_eval"]) for one in sources]
     sure, bounds = (_misfit(shared, [one for one in tasks if one.at_most is bound], limits) for bound in (False, True))
     parts.append(page.pods(tasks, limits, [found for found in (sure, bounds) if found is not None]))
     parts.append(page.cluster(_record(shared)))
@@ -233,12 +235,16 @@ def _samples(sets: Sequence[PriorSet]) -> list[Text]:
     return list(found.values())
 
 
-def _items(context: Context[StepParams, Any], source: Source) -> list[tuple[Row, Text]]:
+def _imported(store: Store, sources: Sequence[Source]) -> Known:
+    """Return which files of these sources are imported."""
+    return Known(store, "dataset_import", [index_key(declared("dataset_import"), sources)])
+
+
+def _items(imported: Known, source: Source) -> list[tuple[Row, Text]]:
     """Return the items of a benchmark; clips that are imported are known."""
 
     def shown(video: SourceVideo) -> Shown | None:
-        key = file_key(declared("dataset_import"), video.reads(source.root))
-        entry = context.store.entry("dataset_import", key, miss_if_damaged=True)
+        entry = imported.entry(file_key(declared("dataset_import"), video.reads(source.root)))
         if entry is None:
             return None
         try:
@@ -406,10 +412,8 @@ class _Extraction:
     def _known(self, step: str) -> Known:
         """Return what is remembered of a step, with the copies that its tasks of this run keep."""
         if step == "dataset_import":
-            there = ((one.root, video) for one in self.sources for video in one.videos)
-            scopes: list[Json] = [{"sources": sorted({root for root, video in there if video.file is not None})}]
-        else:
-            scopes = [{"shard": shard} for shard in self.shared.shards]
+            return _imported(self.store, self.sources)
+        scopes: list[Json] = [{"shard": shard} for shard in self.shared.shards]
         return Known(self.store, step, [self._key(step, {"scope": scope}) for scope in scopes])
 
     def _selected(self, videos: list[PlannedVideo]) -> int | None:

@@ -185,7 +185,7 @@ class Context(Generic[P, S_co]):
                     log.info("%s fails: %s", name(unit), outcome.problem)
             leave_spent(self.part, self._spent)
             raise PartDone
-        memory = self.memory(work, scope)
+        memory = self.memory(work, "" if scope is None else self.key({"scope": scope}))
         memory.look_up(key for _, key in keyed)
         todo = [(unit, key) for unit, key in keyed if key not in memory.entries]
         names = [(name(unit), key) for unit, key in keyed]
@@ -212,9 +212,8 @@ class Context(Generic[P, S_co]):
         self.fail(failures, len(units))
         return named(names, memory, files)
 
-    def memory(self, work: str = "", scope: Json | None = None) -> Memory:
-        """Return the memory of a kind of work of this task; `scope` as in `each`."""
-        index = "" if scope is None else self.key({"scope": scope})
+    def memory(self, work: str = "", index: str = "") -> Memory:
+        """Return the memory of a kind of work of this task; `index` names the copy of its entries that is kept."""
         folder = work or self.step.name
         return Memory(self.store, folder, index, self.rerun == "0", lambda key: self.remembered(key, work))
 
