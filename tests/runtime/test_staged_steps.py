@@ -33,7 +33,7 @@ from components.store.tensors import unpack
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
 from tests.infrastructure.faulty import UNAVAILABLE, FaultyProxy
-from tests.runner import metrics, published, run_step
+from tests.runner import changed, metrics, published, put_manifest, run_step
 from tests.s3_server import s3_server
 from tests.vlm_attention import made
 
@@ -90,7 +90,7 @@ def tasks(tmp_path_factory):
     outputs = invert.run(folder / "b", 0)
     trajectories = published(outputs, "trajectories", Trajectories)
     lines = [line.model_copy(update={"samples": [*line.samples, asked_again(line)]}) for line in trajectories.lines]
-    twice = made.write(folder / "twice", trajectories.model_copy(update={"lines": lines}))
+    twice = put_manifest(folder / "twice", changed(trajectories, lines=lines), folder / "b" / "store")
     given = {"shared": VDM, "inputs": {"trajectories": twice}}
     shutil.copytree(folder / "b" / "store", folder / "c" / "store", ignore=shutil.ignore_patterns("scratch"))
     works, small = ("attention_capture",), SMALL["attention_capture"]
@@ -98,7 +98,7 @@ def tasks(tmp_path_factory):
     again = Task("attention_capture", folder / "c" / "store", works, "maps", given, small)
     priors = made.prior_lines(folder / "priors", folder / "d" / "store", COUNT)
     given = {"shared": {"vlm": "tiny-qwen2.5-vl", "shard": "0/1"}, "form": "frozen"}
-    given["inputs"] = {"priors": made.prior_set(folder / "artifact", priors)}
+    given["inputs"] = {"priors": made.prior_set(folder / "artifact", priors, folder / "d" / "store")}
     works, seen = ("vlm_attention", "vlm_attention_maps"), {"viewing": made.VIEWING, "maps_for": "all", "pictures": 0}
     see = Task("vlm_attention", folder / "d" / "store", works, "maps", given, seen)
     return {"ddim_inversion": invert, "attention_capture": capture, "empty scratch": again, "vlm_attention": see}
