@@ -148,7 +148,7 @@ def test_a_trajectory_is_read_once_for_the_samples_of_its_video(tasks, tmp_path,
 
 def lose(folder, task, places):
     """Delete the files of videos of ddim_inversion's input; how its lines are called."""
-    lines = published(task.given["inputs"], "videos", VideoDataset).lines
+    lines = [*published(task.given["inputs"], "videos", VideoDataset).lines]
     for place in places:
         (folder / "store" / lines[place].video.file.path).unlink()
     return [lines[place].video.called for place in places]
