@@ -16,6 +16,7 @@ from PIL import Image
 import pipeline
 from components.cli.main import app
 from components.cli.run_folder import find_manifest
+from components.core.artifacts import PriorSet, parse_manifest
 from components.core.errors import ParameterError
 from components.kubeflow.task_graph import followers, usual_order
 from components.models.registry import ensure_tiny
@@ -86,8 +87,9 @@ def test_recipes(tmp_path):
     assert "It turns to the left." in printed
     assert (tmp_path / "priors" / "samples.jsonl").read_text().count("\n") == 2
     run(*mix, tmp_path, f"DATA={mixed(tmp_path)} VDM=tiny-cogvideox CAPTIONS=1 QA=2")
-    found = json.loads(find_manifest(str(tmp_path / "runs/mix"), output="priors").data)
-    assert Counter(line["sample"]["source"] for line in found["lines"]) == {"MotionBench": 1, "MotionVid-QA": 2}
+    found = find_manifest(str(tmp_path / "runs/mix"), output="priors")
+    lines = parse_manifest(found.data, PriorSet, found.source).bind(found.store.part).lines
+    assert Counter(line.sample.source for line in lines) == {"MotionBench": 1, "MotionVid-QA": 2}
     models = f"VLM=tiny-qwen2.5-vl MOTIONBENCH={tmp_path / 'bench'}"
     some = "--set params_dataset_import.allow_subset=true --shards"  # the synthetic set is not MotionBench
     run(tune[0], tune[1].replace("--shards", some), tmp_path, f"{models} STEPS=1")

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import docker
 import pytest
 
-from components.core.artifacts import PriorSet, Report, TunedModel
+from components.core.artifacts import PriorSet, Report, TunedModel, load_manifest
 from components.kubeflow.tree import ROOT
 from tests.infrastructure.conftest import BUCKET, CANARY, motion_enhancer
-from tests.runner import load_manifest
 
 TASKS = 19
 
@@ -61,7 +60,7 @@ def test_every_task_ran_in_a_container_and_left_its_artifacts(runs):
 )
 def test_containers_and_processes_give_the_same_bytes(runs, task, name, kind):
     one, other = (artifact(runs[engine][0], task, name, kind) for engine in ("docker", "process"))
-    assert len(one.lines) == 8
+    assert (one.samples if kind is TunedModel else len(one.lines)) == 8
     assert one.to_bytes() == other.to_bytes()
 
 
