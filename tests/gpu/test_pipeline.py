@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 
 
 def priors(folder):
-    lines = load_manifest(folder / "prior_set" / "priors", PriorSet).lines
+    lines = load_manifest(folder / "prior_set" / "priors", PriorSet, folder / "store").lines
     stored = Stored(Store((folder / "store").as_uri()))
     return {line.video.id: stored.prior(line).mean(0) for line in lines}
 
