@@ -146,14 +146,15 @@ class Lines(Generic[L]):
         video: Clip | None = None
         try:
             for text in texts:
-                raw = json.loads(text)
-                if of_video:
-                    if not low <= raw["video"] < high:
-                        continue
-                    while video is None or video.id != raw["video"]:
-                        video = of_video.validate_json(next(videos))
-                    raw["video"] = video
-                yield self.kind.model_validate(raw)
+                if of_video is None:
+                    yield self.kind.model_validate_json(text)
+                    continue
+                raw = json.loads(text.decode())  # of bytes it would guess each line's encoding
+                if not low <= raw["video"] < high:
+                    continue
+                while video is None or video.id != raw["video"]:
+                    video = of_video.validate_json(next(videos))
+                yield self.kind.model_validate(raw | {"video": video})
         except (ValueError, KeyError, TypeError, StopIteration) as error:  # ValidationError is a ValueError
             problem = f"a line is no {self.kind.__name__}: {error}"
             remedy = "use the version that wrote it, or run the step that made it again"
