@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.scale_tasks import SHARDS, TASKS
 from components.core.artifacts import AttentionMaps, HeadSelection
@@ -41,7 +42,7 @@ def _failure(task: str, number: int) -> Failure:
     return Failure(unit=f"{number:016x} ('{number:06d}' of {number:06d}.mp4)", task=task, reason="it does not decode")
 
 
-def _context(folder: Path, task: str, out: str, shared: Json, inputs: dict[str, list[Path]]) -> Context:  # type: ignore[type-arg]
+def _context(folder: Path, task: str, out: str, shared: Json, inputs: dict[str, list[Path]]) -> Context[Any, Any]:
     step = TASKS[task].declaration
     known = {"vdm": "tiny-cogvideox", "num_steps": 2, "text": "both", "seed": 1, "store_patience": 1.0}
     given = known | {"store": (folder / "store").as_uri()} | shared

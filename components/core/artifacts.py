@@ -34,7 +34,7 @@ from components.core.records import (
     smallest_by_hash,
 )
 
-SMALLEST = 64  # no step pictures more samples
+SMALLEST = 64  # the most that a report pictures
 _PIECES, _SCORED = TypeAdapter(list[Piece]), TypeAdapter(list[ScoredPiece])
 
 
@@ -139,8 +139,9 @@ class PriorLine(SampleLine):
     @property
     def piece_counts(self) -> PieceCounts:
         """How many pieces the text has, and how many MTTI kept."""
-        if self.counts is not None or isinstance(self.pieces, Ref):
-            return self.counts or PieceCounts(pieces=0, selected=0)
+        if self.counts is not None:
+            return self.counts
+        assert not isinstance(self.pieces, Ref), "a line whose pieces are a file says how many they are"
         return PieceCounts(pieces=len(self.pieces), selected=sum(piece.selected for piece in self.pieces))
 
 
@@ -347,7 +348,7 @@ class PriorSet(Manifest):
     first_by_hash: list[str] = Field(
         [],
         exclude_if=_empty,
-        description=f"the {SMALLEST} sample ids with the smallest sha256, in that order: those that may be pictured",
+        description=f"the {SMALLEST} sample ids with the smallest sha256, in that order",
     )
     merged: list[str] = Field(
         [],
@@ -357,9 +358,9 @@ class PriorSet(Manifest):
 
     def smallest(self, count: int) -> list[str]:
         """Return the `count` sample ids with the smallest sha256, in that order: those that are pictured."""
-        if self.first_by_hash or not self.lines:
+        if self.first_by_hash and count <= SMALLEST:
             return self.first_by_hash[:count]
-        return smallest_by_hash((line.sample.id for line in self.lines), count)  # schema version 1
+        return smallest_by_hash((line.sample.id for line in self.lines), count)  # also in schema version 1
 
 
 class LeakageReport(Manifest):

@@ -35,7 +35,7 @@ def compile_pipeline(name: str, target: Path, images: dict[str, str], profile: P
 
 
 def compiled_limits(file: Path) -> Limits:
-    """Return what the pods of a compiled pipeline may take, as its plan is told.
+    """Return what the pods of a compiled pipeline may take, as its plan reads it.
 
     Raises:
         ParameterError: no pipeline that was compiled for a cluster.
@@ -43,8 +43,8 @@ def compiled_limits(file: Path) -> Limits:
     problem, remedy = f"{file} is no pipeline that was compiled for a cluster", "give what `compile` wrote"
     try:
         spec = next(yaml.safe_load_all(file.read_text()))
-        told = spec["deploymentSpec"]["executors"]["exec-plan"]["container"]["env"]
-        (text,) = (item["value"] for item in told if item["name"] == VARIABLE)
+        given = spec["deploymentSpec"]["executors"]["exec-plan"]["container"]["env"]
+        (text,) = (item["value"] for item in given if item["name"] == VARIABLE)
     except (OSError, yaml.YAMLError, StopIteration, KeyError, TypeError, ValueError) as error:
         raise ParameterError(problem, source="--compiled", remedy=remedy) from error
     return read_limits(text)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from components.core.artifacts import VlmMaps
+from components.core import artifacts
+from components.core.artifacts import PriorSet, VlmMaps
 from components.core.errors import DataError
 from components.core.records import sha256, smallest_by_hash
 from components.core.text import sample_id
@@ -19,7 +20,7 @@ from components.store.transfer import original_name
 from components.vlm_attention.maps import WordRows
 from components.vlm_attention.step import MAPS, STEP
 from tests.arithmetic import rounding
-from tests.runner import metrics, published, put_manifest, run_step
+from tests.runner import changed, load_manifest, metrics, published, put_manifest, run_step
 from tests.vlm_attention import made
 
 FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
@@ -137,6 +138,16 @@ def test_preview_shows_four_pictured_samples_that_have_a_map(made_priors, tmp_pa
         assert (text in page) is (line.sample.id in shown)
     assert page.count("<b>the VLM&#39;s own map</b>") == 4
     assert "No pictured sample" in run(made_priors, tmp_path, pictures=0, maps_for="pictures")["preview"].read_text()
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_more_samples_may_be_pictured_than_a_head_names(made_priors, monkeypatch, kept):
+    """A head names the first 64; one of version 1 none."""
+    found = load_manifest(made_priors[2], PriorSet, made_priors[0] / "store")
+    every = smallest_by_hash([line.sample.id for line in found.lines], 6)
+    monkeypatch.setattr(artifacts, "SMALLEST", 2)
+    priors = changed(found, first_by_hash=every[:kept])
+    assert [priors.smallest(count) for count in (0, 1, 2, 5)] == [every[:count] for count in (0, 1, 2, 5)]
 
 
 def test_shards_divide_the_videos(made_priors, tmp_path):
