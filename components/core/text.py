@@ -21,6 +21,8 @@ CANNOT_READ = "the video model cannot read"  # how the reason of a sample begins
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?(?:img|IMG_CONTEXT|image|video|box|ref|quad|s|pad|unk|extra_id_\d+|tool_call)>"
 )
+# control characters (Cc) but line feed and tab, surrogates (Cs), private use (Co)
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 
 
 def clean(text: str, source: str) -> str:
@@ -32,10 +34,9 @@ def clean(text: str, source: str) -> str:
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
     if found := _CONTROL.search(text):
         raise DataError(f"control token {found.group()!r} in the text", source=source, remedy="remove it from the text")
-    for character in text:
-        if unicodedata.category(character) in ("Co", "Cc", "Cs") and character not in "\n\t":
-            problem = f"character U+{ord(character):04X} in the text"
-            raise DataError(problem, source=source, remedy="remove it from the text")
+    if found := _NO_TEXT.search(text):
+        problem = f"character U+{ord(found.group()):04X} in the text"
+        raise DataError(problem, source=source, remedy="remove it from the text")
     return text
 
 

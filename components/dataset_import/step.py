@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -101,11 +102,19 @@ class Unit:
         return self.source.unit(self.video.path)
 
 
+class Usable(NamedTuple):
+    """A file that was imported, its entry, and the clip that its rows are about."""
+
+    unit: Unit
+    entry: Entry
+    clip: Video
+
+
 def run(context: Context[Params, Training | Evaluation]) -> None:
     """Read the annotations, import every file that is not remembered, and join both."""
     sources = _sources(context)
     units, lost = _units(sources)
-    lines = _lines(context, _imported(context, sources, units, lost), lost)
+    lines = _lines(_imported(context, sources, units, lost), lost)
     _judge(context, sources, lost)
     context.note_left_out(_not_taken(context, sources))
     if not lines:
@@ -160,31 +169,39 @@ def _not_taken(context: Context[Params], sources: Sequence[Source]) -> list[Fail
 
 def _imported(
     context: Context[Params], sources: Sequence[Source], units: Sequence[Unit], lost: list[Lost]
-) -> list[tuple[Unit, Entry]]:
-    """Return the usable files with their entries; a file that two benchmarks share is imported once."""
-    by_key = {unit.key: unit for unit in units}
+) -> list[Usable]:
+    """Return the usable files; a file that two benchmarks share is imported once."""
+    by_key: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_key.setdefault(unit.key, []).append(unit)
     memory = context.memory(index=index_key(STEP, sources))
     memory.look_up(by_key)
-    todo = [unit for key, unit in by_key.items() if key not in memory.entries]
+    todo = [same[0] for key, same in by_key.items() if key not in memory.entries]
     rewrite = context.rerun != "0"  # something is damaged: its size may be right
     store = (context.store.uri, rewrite, context.store.patience)
     jobs = [_job(unit, *store) for unit in todo]
     for job, answer in track(decode_all(jobs, context.params.processes), STEP.title, len(jobs)):
         if isinstance(answer, Decoded):
-            memory.add(_finish(context, by_key[job.key], answer))
+            memory.add(_finish(context, by_key[job.key][0], answer))
         elif isinstance(answer, DataError):
-            lost.extend(_bad(unit, answer.problem) for unit in units if unit.key == job.key)
+            lost.extend(_bad(unit, answer.problem) for unit in by_key[job.key])
         else:
             raise answer
     memory.keep()
-    entries, usable = Entries(memory.entries), []
+    entries, usable, fewest = Entries(memory.entries), list[Usable](), fewest_frames()
     for unit in units:
         if (entry := entries.get(unit.key)) is not None:
-            if reason := _unusable(unit, entry, context.params.max_corrupt):
+            try:
+                video = clip(entry, unit.video.part, context.task, unit.video.path)
+            except DataError as error:
+                lost.append(_bad(unit, error.problem))
+                continue
+            # a benchmark's items go to the VLM alone
+            if reason := _unusable(video, entry, context.params.max_corrupt, 0 if unit.source.protocol else fewest):
                 lost.append(_bad(unit, reason))
             else:
-                usable.append((unit, entry))
-    keys, tried = {unit.key for unit, _ in usable}, {unit.key for unit in todo}
+                usable.append(Usable(unit, entry, video))
+    keys, tried = {one.unit.key for one in usable}, {unit.key for unit in todo}
     context.counts |= {"remembered": len(keys - tried), "computed": len(keys & tried)}
     return usable
 
@@ -198,18 +215,16 @@ def _bad(unit: Unit, reason: str) -> Lost:
     return Lost("video", unit.source.protocol, unit.name, reason, len(unit.video.rows))
 
 
-def _unusable(unit: Unit, entry: Entry, max_corrupt: float) -> str:
-    """Return why a file that decodes is left out all the same; nothing where it is taken."""
+def _unusable(video: Video, entry: Entry, max_corrupt: float, fewest: int) -> str:
+    """Return why a clip is left out that decodes; nothing where it is taken.
+
+    `fewest` are the frames that a video model needs, 0 where none reads the clip.
+    """
     count, corrupt = len(entry.numbers["times"]), entry.numbers["corrupt"]
-    try:
-        video = clip(entry, unit.video.part, "", unit.name)
-    except DataError as error:
-        return error.problem
-    needed = 1 if unit.source.protocol else fewest_frames()  # a benchmark's items go to the VLM alone
-    if video.kind == "image" and not unit.source.protocol:
+    if fewest and video.kind == "image":
         return NO_MOTION
-    if len(video.times) < needed:
-        return f"{len(video.times)} frames, the video model needs at least {needed}"
+    if len(video.times) < fewest:
+        return f"{len(video.times)} frames, the video model needs at least {fewest}"
     if corrupt > max_corrupt * count:
         return f"the decoder reports damage in {corrupt} of {count} frames, max_corrupt is {max_corrupt:g}"
     return ""
@@ -234,24 +249,22 @@ def _put_mask(context: Context[Params], root: str, path: str, video_sha256: str)
     return folder.finish(f"mask of {video_sha256}", reads, {}).files["mask"]
 
 
-def _lines(context: Context[Params], usable: Sequence[tuple[Unit, Entry]], lost: list[Lost]) -> list[VideoLine]:
+def _lines(usable: Sequence[Usable], lost: list[Lost]) -> list[VideoLine]:
     """Return one line per video: files of one content are one, with the samples of all; rows that repeat are lost."""
-    groups: dict[str, list[tuple[Unit, Entry]]] = {}
-    videos: dict[str, Video] = {}
-    for unit, entry in sorted(usable, key=lambda pair: pair[0].name):
-        video = clip(entry, unit.video.part, context.task, unit.video.path)
-        groups.setdefault(videos.setdefault(video.id, video).id, []).append((unit, entry))
+    groups: dict[str, list[Usable]] = {}
+    for one in sorted(usable, key=lambda one: one.unit.name):
+        groups.setdefault(one.clip.id, []).append(one)
     lines = []
     for digest, group in sorted(groups.items()):
-        rows = [(unit.source, row) for unit, _ in group for row in unit.video.rows]
-        masks = {entry.files["mask"].sha256: (unit, entry) for unit, entry in group if "mask" in entry.files}
+        rows = [(one.unit.source, row) for one in group for row in one.unit.video.rows]
+        masks = {one.entry.files["mask"].sha256: one for one in group if "mask" in one.entry.files}
         if len(masks) > 1:
-            names, remedy = " and ".join(unit.name for unit, _ in masks.values()), "keep the mask that belongs to it"
+            names, remedy = " and ".join(one.unit.name for one in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
-        mask = next((entry.ref("mask", context.task) for _, entry in masks.values()), None)
+        mask = next((one.entry.ref("mask", one.clip.file.task) for one in masks.values()), None)
         samples, repeated = distinct(digest, rows)
         lost.extend(repeated)
-        lines.append(VideoLine(video=videos[digest], mask=mask, samples=samples))
+        lines.append(VideoLine(video=group[0].clip, mask=mask, samples=samples))
     return lines
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+import unicodedata
 
 import pytest
 
@@ -33,6 +35,21 @@ def test_clean_refuses_control_tokens(token):
 def test_clean_refuses_private_use_and_control_characters(character):
     with pytest.raises(DataError, match=f"U\\+{ord(character):04X}"):
         clean(f"a{character}b", "s")
+
+
+def test_clean_refuses_these_categories_of_unicode_and_no_other():
+    every = {chr(code) for code in range(sys.maxunicode + 1)}
+    refused = {c for c in every if unicodedata.category(c) in ("Cc", "Cs", "Co")} - {"\n", "\t"}
+    assert not any(is_clean(f"a{c}b") for c in refused)
+    assert is_clean("a".join(sorted(every - refused)))
+
+
+def is_clean(text):
+    try:
+        clean(text, "s")
+    except DataError:
+        return False
+    return True
 
 
 def test_clean_keeps_ordinary_angle_brackets():
