@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from components.core.records import sha256
 from components.store.entries import Entry, Store
 from components.store.packed import read_index
 
+_READERS = 16  # copies that are read at a time
 _HELD = 1024  # files that are read before they are asked for
 
 
@@ -21,8 +23,9 @@ class Known:
     def __init__(self, store: Store, step: str, indexes: Iterable[str]) -> None:
         self._store, self._step = store, step
         self._entries, self._files = dict[str, bytes](), dict[str, bytes]()
-        for index in indexes:
-            copy = read_index(store, step, index)
+        with ThreadPoolExecutor(_READERS) as pool:
+            copies = pool.map(partial(read_index, store, step), indexes)
+        for copy in copies:
             self._entries |= copy.entries
             self._files |= copy.files
 
