@@ -3,8 +3,9 @@
 Everything is remembered (`scale_made.py`), so what is left is what a step costs by itself: records, requests, memory.
 Each task runs as its container does, in a process of its own, over a folder and over an S3 endpoint that answers after
 10 ms (`scale_s3.py`); a sharded one as shard 0 of 8. `sft` is not remembered: from its start to the end of its first
-update. The exponent is the slope of log CPU time over log n, beyond the CPU time of the same task at n = 20, over the
-sizes where this is at least `_SEEN` seconds; where fewer than two are, the task has none.
+update. What is short is tried up to three times; the try of the least CPU time counts. The exponent is the slope of log
+CPU time over log n, beyond the CPU time of the same task at n = 20, over the sizes where this is at least `_SEEN`
+seconds; where fewer than two are, the task has none.
 """
 
 from __future__ import annotations
