@@ -69,6 +69,7 @@ CASES = [
     Case(2, QWEN, "full", 0.0, "none", "bf16"),
     Case(2, INTERN, "full", 0.0, "pointwise", "fp32"),
     Case(2, QWEN3, "lora", 1.0, "none", "fp32"),
+    Case(2, QWEN3, "full", 1.0, "local", "fp32"),  # beyond the pairs: mergers in several places
 ]
 ALL_RESUMED = [
     Resumed(*one) for one in product((1, 2, 4), (1, 2, 4), ("full", "lora"), ("file", "s3"), ("kill", "term"))

@@ -3,6 +3,9 @@
 transformers' video processor resizes by torchvision; here Pillow takes its place.
 """
 
+import json
+import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,9 +24,11 @@ from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
 from components.models.vlm.example import collate
 from components.models.vlm.qwen3_vl import FAMILY, cell_times, fps_indices
+from components.models.vlm.reader import open_reader
 from tests.arithmetic import rounding
 from tests.models.vlm.cases import QWEN3, TALK, clip, load
 from tests.models.vlm.test_images import close_pixels
+from tests.models.vlm.test_reader import manifest, written
 
 SIDE = 32
 LIMITS = {"shortest_edge": 4096, "longest_edge": 25165824}
@@ -184,6 +189,22 @@ def test_sizes_are_the_processors(limits, monkeypatch):
     assert changed.frame_size(1, 480, 640, Viewing()) == changed.frame_size(2, 480, 640, Viewing())
     with pytest.raises(DataError, match="aspect ratio"):
         changed.frame_size(4, 5, 2000, Viewing())
+
+
+@pytest.mark.parametrize("size", [LIMITS, {"shortest_edge": 4096, "longest_edge": 64 * 1024}, None])
+def test_a_clips_limits_come_from_the_checkpoint(size, tmp_path):
+    """And hold for layout and pixels of a file alike."""
+    folder = shutil.copytree(ensure_tiny(QWEN3), tmp_path / "model")
+    file = folder / "video_preprocessor_config.json"
+    settings = json.loads(file.read_text()) | {"size": size}
+    file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+    path = written(tmp_path / "clip.mkv", 12, 2, 131, 217)
+    made, seen = open_reader(folder).read(TALK, manifest(path), path, Viewing(fps=2.0, max_pixels=147 * SIDE**2))
+    own = Qwen3VLVideoProcessor.from_pretrained(folder, cap_pixels_per_frame=True, max_video_tokens=147)
+    patches = own.get_num_of_video_patches(len(seen), 131, 217)
+    assert len(seen) == 12
+    assert 4 * len(made.video_columns) == len(made.pixels["pixel_values_videos"]) == patches
+    assert math.prod(made.pixels["video_grid_thw"][0].tolist()) == patches
 
 
 def test_a_block_has_the_mean_time_of_its_frames():
