@@ -198,10 +198,10 @@ def test_a_clips_limits_come_from_the_checkpoint(size, tmp_path):
     file = folder / "video_preprocessor_config.json"
     settings = json.loads(file.read_text()) | {"size": size}
     file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
-    path = written(tmp_path / "clip.mkv", 12, 2, 131, 217)
+    path = written(tmp_path / "clip.mkv", 12, 2, 64, 96)
     made, seen = open_reader(folder).read(TALK, manifest(path), path, Viewing(fps=2.0, max_pixels=147 * SIDE**2))
     own = Qwen3VLVideoProcessor.from_pretrained(folder, cap_pixels_per_frame=True, max_video_tokens=147)
-    patches = own.get_num_of_video_patches(len(seen), 131, 217)
+    patches = own.get_num_of_video_patches(len(seen), 64, 96)
     assert len(seen) == 12
     assert 4 * len(made.video_columns) == len(made.pixels["pixel_values_videos"]) == patches
     assert math.prod(made.pixels["video_grid_thw"][0].tolist()) == patches
