@@ -135,7 +135,7 @@ def make_example(frames_nHW3: UInt8[np.ndarray, "n H W 3"], answer: str) -> Exam
         input_ids=ids_L,
         position_ids=INPUTS.positions(ids_L, shape, INPUTS.group / FPS, viewing),
         labels=torch.where(torch.arange(len(words)) > reply, ids_L, IGNORED),
-        pixels=INPUTS.pixels(frames_nHW3, INPUTS.frame_size(*frames_nHW3.shape[1:3], viewing)),
+        pixels=INPUTS.pixels(frames_nHW3, INPUTS.frame_size(*frames_nHW3.shape[:3], viewing)),
         video_columns=torch.nonzero(ids_L == INPUTS.visual_id).flatten(),
         grid=GRID,
         offsets=torch.tensor(offsets),

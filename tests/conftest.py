@@ -84,9 +84,9 @@ def vdm(vdm_folder):
     return load_vdm(vdm_folder, "float32", "cpu")
 
 
-@pytest.fixture(scope="module", params=["tiny-qwen2.5-vl", "tiny-internvl3"])
+@pytest.fixture(scope="module", params=["tiny-qwen2.5-vl", "tiny-internvl3", "tiny-qwen3-vl"])
 def vlm(request):
-    """A tiny vision-language model of either family, loaded."""
+    """A tiny vision-language model of each family, loaded."""
     from tests.models.vlm.cases import load
 
     return load(request.param)

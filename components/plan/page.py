@@ -176,8 +176,8 @@ def positions(trained: PositionRule, asked: PositionRule) -> str:
         return ""
     return (
         f"**Warning:** trained under the position rule {code(trained)}, evaluated under {code(asked)}: text behind a "
-        "long clip lies elsewhere than in training (Qwen2.5-VL). Set `params_vlm_attention.viewing.positions` and "
-        "`params_benchmark_eval.viewing.positions` to one rule."
+        "long clip (Qwen2.5-VL) or any (Qwen3-VL) lies elsewhere than in training. Set "
+        "`params_vlm_attention.viewing.positions` and `params_benchmark_eval.viewing.positions` to one rule."
     )
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 
+from components.models.vlm.interface import VlmPart
 from components.models.vlm.model import Vlm
 from components.sft.module import MotionSFT, parameter_groups, unwrapped
 from components.sft.processes import Processes
@@ -217,7 +218,7 @@ class Engine:
 def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[nn.Parameter]) -> nn.Module:
     """Return the VLM's model in parts, one for each process; the first one holds the weights, the others' are empty.
 
-    Units are the blocks (`_no_split_modules` of its class and of the models within), the merger, what is left of the
+    Units are the blocks (`_no_split_modules` of its class and of the models within), the mergers, what is left of the
     vision tower, and what is left of all: freezing goes by these parts, so a unit is trained or frozen as a whole. A
     unit's weights go from the first process to the others as it is wrapped, so that beside its own parts a process
     never holds more than one whole unit, but for the first, which gives up what it has read unit by unit.
@@ -232,7 +233,9 @@ def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[
     blocks = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     named = dict(model.named_modules())
     units = [name for name, part in named.items() if type(part).__name__ in blocks]
-    units += [place for part in ("merger", "vision") if (place := _home(vlm, part))]
+    units += _wholes(vlm, "merger")
+    if tower := _home(vlm, "vision"):
+        units.append(tower)
     policy = None
     if precision == "bf16":
         # inputs come as the model expects them; buffers (rotary frequencies) stay fp32
@@ -268,11 +271,28 @@ def shard(vlm: Vlm, precision: Precision, processes: Processes, whole: Sequence[
     return wrapped(model)
 
 
-def _home(vlm: Vlm, part: str) -> str:
+def _home(vlm: Vlm, part: VlmPart) -> str:
     """Return the name of the smallest module that holds all parameters of a part of the model."""
     paths = [name.split(".")[:-1] for name, _ in vlm.model.named_parameters() if vlm.part(name) == part]
     shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
     return ".".join(names[0] for names in shared)
+
+
+def _wholes(vlm: Vlm, part: VlmPart) -> list[str]:
+    """Return the names of the largest modules that hold parameters of one part of the model alone.
+
+    A list of modules is looked into: it is not called as a whole, so that it cannot be a unit.
+    """
+
+    def visit(name: str, module: nn.Module) -> Iterator[str]:
+        parts = {vlm.part(f"{name}{parameter}") for parameter, _ in module.named_parameters()}
+        if parts == {part} and not isinstance(module, nn.ModuleList):
+            yield name.removesuffix(".")
+        elif part in parts:
+            for child, inner in module.named_children():
+                yield from visit(f"{name}{child}.", inner)
+
+    return list(visit("", vlm.model))
 
 
 def _own(part: nn.Module) -> Iterator[nn.Parameter]:

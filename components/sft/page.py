@@ -57,7 +57,8 @@ def _positions(viewing: Viewing) -> str:
         "## Positions",
         f"Trained under the rule `{viewing.positions}`: text behind a video goes on at {_RULES[viewing.positions]}. "
         f"Under `{other}` it goes on at {_RULES[other]}, which are positions that this model was not trained for. "
-        "transformers runs a model under `qwen` where it is given `position_ids`. By how many positions the text lies "
+        "transformers runs a model under `qwen` where it is given `position_ids`. Qwen3-VL's rules differ in the text: "
+        "`transformers` has a start and an end around the whole clip. By how many positions the text lies "
         f"lower under `transformers` (fps {viewing.fps:g}, clips of 1280 × 720 pixels):",
         table(*position_gaps(viewing)),
     )

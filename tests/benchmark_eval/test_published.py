@@ -9,11 +9,10 @@ from components.core.artifacts import EvalResult, VideoDataset
 from components.dataset_import.step import STEP as IMPORT
 from tests.dataset_import.data import document
 from tests.dataset_import.published import SEED, numbered, seed, seed2, videomme
+from tests.models.vlm.cases import NAMES, QWEN
 from tests.report.section import benchmark_section
 from tests.runner import published, run_step
 from tests.vlm_attention.made import VIEWING
-
-QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 
 
 def evaluated(tmp_path, protocol, vlm, **viewing):
@@ -27,7 +26,7 @@ def evaluated(tmp_path, protocol, vlm, **viewing):
     return videos, published(answered, "result", EvalResult)
 
 
-@pytest.mark.parametrize("vlm", [QWEN, INTERN])
+@pytest.mark.parametrize("vlm", NAMES)
 def test_seed_bench(vlm, tmp_path):
     questions = seed(tmp_path / "seed", videos=True)
     videos, result = evaluated(tmp_path, "seed", vlm)
@@ -45,7 +44,7 @@ def test_seed_bench(vlm, tmp_path):
     assert page.count("data:image/") >= 9 + 3 * 4  # one of an image, four of a clip; of 13 items one has no partner
 
 
-@pytest.mark.parametrize("vlm", [QWEN, INTERN])
+@pytest.mark.parametrize("vlm", NAMES)
 def test_each_still_frame_is_seen_once(vlm, tmp_path):
     questions = seed(tmp_path / "seed")
     document(tmp_path / "seed/SEED-Bench.json", {"questions": questions[9:], "question_type": numbered(SEED)})

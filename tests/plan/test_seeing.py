@@ -16,6 +16,7 @@ from components.plan.tuning import Counts, count
 from components.sft.settings import Params
 from components.vlm_attention.settings import Params as Mapping
 from tests.models.vlm.cases import NAMES, example, load
+from tests.sft.test_flops import head_size
 
 HOUR = 3600 * A100_FLOPS
 VIEWING = Viewing()
@@ -52,7 +53,7 @@ def test_a_forward_pass_is_what_a_counter_sees(seeing):
     work = vlm.family.tower_work(vlm.model.config, cells)
     size = cells[0] * cells[1] * cells[2]
     text = vlm.model.config.get_text_config()
-    rotary = 2 * item.position_ids.numel() * (text.hidden_size // text.num_attention_heads) // 2
+    rotary = 2 * item.position_ids.numel() * head_size(text) // 2
     assert seeing.rates.asked(work, size, len(item.input_ids), predicted) == counter.get_total_flops() - rotary
 
 

@@ -10,10 +10,10 @@ from components.models.registry import ensure_tiny
 from components.plan.page import fine_tuning
 from components.plan.tuning import Counts, count, disk
 from components.sft.settings import Params
+from tests.models.vlm.cases import INTERN, NAMES, QWEN, QWEN3
 from tests.pages.reading import rows
 
-QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
-TOWER = {QWEN: "visual.", INTERN: "vision_tower."}
+TOWER = {QWEN: "visual.", INTERN: "vision_tower.", QWEN3: "visual."}
 # the published shapes of Qwen2.5-VL-7B-Instruct
 TEXT = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
 TEXT |= {"num_key_value_heads": 4, "vocab_size": 152064, "layer_types": None, "max_window_layers": 28}
@@ -27,7 +27,7 @@ def stored(name):
         return {key: file.get_tensor(key).numel() for key in file.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", [QWEN, INTERN])
+@pytest.mark.parametrize("name", NAMES)
 def test_counts_are_those_of_the_file(name):
     sizes = stored(name)
     vision = sum(size for key, size in sizes.items() if TOWER[name] in key and "merger" not in key)

@@ -1,4 +1,4 @@
-"""Training jobs on tiny models of both families and real clips."""
+"""Training jobs on tiny models of all families and real clips."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from components.sft.lines import SharedLines, write_lines
 from components.sft.loop import Job
 from components.sft.settings import SftSettings
 from components.vlm_attention.step import STEP as VLM_ATTENTION
+from tests.models.vlm.cases import NAMES, QWEN
 from tests.runner import published, run_step
 from tests.vlm_attention import made
 
-QWEN, INTERN = "tiny-qwen2.5-vl", "tiny-internvl3"
 RATES = {"lr_vision": 1e-3, "lr_llm": 1e-3, "warmup": 0.0}
 EVERY = {"norms_every": 3, "eval_every": 3, "save_every": 100}
 FAST = {"global_batch": 2, "max_steps": 6, "held_out": 0.34, "gradient_checkpointing": False, **RATES, **EVERY}
@@ -33,7 +33,7 @@ def make_world(made_priors):
         scalars, params, inputs = {"vlm": name, "shard": shard}, {"viewing": made.VIEWING}, {"priors": artifact}
         return run_step(VLM_ATTENTION, folder, folder / "store", params, scalars, inputs, form="frozen")["maps"]
 
-    return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in (QWEN, INTERN)}
+    return folder, {name: [maps(name, shard) for shard in ("0/2", "1/2")] for name in NAMES}
 
 
 def make_job(world, out, name=QWEN, align_weight=1.0, key=None, store=None, store_patience=1.0, **settings):

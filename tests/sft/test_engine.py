@@ -23,8 +23,9 @@ from components.sft.launch import Stop
 from components.sft.loop import Training
 from components.sft.processes import joined
 from components.store.entries import Store
+from tests.models.vlm.cases import INTERN, NAMES, QWEN, QWEN3
 from tests.s3_server import s3_server
-from tests.sft.conftest import INTERN, QWEN, make_job
+from tests.sft.conftest import make_job
 
 # AdamW at its first steps moves a weight by the rate whatever the gradient's size, so a rounding error of a gradient
 # near 0 moves it by a share of the rate
@@ -56,19 +57,19 @@ class Resumed(NamedTuple):
 
 ALL_CASES = [
     Case(*one)
-    for one in product(
-        (2, 4), (QWEN, INTERN), ("full", "lora"), (0.0, 1.0), ("local", "pointwise", "none"), ("fp32", "bf16")
-    )
+    for one in product((2, 4), NAMES, ("full", "lora"), (0.0, 1.0), ("local", "pointwise", "none"), ("fp32", "bf16"))
 ]
 CASES = [
     Case(4, QWEN, "full", 1.0, "local", "fp32"),
     Case(2, INTERN, "full", 1.0, "local", "bf16"),
+    Case(2, QWEN3, "full", 1.0, "pointwise", "bf16"),
     Case(4, INTERN, "lora", 0.0, "none", "bf16"),
-    Case(2, QWEN, "lora", 0.0, "pointwise", "fp32"),
     Case(4, QWEN, "lora", 1.0, "pointwise", "bf16"),
-    Case(2, QWEN, "full", 1.0, "none", "fp32"),
+    Case(4, QWEN3, "lora", 0.0, "local", "bf16"),
+    Case(2, QWEN, "full", 0.0, "none", "bf16"),
     Case(2, INTERN, "full", 0.0, "pointwise", "fp32"),
-    Case(2, INTERN, "lora", 0.0, "local", "fp32"),
+    Case(2, QWEN3, "lora", 1.0, "none", "fp32"),
+    Case(2, QWEN3, "full", 1.0, "local", "fp32"),  # beyond the pairs: mergers in several places
 ]
 ALL_RESUMED = [
     Resumed(*one) for one in product((1, 2, 4), (1, 2, 4), ("full", "lora"), ("file", "s3"), ("kill", "term"))
@@ -196,7 +197,7 @@ def test_any_number_of_processes_trains_the_same_in_all_cases(whole, case):
     check_case(whole, case)
 
 
-@pytest.mark.parametrize("name", [QWEN, INTERN])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_bf16_forward_pass_is_a_plain_bf16_models(world, tmp_path, name):
     """The policy against transformers' own model in bf16, to the last bit; the masters stay fp32."""
     job = make_job(world, tmp_path / "out", name, align_weight=0.0, precision="bf16")

@@ -34,8 +34,9 @@ from components.store.entries import Store
 from components.store.tensors import unpack
 from components.store.transfer import original_name
 from tests.arithmetic import rounding
+from tests.models.vlm.cases import INTERN, NAMES, QWEN, QWEN3
 from tests.runner import metrics, published, put_manifest, run_step
-from tests.sft.conftest import FAST, INTERN, QWEN, lines_of, make_job
+from tests.sft.conftest import FAST, lines_of, make_job
 from tests.vlm_attention import made
 
 
@@ -51,7 +52,7 @@ def weights(job):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", [QWEN, INTERN])
+@pytest.mark.parametrize("name", NAMES)
 def test_both_losses_fall(job, name):
     fast = {"max_steps": 40, "global_batch": 3, "lr_llm": 5e-3, "lr_vision": 5e-3}
     # one measurement of the gradients' norms is enough: each takes two passes more
@@ -138,7 +139,7 @@ def test_six_steps_are_three_resume_three(job, monkeypatch):
     assert len({(Path(one.out) / "aligner.safetensors").read_bytes() for one in (whole, second)}) == 1
 
 
-@pytest.mark.parametrize(("name", "aligner"), [(QWEN, "local"), (INTERN, "none"), (QWEN, "pointwise")])
+@pytest.mark.parametrize(("name", "aligner"), [(QWEN, "local"), (INTERN, "none"), (QWEN3, "pointwise")])
 def test_the_loss_is_the_frozen_models_distance_times_lambda(job, name, aligner):
     """Before the first step, when every aligner is the identity."""
     with opened(job(name, align_weight=2.5, aligner=aligner, held_out=0.0)) as training:

@@ -24,7 +24,7 @@ from components.sft.processes import joined
 from components.sft.state import ResumeStates, read_tensors
 from components.store.entries import Store
 from components.store.file import FileBackend
-from tests.sft.conftest import INTERN, QWEN
+from tests.models.vlm.cases import NAMES, QWEN
 
 PARTS = ("vision", "merger", "llm")
 
@@ -43,7 +43,7 @@ def states(job):
     return ResumeStates(Store(job.store).backend, job.key)
 
 
-@pytest.mark.parametrize("name", [QWEN, INTERN])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("train_only", [["llm"], ["vision"], ["merger", "vision"]])
 def test_a_frozen_part_has_neither_gradient_nor_optimizer_state(job, name, train_only):
     with opened(job(name, train=train_only)) as training:

@@ -106,7 +106,8 @@ def example(vlm, line, store):
     if vlm.family.name == "InternVL3":
         indices = [int((total - 1) / 4 / 2 + round((total - 1) / 4 * i)) for i in range(4)]
     else:
-        count = int(max(4, min(clip.duration * 4.0, total)) // 2 * 2)
+        count = int(max(4, min(clip.duration * 4.0, total)))
+        count -= count % 2 if vlm.family.name == "Qwen2.5-VL" else 0
         indices = [int(i * (total - 1) / (count - 1) + 0.5) for i in range(count)]
     talk = Conversation([], line.sample.question, line.sample.response)
     frames, times = read_frames(store.fetch(clip.file), indices), [clip.times[i] for i in indices]

@@ -1,4 +1,4 @@
-"""The step on real clips and tiny models of both families: maps, coverage, memory, shards, failures, the tuned form."""
+"""The step on real clips and tiny models of all families: maps, coverage, memory, shards, failures, the tuned form."""
 
 import pytest
 import torch
@@ -20,13 +20,12 @@ from components.store.transfer import original_name
 from components.vlm_attention.maps import WordRows
 from components.vlm_attention.step import MAPS, STEP
 from tests.arithmetic import rounding
+from tests.models.vlm.cases import INTERN, NAMES, QWEN
 from tests.runner import changed, load_manifest, metrics, published, put_manifest, run_step
 from tests.vlm_attention import made
 
-FAMILIES = ("tiny-qwen2.5-vl", "tiny-internvl3")
 
-
-def run(made_priors, tmp_path, vlm=FAMILIES[0], shard="0/1", rerun="0", priors=None, **params):
+def run(made_priors, tmp_path, vlm=QWEN, shard="0/1", rerun="0", priors=None, **params):
     folder, _, artifact = made_priors
     params, inputs = {"viewing": made.VIEWING, "maps_for": "all", **params}, {"priors": priors or artifact}
     shared = {"vlm": vlm, "shard": shard}
@@ -66,7 +65,7 @@ def eager_map(name, line, store, own_positions=False):
     return torch.stack(rows)[:, example.video_columns].reshape(-1, *example.grid.shape)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(made_priors, tmp_path, name):
     store = Store(str(made_priors[0] / "store"))
     found = next(iter(maps(run(made_priors, tmp_path, name, grid="interpolate")).lines))
@@ -84,7 +83,7 @@ def test_map_is_the_eager_models_and_the_distance_the_mean_square_of_densities(m
 def test_token_maps_of_a_hundred_clips_decode_no_frame_and_load_no_weights(made_priors, tmp_path, monkeypatch):
     """Nobody has the clips' files: only their manifest is there. By default a map is computed for pictures alone."""
     folder, lines, _ = made_priors
-    store, whole = Store(str(folder / "store")), load_vlm(ensure_tiny(FAMILIES[0]), torch.float32, "cpu")
+    store, whole = Store(str(folder / "store")), load_vlm(ensure_tiny(QWEN), torch.float32, "cpu")
     lengths = [len(made.example(whole, line, store).input_ids) for line in lines]
     clips, expected = [], {}
     for k in range(100):
@@ -99,7 +98,7 @@ def test_token_maps_of_a_hundred_clips_decode_no_frame_and_load_no_weights(made_
     monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("a video was opened"))
     monkeypatch.setattr("components.models.vlm.model.load_vlm", lambda *_, **__: pytest.fail("a model was loaded"))
     inputs = {"priors": made.prior_set(tmp_path / "priors", clips, made_priors[0] / "store")}
-    params, shared = {"viewing": made.VIEWING, "pictures": 0}, {"vlm": FAMILIES[0], "shard": "0/1"}
+    params, shared = {"viewing": made.VIEWING, "pictures": 0}, {"vlm": QWEN, "shard": "0/1"}
     found = maps(run_step(STEP, tmp_path, folder / "store", params, shared, inputs, form="frozen")).lines
     assert {line.sample.id: line.tokens for line in found} == expected
     assert len(found) == 100
@@ -113,7 +112,7 @@ def test_the_rule_of_positions_reaches_the_map(made_priors, tmp_path):
     qwen = next(iter(maps(run(made_priors, tmp_path, grid="interpolate")).lines))
     assert store.read(found.token_map) == store.read(qwen.token_map)
     tensors, other = (unpack(store.read(line.vlm_map))["map"].double() for line in (found, qwen))
-    seen = eager_map(FAMILIES[0], found, store, own_positions=True)[None]
+    seen = eager_map(QWEN, found, store, own_positions=True)[None]
     wanted = functional.interpolate(seen, found.grid.shape, mode="trilinear", align_corners=False)[0]
     close = rounding(64, size=float(wanted.max()))
     assert (tensors - wanted).abs().max() < close
@@ -158,11 +157,11 @@ def test_shards_divide_the_videos(made_priors, tmp_path):
 
 
 def test_maps_for_pictures_keeps_token_maps_for_all(made_priors, tmp_path):
-    lines = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="pictures", pictures=2)).lines
+    lines = maps(run(made_priors, tmp_path, INTERN, maps_for="pictures", pictures=2)).lines
     shown = smallest_by_hash([line.sample.id for line in lines], 2)
     assert {line.sample.id for line in lines if line.vlm_map} == set(shown)
     assert all(line.coverage == 1.0 for line in lines)
-    full = maps(run(made_priors, tmp_path, "tiny-internvl3", maps_for="all")).lines
+    full = maps(run(made_priors, tmp_path, INTERN, maps_for="all")).lines
     assert [line.key for line in full] == [line.key for line in lines]
 
 
@@ -220,8 +219,8 @@ def test_without_mtti_the_prior_has_one_row_and_so_has_the_map(made_priors, tmp_
 def test_tuned_form_reads_a_stored_model_for_the_pictured_samples(made_priors, tmp_path):
     folder, lines, artifact = made_priors
     frozen = maps(run(made_priors, tmp_path))
-    model = made.tuned_model(Store(str(folder / "store")), ensure_tiny(FAMILIES[0]), frozen.provenance, frozen.lines)
-    assert {original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(FAMILIES[0]).iterdir()}
+    model = made.tuned_model(Store(str(folder / "store")), ensure_tiny(QWEN), frozen.provenance, frozen.lines)
+    assert {original_name(ref) for ref in model.files} == {file.name for file in ensure_tiny(QWEN).iterdir()}
     params, task = {"viewing": made.VIEWING, "pictures": 3}, "tuned_attention"
 
     def run_tuned(key):

@@ -51,9 +51,10 @@ def conversation(sample: Sample, prompt: str | None = None, system: str | None =
 
 @dataclass(frozen=True)
 class Inputs(ABC):
-    """How a checkpoint of a family reads a video, or an image: only `pixels` needs frames, all else follows from sizes.
+    """How a checkpoint of a family reads a video, or an image: only `pixels` needs frames.
 
-    An image is one frame; its cells are those of all its parts, where it is cut into parts.
+    All else follows from their sizes and times. The cells stand in their order, and text may stand between them. An
+    image is one frame; its cells are those of all its parts, where it is cut into parts.
 
     Attributes:
         placeholder: what the chat template writes for a video.
@@ -74,12 +75,12 @@ class Inputs(ABC):
         """Return the cells (t, y, x) of `count` frames of this size in pixels."""
 
     @abstractmethod
-    def text(self, shape: Cells) -> str:
-        """Return the text in the placeholder's place."""
+    def text(self, shape: Cells, times: Sequence[float], viewing: Viewing) -> str:
+        """Return the text in the placeholder's place; `times` are those of the frames, in seconds."""
 
     @abstractmethod
-    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
-        """Return the model's height and width, in pixels, of a frame of this size."""
+    def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return the model's height and width, in pixels, of each of `count` frames of this size."""
 
     @abstractmethod
     def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
@@ -129,7 +130,8 @@ class VlmFamily(Family):
         language: the same of the language model's modules, which low-rank updates are for.
         end_of_turn: the token that ends a turn in the chat template.
         position_gap: by how many positions the text behind a clip of 1280 × 720 pixels and this duration, in seconds,
-            lies lower under the position rule `transformers` than under `qwen`; 0 where the rules are the same.
+            lies lower under the position rule `transformers` than under `qwen`; 0 where the rules are the same,
+            negative where it lies higher.
         tower_work: what the tower goes through for a video of so many cells, from the configuration.
         register: makes a model that is none of transformers' own known to its Auto classes; it may be called again.
     """

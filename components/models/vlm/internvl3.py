@@ -10,6 +10,7 @@ Legend: n frames, H W pixels of the source, N tokens of the sequence. Cells are 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,12 +71,12 @@ class InternVL(Inputs):
         """Return the cells, as many in every frame whatever its size is."""
         return count, self.rows, self.cols
 
-    def text(self, shape: Cells) -> str:
+    def text(self, shape: Cells, times: Sequence[float], viewing: Viewing) -> str:
         """Return a line per frame."""
         cells = self.cell * (self.rows * self.cols)
         return "\n".join(f"Frame{k + 1}: {self.start}{cells}{self.end}" for k in range(shape[0]))
 
-    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+    def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
         """Return the tower's size, whatever the frame's is."""
         return self.size
 
@@ -118,11 +119,11 @@ class InternVLImage(InternVL):
         tiles = math.prod(tiling(height, width, self.size, *self.tiles))
         return tiles + (tiles > 1), self.rows, self.cols
 
-    def text(self, shape: Cells) -> str:
+    def text(self, shape: Cells, times: Sequence[float], viewing: Viewing) -> str:
         """Return one block."""
         return f"{self.start}{self.cell * math.prod(shape)}{self.end}"
 
-    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+    def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
         """Return the image's own size: tiles and whole are resized from it."""
         return height, width
 

@@ -10,6 +10,7 @@ Cells are (t, y, x), frame-major.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -34,44 +35,37 @@ _ARGUMENTS: dict[MediaKind, tuple[str, str]] = {
     "video": ("pixel_values_videos", "video_grid_thw"),
     "image": ("pixel_values", "image_grid_thw"),
 }
-_AREAS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}  # where a processor names none
+IMAGE_AREAS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}  # where an image processor names none
 
 
 @dataclass(frozen=True)
-class Qwen(Inputs):
-    """How a checkpoint reads a video: `group` frames per cell, `merge` × `merge` patches of `patch` pixels per cell."""
+class Patches(Inputs):
+    """How any Qwen reads a clip: `group` frames per cell, `merge` × `merge` patches of `patch` pixels per cell."""
 
     image: ImageSettings
     patch: int
     merge: int
-    tokens_per_second: int
     axes: ClassVar[int] = 3
 
     @classmethod
-    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Qwen:
-        """Return what the checkpoint's configuration says."""
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Patches:
+        """Return what the checkpoint's configuration says, with `more` of the class's fields."""
         from components.models.vlm.pixels import ImageSettings
 
-        vision, token, image = config.vision_config, _TOKENS[cls.kind], ImageSettings.read(folder, cls.kind)
-        visual = getattr(config, token)
+        vision, visual = config.vision_config, getattr(config, _TOKENS[cls.kind])
         text = {"placeholder": tokenizer.convert_ids_to_tokens(visual), "visual_id": visual}
         sizes = {"group": vision.temporal_patch_size, "patch": vision.patch_size, "merge": vision.spatial_merge_size}
-        return cls(image=image, tokens_per_second=vision.tokens_per_second, **text, **sizes, **more)
+        return cls(**{"image": ImageSettings.read(folder, cls.kind), **text, **sizes, **more})
+
+    @property
+    def side(self) -> int:
+        """Pixels along a cell."""
+        return self.patch * self.merge
 
     def shape(self, count: int, height: int, width: int, viewing: Viewing) -> Cells:
         """Return the cells of the frames at the model's size; an incomplete last group is a cell as well."""
-        side = self.patch * self.merge
-        rows, cols = (pixels // side for pixels in self.frame_size(height, width, viewing))
+        rows, cols = (pixels // self.side for pixels in self.frame_size(count, height, width, viewing))
         return math.ceil(count / self.group), rows, cols
-
-    def text(self, shape: Cells) -> str:
-        """Return a placeholder per cell."""
-        return self.placeholder * math.prod(shape)
-
-    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
-        """Return multiples of a cell's side near the source's size, within the viewing's pixels."""
-        side = self.patch * self.merge
-        return smart_resize(height, width, side, 4 * side * side, viewing.max_pixels)
 
     def pixels(self, frames_nHW3: UInt8[np.ndarray, "n H W 3"], size: tuple[int, int]) -> dict[str, Tensor]:
         """Return patches and their grid (frame groups, rows, columns); an incomplete last group repeats its frame."""
@@ -84,6 +78,27 @@ class Qwen(Inputs):
         grid = (math.ceil(len(frames_nHW3) / self.group), height // self.patch, width // self.patch)
         patches, sizes = _ARGUMENTS[self.kind]
         return {patches: patches_pc, sizes: torch.tensor([grid])}
+
+
+@dataclass(frozen=True)
+class Qwen(Patches):
+    """How a checkpoint reads a video, whose time counts `tokens_per_second`."""
+
+    tokens_per_second: int
+
+    @classmethod
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Patches:
+        """Return what the checkpoint's configuration says."""
+        rate = config.vision_config.tokens_per_second
+        return super().load(config, tokenizer, folder, tokens_per_second=rate, **more)
+
+    def text(self, shape: Cells, times: Sequence[float], viewing: Viewing) -> str:
+        """Return a placeholder per cell."""
+        return self.placeholder * math.prod(shape)
+
+    def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+        """Return multiples of a cell's side near the source's size, within the viewing's pixels."""
+        return smart_resize(height, width, self.side, 4 * self.side**2, viewing.max_pixels)
 
     def positions(
         self, input_ids_N: Int[Tensor, " N"], shape: Cells, seconds: float, viewing: Viewing
@@ -110,19 +125,23 @@ class QwenImage(Qwen):
     kind: ClassVar[MediaKind] = "image"
 
     @classmethod
-    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Qwen:
+    def load(cls, config: Any, tokenizer: Any, folder: Path, **more: Any) -> Patches:
         """Return what the checkpoint's configuration and its image processor say."""
-        from components.models.vlm.pixels import read_processor
+        limits = area_limits(folder, cls.kind, IMAGE_AREAS)
+        return super().load(config, tokenizer, folder, limits=limits, **more)
 
-        found, _ = read_processor(folder, cls.kind)
-        areas = _AREAS | (found.get("size") or {})  # whatever the names of the edges say
-        least = found.get("min_pixels") or areas["shortest_edge"]
-        most = found.get("max_pixels") or areas["longest_edge"]
-        return super().load(config, tokenizer, folder, limits=(least, most), **more)
-
-    def frame_size(self, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
+    def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
         """Return multiples of a cell's side near the image's size, within the checkpoint's own limits."""
-        return smart_resize(height, width, self.patch * self.merge, *self.limits)
+        return smart_resize(height, width, self.side, *self.limits)
+
+
+def area_limits(folder: Path, kind: MediaKind, areas: Mapping[str, int]) -> tuple[int, int]:
+    """Return the fewest and the most pixels that a checkpoint's processor says, or else `areas`."""
+    from components.models.vlm.pixels import read_processor
+
+    found, _ = read_processor(folder, kind)
+    edges = {**areas, **(found.get("size") or {})}  # whatever the names of the edges say
+    return found.get("min_pixels") or edges["shortest_edge"], found.get("max_pixels") or edges["longest_edge"]
 
 
 def cell_times(cells: int, seconds: float, tokens_per_second: float) -> Int64[np.ndarray, " t"]:
@@ -167,8 +186,12 @@ def fps_indices(duration: float, total: int, fps: float = 1.0, min_frames: int =
     return spread(total, max(int(wanted) // 2 * 2, 1))
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int, frames: int = 1, group: int = 1
+) -> tuple[int, int]:
     """Return Qwen's size of a frame: multiples of `factor` near the source's, scaled into [min_pixels, max_pixels].
+
+    Where the limits are those of several `frames` together, these count as the nearest number of groups.
 
     Raises:
         DataError: a frame more than 200 times as long as it is wide, which the model never saw.
@@ -177,11 +200,12 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         problem = f"a frame of {width} × {height} pixels"
         raise DataError(problem, source="the clip", remedy="leave the clip out: its aspect ratio exceeds 200")
     rows, cols = round(height / factor), round(width / factor)
-    if rows * cols * factor * factor > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
+    pixels = rows * cols * factor * factor * round(frames / group) * group
+    if pixels > max_pixels:
+        shrink = math.sqrt(frames * height * width / max_pixels)
         rows, cols = (max(1, math.floor(side / shrink / factor)) for side in (height, width))
-    elif rows * cols * factor * factor < min_pixels:
-        stretch = math.sqrt(min_pixels / (height * width))
+    elif pixels < min_pixels:
+        stretch = math.sqrt(min_pixels / (frames * height * width))
         rows, cols = (math.ceil(side * stretch / factor) for side in (height, width))
     return rows * factor, cols * factor
 

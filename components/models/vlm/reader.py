@@ -75,9 +75,10 @@ class Reader:
                 the family reads none.
         """
         inputs = self.reads(video.kind, video.called)
-        height, width = size = inputs.frame_size(video.height, video.width, viewing)
+        indices = self._frames(video, viewing)
+        height, width = size = inputs.frame_size(len(indices), video.height, video.width, viewing)
         resize = partial(resized, height=height, width=width)
-        frames_nhw3 = read_frames(path, self._frames(video, viewing), video, resize)
+        frames_nhw3 = read_frames(path, indices, video, resize)
         return inputs.pixels(frames_nhw3, size)
 
     def prepare(
@@ -103,7 +104,7 @@ class Reader:
             raise DataError(problem, source="prepare", remedy="give one time for every frame, and an image one frame")
         inputs, (height, width) = self.reads(kind, "the given pixels"), frames.shape[1:3]
         made = self._layout(talk, _Seen(inputs, height, width, frame_times, duration, viewing))
-        return made.with_pixels(inputs.pixels(frames, inputs.frame_size(height, width, viewing)))
+        return made.with_pixels(inputs.pixels(frames, inputs.frame_size(len(frames), height, width, viewing)))
 
     def text_only(self, talk: Conversation) -> Example:
         """Return the conversation without its clip: the control for what a question gives away by itself.
@@ -171,7 +172,7 @@ class _Seen:
 
     @property
     def medium(self) -> Medium:
-        return Medium(self.inputs.kind, self.inputs.placeholder, self.inputs.text(self.shape))
+        return Medium(self.inputs.kind, self.inputs.placeholder, self.inputs.text(self.shape, self.times, self.viewing))
 
     @property
     def grid(self) -> Grid | None:

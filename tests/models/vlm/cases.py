@@ -1,4 +1,4 @@
-"""Both tiny VLMs and a conversation about a random clip, for the tests of the model and of its attention."""
+"""All tiny VLMs and a conversation about a random clip, for the tests of the model and of its attention."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from components.models.registry import ensure_tiny
 from components.models.vlm.interface import Conversation
 from components.models.vlm.model import load_vlm
 
-NAMES = ("tiny-qwen2.5-vl", "tiny-internvl3")
+NAMES = QWEN, INTERN, QWEN3 = ("tiny-qwen2.5-vl", "tiny-internvl3", "tiny-qwen3-vl")
 TALK = Conversation([], "Which object moves?\nA. the red ball\nB. nobody", "The red ball moves left.")
 
 

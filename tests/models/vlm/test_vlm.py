@@ -14,7 +14,7 @@ from components.core.errors import DataError, ParameterError
 from components.kubeflow.tree import ROOT
 from components.media.viewing import Viewing
 from components.models.registry import ensure_tiny
-from components.models.vlm import internvl3, qwen2_5_vl
+from components.models.vlm import internvl3, qwen2_5_vl, qwen3_vl
 from components.models.vlm.example import IGNORED, collate
 from components.models.vlm.interface import Conversation
 from components.models.vlm.internvl3 import segment_indices
@@ -22,7 +22,7 @@ from components.models.vlm.model import load_vlm
 from components.models.vlm.pixels import ImageSettings, to_pixels
 from components.models.vlm.qwen2_5_vl import FAMILY, fps_indices, patchify, smart_resize
 from tests.arithmetic import rounding
-from tests.models.vlm.cases import NAMES, TALK, clip, example, load
+from tests.models.vlm.cases import INTERN, NAMES, QWEN, TALK, clip, example, load
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,7 +30,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 # The twins ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [qwen2_5_vl.make_tiny, internvl3.make_tiny])
+@pytest.mark.parametrize("make", [qwen2_5_vl.make_tiny, internvl3.make_tiny, qwen3_vl.make_tiny])
 def test_twins_are_small_and_byte_deterministic(make, tmp_path):
     first, second = make(tmp_path / "a"), make(tmp_path / "b")
     files = {file.name: file.read_bytes() for file in first.iterdir()}
@@ -186,7 +186,7 @@ def slow_positions(ids, video_id, shape, seconds, per_second):
 
 @pytest.mark.parametrize(("n", "duration"), [(4, 4.0), (5, 5.0), (6, 9.99), (12, 30.1), (1, 0.4)])
 def test_qwen_positions_against_its_own_rule(n, duration):
-    vlm = load(NAMES[0])
+    vlm = load(QWEN)
     frames, *_ = clip(n)
     made = vlm.prepare(TALK, frames, [k * duration / n for k in range(n)], duration)
     shape = (math.ceil(n / 2), 2, 3)
@@ -197,7 +197,7 @@ def test_qwen_positions_against_its_own_rule(n, duration):
 @pytest.mark.parametrize(("frames", "after"), [(6, 27), (24, 63), (60, 135)])
 def test_first_text_position_after_the_video(frames, after):
     """Known values at 1 fps and 18 tokens before the video; up to there transformers' own index is the same."""
-    vlm = load(NAMES[0])
+    vlm = load(QWEN)
     shape = (frames // 2, 2, 3)
     ids = torch.tensor([0] * 18 + [vlm.inputs.visual_id] * math.prod(shape) + [0] * 4)
     ours = vlm.inputs.positions(ids, shape, 2.0, Viewing())
@@ -211,8 +211,10 @@ def test_first_text_position_after_the_video(frames, after):
 def own_arguments(vlm, made, seconds):
     """What transformers' own processor gives the model, without positions."""
     ids = made.input_ids[None]
+    if vlm.family.name == "InternVL3":
+        return {"input_ids": ids, **made.pixels}
     given = {"input_ids": ids, "mm_token_type_ids": torch.where(ids == vlm.inputs.visual_id, 2, 0), **made.pixels}
-    return given | {"second_per_grid_ts": torch.tensor([seconds])}
+    return given | ({"second_per_grid_ts": torch.tensor([seconds])} if vlm.family.name == "Qwen2.5-VL" else {})
 
 
 LENGTHS = [(1, 0.4), (4, 4.0), (5, 5.0), (6, 9.99), (12, 30.1), (60, 60.0), (64, 600.0)]
@@ -220,7 +222,7 @@ LENGTHS = [(1, 0.4), (4, 4.0), (5, 5.0), (6, 9.99), (12, 30.1), (60, 60.0), (64,
 
 @pytest.mark.parametrize(("n", "duration"), LENGTHS)
 def test_the_other_rule_is_the_installed_models_own_index(n, duration):
-    vlm = load(NAMES[0])
+    vlm = load(QWEN)
     frames, *_ = clip(n)
     times = [k * duration / n for k in range(n)]
     ours, qwen = (
@@ -245,8 +247,7 @@ def test_a_reply_is_that_of_the_plain_model_without_positions(name):
         for rule in ("transformers", "qwen")
     )
     given = own_arguments(vlm, made, 2.0)
-    if name == NAMES[1]:
-        given = {"input_ids": made.input_ids[None], **made.pixels}
+    if name == INTERN:
         assert torch.equal(made.position_ids, qwen.position_ids)
     greedy = {"do_sample": False, "temperature": None, "repetition_penalty": 1.0, "max_new_tokens": 6}
     ones = torch.ones_like(given["input_ids"])
@@ -262,6 +263,7 @@ def test_the_gap_between_the_rules():
     # 100 frames of 1200 s: a cell lasts 24 s
     assert FAMILY.position_gap(Viewing(max_frames=100), 1200) == 49 * 48 + 1 - 18
     assert internvl3.FAMILY.position_gap(Viewing(), 600) == 0
+    assert qwen3_vl.FAMILY.position_gap(Viewing(), 600) == -2
     assert "by 39 positions for a clip of 30 s" in (ROOT / "README.md").read_text()
 
 
@@ -295,8 +297,8 @@ def test_a_changed_cell_changes_its_column(vlm):
         assert grid.times[t][0] <= times[t * group] <= grid.times[t][1]
 
 
-def test_layout_of_both_families():
-    qwen, intern = (example(load(name), n=3) for name in NAMES)
+def test_layout_of_each_family():
+    qwen, intern, qwen3 = (example(load(name), n=3) for name in NAMES)
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     assert qwen.text.startswith(system + "<|im_start|>user\n<|vision_start|><|video_pad|>")
     talk = f"{TALK.question}<|im_end|>\n<|im_start|>assistant\n{TALK.response}<|im_end|>\n"
@@ -306,11 +308,14 @@ def test_layout_of_both_families():
     assert qwen.grid.shape == (2, 2, 3)
     assert intern.grid.shape == (3, 4, 4)
     assert torch.equal(intern.position_ids, torch.arange(len(intern.input_ids))[None])
+    pair = "<|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>"
+    assert qwen3.text == f"<|im_start|>user\n<0.5 seconds>{pair}<2.0 seconds>{pair}{talk}"
+    assert qwen3.grid.shape == (2, 2, 3)
 
 
 def test_frame_size_follows_max_pixels():
     frames, times, duration = clip(4, 224, 336)
-    vlm = load(NAMES[0])
+    vlm = load(QWEN)
     for viewing, cells in ((Viewing(), (2, 8, 12)), (Viewing(max_pixels=56 * 84), (2, 2, 3))):
         assert vlm.prepare(TALK, frames, times, duration, viewing).grid.shape == cells
 
@@ -453,7 +458,8 @@ def test_generate_equals_teacher_forcing(name):
 
 
 def test_parts_are_tower_merger_and_language_model(vlm):
-    towers, mergers = ("model.visual.", "model.vision_tower."), ("model.visual.merger.", "model.multi_modal_projector.")
+    towers = ("model.visual.", "model.vision_tower.")
+    mergers = ("model.visual.merger.", "model.visual.deepstack_merger_list.", "model.multi_modal_projector.")
     for name, _ in vlm.model.named_parameters():
         expected = "merger" if name.startswith(mergers) else "vision" if name.startswith(towers) else "llm"
         assert vlm.part(name) == expected, name
@@ -467,7 +473,7 @@ def test_unknown_folders_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ParameterError, match="model_type 'qwen2'"):
         load_vlm(tmp_path, torch.float32, "cpu")
-    shutil.copytree(ensure_tiny(NAMES[1]), tmp_path, dirs_exist_ok=True)
+    shutil.copytree(ensure_tiny(INTERN), tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_seq_length": 25}))
     with pytest.raises(ParameterError, match="image_seq_length=25"):
