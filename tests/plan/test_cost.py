@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,11 +19,13 @@ from components.attention_capture import capture
 from components.attention_capture.capture import CaptureSpec, UnionAttention
 from components.attention_capture.maps import CapturedMaps
 from components.attention_capture.memory import reconstruct_with_memory
+from components.attention_capture.settings import Params
+from components.ddim_inversion.step import Params as Inversion
 from components.models.registry import ensure_tiny
 from components.models.video import family_of, hunyuanvideo, load_vdm
 from components.models.video.cogvideox import attention, sizes, vae_numbers
 from components.models.video.interface import Sizes
-from components.plan.cost import ClipCost, unlike_training, weights
+from components.plan.cost import ClipCost, PlannedVideo, estimate, unlike_training, weights
 from tests.plan.live import Live
 
 CHANNELS = (128, 256, 256, 512)
@@ -106,6 +109,18 @@ def test_a_reconstruction_runs_as_many_samples_as_it_is_said_to_cost(monkeypatch
     rows = 2 * 2 * (4 + model.text_tokens) * length * model.width * model.layers
     counted = linear + 4 * model.width * sum(looked) + rows
     assert clip.capture(2, 4, memory=with_memory, guided=guided) == pytest.approx(counted, rel=1e-9)
+
+
+@pytest.mark.parametrize("twin", ["tiny-cogvideox", "tiny-hunyuanvideo"])
+def test_guidance_as_an_input_of_the_network_costs_no_second_pass(twin):
+    shared, inversion = SimpleNamespace(num_steps=5, token_ratio=0.5), Inversion(height=64, width=64)
+    videos, folder = [PlannedVideo("a", 17, [6])], ensure_tiny(twin)
+    plain, guided = (
+        estimate(folder, videos, inversion, Params(guidance_scale=scale, rows=2), shared, None)[2] for scale in (1, 6)
+    )
+    assert (plain.step, plain.to_compute) == ("attention_capture", 1)
+    assert guided.hours / plain.hours == pytest.approx(1 if twin == "tiny-hunyuanvideo" else 2, rel=0.1)
+    assert (guided.peak.device == plain.peak.device) == (twin == "tiny-hunyuanvideo")
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------

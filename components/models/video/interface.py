@@ -66,7 +66,7 @@ class Sizes:
     layers: int  # attention layers
     heads: int  # attention heads of a layer
     width: int  # of a token
-    text_tokens: int  # of the text encoder's sequence, pads included
+    text_tokens: int  # of the text encoder's sequence, pads included; at most so many where pads are left out
     channels: int  # of the latents
     patch: int  # latent rows (and columns) of a token
     patch_t: int  # latent frames of a token

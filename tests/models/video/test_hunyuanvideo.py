@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from components.core.errors import DataError, ParameterError
 from components.media.video import write_mp4
 from components.models.registry import ensure_tiny, resolve
 from components.models.video import family_of, load_vdm
-from components.models.video.hunyuanvideo import AFTER, BEFORE, SKIPPED, make_tiny, read_tokens, sizes
+from components.models.video.hunyuanvideo import AFTER, BEFORE, SKIPPED, attention, make_tiny, read_tokens, sizes
 from components.models.video.interface import EncodedText
 from components.store.entries import Store
 from components.synthetic.scenes import draw, make_clip, write_set
@@ -133,6 +134,21 @@ def test_a_text_behind_pads_gives_the_same_output_and_maps(vdm):
     torch.testing.assert_close(found.transpose(1, 2), plain, atol=close, rtol=0)
     torch.testing.assert_close(padded.t2v, ours.t2v, atol=close, rtol=0)
     torch.testing.assert_close(padded.text_mass, ours.text_mass, atol=close, rtol=0)
+
+
+def test_every_weight_of_a_layer_is_used_where_it_belongs(vdm):
+    """With weights that all differ, the norms' too, which are ones in a fresh network."""
+    generator, network = torch.Generator().manual_seed(0), copy.deepcopy(vdm.transformer)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    other = replace(vdm, transformer=network)
+    x, text = torch.randn(1, 3, 4, 8, 8, generator=generator), vdm.encode_text(TEXT)
+    plain = other.velocity(x, 500.0, text)
+    with attention(network, torch.nn.functional.scaled_dot_product_attention):
+        found = other.velocity(x, 500.0, text)
+    close = rounding(3 * (32 + 8 + 70 + 3 * 32 + 64), size=float(plain.abs().max()))
+    torch.testing.assert_close(found, plain, atol=close, rtol=0)
 
 
 def test_texts_of_different_lengths_are_captured_one_after_the_other():
