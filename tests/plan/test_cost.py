@@ -71,16 +71,20 @@ def test_formula_against_a_flop_counter():
     assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
-def test_published_hunyuanvideo_gives_the_counted_flops(hunyuan):
-    """Of one pass at the size that it was trained at, with a text of the longest kind."""
-    clip = ClipCost(hunyuan, *hunyuan.native)
-    assert (hunyuan.layers, hunyuan.width, clip.tokens) == (60, 3072, 33 * 45 * 80)
+@pytest.mark.parametrize(("size", "tokens"), [((129, 720, 1280), 33 * 45 * 80), ((25, 480, 720), 7 * 30 * 45)])
+def test_published_hunyuanvideo_gives_the_counted_flops(hunyuan, size, tokens):
+    """Of one pass with a text of the longest kind; attention has most of them at the first size, weights at the other.
+
+    The first is that at which it was trained.
+    """
+    clip, latents = ClipCost(hunyuan, *size), (hunyuan.latent_frames(size[0]), size[1] // 8, size[2] // 8)
+    assert (hunyuan.layers, hunyuan.width, clip.tokens) == (60, 3072, tokens)
     with torch.device("meta"):
         net, texts = HunyuanVideoTransformer3DModel(), (torch.empty(1, 256, 4096), torch.ones(1, 256))
         given = {"timestep": torch.empty(1), "pooled_projections": torch.empty(1, 768), "guidance": torch.empty(1)}
         given |= dict(zip(("encoder_hidden_states", "encoder_attention_mask"), texts, strict=True))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            net(torch.empty(1, 16, 33, 90, 160), **given)
+            net(torch.empty(1, 16, *latents), **given)
     assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

@@ -19,7 +19,7 @@ from components.core.errors import DataError, ParameterError
 from components.media.video import write_mp4
 from components.models.registry import ensure_tiny, resolve
 from components.models.video import family_of, load_vdm
-from components.models.video.hunyuanvideo import AFTER, BEFORE, SKIPPED, attention, make_tiny, read_tokens, sizes
+from components.models.video.hunyuanvideo import AFTER, BEFORE, SKIPPED, TILE, attention, make_tiny, read_tokens, sizes
 from components.models.video.interface import EncodedText
 from components.store.entries import Store
 from components.synthetic.scenes import draw, make_clip, write_set
@@ -171,6 +171,16 @@ def test_a_published_folder_needs_no_size_of_its_own(folder, tmp_path):
     (copied / "vae" / "config.json").unlink()
     with pytest.raises(ParameterError, match="vae/config"):
         sizes(copied)
+
+
+def test_tiling_is_what_the_plan_counts_on(vdm):
+    """A frame of more than a tile is encoded in tiles, and 17 frames at a time."""
+    vae, seen = vdm.vae, []
+    assert vae.tile_sample_min_height == vae.tile_sample_min_width == vdm.sizes.tile == TILE
+    reading = vae.encoder.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[2:]))
+    vdm.encode_video(torch.zeros(21, 32, TILE + 32, 3, dtype=torch.uint8))
+    reading.remove()
+    assert {tuple(shape) for shape in seen} == {(17, 32, TILE), (9, 32, TILE), (17, 32, 96), (9, 32, 96)}
 
 
 def test_the_steps_run_on_it(tmp_path):
