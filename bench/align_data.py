@@ -21,7 +21,7 @@ from torch import Tensor
 
 from components.attention_capture.capture import CaptureSpec
 from components.attention_capture.memory import reconstruct_with_memory
-from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.ddim import invert
 from components.media.grids import pool_mask, resample, sampled_grid
 from components.media.map_algebra import frame_difference_prior
 from components.media.viewing import Viewing
@@ -172,7 +172,7 @@ def video_prior(vdm: CogVideoX, clip: Clip, num_steps: int = VDM_STEPS) -> Float
     frames_nHW3, _, _ = draw(at_frames(clip.scene, count), (side, side))
     duration = TIMES[-1] / (count - 1)
     seen = vdm.grid([k * duration for k in range(count)], side, side, (0.0, 1.0, 0.0, 1.0))
-    schedule, empty = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
+    schedule, empty = vdm.levels(num_steps), vdm.encode_text("")
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), vdm.encode_video(frames_nHW3), schedule).trajectory
     spec = CaptureSpec(tuple(piece.index for piece in vdm.tokenize(clip.caption)), seen.shape, rows=2, memory=True)
     found = reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text(clip.caption), capture=spec)

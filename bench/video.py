@@ -26,7 +26,6 @@ from bench.measure import memory_ratio, time_ratio
 from bench.table import Row
 from components.attention_capture.capture import CapturedMaps, CaptureSpec, HeadReductions, UnionAttention
 from components.attention_capture.memory import reconstruct_with_memory
-from components.ddim_inversion.ddim import Levels, levels
 from components.models.video import load_vdm
 from components.models.video.cogvideox import (
     LATENT_CHANNELS,
@@ -36,6 +35,8 @@ from components.models.video.cogvideox import (
     attention,
     make_tiny,
 )
+from components.models.video.interface import EncodedText
+from components.models.video.noise import Levels
 
 
 class Setup(NamedTuple):
@@ -75,8 +76,8 @@ class Scene:
     spec: CaptureSpec
     schedule: Levels
     trajectory: Float[Tensor, "N1 1 F C h w"]
-    embeds: Float[Tensor, "1 T D"]
-    negative: Float[Tensor, "1 T D"]
+    text: EncodedText
+    negative: EncodedText
 
 
 class FullStatistics(NamedTuple):
@@ -223,7 +224,7 @@ def _full(made: Scene, fill: Callable[[Any], None]) -> FullStatistics:
 def _one_step(made: Scene, maps: Any) -> None:
     """Call the transformer as `reconstruct_with_memory` does, with any accumulator or none."""
     latents = made.trajectory[-1].expand(4, -1, -1, -1, -1)
-    texts = torch.cat([made.negative, made.embeds]).repeat(2, 1, 1)
+    texts = EncodedText.batch([made.negative, made.text] * 2)
     with attention(made.vdm.transformer, UnionAttention(memory=True, maps=maps)):
         made.vdm.velocity(latents, made.schedule.timestep(NUM_STEPS), texts)
 
@@ -246,11 +247,11 @@ def _reconstruct(made: Scene, spec: CaptureSpec | None) -> CapturedMaps | None:
         made.vdm,
         made.trajectory,
         made.schedule,
-        made.embeds,
+        made.text,
         GUIDANCE,
         capture=spec,
         memory=True,
-        negative_embeds=made.negative,
+        negative=made.negative,
     ).maps
 
 
@@ -259,13 +260,13 @@ def scene(size: str) -> Scene:
     """Return the model at one of the grids, a text of 40 words, and a trajectory: one clip at its levels' noise."""
     frames, height, width = grid = SETUP.grids[size]
     vdm = _model(height, width)
-    schedule = levels(vdm.alphas_cumprod, NUM_STEPS)
+    schedule = vdm.levels(NUM_STEPS)
     generator = torch.Generator().manual_seed(0)
     clean, noise = (
         torch.randn(1, frames, LATENT_CHANNELS, 2 * height, 2 * width, generator=generator) for _ in range(2)
     )
-    alpha_bar = schedule.alpha_bar.float()
-    trajectory = torch.stack([a.sqrt() * clean + (1 - a).sqrt() * noise for a in alpha_bar]).to(vdm.device, vdm.dtype)
+    shares = zip(schedule.signal.float(), schedule.noise.float(), strict=True)
+    trajectory = torch.stack([a * clean + b * noise for a, b in shares]).to(vdm.device, vdm.dtype)
     spec = CaptureSpec(
         text_indices=tuple(piece.index for piece in vdm.tokenize(WORDS)),
         grid=grid,

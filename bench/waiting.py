@@ -34,8 +34,10 @@ from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
 from components.ddim_inversion.video import sample_clip
 from components.models.registry import ensure_tiny
-from components.models.video.cogvideox import FRAMES, cogvideox_grid
-from components.models.video.interface import Sizes, VideoModel
+from components.models.video.causal import causal_grid
+from components.models.video.cogvideox import FRAMES
+from components.models.video.interface import EncodedText, Sizes, VideoModel
+from components.models.video.noise import Levels, diffusion_levels
 from components.runtime.ahead import threads
 from components.runtime.runner import run_step
 from components.store.entries import Store
@@ -90,17 +92,16 @@ class StandIn(VideoModel):
 
     pause: float = 0.0  # seconds of a forward pass
 
-    @property
-    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
-        return torch.linspace(0.99, 0.0, 1000, dtype=torch.float64)
+    def levels(self, num_steps: int) -> Levels:
+        return diffusion_levels(torch.linspace(0.99, 0.0, 1000, dtype=torch.float64), num_steps)
 
-    def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
-        return torch.zeros(1, 1, 1)
+    def encode_text(self, text: str) -> EncodedText:
+        return EncodedText(torch.zeros(1, 1, 1))
 
     def grid(
         self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
     ) -> Grid:
-        return cogvideox_grid(frame_times, height, width, box, patch=2, patch_t=1, spatial=8)
+        return causal_grid(frame_times, height, width, box, patch=2, patch_t=1, spatial=8)
 
     def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
         return functional.avg_pool2d(frames[::4].permute(0, 3, 1, 2).float(), 8)[None]
@@ -109,7 +110,7 @@ class StandIn(VideoModel):
         raise NotImplementedError
 
     def velocity(
-        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
+        self, latents: Float[Tensor, "B F C h w"], timestep: float, text: EncodedText
     ) -> Float[Tensor, "B F C h w"]:
         time.sleep(self.pause)
         return latents.tanh()

@@ -47,10 +47,13 @@ GPUS = {"sft": "8 GPUs"}  # the others take one
 # latent
 COGVIDEOX = Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720))
 COGVIDEOX_1_5 = Sizes(42, 48, 3072, 226, 16, 2, 2, 8, 4, (81, 768, 1360))
+HUNYUANVIDEO = Sizes(60, 24, 3072, 256, 16, 2, 1, 8, 4, (129, 720, 1280), distilled=True)
 CASES = (
     ("CogVideoX-5B", COGVIDEOX, (49, 480, 720)),
     ("CogVideoX-5B", COGVIDEOX, (25, 480, 720)),
     ("CogVideoX1.5-5B", COGVIDEOX_1_5, (81, 768, 1360)),
+    ("HunyuanVideo", HUNYUANVIDEO, (129, 720, 1280)),
+    ("HunyuanVideo", HUNYUANVIDEO, (49, 480, 720)),
 )
 WORDS = 40
 VIDEOS = 25_000
@@ -186,7 +189,7 @@ def costs_part() -> list[str]:
     for name, model, size in CASES:
         clip = ClipCost(model, *size)
         inversion = clip.inversion(steps, 0) / A100_FLOPS
-        capture = clip.capture(steps, rows_sampled, memory=True) / A100_FLOPS
+        capture = clip.capture(steps, rows_sampled, memory=True, guided=not model.distilled) / A100_FLOPS
         rows.append(
             [
                 name,

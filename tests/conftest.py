@@ -68,12 +68,16 @@ def one_thread():
 # Twins and data; a module has its own, so that nothing it does reaches another ----------------------------------------
 
 
-@pytest.fixture(scope="module", params=["5b", "1.5"])
-def vdm_folder(request, tmp_path_factory):
-    """A tiny video model of either patch layout."""
-    from components.models.video.cogvideox import make_tiny
+VDM_TWINS = ["tiny-cogvideox", "tiny-cogvideox1.5", "tiny-hunyuanvideo"]
 
-    return make_tiny(tmp_path_factory.mktemp("tiny") / request.param, request.param)
+
+@pytest.fixture(scope="module", params=VDM_TWINS)
+def vdm_folder(request, tmp_path_factory):
+    """A tiny video model of each family, and of each patch layout."""
+    from components.models.registry import TINY
+
+    family = TINY[request.param]
+    return family.make_tiny(tmp_path_factory.mktemp("tiny") / request.param, family.tiny[request.param])
 
 
 @pytest.fixture(scope="module")

@@ -219,24 +219,37 @@ def test_broken_markers_are_refused(marker, instead):
 
 
 def test_published_sizes_are_read_as_the_config_says(tmp_path):
-    """The tiny twins' folders: both temporal layouts give the tokens that the transformer has."""
-    for twin, tokens, patch_t in (("tiny-cogvideox", 80, 1), ("tiny-cogvideox1.5", 48, 2)):
+    """The tiny twins' folders: the temporal layouts give the tokens that the transformer has."""
+    for twin, tokens, patch_t in (
+        ("tiny-cogvideox", 80, 1),
+        ("tiny-cogvideox1.5", 48, 2),
+        ("tiny-hunyuanvideo", 80, 1),
+    ):
         folder = ensure_tiny(twin)
         model = family_of(folder).sizes(folder)
         assert model.tokens(17, 64, 64) == tokens
         assert model.patch_t == patch_t
     assert generate.COGVIDEOX.tokens(49, 480, 720) == 13 * 30 * 45
     assert generate.COGVIDEOX_1_5.tokens(81, 768, 1360) == 11 * 48 * 85
+    assert generate.HUNYUANVIDEO.tokens(129, 720, 1280) == 33 * 45 * 80
 
 
 def test_costs_are_those_worked_out_by_hand():
-    """2·L·42·12·3072² + 42·4·L·keys·3072 FLOPs per forward at 184 TFLOP/s: 54 s, 22 s and 258 s per video."""
+    """2·L·42·12·3072² + 42·4·L·keys·3072 FLOPs per forward at 184 TFLOP/s: 54 s, 22 s and 258 s per video.
+
+    HunyuanVideo has 60 such layers, and one row per stream: 1269 s and 45 s.
+    """
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generate.costs_part()[2:]]
-    for row, total in zip(rows, (54, 22, 258), strict=True):
+    for row, total in zip(rows, (54, 22, 258, 1269, 45), strict=True):
         assert float(row[3].removesuffix(" s")) + float(row[4].removesuffix(" s")) == pytest.approx(total, abs=0.6)
     assert rows[0][2:] == ["17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "376 h, 1.68 TB"]
     length = 17550 + 226
     assert 5 * (2 * length * 42 * 12 * 3072**2 + 42 * 4 * length**2 * 3072) / 184e12 == pytest.approx(9.0, abs=0.05)
+    length = 118800 + 256
+    layers = 2 * length * 60 * 12 * 3072**2
+    assert 5 * (layers + 60 * 4 * length**2 * 3072) / 184e12 == pytest.approx(327.9, abs=0.05)
+    assert rows[3][3:5] == ["327.9 s", "940.8 s"]
+    assert 5 * (2 * layers + 60 * 4 * 3 * length**2 * 3072) / 184e12 == pytest.approx(940.8, rel=0.005)  # and the rows
     assert pytest.approx(13.5e6, rel=0.01) == 6 * 16 * 13 * 60 * 90 * 2
     assert pytest.approx(67.4e6, rel=0.01) == 48 * 40 * 17550 * 2
 

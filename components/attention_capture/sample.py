@@ -18,7 +18,6 @@ from components.attention_capture.settings import Params
 from components.core.errors import DataError
 from components.core.records import Piece, Span, sha256
 from components.core.text import CANNOT_READ, Part
-from components.ddim_inversion.ddim import levels
 from components.head_selection.scores import HeadStatistics, head_statistics
 from components.models.video.interface import VideoModel, unread_characters
 
@@ -89,7 +88,7 @@ def capture_sample(
         seed=own_seed,
         **settings.model_dump(include={"norm", "rows", "memory"}),
     )
-    schedule, embeds = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text(text)
+    schedule, embeds = vdm.levels(num_steps), vdm.encode_text(text)
     how = settings.model_dump(include={"guidance_scale", "start", "memory"})
     found = reconstruct_with_memory(vdm, trajectory[:, None], schedule, embeds, capture=spec, seed=own_seed, **how)
     assert found.maps is not None

@@ -17,7 +17,11 @@ Norm = Literal["own", "joint", "fold"]
 class Params(StagedParams):
     """Parameters of the reconstruction and the capture (method step 2)."""
 
-    guidance_scale: float = Field(6.0, ge=1, description="classifier-free guidance of the reconstruction")
+    guidance_scale: float = Field(
+        6.0,
+        ge=1,
+        description="guidance of the reconstruction: classifier-free, or an input of the network (HunyuanVideo)",
+    )
     start: Start = Field("inverted", description="where the reconstruction starts")
     memory: bool = Field(
         True, description="cross-stream memory: the main stream also attends to the inverted latent of its noise level"

@@ -13,9 +13,9 @@ from components.runtime.parameters import P
 from components.store.entries import Entry
 
 _ABOUT = (
-    "Root mean square of the latents at each noise level, against √(ᾱ·r₀² + 1 − ᾱ), which independent noise of unit "
-    "variance gives (r₀: that of the clean latents): a healthy inversion ends near 1. Residual: by which share one "
-    "reconstruction step from a level misses the level below."
+    "Root mean square of the latents at each noise level, against √(a²·r₀² + b²), which independent noise of unit "
+    "variance gives (r₀: that of the clean latents; a and b: the level's factors of the video and of noise): a healthy "
+    "inversion ends near 1. Residual: by which share one reconstruction step from a level misses the level below."
 )
 
 

@@ -1,7 +1,7 @@
 """A video's inversion as a figure: original frames, the decoded clean and noisiest latents, and two curves.
 
-The root mean square is read against independent noise: E[(√ᾱ·x₀ + √(1−ᾱ)·ε)²] = ᾱ·E[x₀²] + 1 − ᾱ. Legend: N1 noise
-levels, F C h w latents.
+The root mean square is read against independent noise: E[(a·x₀ + b·ε)²] = a²·E[x₀²] + b² for a level's factors a of the
+video and b of noise. Legend: N1 noise levels, F C h w latents.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from components.core.artifacts import TrajectoryLine
 from components.core.records import Json
-from components.ddim_inversion.ddim import Levels, levels, step_residuals
+from components.ddim_inversion.ddim import step_residuals
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.video import read_source, sample_clip, trajectory_of
 from components.media.sampling import spread
 from components.models.video.interface import VideoModel
+from components.models.video.noise import Levels
 from components.pages.charts import Line, line_chart
 from components.pages.figures import Cell, StripRow, photo, raw, strip
 from components.store.entries import Store
@@ -31,7 +32,7 @@ _WIDTH = 128  # pixels of a frame: noise compresses badly, and four videos must 
 def root_mean_squares(trajectory: Float[Tensor, "N1 F C h w"], schedule: Levels) -> tuple[list[float], list[float]]:
     """Return the latents' root mean square at every level, and what independent noise of unit variance would give."""
     squares = trajectory.double().flatten(1).square().mean(1)
-    expected = schedule.alpha_bar * squares[0] + 1 - schedule.alpha_bar
+    expected = schedule.signal.square() * squares[0] + schedule.noise.square()
     return squares.sqrt().tolist(), expected.sqrt().tolist()
 
 
@@ -50,9 +51,9 @@ def inversion_picture(
     with store.borrowed(line.video.file) as path:
         frames = sample_clip(vdm.frames, line.video, settings, path).pixels.numpy()
     kept, noise = (vdm.decode_latents(trajectory[level][None]).numpy() for level in (0, -1))
-    schedule, embeds = levels(vdm.alphas_cumprod, num_steps), vdm.encode_text("")
+    schedule, empty = vdm.levels(num_steps), vdm.encode_text("")
     measured, expected = root_mean_squares(trajectory, schedule)
-    residuals = step_residuals(lambda x, t: vdm.velocity(x, t, embeds), trajectory[:, None].to(vdm.device), schedule)
+    residuals = step_residuals(lambda x, t: vdm.velocity(x, t, empty), trajectory[:, None].to(vdm.device), schedule)
     times = [line.video.times[index] for index in line.frames]
     figure = _strip([("original", frames), ("what the VAE keeps", kept), ("inverted noise", noise)], times)
     numbers = {"psnr": psnr(frames, kept), "rms": measured[-1], "expected": expected[-1], "residuals": residuals}

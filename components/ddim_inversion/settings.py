@@ -22,10 +22,17 @@ class InversionSettings(UnitParams):
     window: Window = Field("first", description="which part `native_fps` takes")
     fit: Fit = Field("squash", description="how a frame is brought to height × width")
     num_frames: int = Field(
-        49, ge=1, description="most frames read; the most that clip and model have up to it is taken (CogVideoX: 8k+1)"
+        49,
+        ge=1,
+        description="most frames read; the most that clip and model have up to it is taken (CogVideoX: 8k+1; "
+        "HunyuanVideo: 4k+1)",
     )
-    height: int = Field(480, ge=16, description="pixels of the video model's frames, whole tokens (CogVideoX: of 16)")
-    width: int = Field(720, ge=16, description="pixels of the video model's frames, whole tokens (CogVideoX: of 16)")
+    height: int = Field(
+        480, ge=16, description="pixels of the video model's frames, whole tokens (of 16 in both families)"
+    )
+    width: int = Field(
+        720, ge=16, description="pixels of the video model's frames, whole tokens (of 16 in both families)"
+    )
     inversion_eval: InversionEval = Field(
         "next", description="noise level at which the model is asked (eq. 4: `current`)"
     )

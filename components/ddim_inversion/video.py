@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from components.core.records import Grid, Ref, Video
-from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.ddim import invert
 from components.ddim_inversion.settings import InversionSettings
 from components.media.grids import fit_frame, shown_part
 from components.media.sampling import FrameCounts, choose_frames
@@ -60,12 +60,12 @@ def sample_clip(counts: FrameCounts, video: Video, settings: InversionSettings, 
 
 
 def invert_video(vdm: VideoModel, clip: SampledClip, settings: InversionSettings, num_steps: int) -> Inverted:
-    """Run DDIM inversion with the empty prompt in `num_steps` steps (supplement eqs. 1–4)."""
+    """Invert with the empty prompt, without guidance, in `num_steps` steps (supplement eqs. 1–4)."""
     _, height, width, _ = clip.pixels.shape
     grid = vdm.grid(clip.times, height, width, clip.box)
     clean = vdm.encode_video(clip.pixels)
-    embeds = vdm.encode_text("")
-    schedule, velocity = levels(vdm.alphas_cumprod, num_steps), lambda x, t: vdm.velocity(x, t, embeds)
+    empty = vdm.encode_text("")
+    schedule, velocity = vdm.levels(num_steps), lambda x, t: vdm.velocity(x, t, empty)
     trajectory, residuals = invert(velocity, clean, schedule, settings.inversion_eval, settings.fixed_point_iters)
     return Inverted(trajectory[:, 0], grid, clip.frames, max(residuals, default=0.0))
 

@@ -1,8 +1,9 @@
 """What the video model's part of a run will cost: FLOPs, bytes and peak memory of a clip, and of a source's videos.
 
 A reconstruction step with guidance and cross-stream memory runs four samples; two of them attend to twice the keys.
-FLOPs are checked against a FLOP counter on the real shapes, memory against the tensors that live while the real classes
-run. Memory leaves out what kernels take for themselves.
+Where guidance is an input of the network it runs one of each. FLOPs are checked against a FLOP counter on the real
+shapes, memory against the tensors that live while the real classes run. Memory leaves out what kernels take for
+themselves.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class ClipCost:
 
     def forward_bytes(self, samples: int, item: int) -> int:
         """Peak of one forward pass: it is where queries and keys are rotated, which is done in fp32."""
-        return samples * self._keys * self.model.width * (8 * item + 12)
+        return samples * self._keys * self.model.width * (self.model.states * item + 12)
 
     def map_accumulators(self, rows: int, words: float) -> int:
         """Bytes of what a capture adds up in fp32: rows of words and of places, and same-location pairs of frames."""
@@ -87,11 +88,17 @@ class ClipCost:
 
     def encoding_bytes(self, item: int) -> int:
         """Peak of the VAE while it encodes the clip."""
-        return int(item * (self.model.encoding * self.height * self.width + self.pixels))
+        return int(item * (self.model.encoding * self._area + self.model.clips[0] * self.pixels))
 
     def decoding_bytes(self, item: int) -> int:
         """Peak of the VAE while it decodes the clip, which only pictures need."""
-        return int(item * (self.model.decoding * self.height * self.width + self.pixels))
+        return int(item * (self.model.decoding * self._area + self.model.clips[1] * self.pixels))
+
+    @property
+    def _area(self) -> int:
+        """Pixels of a frame that the VAE works on at once."""
+        side = self.model.tile or max(self.height, self.width)
+        return min(self.height, side) * min(self.width, side)
 
     def inversion_peak(self, steps: int, item: int) -> int:
         """Peak of an inversion on the device beside the weights: VAE, then the network with the levels in fp32."""
@@ -234,7 +241,7 @@ def estimate(
     family = family_of(folder)
     model = family.sizes(folder)
     item, num_steps = 2 if inversion.dtype == "bfloat16" else 4, shared.num_steps
-    how = {"memory": capture.memory, "guided": capture.guidance_scale > 1}
+    how = {"memory": capture.memory, "guided": capture.guidance_scale > 1 and not model.distilled}
     clips = [
         (video, ClipCost(model, frames, inversion.height, inversion.width))
         for video in videos

@@ -33,7 +33,7 @@ from components.dataset_import.recipe import read_training, training_digest
 from components.dataset_import.sources import Source, SourceVideo, file_key, index_key, read_source
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
-from components.models.video.interface import VideoFamily, text_pieces, unread_characters
+from components.models.video.interface import VideoFamily, unread_characters
 from components.pages.markdown import document
 from components.plan import page, seeing, tuning
 from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
@@ -367,7 +367,7 @@ class _Extraction:
                 text, _ = conditioning(row.sample(NO_VIDEO), self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
                 continue
-            unread, every = unread_characters(text_pieces(tokenizer, text, length))
+            unread, every = unread_characters(family.pieces(tokenizer, text, length))
             shares[f"{row.uid} ({row.where})"] = unread / max(1, every)
         worst = sorted((name for name, share in shares.items() if share > most), key=lambda name: (-shares[name], name))
         return page.Texts(len(shares), sum(0 < share <= most for share in shares.values()), worst)

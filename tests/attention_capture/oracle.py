@@ -4,14 +4,16 @@ The model's own numbers stay float32 so that both sides see the same q and k; ev
 """
 
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers import transformer_hunyuan_video
 
 from components.models.video.interface import processors
 
-# sums on the way through the tiny twin: two layers of norm, q·k over 16, up to 144 keys, projections, a layer of 256
-TERMS = 2 * (64 + 16 + 144 + 3 * 64 + 256)
+# sums on the way through the tiny twins: three layers of norm, q·k over 16, up to 144 keys, projections, a layer of 256
+TERMS = 3 * (64 + 16 + 144 + 3 * 64 + 256)
 
 
 class FullMaps:
@@ -20,6 +22,32 @@ class FullMaps:
     def __init__(self, stream, memory):
         self.stream, self.memory = stream, memory
         self.maps = {"own": [], "joint": [], "fold": []}
+
+    def attend(self, q, k, v):
+        """Return the output of [B, H, L, d] queries, keys and values, float64."""
+        q, k, v = q.double(), k.double(), v.double()
+        batch, heads, length, width = q.shape
+        main = batch // 2 if self.memory else batch
+        output = torch.empty_like(q)
+        for row in range(batch):
+            with_reference = self.memory and row < main
+            keys = torch.cat([k[row], k[row + main]], dim=1) if with_reference else k[row]
+            values = torch.cat([v[row], v[row + main]], dim=1) if with_reference else v[row]
+            union = torch.softmax(q[row] @ keys.transpose(1, 2) / width**0.5, dim=-1)
+            output[row] = union @ values
+            if row == self.stream:
+                own = torch.softmax(q[row] @ k[row].transpose(1, 2) / width**0.5, dim=-1)
+                self.maps["own"].append(own)
+                self.maps["joint"].append(union[:, :, :length])
+                self.maps["fold"].append(union.view(heads, length, -1, length).sum(2))
+        return output
+
+    def mean(self, norm):
+        return torch.stack(self.maps[norm]).mean(0)
+
+
+class CogVideoXMaps(FullMaps):
+    """A processor of CogVideoX, whose sequence is [text; video]."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
         text = encoder_hidden_states.size(1)
@@ -31,31 +59,53 @@ class FullMaps:
         q, k = attn.norm_q(q), attn.norm_k(k)
         for side in (q, k):
             side[:, :, text:] = apply_rotary_emb(side[:, :, text:], image_rotary_emb)
-        q, k, v = q.double(), k.double(), v.double()
-        main = batch // 2 if self.memory else batch
-        output = torch.empty_like(q)
-        for row in range(batch):
-            with_reference = self.memory and row < main
-            keys = torch.cat([k[row], k[row + main]], dim=1) if with_reference else k[row]
-            values = torch.cat([v[row], v[row + main]], dim=1) if with_reference else v[row]
-            union = torch.softmax(q[row] @ keys.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
-            output[row] = union @ values
-            if row == self.stream:
-                own = torch.softmax(q[row] @ k[row].transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
-                self.maps["own"].append(own)
-                self.maps["joint"].append(union[:, :, :length])
-                self.maps["fold"].append(union.view(attn.heads, length, -1, length).sum(2))
-        y = attn.to_out[0](output.float().transpose(1, 2).reshape(batch, length, -1))
+        y = attn.to_out[0](self.attend(q, k, v).float().transpose(1, 2).reshape(batch, length, -1))
         return y[:, text:], y[:, :text]
 
-    def mean(self, norm):
-        return torch.stack(self.maps[norm]).mean(0)
+    @contextmanager
+    def within(self, transformer):
+        with processors(transformer, self):
+            yield
+
+
+class HunyuanVideoMaps(FullMaps):
+    """What diffusers' own processors of HunyuanVideo call in place of the attention: [B, L, H, d] of [video; text].
+
+    A text's pads are masked there; here they are taken out, and the text is put in front.
+    """
+
+    video = 0
+
+    def __call__(self, query, key, value, attn_mask, **options):
+        assert not options["dropout_p"]
+        assert not options["is_causal"]
+        length = query.shape[1]
+        read = int(attn_mask[0].sum())
+        assert (attn_mask.squeeze(1, 2) == (torch.arange(length) < read)).all()
+        order = [*range(self.video, read), *range(self.video)]
+        output = torch.zeros_like(query)
+        found = self.attend(*(x[:, order].transpose(1, 2) for x in (query, key, value)))
+        output[:, order] = found.transpose(1, 2).to(output.dtype)
+        return output
+
+    @contextmanager
+    def within(self, transformer):
+        def count(module, given, patches):
+            self.video = patches.shape[1]
+
+        counting = transformer.x_embedder.register_forward_hook(count)
+        with patch.object(transformer_hunyuan_video, "dispatch_attention_fn", self):
+            yield
+        counting.remove()
+
+
+ORACLES = {"CogVideoXTransformer3DModel": CogVideoXMaps, "HunyuanVideoTransformer3DModel": HunyuanVideoMaps}
 
 
 @contextmanager
 def naive_attention(transformer, stream, memory):
-    oracle = FullMaps(stream, memory)
-    with processors(transformer, oracle):
+    oracle = ORACLES[type(transformer).__name__](stream, memory)
+    with oracle.within(transformer):
         yield oracle
 
 

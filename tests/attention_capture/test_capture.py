@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import DiffusionPipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,10 +14,17 @@ from components.attention_capture.capture import CaptureSpec, capture_attention,
 from components.core.errors import ParameterError
 from components.models.video import load_vdm
 from components.models.video.cogvideox import make_tiny
+from components.models.video.interface import EncodedText
 from tests.arithmetic import rounding
 from tests.attention_capture.oracle import TERMS, naive_attention, parts
 
 WORDS = (0, 2, 5)
+TEXTS = (
+    "a blue circle rolls right fast",
+    "the red square moves left slowly",
+    "another ball jumps over the box",
+    "the dog walks away from camera",
+)
 OUTPUT = rounding(TERMS)  # of a velocity of unit variance
 MAPS = rounding(64 + 16 + 144)  # of a probability: the norm, q·k, and the keys of one layer
 
@@ -28,31 +35,30 @@ def five_b(tmp_path_factory):
 
 
 def inputs(vdm, batch, frames=3, rows=6, cols=8):
-    """Latents that differ between the rows of a batch, texts likewise; sharp enough attention that an error shows."""
+    """Latents that differ between the rows of a batch, texts of six tokens likewise."""
     x = torch.randn(batch, frames, 4, rows, cols, generator=torch.Generator().manual_seed(3))
-    texts = ("", "the red square moves left while it spins", "a", "another ball rolls")[:batch]
-    return x, torch.cat([vdm.encode_text(text) for text in texts]), vdm.patch_grid((frames, rows, cols))
+    return x, EncodedText.batch([vdm.encode_text(text) for text in TEXTS[:batch]]), vdm.patch_grid((frames, rows, cols))
 
 
-def forward(vdm, x, embeds):
+def forward(vdm, x, text):
     """Two denoising times, so that the average is over steps and layers."""
-    return torch.stack([vdm.velocity(x, t, embeds) for t in (799, 199)])
+    return torch.stack([vdm.velocity(x, t, text) for t in (799, 199)])
 
 
 @pytest.mark.parametrize("norm", ["own", "joint", "fold"])
 @pytest.mark.parametrize("memory", [False, True], ids=["one_stream", "two_streams"])
 def test_maps_are_those_of_the_whole_softmax(vdm, norm, memory):
     batch = 4 if memory else 2
-    x, embeds, grid = inputs(vdm, batch)
+    x, text, grid = inputs(vdm, batch)
     size = grid[0] * grid[1] * grid[2]
     with naive_attention(vdm.transformer, stream=1, memory=memory) as oracle:
-        expected = forward(vdm, x, embeds)
+        expected = forward(vdm, x, text)
     with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, norm=norm, rows=size, memory=memory)) as maps:
-        output = forward(vdm, x, embeds)
+        output = forward(vdm, x, text)
     torch.testing.assert_close(output, expected, atol=OUTPUT, rtol=0)
     full = oracle.mean(norm)
     t2v, diag, text_mass, v2v = parts(full, WORDS, grid)
-    assert maps.count == 2 * len(vdm.transformer.transformer_blocks)
+    assert maps.count == 2 * vdm.sizes.layers
     for ours, theirs in ((maps.t2v, t2v), (maps.diag, diag), (maps.rows, v2v), (maps.text_mass, text_mass)):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).abs().max()) <= MAPS
@@ -66,12 +72,12 @@ def test_maps_are_those_of_the_whole_softmax(vdm, norm, memory):
 
 
 def test_reductions_are_those_of_the_whole_map(vdm):
-    x, embeds, grid = inputs(vdm, 4)
+    x, text, grid = inputs(vdm, 4)
     size = grid[0] * grid[1] * grid[2]
     with naive_attention(vdm.transformer, stream=1, memory=True) as oracle:
-        forward(vdm, x, embeds)
+        forward(vdm, x, text)
     with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, rows=10 * size, memory=True)) as maps:
-        forward(vdm, x, embeds)
+        forward(vdm, x, text)
     _, diag, _, v2v = parts(oracle.mean("own"), WORDS, grid)
     place = torch.arange(size) % (grid[1] * grid[2])
     same = place[:, None] == place[None]
@@ -89,14 +95,14 @@ def test_reductions_are_those_of_the_whole_map(vdm):
 
 
 def test_sampled_rows_are_rows_of_the_map_and_follow_the_seed(five_b):
-    x, embeds, grid = inputs(five_b, 2)
+    x, text, grid = inputs(five_b, 2)
     with naive_attention(five_b.transformer, stream=1, memory=False) as oracle:
-        forward(five_b, x, embeds)
+        forward(five_b, x, text)
     v2v = parts(oracle.mean("own"), WORDS, grid)[3]
     picks = []
     for seed in (0, 0, 1):
         with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid, rows=7, seed=seed)) as maps:
-            forward(five_b, x, embeds)
+            forward(five_b, x, text)
         assert maps.rows.shape == (4, 7, v2v.shape[1])
         torch.testing.assert_close(maps.rows.double(), v2v[:, maps.row_indices], atol=MAPS, rtol=0)
         picks.append(maps.row_indices.tolist())
@@ -145,39 +151,42 @@ def test_half_precision_q_and_k_lose_nothing_more():
 
 @pytest.mark.parametrize("stream", [None, 0, 1])
 def test_the_chosen_stream_is_captured(five_b, stream):
-    x, embeds, grid = inputs(five_b, 2)
+    x, text, grid = inputs(five_b, 2)
     with naive_attention(five_b.transformer, stream=1 if stream is None else stream, memory=False) as oracle:
-        forward(five_b, x, embeds)
+        forward(five_b, x, text)
     with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid, stream=stream)) as maps:
-        forward(five_b, x, embeds)
+        forward(five_b, x, text)
     assert float((maps.t2v - parts(oracle.mean("own"), WORDS, grid)[0]).abs().max()) <= MAPS
 
 
-def test_memory_alone_changes_the_main_rows_as_capture_does(five_b):
-    x, embeds, grid = inputs(five_b, 4)
-    with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid, memory=True)):
-        captured = forward(five_b, x, embeds)
-    with cross_stream_memory(five_b.transformer):
-        alone = forward(five_b, x, embeds)
-    plain = forward(five_b, x, embeds)
+def test_memory_alone_changes_the_main_rows_as_capture_does(vdm):
+    x, text, grid = inputs(vdm, 4)
+    with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, memory=True)):
+        captured = forward(vdm, x, text)
+    with cross_stream_memory(vdm.transformer):
+        alone = forward(vdm, x, text)
+    plain = forward(vdm, x, text)
     assert torch.equal(captured, alone)
     torch.testing.assert_close(alone[:, 2:], plain[:, 2:], atol=OUTPUT, rtol=0)
     assert float((alone[:, :2] - plain[:, :2]).abs().max()) > 1e-3
 
 
-def test_processors_come_back_also_after_an_exception(five_b):
-    x, embeds, grid = inputs(five_b, 2)
-    before = dict(five_b.transformer.attn_processors)
-    with capture_attention(five_b.transformer, CaptureSpec(WORDS, grid)):
-        inside = five_b.transformer.attn_processors
-        assert not any(inside[name] is processor for name, processor in before.items())
-    with pytest.raises(ParameterError), capture_attention(five_b.transformer, CaptureSpec(WORDS, (99, 1, 1))):
-        forward(five_b, x, embeds)
-    assert all(five_b.transformer.attn_processors[name] is processor for name, processor in before.items())
+def test_processors_of_the_layers_come_back_also_after_an_exception(vdm):
+    x, text, grid = inputs(vdm, 2)
+    before = dict(vdm.transformer.attn_processors)
+    with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid)):
+        inside = vdm.transformer.attn_processors
+        taken = [name for name, processor in before.items() if inside[name] is not processor]
+        assert len(taken) == vdm.sizes.layers
+        assert not [name for name in taken if "refiner" in name]
+    with pytest.raises(ParameterError), capture_attention(vdm.transformer, CaptureSpec(WORDS, (99, 1, 1))):
+        forward(vdm, x, text)
+    assert all(vdm.transformer.attn_processors[name] is processor for name, processor in before.items())
 
 
-def test_a_stock_pipeline_call_is_captured(vdm_folder):
-    pipeline = CogVideoXPipeline.from_pretrained(vdm_folder)
+def test_a_stock_pipeline_call_is_captured(vdm, vdm_folder):
+    """With a text behind which pads follow: HunyuanVideo masks them, CogVideoX does not."""
+    pipeline = DiffusionPipeline.from_pretrained(vdm_folder)
     pipeline.set_progress_bar_config(disable=True)
 
     def call():
@@ -186,11 +195,11 @@ def test_a_stock_pipeline_call_is_captured(vdm_folder):
         return pipeline("a red ball rolls", **size, output_type="latent", generator=generator).frames
 
     plain = call()
-    grid = (5, 4, 4) if vdm_folder.name == "5b" else (3, 4, 4)
+    grid = vdm.patch_grid((5, 8, 8))
     with capture_attention(pipeline.transformer, CaptureSpec((0, 1, 2, 3), grid)) as maps:
         captured = call()
     torch.testing.assert_close(captured, plain, atol=OUTPUT, rtol=0)
-    assert maps.count == 4
+    assert maps.count == 2 * vdm.sizes.layers
     assert maps.t2v.shape == (4, 4, grid[0] * 16)
     assert bool((maps.text_mass < 1).all())
 
@@ -212,10 +221,10 @@ class Spy(TorchDispatchMode):
 
 def largest_allocation(vdm, side, rows):
     """Of a two-stream capture on 4 × side × side tokens, reductions included."""
-    x, embeds, grid = inputs(vdm, 4, frames=4, rows=2 * side, cols=2 * side)
+    x, text, grid = inputs(vdm, 4, frames=4, rows=2 * side, cols=2 * side)
     spec = CaptureSpec(WORDS, grid, norm="fold", rows=rows, memory=True)
     with Spy() as spy, capture_attention(vdm.transformer, spec) as maps:
-        vdm.velocity(x, 199, embeds)
+        vdm.velocity(x, 199, text)
         maps.reduce()
         maps.tau()
     return spy.largest, 4 * side * side
@@ -260,7 +269,7 @@ def test_a_spec_that_means_nothing_is_refused(change, match):
 
 
 def test_a_call_that_does_not_fit_the_spec_is_refused(five_b):
-    x, embeds, grid = inputs(five_b, 3)
+    x, text, grid = inputs(five_b, 3)
     for spec, match in [
         (CaptureSpec(WORDS, (30, 3, 4)), "grid"),
         (CaptureSpec((64,), grid), "text"),
@@ -268,6 +277,6 @@ def test_a_call_that_does_not_fit_the_spec_is_refused(five_b):
         (CaptureSpec(WORDS, grid, memory=True), "second half"),
     ]:
         with pytest.raises(ParameterError, match=match), capture_attention(five_b.transformer, spec):
-            five_b.velocity(x, 199, embeds)
+            five_b.velocity(x, 199, text)
     with pytest.raises(ParameterError, match="nothing"):
         _ = maps_module.CapturedMaps(CaptureSpec(WORDS, grid)).t2v

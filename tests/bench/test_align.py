@@ -15,7 +15,7 @@ from bench.align_model import batch_distance, evaluate, make_model, object_auc, 
 from components.attention_capture.sample import capture_sample
 from components.attention_capture.step import Params as CaptureParams
 from components.core.text import Part
-from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.ddim import invert
 from components.kubeflow.descriptions import shared_fields
 from components.media.map_algebra import map_distance
 from components.models.registry import ensure_tiny
@@ -121,7 +121,7 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     assert pipeline_default(shared_fields()["num_steps"]) == VDM_STEPS
     frames, _, _ = draw(at_frames(clip.scene, 17), (64, 64))
     empty = vdm.encode_text("")
-    schedule, clean = levels(vdm.alphas_cumprod, VDM_STEPS), vdm.encode_video(frames)
+    schedule, clean = vdm.levels(VDM_STEPS), vdm.encode_video(frames)
     latents = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
     parts = [Part("response", 0, clip.caption)]
     captured = capture_sample(vdm, latents[:, 0], clip.caption, parts, CaptureParams(), VDM_STEPS, 0, "a clip")

@@ -11,10 +11,11 @@ from components.core.artifacts import Trajectories, VideoDataset
 from components.core.errors import DataError
 from components.core.records import smallest_by_hash
 from components.ddim_inversion import video
-from components.ddim_inversion.ddim import Levels, invert, levels, step_residuals
+from components.ddim_inversion.ddim import invert, step_residuals
 from components.ddim_inversion.pictures import psnr, root_mean_squares
 from components.ddim_inversion.settings import InversionSettings
 from components.ddim_inversion.step import STEP
+from components.models.video.noise import DiffusionLevels, diffusion_levels, flow_levels
 from components.runtime.declaration import declared
 from components.store.entries import Store
 from components.store.tensors import unpack
@@ -30,7 +31,7 @@ def test_residuals_of_a_solved_inversion_are_those_it_reported():
         return torch.sin(x) * (1 + t / 1000)
 
     clean = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    schedule = levels(ALPHAS, 6)
+    schedule = diffusion_levels(ALPHAS, 6)
     solved = invert(velocity, clean, schedule, fixed_point_iters=4)
     assert step_residuals(velocity, solved.trajectory, schedule) == pytest.approx(solved.residuals, rel=1e-9)
     plain = step_residuals(velocity, invert(velocity, clean, schedule).trajectory, schedule)
@@ -40,12 +41,17 @@ def test_residuals_of_a_solved_inversion_are_those_it_reported():
 def test_independent_noise_has_the_expected_size():
     generator = torch.Generator().manual_seed(0)
     clean = 2.0 + 0.5 * torch.randn(40, 4, 20, 20, generator=generator)
-    schedule = Levels(torch.tensor([1, 2, 3]), torch.tensor([1.0, 0.7, 0.2, 0.0], dtype=torch.float64))
     noise = [torch.randn(clean.shape, generator=generator) for _ in range(4)]
-    noised = [a.sqrt() * clean + (1 - a).sqrt() * each for a, each in zip(schedule.alpha_bar, noise, strict=True)]
-    measured, expected = root_mean_squares(torch.stack(noised), schedule)
+    diffusion = DiffusionLevels(torch.tensor([1, 2, 3]), torch.tensor([1.0, 0.7, 0.2, 0.0], dtype=torch.float64))
+    noised = [a.sqrt() * clean + (1 - a).sqrt() * each for a, each in zip(diffusion.alpha_bar, noise, strict=True)]
+    measured, expected = root_mean_squares(torch.stack(noised), diffusion)
     assert measured == pytest.approx(expected, rel=0.01)
     assert expected == pytest.approx([(4.25 * a + 1 - a) ** 0.5 for a in (1.0, 0.7, 0.2, 0.0)], rel=0.01)
+    flow = flow_levels([0.3, 0.8, 1.0], 1000)
+    noised = [(1 - s) * clean + s * each for s, each in zip(flow.sigma, noise, strict=True)]
+    measured, expected = root_mean_squares(torch.stack(noised), flow)
+    assert measured == pytest.approx(expected, rel=0.01)
+    assert expected == pytest.approx([(4.25 * (1 - s) ** 2 + s**2) ** 0.5 for s in (0.0, 0.3, 0.8, 1.0)], rel=0.01)
 
 
 def test_psnr_by_hand():

@@ -10,14 +10,22 @@ from components.attention_capture import softmax
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
+from components.models.video.interface import EncodedText
 from components.models.vlm.example import collate
 from components.models.vlm.model import load_vlm
 from tests.attention_capture.oracle import naive_attention, parts
+from tests.conftest import VDM_TWINS
 from tests.models.vlm.cases import NAMES, TALK, clip
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 WORDS = (0, 2, 5)
+TEXTS = (  # of six tokens for every twin
+    "a blue circle rolls right fast",
+    "the red square moves left slowly",
+    "another ball jumps over the box",
+    "the dog walks away from camera",
+)
 FORMATS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -38,7 +46,7 @@ def test_the_fused_kernel_answers_and_is_right(dtype, width, caplog):
     torch.testing.assert_close(lse.cpu().double(), torch.logsumexp(logits, -1), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("variant", ["tiny-cogvideox", "tiny-cogvideox1.5"])
+@pytest.mark.parametrize("variant", VDM_TWINS)
 @pytest.mark.parametrize("norm", ["own", "joint", "fold"])
 @pytest.mark.parametrize("memory", [False, True], ids=["one_stream", "two_streams"])
 @pytest.mark.parametrize(("dtype", "atol", "relative"), [("float32", 1e-5, 1e-5), ("bfloat16", 0.0, 0.03)])
@@ -47,23 +55,20 @@ def test_maps_are_those_of_the_whole_softmax(variant, norm, memory, dtype, atol,
     reference.transformer.to(vdm.dtype).float()  # the same rounded weights
     batch = 4 if memory else 2
     x = torch.randn(batch, 3, 4, 6, 8, generator=torch.Generator().manual_seed(3)).to(vdm.dtype)
-    embeds = torch.cat(
-        [vdm.encode_text(text) for text in ("", "the red square moves left while it spins", "a", "a ball rolls")][
-            :batch
-        ]
-    )
+    text = EncodedText.batch([vdm.encode_text(text) for text in TEXTS[:batch]])
+    on_cpu = EncodedText(*(None if part is None else part.cpu().float() for part in (text.tokens, text.pooled)))
     grid = vdm.patch_grid((3, 6, 8))
     size = grid[0] * grid[1] * grid[2]
     with naive_attention(reference.transformer, stream=1, memory=memory) as oracle:
-        expected = reference.velocity(x.float(), 499, embeds.cpu().float())
+        expected = reference.velocity(x.float(), 499, on_cpu)
     with capture_attention(vdm.transformer, CaptureSpec(WORDS, grid, norm=norm, rows=size, memory=memory)) as maps:
-        output = vdm.velocity(x.to(DEVICE), 499, embeds)
+        output = vdm.velocity(x.to(DEVICE), 499, text)
     assert float((output.cpu() - expected).norm() / expected.norm()) <= relative
     t2v, diag, text_mass, v2v = parts(oracle.mean(norm), WORDS, grid)
     for ours, theirs in ((maps.t2v, t2v), (maps.diag, diag), (maps.rows, v2v), (maps.text_mass, text_mass)):
         assert ours.dtype == torch.float32
         assert float((ours.cpu().double() - theirs).abs().max()) <= atol + relative * float(theirs.max())
-    assert maps.count == len(vdm.transformer.transformer_blocks)
+    assert maps.count == vdm.sizes.layers
 
 
 @pytest.mark.parametrize("name", NAMES)

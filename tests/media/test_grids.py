@@ -12,7 +12,7 @@ from torch.nn import functional
 from components.core.errors import DataError, ParameterError
 from components.core.records import Grid
 from components.media import grids
-from components.models.video.cogvideox import cogvideox_grid
+from components.models.video.causal import causal_grid
 from components.models.vlm.internvl3 import segment_indices
 from components.models.vlm.qwen2_5_vl import fps_indices
 
@@ -91,7 +91,7 @@ def test_box_says_what_is_shown(source, target):
 # Resampling
 
 
-UNEVEN = cogvideox_grid([i / 8 for i in range(17)], 64, 96, (0.1, 0.9, 0.0, 1.0), 2, None)
+UNEVEN = causal_grid([i / 8 for i in range(17)], 64, 96, (0.1, 0.9, 0.0, 1.0), 2, None)
 
 
 @pytest.mark.parametrize("grid", [uniform(4, 5, 6), UNEVEN], ids=["uniform", "cogvideox"])
@@ -120,8 +120,8 @@ def test_same_window_equals_trilinear(source, shape):
 
 
 GRIDS = {
-    "cogvideox": cogvideox_grid([3 + i / 8 for i in range(17)], 64, 96, (0.0, 1.0, 0.15, 0.85), 2, None),
-    "cogvideox1.5": cogvideox_grid([i / 4 for i in range(17)], 64, 96, (0.2, 0.8, 0.0, 1.0), 2, 2),
+    "cogvideox": causal_grid([3 + i / 8 for i in range(17)], 64, 96, (0.0, 1.0, 0.15, 0.85), 2, None),
+    "cogvideox1.5": causal_grid([i / 4 for i in range(17)], 64, 96, (0.2, 0.8, 0.0, 1.0), 2, 2),
     "qwen": grids.sampled_grid([0.0, 1.4, 2.8, 4.2, 5.6, 7.0], 2, 6, 9, 7.1),
     "internvl": grids.sampled_grid([0.4 + 0.9 * i for i in range(8)], 1, 5, 5, 7.2),
 }
@@ -203,7 +203,7 @@ def test_moving_blob_by_time_beats_blind_interpolation(family, least):
     times = [i / 30 for i in range(360)]
     vdm_times = [3 + i / 8 for i in range(49)]
     box = (0.0, 1.0, (1 - 720 / 480 * 9 / 16) / 2, (1 + 720 / 480 * 9 / 16) / 2)
-    prior = cogvideox_grid(vdm_times, 480, 720, box, patch=2, patch_t=None)
+    prior = causal_grid(vdm_times, 480, 720, box, patch=2, patch_t=None)
     truth = seen(prior, vdm_times, [(0,), *(range(4 * k - 3, 4 * k + 1) for k in range(1, 13))])
     if family == "qwen":
         shown = [times[i] for i in fps_indices(12.0, 360)]
@@ -229,7 +229,7 @@ def test_moving_blob_by_time_beats_blind_interpolation(family, least):
 def test_pooling_is_causal():
     mask = (np.random.default_rng(0).random((17, 64, 96)) < 0.3).astype(np.uint8)
     times = [i / 8 for i in range(17)]
-    found = grids.pool_mask(mask, times, cogvideox_grid(times, 64, 96, FULL, patch=2, patch_t=None))
+    found = grids.pool_mask(mask, times, causal_grid(times, 64, 96, FULL, patch=2, patch_t=None))
     cells = mask.reshape(17, 4, 16, 6, 16).mean((2, 4))
     expected = np.stack([cells[0], *(cells[4 * k - 3 : 4 * k + 1].mean(0) for k in range(1, 5))])
     assert found.dtype == np.float32

@@ -3,28 +3,48 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    CogVideoXTransformer3DModel,
+    HunyuanVideoTransformer3DModel,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.attention_capture import capture
 from components.attention_capture.capture import CaptureSpec, UnionAttention
 from components.attention_capture.maps import CapturedMaps
 from components.attention_capture.memory import reconstruct_with_memory
-from components.ddim_inversion.ddim import levels
+from components.attention_capture.settings import Params
+from components.ddim_inversion.step import Params as Inversion
 from components.models.registry import ensure_tiny
-from components.models.video import family_of, load_vdm
+from components.models.video import family_of, hunyuanvideo, load_vdm
 from components.models.video.cogvideox import attention, sizes, vae_numbers
 from components.models.video.interface import Sizes
-from components.plan.cost import ClipCost, unlike_training, weights
+from components.plan.cost import ClipCost, PlannedVideo, estimate, unlike_training, weights
 from tests.plan.live import Live
 
 CHANNELS = (128, 256, 256, 512)
 ENCODING, DECODING = vae_numbers(CHANNELS, 3, 16)
 PUBLISHED = Sizes(42, 48, 3072, 226, 16, 2, 1, 8, 4, (49, 480, 720), encoding=ENCODING, decoding=DECODING)
 LONG = replace(PUBLISHED, patch_t=2, native=(81, 768, 1360))
+HUNYUAN_CHANNELS = (128, 256, 512, 512)
+HUNYUAN_ENCODING, HUNYUAN_DECODING = hunyuanvideo.vae_numbers(HUNYUAN_CHANNELS)
+
+
+@pytest.fixture(scope="module")
+def hunyuan(tmp_path_factory):
+    """Sizes of the published HunyuanVideo, by the classes' own defaults, which are its configuration."""
+    folder = tmp_path_factory.mktemp("hunyuan")
+    with torch.device("meta"):
+        parts = {"transformer": HunyuanVideoTransformer3DModel(), "vae": AutoencoderKLHunyuanVideo()}
+    for name, part in parts.items():
+        part.save_config(folder / name)
+    return hunyuanvideo.sizes(folder)
 
 
 def test_published_size_gives_the_known_flops():
@@ -51,11 +71,29 @@ def test_formula_against_a_flop_counter():
     assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
+@pytest.mark.parametrize(("size", "tokens"), [((129, 720, 1280), 33 * 45 * 80), ((25, 480, 720), 7 * 30 * 45)])
+def test_published_hunyuanvideo_gives_the_counted_flops(hunyuan, size, tokens):
+    """Of one pass with a text of the longest kind; attention has most of them at the first size, weights at the other.
+
+    The first is that at which it was trained.
+    """
+    clip, latents = ClipCost(hunyuan, *size), (hunyuan.latent_frames(size[0]), size[1] // 8, size[2] // 8)
+    assert (hunyuan.layers, hunyuan.width, clip.tokens) == (60, 3072, tokens)
+    with torch.device("meta"):
+        net, texts = HunyuanVideoTransformer3DModel(), (torch.empty(1, 256, 4096), torch.ones(1, 256))
+        given = {"timestep": torch.empty(1), "pooled_projections": torch.empty(1, 768), "guidance": torch.empty(1)}
+        given |= dict(zip(("encoder_hidden_states", "encoder_attention_mask"), texts, strict=True))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 16, *latents), **given)
+    assert clip.inversion(1, 0) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
 @pytest.mark.parametrize("with_memory", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-def test_a_reconstruction_runs_as_many_samples_as_it_is_said_to_cost(monkeypatch, scale, with_memory):
+@pytest.mark.parametrize("twin", ["tiny-cogvideox", "tiny-hunyuanvideo"])
+def test_a_reconstruction_runs_as_many_samples_as_it_is_said_to_cost(monkeypatch, twin, scale, with_memory):
     """Each attention call of the code itself: queries times the keys that they look at."""
-    folder = ensure_tiny("tiny-cogvideox")
+    folder = ensure_tiny(twin)
     vdm, looked, forwards, kernel = load_vdm(folder, "float32"), [], [], capture.attention_with_lse
     monkeypatch.setattr(
         capture,
@@ -64,17 +102,29 @@ def test_a_reconstruction_runs_as_many_samples_as_it_is_said_to_cost(monkeypatch
     )
     run = type(vdm).velocity
     monkeypatch.setattr(type(vdm), "velocity", lambda *given: forwards.append(len(given[1])) or run(*given))
-    schedule, spec = levels(vdm.alphas_cumprod, 2), CaptureSpec((0, 1), (5, 4, 4), rows=4, memory=with_memory)
+    schedule, spec = vdm.levels(2), CaptureSpec((0, 1), (5, 4, 4), rows=4, memory=with_memory)
     trajectory = torch.randn(3, 1, 5, vdm.sizes.channels, 8, 8)
     given = {"guidance_scale": scale, "capture": spec, "memory": with_memory}
-    reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text("a ball"), **given)
+    reconstruct_with_memory(vdm, trajectory, schedule, vdm.encode_text("a ball " * 150), **given)
     clip = ClipCost(family_of(folder).sizes(folder), 17, 64, 64)
-    length, model = clip.tokens + clip.model.text_tokens, clip.model
-    assert {sum(clip.streams(memory=with_memory, guided=scale > 1))} == set(forwards)
+    length, model, guided = clip.tokens + clip.model.text_tokens, clip.model, scale > 1 and twin == "tiny-cogvideox"
+    assert {sum(clip.streams(memory=with_memory, guided=guided))} == set(forwards)
     linear = sum(forwards) * 2 * length * model.layers * model.weights * model.width**2
     rows = 2 * 2 * (4 + model.text_tokens) * length * model.width * model.layers
     counted = linear + 4 * model.width * sum(looked) + rows
-    assert clip.capture(2, 4, memory=with_memory, guided=scale > 1) == pytest.approx(counted, rel=1e-9)
+    assert clip.capture(2, 4, memory=with_memory, guided=guided) == pytest.approx(counted, rel=1e-9)
+
+
+@pytest.mark.parametrize("twin", ["tiny-cogvideox", "tiny-hunyuanvideo"])
+def test_guidance_as_an_input_of_the_network_costs_no_second_pass(twin):
+    shared, inversion = SimpleNamespace(num_steps=5, token_ratio=0.5), Inversion(height=64, width=64)
+    videos, folder = [PlannedVideo("a", 17, [6])], ensure_tiny(twin)
+    plain, guided = (
+        estimate(folder, videos, inversion, Params(guidance_scale=scale, rows=2), shared, None)[2] for scale in (1, 6)
+    )
+    assert (plain.step, plain.to_compute) == ("attention_capture", 1)
+    assert guided.hours / plain.hours == pytest.approx(1 if twin == "tiny-hunyuanvideo" else 2, rel=0.1)
+    assert (guided.peak.device == plain.peak.device) == (twin == "tiny-hunyuanvideo")
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -137,10 +187,64 @@ def test_peak_of_a_capture_is_that_of_the_real_network(monkeypatch, clip, sample
     assert predicted == pytest.approx(live.peak, rel=0.03)
 
 
-def test_numbers_of_a_checkpoint_are_its_parameters():
-    folder = ensure_tiny("tiny-cogvideox")
+@pytest.mark.parametrize(
+    ("channels", "latents", "frames", "height", "width", "above"),
+    [
+        (HUNYUAN_CHANNELS, 16, 33, 256, 480, 1.06),
+        (HUNYUAN_CHANNELS, 16, 33, 256, 256, 1.06),
+        (HUNYUAN_CHANNELS, 16, 17, 128, 128, 1.06),
+        ((8,) * 4, 4, 33, 64, 64, 1.25),  # the clip's own pixels count here
+    ],
+)
+def test_peaks_of_a_vae_that_works_in_tiles_are_those_of_the_real_one(
+    hunyuan, channels, latents, frames, height, width, above
+):
+    encoding, decoding = hunyuanvideo.vae_numbers(channels)
+    clip = ClipCost(replace(hunyuan, encoding=encoding, decoding=decoding), frames, height, width)
+    whole = {"device": "meta", "dtype": torch.bfloat16}
+    layers = 2 if latents == 16 else 1
+    parts = {"block_out_channels": channels, "latent_channels": latents, "layers_per_block": layers}
+    with torch.device("meta"):
+        model = AutoencoderKLHunyuanVideo(**parts, norm_num_groups=min(32, channels[0] // 2))
+    model.to(torch.bfloat16).eval().requires_grad_(False).enable_tiling()
+    with torch.no_grad(), Live() as decoded:
+        model.decode(torch.empty(1, latents, (frames - 1) // 4 + 1, height // 8, width // 8, **whole))
+    assert decoded.peak <= clip.decoding_bytes(2) <= above * decoded.peak
+    with torch.no_grad(), Live() as encoded:
+        model.encode(torch.empty(1, 3, frames, height, width, **whole))
+    assert encoded.peak <= clip.encoding_bytes(2) <= 1.2 * above * encoded.peak
+
+
+@pytest.mark.parametrize("size", [(129, 720, 1280), (49, 480, 720)], ids=str)
+def test_peak_of_a_capture_is_that_of_the_real_hunyuanvideo(monkeypatch, hunyuan, size):
+    """One layer of two streams and two of one in place of 20 and 40, with nothing but the fused kernel's output."""
+    clip, rows, words = ClipCost(hunyuan, *size), 512, 40
+    with torch.device("meta"):
+        net = HunyuanVideoTransformer3DModel(num_layers=1, num_single_layers=2, num_refiner_layers=1)
+    net.to(torch.bfloat16).eval().requires_grad_(False)
+    monkeypatch.setattr(
+        capture,
+        "attention_with_lse",
+        lambda q, k, v: (torch.empty_like(q.contiguous()), torch.empty(q.shape[:3], device="meta")),
+    )
+    monkeypatch.setattr(hunyuanvideo, "read_tokens", lambda mask, text: text)  # nothing can be read of a meta tensor
+    frames, height, width = hunyuan.latent_frames(size[0]), size[1] // 8, size[2] // 8
+    spec = CaptureSpec(tuple(range(words)), (frames, height // 2, width // 2), rows=rows, memory=True)
+    whole, maps = {"device": "meta", "dtype": torch.bfloat16}, CapturedMaps(spec)
+    given = {"encoder_hidden_states": torch.empty(2, 256, 4096, **whole), "timestep": torch.empty(2, device="meta")}
+    given |= {"encoder_attention_mask": torch.ones(2, 256, **whole), "guidance": torch.empty(2, **whole)}
+    given |= {"pooled_projections": torch.empty(2, 768, **whole)}
+    with torch.no_grad(), Live() as live, hunyuanvideo.attention(net, UnionAttention(memory=True, maps=maps)):
+        net(torch.empty(2, 16, frames, height, width, **whole), **given)
+    predicted = clip.forward_bytes(2, 2) + clip.map_accumulators(rows, words)
+    assert predicted == pytest.approx(live.peak, rel=0.03)
+
+
+@pytest.mark.parametrize("twin", ["tiny-cogvideox", "tiny-hunyuanvideo"])
+def test_numbers_of_a_checkpoint_are_its_parameters(twin):
+    folder = ensure_tiny(twin)
     vdm = load_vdm(folder, "float32")
-    parts = (vdm.transformer, vdm.vae, vdm.text_encoder)
+    parts = [vdm.transformer, vdm.vae, vdm.text_encoder, *([vdm.clip] if twin == "tiny-hunyuanvideo" else [])]
     assert weights(folder) == sum(tensor.numel() for part in parts for tensor in part.parameters())
 
 

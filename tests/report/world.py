@@ -19,7 +19,7 @@ from components.core import records as r
 from components.core.records import ModelId, Option, canonical_json, sha256
 from components.media.grids import pool_mask
 from components.media.video import probe
-from components.models.video.cogvideox import cogvideox_grid
+from components.models.video.causal import causal_grid
 from components.report.step import STEP
 from components.runtime.runner import run_step
 from components.sft.aligner import Aligner
@@ -178,7 +178,7 @@ def log_rows(steps=60):
 def sample_line(store, root, row, index, made, chosen, tilt, rng, with_mask):
     file = root / "MotionBenchCaption-train/videos" / row["video_path"]
     video, text = clip(store, file), row["motion_caption"]
-    grid = cogvideox_grid(video.times, 96, 144, (0.0, 1.0, 0.0, 1.0), 1, 1)
+    grid = causal_grid(video.times, 96, 144, (0.0, 1.0, 0.0, 1.0), 1, 1)
     mask = load_file(root / "gt" / f"{file.stem}.safetensors")
     name = sha256(f"clip {index}".encode())[:16]
     pooled = [pool_mask(mask[part].astype(np.uint8), video.times, grid) for part in ("mover", "objects")]

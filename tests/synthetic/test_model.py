@@ -8,8 +8,9 @@ import torch
 
 from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.core.errors import DataError, ParameterError
-from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.ddim import invert
 from components.models.video import load_vdm
+from components.models.video.interface import EncodedText
 from components.synthetic.model.card import read_card, write_card
 from components.synthetic.model.network import (
     LENGTH,
@@ -110,7 +111,7 @@ def test_half_latents_are_refused():
 def test_it_inverts_and_shows_its_attention(vdm):
     text = "the red square moves left"
     clean, embeds, empty = vdm.encode_video(clip(0)), vdm.encode_text(text), vdm.encode_text("")
-    found = invert(lambda x, t: vdm.velocity(x, t, empty), clean, levels(vdm.alphas_cumprod, 2))
+    found = invert(lambda x, t: vdm.velocity(x, t, empty), clean, vdm.levels(2))
     assert found.trajectory.shape == (3, *clean.shape)
     words = tuple(piece.index for piece in vdm.tokenize(text))
     with capture_attention(vdm.transformer, CaptureSpec(words, GRID, rows=8)) as maps:
@@ -133,7 +134,7 @@ def test_another_architecture(tmp_path):
     assert (config.num_attention_heads, len(loaded.transformer.transformer_blocks), config.sample_frames) == (3, 1, 9)
     # a layer of norm, q·k over 32, 16 + 432 keys, projections of 96, a layer of 384
     close = rounding(96 + 32 + 448 + 3 * 96 + 384, size=float(velocity.abs().max()))
-    ours = loaded.velocity(noisy, 500, loaded.text_encoder(ids)[0])
+    ours = loaded.velocity(noisy, 500, EncodedText(loaded.text_encoder(ids)[0]))
     torch.testing.assert_close(ours, velocity, atol=close, rtol=0)
     recipe = Recipe(**sizes.model_dump(), steps=1)
     assert write_card(made, recipe, LOSSES).num_frames == 9
@@ -155,7 +156,7 @@ def test_half_precision_changes_little(vdm):
     ids = torch.zeros(1, LENGTH, dtype=torch.long)
     with torch.no_grad():
         ours = make_denoiser(1).eval()(noisy, torch.tensor([500]), ids)
-        theirs = vdm.velocity(noisy, 500, vdm.text_encoder(ids)[0])
+        theirs = vdm.velocity(noisy, 500, EncodedText(vdm.text_encoder(ids)[0]))
     assert float((ours - theirs).norm() / ours.norm()) < 0.01
 
 

@@ -15,7 +15,7 @@ _DTYPES = ("bfloat16", "float32", "float16")
 
 def families() -> list[VideoFamily]:
     """Return the families of video models."""
-    return find_families(__name__, VideoFamily)
+    return find_families(__name__, VideoFamily, shared=("interface", "causal", "noise", "twins"))
 
 
 def _names() -> str:

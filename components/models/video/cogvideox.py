@@ -1,9 +1,8 @@
 """CogVideoX: all that is particular to it, with the tiny twins; `FAMILY` at the end lists the parts.
 
 The transformer predicts v = √ᾱ·ε − √(1−ᾱ)·x₀. Text is encoded as the pipeline does it: padded to the model's length,
-never masked. The VAE is causal in time: latent 0 holds frame 0, latent k frames 4k-3…4k. CogVideoX1.5 joins two latent
-frames in a patch: an odd number of latents is padded in front by the first, and the padding is dropped. The letters in
-shapes are those of `interface.py`.
+never masked. CogVideoX1.5 joins two latent frames in a patch: an odd number of latents is padded in front by the first,
+and the padding is dropped. The letters in shapes are those of `interface.py`.
 """
 
 from __future__ import annotations
@@ -17,17 +16,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from components.core.errors import DataError, ParameterError
-from components.core.records import Grid
+from components.core.errors import ParameterError
 from components.media.sampling import FrameCounts
 from components.models.family import Checkpoint, Device, Dtype, Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import Attend, Sizes, VideoFamily, VideoModel, processors
+from components.models.video.causal import TEMPORAL, CausalVideoModel
+from components.models.video.interface import Attend, EncodedText, Sizes, VideoFamily, processors
+from components.models.video.noise import DiffusionLevels, diffusion_levels
+from components.models.video.twins import SEED, WORDS
 
 FRAMES = FrameCounts(step=8, fewest=9)  # the VAE encodes four frames a latent and decodes latents in pairs
-TEMPORAL = 4
 # Some folders of CogVideoX1.5 name the size of its table of positions (diffusers' conversion script does) where others
 # name the size that it was trained at.
 _POSITIONS, _TRAINED = (300, 300), (96, 170)
@@ -35,42 +35,20 @@ _POSITIONS, _TRAINED = (300, 300), (96, 170)
 # The model ------------------------------------------------------------------------------------------------------------
 
 
-class CogVideoX(VideoModel):
+class CogVideoX(CausalVideoModel):
     """A loaded CogVideoX."""
 
-    def grid(
-        self, frame_times: Sequence[float], height: int, width: int, box: tuple[float, float, float, float]
-    ) -> Grid:
-        return cogvideox_grid(frame_times, height, width, box, self.sizes.patch, self.sizes.patch_t, self.sizes.spatial)
+    @property
+    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
+        """ᾱ of the training time steps, float64."""
+        alphas: Tensor = self.scheduler.alphas_cumprod
+        return alphas.double()
 
-    def encode_video(self, frames: UInt8[Any, "n height width 3"]) -> Float[Tensor, "1 F C h w"]:
-        """Posterior mode × scaling factor, in the model's dtype.
-
-        Raises:
-            DataError: frames that are not uint8 RGB, not 8k+1 in number, or not whole latents.
-        """
-        import torch
-
-        video = torch.as_tensor(frames)
-        if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[-1] != 3:
-            problem = f"frames {video.dtype} {tuple(video.shape)}"
-            raise DataError(problem, source="encode_video", remedy="give uint8 [n, height, width, 3]")
-        (count, height, width, _), spatial = video.shape, self.sizes.spatial
-        if count % self.frames.step != 1 or height % spatial or width % spatial:
-            problem = f"{count} frames of {height} × {width} pixels do not make whole latents"
-            remedy = f"give 8k+1 frames, sides multiples of {spatial}"
-            raise DataError(problem, source="encode_video", remedy=remedy)
-        pixels = video.to(self.device, torch.float32).div_(127.5).sub_(1).permute(3, 0, 1, 2)[None].to(self.dtype)
-        codes: Tensor = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
-        return codes.permute(0, 2, 1, 3, 4).contiguous()
-
-    def decode_latents(self, latents: Float[Tensor, "1 F C h w"]) -> UInt8[Tensor, "n height width 3"]:
-        codes = latents.permute(0, 2, 1, 3, 4).to(self.device, self.dtype) / self.vae.config.scaling_factor
-        video: Tensor = self.vae.decode(codes).sample[0].float().add_(1).mul_(127.5).round_().clamp_(0, 255)
-        return video.byte().permute(1, 2, 3, 0).contiguous().cpu()
+    def levels(self, num_steps: int) -> DiffusionLevels:
+        return diffusion_levels(self.alphas_cumprod, num_steps)
 
     def velocity(
-        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
+        self, latents: Float[Tensor, "B F C h w"], timestep: float, text: EncodedText
     ) -> Float[Tensor, "B F C h w"]:
         """One forward pass of the transformer, which predicts v, float32."""
         import torch
@@ -83,8 +61,8 @@ class CogVideoX(VideoModel):
             x = torch.cat([x[:, :1].expand(-1, missing, -1, -1, -1), x], dim=1)
         output: Tensor = self.transformer(
             hidden_states=x,
-            encoder_hidden_states=embeds.to(self.device, self.dtype),
-            timestep=torch.full((len(x),), timestep, dtype=torch.int64, device=self.device),
+            encoder_hidden_states=text.tokens.to(self.device, self.dtype),
+            timestep=torch.full((len(x),), int(timestep), dtype=torch.int64, device=self.device),
             image_rotary_emb=self._rotary(grid),
             return_dict=False,
         )[0]
@@ -219,39 +197,6 @@ def vae_numbers(channels: Sequence[int], layers: int, latent_channels: int) -> t
     return encoding, max(first, n * (7 * narrow + wide + z) + kept)
 
 
-def cogvideox_grid(
-    frame_times: Sequence[float],
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float],
-    patch: int,
-    patch_t: int | None,
-    spatial: int = 8,
-) -> Grid:
-    """Return the tokens' grid over sampled frames (`frame_times`, seconds; `height`, `width` in pixels after fitting).
-
-    The VAE is causal: latent 0 holds frame 0, latent k frames 4k-3…4k. Under a temporal patch the latents are padded in
-    front by the first one; the mixed token covers its real latents only.
-
-    Raises:
-        ParameterError: frames that are not 4k+1, or a size that the patches do not divide.
-    """
-    from components.media.grids import frame_intervals
-
-    side = spatial * patch
-    if (len(frame_times) - 1) % TEMPORAL or not len(frame_times) or height % side or width % side:
-        problem = f"{len(frame_times)} frames of {height} × {width} pixels"
-        remedy = f"choose {TEMPORAL}k+1 frames and multiples of {side} pixels"
-        raise ParameterError(problem, source="num_frames, height, width", remedy=remedy)
-    frames = frame_intervals(frame_times)
-    latents = [frames[0]] + [(frames[k][0], frames[k + TEMPORAL - 1][1]) for k in range(1, len(frames), TEMPORAL)]
-    group = patch_t or 1
-    padding = -len(latents) % group
-    starts = [max(0, k - padding) for k in range(0, len(latents) + padding, group)]
-    times = [(latents[a][0], latents[b - 1][1]) for a, b in zip(starts, [*starts[1:], len(latents)], strict=True)]
-    return Grid(times=times, rows=height // side, cols=width // side, box=box)
-
-
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +247,6 @@ def _heads(attn: Any, joint: Tensor, text: int, rotary: tuple[Tensor, Tensor] | 
 
 # Tiny twins -----------------------------------------------------------------------------------------------------------
 
-SEED = 20260
 LATENT_CHANNELS = 4
 TEXT_LENGTH = 64
 TEXT_WIDTH = 32
@@ -318,12 +262,6 @@ SCHEDULER: dict[str, Any] = {
     "clip_sample": False,
     "snr_shift_scale": 1.0,
 }
-_WORDS = """a an and another are at away back ball behind big bird black blue bounces box camera car cat center circle
-    clip corner cube direction disc dog does down falls fast for frame from front goes green grey hand happens he her
-    his how in into is it jumps large left man moves moving near no object of off on one orange other out over passes
-    person picks pink places purple pushes rectangle red right rises rolls rotates runs scene she shrinks slides slowly
-    small speed spins square star static stays still stops swings that the then there they this to toward towards
-    triangle turns two up upward video walks what when where which while white with woman yellow yes zooms"""
 _ENDINGS = ("ing", "ed", "er", "ly", "es", "s", "tion")
 
 
@@ -373,10 +311,9 @@ def _tiny_tokenizer() -> Any:
 
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     characters = string.digits + string.ascii_letters + string.punctuation
-    words = _WORDS.split()
-    capitalized = [word.capitalize() for word in words]
+    capitalized = [word.capitalize() for word in WORDS]
     pieces = {"▁": -6.0}
-    pieces |= {f"▁{word}": -8.0 - 0.001 * rank for rank, word in enumerate(dict.fromkeys([*words, *capitalized]))}
+    pieces |= {f"▁{word}": -8.0 - 0.001 * rank for rank, word in enumerate(dict.fromkeys([*WORDS, *capitalized]))}
     pieces |= {ending: -9.0 - 0.001 * rank for rank, ending in enumerate(_ENDINGS) if ending not in characters}
     pieces |= {character: -12.0 - 0.001 * rank for rank, character in enumerate(characters)}
     return T5Tokenizer(vocab=[*special, *pieces.items()], extra_ids=0, model_max_length=TEXT_LENGTH)

@@ -4,8 +4,8 @@ The method reads joint attention: every layer attends over one sequence of the t
 hands each layer's queries, keys and values over in this order, text first, video tokens frame-major; its network may
 keep another one inside.
 
-Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width, L text
-and video tokens, H heads, d head width.
+Legend: B batch, n frames of a clip, F C h w latent frames, channels, rows, columns, T text tokens, D text width, P
+width of a text's one vector, L text and video tokens, H heads, d head width.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from components.core.errors import ParameterError
 from components.core.records import Grid
 from components.media.sampling import FrameCounts
 from components.models.family import Device, Dtype, Family, Tensor
+from components.models.video.noise import Levels
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The output [B, H, L, d] of an attention layer from its q, k and v, each [B, H, L, d] after norms and rotation."""
@@ -43,13 +44,29 @@ class TextPiece:
 
 
 @dataclass(frozen=True)
+class EncodedText:
+    """Encoded texts, one per row of a batch: their tokens, and one vector of each where the network takes one."""
+
+    tokens: Float[Tensor, "B T D"]
+    pooled: Float[Tensor, "B P"] | None = None
+
+    @classmethod
+    def batch(cls, texts: Sequence[EncodedText]) -> EncodedText:
+        """Return the rows of several, which have equally many tokens."""
+        import torch
+
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return cls(torch.cat([text.tokens for text in texts]), torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Sizes of a model of joint attention, from its configuration: what the plan's cost follows from."""
 
     layers: int  # attention layers
     heads: int  # attention heads of a layer
     width: int  # of a token
-    text_tokens: int  # of the text encoder's sequence, pads included
+    text_tokens: int  # of the text encoder's sequence, pads included; at most so many where pads are left out
     channels: int  # of the latents
     patch: int  # latent rows (and columns) of a token
     patch_t: int  # latent frames of a token
@@ -57,8 +74,12 @@ class Sizes:
     temporal: int  # frames of a latent but the first, which has one
     native: tuple[int, int, int]  # frames, height and width (pixels) that the model was trained at
     weights: int = 12  # of a layer's matrices that a token passes, in units of width²
+    states: int = 8  # of a token that live at a layer's peak, in units of width
     encoding: float = 0.0  # numbers per pixel of a frame's area that the VAE holds at its peak while it encodes a clip,
     decoding: float = 0.0  # and while it decodes one; beside the clip's own pixels, whatever the number of frames
+    tile: int | None = None  # pixels of a side of the tiles into which the VAE cuts a larger frame
+    clips: tuple[float, float] = (1.0, 1.0)  # the clip's own pixels, so many times, while it is encoded and decoded
+    distilled: bool = False  # guidance is an input of the network; no second pass without the text
 
     @property
     def side(self) -> int:
@@ -81,22 +102,27 @@ class Sizes:
         return linear + 4 * length * keys * self.width * self.layers
 
 
-def text_pieces(tokenizer: Any, text: str, length: int | None) -> list[TextPiece]:
+def text_pieces(
+    tokenizer: Any, text: str, length: int | None, before: str = "", after: str = "", skipped: int = 0
+) -> list[TextPiece]:
     """Return the visible tokens of a fast tokenizer of transformers, cut at `length` tokens; unknown ones are marked.
 
     Specials, pads and tokens without a visible character (a lone word start) are left out; spans lose their white
-    space.
+    space. Where the text stands in a prompt, `before` and `after` are the rest of it, and the first `skipped` tokens
+    do not count.
     """
+    limit = None if length is None else length + skipped
     wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
-    tokens = tokenizer(text, max_length=length, truncation=length is not None, **wanted)
+    tokens = tokenizer(before + text + after, max_length=limit, truncation=limit is not None, **wanted)
     ids, unknown = tokens["input_ids"], tokenizer.unk_token_id
     found: list[TextPiece] = []
     spans = zip(ids, tokenizer.convert_ids_to_tokens(ids), tokens["offset_mapping"], strict=True)
-    for index, (number, name, (start, end)) in enumerate(spans):
+    for place, (number, name, span) in enumerate(spans):
+        start, end = (min(max(edge - len(before), 0), len(text)) for edge in span)
         start += len(text[start:end]) - len(text[start:end].lstrip())
         end = start + len(text[start:end].rstrip())
-        if not tokens["special_tokens_mask"][index] and name.strip("▁") and start < end:
-            found.append(TextPiece(index, name, start, end, number != unknown))
+        if not tokens["special_tokens_mask"][place] and name.strip("▁") and start < end:
+            found.append(TextPiece(place - skipped, name, start, end, number != unknown))
     return found
 
 
@@ -124,22 +150,31 @@ class VideoModel(ABC):
     dtype: Dtype  # of weights and latents
     device: Device  # where the weights are
 
-    @property
-    def alphas_cumprod(self) -> Float[Tensor, " steps"]:
-        """ᾱ of the training time steps, float64."""
-        alphas: Tensor = self.scheduler.alphas_cumprod
-        return alphas.double()
+    @abstractmethod
+    def levels(self, num_steps: int) -> Levels:
+        """Return the model's noise levels for so many steps.
 
-    def encode_text(self, text: str) -> Float[Tensor, "1 T D"]:
+        Raises:
+            ParameterError: a number of steps that the model does not have.
+        """
+
+    def guided(self, guidance_scale: float) -> VideoModel:
+        """Return the model under a guidance that its network takes as an input (`sizes.distilled`); 1 is without."""
+        raise NotImplementedError(f"{type(self).__name__} is guided by a second pass")
+
+    def encode_text(self, text: str) -> EncodedText:
         """Embeddings of the whole padded sequence; pads are encoded and attended to, as in diffusers' pipelines."""
         padded = {"padding": "max_length", "max_length": self.sizes.text_tokens, "truncation": True}
         tokens = self.tokenizer(text, **padded, return_tensors="pt")
         embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return embeds.to(self.dtype)
+        return EncodedText(embeds.to(self.dtype))
 
     def read_text(self, text: str) -> list[TextPiece]:
         """Return the tokens of `text` that fit the text encoder's length, in order, unknown ones among them."""
-        return text_pieces(self.tokenizer, text, self.sizes.text_tokens)
+        return self._pieces(text, self.sizes.text_tokens)
+
+    def _pieces(self, text: str, length: int | None) -> list[TextPiece]:
+        return text_pieces(self.tokenizer, text, length)
 
     def tokenize(self, text: str) -> list[TextPiece]:
         """Return those of them that carry text."""
@@ -147,7 +182,7 @@ class VideoModel(ABC):
 
     def truncated(self, text: str) -> int:
         """Count the characters at the end of `text` that the text encoder never sees."""
-        whole, kept = text_pieces(self.tokenizer, text, None), self.read_text(text)
+        whole, kept = self._pieces(text, None), self.read_text(text)
         return 0 if len(kept) == len(whole) else len(text.rstrip()) - (kept[-1].end if kept else 0)
 
     def patch_grid(self, latent_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -180,9 +215,9 @@ class VideoModel(ABC):
 
     @abstractmethod
     def velocity(
-        self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]
+        self, latents: Float[Tensor, "B F C h w"], timestep: float, text: EncodedText
     ) -> Float[Tensor, "B F C h w"]:
-        """Return v = √ᾱ·ε − √(1−ᾱ)·x₀ at a training time step by one forward pass, whatever it predicts; float32."""
+        """Return v, the direction along which `levels` steps, at a time step by one forward pass; float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +229,8 @@ class VideoFamily(Family):
     frames: FrameCounts  # numbers of frames that its models encode and decode
     sizes: Callable[[Path], Sizes]  # of the model in a folder
     tokenizer: Callable[[Path], Any]  # of the text encoder in a folder, a fast one of transformers
+    # the visible tokens of a text by that tokenizer, cut at a length
+    pieces: Callable[[Any, str, int | None], list[TextPiece]] = text_pieces
     load: Callable[[Path, Dtype, Device], VideoModel]  # from a folder whose class names fit
     # inside the block each attention layer's output comes from the given function; then all is as before
     attention: Callable[[Any, Attend], AbstractContextManager[None]]
@@ -211,10 +248,14 @@ class VideoFamily(Family):
 
 
 @contextmanager
-def processors(transformer: Any, processor: Any) -> Iterator[None]:
-    """Put a processor into every attention layer, and the old ones back after the block, also after an exception."""
+def processors(transformer: Any, processor: Any, within: Sequence[str] = ("",)) -> Iterator[None]:
+    """Put a processor into attention layers, and the old ones back after the block, also after an exception.
+
+    `within` are the parts of the network whose layers are meant, by the beginning of their names; by default all.
+    """
     before = dict(transformer.attn_processors)
-    transformer.set_attn_processor(processor)
+    inside = {name: processor if name.startswith(tuple(within)) else old for name, old in before.items()}
+    transformer.set_attn_processor(inside)
     try:
         yield
     finally:

@@ -52,9 +52,9 @@ def model(folder):
 def test_it_is_found_by_its_folder_and_its_transformer(folder, model, tmp_path):
     assert video.family_of(folder).name == "Frame sheet"
     assert video.family_of_transformer(model.transformer).name == "Frame sheet"
-    with pytest.raises(ParameterError, match="CogVideoX or Frame sheet"):
+    with pytest.raises(ParameterError, match="CogVideoX or HunyuanVideo or Frame sheet"):
         video.load_vdm(tmp_path)
-    with pytest.raises(ParameterError, match="CogVideoX or Frame sheet"):
+    with pytest.raises(ParameterError, match="CogVideoX or HunyuanVideo or Frame sheet"):
         video.family_of_transformer(torch.nn.Linear(1, 1))
 
 
@@ -63,31 +63,31 @@ def test_importing_it_takes_no_torch():
         "import sys; from components.models import video; video.__path__.append('tests/models/video/added');"
         "print([f.name for f in video.families()], 'torch' in sys.modules)"
     )
-    assert python("-c", code).stdout.strip() == "['CogVideoX', 'Frame sheet'] False"
+    assert python("-c", code).stdout.strip() == "['CogVideoX', 'HunyuanVideo', 'Frame sheet'] False"
 
 
 def test_captured_maps_are_softmaxes_of_its_queries_and_keys(model):
     """Text first in q and k, whatever the network has; the output stays that of the network's own processor."""
     x = torch.randn(1, COUNT, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    embeds, calls = model.encode_text("a red square moves"), []
-    plain = model.velocity(x, 400, embeds)
+    text, calls = model.encode_text("a red square moves"), []
+    plain = model.velocity(x, 400, text)
 
     def attend(q, k, v):
         calls.append(torch.softmax(q[0].double() @ k[0].double().mT / q.shape[-1] ** 0.5, -1))
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     with video.family_of_transformer(model.transformer).attention(model.transformer, attend):
-        model.velocity(x, 400, embeds)
+        model.velocity(x, 400, text)
     grid = model.patch_grid((COUNT, 8, 8))
     words = tuple(piece.index for piece in model.tokenize("a red square moves"))
     assert words == (1, 2, 3, 4)
     with capture_attention(model.transformer, CaptureSpec(words, grid)) as maps:
-        captured = model.velocity(x, 400, embeds)
+        captured = model.velocity(x, 400, text)
     # two layers of norm, q·k over 16, 112 keys, projections of 64, a layer of 256
     torch.testing.assert_close(captured, plain, atol=rounding(2 * (64 + 16 + 112 + 3 * 64 + 256), 4.0), rtol=0)
     full = torch.stack(calls).mean(0)
-    text = full.shape[1] - COUNT * 16
-    torch.testing.assert_close(maps.t2v.double(), full[:, list(words), text:], atol=rounding(16 + 112), rtol=0)
+    length = full.shape[1] - COUNT * 16
+    torch.testing.assert_close(maps.t2v.double(), full[:, list(words), length:], atol=rounding(16 + 112), rtol=0)
 
 
 def test_the_steps_run_on_it(folder, tmp_path):

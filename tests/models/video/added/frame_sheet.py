@@ -17,7 +17,7 @@ from components.core.records import Grid
 from components.media.sampling import FrameCounts
 from components.models.family import Tensor
 from components.models.pretrained import load_part, load_tokenizer, load_weights, read_json
-from components.models.video.interface import Sizes, VideoFamily, VideoModel, processors
+from components.models.video.interface import EncodedText, Sizes, VideoFamily, VideoModel, processors
 
 FRAMES = FrameCounts(step=1, fewest=2)
 TEXT_LENGTH, WIDTH, CHANNELS, SPATIAL, PATCH, SIDE, NATIVE_FRAMES = 16, 32, 4, 4, 2, 32, 8
@@ -42,22 +42,27 @@ class FrameSheet(VideoModel):
         pixels = self.vae.decode(codes).sample.float().add_(1).mul_(127.5).round_().clamp_(0, 255)
         return pixels.byte().permute(0, 2, 3, 1).cpu()
 
-    def velocity(self, latents: Float[Tensor, "B F C h w"], timestep: int, embeds: Float[Tensor, "B T D"]):
+    def levels(self, num_steps):
+        from components.models.video.noise import diffusion_levels
+
+        return diffusion_levels(self.scheduler.alphas_cumprod, num_steps)
+
+    def velocity(self, latents: Float[Tensor, "B F C h w"], timestep: float, text: EncodedText):
         """v = (ε − √(1−ᾱ)·x) / √ᾱ, which is finite as this schedule's last ᾱ is not 0."""
         import torch
 
         x = latents.to(self.device, self.dtype)
         sheet = x.transpose(1, 2).flatten(2, 3)  # B C F·h w
-        texts = embeds.to(self.device, self.dtype)
+        texts = text.tokens.to(self.device, self.dtype)
         noise = self.transformer(
             hidden_states=sheet,
             encoder_hidden_states=texts,
             pooled_projections=texts[:, 0],
-            timestep=torch.full((len(x),), timestep, device=self.device),
+            timestep=torch.full((len(x),), int(timestep), device=self.device),
             return_dict=False,
         )[0]
         noise = noise.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2).float()
-        level = float(self.alphas_cumprod[timestep])
+        level = float(self.scheduler.alphas_cumprod[int(timestep)].double())
         return (noise - (1 - level) ** 0.5 * x.float()) / level**0.5
 
 
