@@ -192,6 +192,10 @@ class CapturedMaps:
         """A from each chosen text token to all video tokens."""
         return self._mean("t2v_hTS")
 
+    def t2v_over(self, heads: Sequence[int]) -> Float[Tensor, "T S"]:
+        """Return the mean of `t2v` over some heads."""
+        return self._sums["t2v_hTS"][list(heads)].mean(0) / self.count
+
     @property
     def diag(self) -> Float[Tensor, "h P F F"]:
         """A between frames at the same location: [head, place, frame of the query, frame of the key]."""

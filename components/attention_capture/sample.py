@@ -1,5 +1,8 @@
 """One sample's capture: reconstruct its video under its text, read the attention, reduce it to what is kept.
 
+Under `keep: selected` heads are chosen here, by the function that head_selection chooses with, and the mean over those
+is kept.
+
 Legend: N1 noise levels, F C y x latents, h heads, T text pieces, S vision tokens.
 """
 
@@ -19,18 +22,24 @@ from components.core.errors import DataError
 from components.core.records import Piece, Span, sha256
 from components.core.text import CANNOT_READ, Part
 from components.ddim_inversion.ddim import levels
-from components.head_selection.scores import HeadStatistics, head_statistics
+from components.head_selection.scores import HeadStatistics, choose, head_statistics
 from components.models.video.interface import VideoModel, unread_characters
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What one reconstruction gives of a sample."""
+    """What one reconstruction gives of a sample.
+
+    Attributes:
+        density: A_t2v relative to uniform, of all heads or the mean over `heads`.
+        heads: those that were chosen; None where all are kept.
+    """
 
     pieces: list[Piece]
     unread: list[Span]  # characters that the text encoder has no token for
     truncated: int
-    density_hTS: Float[Tensor, "h T S"]
+    density: Float[Tensor, "h T S"] | Float[Tensor, "T S"]
+    heads: list[int] | None
     statistics: HeadStatistics
     reductions: HeadReductions
     reconstruction: Float[Tensor, "1 F C y x"]
@@ -96,5 +105,6 @@ def capture_sample(
     reduced = found.maps.reduce()
     off_m = (reduced.tau_map, reduced.sum_not_m, reduced.sum_not_m_error)
     statistics = head_statistics(reduced.diag_hPFF, *off_m, f"sample {unit}")
-    density = found.maps.t2v.cpu() * spec.num_video_tokens
-    return Captured(pieces, unread, vdm.truncated(text), density, statistics, reduced, found.trajectory[0])
+    heads = choose(statistics, **settings.selection.model_dump()).heads if settings.keep == "selected" else None
+    density = (found.maps.t2v if heads is None else found.maps.t2v_over(heads)).cpu() * spec.num_video_tokens
+    return Captured(pieces, unread, vdm.truncated(text), density, heads, statistics, reduced, found.trajectory[0])

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.core.records import Json, Sample
 from components.core.text import TextChoice, conditioning
+from components.head_selection.settings import Selection
 from components.runtime.parameters import StagedParams, operational
 
 Start = Literal["inverted", "noise"]
@@ -31,11 +32,23 @@ class Params(StagedParams):
         description="share of a text's characters that the video model's text encoder may have no token for; above it "
         "the sample is left out",
     )
-    keep: Literal["all"] = Field("all", description="maps of all heads are stored")
+    keep: Literal["all", "selected"] = Field(
+        "all",
+        description="store the maps of all heads, or heads are chosen at once and the mean over those is stored: 1 / h "
+        "of the bytes, and another choice is another capture (head_selection.scope sample only)",
+    )
+    selection: Selection = Field(
+        default_factory=lambda: Selection.model_validate({}),
+        description="under keep=selected, how heads are chosen: what head_ratio and params_head_selection say",
+    )
     granularity: Literal["head"] = Field("head", description="heads averaged over layers first")
     pictures: int = operational(
         8, ge=0, description="samples that are pictured: those with the smallest sha256(sample id)"
     )
+
+    def idle(self) -> set[str]:
+        """Return the names of the fields that do nothing: maps of all heads follow from no choice."""
+        return set() if self.keep == "selected" else {"selection"}
 
 
 def reads(trajectory_key: str, sample: Sample, text: TextChoice) -> Json:

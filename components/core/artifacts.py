@@ -90,14 +90,17 @@ class SampleLine(Record):
 
 
 class AttentionLine(SampleLine):
-    """A sample's text-to-vision maps of all heads and the statistics of its vision-to-vision maps."""
+    """A sample's text-to-vision maps and the statistics of all heads' vision-to-vision maps."""
 
     key: str
     grid: Grid
     pieces: Ref | list[Piece] = Field(description="list[Piece] as JSON; inline where an older version captured it")
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
     unread: list[Span] = _unread()
-    maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
+    maps: Ref = Field(description="t2v fp16, density relative to uniform: [h, T, S], or [T, S] the mean over `heads`")
+    heads: list[int] | None = Field(
+        None, exclude_if=_none, description="heads that the capture chose; None where it keeps all"
+    )
     statistics: Ref
     pictures: dict[str, Ref] = {}
 
@@ -110,7 +113,7 @@ class AttentionLine(SampleLine):
 class HeadLine(AttentionLine):
     """The same with the heads that were chosen for this sample."""
 
-    heads: list[int]
+    heads: list[int] = Field(description="as the capture chose them, where it did")
 
 
 class PriorLine(SampleLine):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
 from components.core.errors import DataError
 from components.core.records import HeadRow
 from components.core.units import counted
-from components.head_selection.settings import Params
+from components.head_selection.settings import Params, Selection, check_selection
 from components.pages.heads import head_figure
 from components.pages.page import Section, preview
 from components.runtime.context import Context
@@ -42,14 +42,16 @@ def run(context: Context[Params, Shared]) -> None:
     if not any(part.lines for part in parts):
         remedy = "see what was left out and why in the steps' logs"
         raise DataError("no sample was captured", source=context.task, remedy=remedy)
+    _check_kept(context)
     options = {"head_ratio": context.shared.head_ratio, **context.params.result()}
     choices = choose_all(_Statistics(context.store, parts, context.params.readers), **options)
     table = HeadTable()
 
     def chosen() -> Iterator[HeadLine]:
         for line, choice in zip((line for part in parts for line in part.lines), choices, strict=True):
-            table.add(choice)
-            yield HeadLine(**dict(line), heads=choice.heads)
+            made = choice if line.heads is None else replace(choice, heads=line.heads)
+            table.add(made)
+            yield HeadLine(**{**dict(line), "heads": made.heads})
 
     lines = context.lines(HeadLine, chosen())
     rows, full = table.rows(), table.saturation()
@@ -57,6 +59,13 @@ def run(context: Context[Params, Shared]) -> None:
     lead = f"{len(rows)} heads scored on {counted(len(lines), 'sample')}"
     context.page("figure", preview("3 · head selection", lead, _ABOUT, [_figure(rows, full)]))
     context.metrics(samples=len(lines), heads=len(rows), saturated_tcs=full["tcs"], saturated_dsr=full["dsr"])
+
+
+def _check_kept(context: Context[Params, Shared]) -> None:
+    """Raise ParameterError where maps are means over heads that these parameters would not choose."""
+    captured = context.provenance["attention_capture"].params
+    if captured["keep"] == "selected":
+        check_selection(Selection.model_validate(captured["selection"]), context.params, context.shared.head_ratio)
 
 
 def _figure(rows: list[HeadRow], saturation: dict[str, float]) -> Section:

@@ -24,7 +24,7 @@ def captured(blocks):
     reductions = HeadReductions(on, ones, 0 * ones, tau, tau, diag, pooled, (0, 3), blocks)
     statistics = head_statistics(diag, tau, ones, 0 * ones, "test")
     density = torch.ones(HEADS, 1, PLACES * frames)
-    return Captured([], [], 0, density, statistics, reductions, torch.zeros(1, frames, 4, 2, 3))
+    return Captured([], [], 0, density, None, statistics, reductions, torch.zeros(1, frames, 4, 2, 3))
 
 
 def test_blocks_stand_below_the_map_and_show_which_frame_is_looked_at():
