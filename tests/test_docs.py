@@ -234,7 +234,11 @@ def test_costs_are_those_worked_out_by_hand():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generate.costs_part()[2:]]
     for row, total in zip(rows, (54, 22, 258), strict=True):
         assert float(row[3].removesuffix(" s")) + float(row[4].removesuffix(" s")) == pytest.approx(total, abs=0.6)
-    assert rows[0][2:] == ["17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "376 h, 1.68 TB"]
+    assert rows[0][2:] == [
+        *("17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "1.4 MB"),
+        "376 h, 1.68 TB; selected: 35.3 GB",
+    ]
+    assert pytest.approx(35.3e9, rel=0.01) == 25_000 * (40 * 17550 * 2 + 48 * 14 * 8)
     length = 17550 + 226
     assert 5 * (2 * length * 42 * 12 * 3072**2 + 42 * 4 * length**2 * 3072) / 184e12 == pytest.approx(9.0, abs=0.05)
     assert pytest.approx(13.5e6, rel=0.01) == 6 * 16 * 13 * 60 * 90 * 2

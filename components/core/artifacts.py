@@ -22,6 +22,7 @@ from components.core.records import (
     Clip,
     Confidence,
     Grid,
+    Head,
     HeadRow,
     Piece,
     PieceCounts,
@@ -98,7 +99,7 @@ class AttentionLine(SampleLine):
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
     unread: list[Span] = _unread()
     maps: Ref = Field(description="t2v fp16, density relative to uniform: [h, T, S], or [T, S] the mean over `heads`")
-    heads: list[int] | None = Field(
+    heads: list[Head] | None = Field(
         None, exclude_if=_none, description="heads that the capture chose; None where it keeps all"
     )
     statistics: Ref
@@ -113,7 +114,7 @@ class AttentionLine(SampleLine):
 class HeadLine(AttentionLine):
     """The same with the heads that were chosen for this sample."""
 
-    heads: list[int] = Field(description="as the capture chose them, where it did")
+    heads: list[Head] = Field(description="as the capture chose them, where it did")
 
 
 class PriorLine(SampleLine):
@@ -127,7 +128,7 @@ class PriorLine(SampleLine):
     counts: PieceCounts | None = Field(None, exclude_if=_none, description="None where the pieces are inline")
     truncated: int
     unread: list[Span] = _unread()
-    heads: list[int]
+    heads: list[Head]
     statistics: Ref
     prior: Ref = Field(description="A_VDM [T', F, H, W] fp16 (before v3: fp32), density relative to uniform")
     per_frame: Ref = Field(description="A_t2f [T, F] of all pieces")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.core.artifacts import AttentionMaps, HeadLine, HeadSelection
@@ -49,9 +49,9 @@ def run(context: Context[Params, Shared]) -> None:
 
     def chosen() -> Iterator[HeadLine]:
         for line, choice in zip((line for part in parts for line in part.lines), choices, strict=True):
-            made = choice if line.heads is None else replace(choice, heads=line.heads)
+            made = choice if line.heads is None else choice.of(line.heads)
             table.add(made)
-            yield HeadLine(**{**dict(line), "heads": made.heads})
+            yield HeadLine(**{**dict(line), "heads": made.named})
 
     lines = context.lines(HeadLine, chosen())
     rows, full = table.rows(), table.saturation()

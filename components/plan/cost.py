@@ -79,18 +79,23 @@ class ClipCost:
         """Return the bytes of a sample's stored t2v maps, fp16: of all heads, or the mean over the selected ones."""
         return int((1 if selected else self.model.heads) * words * self.tokens * 2)
 
-    def capture_bytes(self, words: float, *, selected: bool = False) -> int:
-        """Return the bytes of a capture's files: maps, measures of every head, the text's pieces."""
-        return int(self.map_bytes(words, selected=selected) + MEASURES * self.model.heads + PIECE * words + HEADERS)
+    def capture_bytes(self, words: float, *, selected: bool = False, layers: int = 1) -> int:
+        """Return the bytes of a capture's files: maps, measures of every head, the text's pieces.
+
+        `layers` are those that are kept apart, as in `map_accumulators`.
+        """
+        measures = MEASURES * layers * self.model.heads
+        return int(self.map_bytes(words, selected=selected) + measures + PIECE * words + HEADERS)
 
     def forward_bytes(self, samples: int, item: int) -> int:
         """Peak of one forward pass: it is where queries and keys are rotated, which is done in fp32."""
         return samples * self._keys * self.model.width * (8 * item + 12)
 
-    def map_accumulators(self, rows: int, words: float) -> int:
+    def map_accumulators(self, rows: int, words: float, *, layers: int = 1) -> int:
         """Bytes of what a capture adds up in fp32: rows of words and of places, and same-location pairs of frames."""
         frames = self.model.latent_frames(self.frames) // self.model.patch_t
-        return int(4 * self.model.heads * self.tokens * (min(rows, self.tokens) + words + frames))
+        per_place = min(rows, self.tokens) + words + frames + 1  # the last is a place's mass on text
+        return int(4 * layers * self.model.heads * self.tokens * per_place)
 
     def encoding_bytes(self, item: int) -> int:
         """Peak of the VAE while it encodes the clip."""
@@ -105,11 +110,13 @@ class ClipCost:
         levels = self.trajectory_bytes(steps, 8 + item)
         return max(self.encoding_bytes(item), self.forward_bytes(1, item) + levels)
 
-    def capture_peak(self, steps: int, rows: int, words: float, item: int, *, memory: bool, guided: bool = True) -> int:
+    def capture_peak(
+        self, steps: int, rows: int, words: float, item: int, *, memory: bool, guided: bool = True, layers: int = 1
+    ) -> int:
         """Peak of a capture on the device beside the weights."""
         samples = sum(self.streams(memory=memory, guided=guided))
         levels = self.trajectory_bytes(steps, 8 + item)
-        return self.forward_bytes(samples, item) + self.map_accumulators(rows, words) + levels
+        return self.forward_bytes(samples, item) + self.map_accumulators(rows, words, layers=layers) + levels
 
 
 def unlike_training(model: Sizes, name: str, frames: int, height: int, width: int) -> str:
@@ -242,7 +249,8 @@ def estimate(
     model = family.sizes(folder)
     item, num_steps = 2 if inversion.dtype == "bfloat16" else 4, shared.num_steps
     how = {"memory": capture.memory, "guided": capture.guidance_scale > 1}
-    kept = {"selected": capture.keep == "selected"}
+    one_map, rows = capture.keep == "selected", capture.sampled_rows
+    layers = model.layers if capture.granularity == "layer_head" else 1
     clips = [
         (video, ClipCost(model, frames, inversion.height, inversion.width))
         for video in videos
@@ -257,9 +265,9 @@ def estimate(
         if not (video.imported and video.captured[k])
     ]
     flops_invert = sum(clip.inversion(num_steps, inversion.fixed_point_iters) for clip in invert)
-    flops_capture = sum(clip.capture(num_steps, capture.rows, **how) for _, clip in to_capture)
+    flops_capture = sum(clip.capture(num_steps, rows, **how) for _, clip in to_capture)
     trajectories = sum(clip.trajectory_bytes(num_steps, item) for _, clip in clips)
-    maps = sum(clip.capture_bytes(words, **kept) for words, clip in texts)
+    maps = sum(clip.capture_bytes(words, selected=one_map, layers=layers) for words, clip in texts)
     priors = sum(2 * shared.token_ratio * words * clip.tokens for words, clip in texts)
     per_hour = A100_FLOPS * 3600
     imported, samples = sum(video.imported for video, _ in clips), len(texts)
@@ -267,7 +275,11 @@ def estimate(
     inverting = [(clip, clip.inversion_peak(num_steps, item), 0) for clip in invert]
     capturing = [
         # beside the trajectory, the maps in fp32 and as they are stored
-        (clip, clip.capture_peak(num_steps, capture.rows, words, item, **how), 3 * clip.map_bytes(words, **kept))
+        (
+            clip,
+            clip.capture_peak(num_steps, rows, words, item, **how, layers=layers),
+            3 * clip.map_bytes(words, selected=one_map),
+        )
         for words, clip in to_capture
     ]
 

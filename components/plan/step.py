@@ -23,7 +23,7 @@ from components.benchmarks.rows import Row
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
-from components.core.records import Json, canonical_json, sha256
+from components.core.records import Head, Json, canonical_json, sha256
 from components.core.text import conditioning
 from components.dataset_import.checks import Lost, lost_in, refuse_other_counts, repeated_in, too_many
 from components.dataset_import.clips import NO_MOTION
@@ -461,7 +461,7 @@ class _Extraction:
         with ThreadPoolExecutor(LOOKUPS) as pool:
             return sum(pool.map(known.__contains__, keys))
 
-    def _heads(self, captured: list[str]) -> Iterator[list[int]]:
+    def _heads(self, captured: list[str]) -> Iterator[list[Head]]:
         """Yield each sample's heads as head_selection will choose them, or its capture has chosen them."""
         from components.head_selection.scores import choose_all
 
@@ -473,7 +473,7 @@ class _Extraction:
             return
         statistics = _Statistics(self.known["attention_capture"], captured, params.readers)
         for choice in choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result()):
-            yield choice.heads
+            yield choice.named
 
     def _header(self, source: Source, video: SourceVideo, reads: Json) -> tuple[Shown | None, str]:
         """Return what the container's header says, remembered; or None and why, not remembered.

@@ -6,7 +6,6 @@ Several published sets are opened as one: their samples together, and the table 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from components.core.artifacts import SMALLEST, MotionPrior, PriorLine, PriorSet
@@ -88,7 +87,7 @@ def _head_table(context: Context[StepParams, SharedParams], lines: Lines[PriorLi
     # a list, as the scope `dataset` goes through it twice
     statistics = [HeadStatistics.from_tensors(unpack(data), name) for name, data in read]
     choices = choose_all(statistics, **record.params, **record.scalars)
-    return head_table(replace(choice, heads=line.heads) for choice, line in zip(choices, lines, strict=True))
+    return head_table(choice.of(line.heads) for choice, line in zip(choices, lines, strict=True))
 
 
 STEP = Step(

@@ -1,8 +1,13 @@
-"""What `keep: selected` stores: equal to what `keep: all` leads to, to whole maps, and to what `plan` predicts."""
+"""What `keep: selected` stores: equal to what `keep: all` leads to, to whole maps, and to what `plan` predicts.
 
+And the same of `granularity: layer_head`, against whole maps of each layer.
+"""
+
+import pyarrow.parquet
 import pytest
 import torch
 
+from components.attention_capture.capture import CaptureSpec, capture_attention
 from components.attention_capture.sample import capture_sample
 from components.attention_capture.settings import Params
 from components.core import artifacts as a
@@ -13,20 +18,24 @@ from components.head_selection.settings import Selection
 from components.head_selection.step import STEP as HEADS
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
+from components.plan.cost import ClipCost
 from components.plan.step import STEP as PLAN
 from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.tensors import unpack
+from components.store.transfer import export_folder
 from components.synthetic.scenes import write_set
 from tests.attention_capture.oracle import chosen_heads, naive_attention, parts
 from tests.attention_capture.test_memory import plain_loop
 from tests.chain import SMALL, Chain
-from tests.pages.reading import tables
+from tests.pages.reading import rows, tables
 from tests.runner import changed, load_manifest, published, put_manifest, run_step
 
 COUNT = 3
 EXACT = 1e-3  # of a map's largest value
+LAYERS, HEADS_EACH = 2, 4  # of the twin
 WAYS = {"all": {}, "selected": {"keep": "selected"}}
+WAYS["layer_head"] = {"keep": "selected", "granularity": "layer_head", "layer_rows": 8, "pictures": 1}
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +81,25 @@ def test_priors_of_selected_maps_are_those_of_all(made):
     assert found["all"][2].heads == found["selected"][2].heads
 
 
+@pytest.mark.parametrize("granularity", ["head", "layer_head"])
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
-def test_the_kept_map_is_that_of_whole_maps_and_of_heads_chosen_by_loops(vdm, ratio):
+def test_the_kept_map_is_that_of_whole_maps_and_of_heads_chosen_by_loops(vdm, ratio, granularity):
     empty, clean = vdm.encode_text(""), torch.randn(1, 4, 4, 6, 8, generator=torch.Generator().manual_seed(0))
     schedule = levels(vdm.alphas_cumprod, 5)
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
     text, grid = "the red square moves left", vdm.patch_grid((4, 6, 8))
     with naive_attention(vdm.transformer, stream=1, memory=True) as oracle:
         plain_loop(vdm, trajectory, vdm.encode_text(text), 6.0, trajectory[-1], memory=True)
-    settings = Params(keep="selected", rows=10_000, selection={"head_ratio": ratio})
+    every = {"rows": 10_000, "layer_rows": 10_000}
+    settings = Params(keep="selected", granularity=granularity, selection={"head_ratio": ratio}, **every)
     found = capture_sample(vdm, trajectory[:, 0], text, [Part("response", 0, text)], settings, 5, 0, "unit")
-    t2v, _, _, v2v = parts(oracle.mean("own"), [piece.index for piece in found.pieces], grid)
-    assert found.heads == chosen_heads(v2v, grid, ratio)
-    wanted = t2v[found.heads].mean(0) * v2v.shape[-1]
+    layers = [slice(None)] if granularity == "head" else [slice(k, None, LAYERS) for k in range(LAYERS)]
+    whole = torch.cat([oracle.mean("own", calls) for calls in layers])  # heads of the layers one after the other
+    t2v, _, _, v2v = parts(whole, [piece.index for piece in found.pieces], grid)
+    best = chosen_heads(v2v, grid, ratio)
+    assert len(best) == ratio * len(v2v) == ratio * HEADS_EACH * len(layers)
+    assert found.heads == (best if granularity == "head" else [divmod(place, HEADS_EACH) for place in best])
+    wanted = t2v[best].mean(0) * v2v.shape[-1]
     assert float((found.density - wanted).abs().max()) <= EXACT * float(wanted.max())
 
 
@@ -113,7 +128,7 @@ def test_the_plan_predicts_the_bytes_that_were_written(made, tmp_path, way):
     remembered, to_compute, _, predicted = steps(page := planned(tmp_path, chain))["attention_capture"]
     assert (remembered, to_compute) == (str(COUNT), "0")
     number, unit = predicted.split()
-    assert float(number) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.1)
+    assert float(number) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.05)
     assert steps(page)["token_selection"][:2] == [str(COUNT), "0"]
 
 
@@ -175,3 +190,59 @@ def test_a_recorded_choice_is_passed_on_whatever_the_statistics_say(made, tmp_pa
     heads = published(run_step(HEADS, tmp_path, chain.store, {}, {}, {"maps": folders}), "heads", a.HeadSelection)
     assert {tuple(line.heads) for line in heads.lines} == {(1, 3)}
     assert [row.chosen for row in heads.heads] == [0, COUNT, 0, COUNT]
+
+
+def test_heads_of_single_layers_are_named_by_both_from_the_record_to_the_pages(made, tmp_path):
+    store, found = made
+    chain, heads, priors = found["layer_head"]
+    every = [(layer, head) for layer in range(LAYERS) for head in range(HEADS_EACH)]
+    assert [row.id for row in heads.heads] == every
+    for line in priors.lines:
+        assert len(line.heads) == len(set(line.heads)) == LAYERS * HEADS_EACH // 2
+        assert set(line.heads) <= set(every)
+        assert unpack(store.read(line.statistics))["layers"].tolist() == [LAYERS]
+    counted = {pair: sum(pair in line.heads for line in priors.lines) for pair in every}
+    assert {row.id: row.chosen for row in priors.heads} == counted
+    assert len({layer for line in priors.lines for layer, _ in line.heads}) == LAYERS
+    assert sum("heads" in line.pictures for line in priors.lines) == 1
+    for way, layers in (("all", None), ("layer_head", [[pair[0] for pair in line.heads] for line in priors.lines])):
+        export_folder(store, found[way][2], tmp_path / way, "card")
+        table = pyarrow.parquet.read_table(tmp_path / way / "samples.parquet").to_pydict()
+        assert table["layers"] == (layers or [None] * COUNT)
+        pairs = zip(table["layers"], table["heads"], strict=True)
+        named = [heads if apart is None else list(zip(apart, heads, strict=True)) for apart, heads in pairs]
+        assert named == [line.heads for line in found[way][2].lines]
+    page, card = (chain.outputs[name][0][output].read_text() for name, output in PAGES)
+    for row in heads.heads:
+        assert f"head {row.layer}·{row.head}: DFC" in page
+        assert rows(card)[f"{row.layer}·{row.head}"][-1] == f"{row.chosen} of {COUNT}"
+
+
+PAGES = (("head_selection", "figure"), ("prior_set", "card"))
+
+
+@pytest.mark.parametrize("given", [{"granularity": "layer_head"}, {"granularity": "layer_head", "keep": "all"}])
+def test_single_layers_are_not_kept_whole(given, made, tmp_path):
+    with pytest.raises(ParameterError, match="layer_head needs keep=selected"):
+        planned(tmp_path, made[1]["all"][0], given)
+
+
+@pytest.mark.parametrize("granularity", ["head", "layer_head"])
+def test_each_granularity_has_its_own_number_of_rows(granularity):
+    given = {"keep": "selected", "granularity": granularity}
+    plain, idle = Params(**given), {"head": "layer_rows", "layer_head": "rows"}[granularity]
+    other = next(name for name in ("rows", "layer_rows") if name != idle)
+    assert plain.keyed() == Params(**given, **{idle: 9}).keyed() != Params(**given, **{other: 9}).keyed()
+    assert plain.sampled_rows == {"head": 512, "layer_head": 64}[granularity]
+    assert "layer_rows" not in Params().result()
+
+
+def test_accumulators_of_all_layers_take_what_the_plan_predicts(vdm):
+    clip, words, rows = ClipCost(vdm.sizes, 17, 64, 64), 9, 12
+    spec = CaptureSpec(tuple(range(words)), (5, 4, 4), rows=rows, layers=LAYERS)
+    with capture_attention(vdm.transformer, spec) as maps:
+        vdm.velocity(torch.randn(2, 5, 4, 8, 8), 199, torch.cat([vdm.encode_text("a"), vdm.encode_text("b")]))
+    there = sum(tensor.nbytes for part in maps.per_layer for tensor in part._sums.values())
+    assert clip.map_accumulators(rows, words, layers=LAYERS) == pytest.approx(there, rel=0.1)
+    with pytest.raises(ParameterError, match="kept apart"):
+        _ = maps.t2v
