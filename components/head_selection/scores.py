@@ -300,15 +300,15 @@ def choose_all(
     if scope == "dataset" and mhs:
         every = head_table(choose_all(samples, tau=tau, include_self=include_self))
         heads = select_heads(every.score, head_ratio)
-    counts: set[int] = set()
+    counts: set[tuple[int, int | None]] = set()
     for stats in samples:
-        counts.add(len(stats.on2))
+        counts.add((len(stats.on2), stats.layers))
         if len(counts) > 1:
             break
         chosen = choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs)
         yield chosen if heads is None else replace(chosen, heads=heads)
     if len(counts) != 1:
-        problem, remedy = "no samples, or several numbers of heads", "use maps of one video model"
+        problem, remedy = "no samples, or several numbers of heads", "use maps of one video model and granularity"
         raise DataError(problem, source="head statistics", remedy=remedy)
 
 
