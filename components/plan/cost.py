@@ -181,7 +181,7 @@ class Shown:
 class PlannedVideo:
     """A video of the source: frames (decoded, or by its header), text tokens per sample, what of it is remembered.
 
-    `captured`: keys of the captures that are remembered, one per sample, empty where one is not.
+    `captured`: keys of the captures that are remembered, one per sample, empty where one is not. `samples`: their ids.
     `problem`: why its header cannot be read. `shown`: the same clip, as a vision-language model is shown it.
     """
 
@@ -191,6 +191,7 @@ class PlannedVideo:
     imported: bool = False
     inverted: bool = False
     captured: Sequence[str] = ()
+    samples: Sequence[str] = ()
     problem: str = ""
     shown: Shown | None = None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -52,6 +53,7 @@ from components.store.address import open_backend
 from components.store.entries import Store
 from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
+from components.token_selection.members import Members, member_reads, unit_reads
 
 if TYPE_CHECKING:
     from components.head_selection.scores import HeadStatistics
@@ -137,7 +139,7 @@ def forecast(context: Context[StepParams, Any], limits: Limits | None = None) ->
         extraction = _Extraction(context, params, models["vdm"])
         context.value("source_digest", training_digest(extraction.sources))
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
-        parts.append(extraction.forecast())
+        parts += [extraction.forecast(), page.ensemble(extraction.members.selections, extraction.lacking)]
         tasks += extraction.tasks()
         texts += extraction.texts
     if isinstance(shared, FineTune):
@@ -342,6 +344,8 @@ class _Extraction:
         self.known: dict[str, Known] = {}
         self.steps: list[StepEstimate] = []
         self.texts: list[Text] = []  # samples that the VLM is trained on
+        self.members = Members(context.store, params["token_selection"].ensemble_with, member_reads)
+        self.lacking = Counter[str]()  # samples that the ensemble's other selections have not, by digest
         self.readings: dict[str, _Reading] = {}  # by the row's name; without texts that conditioning refuses
 
     def forecast(self) -> str:
@@ -362,6 +366,7 @@ class _Extraction:
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         files = {(one.root, file.path): file.size for one, video in self.videos if (file := video.file)}
         taken = sum(files.values())
+        self.lacking = Counter(digest for one in held for name in one.samples for digest in self.members.lacking(name))
         self.steps = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held), taken)
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
@@ -420,7 +425,8 @@ class _Extraction:
         digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[str] = []
-        for sample in [row.sample(digest) for row in video.rows]:
+        samples = [row.sample(digest) for row in video.rows]
+        for sample in samples:
             try:
                 conditioning(sample, self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
@@ -430,11 +436,14 @@ class _Extraction:
             captured.append(key if key in self.known["attention_capture"] else "")
         inverted = trajectory in self.known["ddim_inversion"]
         shown = Shown.of(clip, len(clip.times))
-        return PlannedVideo(name, shown.frames, tokens, True, inverted, captured, shown=shown)
+        names = [sample.id for sample in samples]
+        return PlannedVideo(name, shown.frames, tokens, True, inverted, captured, names, shown=shown)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
         models = {"vdm": self.model.id} if name in ("ddim_inversion", "attention_capture") else {}
+        if name == "token_selection":
+            models = self.members.models
         return step.key(self.params[name], step.shared_result(self.shared), models, reads)
 
     def _known(self, step: str) -> Known:
@@ -450,11 +459,14 @@ class _Extraction:
         None where a sample is not captured yet.
         """
         captured = [key for video in videos for key in (video.captured if video.imported else [""])]
+        samples = [name for video in videos for name in video.samples]
         if not captured or not all(captured):
             return None
         try:
-            pairs = zip(captured, self._heads(captured), strict=True)
-            keys = [self._key("token_selection", {"attention": key, "heads": heads}) for key, heads in pairs]
+            chosen = zip(samples, captured, self._heads(captured), strict=True)
+            own = ((sample, {"attention": key, "heads": heads}) for sample, key, heads in chosen)
+            there = ((sample, read) for sample, read in own if not self.members.lacking(sample))  # others are left out
+            keys = [self._key("token_selection", unit_reads(read, self.members.of(sample))) for sample, read in there]
         except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
             return None
         known = self._known("token_selection")
