@@ -3,6 +3,8 @@
 And the same of `granularity: layer_head`, against whole maps of each layer.
 """
 
+from types import SimpleNamespace
+
 import pyarrow.parquet
 import pytest
 import torch
@@ -18,8 +20,9 @@ from components.head_selection.settings import Selection
 from components.head_selection.step import STEP as HEADS
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
-from components.plan.cost import ClipCost
+from components.plan.cost import ClipCost, PlannedVideo, estimate
 from components.plan.step import STEP as PLAN
+from components.runtime.declaration import declared
 from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.tensors import unpack
@@ -246,3 +249,22 @@ def test_accumulators_of_all_layers_take_what_the_plan_predicts(vdm):
     assert clip.map_accumulators(rows, words, layers=LAYERS) == pytest.approx(there, rel=0.1)
     with pytest.raises(ParameterError, match="kept apart"):
         _ = maps.t2v
+
+
+def test_the_plan_counts_the_accumulators_of_all_layers_and_one_map_in_main_memory(vdm):
+    folder, words, rows = ensure_tiny("tiny-cogvideox"), 9, 8
+    inversion = declared("ddim_inversion").params(height=64, width=64, num_frames=17, dtype="float32", pictures=0)
+    shared, video = SimpleNamespace(num_steps=2, token_ratio=0.5), PlannedVideo("v", 17, [words])
+
+    def peak(way):
+        capture = Params(**{"rows": rows, **WAYS[way], "pictures": 0})
+        (found,) = [one for one in estimate(folder, [video], inversion, capture, shared, None) if "capture" in one.step]
+        return found.peak
+
+    clip = ClipCost(vdm.sizes, 17, 64, 64)
+    every, means, layers = map(peak, WAYS)
+    assert every.device == means.device
+    further = clip.map_accumulators(rows, words, layers=LAYERS) - clip.map_accumulators(rows, words)
+    assert layers.device - means.device == further > 0
+    assert every.main - means.main == 3 * (HEADS_EACH - 1) * words * clip.tokens * 2
+    assert layers.main == means.main

@@ -155,23 +155,27 @@ def test_an_ensemble_of_one_has_the_keys_and_the_provenance_that_it_had():
 # End to end -----------------------------------------------------------------------------------------------------------
 
 
+OTHERS_CAPTURE = {"keep": "selected", "granularity": "layer_head", "layer_rows": 8}
+
+
 class World:
-    """Two video models' extractions of one source on one store; the second one ends with its head selection."""
+    """Two video models' extractions of one source on one store; the second one ends with its head selection.
+
+    It keeps means over heads of single layers.
+    """
 
     def __init__(self, tmp):
         self.tmp, self.path = tmp, tmp / "store"
         write_set(tmp / "scenes", preset="scenes", count=COUNT, seed=8)
         self.first = self.chain()
         self.alone = load_manifest(self.first.priors(), a.PriorSet)
-        self.other = self.chain(vdm="tiny-cogvideox1.5")
-        self.maps = self.other.capture()
-        self.digest = self.selected(self.other.task("head_selection", {"maps": self.maps}))
+        self.other = self.chain(vdm="tiny-cogvideox1.5", capture=OTHERS_CAPTURE)
+        self.digest = self.selected(self.other.task("head_selection", {"maps": self.other.capture()}))
         self.store = Store(str(self.path))
 
-    def chain(self, **given):
-        tokens = {"ensemble_with": given.pop("ensemble_with")} if "ensemble_with" in given else {}
-        given = {"vdm": "tiny-cogvideox", **given}
-        return Chain(self.tmp, self.path, self.tmp / "scenes", given={"token_selection": tokens}, **given)
+    def chain(self, vdm="tiny-cogvideox", capture=None, **tokens):
+        params = {"attention_capture": capture or {}, "token_selection": tokens}
+        return Chain(self.tmp, self.path, self.tmp / "scenes", given=params, vdm=vdm)
 
     @staticmethod
     def selected(outputs):
@@ -185,7 +189,8 @@ class World:
         return found, chain.counts["token_selection"]
 
     def member(self, line):
-        maps = unpack(self.store.read(line.maps))["t2v"][line.heads].float().mean(0)
+        maps = unpack(self.store.read(line.maps))["t2v"].float()
+        maps = maps[line.heads].mean(0) if maps.ndim == 3 else maps
         return Member(maps.reshape(-1, *line.grid.shape), self.store.pieces(line), line.grid)
 
     def prior(self, line):
@@ -205,6 +210,7 @@ def test_priors_of_two_models_are_those_of_their_average(world):
     moved = 0
     for line, first, other in lines:
         assert first.grid.shape != other.grid.shape
+        assert all(isinstance(head, tuple) for head in other.heads)
         wanted = naive(world.member(first), [world.member(other)])
         pieces = world.store.pieces(line)
         t2f = wanted.mean((2, 3))
@@ -239,8 +245,10 @@ def test_a_key_takes_the_samples_own_lines_and_not_the_digest(world):
     renamed = world.store.publish(changed(selection, left_out=lost))
     assert f"sha256:{renamed}" != world.digest
     assert world.priors(renamed)[1] == 0
-    other = world.other.task("head_selection", {"maps": world.maps}, mhs=False)  # other heads of the same maps
-    assert world.priors(world.selected(other))[1] == COUNT
+    heads = world.store.publish(
+        changed(selection, lines=[line.model_copy(update={"heads": [(0, 0)]}) for line in selection.lines])
+    )
+    assert world.priors(heads)[1] == COUNT
 
 
 def planned(world, *digests):
