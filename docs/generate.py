@@ -199,7 +199,9 @@ def costs_part() -> list[str]:
                 f"{capture:.1f} s",
                 readable_bytes(clip.trajectory_bytes(steps, 2)),
                 readable_bytes(clip.map_bytes(WORDS)),
-                f"{(inversion + capture) * VIDEOS / 3600:.0f} h, {readable_bytes(VIDEOS * clip.map_bytes(WORDS))}",
+                readable_bytes(clip.map_bytes(WORDS, selected=True)),
+                f"{(inversion + capture) * VIDEOS / 3600:.0f} h, {readable_bytes(VIDEOS * clip.map_bytes(WORDS))}; "
+                f"selected: {readable_bytes(VIDEOS * clip.capture_bytes(WORDS, selected=True))}",
             ]
         )
     head = [
@@ -210,6 +212,7 @@ def costs_part() -> list[str]:
         "capture",
         "trajectory",
         f"t2v, {WORDS} words",
+        "`keep: selected`",
         f"{VIDEOS // 1000}k videos",
     ]
     return table(head, rows)

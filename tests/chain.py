@@ -12,8 +12,8 @@ SMALL = {
 class Chain:
     """Runs the steps one after another on one store and keeps every task's outputs and counts."""
 
-    def __init__(self, tmp_path, store, source, shards=2, rerun=None, **shared):
-        self.tmp, self.store, self.rerun = tmp_path, store, rerun or {}
+    def __init__(self, tmp_path, store, source, shards=2, rerun=None, given=None, **shared):
+        self.tmp, self.store, self.rerun, self.given = tmp_path, store, rerun or {}, given or {}
         self.shards = [f"{k}/{shards}" for k in range(shards)]
         self.shared = {"source": str(source), "vdm": "tiny-cogvideox", "num_steps": 2, **shared}
         self.counts, self.outputs = {}, {}
@@ -25,7 +25,7 @@ class Chain:
             step,
             self.tmp,
             self.store,
-            params={**SMALL.get(name, {}), **params},
+            params={**SMALL.get(name, {}), **self.given.get(name, {}), **params},
             shared={key: value for key, value in given.items() if key in step.form(form).shared.model_fields},
             inputs=inputs,
             form=form,

@@ -80,7 +80,7 @@ def test_recipes(tmp_path):
     (tmp_path / "clips").mkdir()
     for name, video in zip(("dog.mp4", "door.mp4"), sorted((tmp_path / "scenes").rglob("*.mp4")), strict=True):
         video.rename(tmp_path / "clips" / name)
-    _, priors, script, mix, tune, look, again, move = blocks(RECIPES)
+    _, priors, script, mix, several, tune, look, again, move = blocks(RECIPES)
     run(*priors, tmp_path, "VDM=tiny-cogvideox")
     printed = run(*script, tmp_path, 'FOLDER = "priors"')
     assert len(printed.splitlines()) == 2
@@ -90,6 +90,10 @@ def test_recipes(tmp_path):
     found = find_manifest(str(tmp_path / "runs/mix"), output="priors")
     lines = parse_manifest(found.data, PriorSet, found.source).bind(found.store.part).lines
     assert Counter(line.sample.source for line in lines) == {"MotionBench": 1, "MotionVid-QA": 2}
+    run(*several, tmp_path, "VDM=tiny-cogvideox OTHER=tiny-cogvideox1.5 STORE=file://$PWD/store")
+    found = find_manifest(str(tmp_path / "runs/both"), output="priors")
+    (named,) = json.loads(found.data)["provenance"]["token_selection"]["params"]["ensemble_with"]
+    assert (tmp_path / f"store/manifests/{named.removeprefix('sha256:')}.json").is_file()
     models = f"VLM=tiny-qwen2.5-vl MOTIONBENCH={tmp_path / 'bench'}"
     some = "--set params_dataset_import.allow_subset=true --shards"  # the synthetic set is not MotionBench
     run(tune[0], tune[1].replace("--shards", some), tmp_path, f"{models} STEPS=1")
@@ -242,7 +246,11 @@ def test_costs_are_those_worked_out_by_hand():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in generate.costs_part()[2:]]
     for row, total in zip(rows, (54, 22, 258, 1269, 45), strict=True):
         assert float(row[3].removesuffix(" s")) + float(row[4].removesuffix(" s")) == pytest.approx(total, abs=0.6)
-    assert rows[0][2:] == ["17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "376 h, 1.68 TB"]
+    assert rows[0][2:] == [
+        *("17 550", "9.0 s", "45.1 s", "13.5 MB", "67.4 MB", "1.4 MB"),
+        "376 h, 1.68 TB; selected: 35.3 GB",
+    ]
+    assert pytest.approx(35.3e9, rel=0.01) == 25_000 * (40 * 17550 * 2 + 48 * 14 * 8)
     length = 17550 + 226
     assert 5 * (2 * length * 42 * 12 * 3072**2 + 42 * 4 * length**2 * 3072) / 184e12 == pytest.approx(9.0, abs=0.05)
     length = 118800 + 256

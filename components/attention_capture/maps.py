@@ -13,7 +13,7 @@ places, F frames, R sampled rows, d head width, n picture side, B pictured place
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,7 @@ class CaptureSpec:
         stream: the batch row that is captured; None is the last main row, which is the conditional one of [uncond,
             cond].
         memory: the batch's second half is the reference, and the first half attends to its keys and values as well.
+        layers: attention layers of the network, whose maps are then kept apart; None: their mean.
     """
 
     text_indices: tuple[int, ...]
@@ -48,6 +49,7 @@ class CaptureSpec:
     seed: int = 0
     stream: int | None = None
     memory: bool = False
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in ("own", "joint", "fold"):
@@ -58,6 +60,10 @@ class CaptureSpec:
             )
         if self.rows < 2:
             raise ParameterError(f"rows = {self.rows}", source="CaptureSpec.rows", remedy="sample at least 2 rows")
+        if self.layers is not None and self.layers < 1:
+            raise ParameterError(
+                f"layers = {self.layers}", source="CaptureSpec.layers", remedy="give the network's number, or None"
+            )
         if not self.text_indices or min(self.text_indices) < 0 or len(set(self.text_indices)) < len(self.text_indices):
             raise ParameterError(
                 f"text_indices = {self.text_indices}",
@@ -100,11 +106,15 @@ class HeadReductions:
 
 
 class CapturedMaps:
-    """Accumulators of one capture; everything it returns is the mean over the `count` attention calls seen."""
+    """Accumulators of one capture; everything it returns is the mean over the `count` attention calls seen.
+
+    With `spec.layers` these are in `per_layer`: a forward pass calls one layer after the other.
+    """
 
     def __init__(self, spec: CaptureSpec) -> None:
         self.spec = spec
         self.count = 0
+        self.per_layer = [CapturedMaps(replace(spec, layers=None)) for _ in range(spec.layers or 0)]
         size = spec.num_video_tokens
         picked = torch.randperm(size, generator=torch.Generator().manual_seed(spec.seed))[: spec.rows]
         self.row_indices: Int[Tensor, " R"] = picked.sort().values
@@ -129,6 +139,10 @@ class CapturedMaps:
         Raises:
             ParameterError: the sequence is not `spec.grid` behind a text that holds `spec.text_indices`.
         """
+        if self.per_layer:
+            self.per_layer[self.count % len(self.per_layer)].add(q_hLd, k_hLd, own_lse_hL, reference)
+            self.count += 1
+            return
         text = q_hLd.shape[1] - self.spec.num_video_tokens
         if text <= max(self.spec.text_indices):
             raise ParameterError(
@@ -180,17 +194,30 @@ class CapturedMaps:
     def _accumulate(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
+    def _sum(self, name: str) -> Tensor:
+        if name in self._sums:
+            return self._sums[name]
+        problem, remedy = "nothing was captured", "run the transformer inside capture_attention"
+        if self.per_layer:
+            problem, remedy = "the maps of the layers are kept apart", "read `per_layer`"
+        raise ParameterError(problem, source="CapturedMaps", remedy=remedy)
+
     def _mean(self, name: str) -> Tensor:
-        if not self.count:
-            raise ParameterError(
-                "nothing was captured", source="CapturedMaps", remedy="run the transformer inside capture_attention"
-            )
-        return self._sums[name] / self.count
+        return self._sum(name) / self.count
+
+    @property
+    def heads(self) -> int:
+        """How many heads a layer has."""
+        return len(self._sum("t2v_hTS"))
 
     @property
     def t2v(self) -> Float[Tensor, "h T S"]:
         """A from each chosen text token to all video tokens."""
         return self._mean("t2v_hTS")
+
+    def t2v_sum(self, heads: Sequence[int]) -> Float[Tensor, "T S"]:
+        """Return the sum of `t2v` over some heads."""
+        return self._sum("t2v_hTS")[list(heads)].sum(0) / self.count
 
     @property
     def diag(self) -> Float[Tensor, "h P F F"]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from components.attention_capture.sample import Captured
+from components.core.records import head_name
 from components.head_selection.scores import choose
 from components.media.sampling import spread
 from components.models.video.interface import VideoModel
@@ -67,9 +68,9 @@ def head_thumbnails(captured: Captured) -> bytes:
     shown = order if len(order) <= _COLUMNS else [*order[:3], *order[-3:]]
     tiles = []
     for head in shown:
-        pooled = _map(captured.reductions.thumbnail_hnn[head])
-        blocks = _map(torch.cat(list(captured.reductions.block_hBFF[head]), dim=1))
-        label = _label(f"head {head}   {float(choice.score[head]):+.2f}", pooled.width)
+        pooled = _map(captured.thumbnail_hnn[head])
+        blocks = _map(torch.cat(list(captured.block_hBZZ[head]), dim=1))
+        label = _label(f"head {head_name(choice.names[head])}   {float(choice.score[head]):+.2f}", pooled.width)
         tiles.append(_sheet([label, pooled, blocks], down=True))
     return _png(_sheet(tiles))
 

@@ -1,7 +1,8 @@
 """Step 2 · attention_capture: reconstruct each video under its text and read the attention while it happens.
 
-A unit is one sample. Stored per sample: t2v of all heads in fp16 (density relative to uniform) and the head
-statistics. A trajectory that scratch no longer holds is computed again here.
+A unit is one sample. Stored per sample: t2v of all heads, or under `keep: selected` its mean over the heads that are
+chosen here, in fp16 (density relative to uniform), and the head statistics. A trajectory that scratch no longer holds
+is computed again here.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Unit:
 
 
 class Kept(NamedTuple):
-    """What is stored of a sample: the density relative to uniform [h, T, S], statistics, pieces, and small numbers."""
+    """What is stored of a sample: density relative to uniform ([h, T, S] or [T, S]), statistics, pieces, numbers."""
 
     density: Tensor
     statistics: dict[str, Tensor]
@@ -154,7 +155,10 @@ class Capture:
         pieces = canonical_json([piece.model_dump(mode="json") for piece in result.pieces])
         unread = [span.model_dump(mode="json") for span in result.unread]
         statistics = {name: values.cpu() for name, values in result.statistics.tensors().items()}
-        return Kept(result.density_hTS, statistics, pieces, {"unread": unread, "truncated": result.truncated})
+        numbers: Json = {"unread": unread, "truncated": result.truncated}
+        if result.heads is not None:
+            numbers["heads"] = result.heads
+        return Kept(result.density, statistics, pieces, numbers)
 
     def write(self, unit: Unit, kept: Kept, folder: WorkFolder) -> Json:
         """Store a sample's maps, statistics and pieces."""

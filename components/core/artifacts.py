@@ -22,6 +22,7 @@ from components.core.records import (
     Clip,
     Confidence,
     Grid,
+    Head,
     HeadRow,
     Piece,
     PieceCounts,
@@ -90,14 +91,17 @@ class SampleLine(Record):
 
 
 class AttentionLine(SampleLine):
-    """A sample's text-to-vision maps of all heads and the statistics of its vision-to-vision maps."""
+    """A sample's text-to-vision maps and the statistics of all heads' vision-to-vision maps."""
 
     key: str
     grid: Grid
     pieces: Ref | list[Piece] = Field(description="list[Piece] as JSON; inline where an older version captured it")
     truncated: int = Field(description="characters of the text beyond the text encoder's length")
     unread: list[Span] = _unread()
-    maps: Ref = Field(description="t2v [h, T, S] fp16, density relative to uniform")
+    maps: Ref = Field(description="t2v fp16, density relative to uniform: [h, T, S], or [T, S] the mean over `heads`")
+    heads: list[Head] | None = Field(
+        None, exclude_if=_none, description="heads that the capture chose; None where it keeps all"
+    )
     statistics: Ref
     pictures: dict[str, Ref] = {}
 
@@ -110,7 +114,7 @@ class AttentionLine(SampleLine):
 class HeadLine(AttentionLine):
     """The same with the heads that were chosen for this sample."""
 
-    heads: list[int]
+    heads: list[Head] = Field(description="as the capture chose them, where it did")
 
 
 class PriorLine(SampleLine):
@@ -124,7 +128,7 @@ class PriorLine(SampleLine):
     counts: PieceCounts | None = Field(None, exclude_if=_none, description="None where the pieces are inline")
     truncated: int
     unread: list[Span] = _unread()
-    heads: list[int]
+    heads: list[Head]
     statistics: Ref
     prior: Ref = Field(description="A_VDM [T', F, H, W] fp16 (before v3: fp32), density relative to uniform")
     per_frame: Ref = Field(description="A_t2f [T, F] of all pieces")

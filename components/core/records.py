@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Json = dict[str, Any]
+Head = int | tuple[int, int]
+"""A head of the video model, averaged over its layers; or a layer and one of its heads."""
 TextField = Literal["question", "response"]
 MediaKind = Literal["video", "image"]
 
@@ -220,10 +222,18 @@ class Confidence(Record):
     value: float
 
 
+def head_name(head: Head) -> str:
+    """Return what pages call a head: its number, or layer·head."""
+    return str(head) if isinstance(head, int) else f"{head[0]}·{head[1]}"
+
+
 class HeadRow(Record):
     """One head over the data set: means of its three measures, their z-scores and sum, how often it was chosen."""
 
     head: int
+    layer: int | None = Field(
+        None, exclude_if=lambda layer: layer is None, description="None where maps are averaged over the layers"
+    )
     dfc: float
     dfc_stderr: float
     tcs: float
@@ -232,3 +242,8 @@ class HeadRow(Record):
     score: float
     chosen: int
     samples: int
+
+    @property
+    def id(self) -> Head:
+        """What lines call the head."""
+        return self.head if self.layer is None else (self.layer, self.head)

@@ -5,13 +5,14 @@ pairs), TCS = mean length of the runs A > τ in a place's F × F block, DSR = sh
 the heads, summed, the top share kept. Comparisons with τ have a relative tolerance, as a uniform map would flip between
 TCS = 0 and F by rounding.
 
-Legend: h heads, P places (H·W), F frames, S = F·H·W vision tokens, n samples. `_noself`: pairs f = f′ left out of M.
+Legend: h heads (of all layers one after the other, where these are apart), P places (H·W), F frames, S = F·H·W vision
+tokens, n samples. `_noself`: pairs f = f′ left out of M.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import HeadRow
+from components.core.records import Head, HeadRow
 from components.head_selection.settings import Scope, Tau
 
 _TOLERANCE = 1e-6  # relative, of comparisons with τ
@@ -76,7 +77,10 @@ def _pairs(frames: int, *, include_self: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What decisions of step 3 need of one sample: numbers per head (float64), and the number of frames F."""
+    """What decisions of step 3 need of one sample: numbers per head (float64), and the number of frames F.
+
+    `layers`: how many layers the heads are of, equally many of each; None: they are means over the layers.
+    """
 
     on2: PerHead
     on2_noself: PerHead
@@ -93,11 +97,12 @@ class HeadStatistics:
     dsr_mask: PerHead
     dsr_mask_noself: PerHead
     frames: int
+    layers: int | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """By field name, ready to be written; `frames` as one integer."""
+        """By field name, ready to be written; `frames` and `layers` as one integer, the latter where it is one."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**named, "frames": torch.tensor([self.frames])}
+        return {name: torch.tensor([x]) if isinstance(x, int) else x for name, x in named.items() if x is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], source: str = "head statistics") -> HeadStatistics:
@@ -106,11 +111,12 @@ class HeadStatistics:
         Raises:
             DataError: a field is missing.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "layers"]
         if missing := [name for name in names if name not in tensors]:
             raise DataError(f"no {', '.join(missing)}", source=source, remedy="rerun attention_capture")
         values = {name: tensors[name].double() for name in names if name != "frames"}
-        return cls(**values, frames=int(tensors["frames"].item()))
+        layers = int(tensors["layers"].item()) if "layers" in tensors else None
+        return cls(**values, frames=int(tensors["frames"].item()), layers=layers)
 
 
 def head_statistics(
@@ -172,12 +178,22 @@ def head_statistics(
     )
 
 
+def joined(layers: Sequence[HeadStatistics]) -> HeadStatistics:
+    """Return the statistics of all layers' heads as one, in the layers' order."""
+    parts = [layer.tensors() for layer in layers]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "frames"}
+    return HeadStatistics(**whole, frames=layers[0].frames, layers=len(layers))
+
+
 # Choosing -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One sample's measures under the decisions taken, their z-scores over the heads, their sum, the chosen heads."""
+    """One sample's measures under the decisions taken, their z-scores over the heads, their sum, the chosen heads.
+
+    `heads` are places in the other fields; `named` is what they are called.
+    """
 
     dfc: PerHead
     dfc_stderr: PerHead
@@ -187,6 +203,28 @@ class Choice:
     score: PerHead
     heads: list[int]
     frames: int
+    layers: int | None = None
+
+    @property
+    def _per_layer(self) -> int | None:
+        return None if self.layers is None else len(self.score) // self.layers
+
+    @property
+    def names(self) -> list[Head]:
+        """What every head is called: its number, or (layer, head) where layers are apart."""
+        per_layer = self._per_layer
+        return [place if per_layer is None else divmod(place, per_layer) for place in range(len(self.score))]
+
+    @property
+    def named(self) -> list[Head]:
+        """What the chosen heads are called."""
+        names = self.names
+        return [names[place] for place in self.heads]
+
+    def of(self, named: Sequence[Head]) -> Choice:
+        """Return the same with these heads, whatever their scores."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return replace(self, heads=[places[name] for name in named])
 
 
 def z_score(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -237,9 +275,8 @@ def choose(
     z_3h = torch.stack([z_score(focus), z_score(continuity), z_score(saturation)])
     score = z_3h.sum(0)
     heads = select_heads(score, head_ratio) if mhs else list(range(len(score)))
-    return Choice(
-        focus, dfc_stderr(on2, off2, stats.off2_stderr), continuity, saturation, z_3h, score, heads, stats.frames
-    )
+    error = dfc_stderr(on2, off2, stats.off2_stderr)
+    return Choice(focus, error, continuity, saturation, z_3h, score, heads, stats.frames, stats.layers)
 
 
 def choose_all(
@@ -263,15 +300,15 @@ def choose_all(
     if scope == "dataset" and mhs:
         every = head_table(choose_all(samples, tau=tau, include_self=include_self))
         heads = select_heads(every.score, head_ratio)
-    counts: set[int] = set()
+    counts: set[tuple[int, int | None]] = set()
     for stats in samples:
-        counts.add(len(stats.on2))
+        counts.add((len(stats.on2), stats.layers))
         if len(counts) > 1:
             break
         chosen = choose(stats, tau=tau, include_self=include_self, head_ratio=head_ratio, mhs=mhs)
         yield chosen if heads is None else replace(chosen, heads=heads)
     if len(counts) != 1:
-        problem, remedy = "no samples, or several numbers of heads", "use maps of one video model"
+        problem, remedy = "no samples, or several numbers of heads", "use maps of one video model and granularity"
         raise DataError(problem, source="head statistics", remedy=remedy)
 
 
@@ -283,6 +320,7 @@ class HeadTable:
 
     def __init__(self) -> None:
         self._samples = 0
+        self._names: list[Head] = []
         self._sums: dict[str, Tensor] = {}
         self._full = dict.fromkeys(("tcs", "dsr", "both"), 0)
 
@@ -294,6 +332,7 @@ class HeadTable:
         for name, value in {**values, "error2": choice.dfc_stderr.square(), "chosen": kept}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.double()
         self._samples += 1
+        self._names = choice.names
         tcs_full = choice.tcs[choice.heads] >= choice.frames * (1 - _TOLERANCE)
         dsr_full = choice.dsr[choice.heads] >= 1 - _TOLERANCE
         for name, full in (("tcs", tcs_full), ("dsr", dsr_full), ("both", tcs_full & dsr_full)):
@@ -315,17 +354,18 @@ class HeadTable:
         z_h3 = (self._sums["z_3h"] / n).T.tolist()
         return [
             HeadRow(
-                head=head,
-                dfc=mean["dfc"][head],
-                dfc_stderr=error[head],
-                tcs=mean["tcs"][head],
-                dsr=mean["dsr"][head],
-                z=tuple(z_h3[head]),
-                score=mean["score"][head],
-                chosen=chosen[head],
+                head=name if isinstance(name, int) else name[1],
+                layer=None if isinstance(name, int) else name[0],
+                dfc=mean["dfc"][place],
+                dfc_stderr=error[place],
+                tcs=mean["tcs"][place],
+                dsr=mean["dsr"][place],
+                z=tuple(z_h3[place]),
+                score=mean["score"][place],
+                chosen=chosen[place],
                 samples=n,
             )
-            for head in range(len(error))
+            for place, name in enumerate(self._names)
         ]
 
     def saturation(self) -> dict[str, float]:

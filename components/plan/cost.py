@@ -19,6 +19,9 @@ from components.core.records import Clip, MediaKind
 from components.models.video import family_of
 from components.models.video.interface import Sizes
 
+MEASURES = 14 * 8  # bytes of a head in a capture's statistics
+PIECE = 75  # bytes of a piece in JSON, more or less
+HEADERS = 1100  # bytes of the headers of a capture's two safetensors
 A100_FLOPS = 184e12  # bf16, what the published "180 s for 50 guided steps" implies for CogVideoX-5B on one A100
 
 
@@ -73,18 +76,27 @@ class ClipCost:
         """Numbers of the clip as the model sees it."""
         return 3 * self.frames * self.height * self.width
 
-    def map_bytes(self, words: float) -> int:
-        """Return the bytes of a sample's stored t2v maps, fp16."""
-        return int(self.model.heads * words * self.tokens * 2)
+    def map_bytes(self, words: float, *, selected: bool = False) -> int:
+        """Return the bytes of a sample's stored t2v maps, fp16: of all heads, or the mean over the selected ones."""
+        return int((1 if selected else self.model.heads) * words * self.tokens * 2)
+
+    def capture_bytes(self, words: float, *, selected: bool = False, layers: int = 1) -> int:
+        """Return the bytes of a capture's files: maps, measures of every head, the text's pieces.
+
+        `layers` are those that are kept apart, as in `map_accumulators`.
+        """
+        measures = MEASURES * layers * self.model.heads
+        return int(self.map_bytes(words, selected=selected) + measures + PIECE * words + HEADERS)
 
     def forward_bytes(self, samples: int, item: int) -> int:
         """Peak of one forward pass: it is where queries and keys are rotated, which is done in fp32."""
         return samples * self._keys * self.model.width * (self.model.states * item + 12)
 
-    def map_accumulators(self, rows: int, words: float) -> int:
+    def map_accumulators(self, rows: int, words: float, *, layers: int = 1) -> int:
         """Bytes of what a capture adds up in fp32: rows of words and of places, and same-location pairs of frames."""
         frames = self.model.latent_frames(self.frames) // self.model.patch_t
-        return int(4 * self.model.heads * self.tokens * (min(rows, self.tokens) + words + frames))
+        per_place = min(rows, self.tokens) + words + frames + 1  # the last is a place's mass on text
+        return int(4 * layers * self.model.heads * self.tokens * per_place)
 
     def encoding_bytes(self, item: int) -> int:
         """Peak of the VAE while it encodes the clip."""
@@ -105,11 +117,13 @@ class ClipCost:
         levels = self.trajectory_bytes(steps, 8 + item)
         return max(self.encoding_bytes(item), self.forward_bytes(1, item) + levels)
 
-    def capture_peak(self, steps: int, rows: int, words: float, item: int, *, memory: bool, guided: bool = True) -> int:
+    def capture_peak(
+        self, steps: int, rows: int, words: float, item: int, *, memory: bool, guided: bool = True, layers: int = 1
+    ) -> int:
         """Peak of a capture on the device beside the weights."""
         samples = sum(self.streams(memory=memory, guided=guided))
         levels = self.trajectory_bytes(steps, 8 + item)
-        return self.forward_bytes(samples, item) + self.map_accumulators(rows, words) + levels
+        return self.forward_bytes(samples, item) + self.map_accumulators(rows, words, layers=layers) + levels
 
 
 def unlike_training(model: Sizes, name: str, frames: int, height: int, width: int) -> str:
@@ -172,18 +186,19 @@ class Shown:
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """A video of the source: frames (decoded, or by its header), words per sample, and what of it is remembered.
+    """A video of the source: frames (decoded, or by its header), text tokens per sample, what of it is remembered.
 
-    `captured`: keys of the captures that are remembered, one per sample, empty where one is not.
+    `captured`: keys of the captures that are remembered, one per sample, empty where one is not. `samples`: their ids.
     `problem`: why its header cannot be read. `shown`: the same clip, as a vision-language model is shown it.
     """
 
     name: str
     frames: int
-    words: list[int]
+    tokens: list[int]
     imported: bool = False
     inverted: bool = False
     captured: Sequence[str] = ()
+    samples: Sequence[str] = ()
     problem: str = ""
     shown: Shown | None = None
 
@@ -242,23 +257,25 @@ def estimate(
     model = family.sizes(folder)
     item, num_steps = 2 if inversion.dtype == "bfloat16" else 4, shared.num_steps
     how = {"memory": capture.memory, "guided": capture.guidance_scale > 1 and not model.distilled}
+    one_map, rows = capture.keep == "selected", capture.sampled_rows
+    layers = model.layers if capture.granularity == "layer_head" else 1
     clips = [
         (video, ClipCost(model, frames, inversion.height, inversion.width))
         for video in videos
         if (frames := family.frames.largest(min(video.frames, inversion.num_frames)))
     ]
-    texts = [(words, clip) for video, clip in clips for words in video.words]
+    texts = [(words, clip) for video, clip in clips for words in video.tokens]
     invert = [clip for video, clip in clips if not video.inverted]
     to_capture = [
         (words, clip)
         for video, clip in clips
-        for k, words in enumerate(video.words)
+        for k, words in enumerate(video.tokens)
         if not (video.imported and video.captured[k])
     ]
     flops_invert = sum(clip.inversion(num_steps, inversion.fixed_point_iters) for clip in invert)
-    flops_capture = sum(clip.capture(num_steps, capture.rows, **how) for _, clip in to_capture)
+    flops_capture = sum(clip.capture(num_steps, rows, **how) for _, clip in to_capture)
     trajectories = sum(clip.trajectory_bytes(num_steps, item) for _, clip in clips)
-    maps = sum(clip.map_bytes(words) for words, clip in texts)
+    maps = sum(clip.capture_bytes(words, selected=one_map, layers=layers) for words, clip in texts)
     priors = sum(2 * shared.token_ratio * words * clip.tokens for words, clip in texts)
     per_hour = A100_FLOPS * 3600
     imported, samples = sum(video.imported for video, _ in clips), len(texts)
@@ -266,7 +283,11 @@ def estimate(
     inverting = [(clip, clip.inversion_peak(num_steps, item), 0) for clip in invert]
     capturing = [
         # beside the trajectory, the maps in fp32 and as they are stored
-        (clip, clip.capture_peak(num_steps, capture.rows, words, item, **how), 3 * clip.map_bytes(words))
+        (
+            clip,
+            clip.capture_peak(num_steps, rows, words, item, **how, layers=layers),
+            3 * clip.map_bytes(words, selected=one_map),
+        )
         for words, clip in to_capture
     ]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 
 from components.benchmarks.interface import get_benchmark
-from components.core.artifacts import PriorSet
+from components.core.artifacts import HeadSelection, PriorSet
 from components.core.lines import position
 from components.core.records import ModelId
 from components.core.units import counted, readable_bytes, readable_hours
@@ -142,6 +142,23 @@ def _shared_questions(source: Source) -> list[str]:
         for question, count in counts.most_common(3)
         if question and count > len(source.videos) / 2
     ]
+
+
+def ensemble(selections: Mapping[str, HeadSelection], lacking: Mapping[str, int]) -> str:
+    """Return which head selections the priors are also made of, and how many of the imported samples each lacks."""
+    if not selections:
+        return ""
+    models = {digest: one.provenance["attention_capture"].models["vdm"].name for digest, one in selections.items()}
+    lines = [
+        Markdown(f"{code(digest)}: {text(models[digest])}, {counted(len(one.lines), 'sample')}")
+        for digest, one in selections.items()
+    ]
+    warnings = [
+        f"**Warning:** {counted(count, 'sample')} will be left out: not in {code(digest)}, which "
+        "`params_token_selection.ensemble_with` names. Extract the same source with that video model, too."
+        for digest, count in lacking.items()
+    ]
+    return document("## Ensemble", "Maps are averaged with those of:", bullets(lines), *warnings)
 
 
 def prior_sets(found: Sequence[PriorSet]) -> str:

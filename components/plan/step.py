@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from components.benchmarks.rows import Row
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.progress import track
-from components.core.records import Json, canonical_json, sha256
+from components.core.records import Head, Json, canonical_json, sha256
 from components.core.text import conditioning
 from components.dataset_import.checks import Lost, lost_in, refuse_other_counts, repeated_in, too_many
 from components.dataset_import.clips import NO_MOTION
@@ -31,6 +32,7 @@ from components.dataset_import.clips import clip as clip_of
 from components.dataset_import.decode import fetched
 from components.dataset_import.recipe import read_training, training_digest
 from components.dataset_import.sources import Source, SourceVideo, file_key, index_key, read_source
+from components.head_selection.settings import check_selection
 from components.models.registry import ResolvedModel, resolve
 from components.models.video import family_of
 from components.models.video.interface import VideoFamily, unread_characters
@@ -51,6 +53,7 @@ from components.store.address import open_backend
 from components.store.entries import Store
 from components.store.failures import SHOWN, shortened, write_list
 from components.store.transfer import exported_manifest, import_folder
+from components.token_selection.members import Members, member_reads, unit_reads
 
 if TYPE_CHECKING:
     from components.head_selection.scores import HeadStatistics
@@ -136,7 +139,7 @@ def forecast(context: Context[StepParams, Any], limits: Limits | None = None) ->
         extraction = _Extraction(context, params, models["vdm"])
         context.value("source_digest", training_digest(extraction.sources))
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
-        parts.append(extraction.forecast())
+        parts += [extraction.forecast(), page.ensemble(extraction.members.selections, extraction.lacking)]
         tasks += extraction.tasks()
         texts += extraction.texts
     if isinstance(shared, FineTune):
@@ -270,6 +273,11 @@ def _lines(lost: Iterable[Lost]) -> list[str]:
     return [f"{item.unit}: {item.reason}" for item in lost]
 
 
+def _named(row: Row) -> str:
+    """Return what the page calls a row's text."""
+    return f"{row.uid} ({row.where})"
+
+
 def _counts(context: Context[StepParams, Any], model: ResolvedModel, params: Any) -> tuning.Counts:
     """Return the model's counts, remembered: the imports that build it take most of a plan's time."""
     settings = params.model_dump(mode="json", include={"tuning", "train", "lora_rank", "lora_targets"})
@@ -291,6 +299,15 @@ def _joined(sources: Sequence[Source]) -> list[tuple[Source, SourceVideo]]:
             first, known = found.get(address := f"{source.root}/{video.path}", (source, replace(video, rows=())))
             found[address] = (first, replace(known, rows=(*known.rows, *video.rows)))
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text as the video model reads it: its tokens, the characters that none stands for, and all characters."""
+
+    tokens: int
+    unread: int
+    characters: int
 
 
 @dataclass(frozen=True)
@@ -317,6 +334,9 @@ class _Extraction:
     ) -> None:
         self.context, self.shared, self.store = context, context.shared, context.store
         self.params, self.model = params, model
+        if params["attention_capture"].keep == "selected":
+            made = params["attention_capture"].selection
+            check_selection(made, params["head_selection"], context.shared.head_ratio)
         given = params["dataset_import"]
         instructions, patience = given.template_instructions, self.store.patience
         self.sources = read_training(context.shared.source, given.layout, instructions, patience)
@@ -324,12 +344,16 @@ class _Extraction:
         self.known: dict[str, Known] = {}
         self.steps: list[StepEstimate] = []
         self.texts: list[Text] = []  # samples that the VLM is trained on
+        self.members = Members(context.store, params["token_selection"].ensemble_with, member_reads)
+        self.lacking = Counter[str]()  # samples that the ensemble's other selections have not, by digest
+        self.readings: dict[str, _Reading] = {}  # by the row's name; without texts that conditioning refuses
 
     def forecast(self) -> str:
         """Return the page's part about them."""
         inversion, capture = self.params["ddim_inversion"], self.params["attention_capture"]
         family = family_of(self.model.path)
         family.check(inversion.num_frames)
+        self._read_texts(family)
         for step in ("dataset_import", "ddim_inversion", "attention_capture"):
             self.known[step] = self._known(step)
         with ThreadPoolExecutor(LOOKUPS) as pool:
@@ -342,13 +366,14 @@ class _Extraction:
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         files = {(one.root, file.path): file.size for one, video in self.videos if (file := video.file)}
         taken = sum(files.values())
+        self.lacking = Counter(digest for one in held for name in one.samples for digest in self.members.lacking(name))
         self.steps = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held), taken)
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
         size = inversion.num_frames, inversion.height, inversion.width
         if unlike := unlike_training(family.sizes(self.model.path), self.model.id.name, *size):
             log.warning("%s", unlike)
-        return page.extraction(self.sources, self.steps, unlike, lost, _kept(self.context, lost), self._texts(family))
+        return page.extraction(self.sources, self.steps, unlike, lost, _kept(self.context, lost), self._texts())
 
     def tasks(self) -> list[Task]:
         """Return what the steps on a GPU take in the pods of this run."""
@@ -358,17 +383,25 @@ class _Extraction:
             if one.hours is not None
         ]
 
-    def _texts(self, family: VideoFamily) -> page.Texts:
-        """Return how many texts the video model cannot read, by its tokenizer alone."""
+    def _read_texts(self, family: VideoFamily) -> None:
+        """Read every text with the video model's tokenizer."""
         tokenizer, length = family.tokenizer(self.model.path), family.sizes(self.model.path).text_tokens
-        most, shares = self.params["attention_capture"].max_unreadable, dict[str, float]()
         for row in (row for _, video in self.videos for row in video.rows):
             try:
                 text, _ = conditioning(row.sample(NO_VIDEO), self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
                 continue
-            unread, every = unread_characters(family.pieces(tokenizer, text, length))
-            shares[f"{row.uid} ({row.where})"] = unread / max(1, every)
+            pieces = family.pieces(tokenizer, text, length)
+            self.readings[_named(row)] = _Reading(sum(one.known for one in pieces), *unread_characters(pieces))
+
+    def _tokens(self, row: Row) -> int:
+        """Return how many tokens carry a row's text; 0 of one that is refused."""
+        return self.readings[name].tokens if (name := _named(row)) in self.readings else 0
+
+    def _texts(self) -> page.Texts:
+        """Return how many texts the video model cannot read."""
+        most = self.params["attention_capture"].max_unreadable
+        shares = {name: one.unread / max(1, one.characters) for name, one in self.readings.items()}
         worst = sorted((name for name, share in shares.items() if share > most), key=lambda name: (-shares[name], name))
         return page.Texts(len(shares), sum(0 < share <= most for share in shares.values()), worst)
 
@@ -378,21 +411,22 @@ class _Extraction:
         if video.file is None:
             return None
         name, address = source.unit(video.path), video.reads(source.root)
-        words = [len(f"{row.question} {row.response}".split()) for row in video.rows]
+        tokens = [self._tokens(row) for row in video.rows]
         entry = self.known["dataset_import"].entry(file_key(declared("dataset_import"), address))
         if entry is None:
             shown, problem = self._header(source, video, address)
-            return PlannedVideo(name, shown.frames if shown else 0, words, problem=problem, shown=shown)
+            return PlannedVideo(name, shown.frames if shown else 0, tokens, problem=problem, shown=shown)
         try:
             clip = clip_of(entry, video.part, "dataset_import", name)
         except DataError as error:
-            return PlannedVideo(name, 0, words, problem=error.problem)
+            return PlannedVideo(name, 0, tokens, problem=error.problem)
         if clip.kind == "image":
-            return PlannedVideo(name, 0, words, problem=NO_MOTION)
+            return PlannedVideo(name, 0, tokens, problem=NO_MOTION)
         digest = clip.id
         trajectory = self._key("ddim_inversion", {"video": digest})
         captured: list[str] = []
-        for sample in [row.sample(digest) for row in video.rows]:
+        samples = [row.sample(digest) for row in video.rows]
+        for sample in samples:
             try:
                 conditioning(sample, self.shared.text)
             except DataError:  # raised by the step itself, with the sample's name
@@ -402,11 +436,14 @@ class _Extraction:
             captured.append(key if key in self.known["attention_capture"] else "")
         inverted = trajectory in self.known["ddim_inversion"]
         shown = Shown.of(clip, len(clip.times))
-        return PlannedVideo(name, shown.frames, words, True, inverted, captured, shown=shown)
+        names = [sample.id for sample in samples]
+        return PlannedVideo(name, shown.frames, tokens, True, inverted, captured, names, shown=shown)
 
     def _key(self, name: str, reads: Json) -> str:
         step = declared(name)
         models = {"vdm": self.model.id} if name in ("ddim_inversion", "attention_capture") else {}
+        if name == "token_selection":
+            models = self.members.models
         return step.key(self.params[name], step.shared_result(self.shared), models, reads)
 
     def _known(self, step: str) -> Known:
@@ -422,25 +459,33 @@ class _Extraction:
         None where a sample is not captured yet.
         """
         captured = [key for video in videos for key in (video.captured if video.imported else [""])]
+        samples = [name for video in videos for name in video.samples]
         if not captured or not all(captured):
             return None
         try:
-            pairs = zip(captured, self._heads(captured), strict=True)
-            keys = [self._key("token_selection", {"attention": key, "heads": heads}) for key, heads in pairs]
+            chosen = zip(samples, captured, self._heads(captured), strict=True)
+            own = ((sample, {"attention": key, "heads": heads}) for sample, key, heads in chosen)
+            there = ((sample, read) for sample, read in own if not self.members.lacking(sample))  # others are left out
+            keys = [self._key("token_selection", unit_reads(read, self.members.of(sample))) for sample, read in there]
         except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
             return None
         known = self._known("token_selection")
         with ThreadPoolExecutor(LOOKUPS) as pool:
             return sum(pool.map(known.__contains__, keys))
 
-    def _heads(self, captured: list[str]) -> Iterator[list[int]]:
-        """Yield each sample's heads as head_selection will choose them."""
+    def _heads(self, captured: list[str]) -> Iterator[list[Head]]:
+        """Yield each sample's heads as head_selection will choose them, or its capture has chosen them."""
         from components.head_selection.scores import choose_all
 
         params = self.params["head_selection"]
+        if self.params["attention_capture"].keep == "selected":
+            for entry in map(self.known["attention_capture"].entry, captured):
+                assert entry is not None
+                yield entry.numbers["heads"]
+            return
         statistics = _Statistics(self.known["attention_capture"], captured, params.readers)
         for choice in choose_all(statistics, head_ratio=self.shared.head_ratio, **params.result()):
-            yield choice.heads
+            yield choice.named
 
     def _header(self, source: Source, video: SourceVideo, reads: Json) -> tuple[Shown | None, str]:
         """Return what the container's header says, remembered; or None and why, not remembered.

@@ -9,7 +9,7 @@ from itertools import pairwise
 from components.core.artifacts import PriorLine, PriorSet
 from components.core.errors import ParameterError
 from components.core.lines import position
-from components.core.records import StepRecord
+from components.core.records import Head, StepRecord
 from components.core.units import parameters
 
 _OWN = ("dataset_import", "prior_set")  # tasks whose parameters say nothing of how a prior is made
@@ -80,7 +80,7 @@ def _scope(found: PriorSet) -> str:
     return str(params["scope"]) if params["mhs"] else "sample"
 
 
-def _heads(found: PriorSet) -> set[tuple[int, ...]]:
+def _heads(found: PriorSet) -> set[tuple[Head, ...]]:
     return {tuple(line.heads) for line in found.lines}
 
 

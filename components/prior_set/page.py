@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 from components.core.artifacts import PriorSet
-from components.pages.heads import HEAD_TABLE, head_table
+from components.core.records import Head
+from components.pages.heads import HEAD_TABLE, head_table, ranked
 from components.pages.markdown import bullets, decisions, document, left_out, table, text
 from components.pages.samples import Unread, unread_warning
+
+_SHOWN = 100  # heads
 
 
 def card(priors: PriorSet) -> str:
     """Return in Markdown what the set holds, how it was made, and what was left out."""
     selected, pieces, unread = 0, 0, Unread()
-    bins, chosen, sources = Counter[int](), Counter[int](), Counter[tuple[str, float]]()
+    bins, chosen, sources = Counter[int](), Counter[Head](), Counter[tuple[str, float]]()
     for line in priors.lines:
         selected, pieces = selected + line.piece_counts.selected, pieces + line.piece_counts.pieces
         bins[min(int(line.confidence.value * 10), 9)] += 1
@@ -21,7 +24,8 @@ def card(priors: PriorSet) -> str:
         sources[line.sample.source, line.sample.weight] += 1
         unread.add(line)
     warning = unread_warning(priors, unread)
-    heads = sorted(priors.heads, key=lambda row: (-row.score, row.head))
+    heads = ranked(priors.heads)
+    shown = heads[:_SHOWN]
     return document(
         "# Motion-prior set",
         f"{len(priors.lines)} samples of {priors.lines.videos} videos; {selected} of {pieces} text tokens selected.",
@@ -32,7 +36,8 @@ def card(priors: PriorSet) -> str:
         "## Confidence",
         table(("confidence", "samples"), ((f"{i / 10:.1f} to {(i + 1) / 10:.1f}", bins[i]) for i in sorted(bins))),
         "## Heads",
-        table(HEAD_TABLE, head_table(heads, [f"{chosen[row.head]} of {len(priors.lines)}" for row in heads])),
+        table(HEAD_TABLE, head_table(shown, [f"{chosen[row.id]} of {len(priors.lines)}" for row in shown])),
+        f"The best {len(shown)} of {len(heads):,}; the set's manifest has all." if len(shown) < len(heads) else "",
         left_out(priors),
         decisions(priors),
     )

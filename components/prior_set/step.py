@@ -86,7 +86,8 @@ def _head_table(context: Context[StepParams, SharedParams], lines: Lines[PriorLi
     read = zip(names, read_files(context.store, None, refs), strict=True)
     # a list, as the scope `dataset` goes through it twice
     statistics = [HeadStatistics.from_tensors(unpack(data), name) for name, data in read]
-    return head_table(choose_all(statistics, **record.params, **record.scalars))
+    choices = choose_all(statistics, **record.params, **record.scalars)
+    return head_table(choice.of(line.heads) for choice, line in zip(choices, lines, strict=True))
 
 
 STEP = Step(

@@ -2,7 +2,8 @@
 
 A field is a *result* field (it enters the key of a piece of work and the provenance), a *resolved* one (it enters the
 provenance, and the key takes what it comes to for a unit) or an *operational* one (it changes where or how a step runs,
-not what comes out): the declaration of the field states which.
+not what comes out): the declaration of the field states which. A result field that does nothing under the values of the
+others is *idle*: it enters neither.
 """
 
 from __future__ import annotations
@@ -59,14 +60,19 @@ class Parameters(BaseModel):
         """Return the names of the fields that results depend on."""
         return {name for name, field in cls.model_fields.items() if not is_operational(field)}
 
+    def idle(self) -> set[str]:
+        """Return the names of the result fields that do nothing under the values of the others."""
+        return set()
+
     def result(self) -> Json:
-        """Return the fields that results depend on."""
-        return self.model_dump(mode="json", include=self.result_names())
+        """Return the fields that results depend on, without idle ones."""
+        return self.model_dump(mode="json", include=self.result_names() - self.idle())
 
     def keyed(self) -> Json:
         """Return the fields that keys hold as they stand."""
-        names = {name for name in self.result_names() if not _marked(type(self).model_fields[name], "resolved")}
-        return self.model_dump(mode="json", include=names)
+        names = self.result_names() - self.idle()
+        fields = type(self).model_fields
+        return self.model_dump(mode="json", include={name for name in names if not _marked(fields[name], "resolved")})
 
 
 class StepParams(Parameters):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.artifacts import PriorLine
-from components.core.records import Json, ScoredPiece
+from components.core.records import Head, Json, ScoredPiece
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,6 +52,7 @@ COLUMNS = {  # type (Arrow's, one of `_STRUCTS`, or a list of these) and what it
     "times": ("span list", "of each frame of a map: seconds of the clip"),
     "box": ("box", "where the cells lie, as shares of the video's frame"),
     "heads": ("int32 list", "heads of the video model that were chosen"),
+    "layers": ("int32 list", "the layer of each of `heads`; null where maps are averaged over the layers"),
     "confidence": ("double", "√(concentration · dynamics), 0 to 1"),
     "concentration": ("double", "0 to 1"),
     "dynamics": ("double", "0 to 1"),
@@ -121,7 +122,7 @@ def _row(line: PriorLine, pieces: Sequence[ScoredPiece]) -> Json:
         **{"frames": len(grid.times), "rows": grid.rows, "cols": grid.cols},
         "times": [dict(zip(_STRUCTS["span"], cell, strict=True)) for cell in grid.times],
         "box": dict(zip(_STRUCTS["box"], grid.box, strict=True)),
-        "heads": line.heads,
+        **_heads(line.heads),
         "confidence": line.confidence.value,
         **line.confidence.model_dump(include={"concentration", "dynamics"}),
         "piece_count": len(pieces),
@@ -129,3 +130,9 @@ def _row(line: PriorLine, pieces: Sequence[ScoredPiece]) -> Json:
         "pieces": [piece.model_dump() for piece in pieces],
         "truncated": line.truncated,
     }
+
+
+def _heads(chosen: Sequence[Head]) -> Json:
+    pairs = [(None, head) if isinstance(head, int) else head for head in chosen]
+    layers = [layer for layer, _ in pairs]
+    return {"heads": [head for _, head in pairs], "layers": None if None in layers else layers}

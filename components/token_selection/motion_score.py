@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.core.errors import DataError, ParameterError
-from components.core.records import Confidence, Piece, ScoredPiece
+from components.core.records import Confidence, Head, Piece, ScoredPiece
 from components.head_selection.scores import share_count, z_score
 from components.token_selection.settings import Unit
 
@@ -46,17 +46,22 @@ class Prior:
 
 
 def aggregate_heads(
-    t2v_hTS: Float[Tensor, "h T S"], heads: Sequence[int], grid: tuple[int, int, int]
+    t2v: Float[Tensor, "h T S"] | Float[Tensor, "T S"], heads: Sequence[Head], grid: tuple[int, int, int]
 ) -> Float[Tensor, "T F H W"]:
     """A_t2v: mean over the chosen heads, on the grid (F, H, W); fp32 even where maps are stored in fp16.
+
+    A map [T, S] is that mean already (`keep: selected`).
 
     Raises:
         DataError: no heads, or maps that do not fit the grid.
     """
-    if not heads or t2v_hTS.shape[-1] != math.prod(grid):
-        problem = f"{len(heads)} heads of a map {tuple(t2v_hTS.shape)} on the grid {grid}"
+    places = [head for head in heads if isinstance(head, int)]  # others are of single layers, kept as a mean alone
+    there = heads and (t2v.ndim == 2 or len(places) == len(heads))
+    if not there or t2v.shape[-1] != math.prod(grid):
+        problem = f"{len(heads)} heads of a map {tuple(t2v.shape)} on the grid {grid}"
         raise DataError(problem, source="A_t2v", remedy="rerun attention_capture")
-    return t2v_hTS[list(heads)].float().mean(0).reshape(-1, *grid)
+    mean_TS = t2v[places].float().mean(0) if t2v.ndim == 3 else t2v.float()
+    return mean_TS.reshape(-1, *grid)
 
 
 def per_frame(t2v_TFHW: Float[Tensor, "T F H W"]) -> Float[Tensor, "T F"]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from components.core.artifacts import HeadLine, HeadSelection, MotionPrior, PriorLine
 from components.core.records import Json, canonical_json
 from components.runtime.context import Context
 from components.runtime.declaration import Step
 from components.runtime.parameters import ShardParams, TokenRatio
-from components.store.entries import WorkFolder
+from components.store.entries import Store, WorkFolder
+from components.token_selection.members import Members, member_reads, unit_reads
 from components.token_selection.settings import Params
+
+if TYPE_CHECKING:
+    from components.token_selection.ensemble import Member
 
 
 class Shared(ShardParams):
@@ -17,24 +23,25 @@ class Shared(ShardParams):
     token_ratio: TokenRatio
 
 
-def reads(line: HeadLine) -> Json:
-    """Return what a unit reads: the captured maps by key, and the heads chosen for the sample."""
-    return {"attention": line.key, "heads": line.heads}
-
-
 def run(context: Context[Params, Shared]) -> None:
     """Make the prior of every sample of this shard that is not remembered."""
     data = context.input("heads", HeadSelection)
-    units = [*data.lines.within(*context.shared.bounds)]
+    units, bounds = [*data.lines.within(*context.shared.bounds)], context.shared.bounds
+    members = Members(context.store, context.params.ensemble_with, lambda line: line, *bounds)
+    context.models |= members.models
+
+    def reads(line: HeadLine) -> Json:
+        return unit_reads(member_reads(line), [member_reads(other) for other in members.of(line.sample.id)])
 
     def compute(line: HeadLine, folder: WorkFolder) -> Json:
-        from components.store.tensors import pack, unpack
-        from components.token_selection.motion_score import aggregate_heads, motion_prior
+        from components.store.tensors import pack
+        from components.token_selection.ensemble import average
+        from components.token_selection.motion_score import motion_prior
 
-        maps = unpack(context.store.read(line.maps))["t2v"]
-        t2v = aggregate_heads(maps, line.heads, line.grid.shape)
-        options = {"token_ratio": context.shared.token_ratio, **context.params.result()}
-        found = motion_prior(t2v, context.store.pieces(line), source=line.sample.id, **options)
+        own, *others = (member(context.store, one) for one in (line, *members.of(line.sample.id)))
+        t2v = average(own, others, f"sample {line.sample.id}")
+        options = {"token_ratio": context.shared.token_ratio, **context.params.model_dump(include={"unit", "mtti"})}
+        found = motion_prior(t2v, own.pieces, source=line.sample.id, **options)
         # a mean of maps that are kept in fp16, too: of a density it rounds off at most 1 / 2048
         folder.put("prior", "safetensors", pack({"prior": found.maps_TFHW.half()}, line.sample.id))
         folder.put("per_frame", "safetensors", pack({"per_frame": found.per_frame_TF.float()}, line.sample.id))
@@ -60,6 +67,16 @@ def run(context: Context[Params, Shared]) -> None:
     carried_on = {"shard": context.shared.shard, "heads": data.heads, "saturation": data.saturation}
     context.publish("prior", context.manifest(MotionPrior, lines=lines, **carried_on))
     context.metrics()
+
+
+def member(store: Store, line: HeadLine) -> Member:
+    """Return a sample's A_t2v of one model."""
+    from components.store.tensors import unpack
+    from components.token_selection.ensemble import Member
+    from components.token_selection.motion_score import aggregate_heads
+
+    maps = aggregate_heads(unpack(store.read(line.maps))["t2v"], line.heads, line.grid.shape)
+    return Member(maps, store.pieces(line), line.grid)
 
 
 STEP = Step(

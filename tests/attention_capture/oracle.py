@@ -6,6 +6,7 @@ The model's own numbers stay float32 so that both sides see the same q and k; ev
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers import transformer_hunyuan_video
@@ -42,8 +43,8 @@ class FullMaps:
                 self.maps["fold"].append(union.view(heads, length, -1, length).sum(2))
         return output
 
-    def mean(self, norm):
-        return torch.stack(self.maps[norm]).mean(0)
+    def mean(self, norm, calls=slice(None)):
+        return torch.stack(self.maps[norm][calls]).mean(0)
 
 
 class CogVideoXMaps(FullMaps):
@@ -118,3 +119,30 @@ def parts(full, text_indices, grid):
     diag = torch.stack([v2v[:, p::places, p::places] for p in range(places)], dim=1)
     assert diag.shape == (heads, places, frames, frames)
     return full[:, list(text_indices), text:], diag, full[:, text:, :text].sum(-1), v2v
+
+
+def chosen_heads(v2v, grid, ratio):
+    """Algorithm 1, step 2, by loops over whole maps: z-scores of DFC, TCS and DSR, summed; the best, ascending."""
+    frames, places = grid[0], grid[1] * grid[2]
+    measured = []
+    for map_SS in v2v.numpy():
+        tau, on, off = map_SS.mean(), 0.0, 0.0
+        for i, j in np.ndindex(map_SS.shape):
+            if i % places == j % places:
+                on += map_SS[i, j] ** 2
+            else:
+                off += map_SS[i, j] ** 2
+        means, reached = [], 0
+        for place in range(places):
+            runs = []
+            for f in range(frames):
+                row = [map_SS[f * places + place, g * places + place] for g in range(frames)]
+                reached += sum(value >= tau * (1 - 1e-6) for value in row)
+                text = "".join("x" if value > tau * (1 + 1e-6) else " " for value in row)
+                runs += map(len, text.split())
+            means.append(np.mean(runs) if runs else 0.0)
+        measured.append((on / off, np.mean(means), reached / (places * frames**2)))
+    columns = np.array(measured).T
+    score = sum((column - column.mean()) / (column.std() or 1.0) for column in columns)
+    best = np.argsort(-score, kind="stable")[: int(np.ceil(ratio * len(score)))]
+    return sorted(best.tolist())

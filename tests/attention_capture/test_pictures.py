@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from components.attention_capture.maps import HeadReductions
 from components.attention_capture.pictures import _GAP, _LABEL, _TILE, _tiles, head_thumbnails
 from components.attention_capture.sample import Captured
 from components.head_selection.scores import head_statistics
@@ -20,11 +19,10 @@ def captured(blocks):
     frames = blocks.shape[-1]
     diag = torch.rand(HEADS, PLACES, frames, frames, generator=torch.Generator().manual_seed(0))
     ones, tau = torch.ones(HEADS, dtype=torch.float64), torch.full((HEADS,), 0.5, dtype=torch.float64)
-    on, pooled = diag.double().square().sum((1, 2, 3)), torch.ones(HEADS, SIDE, SIDE)
-    reductions = HeadReductions(on, ones, 0 * ones, tau, tau, diag, pooled, (0, 3), blocks)
+    pooled = torch.ones(HEADS, SIDE, SIDE)
     statistics = head_statistics(diag, tau, ones, 0 * ones, "test")
     density = torch.ones(HEADS, 1, PLACES * frames)
-    return Captured([], [], 0, density, statistics, reductions, torch.zeros(1, frames, 4, 2, 3))
+    return Captured([], [], 0, density, None, statistics, pooled, blocks, torch.zeros(1, frames, 4, 2, 3))
 
 
 def test_blocks_stand_below_the_map_and_show_which_frame_is_looked_at():

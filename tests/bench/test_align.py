@@ -125,7 +125,7 @@ def test_the_video_models_prior_is_the_pipelines(scenes):
     latents = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
     parts = [Part("response", 0, clip.caption)]
     captured = capture_sample(vdm, latents[:, 0], clip.caption, parts, CaptureParams(), VDM_STEPS, 0, "a clip")
-    map_FHW = captured.density_hTS.mean((0, 1)).view(5, 4, 4).double().numpy()
+    map_FHW = captured.density.mean((0, 1)).view(5, 4, 4).double().numpy()
     # latent 0 is frame 0, latent k the frames 4k-3 … 4k; frame k of 17 is at k · 2.5 s / 16
     centres = np.array([0, *(np.arange(4 * k - 3, 4 * k + 1).mean() for k in range(1, 5))]) * 2.5 / 16
     expected = np.zeros((3, 5, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,8 @@ def test_refusals() -> None:
             scores.head_statistics(diag, one, off2, one)
     with pytest.raises(DataError, match="no samples"):
         list(scores.choose_all([]))
-    fewer = scores.HeadStatistics(**{n: v[:-1] if n != "frames" else v for n, v in vars(ALL).items()})
+    fewer = scores.HeadStatistics(**{n: v[:-1] if torch.is_tensor(v) else v for n, v in vars(ALL).items()})
     with pytest.raises(DataError, match="several numbers of heads"):
         list(scores.choose_all([ALL, fewer]))
+    with pytest.raises(DataError, match="several numbers of heads"):
+        list(scores.choose_all([ALL, replace(ALL, layers=1)]))
