@@ -15,11 +15,12 @@ from components.attention_capture.settings import Params
 from components.core import artifacts as a
 from components.core.errors import ParameterError
 from components.core.text import Part
-from components.ddim_inversion.ddim import invert, levels
+from components.ddim_inversion.ddim import invert
 from components.head_selection.settings import Selection
 from components.head_selection.step import STEP as HEADS
 from components.models.registry import ensure_tiny
 from components.models.video import load_vdm
+from components.models.video.interface import EncodedText
 from components.plan.cost import ClipCost, PlannedVideo, estimate
 from components.plan.step import STEP as PLAN
 from components.runtime.declaration import declared
@@ -88,7 +89,7 @@ def test_priors_of_selected_maps_are_those_of_all(made):
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_the_kept_map_is_that_of_whole_maps_and_of_heads_chosen_by_loops(vdm, ratio, granularity):
     empty, clean = vdm.encode_text(""), torch.randn(1, 4, 4, 6, 8, generator=torch.Generator().manual_seed(0))
-    schedule = levels(vdm.alphas_cumprod, 5)
+    schedule = vdm.levels(5)
     trajectory = invert(lambda x, t: vdm.velocity(x, t, empty), clean, schedule).trajectory
     text, grid = "the red square moves left", vdm.patch_grid((4, 6, 8))
     with naive_attention(vdm.transformer, stream=1, memory=True) as oracle:
@@ -244,7 +245,7 @@ def test_accumulators_of_all_layers_take_what_the_plan_predicts(vdm):
     clip, words, rows = ClipCost(vdm.sizes, 17, 64, 64), 9, 12
     spec = CaptureSpec(tuple(range(words)), (5, 4, 4), rows=rows, layers=LAYERS)
     with capture_attention(vdm.transformer, spec) as maps:
-        vdm.velocity(torch.randn(2, 5, 4, 8, 8), 199, torch.cat([vdm.encode_text("a"), vdm.encode_text("b")]))
+        vdm.velocity(torch.randn(2, 5, 4, 8, 8), 199, EncodedText.batch([vdm.encode_text("a"), vdm.encode_text("b")]))
     there = sum(tensor.nbytes for part in maps.per_layer for tensor in part._sums.values())
     assert clip.map_accumulators(rows, words, layers=LAYERS) == pytest.approx(there, rel=0.1)
     with pytest.raises(ParameterError, match="kept apart"):

@@ -1,4 +1,4 @@
-"""Ensembles against loops over cells and characters, and end to end with two video models of other grids."""
+"""Ensembles against loops over cells and characters, and end to end with two families of video models."""
 
 import time
 
@@ -155,6 +155,8 @@ def test_an_ensemble_of_one_has_the_keys_and_the_provenance_that_it_had():
 # End to end -----------------------------------------------------------------------------------------------------------
 
 
+OTHER = "tiny-hunyuanvideo"  # of another family
+OTHERS_INVERSION = {"height": 48, "num_frames": 9}
 OTHERS_CAPTURE = {"keep": "selected", "granularity": "layer_head", "layer_rows": 8}
 
 
@@ -169,12 +171,12 @@ class World:
         write_set(tmp / "scenes", preset="scenes", count=COUNT, seed=8)
         self.first = self.chain()
         self.alone = load_manifest(self.first.priors(), a.PriorSet)
-        self.other = self.chain(vdm="tiny-cogvideox1.5", capture=OTHERS_CAPTURE)
+        self.other = self.chain(OTHER, OTHERS_INVERSION, OTHERS_CAPTURE)
         self.digest = self.selected(self.other.task("head_selection", {"maps": self.other.capture()}))
         self.store = Store(str(self.path))
 
-    def chain(self, vdm="tiny-cogvideox", capture=None, **tokens):
-        params = {"attention_capture": capture or {}, "token_selection": tokens}
+    def chain(self, vdm="tiny-cogvideox", inversion=None, capture=None, **tokens):
+        params = {"ddim_inversion": inversion or {}, "attention_capture": capture or {}, "token_selection": tokens}
         return Chain(self.tmp, self.path, self.tmp / "scenes", given=params, vdm=vdm)
 
     @staticmethod
@@ -210,6 +212,7 @@ def test_priors_of_two_models_are_those_of_their_average(world):
     moved = 0
     for line, first, other in lines:
         assert first.grid.shape != other.grid.shape
+        assert world.store.pieces(first) != world.store.pieces(other)
         assert all(isinstance(head, tuple) for head in other.heads)
         wanted = naive(world.member(first), [world.member(other)])
         pieces = world.store.pieces(line)
@@ -224,7 +227,7 @@ def test_priors_of_two_models_are_those_of_their_average(world):
     assert moved == COUNT
     record = found.provenance["token_selection"]
     assert record.params["ensemble_with"] == [world.digest]
-    assert record.models["vdm of ensemble_with 1"].name == "tiny-cogvideox1.5"
+    assert record.models["vdm of ensemble_with 1"].name == OTHER
 
 
 def test_a_model_with_itself_gives_its_own_priors_and_nobody_named_computes_nothing(world):
@@ -264,7 +267,7 @@ def test_the_plan_knows_what_of_an_ensemble_is_remembered(world):
     world.priors(world.digest)
     page, counts = planned(world, world.digest)
     assert counts == [str(COUNT), "0"]
-    assert f"`{world.digest}`: tiny-cogvideox1.5, {COUNT} samples" in page.replace("\\", "")
+    assert f"`{world.digest}`: {OTHER}, {COUNT} samples" in page.replace("\\", "")
     assert "will be left out" not in page
     selection = world.store.manifest(world.digest, a.HeadSelection)
     twice = world.store.publish(changed(selection, left_out=[Failure(unit="one more", task="t", reason="r")]))
