@@ -17,10 +17,10 @@ from components.core.errors import DataError
 from components.core.records import Failure, ModelId, Span, StepRecord, sha256
 from components.core.text import CANNOT_READ
 from components.core.units import probability, signed
-from components.pages.page import render
+from components.pages.page import fit, render
 from components.quality.measures import Quality, assess
 from components.report.material import Material, scenes, shipped
-from components.report.page import Findings, build, comparisons, fit, sentence
+from components.report.page import Findings, build, comparisons, sentence
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
