@@ -1,0 +1,1 @@
+"""Every variant of an ablation against a baseline."""
