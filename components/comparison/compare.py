@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from components.benchmarks.interface import Benchmark, Shown, get_benchmark
-from components.core.artifacts import EvalResult, ItemResult
+from components.core.artifacts import EvalResult
 from components.core.errors import DataError, ParameterError
 from components.quality.statistics import Estimate, Means, accuracy, difference, holm
 
@@ -185,14 +185,18 @@ class _Reader:
     def _answers(self, result: EvalResult, called: str) -> _Answers:
         benchmark = get_benchmark(result.protocol)
         lines = sorted(
-            (line.sample.id, line.video.file.sha256, _type(benchmark, line), line.correct, not line.parsed)
+            (line.sample.id, line.video.file.sha256, line.sample.question_type, line.correct, not line.parsed)
             for line in result.lines
         )
         if not lines:
             remedy = "see what its evaluation left out and why"
             raise DataError(f"no item of {benchmark.title} was answered", source=called, remedy=remedy)
-        ids, videos, types, right, unparsed = zip(*lines, strict=True)
-        known = self.items.setdefault(result.protocol, _Items(ids, videos, types))
+        ids, videos, given, right, unparsed = zip(*lines, strict=True)
+        if result.protocol not in self.items:
+            named = dict(zip(given, ids, strict=True))  # an item of each type
+            kinds = {kind: benchmark.task_type(kind, f"sample {name}") for kind, name in named.items()}
+            self.items[result.protocol] = _Items(ids, videos, tuple(kinds[kind] for kind in given))
+        known = self.items[result.protocol]
         if ids != known.ids:
             missing, more = sorted({*known.ids} - {*ids}), sorted({*ids} - {*known.ids})
             problem = (
@@ -211,10 +215,6 @@ def _listed(protocols: Iterable[str]) -> str:
 def _items(kind: str, ids: Sequence[str]) -> str:
     named = f" ({', '.join(ids[:_NAMED])}{', …' if len(ids) > _NAMED else ''})" if ids else ""
     return f"{len(ids)} {kind}{named}"
-
-
-def _type(benchmark: Benchmark, line: ItemResult) -> str:
-    return benchmark.task_type(line.sample.question_type, f"item {line.sample.uid}")
 
 
 def _untouched(reader: _Reader, results: Mapping[str, Results]) -> tuple[dict[str, _Seeds], dict[str, str]]:

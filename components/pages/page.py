@@ -19,6 +19,7 @@ from components.core.errors import DataError
 from components.core.records import Sample
 from components.pages.figures import NOTHING, code, photo, raw
 
+_NUMBERED = ("report", "comparison")  # pages with a table of contents and numbered sections
 log = logging.getLogger(__name__)
 DRAWING = "2"  # enters the key of a remembered figure: bump it when the style that figures rely on changes
 _SHOWN_BYTES = 1_000_000  # of an HTML artifact that the KFP UI shows
@@ -39,7 +40,9 @@ def render(found: Sequence[Section], note: str = "", name: str = "report") -> st
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
     template = resources.files("components.pages").joinpath("page.html.j2").read_text()
-    return environment.from_string(template).render(verdict=found[0], sections=found[1:], note=note, name=name)
+    return environment.from_string(template).render(
+        verdict=found[0], sections=found[1:], note=note, name=name, numbered=name in _NUMBERED
+    )
 
 
 def preview(name: str, lead: str, about: str, found: Sequence[Section], limit: int = _SHOWN_BYTES) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from markupsafe import Markup
 
@@ -15,8 +15,8 @@ from components.pages.page import Section, html_table
 _LISTED = 200
 
 
-def left_out(failures: Collection[Failure]) -> Section:
-    """Return the left-out units by task, with reasons."""
+def left_out(failures: Collection[Failure], whose: Mapping[Failure, str] | None = None) -> Section:
+    """Return the left-out units by task, with reasons, and where there are several runs whose they are."""
     name, title = "left-out", "Left out"
     if not failures:
         return Section(name, title, "Nothing: every unit of every step is in.")
@@ -25,8 +25,9 @@ def left_out(failures: Collection[Failure]) -> Section:
     lead = f"{len(failures)} units: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
     if len(units) < len(failures):
         lead += f" The first {_LISTED} are listed."
-    rows = ((item.task, code(item.unit), item.reason) for item in units)
-    return Section(name, title, lead, html_table(("task", "unit", "reason"), rows))
+    head = ("task", "unit", "reason", *([] if whose is None else ["variants"]))
+    rows = ((item.task, code(item.unit), item.reason, *([] if whose is None else [whose[item]])) for item in units)
+    return Section(name, title, lead, html_table(head, rows))
 
 
 def step_details(task: str, record: StepRecord) -> Markup:
