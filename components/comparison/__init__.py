@@ -1,1 +1,1 @@
-"""Every variant of an ablation against a baseline."""
+"""comparison: every variant of a run against a baseline."""

@@ -1,4 +1,4 @@
-"""The three pipelines by name, and arguments for their parameters: from a JSON file, options, and NAME=VALUE."""
+"""The pipelines by name, and arguments for their parameters: from a JSON file, options, and NAME=VALUE."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from components.core.errors import ParameterError
 from components.runtime.parameters import as_text, items_of
 
-PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
+PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer", "ablations")
 
 
 def pipeline(name: str) -> Any:
-    """Return one of the three pipelines by name. Raises ParameterError: there is no such pipeline."""
+    """Return a pipeline by name. Raises ParameterError: there is no such pipeline."""
     if name not in PIPELINES:
         remedy = f"use one of {', '.join(PIPELINES)}"
         raise ParameterError(f"unknown pipeline {name!r}", source="command line", remedy=remedy)

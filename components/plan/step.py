@@ -98,6 +98,15 @@ class MotionEnhancer(MotionPriors, Tuning):
     """The shared parameters of `motion_enhancer`."""
 
 
+class Ablations(MotionEnhancer):
+    """The shared parameters of `ablations`."""
+
+    variants: p.Variants
+    baseline: p.Baseline
+    seeds: p.Seeds
+    trial_shards: p.TrialShards
+
+
 def run(context: Context[StepParams, Shared]) -> None:
     """Validate and predict; a prior set given as a folder is brought into the store.
 
@@ -483,6 +492,11 @@ STEP = Step(
         "fine_tune": Form(FineTune, values=("prior_digest", "benchmark_digest"), planned=("dataset_import", *TUNING)),
         "motion_enhancer": Form(
             MotionEnhancer, values=("source_digest", "benchmark_digest"), planned=(*EXTRACTION, *TUNING)
+        ),
+        "ablations": Form(
+            Ablations,
+            values=("source_digest", "benchmark_digest"),
+            planned=(*EXTRACTION, *(name for name in TUNING if name != "report")),
         ),
     },
 )

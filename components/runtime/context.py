@@ -28,6 +28,7 @@ from components.runtime.remembered import Entries, Memory, named
 from components.runtime.side_by_side import PartDone, leave_spent, own_part, processes
 from components.runtime.side_by_side import compute as compute_side_by_side
 from components.runtime.stages import Spent, Stages, in_stages
+from components.runtime.variants import Case, read_index
 from components.store.entries import Entry, Store, WorkFolder
 from components.store.failures import SHOWN, shortened
 
@@ -52,7 +53,7 @@ class Context(Generic[P, S_co]):
         values = dict(given.get("parameterValues", {}))
         params, self.rerun = values.pop("params", {}), str(values.pop("rerun", "0"))
         artifacts = given.get("artifacts", {}).items()
-        self._inputs = {name: [_path(item) for item in entry.get("artifacts", [])] for name, entry in artifacts}
+        self._inputs = {name: [artifact_path(item) for item in entry.get("artifacts", [])] for name, entry in artifacts}
         self._form = step.form_for([*values, *self._inputs])
         self.step_params = {
             name: values.pop(f"params_{name}") for name in self._form.planned if f"params_{name}" in values
@@ -99,6 +100,14 @@ class Context(Generic[P, S_co]):
         for lines in lists.values():
             self.note_left_out(lines)
         return manifests
+
+    def cases(self, name: str, kind: type[M]) -> list[tuple[Case, M]]:
+        """Return the manifests of an input of several variants with their cases, collected ones in the loop's order.
+
+        Provenance and left-out units stay theirs: they differ from case to case.
+        """
+        found = [item for folder in self._inputs[name] for item in read_index(folder)]
+        return [(case, self.store.opened(folder, kind)) for case, folder in found]
 
     def shards(self, name: str, kind: type[S]) -> list[S]:
         """Return the manifests of an input that is collected over shards, in order; each shard must be there once."""
@@ -363,7 +372,7 @@ class Context(Generic[P, S_co]):
     def _write(self, name: str, data: bytes, metadata: Json, file: str = "") -> None:
         self._alone()
         item = self._outputs["artifacts"][name]["artifacts"][0]
-        _put(_path(item) / file, data)
+        _put(artifact_path(item) / file, data)
         self._answer["artifacts"][name] = {"artifacts": [{**item, "metadata": metadata}]}
 
     def close(self) -> None:
@@ -377,7 +386,7 @@ class Context(Generic[P, S_co]):
             _put(Path(file), json.dumps(self._answer).encode())
 
 
-def _path(item: Json) -> Path:
+def artifact_path(item: Json) -> Path:
     """Return where KFP's launcher mounts or copies an artifact; a plain path under kfp.local."""
     uri = str(item.get("customPath") or item["uri"]).removeprefix("file://")
     for scheme, folder in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/")):

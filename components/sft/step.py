@@ -39,7 +39,7 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
-    shards = context.shards("maps", VlmMaps)
+    shards = context.shards("maps", VlmMaps) if context.has("maps") else [context.input("joined", VlmMaps)]
     leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
     chosen = _chosen(context, shards, {} if leakage is None else leakage.reasons)
     model = resolve(context.shared.vlm, context.store)
@@ -181,8 +181,12 @@ STEP = Step(
     params=Params,
     shared=Shared,
     run=run,
-    inputs={"maps": [VlmMaps], "leakage": LeakageReport},
+    inputs={"maps": [VlmMaps], "joined": VlmMaps, "leakage": LeakageReport},
     outputs={"model": TunedModel},
     pages={"metrics": "Metrics", "curve": "HTML"},
-    forms={"": Form(Shared, ("maps",)), "checked": Form(Shared, ("maps", "leakage"))},
+    forms={
+        "": Form(Shared, ("maps",)),
+        "checked": Form(Shared, ("maps", "leakage")),
+        "joined": Form(Shared, ("joined", "leakage")),
+    },
 )
