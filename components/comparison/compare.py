@@ -19,10 +19,10 @@ from jaxtyping import Bool
 
 from components.benchmarks.interface import Benchmark, Shown, get_benchmark
 from components.core.artifacts import EvalResult
-from components.core.errors import DataError, ParameterError
+from components.core.errors import DataError
 from components.quality.statistics import Estimate, Means, accuracy, difference, holm
+from components.runtime.variants import UNTOUCHED, baseline_of
 
-UNTOUCHED = "untouched"  # the model before any training, which no variant may be called
 _NAMED = 3  # sample ids that an error names
 Results = Mapping[str, EvalResult]  # by protocol
 
@@ -130,14 +130,14 @@ def compare(tuned: Mapping[Trial, Results], untouched: Mapping[str, Results], ba
     Args:
         tuned: the results of each trial, the variants in their order.
         untouched: for each variant the results of the model that its training begins with; mostly the same for all.
-        baseline: the name of a variant, or `untouched`: each variant is then compared with the model it begins with.
+        baseline: the name of a variant, `first`, or `untouched`: each is then compared with the model it begins with.
 
     Raises:
-        ParameterError: no variant has the baseline's name, or one is called `untouched`.
+        ParameterError: no variant has the baseline's name.
         DataError: the models did not answer the same items of the same benchmarks, or an untouched one is missing.
     """
     variants = list(dict.fromkeys(trial.variant for trial in tuned))
-    _check_names(variants, baseline)
+    baseline = baseline_of(baseline, variants)
     if missing := [variant for variant in variants if variant not in untouched]:
         remedy = "wire the evaluations of the untouched models of the same variants"
         raise DataError(f"no untouched results of {', '.join(missing)}", source="untouched", remedy=remedy)
@@ -153,18 +153,9 @@ def compare(tuned: Mapping[Trial, Results], untouched: Mapping[str, Results], ba
         models.append(Model(variant, seeds, None if variant == baseline else against))
     tables = [
         _table(protocol, items, models, {name: own[protocol] for name, own in answers.items()})
-        for protocol, items in sorted(reader.items.items())
+        for protocol, items in reader.items.items()
     ]
     return Comparison(baseline, models, _corrected(tables))
-
-
-def _check_names(variants: Sequence[str], baseline: str) -> None:
-    if UNTOUCHED in variants:
-        problem = f"a variant is called {UNTOUCHED!r}, as is the model before any training"
-        raise ParameterError(problem, source="variants", remedy="give it another name")
-    if baseline not in (*variants, UNTOUCHED):
-        remedy = f"use one of {', '.join([*variants, UNTOUCHED])}"
-        raise ParameterError(f"no variant {baseline!r} to compare with", source="baseline", remedy=remedy)
 
 
 class _Reader:

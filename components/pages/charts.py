@@ -166,7 +166,7 @@ def dot_plot(
     at: Scale = lambda v: left + (v - x0) / (x1 - x0) * (right - left)
     parts = [
         f'<path class="grid" d="M{at(m):.1f} 4V{height - 22}"/>{_below(at(m), height - 7, _short(m))}'
-        for m in ticks(x0, x1, max(2, (right - left) // 90))
+        for m in ticks(x0, x1, min(6, max(4, (right - left) // 55)))
     ]
     if reference is not None:
         parts.append(f'<path class="reference" d="M{at(reference):.1f} 4V{height - 22}"/>')

@@ -169,10 +169,9 @@ def test_other_items_or_benchmarks_are_an_error():
 
 
 def test_what_can_be_no_baseline():
-    with pytest.raises(ParameterError, match=r"(?s)no variant 'typo'.*use one of plain, 10 steps, untouched"):
+    with pytest.raises(ParameterError, match="no variant 'typo'"):
         compared(baseline="typo")
-    with pytest.raises(ParameterError, match="give it another name"):
-        compared({Trial("untouched", 1): START}, baseline="untouched")
+    assert compared(baseline="first").baseline == "plain"
     one = {"motionbench": answered(ITEMS, START)}
     with pytest.raises(DataError, match="no untouched results of a"):
         compare({Trial("a", 1): one}, {"b": one}, "a")

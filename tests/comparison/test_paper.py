@@ -6,8 +6,9 @@ from functools import cache
 import pytest
 
 from components.benchmarks.interface import get_benchmark
-from components.comparison.compare import UNTOUCHED, Trial, compare
+from components.comparison.compare import Trial, compare
 from components.comparison.paper import TABLES, ablation_table
+from components.runtime.variants import UNTOUCHED
 from tests.comparison.made import answering, item, result
 
 TABLE_3, TABLE_5, TABLE_6 = TABLES
