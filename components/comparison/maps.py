@@ -142,7 +142,7 @@ def _row(store: Stored, sample: str, name: str, cells: Sequence[Pictured | None]
     found = [None if line is None else _at(store, line, second) for line in lines]
     top = max(float(map_HW.max()) for map_HW in found if map_HW is not None)
     pictures = [
-        Cell("", label=f"{name}: not run")
+        Cell("", label="not run")
         if line is None or map_HW is None
         else Cell(heat(map_HW, top), line.grid.box, label=f"{name}, sample {sample}")
         for line, map_HW in zip(lines, found, strict=True)

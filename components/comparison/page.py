@@ -170,8 +170,8 @@ def results(material: Material) -> Section:
     notes = [
         raw(
             "Each cell: accuracy in percent with its interval and ± its standard deviation over seeds; below it the "
-            "difference to the baseline in points with its interval and p, bold where p < {}. p of {} is Holm-corrected "
-            "for these {}; p of a benchmark's other metrics and types for all of them and all models."
+            "difference to the baseline in points with its interval and p, bold where p < {}. p of {} is "
+            "Holm-corrected for these {}; p of a benchmark's other metrics and types for all of them and all models."
         ).format(_ALPHA, first, family)
     ]
     if paper is not None:

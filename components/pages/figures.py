@@ -93,7 +93,7 @@ def code(value: object) -> Markup:
 class Cell:
     """One picture of a strip: an image, its box in the video's frame (top, bottom, left, right), cells to outline.
 
-    Without an image its place stays empty.
+    Without an image its label stands in its place.
     """
 
     image: str
@@ -110,12 +110,14 @@ def cell_svg(cell: Cell, width: int, height: int) -> Markup:
     x, y, dx, dy = left * w, top * h, (right - left) * w, (bottom - top) * h
     style = "" if cell.smooth else ' style="image-rendering:pixelated"'
     outline = "" if cell.unseen is None else _outline(cell.unseen, x, y, dx, dy)
-    place = f'x="{x:.6g}" y="{y:.6g}" width="{dx:.6g}" height="{dy:.6g}" preserveAspectRatio="none"{style}'
-    image = f'<image href="{cell.image}" {place}/>' if cell.image else ""
-    return raw(
-        f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}">'
-        f'<rect width="{w:.6g}" height="{h:.6g}" class="void"/>{image}{outline}</svg>'
+    image = (
+        f'<rect width="{w:.6g}" height="{h:.6g}" class="void"/><image href="{cell.image}" x="{x:.6g}" y="{y:.6g}" '
+        f'width="{dx:.6g}" height="{dy:.6g}" preserveAspectRatio="none"{style}/>{outline}'
+        if cell.image
+        else f'<rect width="{w:.6g}" height="{h:.6g}" class="blank"/>'
+        f'<text x="{w / 2:.6g}" y="{h / 2 + 4:.6g}" text-anchor="middle">{escape(cell.label)}</text>'
     )
+    return raw(f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}">{image}</svg>')
 
 
 def _outline(unseen_HW: Bool[np.ndarray, "H W"], x: float, y: float, dx: float, dy: float) -> str:

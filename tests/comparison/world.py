@@ -69,7 +69,7 @@ def _priors(run, variant):
     lines = []
     for line in run.priors.lines:
         prior = load(run.store.read(line.prior))["prior"] ** power
-        name = f"{line.sample.id}/{slug(variant.name)}"
+        name = f"{line.sample.id}/{steps}-{heads}-{mhs}"
         ref = world.tensors(run.store, name, prior=world.density(prior))
         lines.append(line.model_copy(update={"prior": ref, "key": sha256(name.encode())[:32]}))
     record = dict(run.priors.provenance)
