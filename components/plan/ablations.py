@@ -12,7 +12,7 @@ from typing import Any
 
 from components.core.errors import ParameterError
 from components.core.records import canonical_json, sha256
-from components.core.units import readable_hours
+from components.core.units import readable_bytes, readable_hours
 from components.pages.markdown import document, table
 from components.plan.cost import PlannedVideo
 from components.plan.limits import Task
@@ -21,7 +21,7 @@ from components.runtime.parameters import Shard, SharedParams, validated
 from components.runtime.variants import FIXED, Variant, changed, merged, parse_variants
 from components.steps import EXTRACTION
 
-COLUMNS = ("inversion", "capture", "VLM attention", "fine-tuning", "evaluation")
+COLUMNS = ("inversion", "capture", "VLM maps", "training", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Hours:
 
     new: dict[str, float] = field(default_factory=dict)
     shared: dict[str, float] = field(default_factory=dict)
+    kept: float = 0.0  # bytes that it adds to the store, scratch apart
 
     def add(self, step: str, hours: float, new: bool) -> None:
         """Count a step's work."""
@@ -138,18 +139,20 @@ def page(arms_hours: Sequence[tuple[Arm, Hours]], baseline: str, seeds: Sequence
     for arm, hours in arms_hours:
         for said, side in (("new", hours.new), ("shared", hours.shared)):
             cells = [_hours(side.get(name, 0.0)) for name in COLUMNS]
-            rows.append((arm.variant.name if said == "new" else "", said, *cells, _hours(sum(side.values()))))
+            stored = readable_bytes(hours.kept) if said == "new" else ""
+            rows.append((arm.variant.name if said == "new" else "", said, *cells, _hours(sum(side.values())), stored))
     together = [sum(hours.new.get(name, 0.0) for _, hours in arms_hours) for name in COLUMNS]
-    rows.append(("all", "new", *map(_hours, together), _hours(sum(together))))
+    stored = readable_bytes(sum(hours.kept for _, hours in arms_hours))
+    rows.append(("all", "new", *map(_hours, together), _hours(sum(together)), stored))
     trainings = (
         f"{len(seeds)} trainings each (seeds {', '.join(map(str, seeds))})" if len(seeds) > 1 else "one training"
     )
     return document(
         "## Variants",
-        table(("variant", "A100 time", *COLUMNS, "all"), rows),
+        table(("variant", "A100 time", *COLUMNS, "all", "maps"), rows),
         f"{len(arms_hours)} variants, {trainings}, compared with {baseline!r}. Shared: an earlier variant of the list "
-        "computes it, or the store has it already. Fine-tuning and evaluation are upper bounds: what of them is "
-        "remembered follows from work that is not done yet.",
+        "computes it, or the store has it already. Maps: bytes of attention maps and priors that are new. "
+        "Training and evaluation are upper bounds: what of them is remembered follows from work that is not done yet.",
     )
 
 

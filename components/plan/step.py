@@ -394,6 +394,13 @@ class _Extraction:
             if one.hours is not None
         ]
 
+    def kept(self, priors: bool) -> float:
+        """Return the bytes of maps and, if they are new, of priors that are to be written."""
+        capture, selection = self.steps[2:]
+        count = (capture.remembered or 0) + capture.to_compute
+        maps = (capture.stored_bytes or 0.0) * capture.to_compute / max(1, count)
+        return maps + (selection.stored_bytes or 0.0) * priors
+
     def _marked(self, source: Source, video: SourceVideo, found: PlannedVideo) -> PlannedVideo:
         """Return a video with what earlier variants do for it. What it is called tells it from others before import."""
         assert self.counted is not None
@@ -541,6 +548,7 @@ class _Compared:
             for column, new, whole in zip(COLUMNS, made.steps[1:3], made.whole[1:3], strict=False):
                 hours.add(column, new.hours or 0.0, True)
                 hours.add(column, (whole.hours or 0.0) - (new.hours or 0.0), False)
+            hours.kept = made.kept(self.counted.first(["prior set", extracted(arm, model.id.digest)]))
         found = list(digests.values())
         self.source_digest = found[0] if len(found) == 1 else sha256(canonical_json(found))
         self.extraction = document(*pages.values())
@@ -561,11 +569,11 @@ class _Compared:
             follows = [*follows, arm.params["vlm_attention"].result()]
             if new := self.counted.first(["vlm_attention", follows]):
                 self._tasks.append(attention)
-            hours.add("VLM attention", attention.hours, new)
+            hours.add("VLM maps", attention.hours, new)
             own = [arm.shared.align_weight, *(arm.params[name].result() for name in ("leakage_check", "sft"))]
             if new := self.counted.first(["sft", follows, own]):
                 trainings += [training.hours] * count
-            hours.add("fine-tuning", training.hours * count, new)
+            hours.add("training", training.hours * count, new)
             how, sum_ = arm.params["benchmark_eval"].result(), sum(task.hours for task in asked)
             if new := self.counted.first(["untouched", model.id.digest, how]):
                 self._tasks += asked
