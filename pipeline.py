@@ -141,4 +141,4 @@ def motion_enhancer(given: Arguments) -> Tuned:  # type: ignore[valid-type]
 def ablations(given: Arguments) -> Compared:  # type: ignore[valid-type]
     """Variants of one run side by side, each trained with several seeds, on one page; what they share is done once."""
     planned = plan_first(given, "ablations")
-    return compare(given, planned, extract(given, planned, ONCE))
+    return compare(given, planned, extract(given, planned, ONCE))  # type: ignore[no-any-return]

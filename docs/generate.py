@@ -42,6 +42,7 @@ SOURCES = {
     "dataset_import": "videos, questions",
 }  # what steps without an input artifact read
 GPUS = {"sft": "8 GPUs"}  # the others take one
+ALONE = tuple(name for name in PIPELINES if name != "ablations")  # whose tasks work on one set of parameters
 
 # Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels and frames per
 # latent
@@ -52,6 +53,7 @@ CASES = (
     ("CogVideoX-5B", COGVIDEOX, (25, 480, 720)),
     ("CogVideoX1.5-5B", COGVIDEOX_1_5, (81, 768, 1360)),
 )
+_COLLECTED = {"report": "benchmarks", "comparison": "benchmarks and trainings"}  # what their lists are over
 WORDS = 40
 VIDEOS = 25_000
 
@@ -64,7 +66,7 @@ def reached(name: str) -> dict[str, set[str]]:
 
 @cache
 def graph(name: str) -> Tasks:
-    """Return the task graph of one of the three pipelines."""
+    """Return the task graph of a pipeline."""
     return task_graph(getattr(import_module("pipeline"), name).pipeline_spec)
 
 
@@ -131,8 +133,8 @@ def steps_part() -> list[str]:
         reads = [
             f"{kind[0].KIND} of all shards" if isinstance(kind, list) else kind.KIND for kind in step.inputs.values()
         ]
-        if step.name == "report":  # its lists are collected over benchmarks
-            reads = [text.replace("shards", "benchmarks") for text in reads]
+        if step.name in _COLLECTED:
+            reads = [text.replace("shards", _COLLECTED[step.name]) for text in reads]
         values = dict.fromkeys(value for name in step.forms for value in step.form(name).values)
         writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(values)]
         device = "CPU" if step.device == "cpu" else GPUS.get(step.name, "GPU")
@@ -219,18 +221,18 @@ def reruns_part() -> list[str]:
     there.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for pipeline in reversed(PIPELINES):
+    for pipeline in reversed(ALONE):
         for name in sorted(reached(pipeline)):
-            if _tasks_again(pipeline, name) != _tasks_again(PIPELINES[-1], name) & set(graph(pipeline)):
+            if _tasks_again(pipeline, name) != _tasks_again(ALONE[-1], name) & set(graph(pipeline)):
                 groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}` ({pipeline})")
-            elif pipeline == PIPELINES[-1]:
+            elif pipeline == ALONE[-1]:
                 groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}`")
     rows = []
     for (pipeline, first), names in groups.items():
         after = followers(graph(pipeline), set(first)) - set(first)
         order = usual_order(graph(pipeline))
         shown = [" ".join(f"`{task}`" for task in order if task in some) or "–" for some in (first, after)]
-        place = usual_order(graph(PIPELINES[-1])).index(first[0] if first else "plan")
+        place = usual_order(graph(ALONE[-1])).index(first[0] if first else "plan")
         rows.append((place, [" ".join(names), *shown]))
     return table(
         ["parameter", "executes", "and what follows"], [row for _, row in sorted(rows, key=lambda item: item[0])]

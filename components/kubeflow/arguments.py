@@ -100,6 +100,8 @@ def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(listed := found.get("benchmarks"), list):
         pairs = [str(item).partition("=") for item in listed]
         found["benchmarks"] = [protocol + sign + _absolute("source", folder) for protocol, sign, folder in pairs]
+    if isinstance(variants := found.get("variants"), list):
+        found["variants"] = [with_absolute_paths(item) if isinstance(item, dict) else item for item in variants]
     return found
 
 

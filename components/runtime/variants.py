@@ -411,8 +411,9 @@ class VariedTask:
             file.write_bytes(canonical_json(index.model_dump(mode="json")))
             answer[name] = {"artifacts": [{**item, "metadata": {}}]}
         for name, kind in self.step.pages.items():
-            found = {case: self._page(case.folder, name) for case in cases if not case.same_as}
-            data, metadata = _JOINED[kind](self.step.title, [(case, page.read_bytes()) for case, page in found.items()])
+            run = [case for case in cases if not case.same_as]
+            found = [(case, self._page(case.folder, name).read_bytes()) for case in run]
+            data, metadata = _JOINED[kind](self.step.title, found)
             file = self._place(item := self._output(name))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
