@@ -612,7 +612,7 @@ STEP = Step(
         "ablations": Form(
             Ablations,
             values=("source_digest", "benchmark_digest"),
-            planned=(*EXTRACTION, *(name for name in TUNING if name != "report")),
+            planned=(*EXTRACTION, *(name for name in TUNING if name != "report"), "comparison"),
         ),
     },
 )
