@@ -274,7 +274,7 @@ def _chart(one: Table, row: Row, found: Comparison, title: str, span: tuple[floa
     dots = _dots(row, found)
     if not dots:
         return absent(f"{one.benchmark.title}: nothing to compare with.")
-    label = 22 + round(max(len(dot.name) * (7.5 if dot.strong else 6.8) for dot in dots))
+    label = 22 + round(max(len(dot.name) * (8.0 if dot.strong else 7.2) for dot in dots))
     return dot_plot(title, dots, reference=0.0, label=label, note=58, width=_WIDTH, span=span)
 
 

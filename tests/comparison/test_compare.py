@@ -69,6 +69,24 @@ def test_p_counts_all_patterns_of_whole_videos():
     assert found == pytest.approx(holm(rest))
 
 
+def test_first_metrics_of_all_benchmarks_are_one_family():
+    """Holm over two models and two benchmarks; the other metrics of each benchmark by themselves."""
+    kinds = {"motionbench": ("CM", "AO"), "favor": ("AS", "NSM")}
+    items = {name: [(k, k, pair[k % 2]) for k in range(12)] for name, pair in kinds.items()}
+
+    def results(right):
+        return {name: answered(items[name], [k < right for k in range(12)], name) for name in kinds}
+
+    tuned = {Trial(name, 1): results(right) for name, right in (("a", 2), ("b", 9), ("c", 11))}
+    found = compare(tuned, {name: results(2) for name in "abc"}, "a")
+    values = [table.primary[name] for table in found.tables for name in ("untouched", "b", "c")]
+    assert [value.p for value in values] == pytest.approx(holm([value.change.p for value in values]))
+    assert values[2].p == pytest.approx(6 * 2 / 2**9)  # the smallest of six: nine videos won, none lost
+    for table in found.tables:
+        rest = [row.values[name] for row in table.rows[1:] for name in ("untouched", "b", "c")]
+        assert [value.p for value in rest] == pytest.approx(holm([value.change.p for value in rest]))
+
+
 def test_seeds_that_agree_are_one_seed():
     """Three equal seeds give what one gives, value, interval and p; the interval is that of the videos alone."""
     once = {trial: RIGHT[trial] for trial in (Trial("plain", 1), Trial("10 steps", 1))}

@@ -147,6 +147,14 @@ def test_without_pictures(made, tmp_path):
     assert "No pictured samples" in text
 
 
+def test_trials_are_in_the_order_of_the_variants(made):
+    """However the trainings were dealt out to tasks."""
+    variants = [case.variant for case, _ in made.cases["priors"][0]]
+    first, second = made.cases["tuned"]
+    found = by_trial([*reversed(second), *reversed(first)], variants)
+    assert list(found) == [(name, seed) for name in variants for seed in world.SEEDS]
+
+
 def test_what_it_refuses(made):
     (first, second), untouched = made.cases["tuned"], [pair for part in made.cases["untouched"] for pair in part]
     variants = [case.variant for case, _ in made.cases["priors"][0]]
