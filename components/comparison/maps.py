@@ -86,11 +86,12 @@ def maps(store: Stored, shown: Sequence[str], sets: Sequence[Pictured]) -> Secti
     name, title = "maps", "Priors over steps and ratios"
     if not shown:
         return Section(name, title, "No pictured samples: none was asked for, or the prior sets have none in common.")
-    lead = (
-        "The motion prior of one clip, mean over its chosen words at the clip's middle, as supplement Fig. 1 shows it: "
-        "rows by steps of DDIM, columns by the share of heads and words that is kept. One colour scale per row."
-    )
     grid, alone = in_grid(sets)
+    places = ", as supplement Fig. 1: rows by steps of DDIM, columns by the share of heads and words that is kept"
+    lead = (
+        "The motion prior of one clip, mean over its chosen words at the clip's middle"
+        f"{places if grid else ', of every variant whose prior differs'}. One colour scale per row."
+    )
     blocks = [_sample(store, sample, grid, alone) for sample in shown]
     return Section(name, title, lead, folded(blocks, 2, "more samples"))
 

@@ -182,7 +182,10 @@ def results(material: Material) -> Section:
     body += caption(raw("<br>").join([*notes, *doubts.lines]))
     if paper is not None:
         body += _whole(paper, found.baseline)
-    lead = "Models in rows, the benchmarks' own metrics in columns; intervals are 95 %, over videos."
+    lead = (
+        "Models in rows, the benchmarks' own metrics in columns. Intervals are 95 %, over videos, for the seeds that "
+        "were trained; how much seeds differ is the number behind ±."
+    )
     return Section("results", "Variants and benchmarks", lead, body)
 
 

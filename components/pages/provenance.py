@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from markupsafe import Markup
 
 from components.core.records import Failure, StepRecord
-from components.core.units import parameters
+from components.core.units import counted, parameters
 from components.pages.figures import code, raw
 from components.pages.page import Section, html_table
 
@@ -22,7 +22,9 @@ def left_out(failures: Collection[Failure], whose: Mapping[Failure, str] | None 
         return Section(name, title, "Nothing: every unit of every step is in.")
     counts = Counter(item.task for item in failures)
     units = sorted(failures, key=lambda item: (item.task, item.unit))[:_LISTED]
-    lead = f"{len(failures)} units: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
+    lead = (
+        f"{counted(len(failures), 'unit')}: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
+    )
     if len(units) < len(failures):
         lead += f" The first {_LISTED} are listed."
     head = ("task", "unit", "reason", *([] if whose is None else ["variants"]))
