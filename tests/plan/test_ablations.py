@@ -5,12 +5,15 @@ import re
 from collections import Counter
 
 import pytest
+import yaml
 
+from components.kubeflow.scheduling import Profile
 from components.models.registry import resolve
 from components.models.video import family_of
 from components.pages import markdown
-from components.plan import ablations
+from components.plan import ablations, seeing
 from components.plan.cost import A100_FLOPS, ClipCost
+from components.plan.limits import VARIABLE
 from components.plan.step import STEP
 from components.runtime.declaration import declared
 from components.runtime.parameters import validated
@@ -162,3 +165,23 @@ def test_presets_are_variants_of_the_pipeline(name):
 def test_trainings_are_dealt_out_in_turn():
     assert ablations.dealt([1, 2, 4, 8, 16], ["0/2", "1/2"]) == [21, 10]
     assert ablations.dealt([1.0], ["0/2", "1/2"]) == [1.0, 0]
+
+
+def test_what_would_outlast_its_pod_takes_more_parts(world, tmp_path, capsys, monkeypatch):
+    limits = Profile("a100", timeout=1).limits(8).model_dump_json(exclude_none=True)
+    container = {"env": [{"name": VARIABLE, "value": limits}]}
+    file = tmp_path / "compiled.yaml"
+    file.write_text(
+        yaml.safe_dump_all([{"deploymentSpec": {"executors": {"exec-plan": {"container": container}}}}, {}])
+    )
+    monkeypatch.setattr(seeing, "_HOUR", 1e4 * 3600)
+    given = words(world, tmp_path / "store", VARIANTS[:3])
+    assert motion_enhancer("plan", "ablations", "--compiled", file, *given) == 0
+    printed = capsys.readouterr().out.replace("\\", "")
+    assert "**Warning:** sft: at most" in printed
+    assert "a part for each training (--trial-shards 6)" in printed
+    (table,) = (found for found in tables(printed) if found[0][0] == "task")
+    trained = {row[0]: row[1] for row in table[1:]}
+    assert trained["sft"] == "1 × 8 GPUs"
+    assert trained["tuned_eval"] == "1 × 4 GPUs"
+    assert "attention_capture" in trained
