@@ -46,7 +46,7 @@ def test_all_variants_in_one_run_and_another_one_on_top(base):
     assert f"\nreport  {base / 'out' / 'report.html'}\n" in printed
     (stored,) = base.glob("out/store/**/manifests")
     store, found = Store(stored.parent.as_uri()), {}
-    for folder in base.glob("out/artifacts/*/tuned-eval/result"):
+    for folder in base.glob("out/artifacts/**/tuned-eval*/result"):
         for case, place in read_index(folder):
             found[case.variant] = store.opened(place, EvalResult).provenance["sft"].scalars["align_weight"]
     assert found == {"aligned": 1, "plain SFT": 0, "again": 1}

@@ -269,6 +269,12 @@ def test_trainings_are_dealt_out_and_equal_ones_stay_together(tmp_path):
     assert json.loads((outputs["made"] / "variants.json").read_bytes())["part"] == "0/4"
 
 
+def test_a_part_that_no_training_falls_to_is_empty(tmp_path):
+    outputs, found = demo(tmp_path, FOUR, seeds=[1], trial_shard="3/4")
+    assert found == {}
+    assert demo(tmp_path, FOUR, {"before": [outputs["made"]]})[1] == {}
+
+
 def test_an_error_names_its_variant(tmp_path):
     with pytest.raises(DataError, match=r"where:  steps, variant 'bad'"):
         demo(tmp_path, [{"name": "good"}, {"name": "bad", "num_steps": 9}])
