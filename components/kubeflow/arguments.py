@@ -96,7 +96,8 @@ def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in {"store", "vdm", "vlm"} & set(found):
         found[name] = _absolute(name, found[name])
     for name in {"source", "priors"} & set(found):
-        found[name] = _absolute_items(name, as_text(found[name]))
+        if not (isinstance(found[name], dict) and "uri" not in found[name]):  # fields that a variant changes
+            found[name] = _absolute_items(name, as_text(found[name]))
     if isinstance(listed := found.get("benchmarks"), list):
         pairs = [str(item).partition("=") for item in listed]
         found["benchmarks"] = [protocol + sign + _absolute("source", folder) for protocol, sign, folder in pairs]

@@ -581,12 +581,12 @@ class _Compared:
             if new := self.counted.first(["tuned", follows, own, how]):
                 evaluations += [sum_] * count
             hours.add("evaluation", sum_ * count, new)
-        each = self.shared.trial_shards
-        units = self.arms[0].params["sft"].global_batch
+        each, units = self.shared.trial_shards, self.arms[0].params["sft"].global_batch
+        way = f"a part for each training (--trial-shards {len(trainings)})" if len(trainings) > len(each) else ""
         return [
             *joined(self._tasks),
-            Task("sft", "node", max(dealt(trainings, each)), nodes, units, at_most=True),
-            Task("tuned_eval", "benchmark", max(dealt(evaluations, each)), 1, len(items), at_most=True),
+            Task("sft", "node", max(dealt(trainings, each)), nodes, units, at_most=True, way=way),
+            Task("tuned_eval", "benchmark", max(dealt(evaluations, each)), 1, len(items), at_most=True, way=way),
         ]
 
     def table(self) -> str:

@@ -36,8 +36,10 @@ def execute(step: Step[Any], task: str, executor_input: Json) -> None:
     if not is_varied(step, executor_input):
         _execute_one(step, task, executor_input)
         return
+    work = step.work
+    key = None if work is None else lambda request: work(Context(step, task, request))
     with tempfile.TemporaryDirectory(prefix="variants-") as scratch:
-        varied = VariedTask(step, task, executor_input, artifact_path, Path(scratch))
+        varied = VariedTask(step, task, executor_input, artifact_path, Path(scratch), key)
         varied.run(lambda request: _execute_one(step, task, request))
 
 

@@ -21,7 +21,8 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -156,8 +157,17 @@ def _variant(row: Any, number: int) -> Variant:
             raise ParameterError(f"variant {name!r} cannot change {parameter!r}: {why}", source=place, remedy=remedy)
         for field in reversed(fields):
             value = {field: value}
-        changes[parameter] = merged(changes.get(parameter), value)
+        changes[parameter] = merged(changes.get(parameter), _whole(value))
     return Variant(name=name, changes=changes)
+
+
+def _whole(value: Any) -> Any:
+    """Return a value whose whole numbers are integers: KFP hands all numbers of a list over as floats."""
+    if isinstance(value, Mapping):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def slug(name: str) -> str:
@@ -277,15 +287,22 @@ class VariedTask:
         executor_input: KFP's.
         place: returns where an artifact of the executor input lies on this machine.
         scratch: a folder for the pages of the cases.
+        key: returns the key of the one piece of work that the step does with an executor input, where it does one.
 
     Raises:
         ParameterError: what `parse_variants` raises, or a list that is empty.
     """
 
     def __init__(
-        self, step: Step[Any], task: str, executor_input: Json, place: Callable[[Json], Path], scratch: Path
+        self,
+        step: Step[Any],
+        task: str,
+        executor_input: Json,
+        place: Callable[[Json], Path],
+        scratch: Path,
+        key: Callable[[Json], str] | None = None,
     ) -> None:
-        self.step, self.task, self._place, self._scratch = step, task, place, scratch
+        self.step, self.task, self._place, self._scratch, self._key = step, task, place, scratch, key
         given, self._outputs = executor_input["inputs"], executor_input["outputs"]
         self._values, self._artifacts = dict(given["parameterValues"]), given.get("artifacts", {})
         taken = {name: self._values.pop(name) for name in VariedParams.model_fields if name in self._values}
@@ -310,10 +327,8 @@ class VariedTask:
                 done.append(work.case.model_copy(update={"same_as": earlier.folder}))
                 continue
             log.info("%s", place)
-            try:
+            with _named(work.case):
                 run_one(work.request)
-            except MotionEnhancerError as error:
-                raise error.within(f"variant {work.case.called}") from error
             first[work.digest] = work.case
             done.append(work.case)
             _release_memory()
@@ -326,10 +341,21 @@ class VariedTask:
         works = [self._work(case) for case in self._cases()]
         if not self._asked.trial_shard:
             return works
-        part, places = Shard.parse(self._asked.trial_shard), dict[str, int]()
+        part, keys, places = Shard.parse(self._asked.trial_shard), self._keys(works), dict[Hashable, int]()
+        for key in keys:
+            places.setdefault(key, len(places))
+        return [work for work, key in zip(works, keys, strict=True) if places[key] % part.count == part.index]
+
+    def _keys(self, works: Sequence[Work]) -> list[Hashable]:
+        """Return what tells trainings apart: the key of a variant's training with its first seed, and the seed."""
+        if self._key is None:
+            return [work.digest for work in works]
+        known: dict[str, str] = {}
         for work in works:
-            places.setdefault(work.digest, len(places))
-        return [work for work in works if places[work.digest] % part.count == part.index]
+            if work.case.variant not in known:
+                with _named(work.case):
+                    known[work.case.variant] = self._key(work.request)
+        return [(known[work.case.variant], work.case.seed) for work in works]
 
     def _cases(self) -> list[Case]:
         """Return every variant with every seed and benchmark; where an input holds a part of the trials, with those."""
@@ -421,6 +447,15 @@ class VariedTask:
         if target := self._outputs.get("outputFile"):
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(target).write_text(json.dumps({"artifacts": answer, "parameterValues": {}}))
+
+
+@contextmanager
+def _named(case: Case) -> Iterator[None]:
+    """Let an error name the case that it is of."""
+    try:
+        yield
+    except MotionEnhancerError as error:
+        raise error.within(f"variant {case.called}") from error
 
 
 def _case(variant: Variant, seed: int | None, benchmark: str | None) -> Case:

@@ -30,6 +30,7 @@ VARIANTS = [
     {"name": "uniform", "params_sft.prior_control": "uniform"},
     {"name": "other question", "params_benchmark_eval": {"system_prompt": "Answer in one letter."}},
     {"name": "as aligned", "num_steps": 2.0},
+    {"name": "as many heads", "head_ratio": 0.49},  # other manifests, the same keys
 ]
 # of the variants above, those that are different work up to a step
 TRAININGS = ("aligned", "1 step", "no MHS", "quarter", "plain SFT", "uniform")
@@ -93,12 +94,20 @@ def test_each_piece_of_work_is_done_once(ran):
     assert computed == found
     assert found["ddim_inversion"] == found["attention_capture"] == COUNT * 2  # numbers of steps
     assert len(ran_cases(ran, "ddim_inversion", "trajectories")) == 2
-    assert len(ran_cases(ran, "head_selection", "heads")) == 4  # also of no heads left out, and of a quarter of them
+    assert len(ran_cases(ran, "head_selection", "heads")) == 5  # ratios, numbers of steps, and without MHS
     assert found["sft"] == len(TRAININGS) * len(SEEDS)
-    assert len(ran_cases(ran, "sft", "model")) == len(TRAININGS) * len(SEEDS)
-    evaluated = [*TRAININGS, "other question"]
+    evaluated = [*TRAININGS, "other question", "as many heads"]
     assert len(ran_cases(ran, "tuned_eval", "result")) == len(evaluated) * len(SEEDS)
     assert len(ran_cases(ran, "baseline_eval", "result")) == 2  # with either system prompt
+
+
+def test_trainings_of_one_key_belong_to_one_part(ran):
+    """So that two tasks that start together do not both compute it, also where manifests differ."""
+    ran, _ = ran
+    parts = [{(case.variant, case.seed) for case, _ in read_index(one["model"])} for one in ran.outputs["sft"]]
+    for seed in SEEDS:
+        assert any({("aligned", seed), ("as many heads", seed), ("as aligned", seed)} <= part for part in parts)
+    assert [len(part) for part in parts] == [len(VARIANTS)] * 2
 
 
 def test_every_case_has_its_own_result(ran):
@@ -258,6 +267,12 @@ def test_trainings_are_dealt_out_and_equal_ones_stay_together(tmp_path):
     _, found = demo(tmp_path, FOUR, {"before": [outputs["made"]]})  # those that it holds, and no other
     assert set(found) == set(parts[0][1])
     assert json.loads((outputs["made"] / "variants.json").read_bytes())["part"] == "0/4"
+
+
+def test_a_part_that_no_training_falls_to_is_empty(tmp_path):
+    outputs, found = demo(tmp_path, FOUR, seeds=[1], trial_shard="3/4")
+    assert found == {}
+    assert demo(tmp_path, FOUR, {"before": [outputs["made"]]})[1] == {}
 
 
 def test_an_error_names_its_variant(tmp_path):
