@@ -19,7 +19,7 @@ from jaxtyping import Bool
 
 from components.benchmarks.interface import Benchmark, Shown, get_benchmark
 from components.core.artifacts import EvalResult
-from components.core.errors import DataError
+from components.core.errors import DataError, ParameterError
 from components.quality.statistics import Estimate, Means, accuracy, difference, holm
 from components.runtime.variants import UNTOUCHED, baseline_of
 
@@ -133,7 +133,7 @@ def compare(tuned: Mapping[Trial, Results], untouched: Mapping[str, Results], ba
         baseline: the name of a variant, `first`, or `untouched`: each is then compared with the model it begins with.
 
     Raises:
-        ParameterError: no variant has the baseline's name.
+        ParameterError: no variant has the baseline's name, or one has an untouched model's.
         DataError: the models did not answer the same items of the same benchmarks, or an untouched one is missing.
     """
     variants = list(dict.fromkeys(trial.variant for trial in tuned))
@@ -143,6 +143,9 @@ def compare(tuned: Mapping[Trial, Results], untouched: Mapping[str, Results], ba
         raise DataError(f"no untouched results of {', '.join(missing)}", source="untouched", remedy=remedy)
     reader = _Reader()
     answers, begins = _untouched(reader, {variant: untouched[variant] for variant in variants})
+    if taken := sorted(answers.keys() & {*variants}):
+        problem = f"{taken[0]!r} is what an untouched model is called here"
+        raise ParameterError(problem, source="variants", remedy="give the variant another name")
     alone = baseline == UNTOUCHED
     models = [Model(name, (), None if alone else baseline) for name in answers]
     for variant in variants:

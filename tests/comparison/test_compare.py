@@ -168,6 +168,16 @@ def test_every_variant_against_the_model_it_begins_with():
     assert {model.name: model.against for model in against.models} == {**dict.fromkeys(lines, "a"), "a": None}
 
 
+def test_no_variant_is_called_as_an_untouched_model():
+    tuned = {Trial(name, 1): {"motionbench": answered(ITEMS, START)} for name in ("a", "b", "untouched of b")}
+    untouched = {
+        name: {"motionbench": answered(ITEMS, right)} for name, right in zip("ab", RIGHT.values(), strict=False)
+    }
+    untouched["untouched of b"] = untouched["a"]
+    with pytest.raises(ParameterError, match="'untouched of b' is what an untouched model is called here"):
+        compare(tuned, untouched, "a")
+
+
 def test_other_items_or_benchmarks_are_an_error():
     same, fewer = answered(ITEMS, START), answered(ITEMS[:4], START[:4])
     other = answered([(9, 0, "CM"), *ITEMS[1:]], START)
