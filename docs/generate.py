@@ -301,6 +301,10 @@ def record_part() -> list[str]:
     rows = [row("`motion_enhancer` with its defaults", size(least))]
     rows += [row("each further shard", size(least + 1) - size(least))]
     rows += [row("each further benchmark", size(least, 2) - size(least))]
+    dealt = len(pipeline_default(shared_fields()["trial_shards"]))
+    ablations = [estimated("ablations", least, 1, parts) for parts in (dealt, dealt + 1)]
+    rows += [row("`ablations` with its defaults", ablations[0])]
+    rows += [row("each further part of its trainings", ablations[1] - ablations[0])]
     limits: list[tuple[int, int, str]] = [
         (first(ETCD, "whole"), ETCD, "the *Retry* of KFP's UI, by an etcd that is not configured otherwise"),
         (first(CLIENT, "whole"), CLIENT, "the *Retry* of KFP's UI, by any Kubernetes API server"),

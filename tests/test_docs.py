@@ -98,7 +98,7 @@ def test_recipes(tmp_path):
     shorter = again[1].replace("--shards", f"--set params_sft.max_steps=1 {some}")
     assert "sft" in run("bash", f"{models}\n{shorter}", tmp_path)
     plan, ran = ablate[1].replace("--shards", some).rstrip().rsplit("\n", 1)
-    given = f"{models} DATA={tmp_path / 'data'} VDM=tiny-cogvideox"
+    given = f"DATA={tmp_path / 'data'} VDM=tiny-cogvideox {models}"
     assert re.search(r"^10 steps +new", run("bash", plan, tmp_path, given), re.MULTILINE)
     assert parsed(ran)
     digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")

@@ -569,7 +569,7 @@ class _Compared:
             follows = [*follows, arm.params["vlm_attention"].result()]
             if new := self.counted.first(["vlm_attention", follows]):
                 self._tasks.append(attention)
-            hours.add("VLM maps", attention.hours, new)
+            hours.add("training", attention.hours, new)
             own = [arm.shared.align_weight, *(arm.params[name].result() for name in ("leakage_check", "sft"))]
             if new := self.counted.first(["sft", follows, own]):
                 trainings += [training.hours] * count

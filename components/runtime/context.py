@@ -89,10 +89,7 @@ class Context(Generic[P, S_co]):
             ParameterError: the task was given no such input.
             DataError: an artifact's folder holds no manifest of this kind.
         """
-        if name not in self._inputs:
-            remedy = f"wire it (`step`: --in {name}=FOLDER)"
-            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
-        manifests = [self.store.opened(folder, kind) for folder in self._inputs[name]]
+        manifests = [self.store.opened(folder, kind) for folder in self._given(name)]
         for manifest in manifests:
             self.provenance.update(manifest.provenance)
         # what an earlier step left out stands in every shard's manifest, mostly in one and the same part
@@ -104,10 +101,17 @@ class Context(Generic[P, S_co]):
     def cases(self, name: str, kind: type[M]) -> list[tuple[Case, M]]:
         """Return the manifests of an input of several variants with their cases, collected ones in the loop's order.
 
-        Provenance and left-out units stay theirs: they differ from case to case.
+        Errors as `collected`, and a DataError where an artifact has no index of variants. Provenance and left-out units
+        stay theirs: they differ from case to case.
         """
-        found = [item for folder in self._inputs[name] for item in read_index(folder)]
+        found = [item for folder in self._given(name) for item in read_index(folder)]
         return [(case, self.store.opened(folder, kind)) for case, folder in found]
+
+    def _given(self, name: str) -> list[Path]:
+        if name not in self._inputs:
+            remedy = f"wire it (`step`: --in {name}=FOLDER)"
+            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
+        return self._inputs[name]
 
     def shards(self, name: str, kind: type[S]) -> list[S]:
         """Return the manifests of an input that is collected over shards, in order; each shard must be there once."""

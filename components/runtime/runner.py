@@ -21,7 +21,7 @@ from components.runtime.declaration import Step, declared
 from components.runtime.ending import Ending, note_end
 from components.runtime.launch import die_with_parent, leave_error
 from components.runtime.side_by_side import Part, PartDone, own_part
-from components.runtime.variants import VariedTask, is_varied
+from components.runtime.varied import VariedTask, is_varied
 
 log = logging.getLogger(__name__)
 

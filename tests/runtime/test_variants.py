@@ -23,6 +23,7 @@ COUNT, ITEMS = 2, 1
 SEEDS = [1, 2]
 VARIANTS = [
     {"name": "aligned"},
+    {"name": "as many heads", "head_ratio": 0.49},  # other manifests, the same keys
     {"name": "1 step", "num_steps": 1},
     {"name": "no MHS", "params_head_selection": {"mhs": False}},
     {"name": "quarter", "head_ratio": 0.25, "token_ratio": 0.25},
@@ -30,7 +31,6 @@ VARIANTS = [
     {"name": "uniform", "params_sft.prior_control": "uniform"},
     {"name": "other question", "params_benchmark_eval": {"system_prompt": "Answer in one letter."}},
     {"name": "as aligned", "num_steps": 2.0},
-    {"name": "as many heads", "head_ratio": 0.49},  # other manifests, the same keys
 ]
 # of the variants above, those that are different work up to a step
 TRAININGS = ("aligned", "1 step", "no MHS", "quarter", "plain SFT", "uniform")
@@ -65,7 +65,7 @@ def ran(world):
         computed[folder.step] += 1
         return finish(folder, *args)
 
-    run = Ablations(world, world / "store", world / "scenes", world / "bench", VARIANTS, SEEDS)
+    run = Ablations(world, world / "store", world / "scenes", world / "bench", VARIANTS, SEEDS, trials=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WorkFolder, "finish", finished)
         for _ in CUTS:
@@ -107,7 +107,11 @@ def test_trainings_of_one_key_belong_to_one_part(ran):
     parts = [{(case.variant, case.seed) for case, _ in read_index(one["model"])} for one in ran.outputs["sft"]]
     for seed in SEEDS:
         assert any({("aligned", seed), ("as many heads", seed), ("as aligned", seed)} <= part for part in parts)
-    assert [len(part) for part in parts] == [len(VARIANTS)] * 2
+    assert sorted(map(len, parts)) == [
+        4,
+        7,
+        7,
+    ]  # twelve keys over three parts; four variants have one training each seed
 
 
 def test_every_case_has_its_own_result(ran):
