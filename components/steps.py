@@ -4,4 +4,4 @@ from __future__ import annotations
 
 EXTRACTION = ("dataset_import", "ddim_inversion", "attention_capture", "head_selection", "token_selection")
 TUNING = ("vlm_attention", "leakage_check", "sft", "benchmark_eval", "report")
-STEPS = ("plan", *EXTRACTION, "prior_set", *TUNING)
+STEPS = ("plan", *EXTRACTION, "prior_set", *TUNING, "training_set", "comparison")

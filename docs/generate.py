@@ -42,6 +42,7 @@ SOURCES = {
     "dataset_import": "videos, questions",
 }  # what steps without an input artifact read
 GPUS = {"sft": "8 GPUs"}  # the others take one
+ALONE = tuple(name for name in PIPELINES if name != "ablations")  # whose tasks work on one set of parameters
 
 # Published sizes: layers, heads, width, text tokens, latent channels, patch, temporal patch, pixels and frames per
 # latent
@@ -55,6 +56,7 @@ CASES = (
     ("HunyuanVideo", HUNYUANVIDEO, (129, 720, 1280)),
     ("HunyuanVideo", HUNYUANVIDEO, (49, 480, 720)),
 )
+_COLLECTED = {"report": "benchmarks", "comparison": "benchmarks and trainings"}  # what their lists are over
 WORDS = 40
 VIDEOS = 25_000
 
@@ -67,7 +69,7 @@ def reached(name: str) -> dict[str, set[str]]:
 
 @cache
 def graph(name: str) -> Tasks:
-    """Return the task graph of one of the three pipelines."""
+    """Return the task graph of a pipeline."""
     return task_graph(getattr(import_module("pipeline"), name).pipeline_spec)
 
 
@@ -134,8 +136,8 @@ def steps_part() -> list[str]:
         reads = [
             f"{kind[0].KIND} of all shards" if isinstance(kind, list) else kind.KIND for kind in step.inputs.values()
         ]
-        if step.name == "report":  # its lists are collected over benchmarks
-            reads = [text.replace("shards", "benchmarks") for text in reads]
+        if step.name in _COLLECTED:
+            reads = [text.replace("shards", _COLLECTED[step.name]) for text in reads]
         values = dict.fromkeys(value for name in step.forms for value in step.form(name).values)
         writes = [kind.KIND for kind in step.outputs.values()] or [", ".join(values)]
         device = "CPU" if step.device == "cpu" else GPUS.get(step.name, "GPU")
@@ -225,18 +227,18 @@ def reruns_part() -> list[str]:
     there.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for pipeline in reversed(PIPELINES):
+    for pipeline in reversed(ALONE):
         for name in sorted(reached(pipeline)):
-            if _tasks_again(pipeline, name) != _tasks_again(PIPELINES[-1], name) & set(graph(pipeline)):
+            if _tasks_again(pipeline, name) != _tasks_again(ALONE[-1], name) & set(graph(pipeline)):
                 groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}` ({pipeline})")
-            elif pipeline == PIPELINES[-1]:
+            elif pipeline == ALONE[-1]:
                 groups.setdefault((pipeline, tuple(_executed(pipeline, name))), []).append(f"`{name}`")
     rows = []
     for (pipeline, first), names in groups.items():
         after = followers(graph(pipeline), set(first)) - set(first)
         order = usual_order(graph(pipeline))
         shown = [" ".join(f"`{task}`" for task in order if task in some) or "–" for some in (first, after)]
-        place = usual_order(graph(PIPELINES[-1])).index(first[0] if first else "plan")
+        place = usual_order(graph(ALONE[-1])).index(first[0] if first else "plan")
         rows.append((place, [" ".join(names), *shown]))
     return table(
         ["parameter", "executes", "and what follows"], [row for _, row in sorted(rows, key=lambda item: item[0])]
@@ -305,6 +307,10 @@ def record_part() -> list[str]:
     rows = [row("`motion_enhancer` with its defaults", size(least))]
     rows += [row("each further shard", size(least + 1) - size(least))]
     rows += [row("each further benchmark", size(least, 2) - size(least))]
+    dealt = len(pipeline_default(shared_fields()["trial_shards"]))
+    ablations = [estimated("ablations", least, 1, parts) for parts in (dealt, dealt + 1)]
+    rows += [row("`ablations` with its defaults", ablations[0])]
+    rows += [row("each further part of its trainings", ablations[1] - ablations[0])]
     limits: list[tuple[int, int, str]] = [
         (first(ETCD, "whole"), ETCD, "the *Retry* of KFP's UI, by an etcd that is not configured otherwise"),
         (first(CLIENT, "whole"), CLIENT, "the *Retry* of KFP's UI, by any Kubernetes API server"),

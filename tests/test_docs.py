@@ -80,7 +80,7 @@ def test_recipes(tmp_path):
     (tmp_path / "clips").mkdir()
     for name, video in zip(("dog.mp4", "door.mp4"), sorted((tmp_path / "scenes").rglob("*.mp4")), strict=True):
         video.rename(tmp_path / "clips" / name)
-    _, priors, script, mix, several, tune, look, again, move = blocks(RECIPES)
+    _, priors, script, mix, several, tune, look, ablate, again, move = blocks(RECIPES)
     run(*priors, tmp_path, "VDM=tiny-cogvideox")
     printed = run(*script, tmp_path, 'FOLDER = "priors"')
     assert len(printed.splitlines()) == 2
@@ -101,6 +101,10 @@ def test_recipes(tmp_path):
     assert (tmp_path / "tuned" / "config.json").is_file()
     shorter = again[1].replace("--shards", f"--set params_sft.max_steps=1 {some}")
     assert "sft" in run("bash", f"{models}\n{shorter}", tmp_path)
+    plan, ran = ablate[1].replace("--shards", some).rstrip().rsplit("\n", 1)
+    given = f"DATA={tmp_path / 'data'} VDM=tiny-cogvideox {models}"
+    assert re.search(r"^10 steps +new", run("bash", plan, tmp_path, given), re.MULTILINE)
+    assert parsed(ran)
     digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")
     assert (tmp_path / f"other/manifests/{digest}.json").is_file()
     assert parsed(look[1].strip())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from components.benchmarks.rows import Layout, Row
 from components.core.artifacts import ItemResult
@@ -34,6 +34,15 @@ class Metric:
     name: str
     kind: Literal["micro", "macro"] = "micro"
     types: frozenset[str] | None = None
+
+
+class Shown(NamedTuple):
+    """A line of a benchmark's results: a metric by its name, or a task type by its abbreviation, and its items."""
+
+    key: str
+    name: str  # what a page prints
+    places: list[int]
+    is_total: bool  # a metric
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,21 @@ class Benchmark:
         """Return the places of the items that a metric counts, from the items' types."""
         wanted = metric.types
         return [i for i, kind in enumerate(types) if wanted is None or self.task_type(kind, f"item {i}") in wanted]
+
+    def shown(self, types: Sequence[str]) -> list[Shown]:
+        """Return the lines of items with these types: the metrics, and of several types each that is no metric."""
+        several, names = len(set(types)) > 1, {short: name for name, short in self.types.items()}
+        printed = {metric.name.casefold() for metric in self.metrics}  # Short is the type `short`
+        totals = [
+            Shown(metric.name, metric.name, own, is_total=True)
+            for metric in self.metrics
+            if (own := self.members(metric, types)) and (several or metric.kind == "micro")
+        ]
+        kinds = [kind for kind in self.kinds(types) if several and names.get(kind, kind).casefold() not in printed]
+        return totals + [
+            Shown(kind, names.get(kind, kind), [i for i, one in enumerate(types) if one == kind], is_total=False)
+            for kind in kinds
+        ]
 
     def measure(
         self, means: Callable[[Sequence[int]], Means], types: Sequence[str]

@@ -21,11 +21,15 @@ from components.kubeflow.descriptions import help_of, shared_fields
 from components.kubeflow.tree import run_store
 from components.runtime.declaration import declared
 from components.runtime.parameters import items_of, pipeline_default
+from components.runtime.presets import PRESETS
 
+_OPTIONS = {"benchmarks": "benchmark", "variants": "preset"}  # whose name is not their parameter's
 _option = partial(Option, rich_help_panel="Parameters of the pipeline")
 _BENCHMARK = "one of `benchmarks`, e.g. favor=DIR; repeatable"
 _NATIVE_SIZE = "read clips at the frames, height and width that the video model was made for, as `look` does"
 _SHARDS = "number of parts that run side by side"
+_TRIAL_SHARDS = "number of parts that the trainings are dealt out to"
+_PRESET = f"variants that are there, in place of `variants`: {', '.join(PRESETS)}; repeatable"
 _ARGUMENTS = "JSON file with parameters by name, for those not given here"
 _SET = "any parameter: NAME=VALUE or params_<step>.FIELD=VALUE, VALUE is JSON or text; repeatable"
 Assignments = Annotated[list[str] | None, _option("--set", metavar="NAME=VALUE", help=_SET)]
@@ -44,6 +48,8 @@ class PipelineOptions:
     vlm: Annotated[str | None, _option(metavar="NAME|DIR", help=help_of("vlm"))] = None
     native_size: Annotated[bool, _option("--native-size", help=_NATIVE_SIZE)] = False
     shards: Annotated[int | None, _option(metavar="N", min=1, max=100, help=_SHARDS)] = None
+    preset: Annotated[list[str] | None, _option(metavar="NAME", help=_PRESET)] = None
+    trial_shards: Annotated[int | None, _option(metavar="N", min=1, max=100, help=_TRIAL_SHARDS)] = None
     store: Annotated[str | None, _option(metavar="URI", help=help_of("store"))] = None
     arguments: Annotated[Path | None, _option(metavar="FILE", help=_ARGUMENTS)] = None
     assignments: Assignments = None
@@ -60,12 +66,12 @@ class PipelineOptions:
         given = nested(read_arguments(self.arguments), known, str(self.arguments))
         named = {name: getattr(self, name) for name in ("vdm", "vlm", "store")}
         named |= {"source": _together(self.source, "source"), "priors": _together(self.priors, "priors")}
-        shards = None if self.shards is None else [f"{k}/{self.shards}" for k in range(self.shards)]
-        for name, value in {**named, "benchmarks": self.benchmark, "shards": shards}.items():
+        named |= {name: _parts(getattr(self, name)) for name in ("shards", "trial_shards")}
+        for name, value in {**named, "benchmarks": self.benchmark, "variants": self.preset}.items():
             if value is None:
                 continue
             if name not in known:
-                source = "--benchmark" if name == "benchmarks" else f"--{name}"
+                source = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
                 problem, remedy = f"this pipeline has no parameter {name!r}", f"it has {', '.join(known)}"
                 raise ParameterError(problem, source=source, remedy=remedy)
             given[name] = value
@@ -88,6 +94,10 @@ class PipelineOptions:
         before = read_record(out)
         store = values.get("store") or (before.store if before else (out.absolute() / "store").as_uri())
         return store, {**values, "store": run_store(store)}
+
+
+def _parts(count: int | None) -> list[str] | None:
+    return None if count is None else [f"{k}/{count}" for k in range(count)]
 
 
 def _together(given: list[str] | None, name: str) -> str | None:

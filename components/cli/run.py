@@ -21,7 +21,14 @@ from components.core.artifacts import Report, load_manifest
 from components.core.errors import ParameterError
 from components.core.job import start_logging
 from components.core.records import sha256
-from components.kubeflow.arguments import parse_assignments, parse_value, pipeline, pipeline_defaults, split_assignments
+from components.kubeflow.arguments import (
+    PIPELINES,
+    parse_assignments,
+    parse_value,
+    pipeline,
+    pipeline_defaults,
+    split_assignments,
+)
 from components.kubeflow.images import LOCK
 from components.kubeflow.tree import ROOT, own_part, tree_is_dirty
 from components.plan.step import STEP, forecast
@@ -42,7 +49,7 @@ Out = Annotated[Path, Option(help=_OUT)]
 
 @pipeline_options
 def run(
-    name: Annotated[str, Argument(metavar="PIPELINE", help="motion_priors, fine_tune or motion_enhancer")],
+    name: Annotated[str, Argument(metavar="PIPELINE", help=", ".join(PIPELINES))],
     given: PipelineOptions,
     out: Out = Path("runs/local"),
     engine: Annotated[str, Option(help=_ENGINE)] = "process",
@@ -86,7 +93,8 @@ def _finish(folders: Mapping[str, Path], store: str, own_store: str, out: Path) 
         step, key, _ = page.path.split("/")
         entry = opened.entry(step, key)
         assert entry is not None, "the report's page is of no work"
-        digests = {"priors": entry.reads["priors"], **digests}  # where the pipeline does not end with a prior set
+        if "model" in digests:  # the pipeline does not end with its prior set
+            digests = {"priors": entry.reads["priors"], **digests}
     outputs = {name: Output(digest=f"sha256:{digest}", store=own_store) for name, digest in digests.items()}
     write_record(out, store, outputs)
     for name, output in outputs.items():
@@ -95,7 +103,8 @@ def _finish(folders: Mapping[str, Path], store: str, own_store: str, out: Path) 
     if "report" in digests:
         (target := out / "report.html").write_bytes(opened.read(page))
         echo(f"{folders['summary'].read_text()}\nreport  {target.absolute()}")
-        echo(f"next    motion-enhancer export {folder} model model")
+        if "model" in digests:
+            echo(f"next    motion-enhancer export {folder} model model")
     else:
         priors = f"--priors {outputs['priors'].digest}"
         echo(f"next    motion-enhancer export {folder} priors priors")

@@ -6,6 +6,8 @@ credentials or the machine's size, 3 fix or rerun the named data, 75 try again (
 
 from __future__ import annotations
 
+from typing_extensions import Self
+
 
 class MotionEnhancerError(Exception):
     """Base of all expected errors; `exit_code` is what the step's process ends with."""
@@ -14,7 +16,16 @@ class MotionEnhancerError(Exception):
 
     def __init__(self, problem: str, *, source: str, remedy: str) -> None:
         self.problem, self.source, self.remedy = problem, source, remedy
-        super().__init__(f"{problem}\n  where:  {source}\n  remedy: {remedy}")
+        super().__init__(problem, source, remedy)
+
+    def __str__(self) -> str:
+        """Return all three, one below the other."""
+        return f"{self.problem}\n  where:  {self.source}\n  remedy: {self.remedy}"
+
+    def within(self, place: str) -> Self:
+        """Return this error with a wider place of where it came from."""
+        self.source = f"{self.source}, {place}"
+        return self
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.problem, self.source, self.remedy)

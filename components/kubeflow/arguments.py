@@ -1,4 +1,4 @@
-"""The three pipelines by name, and arguments for their parameters: from a JSON file, options, and NAME=VALUE."""
+"""The pipelines by name, and arguments for their parameters: from a JSON file, options, and NAME=VALUE."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from components.core.errors import ParameterError
 from components.runtime.parameters import as_text, items_of
 
-PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer")
+PIPELINES = ("motion_priors", "fine_tune", "motion_enhancer", "ablations")
 
 
 def pipeline(name: str) -> Any:
-    """Return one of the three pipelines by name. Raises ParameterError: there is no such pipeline."""
+    """Return a pipeline by name. Raises ParameterError: there is no such pipeline."""
     if name not in PIPELINES:
         remedy = f"use one of {', '.join(PIPELINES)}"
         raise ParameterError(f"unknown pipeline {name!r}", source="command line", remedy=remedy)
@@ -96,10 +96,13 @@ def with_absolute_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in {"store", "vdm", "vlm"} & set(found):
         found[name] = _absolute(name, found[name])
     for name in {"source", "priors"} & set(found):
-        found[name] = _absolute_items(name, as_text(found[name]))
+        if not (isinstance(found[name], dict) and "uri" not in found[name]):  # fields that a variant changes
+            found[name] = _absolute_items(name, as_text(found[name]))
     if isinstance(listed := found.get("benchmarks"), list):
         pairs = [str(item).partition("=") for item in listed]
         found["benchmarks"] = [protocol + sign + _absolute("source", folder) for protocol, sign, folder in pairs]
+    if isinstance(variants := found.get("variants"), list):
+        found["variants"] = [with_absolute_paths(item) if isinstance(item, dict) else item for item in variants]
     return found
 
 

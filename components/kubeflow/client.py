@@ -29,7 +29,7 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from kfp_server_api.exceptions import ApiException
 
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
-from components.kubeflow.arguments import parse_assignments
+from components.kubeflow.arguments import PIPELINES, parse_assignments
 
 log = logging.getLogger(__name__)
 TOKEN_PATH = "KF_PIPELINES_SA_TOKEN_PATH"
@@ -239,7 +239,7 @@ def values_of(kubeflow: Kubeflow, run: Any) -> dict[str, Any]:
     try:
         known = defaults(documents_of(kubeflow, run)[0])
     except KeyError as error:
-        remedy = "give a run of motion_priors, fine_tune or motion_enhancer"
+        remedy = f"give a run of {', '.join(PIPELINES)}"
         raise DataError(f"run {run.run_id} shows no pipeline of ours", source="KFP", remedy=remedy) from error
     given = run.runtime_config.parameters if run.runtime_config is not None else None
     return {**known, **(given or {})}

@@ -1,4 +1,4 @@
-"""From one of the three pipelines to the YAML that KFP takes: which images it names, and where it is written."""
+"""From one of the pipelines to the YAML that KFP takes: which images it names, and where it is written."""
 
 from __future__ import annotations
 

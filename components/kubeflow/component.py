@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from traceback import walk_stack
 from types import FrameType, SimpleNamespace
@@ -22,6 +22,7 @@ from components.core.artifacts import Manifest
 from components.kubeflow.images import VARIANTS, pinned
 from components.kubeflow.scheduling import PROFILE
 from components.runtime.declaration import Step
+from components.runtime.variants import LISTED, VariedParams
 
 _UI = {"Metrics": dsl.Metrics, "Markdown": dsl.Markdown, "HTML": dsl.HTML}
 # what a pipeline is imported with where nobody compiles it for a run (its parameters, its docs)
@@ -69,11 +70,16 @@ def _input_type(kind: type[Manifest] | list[type[Manifest]]) -> Any:
     return dsl.Input[artifact_type(kind.KIND)]
 
 
-def component(step: Step[Any], task: str = "", form: str = "") -> Callable[..., dsl.PipelineTask]:
-    """Return the KFP component of a step's form, named after the task."""
+def component(
+    step: Step[Any], task: str = "", form: str = "", varied: Sequence[str] = ()
+) -> Callable[..., dsl.PipelineTask]:
+    """Return the KFP component of a step's form, named after the task; `varied` are the lists of its varied form."""
     task = task or step.name
     chosen = step.form(form)
-    fields: dict[str, Any] = {name: kfp_type(field.annotation) for name, field in chosen.shared.model_fields.items()}
+    single = {LISTED[name] for name in varied if name in LISTED}
+    shared = {name: field for name, field in chosen.shared.model_fields.items() if name not in single}
+    shared |= {name: VariedParams.model_fields[name] for name in varied}
+    fields: dict[str, Any] = {name: kfp_type(field.annotation) for name, field in shared.items()}
     fields |= {"params": dict} if step.params.model_fields else {}
     fields |= {"rerun": str, **dict.fromkeys(chosen.step_params, dict)}
     fields |= {name: _input_type(step.inputs[name]) for name in chosen.inputs}

@@ -8,7 +8,7 @@ them stands `rerun_<task>`: a new value runs the task again.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -16,6 +16,7 @@ from kfp import dsl
 from components.kubeflow.component import component, kfp_type
 from components.kubeflow.descriptions import description
 from components.runtime.declaration import Form, declared
+from components.runtime.variants import LISTED
 
 NO_RERUN = "0"
 
@@ -29,19 +30,23 @@ class Arguments:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
-    def task(self, name: str, step: str = "", form: str = "", **inputs: Any) -> dsl.PipelineTask:
+    def task(
+        self, name: str, step: str = "", form: str = "", varied: Sequence[str] = (), **inputs: Any
+    ) -> dsl.PipelineTask:
         """Make a task of a step, with every parameter of the pipeline that the step's form declares.
 
-        `step` is the step's name where it is not the task's; `inputs` are artifacts, and parameters that are not the
-        pipeline's own (a loop's item, another task's output).
+        `step` is the step's name where it is not the task's; `varied` are the lists that its varied form takes;
+        `inputs` are artifacts, and parameters that are not the pipeline's own (a loop's item, another task's output).
         """
         declaration = declared(step or name)
         chosen = declaration.form(form)
-        given = {key: self._values[key] for key in (*chosen.shared.model_fields, *chosen.step_params) if key in self}
+        single = {LISTED[key] for key in varied if key in LISTED}
+        names = [key for key in (*chosen.shared.model_fields, *chosen.step_params) if key not in single]
+        given = {key: self._values[key] for key in (*names, *varied) if key in self}
         if declaration.params.model_fields:
             given["params"] = self._values[f"params_{declaration.name}"]
         given["rerun"] = NO_RERUN if name == "plan" else self._values[f"rerun_{name}"]
-        return component(declaration, name, form)(**given, **inputs)
+        return component(declaration, name, form, varied)(**given, **inputs)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -123,12 +123,22 @@ def _chart(title: str, legend: Legend, parts: Sequence[str], width: int, height:
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: name, marks (value, low, high, colour class), and a note at the right."""
+    """One line of a dot plot: name, marks (value, low, high, colour class), and a note at the right.
+
+    `small` are values behind the first mark, such as those of single seeds.
+    """
 
     name: str
     marks: Sequence[tuple[float, float | None, float | None, str]]
     note: str = ""
     strong: bool = False
+    small: Sequence[float] = ()
+
+
+def dot_ends(dots: Sequence[Dot]) -> list[float]:
+    """Return every value that a dot plot shows."""
+    marks = [v for dot in dots for mark in dot.marks for v in mark[:3] if v is not None]
+    return [*marks, *(v for dot in dots for v in dot.small)]
 
 
 def dot_plot(
@@ -139,21 +149,24 @@ def dot_plot(
     legend: Legend = (),
     label: int = 190,
     note: int = 230,
+    width: int = 940,
+    span: tuple[float, float] | None = None,
     join: bool = False,
 ) -> Markup:
     """Return values with intervals, one line each, and a vertical line at `reference`.
 
-    `label` and `note` are the widths of the names and the notes; `join` links the first two marks of each line.
+    `label` and `note` are the widths of the names and the notes, `width` is the whole chart's, all in pixels; `span`
+    is the least that the axis covers, for charts of one scale; `join` links the first two marks of each line.
     """
-    ends = [v for dot in dots for mark in dot.marks for v in (*mark[:3], reference) if v is not None]
+    ends = [*dot_ends(dots), *(span or ()), *([] if reference is None else [reference])]
     pad = 0.04 * ((max(ends) - min(ends)) or 1)
     x0, x1 = min(ends) - pad, max(ends) + pad
-    width, row = 940, 26
+    row = 26
     left, right, height = label, width - note, row * len(dots) + 30
     at: Scale = lambda v: left + (v - x0) / (x1 - x0) * (right - left)
     parts = [
         f'<path class="grid" d="M{at(m):.1f} 4V{height - 22}"/>{_below(at(m), height - 7, _short(m))}'
-        for m in ticks(x0, x1, 6)
+        for m in ticks(x0, x1, min(6, max(4, (right - left) // 55)))
     ]
     if reference is not None:
         parts.append(f'<path class="reference" d="M{at(reference):.1f} 4V{height - 22}"/>')
@@ -164,6 +177,8 @@ def dot_plot(
         parts.append(f'<text class="note" x="{right + 14}" y="{y + 4}">{escape(dot.note)}</text>')
         if join and len(dot.marks) > 1:
             parts.append(f'<path class="joint" d="M{at(dot.marks[0][0]):.1f} {y}H{at(dot.marks[1][0]):.1f}"/>')
+        for value in dot.small:
+            parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="2.2" class="fill small {dot.marks[0][3]}"/>')
         for value, low, high, colour in dot.marks:
             if low is not None and high is not None:
                 parts.append(f'<path class="stroke thin {colour}" d="M{at(low):.1f} {y}H{at(high):.1f}"/>')

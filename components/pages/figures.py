@@ -91,7 +91,10 @@ def code(value: object) -> Markup:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a strip: an image, its box in the video's frame (top, bottom, left, right), cells to outline."""
+    """One picture of a strip: an image, its box in the video's frame (top, bottom, left, right), cells to outline.
+
+    Without an image its label stands in its place.
+    """
 
     image: str
     box: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
@@ -107,11 +110,14 @@ def cell_svg(cell: Cell, width: int, height: int) -> Markup:
     x, y, dx, dy = left * w, top * h, (right - left) * w, (bottom - top) * h
     style = "" if cell.smooth else ' style="image-rendering:pixelated"'
     outline = "" if cell.unseen is None else _outline(cell.unseen, x, y, dx, dy)
-    return raw(
-        f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}">'
+    image = (
         f'<rect width="{w:.6g}" height="{h:.6g}" class="void"/><image href="{cell.image}" x="{x:.6g}" y="{y:.6g}" '
-        f'width="{dx:.6g}" height="{dy:.6g}" preserveAspectRatio="none"{style}/>{outline}</svg>'
+        f'width="{dx:.6g}" height="{dy:.6g}" preserveAspectRatio="none"{style}/>{outline}'
+        if cell.image
+        else f'<rect width="{w:.6g}" height="{h:.6g}" class="blank"/>'
+        f'<text x="{w / 2:.6g}" y="{h / 2 + 4:.6g}" text-anchor="middle">{escape(cell.label)}</text>'
     )
+    return raw(f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(cell.label)}">{image}</svg>')
 
 
 def _outline(unseen_HW: Bool[np.ndarray, "H W"], x: float, y: float, dx: float, dy: float) -> str:
@@ -145,13 +151,15 @@ class StripRow:
     scale: Markup = NOTHING
 
 
-def strip(rows: Sequence[StripRow], columns: Sequence[str], width: int, height: int) -> Markup:
-    """Return rows of pictures under common column heads (times)."""
+def strip(rows: Sequence[StripRow], columns: Sequence[str], width: int, height: int, least: int = 1) -> Markup:
+    """Return rows of pictures under common column heads (times), no larger than those of `least` columns."""
     head = "".join(f"<span>{escape(text)}</span>" for text in columns)
     body = "".join(
         f'<div class="label"><b>{escape(row.name)}</b>{row.scale}</div>'
         + "".join(cell_svg(cell, width, height) for cell in row.cells)
         for row in rows
     )
-    wide = min(1.0, 3.2 * width / height / max(1, len(columns)))  # portrait clips must not fill the page
+    wide = min(
+        1.0, len(columns) / least, 3.2 * width / height / max(1, len(columns))
+    )  # portrait clips must not fill the page
     return raw(f'<div class="strip" style="--columns:{len(columns)};--wide:{wide:.3g}"><span></span>{head}{body}</div>')

@@ -68,7 +68,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     widths = [max(3, *map(_width, column)) for column in columns]
     if (excess := sum(widths) + 2 * (len(widths) - 1) - WIDTH) > 0:
         widest = widths.index(max(widths))
-        widths[widest] = max(16, widths[widest] - excess)
+        widths[widest] = min(widths[widest], max(16, widths[widest] - excess))
     dashes = "  ".join("-" * width for width in widths)
     lines = [*_lines(head, widths, right), dashes, *(line for row in cells for line in _lines(row, widths, right))]
     block = "\n".join(lines)

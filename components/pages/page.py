@@ -5,7 +5,8 @@ Needs no torch: a finished shard puts its preview together from remembered figur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -14,9 +15,12 @@ import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup, escape
 
+from components.core.errors import DataError
 from components.core.records import Sample
 from components.pages.figures import NOTHING, code, photo, raw
 
+_NUMBERED = ("report", "comparison")  # pages with a table of contents and numbered sections
+log = logging.getLogger(__name__)
 DRAWING = "2"  # enters the key of a remembered figure: bump it when the style that figures rely on changes
 _SHOWN_BYTES = 1_000_000  # of an HTML artifact that the KFP UI shows
 
@@ -36,7 +40,9 @@ def render(found: Sequence[Section], note: str = "", name: str = "report") -> st
     strict = jinja2.StrictUndefined
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict)
     template = resources.files("components.pages").joinpath("page.html.j2").read_text()
-    return environment.from_string(template).render(verdict=found[0], sections=found[1:], note=note, name=name)
+    return environment.from_string(template).render(
+        verdict=found[0], sections=found[1:], note=note, name=name, numbered=name in _NUMBERED
+    )
 
 
 def preview(name: str, lead: str, about: str, found: Sequence[Section], limit: int = _SHOWN_BYTES) -> str:
@@ -48,6 +54,21 @@ def preview(name: str, lead: str, about: str, found: Sequence[Section], limit: i
             break
         note = f"{len(found) - count + 1} of {len(found)} pictures do not fit into this viewer."
     return page
+
+
+def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
+    """Return the page with as many of the `shown` pictured samples as fit into `limit` bytes.
+
+    Raises:
+        DataError: even without pictured samples it is larger.
+    """
+    for count in range(shown, -1, -1):
+        page = make(count)
+        if len(page.encode()) <= limit:
+            return page
+        log.info("the page with %d pictured samples has %d bytes, more than %d", count, len(page.encode()), limit)
+    problem = f"the page without pictured samples has {len(page.encode())} bytes, more than {limit}"
+    raise DataError(problem, source="the page", remedy="give fewer benchmarks to one page")
 
 
 def caption(text: object) -> Markup:

@@ -73,6 +73,7 @@ class Task:
         units: pieces that a process works on one after the other; 0: there is nothing to do.
         at_most: the hours are an upper bound.
         peak: the most memory of a process; None where nothing is predicted.
+        way: how each of its pods gets less to do, where that is not a number of shards, GPUs or nodes.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Task:
     units: int = 1
     at_most: bool = False
     peak: Peak | None = None
+    way: str = ""
 
     def pod_hours(self, pods: int, processes: int) -> float:
         """Return the hours of the pod that has most to do, where units are alike and dealt out evenly."""
@@ -201,6 +203,7 @@ def _times(loads: Sequence[Load], limits: Limits, recordable: Callable[[int], bo
     nodes = [load.task for load in late if load.task.pod == "node"]
     if nodes and (count := least(nodes, range(1, MOST_SHARDS + 1), lambda t, n: t.pod_hours(n, limits.sft.processes))):
         yield f"compile --sft-nodes {count}"
+    yield from dict.fromkeys(load.task.way for load in late if load.task.way)
     yield f"compile --timeout {3600 * ceil(max(load.hours for load in late))}"
 
 

@@ -2,7 +2,8 @@
 
 Argo keeps one object for a run, the Workflow, and writes every start and end of a pod into it. `components.kubeflow`
 builds it from a compiled pipeline; an image has no kfp, so here stand straight lines through what it builds
-(`run_size.json`, which `python -m tests.kubeflow.run_sizes` writes): over the number of shards and of benchmarks.
+(`run_size.json`, which `python -m tests.kubeflow.run_sizes` writes): over the number of shards, of benchmarks, and of
+the parts that the trainings of `ablations` are dealt out to.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
+from operator import mul
 from pathlib import Path
 
 from components.core.errors import ParameterError
@@ -62,7 +64,8 @@ def _lines() -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def estimated(pipeline: str, shards: int, benchmarks: int) -> RunSize:
-    """Return the size of a run of one of the three pipelines with every task executed once."""
+def estimated(pipeline: str, shards: int, benchmarks: int, trials: int = 0) -> RunSize:
+    """Return the size of a run of a pipeline with every task executed once; `trials` are the parts of its trainings."""
+    counts = (1, shards, benchmarks, trials)
     found = _lines()[pipeline]
-    return RunSize(**{name: fixed + shards * shard + benchmarks * item for name, (fixed, shard, item) in found.items()})
+    return RunSize(**{name: sum(map(mul, counts, parts)) for name, parts in found.items()})

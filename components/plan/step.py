@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ from components.models.video import family_of
 from components.models.video.interface import VideoFamily, unread_characters
 from components.pages.markdown import document
 from components.plan import page, seeing, tuning
+from components.plan.ablations import COLUMNS, Counted, Hours, arms, dealt, extracted, fresh, joined
+from components.plan.ablations import page as comparison
 from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
 from components.plan.known import Known
 from components.plan.limits import Limits, Misfit, Task, given_limits, misfit
@@ -48,6 +50,7 @@ from components.runtime import parameters as p
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step, declared
 from components.runtime.parameters import Shard, SharedParams, StepParams, as_text, items_of, validated
+from components.runtime.variants import baseline_of
 from components.steps import EXTRACTION, TUNING
 from components.store.address import open_backend
 from components.store.entries import Store
@@ -101,6 +104,15 @@ class MotionEnhancer(MotionPriors, Tuning):
     """The shared parameters of `motion_enhancer`."""
 
 
+class Ablations(MotionEnhancer):
+    """The shared parameters of `ablations`."""
+
+    variants: p.Variants
+    baseline: p.Baseline
+    seeds: p.Seeds
+    trial_shards: p.TrialShards
+
+
 def run(context: Context[StepParams, Shared]) -> None:
     """Validate and predict; a prior set given as a folder is brought into the store.
 
@@ -134,9 +146,15 @@ def forecast(context: Context[StepParams, Any], limits: Limits | None = None) ->
     videos: list[int] = []  # bytes of each
     texts: list[Text] = []
     tasks: list[Task] = []
-    if isinstance(shared, MotionPriors):
+    compared = _Compared(context, shared) if isinstance(shared, Ablations) else None
+    if compared is not None:
         models["vdm"] = resolve(shared.vdm, context.store)
-        extraction = _Extraction(context, params, models["vdm"])
+        context.value("source_digest", compared.source_digest)
+        parts.append(compared.extraction)
+        videos += compared.video_bytes
+    elif isinstance(shared, MotionPriors):
+        models["vdm"] = resolve(shared.vdm, context.store)
+        extraction = _Extraction(context, shared, params, models["vdm"])
         context.value("source_digest", training_digest(extraction.sources))
         videos += [video.file.size for _, video in extraction.videos if video.file is not None]
         parts += [extraction.forecast(), page.ensemble(extraction.members.selections, extraction.lacking)]
@@ -160,10 +178,15 @@ def forecast(context: Context[StepParams, Any], limits: Limits | None = None) ->
         taken = page.fine_tuning(counts, tuning.disk(counts, params["sft"], downloads))
         parts += [shown, page.positions(trained, asked), taken]
         assert counts.rates is not None
-        vlm, nodes = seeing.Seeing(models["vlm"].path, counts.rates), 1 if limits is None else limits.sft_nodes
-        tasks += seeing.tuned(vlm, texts, params, len(shards), nodes)
-        imported = _imported(context.store, sources)
-        tasks += [seeing.evaluated(vlm, one, _items(imported, one), params["benchmark_eval"]) for one in sources]
+        nodes, imported = 1 if limits is None else limits.sft_nodes, _imported(context.store, sources)
+        items = [(source, _items(imported, source)) for source in sources]
+        if compared is not None:
+            tasks += compared.tasks(items, nodes)
+            parts.append(compared.table())
+        else:
+            vlm = seeing.Seeing(models["vlm"].path, counts.rates)
+            tasks += seeing.tuned(vlm, texts, params, len(shards), nodes)
+            tasks += [seeing.evaluated(vlm, *one, params["benchmark_eval"]) for one in items]
     sure, bounds = (_misfit(shared, [one for one in tasks if one.at_most is bound], limits) for bound in (False, True))
     parts.append(page.pods(tasks, limits, [found for found in (sure, bounds) if found is not None]))
     parts.append(page.cluster(_record(shared)))
@@ -200,7 +223,9 @@ def _prior_set(context: Context[StepParams, Any], name: str) -> PriorSet:
 def _record(shared: Shared, shards: int | None = None) -> RunSize:
     """Return the size of the record that Argo keeps of this run, or of one with so many shards."""
     (name,) = (name for name, form in STEP.forms.items() if form.shared is type(shared))
-    return estimated(name, shards or len(shared.shards), len(shared.benchmarks) if isinstance(shared, Tuning) else 0)
+    benchmarks = len(shared.benchmarks) if isinstance(shared, Tuning) else 0
+    trials = len(shared.trial_shards) if isinstance(shared, Ablations) else 0
+    return estimated(name, shards or len(shared.shards), benchmarks, trials)
 
 
 def _read(params: Any, uri: str, patience: float, protocol: str = "") -> Source:
@@ -330,19 +355,24 @@ class _Extraction:
     """What the steps up to token_selection will do with the sources."""
 
     def __init__(
-        self, context: Context[StepParams, MotionPriors], params: dict[str, Any], model: ResolvedModel
+        self,
+        context: Context[StepParams, Any],
+        shared: MotionPriors,
+        params: Mapping[str, Any],
+        model: ResolvedModel,
+        counted: Counted | None = None,
     ) -> None:
-        self.context, self.shared, self.store = context, context.shared, context.store
-        self.params, self.model = params, model
+        self.context, self.shared, self.store = context, shared, context.store
+        self.params, self.model, self.counted = params, model, counted
         if params["attention_capture"].keep == "selected":
-            made = params["attention_capture"].selection
-            check_selection(made, params["head_selection"], context.shared.head_ratio)
+            check_selection(params["attention_capture"].selection, params["head_selection"], shared.head_ratio)
         given = params["dataset_import"]
         instructions, patience = given.template_instructions, self.store.patience
-        self.sources = read_training(context.shared.source, given.layout, instructions, patience)
+        self.sources = read_training(shared.source, given.layout, instructions, patience)
         self.videos = _joined(self.sources)
         self.known: dict[str, Known] = {}
         self.steps: list[StepEstimate] = []
+        self.whole: list[StepEstimate] = []  # as if nothing were remembered
         self.texts: list[Text] = []  # samples that the VLM is trained on
         self.members = Members(context.store, params["token_selection"].ensemble_with, member_reads)
         self.lacking = Counter[str]()  # samples that the ensemble's other selections have not, by digest
@@ -367,7 +397,12 @@ class _Extraction:
         files = {(one.root, file.path): file.size for one, video in self.videos if (file := video.file)}
         taken = sum(files.values())
         self.lacking = Counter(digest for one in held for name in one.samples for digest in self.members.lacking(name))
-        self.steps = estimate(self.model.path, videos, inversion, capture, self.shared, self._selected(held), taken)
+        args = inversion, capture, self.shared
+        selected = self._selected(held)
+        if self.counted is not None:
+            self.whole = estimate(self.model.path, [fresh(video) for video in videos], *args, None)
+            videos = [self._marked(*named, found) for named, found in zip(self.videos, looked, strict=True) if found]
+        self.steps = estimate(self.model.path, videos, *args, selected, taken)
         missing, repeated = ([item for one in self.sources for item in find(one)] for find in (lost_in, repeated_in))
         lost = [*missing, *page.unfit(videos, family.frames), *repeated]
         size = inversion.num_frames, inversion.height, inversion.width
@@ -382,6 +417,26 @@ class _Extraction:
             for one in self.steps
             if one.hours is not None
         ]
+
+    def kept(self, priors: bool) -> float:
+        """Return the bytes of maps and, if they are new, of priors that are to be written."""
+        capture, selection = self.steps[2:]
+        count = (capture.remembered or 0) + capture.to_compute
+        maps = (capture.stored_bytes or 0.0) * capture.to_compute / max(1, count)
+        return maps + (selection.stored_bytes or 0.0) * priors
+
+    def _marked(self, source: Source, video: SourceVideo, found: PlannedVideo) -> PlannedVideo:
+        """Return a video with what earlier variants do for it. What it is called tells it from others before import."""
+        assert self.counted is not None
+        imported = video.reads(source.root)
+        name = sha256(canonical_json([imported, video.part]))
+        trajectory, captured = self._key("ddim_inversion", {"video": name}), []
+        for sample in [row.sample(name) for row in video.rows]:
+            try:
+                captured.append(self._key("attention_capture", reads(trajectory, sample, self.shared.text)))
+            except DataError:  # raised by the step itself, with the sample's name
+                captured.append(sample.id)
+        return self.counted.mark(found, imported, trajectory, captured)
 
     def _read_texts(self, family: VideoFamily) -> None:
         """Read every text with the video model's tokenizer."""
@@ -514,6 +569,75 @@ class _Extraction:
         return shown, ""
 
 
+class _Compared:
+    """What every variant of a run adds to those before it."""
+
+    def __init__(self, context: Context[StepParams, Any], shared: Ablations) -> None:
+        self.context, self.shared = context, shared
+        self.arms = arms(shared, context.step_params, shared.variants)
+        self.baseline = baseline_of(shared.baseline, [arm.variant.name for arm in self.arms])
+        self.hours = [Hours() for _ in self.arms]
+        self.counted, self._tasks, self.texts = Counted(), list[Task](), list[list[Text]]()
+        digests: dict[str, str] = {}
+        pages, sizes = dict[str, str](), dict[str, list[int]]()
+        for arm, hours in zip(self.arms, self.hours, strict=True):
+            model = resolve(arm.shared.vdm, context.store)
+            made = _Extraction(context, arm.shared, arm.params, model, self.counted)
+            part = made.forecast()
+            pages.setdefault(arm.shared.source, part)
+            digests[arm.shared.source] = training_digest(made.sources)
+            sizes[arm.shared.source] = [video.file.size for _, video in made.videos if video.file is not None]
+            self._tasks += made.tasks()
+            self.texts.append(made.texts)
+            for column, new, whole in zip(COLUMNS, made.steps[1:3], made.whole[1:3], strict=False):
+                hours.add(column, new.hours or 0.0, True)
+                hours.add(column, (whole.hours or 0.0) - (new.hours or 0.0), False)
+            hours.kept = made.kept(self.counted.first(["prior set", extracted(arm, model.id.digest)]))
+        found = list(digests.values())
+        self.source_digest = found[0] if len(found) == 1 else sha256(canonical_json(found))
+        self.extraction = document(*pages.values())
+        self.video_bytes = [size for each in sizes.values() for size in each]
+
+    def tasks(self, items: Sequence[tuple[Source, list[tuple[Row, Text]]]], nodes: int) -> list[Task]:
+        """Return what the tasks of all variants take, of the steps on a GPU, and count it."""
+        trainings, evaluations = list[float](), list[float]()
+        for arm, hours, texts in zip(self.arms, self.hours, self.texts, strict=True):
+            model = resolve(arm.shared.vlm, self.context.store)
+            counts = _counts(self.context, model, arm.params["sft"])
+            assert counts.rates is not None
+            vlm = seeing.Seeing(model.path, counts.rates)
+            count = len(self.shared.seeds)
+            attention, training = seeing.tuned(vlm, texts, arm.params, len(self.shared.shards), nodes)
+            asked = [seeing.evaluated(vlm, *one, arm.params["benchmark_eval"]) for one in items]
+            follows: Any = [*extracted(arm, resolve(arm.shared.vdm, self.context.store).id.digest), model.id.digest]
+            follows = [*follows, arm.params["vlm_attention"].result()]
+            if new := self.counted.first(["vlm_attention", follows]):
+                self._tasks.append(attention)
+            hours.add("training", attention.hours, new)
+            own = [arm.shared.align_weight, *(arm.params[name].result() for name in ("leakage_check", "sft"))]
+            if new := self.counted.first(["sft", follows, own]):
+                trainings += [training.hours] * count
+            hours.add("training", training.hours * count, new)
+            how, sum_ = arm.params["benchmark_eval"].result(), sum(task.hours for task in asked)
+            if new := self.counted.first(["untouched", model.id.digest, how]):
+                self._tasks += asked
+            hours.add("evaluation", sum_, new)
+            if new := self.counted.first(["tuned", follows, own, how]):
+                evaluations += [sum_] * count
+            hours.add("evaluation", sum_ * count, new)
+        each, units = self.shared.trial_shards, self.arms[0].params["sft"].global_batch
+        way = f"a part for each training (--trial-shards {len(trainings)})" if len(trainings) > len(each) else ""
+        return [
+            *joined(self._tasks),
+            Task("sft", "node", max(dealt(trainings, each)), nodes, units, at_most=True, way=way),
+            Task("tuned_eval", "benchmark", max(dealt(evaluations, each)), 1, len(items), at_most=True, way=way),
+        ]
+
+    def table(self) -> str:
+        """Return the page's part about the variants."""
+        return comparison(list(zip(self.arms, self.hours, strict=True)), self.baseline, self.shared.seeds)
+
+
 STEP = Step(
     name="plan",
     version="1",
@@ -528,6 +652,11 @@ STEP = Step(
         "fine_tune": Form(FineTune, values=("prior_digest", "benchmark_digest"), planned=("dataset_import", *TUNING)),
         "motion_enhancer": Form(
             MotionEnhancer, values=("source_digest", "benchmark_digest"), planned=(*EXTRACTION, *TUNING)
+        ),
+        "ablations": Form(
+            Ablations,
+            values=("source_digest", "benchmark_digest"),
+            planned=(*EXTRACTION, *(name for name in TUNING if name != "report"), "comparison"),
         ),
     },
 )

@@ -2,11 +2,12 @@
 
 Items of one video are not independent, so every variance is one between videos. An accuracy gets Wilson's interval on
 the effective number of items (Korn & Graubard 1998); a paired difference Bonett & Price's (2012) with one won and one
-lost video more, and p of a permutation test that changes the signs of whole videos; a measure a percentile bootstrap
-over videos. The first two stay sound where all items are equal. Besides: Holm's correction, the test whether letters
-are named as often as they are right (Stuart–Maxwell by video), and the smallest difference that n paired questions can
-show. numpy and math only; shares are fractions of 1; all randomness is seeded. Lists of several lengths and numbers
-outside their range raise DataError, the latter ParameterError in `minimal_detectable_difference`.
+lost video more, and p of a permutation test that changes the signs of whole videos, with all repeats of a model on
+them; a measure a percentile bootstrap over videos. The first two stay sound where all items are equal. Besides: Holm's
+correction, the test whether letters are named as often as they are right (Stuart–Maxwell by video), and the smallest
+difference that n paired questions can show. numpy and math only; shares are fractions of 1; all randomness is seeded.
+Lists of several lengths and numbers outside their range raise DataError, the latter ParameterError in
+`minimal_detectable_difference`.
 
 Legend: n items, V videos, K task types, L letters, D patterns of signs, S sums −total … total.
 """
@@ -63,9 +64,10 @@ class Means:
 # Accuracies and paired differences ------------------------------------------------------------------------------------
 
 
-def accuracy(right: Sequence[bool], videos: Sequence[str], types: Sequence[str]) -> Means:
+def accuracy(right: Sequence[float], videos: Sequence[str], types: Sequence[str]) -> Means:
     """Return shares of right items, each with Wilson's interval for as many items as the videos are worth.
 
+    An item may be right in a share of several repeats (a model's seeds); the interval is then rather too wide.
     No items, or lists of several lengths, raise DataError.
     """
     parts = _by_type(right, videos, types)
@@ -75,23 +77,27 @@ def accuracy(right: Sequence[bool], videos: Sequence[str], types: Sequence[str])
 
 
 def difference(
-    before: Sequence[bool],
-    after: Sequence[bool],
+    before: Sequence[int],
+    after: Sequence[int],
     videos: Sequence[str],
     types: Sequence[str],
     *,
+    repeats: tuple[int, int] = (1, 1),
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Means:
     """Return accuracies of the second model minus those of the first on the same items, with errors, intervals and p.
 
-    Errors as `accuracy`.
+    `before` and `after` count how often each item was right in so many `repeats` of each model (its seeds): an item's
+    outcome is the mean over them, so that the repeats of a video stay together. Errors as `accuracy`.
     """
     _same_length(before, after)
-    change = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
+    unit = math.lcm(*repeats)  # in parts of it all outcomes are whole numbers, whose test is exact
+    first, second = (unit // count for count in repeats)
+    change = [second * int(b) - first * int(a) for a, b in zip(before, after, strict=True)]
     parts = _by_type(change, videos, types)
     overall, average, *by_type = (
-        _change(one, seed, draws) for one in (_pooled(parts), _weighted(parts), *parts.values())
+        _change(one, unit, seed, draws) for one in (_pooled(parts), _weighted(parts), *parts.values())
     )
     return Means(overall, replace(average, n=overall.n), dict(zip(parts, by_type, strict=True)))
 
@@ -202,14 +208,15 @@ def _share(one: _Mean) -> Estimate:
     return Estimate(share, low, high, round(one.n), one.clusters, error)
 
 
-def _change(one: _Mean, seed: int, draws: int) -> Estimate:
-    """Return a difference with its permutation test and Bonett & Price's interval.
+def _change(one: _Mean, unit: int, seed: int, draws: int) -> Estimate:
+    """Return a difference, given in parts of `unit`, with its permutation test and Bonett & Price's interval.
 
     The interval counts one video more as won and one as lost, as heavy as those that changed, or if none did as a video
     of the mean weight. It is as certain as there are changed videos, and three: if none changed, it is a little wider
     than what 0 of V videos allow. It holds 0 wherever p is above .05.
     """
     p = sign_flips(one.sums_V, seed=seed, draws=draws)
+    one = replace(one, sums_V=one.sums_V / unit)
     if one.clusters < 2:
         return Estimate(one.value, None, None, round(one.n), one.clusters, p=p)
     changed = one.sums_V[one.sums_V != 0] / one.n

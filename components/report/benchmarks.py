@@ -13,17 +13,18 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from components.benchmark_eval.controls import TITLES
-from components.benchmarks.interface import Benchmark, PaperRow, get_benchmark
+from components.benchmarks.interface import Benchmark, PaperRow, Shown, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
 from components.core.units import probability, signed
 from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
+from components.pages.estimates import change_cell, interval, share_cell
 from components.pages.figures import NOTHING, code, raw
 from components.pages.page import Section, absent, caption, film, html_table, question_card, shortened
+from components.pages.paper import Doubts, paper_pair, paper_row, paper_table
 from components.quality.statistics import Estimate, Means, accuracy, difference, holm, minimal_detectable_difference
 from components.report.material import Material
-from components.report.published import Doubts, paper_pair, paper_row, paper_table
 from components.report.replies import reply_tables
 
 Pair = tuple[ItemResult, ItemResult]
@@ -97,27 +98,17 @@ def _rows(benchmark: Benchmark, pairs: Sequence[Pair]) -> list[Row]:
         for means in (lambda at: shares(before, at), lambda at: shares(after, at), changes)
     ]
 
-    def row(key: str, name: str, places: Sequence[int], is_total: bool) -> Row:
-        unparsed = tuple(sum(not pairs[i][side].parsed for i in places) for side in (0, 1))
-        untouched, tuned, change = ((totals if is_total else kinds)[key].percent for totals, kinds in measured)
+    def row(shown: Shown) -> Row:
+        unparsed = tuple(sum(not pairs[i][side].parsed for i in shown.places) for side in (0, 1))
+        found = ((totals if shown.is_total else kinds)[shown.key].percent for totals, kinds in measured)
+        untouched, tuned, change = found
         assert change.p is not None
-        return Row(key, name, untouched, tuned, change, change.p, unparsed, is_total)
+        return Row(shown.key, shown.name, untouched, tuned, change, change.p, unparsed, shown.is_total)
 
-    several = len(set(types)) > 1
-    rows = [
-        row(metric.name, metric.name, benchmark.members(metric, types), is_total=True)
-        for metric in benchmark.metrics
-        if metric.name in measured[0][0] and (several or metric.kind == "micro")
-    ]
-    names = {short: name for name, short in benchmark.types.items()}
-    printed = {metric.name.casefold() for metric in benchmark.metrics}  # Short is the type `short`
-    kinds = [kind for kind in benchmark.kinds(types) if several and names.get(kind, kind).casefold() not in printed]
-    by_type = [
-        row(kind, names.get(kind, kind), [i for i, one in enumerate(types) if one == kind], is_total=False)
-        for kind in kinds
-    ]
-    adjusted = holm([one.p for one in by_type])
-    return rows + [replace(one, p=p) for one, p in zip(by_type, adjusted, strict=True)]
+    rows = [row(shown) for shown in benchmark.shown(types)]
+    by_type = [one for one in rows if not one.is_total]
+    adjusted = iter(holm([one.p for one in by_type]))
+    return [one if one.is_total else replace(one, p=next(adjusted)) for one in rows]
 
 
 def benchmarks(material: Material, comparisons: Sequence[Comparison], shown: int) -> Section:
@@ -187,28 +178,15 @@ def detectable(one: Comparison) -> str:
     return f"{seen}: a difference of {points:.1f} points is found with 80 % power."
 
 
-def interval(e: Estimate) -> str:
-    """Return `[−1.0, +2.0]`, or why there is none."""
-    return "(1 video: no interval)" if e.low is None or e.high is None else f"[{signed(e.low)}, {signed(e.high)}]"
-
-
-def _cell(text: str, between: str) -> Markup:
-    return raw("{} <small>{}</small>").format(text, between) if between else escape(text)
-
-
-def _accuracy(e: Estimate) -> Markup:
-    return _cell(f"{e.value:.1f}", "" if e.low is None or e.high is None else f"[{e.low:.1f}, {e.high:.1f}]")
-
-
 def _table(one: Comparison, paper: PaperRow | None) -> Markup:
     doubts = Doubts()
     rows = [
         (
             row.name,
             row.difference.n,
-            _accuracy(row.untouched),
-            _accuracy(row.tuned),
-            _cell(signed(row.difference.value), interval(row.difference)),
+            share_cell(row.untouched),
+            share_cell(row.tuned),
+            change_cell(row.difference),
             probability(row.p).removeprefix("p = ").removeprefix("p "),
             f"{row.unparsed[0]} → {row.unparsed[1]}",
             NOTHING if paper is None else paper_pair(paper, row.key, doubts),

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from components.core.artifacts import Report
-from components.core.errors import DataError
 from components.core.records import Json, ModelId, StepRecord
 from components.core.units import parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
+from components.pages.estimates import interval
 from components.pages.figures import NOTHING, code, raw
 from components.pages.leakage import leakage_line
 from components.pages.markdown import document, table, text
 from components.pages.page import Section, fact_list
+from components.pages.provenance import left_out
 from components.quality.measures import Quality
-from components.report.benchmarks import Comparison, benchmarks, compare, interval
+from components.report.benchmarks import Comparison, benchmarks, compare
 from components.report.clips import heads, idea, motion_words, reconstruction
 from components.report.material import Material, shipped
-from components.report.provenance import leakage, left_out, provenance
+from components.report.provenance import leakage, provenance
 from components.report.quality import pointing_game, prior_quality, quality_table
 from components.report.vlm import token_map, training
 
-log = logging.getLogger(__name__)
 _LONG = 2  # benchmarks whose whole outcomes fit into one sentence
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
 
@@ -122,24 +120,9 @@ def build(material: Material, findings: Findings, shown: int) -> list[Section]:
         training(material),
         benchmarks(material, findings.comparisons, max(1, shown // 2)),
         leakage(material),
-        left_out(material),
+        left_out(material.left_out),
         provenance(material),
     ]
-
-
-def fit(make: Callable[[int], str], shown: int, limit: int) -> str:
-    """Return the page with as many of the `shown` pictured samples as fit into `limit` bytes.
-
-    Raises:
-        DataError: even without pictured samples it is larger.
-    """
-    for count in range(shown, -1, -1):
-        page = make(count)
-        if len(page.encode()) <= limit:
-            return page
-        log.info("the page with %d pictured samples has %d bytes, more than %d", count, len(page.encode()), limit)
-    problem = f"the page without pictured samples has {len(page.encode())} bytes, more than {limit}"
-    raise DataError(problem, source=Report.KIND, remedy="give fewer benchmarks to one report")
 
 
 def summary(material: Material, findings: Findings, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Sections 10 to 12 of the report: leakage, left-out units, and provenance.
+"""Sections 10 and 12 of the report: leakage, and provenance.
 
 Provenance is digests, bytes, parameters, and the command to make it again.
 """
@@ -6,20 +6,17 @@ Provenance is digests, bytes, parameters, and the command to make it again.
 from __future__ import annotations
 
 import json
-from collections import Counter
-
-from markupsafe import Markup
 
 from components.core.artifacts import LEAKS
-from components.core.records import Json, StepRecord
-from components.core.units import parameters, readable_bytes
+from components.core.records import Json
+from components.core.units import readable_bytes
 from components.pages.figures import NOTHING, code, raw
 from components.pages.leakage import leakage_line, leakage_rows
 from components.pages.page import Section, caption, html_table
+from components.pages.provenance import step_details
 from components.report.material import Material
 from components.report.survey import Files
 
-_LISTED = 200
 # the task whose record holds a step's parameters, where it has another name; and the steps of `fine_tune`
 _TASKS = {"dataset_import": "benchmark_import", "benchmark_eval": "baseline_eval"}
 _STEPS = ("vlm_attention", "leakage_check", "sft", *_TASKS)
@@ -36,20 +33,6 @@ def leakage(material: Material) -> Section:
     return Section("leakage", "Leakage", lead, body + caption(raw(note).format(code(f"sha256:{counts.report}"))))
 
 
-def left_out(material: Material) -> Section:
-    """Return the left-out units by task, with reasons."""
-    name, title = "left-out", "Left out"
-    if not material.left_out:
-        return Section(name, title, "Nothing: every unit of every step is in.")
-    counts = Counter(item.task for item in material.left_out)
-    units = sorted(material.left_out, key=lambda item: (item.task, item.unit))[:_LISTED]
-    lead = f"{len(material.left_out)} units: " + ", ".join(f"{n} by {task}" for task, n in sorted(counts.items())) + "."
-    if len(units) < len(material.left_out):
-        lead += f" The first {_LISTED} are listed."
-    rows = ((item.task, code(item.unit), item.reason) for item in units)
-    return Section(name, title, lead, html_table(("task", "unit", "reason"), rows))
-
-
 def provenance(material: Material) -> Section:
     """Return what the page was made from, and how to make it again."""
     body = raw(
@@ -59,7 +42,7 @@ def provenance(material: Material) -> Section:
     ).format(
         html_table((), ((name, code(f"sha256:{digest}")) for name, digest in material.digests.items())),
         html_table(("what", "files", "bytes"), _stored_bytes(material)),
-        NOTHING.join(_step(task, record) for task, record in sorted(material.provenance.items())),
+        NOTHING.join(step_details(task, record) for task, record in sorted(material.provenance.items())),
         ", ".join(f'"{name}=…"' for name in sorted(material.tuned)),
         json.dumps(_arguments(material), indent=1, sort_keys=True),
     )
@@ -69,14 +52,6 @@ def provenance(material: Material) -> Section:
 def _stored_bytes(material: Material) -> list[tuple[str, int, str]]:
     found = {**material.survey.files, "VLM maps": material.frozen.maps, "tuned model": Files(*material.model.files)}
     return [(name, len(files), readable_bytes(files.bytes)) for name, files in found.items()]
-
-
-def _step(task: str, record: StepRecord) -> Markup:
-    values = sorted(parameters({**record.scalars, **record.params}))
-    table = html_table((), [(code(name), value) for name, value in values])
-    models = ", ".join(f"{model.name} {model.digest[:12]}" for model in record.models.values())
-    shown = table if values else raw("<p>no parameters</p>")
-    return raw("<details><summary><b>{}</b> v{} {}</summary>{}</details>").format(task, record.version, models, shown)
 
 
 def _arguments(material: Material) -> Json:

@@ -40,10 +40,10 @@ def by_protocol(results: list[EvalResult], source: str) -> dict[str, EvalResult]
 
 def run(context: Context[Params]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
-    from components.pages.page import render
+    from components.pages.page import fit, render
     from components.quality.measures import assess
     from components.report.material import Material, scenes, shipped
-    from components.report.page import Findings, build, comparisons, fit, summary
+    from components.report.page import Findings, build, comparisons, summary
 
     untouched = by_protocol(context.collected("untouched", EvalResult), "untouched")
     tuned = by_protocol(context.collected("tuned", EvalResult), "tuned")

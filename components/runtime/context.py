@@ -28,6 +28,7 @@ from components.runtime.remembered import Entries, Memory, named
 from components.runtime.side_by_side import PartDone, leave_spent, own_part, processes
 from components.runtime.side_by_side import compute as compute_side_by_side
 from components.runtime.stages import Spent, Stages, in_stages
+from components.runtime.variants import Case, read_index
 from components.store.entries import Entry, Store, WorkFolder
 from components.store.failures import SHOWN, shortened
 
@@ -52,7 +53,7 @@ class Context(Generic[P, S_co]):
         values = dict(given.get("parameterValues", {}))
         params, self.rerun = values.pop("params", {}), str(values.pop("rerun", "0"))
         artifacts = given.get("artifacts", {}).items()
-        self._inputs = {name: [_path(item) for item in entry.get("artifacts", [])] for name, entry in artifacts}
+        self._inputs = {name: [artifact_path(item) for item in entry.get("artifacts", [])] for name, entry in artifacts}
         self._form = step.form_for([*values, *self._inputs])
         self.step_params = {
             name: values.pop(f"params_{name}") for name in self._form.planned if f"params_{name}" in values
@@ -88,10 +89,7 @@ class Context(Generic[P, S_co]):
             ParameterError: the task was given no such input.
             DataError: an artifact's folder holds no manifest of this kind.
         """
-        if name not in self._inputs:
-            remedy = f"wire it (`step`: --in {name}=FOLDER)"
-            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
-        manifests = [self.store.opened(folder, kind) for folder in self._inputs[name]]
+        manifests = [self.store.opened(folder, kind) for folder in self._given(name)]
         for manifest in manifests:
             self.provenance.update(manifest.provenance)
         # what an earlier step left out stands in every shard's manifest, mostly in one and the same part
@@ -99,6 +97,21 @@ class Context(Generic[P, S_co]):
         for lines in lists.values():
             self.note_left_out(lines)
         return manifests
+
+    def cases(self, name: str, kind: type[M]) -> list[tuple[Case, M]]:
+        """Return the manifests of an input of several variants with their cases, collected ones in the loop's order.
+
+        Errors as `collected`, and a DataError where an artifact has no index of variants. Provenance and left-out units
+        stay theirs: they differ from case to case.
+        """
+        found = [item for folder in self._given(name) for item in read_index(folder)]
+        return [(case, self.store.opened(folder, kind)) for case, folder in found]
+
+    def _given(self, name: str) -> list[Path]:
+        if name not in self._inputs:
+            remedy = f"wire it (`step`: --in {name}=FOLDER)"
+            raise ParameterError(f"no input {name!r}", source=f"inputs of {self.task}", remedy=remedy)
+        return self._inputs[name]
 
     def shards(self, name: str, kind: type[S]) -> list[S]:
         """Return the manifests of an input that is collected over shards, in order; each shard must be there once."""
@@ -363,7 +376,7 @@ class Context(Generic[P, S_co]):
     def _write(self, name: str, data: bytes, metadata: Json, file: str = "") -> None:
         self._alone()
         item = self._outputs["artifacts"][name]["artifacts"][0]
-        _put(_path(item) / file, data)
+        _put(artifact_path(item) / file, data)
         self._answer["artifacts"][name] = {"artifacts": [{**item, "metadata": metadata}]}
 
     def close(self) -> None:
@@ -377,7 +390,7 @@ class Context(Generic[P, S_co]):
             _put(Path(file), json.dumps(self._answer).encode())
 
 
-def _path(item: Json) -> Path:
+def artifact_path(item: Json) -> Path:
     """Return where KFP's launcher mounts or copies an artifact; a plain path under kfp.local."""
     uri = str(item.get("customPath") or item["uri"]).removeprefix("file://")
     for scheme, folder in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/")):

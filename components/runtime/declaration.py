@@ -54,6 +54,7 @@ class Step(Generic[P]):
     inputs: Mapping[str, type[Manifest] | list[type[Manifest]]] = field(default_factory=dict)
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     pages: Mapping[str, Ui] = field(default_factory=dict)
+    work: Callable[[Any], str] | None = None  # returns the key of the one piece of work of a `Context`, where it is one
     forms: Mapping[str, Form] = field(default_factory=dict)
 
     def defaults(self) -> Json:

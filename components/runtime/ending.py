@@ -64,7 +64,7 @@ def note_end(task: str, executor_input: Json, ending: Ending | None) -> None:
     run, uri = run_id(task, executor_input), str(values.get("store", ""))
     if not run or not uri:
         return
-    item = str(values.get("shard") or values.get("benchmark") or "")
+    item = str(values.get("shard") or values.get("trial_shard") or values.get("benchmark") or "")
     try:
         store = Store(uri, SECONDS / 60)
         if ending is None:

@@ -201,12 +201,47 @@ Shards = Annotated[
     operational(min_length=1, max_length=100, description='the parts that run side by side, each "k/n"'),
     PipelineDefault(["0/2", "1/2"]),
 ]
+Variants = Annotated[
+    list[Any],
+    operational(
+        min_length=1,
+        description='what is compared: objects with a name and changes, {"name": "10 steps", "num_steps": 10}, fields '
+        'of a step as "params_<step>.FIELD"; a text names a list that is there: paper_table3, paper_table5, '
+        "paper_table6, controls",
+    ),
+    PipelineDefault(["paper_table3"]),
+]
+Baseline = Annotated[
+    str,
+    operational(
+        min_length=1,
+        description="what the others are compared with: a variant's name, first (of the list), or untouched (the model "
+        "as it was)",
+    ),
+    PipelineDefault("first"),
+]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    operational(min_length=1, description="seeds of the trainings: each variant is trained with each of them"),
+    PipelineDefault([1, 2, 3]),
+]
+TrialShards = Annotated[
+    list[str],
+    operational(
+        min_length=1,
+        max_length=100,
+        description='the parts that the trainings are dealt out to and that run side by side, each "k/n"',
+    ),
+    PipelineDefault(["0/2", "1/2"]),
+]
 OverLimits = Annotated[
     Literal["stop", "go"],
     operational(description="what `plan` does where a pod would outlast its time limit or exceed its memory"),
     PipelineDefault("stop"),
 ]
 ShardName = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the videos, "k/n"')]
+
+TrialShard = Annotated[str, operational(pattern=r"^\d+/\d+$", description='which part of the trainings, "k/n"')]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,22 +17,34 @@ from typing import Any
 from components.core.errors import MotionEnhancerError, ParameterError
 from components.core.job import start_logging
 from components.core.records import Json
-from components.runtime.context import Context
+from components.runtime.context import Context, artifact_path
 from components.runtime.declaration import Step, declared
 from components.runtime.ending import Ending, note_end
 from components.runtime.launch import die_with_parent, leave_error
 from components.runtime.side_by_side import Part, PartDone, own_part
+from components.runtime.varied import VariedTask, is_varied
 
 log = logging.getLogger(__name__)
 
 
 def execute(step: Step[Any], task: str, executor_input: Json) -> None:
-    """Run one task in this process.
+    """Run one task in this process; in its varied form the step runs once for each case.
 
     Raises:
         MotionEnhancerError: anything a person can fix; the subclass holds the exit code.
         AssertionError: the step did not write an output that it declares.
     """
+    if not is_varied(step, executor_input):
+        _execute_one(step, task, executor_input)
+        return
+    work = step.work
+    key = None if work is None else lambda request: work(Context(step, task, request))
+    with tempfile.TemporaryDirectory(prefix="variants-") as scratch:
+        varied = VariedTask(step, task, executor_input, artifact_path, Path(scratch), key)
+        varied.run(lambda request: _execute_one(step, task, request))
+
+
+def _execute_one(step: Step[Any], task: str, executor_input: Json) -> None:
     context = Context(step, task, executor_input)
     step.run(context)
     context.close()

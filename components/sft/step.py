@@ -17,7 +17,7 @@ from typing import Any
 from components.core.artifacts import LeakageReport, TunedModel, VlmLine, VlmMaps
 from components.core.errors import DataError, ParameterError
 from components.core.records import Failure, Json, canonical_json, sha256
-from components.models.registry import resolve
+from components.models.registry import ResolvedModel, resolve
 from components.pages.training_log import read_log
 from components.runtime.context import Context
 from components.runtime.declaration import Form, Step
@@ -39,15 +39,7 @@ class Shared(SharedParams):
 
 def run(context: Context[Params, Shared]) -> None:
     """Train unless this work is remembered, and publish the tuned model."""
-    shards = context.shards("maps", VlmMaps)
-    leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
-    chosen = _chosen(context, shards, {} if leakage is None else leakage.reasons)
-    model = resolve(context.shared.vlm, context.store)
-    context.models["vlm"] = model.id
-    seen = context.provenance["vlm_attention"].models["vlm"]
-    if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
-        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
-        raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
+    shards, leakage, chosen, model = _given(context)
 
     def kept() -> Iterator[VlmLine]:
         return (line for shard in shards for line in shard.lines if line.key in chosen.token_maps)
@@ -67,6 +59,28 @@ def run(context: Context[Params, Shared]) -> None:
     context.publish("model", context.manifest(TunedModel, **fields))
     context.page("curve", page(rows, model.id.name))
     context.metrics(**{name: rows[-1][name] for name in ("ar", "align", "val_ar", "val_align") if name in rows[-1]})
+
+
+def _given(
+    context: Context[Params, Shared],
+) -> tuple[list[VlmMaps], LeakageReport | None, Chosen, ResolvedModel]:
+    """Return the shards, the leakage report, the samples to train on, and the model."""
+    shards = context.shards("maps", VlmMaps) if context.has("maps") else [context.input("joined", VlmMaps)]
+    leakage = context.input("leakage", LeakageReport) if context.has("leakage") else None
+    chosen = _chosen(context, shards, {} if leakage is None else leakage.reasons)
+    model = resolve(context.shared.vlm, context.store)
+    context.models["vlm"] = model.id
+    seen = context.provenance["vlm_attention"].models["vlm"]
+    if seen.digest != model.id.digest:  # token maps hold positions in one model's sequence
+        problem = f"the token maps are of {seen.name} ({seen.digest[:12]}), not of this model ({model.id.digest[:12]})"
+        raise ParameterError(problem, source="vlm", remedy="give sft the model that vlm_attention read")
+    return shards, leakage, chosen, model
+
+
+def training_key(context: Context[Params, Shared]) -> str:
+    """Return the key of the training."""
+    _, _, chosen, _ = _given(context)
+    return context.key(chosen.reads())
 
 
 @dataclass
@@ -181,8 +195,13 @@ STEP = Step(
     params=Params,
     shared=Shared,
     run=run,
-    inputs={"maps": [VlmMaps], "leakage": LeakageReport},
+    inputs={"maps": [VlmMaps], "joined": VlmMaps, "leakage": LeakageReport},
     outputs={"model": TunedModel},
     pages={"metrics": "Metrics", "curve": "HTML"},
-    forms={"": Form(Shared, ("maps",)), "checked": Form(Shared, ("maps", "leakage"))},
+    work=training_key,
+    forms={
+        "": Form(Shared, ("maps",)),
+        "checked": Form(Shared, ("maps", "leakage")),
+        "joined": Form(Shared, ("joined", "leakage")),
+    },
 )

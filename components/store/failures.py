@@ -27,7 +27,7 @@ class TaskFailure(Record):
 
     run: str = Field(pattern=f"^{RUN}$", description="KFP's id of the run")
     task: str
-    item: str = Field("", description="the shard or benchmark of a loop's iteration")
+    item: str = Field("", description="the shard, benchmark or part of the trainings of a loop's iteration")
     exit_code: int
     problem: str
     source: str

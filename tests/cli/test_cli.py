@@ -68,7 +68,21 @@ def test_native_size_is_the_video_models_own(given):
     assert [values["params_ddim_inversion"][name] for name in ("num_frames", "height", "width")] == [17, 64, 64]
 
 
-@pytest.mark.parametrize(("option", "value"), [("priors", ["sha256:0"]), ("native_size", True)])
+def test_variants_by_preset_and_with_absolute_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = pipeline_defaults(pipeline("ablations"))
+    given = PipelineOptions(preset=["controls"], trial_shards=3)
+    assert given.values(known) == {"variants": ["controls"], "trial_shards": ["0/3", "1/3", "2/3"]}
+    variants = [{"name": "a", "vlm": "./mine", "source": "clips"}, {"name": "b", "source": {"samples": 2}}, "controls"]
+    _, values = PipelineOptions(assignments=[f"variants={json.dumps(variants)}"]).local_values(known, tmp_path / "out")
+    first = {"name": "a", "vlm": f"{tmp_path}/mine", "source": f"{tmp_path}/clips"}
+    assert values["variants"] == [first, *variants[1:]]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("priors", ["sha256:0"]), ("native_size", True), ("preset", ["controls"]), ("trial_shards", 2)],
+)
 def test_an_option_that_the_pipeline_has_not(option, value):
     with pytest.raises(ParameterError, match="this pipeline") as caught:
         PipelineOptions(**{option: value}).values(KNOWN)

@@ -1,4 +1,4 @@
-"""The three pipelines, compiled once."""
+"""The pipelines, compiled once."""
 
 import pytest
 import yaml

@@ -67,7 +67,7 @@ def origin(value):
 def expected(spec, name, task, key):
     """What an input of a task must come from: the parameter of its name, or the task's own one."""
     own = {"params": f"params_{step_of(spec, task)}", "rerun": f"rerun_{name.replace('-', '_')}"}
-    looped = {"shard": "shards-loop-item", "benchmark": "benchmarks-loop-item"}
+    looped = {"shard": "shards-loop-item", "benchmark": "benchmarks-loop-item", "trial_shard": "trial_shards-loop-item"}
     return "plan" if key.endswith("_digest") else {**own, **looped}.get(key, key)
 
 

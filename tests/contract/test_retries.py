@@ -28,7 +28,7 @@ for name in PIPELINES:
 
 @pytest.fixture(scope="module", params=itertools.product(("a100", "cpu"), OPTIONS), ids="-".join)
 def scheduled(request, tmp_path_factory):
-    """Every task of the three pipelines for one profile: its name, Argo's strategy, and the seconds of a try."""
+    """Every task of the pipelines for one profile: its name, Argo's strategy, and the seconds of a try."""
     kind, options = request.param
     folder = tmp_path_factory.mktemp("retries")
     python("-c", CODE, folder, kind, json.dumps(OPTIONS[options]))

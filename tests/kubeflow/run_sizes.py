@@ -20,34 +20,38 @@ from components.plan import run_size as planned
 
 FILE = Path(planned.__file__).with_suffix(".json")
 IMAGE = f"registry.example.com/team/motion-enhancer@sha256:{'1' * 64}"
-SHARDS, BENCHMARKS = (2, 44), (1, 4)
+SHARDS, BENCHMARKS, TRIALS = (2, 44), (1, 4), (2, 24)
 
 
 def documents(kind="a100"):
-    """The three pipelines, compiled for a cluster."""
+    """The pipelines, compiled for a cluster."""
     PROFILE.set(Profile(kind))
     component.use_images(dict.fromkeys(VARIANTS, IMAGE))
     return {name: list(yaml.load_all(as_yaml(pipeline(name)), Loader=yaml.CSafeLoader)) for name in PIPELINES}
 
 
-def values(shards, benchmarks=1):
+def values(shards, benchmarks=1, trials=0):
     """Parameters that set the numbers of iterations."""
     asked = [f"{name}=minio://bucket/benchmarks/{name}" for name in ("motionbench", "favor", "seed", "videomme")]
-    return {"shards": [f"{k}/{shards}" for k in range(shards)], "benchmarks": asked[:benchmarks]}
+    found = {"shards": [f"{k}/{shards}" for k in range(shards)], "benchmarks": asked[:benchmarks]}
+    return found | ({"trial_shards": [f"{k}/{trials}" for k in range(trials)]} if trials else {})
 
 
 def lines(compiled):
-    """Fixed part, part of a shard and part of a benchmark, of nodes and bytes."""
+    """Fixed part, part of a shard, of a benchmark, and where trainings are dealt out of a part, of nodes and bytes."""
 
     def size(*counts):
         return asdict(run_size(compiled, values(*counts)))
 
-    (few, many), (one, more) = SHARDS, BENCHMARKS
-    low, wide, long = size(few, one), size(many, one), size(few, more)
-    shard = {name: (wide[name] - low[name]) / (many - few) for name in low}
-    item = {name: (long[name] - low[name]) / (more - one) for name in low}
-    fixed = {name: low[name] - few * shard[name] - one * item[name] for name in low}
-    return {name: [round(part[name]) for part in (fixed, shard, item)] for name in low}
+    dealt = "trial_shards" in compiled[0]["root"]["inputDefinitions"]["parameters"]
+    ranges = [SHARDS, BENCHMARKS, *([TRIALS] if dealt else [])]
+    least = [few for few, _ in ranges]
+    low, steps = size(*least), []
+    for place, (few, many) in enumerate(ranges):
+        high = size(*least[:place], many, *least[place + 1 :])
+        steps.append({name: (high[name] - low[name]) / (many - few) for name in low})
+    fixed = {name: low[name] - sum(few * step[name] for few, step in zip(least, steps, strict=True)) for name in low}
+    return {name: [round(part[name]) for part in (fixed, *steps)] for name in low}
 
 
 def written():

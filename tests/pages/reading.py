@@ -1,9 +1,41 @@
-"""Our Markdown pages as a reader's program takes them: tables by the dashes below their heads, emphasis as in KFP."""
+"""Our pages as a reader's program takes them: tags, tables by the dashes below their heads, emphasis as in KFP."""
 
 import re
+from html.parser import HTMLParser
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
+
+EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
+
+
+class Tags(HTMLParser):
+    """Fails on tags that are not closed in order; keeps ids, addresses and text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.text = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> after {self.open[-3:]}"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def plain(page):
+    return re.sub(r"\s+", " ", " ".join(Tags(page).text))
 
 
 def fences(page):

@@ -95,6 +95,11 @@ def test_a_table_is_preformatted_its_numbers_at_the_right():
     )
 
 
+def test_narrow_columns_that_are_together_too_wide_stay_as_they_are():
+    lines = table(["8 letter"] * 12, [["8 digits"] * 12]).splitlines()
+    assert max(map(len, lines)) == 12 * 8 + 11 * 2 > WIDTH
+
+
 def test_a_long_cell_is_wrapped_to_the_viewers_width():
     words = " ".join(f"word{k}" for k in range(40))
     (found,) = tables(table(["name", "value", "n"], [("x", words, 1), ("y", "short", 2)]))

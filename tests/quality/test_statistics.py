@@ -137,6 +137,29 @@ def test_the_order_of_items_changes_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("repeats", [(1, 1), (2, 2), (2, 3), (1, 4)])
+def test_repeats_of_a_video_stay_together(repeats: tuple[int, int]) -> None:
+    """Outcomes are means over repeats, and p counts all patterns of the videos' sums of them."""
+    rng = np.random.default_rng(sum(repeats))
+    videos, types = np.repeat(range(9), 2), np.tile(["A", "B"], 9)
+    before, after = (rng.integers(0, count + 1, 18) for count in repeats)
+    change = after / repeats[1] - before / repeats[0]
+    found = difference(before.tolist(), after.tolist(), names(videos), types.tolist(), repeats=repeats)
+    assert found.overall.value == pytest.approx(change.mean())
+    assert found.by_type["B"].value == pytest.approx(change[types == "B"].mean())
+    signs = np.array(list(itertools.product((1, -1), repeat=9)))
+    for estimate, own in ((found.overall, change >= -2), (found.by_type["A"], types == "A")):
+        sums = np.bincount(videos[own], change[own])
+        assert estimate.p == pytest.approx(np.mean(abs(signs @ sums) >= abs(sums.sum()) - 1e-9))
+
+
+def test_equal_repeats_are_one() -> None:
+    one = simulate(Plan("FAVOR-Bench", videos=60), seed=4)
+    thrice = ([3 * right for right in side] for side in (one.before, one.after))
+    once = difference(one.before, one.after, one.videos, one.types)
+    assert difference(*thrice, one.videos, one.types, repeats=(3, 3)).overall == once.overall
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (5, 5), (3, 12), (12, 3), (1, 0), (40, 95), (700, 900), (1000, 0)])
 def test_single_items_give_mcnemars_exact_test(counts: tuple[int, int]) -> None:
     won, lost = counts

@@ -4,7 +4,6 @@ import html
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -20,45 +19,15 @@ from components.core.units import probability, signed
 from components.pages.page import render
 from components.quality.measures import Quality, assess
 from components.report.material import Material, scenes, shipped
-from components.report.page import Findings, build, comparisons, fit, sentence
+from components.report.page import Findings, build, comparisons, sentence
 from components.report.step import by_protocol
 from components.sft.aligner import Aligner
 from components.store.tensors import unpack
-from tests.pages.reading import rows
+from tests.pages.reading import Tags, plain, rows
 from tests.runner import changed, load_manifest
 
 ORDER = ["verdict", "idea", "reconstruction", "heads", "words", "quality", "tokens", "training", "benchmarks"]
 ORDER += ["leakage", "left-out", "provenance"]
-EMPTY = {"meta", "link", "img", "br", "path", "rect", "circle", "image", "input"}
-
-
-class Tags(HTMLParser):
-    """Fails on tags that are not closed in order; keeps ids, addresses and text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.ids, self.addresses, self.text = [], [], [], []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.ids += [value for key, value in attrs if key == "id"]
-        self.addresses += [value for key, value in attrs if key in ("src", "href")]
-        if tag not in EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.addresses += [value for key, value in attrs if key in ("src", "href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> after {self.open[-3:]}"
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def plain(page):
-    return re.sub(r"\s+", " ", " ".join(Tags(page).text))
 
 
 def material_of(run, evaluated=False, **changed):
@@ -177,13 +146,6 @@ def test_the_benchs_rows_of_this_model_are_shown(run, tmp_path):
 def test_a_shipped_table_is_one(run):
     for row in shipped("prior_table.json"):
         assert {"name", "value", "bound", "holds", "model"} <= row.keys()
-
-
-def test_fit_takes_pictures_away_until_it_fits():
-    assert fit(lambda count: "x" * (10 + 100 * count), 8, 430) == "x" * 410
-    assert fit(lambda count: "x" * (10 + 100 * count), 8, 12) == "x" * 10
-    with pytest.raises(DataError, match="without pictured samples"):
-        fit(lambda count: "x" * 500, 3, 400)
 
 
 def test_equal_inputs_equal_bytes(run, tmp_path, page):

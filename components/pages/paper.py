@@ -21,9 +21,9 @@ class Doubts:
 
     notes: list[str] = field(default_factory=list)
 
-    def stars(self, row: PaperRow, *concerned: str) -> str:
-        """Return the stars of a cell, whose notes are kept; `concerned` are the flags that speak about it."""
-        found = list(dict.fromkeys(note for flag, note in row.flags.items() if flag in concerned))
+    def stars(self, flags: Mapping[str, str], *concerned: str) -> str:
+        """Return the stars of a cell, whose notes are kept; of its row's `flags` the `concerned` speak about it."""
+        found = list(dict.fromkeys(note for flag, note in flags.items() if flag in concerned))
         self.notes += [note for note in found if note not in self.notes]
         return " ".join("*" * (self.notes.index(note) + 1) for note in found)
 
@@ -43,7 +43,7 @@ def paper_pair(row: PaperRow, name: str, doubts: Doubts) -> Markup:
     if name not in row.untouched:
         return NOTHING
     numbers = [f"{side[name]:.1f}" for side in (row.untouched, row.tuned) if name in side]
-    stars = doubts.stars(row, "row", f"untouched.{name}", f"tuned.{name}")
+    stars = doubts.stars(row.flags, "row", f"untouched.{name}", f"tuned.{name}")
     return raw('<span class="paper">{}{}</span>').format(" → ".join(numbers), stars)
 
 
@@ -73,6 +73,6 @@ def _cells(values: Mapping[str, float], columns: Sequence[str]) -> list[str]:
 def _printed(row: PaperRow, side: Side, columns: Sequence[str], doubts: Doubts) -> tuple[object, ...]:
     values = row.untouched if side == "untouched" else row.tuned
     label = row.label if side == "untouched" else f"{row.label} + MotionEnhancer"
-    stars = [doubts.stars(row, f"{side}.{name}") for name in columns]
+    stars = [doubts.stars(row.flags, f"{side}.{name}") for name in columns]
     cells = [cell + star for cell, star in zip(_cells(values, columns), stars, strict=True)]
-    return f"{label}{doubts.stars(row, 'row')}", row.frames.replace("fps", " fps"), *cells
+    return f"{label}{doubts.stars(row.flags, 'row')}", row.frames.replace("fps", " fps"), *cells

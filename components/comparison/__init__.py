@@ -1,0 +1,1 @@
+"""comparison: every variant of a run against a baseline."""

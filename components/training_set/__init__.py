@@ -1,0 +1,1 @@
+"""training_set: what a fine-tuning reads, of all shards in one."""
