@@ -3,7 +3,7 @@
 Everything is remembered (`scale_made.py`), so what is left is what a step costs by itself: records, requests, memory.
 Each task runs as its container does, in a process of its own, over a folder and over an S3 endpoint that answers after
 10 ms (`scale_s3.py`); a sharded one as shard 0 of 8. `sft` is not remembered: from its start to the end of its first
-update. What is short is tried up to three times; the try of the least CPU time counts. The exponent is the slope of log
+update. What is short is tried twice; the try of the least CPU time counts. The exponent is the slope of log
 CPU time over log n, beyond the CPU time of the same task at n = 20, over the sizes where this is at least `_SEEN`
 seconds; where fewer than two are, the task has none.
 """
@@ -49,7 +49,7 @@ SMALL, SIZES, LARGE = 20, (1_000, 5_000, 25_000), 133_000
 MEASURED = (*EXTRACTION, TASKS["vlm_attention"], TASKS["sft"], TASKS["report"])
 FAILURES = 40_000
 _SEEN = 0.5  # seconds of CPU time that differ from the noise of a start
-_TRIES = (3.0, 15.0)  # a task that takes fewer seconds than each of these is tried once more
+_AGAIN = 8.0  # a task that takes fewer seconds is tried twice
 _PEAK = 1e9
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def measured(world: World, tasks: Sequence[Task], kind: str, server: Endpoint | 
     for task in tasks:
         shard, target = 0 if task.sharded else None, world.folder / "measured" / f"{kind}-{task.name}"
         costs = list[Cost]()
-        while not costs or len(costs) <= sum(costs[0].seconds < bound for bound in _TRIES):
+        while not costs or (len(costs) == 1 and costs[0].seconds < _AGAIN):
             # another seed is another training: no try finds the one before
             own: Json = {"seed": time.time_ns() % 2**31} if task.name == "sft" else {}
             costs.append(measure(task, world.request(task, shard, target, **own), server))

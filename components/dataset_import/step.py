@@ -16,7 +16,7 @@ from components.benchmarks.interface import parse_benchmarks
 from components.core.artifacts import VideoDataset, VideoLine
 from components.core.errors import DataError
 from components.core.progress import track
-from components.core.records import Failure, Video, sha256
+from components.core.records import Failure, Ref, Video, sha256
 from components.dataset_import.checks import Lost, distinct, lost_in, refuse_other_counts, too_many
 from components.dataset_import.clips import NO_MOTION, clip
 from components.dataset_import.decode import Decoded, Job, decode_all
@@ -103,11 +103,11 @@ class Unit:
 
 
 class Usable(NamedTuple):
-    """A file that was imported, its entry, and the clip that its rows are about."""
+    """A file that was imported, the clip that its rows are about, and its mask where it has one."""
 
     unit: Unit
-    entry: Entry
     clip: Video
+    mask: Ref | None
 
 
 def run(context: Context[Params, Training | Evaluation]) -> None:
@@ -200,7 +200,8 @@ def _imported(
             if reason := _unusable(video, entry, context.params.max_corrupt, 0 if unit.source.protocol else fewest):
                 lost.append(_bad(unit, reason))
             else:
-                usable.append(Usable(unit, entry, video))
+                mask = entry.ref("mask", context.task) if "mask" in entry.files else None
+                usable.append(Usable(unit, video, mask))
     keys, tried = {one.unit.key for one in usable}, {unit.key for unit in todo}
     context.counts |= {"remembered": len(keys - tried), "computed": len(keys & tried)}
     return usable
@@ -257,11 +258,11 @@ def _lines(usable: Sequence[Usable], lost: list[Lost]) -> list[VideoLine]:
     lines = []
     for digest, group in sorted(groups.items()):
         rows = [(one.unit.source, row) for one in group for row in one.unit.video.rows]
-        masks = {one.entry.files["mask"].sha256: one for one in group if "mask" in one.entry.files}
+        masks = {one.mask.sha256: (one.unit.name, one.mask) for one in group if one.mask is not None}
         if len(masks) > 1:
-            names, remedy = " and ".join(one.unit.name for one in masks.values()), "keep the mask that belongs to it"
+            names, remedy = " and ".join(name for name, _ in masks.values()), "keep the mask that belongs to it"
             raise DataError("one video with two different masks", source=names, remedy=remedy)
-        mask = next((one.entry.ref("mask", one.clip.file.task) for one in masks.values()), None)
+        mask = next((mask for _, mask in masks.values()), None)
         samples, repeated = distinct(digest, rows)
         lost.extend(repeated)
         lines.append(VideoLine(video=group[0].clip, mask=mask, samples=samples))
