@@ -111,8 +111,10 @@ def capture_sample(
     assert maps is not None
     assert maps.count == calls, f"{maps.count} calls of attention layers, {calls} by the model's sizes"
     statistics, thumbnails, blocks = _reduced(maps, f"sample {unit}")
-    heads, t2v = None, maps.t2v if settings.keep == "all" else None
-    if t2v is None:
+    heads: list[Head] | None = None
+    if settings.keep == "all":
+        t2v = maps.t2v
+    else:
         choice = choose(statistics, **settings.selection.model_dump())
         heads, t2v = choice.named, _mean_over(maps, choice.heads)
     density = t2v.cpu() * spec.num_video_tokens

@@ -48,7 +48,8 @@ def check_selection(made: Selection, params: Params, head_ratio: float) -> None:
     wanted = Selection(head_ratio=head_ratio, **params.model_dump(include={*Rule.model_fields}))
     values = zip(made.model_dump().items(), wanted.model_dump().values(), strict=True)
     if differences := [f"{name} is {own!r} there and {other!r} here" for (name, own), other in values if own != other]:
-        problem = f"the capture keeps other heads than head_ratio and params_head_selection choose: {differences}"
+        listed = "; ".join(differences)
+        problem = f"the capture keeps other heads than head_ratio and params_head_selection choose: {listed}"
         one = canonical_json(wanted.model_dump(mode="json")).decode()
         remedy = f"set params_attention_capture.selection={one}, which captures again; or choose here what it says"
         raise ParameterError(problem, source=source, remedy=remedy)
