@@ -64,7 +64,8 @@ class Qwen3(Patches):
     def frame_size(self, count: int, height: int, width: int, viewing: Viewing) -> tuple[int, int]:
         """Return multiples of a cell's side near the source's size, within the viewing's pixels and the clip's.
 
-        A frame has at most its share of the clip's pixels, and never less than the fewest of a clip and 5 %.
+        The most pixels of a frame are the viewing's or its share of the clip's, whichever are fewer; but no fewer than
+        1.05 times the clip's fewest. Source: `resize` of transformers' `Qwen3VLVideoProcessor`, with its cap.
         """
         least, most = self.limits
         count = max(count, self.group)  # a single frame is repeated
