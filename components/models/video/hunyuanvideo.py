@@ -66,7 +66,7 @@ class HunyuanVideo(CausalVideoModel):
 
     clip: Any  # the text encoder whose pooled output is the text's one vector
     clip_tokenizer: Any
-    guidance: float = 1.0  # 1 is the least that the network was distilled for: no guidance
+    guidance: float = 1.0  # the scale that the network is given; `guided` sets another
 
     def guided(self, guidance_scale: float) -> HunyuanVideo:
         return replace(self, guidance=guidance_scale)

@@ -159,7 +159,7 @@ class VideoModel(ABC):
         """
 
     def guided(self, guidance_scale: float) -> VideoModel:
-        """Return the model under a guidance that its network takes as an input (`sizes.distilled`); 1 is without."""
+        """Return the model under a guidance scale that its network takes as an input (`sizes.distilled`), else 1."""
         raise NotImplementedError(f"{type(self).__name__} is guided by a second pass")
 
     def encode_text(self, text: str) -> EncodedText:
