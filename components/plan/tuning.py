@@ -6,10 +6,14 @@ Counts come from the model's shapes, without its weights. The aligner's few numb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from components.core.records import Json
+from components.core.records import Json, canonical_json, sha256
+from components.models.registry import ResolvedModel
+from components.runtime.context import Context
+from components.runtime.parameters import StepParams
 from components.sft.rates import Rates
 from components.sft.settings import Params
 
@@ -94,3 +98,16 @@ def disk(counts: Counts, params: Params, video_bytes: Sequence[int]) -> Disk:
     readers = (params.processes or GPUS) * max(1, params.workers)
     videos = readers * max(video_bytes, default=0)
     return Disk(state, best, model, videos, (params.keep_last + 2) * state + 3 * best)
+
+
+def counted(context: Context[StepParams, Any], model: ResolvedModel, params: Any) -> Counts:
+    """Return the model's counts, remembered: the imports that build it take most of a plan's time."""
+    settings = params.model_dump(mode="json", include={"tuning", "train", "lora_rank", "lora_targets"})
+    reads: Json = {"model": model.id.digest, "params_sft": settings}
+    key = sha256(canonical_json(reads))[:32]
+    entry = context.store.entry("plan", key, miss_if_damaged=True)
+    if entry is not None and (known := Counts.read(entry.numbers)) is not None:
+        return known
+    counts = count(model.path, params)
+    context.work(key).finish(model.id.name, reads, asdict(counts))
+    return counts

@@ -4,7 +4,7 @@ import pytest
 
 from components.dataset_import.clips import NO_MOTION
 from components.dataset_import.step import STEP as IMPORT
-from components.plan import step as plan
+from components.plan import extraction
 from tests.dataset_import.data import lines
 from tests.dataset_import.published import saved, videomme
 from tests.plan.test_step import counts, planned, settings
@@ -38,8 +38,8 @@ def test_members_are_probed_and_images_left_out_before_and_after_the_import(sour
         "data/none.mp4": "not in the source, named by data/none.mp4 (data.jsonl:4)",
         "still.png": NO_MOTION,
     }
-    looked, fetched = [], plan.fetched
-    monkeypatch.setattr(plan, "fetched", lambda *args: looked.append(args[1]) or fetched(*args))
+    looked, fetched = [], extraction.fetched
+    monkeypatch.setattr(extraction, "fetched", lambda *args: looked.append(args[1]) or fetched(*args))
     assert planned(capsys, *settings(source, store)) == before
     assert looked == ["still.png"]  # headers are remembered, what cannot be used is not
     run_step(IMPORT, tmp_path, store, {"processes": 1, "max_failed": 0.5}, {"source": str(source)}, form="training")
