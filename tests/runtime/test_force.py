@@ -152,7 +152,7 @@ def test_a_forced_task_that_dies_goes_on_and_a_finished_one_computes_nothing(tas
 
 
 @pytest.mark.parametrize(
-    ("task", "function"), [("report", "components.report.page.fit"), ("sft", "components.sft.loop.train")]
+    ("task", "function"), [("report", "components.pages.page.fit"), ("sft", "components.sft.loop.train")]
 )
 def test_a_forced_task_of_one_work_does_it_once(tasks, task, function, nonce, written, monkeypatch):
     start = tasks.again[task]
