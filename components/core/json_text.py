@@ -1,8 +1,9 @@
-"""JSON that others wrote: whatever is wrong with it is one kind of error."""
+"""JSON that others wrote: whatever is wrong with it is one kind of error; whole numbers are integers again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -16,6 +17,15 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def whole_numbers(value: Any) -> Any:
+    """Return a value whose whole numbers are integers: KFP hands all numbers of a list over as floats."""
+    if isinstance(value, Mapping):
+        return {key: whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

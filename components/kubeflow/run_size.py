@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.core.artifacts import PRODUCTS
+from components.core.json_text import whole_numbers
 from components.core.records import Json, sha256
 from components.plan.run_size import RunSize
 
@@ -73,16 +74,8 @@ def written_nodes(documents: list[Json], values: Mapping[str, Any]) -> list[Json
 
 def _text(value: Any) -> str:
     """Return JSON as Go writes it: no spaces, UTF-8, `<`, `>` and `&` escaped, whole numbers without a point."""
-    text = json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(whole_numbers(value), ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parameters(defaults: Mapping[str, str] | None = None, /, **values: str) -> list[Json]:
@@ -241,7 +234,7 @@ class _Run:
         policy = task.get("retryPolicy", {})
         retry = {"retry_max_count": str(policy.get("maxRetryCount", 0))}
         retry["retry_backoff_duration"] = str(policy.get("backoffDuration", "0s"))[:-1]
-        retry["retry_backoff_factor"] = str(_whole(policy.get("backoffFactor", 0)))
+        retry["retry_backoff_factor"] = str(whole_numbers(policy.get("backoffFactor", 0)))
         retry["retry_backoff_max_duration"] = str(policy.get("backoffMaxDuration", "0s"))[:-1]
         zeros = {key.replace("_", "-"): "0" for key in retry} | {"cached-decision": "false"}
         held = _parameters(zeros, pod_spec_patch=patch, cached_decision="false", **retry)

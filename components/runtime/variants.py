@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from components.core.errors import DataError, ParameterError
+from components.core.json_text import whole_numbers
 from components.core.records import Json, Record, sha256
 from components.runtime.parameters import (
     Benchmarks,
@@ -142,17 +143,8 @@ def _variant(row: Any, number: int) -> Variant:
             raise ParameterError(f"variant {name!r} cannot change {parameter!r}: {why}", source=place, remedy=remedy)
         for field in reversed(fields):
             value = {field: value}
-        changes[parameter] = merged(changes.get(parameter), _whole(value))
+        changes[parameter] = merged(changes.get(parameter), whole_numbers(value))
     return Variant(name=name, changes=changes)
-
-
-def _whole(value: Any) -> Any:
-    """Return a value whose whole numbers are integers: KFP hands all numbers of a list over as floats."""
-    if isinstance(value, Mapping):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def slug(name: str) -> str:

@@ -243,7 +243,7 @@ def tower_work(config: Any, shape: Cells) -> TowerWork:
 # The tiny twin: windowed vision blocks, frame pairs, M-RoPE, tied embeddings (as in 3B) -----------------------------
 
 _PATCH = 14
-_CONTROL = """
+CONTROL = """
     <|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
     <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"""
 
@@ -260,7 +260,7 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
         text="'text' in part",
         system="You are a helpful assistant.",
     )
-    tokenizer = byte_tokenizer(_CONTROL, "<|endoftext|>", template)
+    tokenizer = byte_tokenizer(CONTROL, "<|endoftext|>", template)
     ids = tokenizer.convert_tokens_to_ids
     text = small_llm(tokenizer, mrope_section=[2, 3, 3])
     width = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": text["hidden_size"]}

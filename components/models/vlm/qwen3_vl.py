@@ -24,7 +24,7 @@ from components.core.records import MediaKind
 from components.media.viewing import Viewing
 from components.models.family import Tensor
 from components.models.vlm.interface import Cells, TowerWork, VlmFamily
-from components.models.vlm.qwen2_5_vl import IMAGE_AREAS, Patches, area_limits, smart_resize
+from components.models.vlm.qwen2_5_vl import CONTROL, IMAGE_AREAS, Patches, area_limits, smart_resize
 
 _AREAS: dict[MediaKind, dict[str, int]] = {  # where a processor names none
     "video": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
@@ -130,9 +130,6 @@ def tower_work(config: Any, shape: Cells) -> TowerWork:
 # The tiny twin: two DeepStack mergers, heads wider than their share of the width, tied embeddings (as in 4B) ----------
 
 _PATCH = 16
-_CONTROL = """
-    <|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|>
-    <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"""
 
 
 def make_tiny(folder: Path, variant: str = "") -> Path:
@@ -146,7 +143,7 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
         video="<|vision_start|><|video_pad|><|vision_end|>",
         text="'text' in part",
     )
-    tokenizer = byte_tokenizer(_CONTROL, "<|im_end|>", template)
+    tokenizer = byte_tokenizer(CONTROL, "<|im_end|>", template)
     ids = tokenizer.convert_tokens_to_ids
     text = small_llm(tokenizer, mrope_section=[6, 5, 5], mrope_interleaved=True) | {"head_dim": 32}
     width = {"hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": text["hidden_size"]}
