@@ -1,7 +1,7 @@
 """What each variant of a run adds to those before it, as a table: hours new and shared, by step.
 
-Work is told apart by what its key in the store follows from. Of the video model that is exact; a training and an
-evaluation are the same where every parameter on the way to them is.
+Two variants share work where its key in the store follows from the same values. Of the video model that is exact; a
+training and an evaluation count as the same where every parameter on the way to them is.
 """
 
 from __future__ import annotations
@@ -137,10 +137,10 @@ def page(arms_hours: Sequence[tuple[Arm, Hours]], baseline: str, seeds: Sequence
     """Return the table: for each variant the hours of every step that are new, and those that are shared."""
     rows: list[tuple[str, ...]] = []
     for arm, hours in arms_hours:
-        for said, side in (("new", hours.new), ("shared", hours.shared)):
-            cells = [_hours(side.get(name, 0.0)) for name in COLUMNS]
-            stored = readable_bytes(hours.kept) if said == "new" else ""
-            rows.append((arm.variant.name if said == "new" else "", said, *cells, _hours(sum(side.values())), stored))
+        for name, side in (("new", hours.new), ("shared", hours.shared)):
+            cells = [_hours(side.get(column, 0.0)) for column in COLUMNS]
+            stored = readable_bytes(hours.kept) if name == "new" else ""
+            rows.append((arm.variant.name if name == "new" else "", name, *cells, _hours(sum(side.values())), stored))
     together = [sum(hours.new.get(name, 0.0) for _, hours in arms_hours) for name in COLUMNS]
     stored = readable_bytes(sum(hours.kept for _, hours in arms_hours))
     rows.append(("all", "new", *map(_hours, together), _hours(sum(together)), stored))

@@ -182,7 +182,7 @@ class Extraction:
         return maps + (selection.stored_bytes or 0.0) * priors
 
     def _marked(self, source: Source, video: SourceVideo, found: PlannedVideo) -> PlannedVideo:
-        """Return a video with what earlier variants do for it. What it is called tells it from others before import."""
+        """Return a video with what earlier variants do for it; before its import a video is known by its address."""
         assert self.counted is not None
         imported = video.reads(source.root)
         name = sha256(canonical_json([imported, video.part]))

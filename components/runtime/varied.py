@@ -128,7 +128,7 @@ class VariedTask:
         return [work for work, key in zip(works, keys, strict=True) if places[key] % part.count == part.index]
 
     def _keys(self, works: Sequence[Work]) -> list[Hashable]:
-        """Return what tells trainings apart: the key of a variant's training with its first seed, and the seed."""
+        """Return what differs between trainings: the key of a variant's training with its first seed, and the seed."""
         if self._key is None:
             return [work.digest for work in works]
         known: dict[str, str] = {}
