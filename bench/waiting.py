@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -54,15 +55,15 @@ def rows(pairs: int = 2) -> Iterator[Row]:
         folder = Path(name)
         data = write(folder)
         decoding = statistics.median(seconds(partial(_read, folder / "videos", line.video)) for line in data.lines)
-        alone, written = _run(folder, 0, decoding)
-        ahead, others = _run(folder, READERS, decoding)
+        alone, written = _run(folder, data, 0, decoding)
+        ahead, others = _run(folder, data, READERS, decoding)
         if written != others:
             raise RuntimeError("the two runs did not write the same files")
         label = f"{CLIPS} clips, a model as fast as decoding, one at a time: share of the time that it waits"
         detail = f"{decoding:.2f} s to decode, as long to compute"
         yield Row(label, alone["device_waited"], None, f"{detail}, {alone['units_per_hour']:.0f} an hour")
         yield Row(f"the same, {READERS} ahead", ahead["device_waited"], 0.1, f"{ahead['units_per_hour']:.0f} an hour")
-        videos = [line.video for line in data.lines[:8]]
+        videos = [line.video for line in islice(data.lines, 8)]
         with threads(READERS) as pool, workers(READERS) as processes:
             read = partial(_read, folder / "videos")
             one, other = (lambda pool=pool: list(pool.map(read, videos)) for pool in (pool, processes))
@@ -116,13 +117,14 @@ class StandIn(VideoModel):
         return latents.tanh()
 
 
-def _run(folder: Path, prefetch: int, decoding: float) -> tuple[Json, dict[str, bytes]]:
+def _run(folder: Path, data: VideoDataset, prefetch: int, decoding: float) -> tuple[Json, dict[str, bytes]]:
     """Invert all clips on a store of its own; return the step's metrics, and the files that it wrote."""
     sizes, cpu = Sizes(1, 1, 1, 1, 3, 2, 1, 8, 4, (25, 480, 720)), torch.device("cpu")
     model = StandIn(None, None, None, None, None, sizes, FRAMES, torch.float32, cpu, decoding / STEPS)
     out = folder / f"ahead-{prefetch}"
     (out / "store").mkdir(parents=True)
     (out / "store" / "videos").symlink_to(folder / "videos")
+    Store(str(out / "store")).publish(data)
     params = {**SETTINGS.result(), "pictures": 0, "prefetch": prefetch}
     values = STEP.shared.pipeline_defaults() | {"store": str(out / "store"), "vdm": MODEL, "num_steps": STEPS}
     values |= {"shard": "0/1", "params": params, "rerun": "0"}
