@@ -6,10 +6,10 @@
 # (`bench-align`, `bench-align-full`) and of what the steps cost as a data set grows (`bench-scale`).
 # `make cluster-smoke HOST=… STORE=… SOURCE=… BENCHMARKS=…`: the acceptance test of a cluster (docs/cluster.md).
 PYTHON ?= python3
-# VDM=tiny-random: a video model of random weights, which shows the plumbing alone
+# VDM=tiny-random, VLM=tiny-qwen2.5-vl: models of random weights, which show the plumbing alone
 VDM ?= scenes-cogvideox
-VLM ?= tiny-qwen2.5-vl
-RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out tiny-qwen2.5-vl,$(VLM)),-$(VLM))
+VLM ?= scenes-qwen2.5-vl
+RUN := runs/smoke$(if $(filter-out scenes-cogvideox,$(VDM)),-$(VDM))$(if $(filter-out scenes-qwen2.5-vl,$(VLM)),-$(VLM))
 
 .PHONY: smoke lint test test-recipes test-engine test-shipped cluster-smoke
 .PHONY: bench bench-prior bench-prior-full bench-align bench-align-full bench-scale
@@ -26,7 +26,7 @@ runs/data/scenes/set.json: | .venv/.ready
 	.venv/bin/motion-enhancer synthesize runs/data/scenes --preset scenes --count 8 --seed 1
 
 runs/data/bench/set.json: | .venv/.ready
-	.venv/bin/motion-enhancer synthesize runs/data/bench --preset bench --count 12 --seed 2
+	.venv/bin/motion-enhancer synthesize runs/data/bench --preset bench --count 48 --seed 2
 
 smoke: .venv/.ready runs/data/scenes/set.json runs/data/bench/set.json
 	.venv/bin/motion-enhancer run motion_enhancer --out $(RUN) --arguments components/cli/smoke.json \

@@ -166,8 +166,8 @@ def cluster_smoke(
     stamp = f"cluster-smoke-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
     parsed = [value if isinstance(value := parse_value(item), list) else [item] for item in benchmark]
     places = {"source": source, "benchmarks": [*chain(*parsed)], "store": f"{store.rstrip('/')}/{stamp}"}
-    given = {"vlm": "tiny-qwen2.5-vl", **places}
-    given |= json.loads(Path(__file__).with_name("smoke.json").read_text()) | split_assignments(assignments)
+    smoke_arguments = json.loads(Path(__file__).with_name("smoke.json").read_text())
+    given = places | smoke_arguments | split_assignments(assignments)
     with package("motion_enhancer", image, lock, "cpu") as file:
         known = client.defaults(client.read_package(file)[0])
         values = {**known, **nested(given, known, "--set")}

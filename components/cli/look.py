@@ -24,7 +24,7 @@ from components.runtime.runner import run_step
 from components.steps import EXTRACTION
 from components.store.entries import Store
 from components.store.file import FileBackend
-from components.synthetic.model import RECORD
+from components.synthetic.cards import RECORD
 
 CHAIN = (*EXTRACTION, "prior_set")  # what each of them makes is what the next one takes
 FORMS = {"dataset_import": "training", "prior_set": "collected"}

@@ -1,15 +1,17 @@
 """Which models there are, where their files lie, and what names them: a pinned commit or a digest of their files.
 
-Names are `tiny-…` (random twins of the real classes, made here), `scenes-cogvideox` (trained, shipped in this package),
-a registry name whose files lie under `MODELS_DIR`, or any folder. A registry's model that `models fetch` put there is
-named by its commit; every other folder by its files' content, which is remembered by sizes and times, so that no pod
-hashes 20 GB twice. Names and pins come from the families. Imports no torch until a twin is made.
+Names are `tiny-…` (random twins of the real classes, made here), `scenes-…` (trained, shipped in this package), a
+registry name whose files lie under `MODELS_DIR`, or any folder. A registry's model that `models fetch` put there is
+named by its commit, a shipped one by the digest on its card; every other folder by its files' content, which is
+remembered by sizes and times, so that no pod hashes 20 GB twice. Names and pins come from the families. Imports no
+torch until a twin is made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import tempfile
@@ -54,13 +56,14 @@ class ResolvedModel:
     id: ModelId
 
 
-# small trained models that travel with the code; a new training takes a new digest
-SHIPPED = {
-    "scenes-cogvideox": ResolvedModel(
-        Path(__file__).parents[1] / "synthetic" / "checkpoint",
-        ModelId(name="scenes-cogvideox", digest="c9e3f584569071d2ced5ba1e27d14f3c653d6bcc56acb6fcc09d11318215306a"),
-    )
-}
+def _trained(name: str, folder: str) -> ResolvedModel:
+    path = Path(__file__).parents[1] / "synthetic" / folder / "checkpoint"
+    card = json.loads((path / "training.json").read_bytes())  # names the files: a new training takes a new digest
+    return ResolvedModel(path, ModelId(name=name, digest=card["digest"]))
+
+
+# small trained models that travel with the code
+SHIPPED = {name: _trained(name, folder) for name, folder in (("scenes-cogvideox", "vdm"), ("scenes-qwen2.5-vl", "vlm"))}
 
 
 def resolve(name: str, store: Store) -> ResolvedModel:

@@ -47,7 +47,7 @@ def comparisons(material: Material) -> list[Comparison]:
 
 def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
     """Return the run's outcome in one sentence; of many benchmarks the intervals stand in the chart below it."""
-    found = "; ".join(f"{one.benchmark.title}: tuned − untouched: {_outcome(one)}" for one in comparisons)
+    found = "; ".join(map(_outcome, comparisons))
     if len(comparisons) > _LONG:
         each = (f"{one.benchmark.title} {signed(one.overall.value)} ({probability(one.p)})" for one in comparisons)
         found = f"Tuned − untouched, in points: {', '.join(each)}"
@@ -59,8 +59,9 @@ def sentence(material: Material, comparisons: Sequence[Comparison]) -> str:
 
 
 def _outcome(one: Comparison) -> str:
-    e = one.overall
-    return f"{signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
+    e, (before, after) = one.overall, (one.rows[0].untouched.value, one.rows[0].tuned.value)
+    models = f"{before:.1f} % right untouched, {after:.1f} % tuned"
+    return f"{one.benchmark.title}: {models}: {signed(e.value)} points {interval(e)}, {probability(one.p)}, {e.n} items"
 
 
 def verdict(material: Material, comparisons: Sequence[Comparison]) -> Section:

@@ -1,6 +1,6 @@
-"""The synthetic set, and the small video model that is trained on it.
+"""The synthetic set, and two small models that are trained on it and ship with the package.
 
-The generator: `scenes` writes a set, `courses`, `drawing` and `questions` are its parts. The model: `model/` is the
-network with all that its training takes, `train` the training, `checkpoint/` the trained weights that ship with the
-package, `larger/` the record of a larger one.
+The generator: `scenes` writes a set, `drawing` and `questions` are its parts. `vdm/` is the video model and `vlm/` the
+vision-language model: each holds its network, its training (`train`), its card and, in `checkpoint/`, the trained
+weights; `vdm/larger/` is the record of a larger video model. Both trainings: `training`, `recipe`, `cards`.
 """

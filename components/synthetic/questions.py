@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
 from components.synthetic import drawing
 from components.synthetic.drawing import COLOURS, DIRECTIONS, SHAPES, TRAVEL, Background, Body, Camera, Scene
+
+_WAYS = [*(f"It moves {way}" for way in DIRECTIONS), "It spins", "It grows", "It shrinks"]
+_CORNERS = {
+    f"In the {v} {h}": (y, x) for y, v in ((-1, "upper"), (1, "lower")) for x, h in ((-1, "left"), (1, "right"))
+}
+_COUNTS = ["1", "2", "3", "4"]
+_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+_TURNS = {f"It {'pans' if way in ('left', 'right') else 'tilts'} {way}": step for way, step in DIRECTIONS.items()}
+_ZOOMS = {"It zooms in": 0.6, "It zooms out": -0.35, "It stands still": 0.0}
+_ORDERS = [", ".join(ways) for ways in permutations(DIRECTIONS, 3)]
+# all texts that options have
+ANSWERS = (*_WAYS, *_CORNERS, *_ORDERS, *_COUNTS, *(f"The {name}" for name in _NAMES), *_TURNS, *_ZOOMS)
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,11 @@ class Question:
     text: str
     options: tuple[str, ...]
     answer: str
+
+    @property
+    def right(self) -> str:
+        """The text of the right option."""
+        return self.options["ABCD".index(self.answer)]
 
     def rendered(self) -> str:
         """As MotionBench writes it: the options below the question, one per line."""
@@ -68,7 +86,7 @@ def questioned(
 
 def _named(rng: np.random.Generator, act: _Act, names: list[str]) -> _Act:
     """Options that name the bodies, the mover's first, and one that is not there."""
-    absent = [name for name in (f"{colour} {shape}" for colour in COLOURS for shape in SHAPES) if name not in names]
+    absent = [name for name in _NAMES if name not in names]
     answers = [f"The {name}" for name in (*names, rng.choice(absent))]
     return replace(act, right=answers[0], answers=answers)
 
@@ -105,21 +123,18 @@ def _texture(rng: np.random.Generator) -> Background:
 
 def _recognition(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
     """One of seven ways to move."""
-    ways = [f"It moves {way}" for way in DIRECTIONS] + ["It spins", "It grows", "It shrinks"]
-    right = str(rng.choice(ways))
+    right = str(rng.choice(_WAYS))
     offsets_F2 = time_F[:, None] * rng.uniform(*TRAVEL) * np.asarray(DIRECTIONS.get(right.split()[-1], (0, 0)))
     growth, turn = {"It grows": 0.8, "It shrinks": -0.5}.get(right, 0.0), 2.2 * (right == "It spins")
-    return _Act("What does the moving object do?", right, ways, offsets_F2, growth, turn)
+    return _Act("What does the moving object do?", right, _WAYS, offsets_F2, growth, turn)
 
 
 def _location(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
     """From the centre into a corner."""
-    sides = [(v, h, dy, dx) for v, dy in (("upper", -1), ("lower", 1)) for h, dx in (("left", -1), ("right", 1))]
-    corners = {f"In the {v} {h}": (dy, dx) for v, h, dy, dx in sides}
-    right = str(rng.choice(list(corners)))
-    offsets_F2 = time_F[:, None] * rng.uniform(0.22, 0.32) * np.asarray(corners[right])
+    right = str(rng.choice(list(_CORNERS)))
+    offsets_F2 = time_F[:, None] * rng.uniform(0.22, 0.32) * np.asarray(_CORNERS[right])
     text = "Where does the object that starts in the centre end up?"
-    return _Act(text, right, list(corners), offsets_F2, from_centre=True)
+    return _Act(text, right, list(_CORNERS), offsets_F2, from_centre=True)
 
 
 def _order(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
@@ -134,10 +149,10 @@ def _order(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
 
 def _repetition(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
     """One to four jumps."""
-    count = int(rng.integers(1, 5))
+    count = int(rng.integers(1, 1 + len(_COUNTS)))
     height_F = 0.3 * np.abs(np.sin(np.pi * count * time_F))
     offsets_F2 = np.stack([-height_F, np.zeros(len(time_F))], axis=1)
-    return _Act("How many times does the object jump?", str(count), ["1", "2", "3", "4"], offsets_F2)
+    return _Act("How many times does the object jump?", str(count), _COUNTS, offsets_F2)
 
 
 def _objects(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
@@ -148,12 +163,11 @@ def _objects(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
 
 def _camera(rng: np.random.Generator, time_F: np.ndarray) -> _Act:
     """Let the camera move, and nothing else."""
-    moves = {f"It {'pans' if way in ('left', 'right') else 'tilts'} {way}": step for way, step in DIRECTIONS.items()}
-    zooms = {"It zooms in": 0.6, "It zooms out": -0.35, "It stands still": 0.0}
-    right = str(rng.choice([*moves, *zooms]))
-    camera = Camera(time_F[:, None] * 0.35 * np.asarray(moves.get(right, (0, 0))), 1 + zooms.get(right, 0.0) * time_F)
+    right = str(rng.choice([*_TURNS, *_ZOOMS]))
+    zooms_F = 1 + _ZOOMS.get(right, 0.0) * time_F
+    camera = Camera(time_F[:, None] * 0.35 * np.asarray(_TURNS.get(right, (0, 0))), zooms_F)
     still_F2 = np.zeros((len(time_F), 2))
-    return _Act("How does the camera move?", right, [*moves, *zooms], still_F2, camera=camera)
+    return _Act("How does the camera move?", right, [*_TURNS, *_ZOOMS], still_F2, camera=camera)
 
 
 _ACTS: dict[str, Callable[[np.random.Generator, np.ndarray], _Act]] = {

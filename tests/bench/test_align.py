@@ -23,8 +23,8 @@ from components.models.video import load_vdm
 from components.models.vlm.example import collate
 from components.models.vlm.rows import request_rows
 from components.runtime.parameters import pipeline_default
-from components.synthetic.model.network import TRAINING_SEEDS
 from components.synthetic.scenes import draw, make_clip
+from components.synthetic.vdm.network import TRAINING_SEEDS
 
 WORDS = {index: word for word, index in IDS.items()}
 EDGES = np.array([-0.5, 0.5, 4.5, 8.5, 12.5, 16.5]) * 2.5 / 16  # of the video model's latents, in seconds

@@ -13,7 +13,7 @@ from components.core.records import HeadRow
 from components.models.registry import resolve
 from components.quality.measures import Scene
 from components.store.entries import Store
-from components.synthetic.model.network import TRAINING_SEEDS, make_denoiser, save_pipeline
+from components.synthetic.vdm.network import TRAINING_SEEDS, make_denoiser, save_pipeline
 
 VDM, VIDEOS = "tiny-cogvideox", 4
 

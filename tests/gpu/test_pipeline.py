@@ -11,8 +11,8 @@ from components.models.registry import SHIPPED
 from components.models.video import load_vdm
 from components.pages.samples import Stored
 from components.store.entries import Store
-from components.synthetic.model.vae import closed_form
 from components.synthetic.scenes import draw, make_clip, write_set
+from components.synthetic.vdm.vae import closed_form
 from tests.command import python
 from tests.runner import load_manifest
 

@@ -16,7 +16,7 @@ TASKS = 19
 
 def run(engine, out, lock, data):
     """The smoke pipeline on an engine, with a store of its own in the bucket."""
-    settings = {"store": f"minio://{BUCKET}/{engine}", "source": f"{data}/scenes", "vlm": "tiny-qwen2.5-vl"}
+    settings = {"store": f"minio://{BUCKET}/{engine}", "source": f"{data}/scenes"}
     settings["benchmarks"] = f'["motionbench={data}/bench"]'
     given = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     arguments = ROOT / "components/cli/smoke.json"

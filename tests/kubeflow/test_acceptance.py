@@ -301,7 +301,7 @@ def test_the_command_prints_the_table_and_ends_with_1_if_anything_does_not_hold(
     assert values["benchmarks"] == ["motionbench=minio://b/bench", "favor=minio://b/favor"]
     assert (values["source"], values["vlm"], values["vdm"]) == (
         "minio://b/scenes",
-        "tiny-qwen2.5-vl",
+        "scenes-qwen2.5-vl",
         "scenes-cogvideox",
     )
     assert values["params_ddim_inversion"]["num_frames"] == 17  # the smoke's

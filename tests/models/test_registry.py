@@ -54,5 +54,7 @@ def test_a_missing_checkpoint_names_what_to_fetch(tmp_path, store, monkeypatch):
     monkeypatch.setenv("MODELS_DIR", str(tmp_path))
     with pytest.raises(ParameterError, match=r"zai-org/CogVideoX-5b at 8d6ea3f8"):
         resolve("cogvideox-5b", store)
-    with pytest.raises(ParameterError, match=r"use a folder or one of: scenes-cogvideox, tiny-cogvideox"):
+    with pytest.raises(
+        ParameterError, match=r"use a folder or one of: scenes-cogvideox, scenes-qwen2.5-vl, tiny-cogvideox"
+    ):
         resolve("cogvideo", store)

@@ -71,8 +71,10 @@ def test_verdict_and_numbers(run, page):
     pairs = list(zip(run.untouched[0].lines, run.tuned[0].lines, strict=True))
     gain = 100 * sum(int(b.correct) - int(a.correct) for a, b in pairs) / len(pairs)
     text = plain(page)
+    before, after = (100 * sum(int(pair[k].correct) for pair in pairs) / len(pairs) for k in (0, 1))
+    models = f"{before:.1f} % right untouched, {after:.1f} % tuned"
     outcome = rf"\+{gain:.1f} points \[[+−][\d.]+, [+−][\d.]+\], p [=<] [\d.]+, {len(pairs)} items\."
-    assert re.search(rf"MotionBench: tuned − untouched: {outcome}", text)
+    assert re.search(rf"MotionBench: {models}: {outcome}", text)
     assert "Selection may be positional" in text
     assert "sft.max_steps = 60 (paper: none)" in text
     assert "head ratio" not in text
@@ -104,10 +106,10 @@ def test_summary_and_cut(run, page):
     for title in ("AUC_obj: mover against", "Pointing game: frames whose", "Track: path of"):
         assert title in page
     cut, report = run.out["page"].read_text(), load_manifest(run.out["report"], Report, run.store.uri)
-    assert cut.index("MotionBench: tuned − untouched") < cut.index(report.page.path) < cut.index('<section id="idea"')
+    assert cut.index("% right untouched") < cut.index(report.page.path) < cut.index('<section id="idea"')
     read = re.sub(r"<style.*?</style>|<pre>.*?</pre>|<[^>]*>", " ", cut, flags=re.DOTALL)
     assert not re.search(r"\de[+−-]\d", read)
-    assert summary.index("tuned − untouched") < summary.index("## ") < summary.index(report.page.path)
+    assert summary.index("% right untouched") < summary.index("## ") < summary.index(report.page.path)
     assert len(cut.encode()) <= 1_000_000
     assert report.page.bytes <= 8_000_000
 

@@ -250,25 +250,47 @@ CONTROL = """
 
 def make_tiny(folder: Path, variant: str = "") -> Path:
     """Write a tiny Qwen2.5-VL into `folder`, which is made if it is not there, and return the folder."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from components.models.vlm.twins import byte_tokenizer, small_llm
 
-    from components.models.vlm.twins import byte_tokenizer, chat_template, small_llm, write_twin
+    tokenizer = byte_tokenizer(CONTROL, "<|endoftext|>", qwen_template())
+    text = small_llm(tokenizer, mrope_section=[2, 3, 3])
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    vision = {"depth": 2, **width, "patch_size": _PATCH, "window_size": 4 * _PATCH, "fullatt_block_indexes": [1]}
+    return write_small(folder, tokenizer, text, vision)
 
-    template = chat_template(
+
+def qwen_template(system: str = "You are a helpful assistant.") -> str:
+    """Return what the published checkpoints' chat template renders; with no `system` no prompt stands first."""
+    from components.models.vlm.twins import chat_template
+
+    return chat_template(
         image="<|vision_start|><|image_pad|><|vision_end|>",
         video="<|vision_start|><|video_pad|><|vision_end|>",
         text="'text' in part",
-        system="You are a helpful assistant.",
+        system=system,
     )
-    tokenizer = byte_tokenizer(CONTROL, "<|endoftext|>", template)
+
+
+def write_small(
+    folder: Path, tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], seed: int | None = None, **more: Any
+) -> Path:
+    """Write a small Qwen2.5-VL of random weights into `folder`, and return the folder.
+
+    `text` and `vision` are the sizes of its two parts, `more` further fields of the configuration; pairs of frames,
+    2 × 2 patches per cell, positions in time and tied embeddings are as in the published 3B.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from components.models.vlm.twins import SEED, write_twin
+
     ids = tokenizer.convert_tokens_to_ids
-    text = small_llm(tokenizer, mrope_section=[2, 3, 3])
-    width = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": text["hidden_size"]}
-    cells = {"patch_size": _PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2, "tokens_per_second": 2}
-    vision = {"depth": 2, **width, **cells, "window_size": 4 * _PATCH, "fullatt_block_indexes": [1]}
+    vision = {**vision, "spatial_merge_size": 2, "temporal_patch_size": 2, "tokens_per_second": 2}
+    vision |= {"out_hidden_size": text["hidden_size"]}
     tokens = {f"{name}_token_id": ids(f"<|{name}_pad|>") for name in ("image", "video")}
     edges = {f"vision_{edge}_token_id": ids(f"<|vision_{edge}|>") for edge in ("start", "end")}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens, **edges)
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens, **edges, **more
+    )
     processor: dict[str, Any] = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
@@ -276,8 +298,9 @@ def make_tiny(folder: Path, variant: str = "") -> Path:
     processor |= {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
     sizes = {"min_pixels": 3136, "max_pixels": 12845056, "temporal_patch_size": 2, "merge_size": 2}
     sampling = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-6}
-    files = {"preprocessor_config.json": processor | sizes | {"patch_size": _PATCH}}
-    return write_twin(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, files, sampling)
+    files = {"preprocessor_config.json": processor | sizes | {"patch_size": vision["patch_size"]}}
+    model_class, drawn = Qwen2_5_VLForConditionalGeneration, SEED if seed is None else seed
+    return write_twin(folder, model_class, config, tokenizer, files, sampling, drawn)
 
 
 FAMILY = VlmFamily(

@@ -8,6 +8,7 @@ own initialization; two calls write equal bytes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _WORDS = """
     on only option orange order out pans person question red right rolls rotates scene second shrinks slowly
     spins square stands still the then third this times to towards triangle up video what when where which while
     white with yellow yes zooms"""
+_COMMON = [*(f"Ġ{word}" for word in _WORDS.split()), *(word.capitalize() for word in _WORDS.split())]
 _TEMPLATE = """\
 {%- for message in messages -%}
 «system»{{ '<|im_start|>' + message.role + '\\n' }}
@@ -65,12 +67,20 @@ def small_llm(tokenizer: Any, **rope: Any) -> dict[str, Any]:
     return {**tokens, **sizes, **heads, **rotary, "initializer_range": 0.06}
 
 
-def byte_tokenizer(control: str, end: str, template: str, roles: dict[str, str] | None = None) -> Qwen2Tokenizer:
-    """Return a byte-level BPE: 256 bytes, merges that build common words from the left, then the control tokens."""
+def byte_tokenizer(
+    control: str,
+    end: str,
+    template: str,
+    roles: dict[str, str] | None = None,
+    words: Sequence[str] = tuple(_COMMON),
+) -> Qwen2Tokenizer:
+    """Return a byte-level BPE: 256 bytes, merges that build `words` from the left, then the control tokens.
+
+    Words are as byte-level pieces are written: `Ġ` in a space's place.
+    """
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = _WORDS.split()
     merges: list[tuple[str, str]] = []
-    for word in [*(f"Ġ{word}" for word in words), *(word.capitalize() for word in words)]:
+    for word in words:
         for k in range(1, len(word)):
             if word[: k + 1] not in pieces:
                 merges.append((word[:k], word[k]))
@@ -84,12 +94,18 @@ def byte_tokenizer(control: str, end: str, template: str, roles: dict[str, str] 
 
 
 def write_twin(
-    folder: Path, model_class: Any, config: Any, tokenizer: Any, files: dict[str, Any], sampling: dict[str, Any]
+    folder: Path,
+    model_class: Any,
+    config: Any,
+    tokenizer: Any,
+    files: dict[str, Any],
+    sampling: dict[str, Any],
+    seed: int = SEED,
 ) -> Path:
     """Write a twin's weights, tokenizer, further files and generation settings into `folder`, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         model = model_class(config)
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     tokens = {"bos_token_id": text, "pad_token_id": text, "eos_token_id": [turn, text]}

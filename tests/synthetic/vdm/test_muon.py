@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from components.synthetic.model.muon import Muon, orthogonal
-from components.synthetic.model.network import make_denoiser
-from components.synthetic.train import hidden_matrices
+from components.synthetic.vdm.muon import Muon, orthogonal
+from components.synthetic.vdm.network import make_denoiser
+from components.synthetic.vdm.train import hidden_matrices
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (64, 16), (16, 64)])

@@ -11,8 +11,9 @@ from components.core.errors import DataError, ParameterError
 from components.ddim_inversion.ddim import invert
 from components.models.video import load_vdm
 from components.models.video.interface import EncodedText
-from components.synthetic.model.card import read_card, write_card
-from components.synthetic.model.network import (
+from components.synthetic.scenes import draw, make_clip
+from components.synthetic.vdm.card import read_card, write_card
+from components.synthetic.vdm.network import (
     LENGTH,
     SIZE,
     TRAINING_SEEDS,
@@ -23,9 +24,8 @@ from components.synthetic.model.network import (
     make_tokenizer,
     save_pipeline,
 )
-from components.synthetic.model.vae import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
-from components.synthetic.scenes import draw, make_clip
-from components.synthetic.train import TrainingScenes, by_noise
+from components.synthetic.vdm.train import TrainingScenes, by_noise
+from components.synthetic.vdm.vae import DIFFERENCE_GAIN, MEAN_GAIN, TEMPORAL, closed_form
 from tests.arithmetic import rounding
 
 NUM_FRAMES = 17

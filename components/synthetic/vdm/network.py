@@ -21,8 +21,9 @@ from transformers import T5Tokenizer
 
 from components.core.records import Record
 from components.models.video.cogvideox import FRAMES, SCHEDULER, t5_encoder
-from components.synthetic.model.vae import CHANNELS, SPATIAL, TEMPORAL, make_vae
+from components.synthetic.recipe import Optimization
 from components.synthetic.scenes import VOCABULARY
+from components.synthetic.vdm.vae import CHANNELS, SPATIAL, TEMPORAL, make_vae
 
 SIZE = 48  # pixels of a side
 TRAINING_SEEDS = range(7_340_000, 7_341_000)  # of `scenes`: reserved, no test, smoke or bench may use one
@@ -50,17 +51,11 @@ class Architecture(Record):
         return value
 
 
-class Recipe(Architecture):
+class Recipe(Optimization, Architecture):
     """What decides a training's result."""
 
-    steps: int = Field(default=3400, ge=1, description="updates")
-    batch: int = Field(default=4, ge=1, description="clips per update")
     muon_rate: float = Field(default=0.02, gt=0, description="peak of Muon, for the matrices of the blocks")
     learning_rate: float = Field(default=1.5e-3, gt=0, description="peak of AdamW, for all else")
-    warmup: int = Field(default=100, ge=0, description="updates of linear warm-up; then a cosine to 0")
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
-    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are what is saved")
     caption_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of empty captions")
     seed: int = Field(default=0, ge=0, lt=999, description="of the initialization and of the scenes")
     validation_clips: int = Field(default=64, ge=5, description="unseen clips that the card's losses are measured on")

@@ -8,8 +8,9 @@ import torch
 
 from components.core.errors import ParameterError
 from components.kubeflow.tree import ROOT
-from components.synthetic.model.card import read_card
-from components.synthetic.model.network import (
+from components.synthetic.training import rate
+from components.synthetic.vdm.card import read_card
+from components.synthetic.vdm.network import (
     TRAINING_SEEDS,
     VALIDATION_SEED,
     Architecture,
@@ -18,7 +19,7 @@ from components.synthetic.model.network import (
     noise_levels,
     velocity_loss,
 )
-from components.synthetic.train import TrainingScenes, joined, rate, train
+from components.synthetic.vdm.train import TrainingScenes, VideoModelTraining, train
 
 TINY = Architecture(layers=1, heads=2, num_frames=9)
 SMALL = Recipe(**TINY.model_dump(), steps=4, batch=5, warmup=1, validation_clips=5)
@@ -36,7 +37,7 @@ def whole(one_thread, tmp_path_factory):
 def test_training_lowers_the_loss_of_a_batch():
     model, alpha_bar = make_denoiser(0, TINY), noise_levels()
     scenes = TrainingScenes(TRAINING_SEEDS[2], 5, 0.0, TINY.num_frames)
-    batch = joined([scenes[position] for position in range(5)])
+    batch = VideoModelTraining.joined([scenes[position] for position in range(5)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3)
     losses = []
     for _ in range(8):
@@ -86,7 +87,7 @@ def test_other_recipes_states_and_existing_folders_are_refused(whole, tmp_path):
 
 def test_no_other_video_shares_a_training_seed():
     """No number of the reserved range stands in tests, benches, settings or the Makefile but where it is reserved."""
-    reserved = re.compile(r"\b7_?34[01]_?\d{3}\b")
+    reserved = re.compile(r"\b7_?3(?:4[01]|50)_?\d{3}\b")
     patterns = ("tests/**/*.py", "bench/*.py", "components/**/*.py", "components/**/*.json", "Makefile")
     files = [file for pattern in patterns for file in ROOT.glob(pattern)]
     # where they are reserved, and the shipped model's record of them

@@ -1,68 +1,64 @@
-"""The small model's card: `README.md` from the template `card.md`, and `training.json`, the same facts for programs.
+"""The cards of the small models: `README.md` from a template, and `training.json`, the same facts for programs.
 
-The digest names the model's files (all but these two, which cannot name themselves); `read_card` recomputes it, so that
-a card is true or refused.
+The digest names the model's files (all but these two, which cannot name themselves); `read` recomputes it, so that a
+card is true or refused.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from string import Template
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from safetensors import safe_open
 
 from components.core.errors import DataError
-from components.core.records import Digest, Record, canonical_json, sha256
-from components.synthetic.model import RECORD
-from components.synthetic.model.network import SIZE, TRAINING_SEEDS, VALIDATION_SEED, Recipe, latent_grid
+from components.core.records import Digest, Json, Record, canonical_json, sha256
+from components.synthetic.recipe import Optimization
 
-PAGE = "README.md"
+PAGE, RECORD = "README.md", "training.json"
 LICENCE = "Apache-2.0"
 
 
-class Card(Record):
+class BaseCard(Record):
     """What a checkpoint is and how it was made.
 
-    `files` holds bytes and sha256 by path; `losses` go by fifths of the noise, low noise first.
+    `files` holds bytes and sha256 by path, `parameters` their number by the folder of the weights.
     """
 
     licence: str
-    recipe: Recipe
     scene_seed: int
     reserved_seeds: tuple[int, int]
     validation_seed: int
-    size: int
-    num_frames: int
-    losses: list[float]
     parameters: dict[str, int]
     files: dict[str, tuple[int, Digest]]
     digest: Digest
 
 
-def write_card(folder: Path, recipe: Recipe, losses: list[float]) -> Card:
-    """Describe the pipeline in `folder`; writes both files."""
+C = TypeVar("C", bound=BaseCard)
+
+
+def write(folder: Path, kind: type[C], page: Callable[[C], str], seeds: range, seed: int, **own: Any) -> C:
+    """Describe the model in `folder`, trained on seed number `seed` of the reserved `seeds`; writes both files."""
     files = _files(folder)
-    card = Card(
+    card = kind(
         licence=LICENCE,
-        recipe=recipe,
-        scene_seed=TRAINING_SEEDS[recipe.seed],
-        reserved_seeds=(TRAINING_SEEDS[0], TRAINING_SEEDS[-1]),
-        validation_seed=VALIDATION_SEED,
-        size=SIZE,
-        num_frames=recipe.num_frames,
-        losses=losses,
+        scene_seed=seeds[seed],
+        reserved_seeds=(seeds[0], seeds[-1]),
+        validation_seed=seeds[-1],
         parameters=_parameters(folder),
         files=files,
         digest=_digest(files),
+        **own,
     )
     (folder / RECORD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(page(card), encoding="utf-8")
     return card
 
 
-def read_card(folder: Path | str) -> Card:
+def read(folder: Path | str, kind: type[C], page: Callable[[C], str]) -> C:
     """Return the card of a checkpoint, checked against its files.
 
     Raises:
@@ -71,7 +67,7 @@ def read_card(folder: Path | str) -> Card:
     folder = Path(folder)
     remedy = "train again, or take the checkpoint as it was published"
     try:
-        card = Card.model_validate_json((folder / RECORD).read_bytes())
+        card = kind.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(f"no card: {error}", source=str(folder / RECORD), remedy=remedy) from error
     found = _files(folder)
@@ -85,27 +81,22 @@ def read_card(folder: Path | str) -> Card:
     return card
 
 
-def page(card: Card) -> str:
-    """Return the card as Markdown."""
-    recipe = card.recipe
+def facts(card: BaseCard, recipe: Optimization, module: str) -> Json:
+    """Return what the pages of all models hold, by the names in their templates; `module` is the training's."""
     changed = recipe.model_dump(exclude_defaults=True)
     options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
-    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     files = [f"| `{path}` | {size} | `{digest}` |" for path, (size, digest) in sorted(card.files.items())]
-    return Template(template).substitute(
-        recipe.model_dump(),
-        **card.model_dump(include={"licence", "digest", "size", "num_frames", "scene_seed", "validation_seed"}),
-        command=" ".join(["python -m components.synthetic.train FOLDER", *options]),
-        clips=recipe.steps * recipe.batch,
-        tokens=" × ".join(str(side) for side in latent_grid(card.num_frames)),
-        first_seed=card.reserved_seeds[0],
-        last_seed=card.reserved_seeds[1],
-        losses=" | ".join(f"{loss:.4f}" for loss in card.losses),
-        parameters=", ".join(f"{part} {count:,}" for part, count in card.parameters.items()),
-        all_parameters=f"{sum(card.parameters.values()):,}",
-        megabytes=f"{sum(size for size, _ in card.files.values()) / 1e6:.2f}",
-        files="\n".join(files),
-    )
+    return {
+        **recipe.model_dump(),
+        **card.model_dump(include={"licence", "digest", "scene_seed", "validation_seed"}),
+        "command": " ".join([f"python -m {module} FOLDER", *options]),
+        "first_seed": card.reserved_seeds[0],
+        "last_seed": card.reserved_seeds[1],
+        "parameters": ", ".join(f"{part} {count:,}" for part, count in card.parameters.items()),
+        "all_parameters": f"{sum(card.parameters.values()):,}",
+        "megabytes": f"{sum(size for size, _ in card.files.values()) / 1e6:.2f}",
+        "files": "\n".join(files),
+    }
 
 
 def _files(folder: Path) -> dict[str, tuple[int, str]]:
@@ -126,8 +117,8 @@ def _digest(files: dict[str, tuple[int, str]]) -> str:
 def _parameters(folder: Path) -> dict[str, int]:
     """Parameters of each part, counted in its file."""
     counts: dict[str, int] = {}
-    for file in sorted(folder.glob("*/*.safetensors")):
+    for file in sorted(folder.rglob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-        counts[file.parent.name] = sum(map(math.prod, shapes))
+        counts[file.parent.name if file.parent != folder else "model"] = sum(map(math.prod, shapes))
     return counts
