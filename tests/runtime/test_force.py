@@ -23,6 +23,7 @@ from components.runtime.runner import execute, executor_input
 from components.store.file import FileBackend
 from components.synthetic.scenes import write_set
 from tests.chain import SMALL
+from tests.comparison import world
 from tests.dataset_import.data import own
 from tests.infrastructure.faulty import RESET, FaultyProxy
 from tests.runner import metrics, run_step
@@ -41,6 +42,10 @@ PARAMS = {
     "leakage_check": {"readers": 1},
     "report": {"pictures": 1},
 }
+
+# of the trainings, those of the second variant are those of the first: they do not read its change
+VARIANTS = [{"name": "aligned"}, {"name": "other heads", "head_ratio": 0.25}, {"name": "plain", "align_weight": 0}]
+TRAIN = "components.sft.loop.train"
 
 
 class Tasks:
@@ -67,6 +72,8 @@ class Tasks:
         after = self.first("tuned_eval", "benchmark_eval", "tuned", videos=asked, model=model)["result"]
         seen = self.first("tuned_attention", "vlm_attention", "tuned", priors=priors, model=model)["maps"]
         self.first("report", untouched=[before], tuned=[after], maps=seen, priors=priors, model=model)
+        compared = world.build(folder / "compared", VARIANTS, clips=2, questions=6, seeds=(1,))
+        self.again["comparison"] = partial(compared.compare, folder / "out" / "comparison")
 
     def first(self, task, step="", form="", **inputs):
         """Run a task for the first time; its outputs."""
@@ -152,7 +159,8 @@ def test_a_forced_task_that_dies_goes_on_and_a_finished_one_computes_nothing(tas
 
 
 @pytest.mark.parametrize(
-    ("task", "function"), [("report", "components.pages.page.fit"), ("sft", "components.sft.loop.train")]
+    ("task", "function"),
+    [("report", "components.pages.page.fit"), ("comparison", "components.pages.page.fit"), ("sft", TRAIN)],
 )
 def test_a_forced_task_of_one_work_does_it_once(tasks, task, function, nonce, written, monkeypatch):
     start = tasks.again[task]
@@ -164,6 +172,43 @@ def test_a_forced_task_of_one_work_does_it_once(tasks, task, function, nonce, wr
         assert list(written.values()) == [1]
     start(rerun=f"{nonce}-again")
     assert list(written.values()) == [2]
+
+
+@pytest.fixture
+def trainings(tasks):
+    """Start the trainings of variants, each with two seeds."""
+    start = tasks.again["sft"]
+
+    def run(variants=VARIANTS, rerun="0"):
+        return start(shared=start.keywords["shared"] | {"variants": variants, "seeds": [1, 2]}, rerun=rerun)
+
+    return run
+
+
+def test_forced_trainings_of_variants_are_done_once_each(trainings, nonce, written, monkeypatch):
+    computing = Computing(monkeypatch, TRAIN, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trainings(rerun=nonce)
+    trainings(rerun=nonce)
+    assert metrics(trainings(rerun=nonce))["cases"] == 2 * 2
+    trainings()
+    assert computing.calls == 2 * 2
+    assert list(written.values()) == [1] * 4
+
+
+def test_a_variant_whose_trainings_are_forced_leaves_the_others(trainings, nonce, written, monkeypatch):
+    before = trainings()
+    computing = Computing(monkeypatch, TRAIN)
+    trainings(VARIANTS[-1:], nonce)
+    again = trainings()
+    assert computing.calls == 2
+    assert list(written.values()) == [1] * 2
+    manifests = [sorted(one["model"].rglob("manifest.json")) for one in (before, again)]
+    assert len(manifests[0]) == 3 * 2
+    # what follows reads the same manifests, so it has nothing to compute
+    assert [file.read_bytes() for file in manifests[0]] == [file.read_bytes() for file in manifests[1]]
+    trainings(rerun=nonce)
+    assert computing.calls == 2 + 2
 
 
 def test_a_forced_task_that_dies_while_it_draws_keeps_its_results(tasks, nonce, written, monkeypatch):
