@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from components.cli import build, cluster, run, store, transfer
+from components.cli import build, cluster, one_step, run, store, transfer
 from components.cli.options import PipelineCommand
 from components.core.errors import MotionEnhancerError
 
@@ -17,7 +17,7 @@ PRIORS, LOOK, KEEP, CLUSTER = "Make priors, tune a model", "Look", "Move and kee
 app.command(rich_help_panel=PRIORS)(run.synthesize)
 app.command(rich_help_panel=PRIORS, cls=PipelineCommand)(run.plan)
 app.command(rich_help_panel=PRIORS, cls=PipelineCommand)(run.run)
-app.command(rich_help_panel=PRIORS)(run.step)
+app.command(rich_help_panel=PRIORS)(one_step.step)
 app.command(rich_help_panel=LOOK)(run.look)
 app.command(rich_help_panel=KEEP)(transfer.export)
 app.command("import", rich_help_panel=KEEP)(transfer.import_)

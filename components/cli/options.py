@@ -33,6 +33,7 @@ _PRESET = f"variants that are there, in place of `variants`: {', '.join(PRESETS)
 _ARGUMENTS = "JSON file with parameters by name, for those not given here"
 _SET = "any parameter: NAME=VALUE or params_<step>.FIELD=VALUE, VALUE is JSON or text; repeatable"
 Assignments = Annotated[list[str] | None, _option("--set", metavar="NAME=VALUE", help=_SET)]
+Preset = Annotated[list[str] | None, _option("--preset", metavar="NAME", help=_PRESET)]
 Image = Annotated[str, Option(help="name@sha256:… that every step runs in; without it, the lock's images")]
 Lock = Annotated[Path, Option(help="file with both images, from `images lock`")]
 
@@ -48,7 +49,7 @@ class PipelineOptions:
     vlm: Annotated[str | None, _option(metavar="NAME|DIR", help=help_of("vlm"))] = None
     native_size: Annotated[bool, _option("--native-size", help=_NATIVE_SIZE)] = False
     shards: Annotated[int | None, _option(metavar="N", min=1, max=100, help=_SHARDS)] = None
-    preset: Annotated[list[str] | None, _option(metavar="NAME", help=_PRESET)] = None
+    preset: Preset = None
     trial_shards: Annotated[int | None, _option(metavar="N", min=1, max=100, help=_TRIAL_SHARDS)] = None
     store: Annotated[str | None, _option(metavar="URI", help=help_of("store"))] = None
     arguments: Annotated[Path | None, _option(metavar="FILE", help=_ARGUMENTS)] = None

@@ -1,8 +1,7 @@
-"""`motion-enhancer run | plan | step | synthesize | look`: what computes on this machine."""
+"""`motion-enhancer run | plan | synthesize | look`: what computes on this machine."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 import time
@@ -18,13 +17,9 @@ from components.cli.look import look as look_at
 from components.cli.options import Assignments, Image, Lock, PipelineOptions, pipeline_options
 from components.cli.run_folder import Output, write_record
 from components.core.artifacts import Report, load_manifest
-from components.core.errors import ParameterError
-from components.core.job import start_logging
 from components.core.records import sha256
 from components.kubeflow.arguments import (
     PIPELINES,
-    parse_assignments,
-    parse_value,
     pipeline,
     pipeline_defaults,
     split_assignments,
@@ -32,15 +27,11 @@ from components.kubeflow.arguments import (
 from components.kubeflow.images import LOCK
 from components.kubeflow.tree import ROOT, own_part, tree_is_dirty
 from components.plan.step import STEP, forecast
-from components.runtime.declaration import declared
-from components.runtime.parameters import SharedParams
-from components.runtime.runner import executor_input, run_step, run_task
+from components.runtime.runner import run_step
 from components.store.entries import Store
 
 _OUT = "folder of the run: logs, artifacts, KFP's cache, report, run.json, and its store unless one is given"
 _ENGINE = "process: no services; docker: each task in its image, in the engine of DOCKER_HOST"
-_IN = "INPUT=FOLDER, an artifact's folder; repeat for collected inputs"
-_RERUN = "anything but 0: check remembered files; force…: compute everything, once for each such nonce"
 _COMPILED = (
     "a pipeline that `compile` wrote: its time limits and pods count, and exit code 2 where the run does not fit"
 )
@@ -131,36 +122,6 @@ def plan(
         finally:
             if page.exists():  # also where the run does not fit
                 echo(page.read_text().rstrip())
-
-
-def step(
-    name: Annotated[str, Argument(help="a step, e.g. attention_capture")],
-    store: Annotated[str, Option(help="file:///folder or minio://bucket/prefix")],
-    out: Annotated[Path, Option(help="folder for the outputs")],
-    inputs: Annotated[list[str] | None, Option("--in", help=_IN)] = None,
-    assignments: Assignments = None,
-    params: Annotated[str, Option(help="the step's parameters as JSON; --set params_<step>.FIELD wins")] = "{}",
-    rerun: Annotated[str, Option(help=_RERUN)] = "0",
-) -> None:
-    """Run one step in this process, with the same contract as its container."""
-    found = declared(name)
-    if not isinstance(parsed := parse_value(params), dict):
-        raise ParameterError(f"no JSON object: {params}", source="--params", remedy='e.g. {"pictures": 0}')
-    shared = {key for form in found.forms or [""] for key in found.form(form).shared.model_fields} - {"store"}
-    own = f"params_{name}"
-    values = parse_assignments(assignments, {**dict.fromkeys(shared), own: {**found.defaults(), **parsed}})
-    values = {**SharedParams.pipeline_defaults(), **values}
-    values |= {"params": values.pop(own, parsed), "store": store, "rerun": rerun}
-    folders: dict[str, list[Path]] = {}
-    for item in inputs or []:
-        key, sign, folder = item.partition("=")
-        if not sign or key not in found.inputs:
-            remedy = f"NAME=FOLDER with NAME one of {', '.join(found.inputs) or '-'}"
-            raise ParameterError(f"no input {item!r}", source="--in", remedy=remedy)
-        folders.setdefault(key, []).append(Path(folder))
-    request = executor_input(found, out, values, folders)
-    start_logging()
-    raise Exit(run_task(found, name, json.dumps(request)))
 
 
 def synthesize(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from components.core.errors import ParameterError
 from components.core.records import canonical_json, sha256
 from components.core.units import readable_bytes, readable_hours
 from components.pages.markdown import document, table
@@ -18,7 +17,7 @@ from components.plan.cost import PlannedVideo
 from components.plan.limits import Task
 from components.runtime.declaration import declared
 from components.runtime.parameters import Shard, SharedParams, validated
-from components.runtime.variants import FIXED, Variant, changed, merged, parse_variants
+from components.runtime.variants import Variant, changed, merged, parse_variants, refuse_unknown
 from components.steps import EXTRACTION
 
 COLUMNS = ("inversion", "capture", "training", "evaluation")  # the VLM's own maps count as training
@@ -45,11 +44,7 @@ def arms(shared: SharedParams, step_params: Mapping[str, Any], variants: Sequenc
 
 def _arm(shared: SharedParams, step_params: Mapping[str, Any], variant: Variant) -> Arm:
     name, own = variant.name, {f"params_{step}": values for step, values in step_params.items()}
-    known = {*type(shared).model_fields, *own} - set(FIXED)
-    if unknown := [key for key in variant.changes if key not in known]:
-        remedy = f"it may change {', '.join(sorted(known))}"
-        problem = f"variant {name!r}: this pipeline has no parameter {unknown[0]!r}"
-        raise ParameterError(problem, source="variants", remedy=remedy)
+    refuse_unknown([variant], {*type(shared).model_fields, *own})
     values = changed(shared.model_dump(), variant.changes)
     given = {step: merged(own[f"params_{step}"], variant.changes.get(f"params_{step}", {})) for step in step_params}
     params = {

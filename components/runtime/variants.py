@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,16 @@ def _variant(row: Any, number: int) -> Variant:
             value = {field: value}
         changes[parameter] = merged(changes.get(parameter), whole_numbers(value))
     return Variant(name=name, changes=changes)
+
+
+def refuse_unknown(variants: Sequence[Variant], names: Collection[str]) -> None:
+    """Raise ParameterError where a variant changes what is none of a pipeline's parameters, `names`, or a fixed one."""
+    known = {*names} - {*FIXED}
+    for one in variants:
+        if unknown := [key for key in one.changes if key not in known]:
+            remedy = f"it may change {', '.join(sorted(known))}"
+            problem = f"variant {one.name!r}: this pipeline has no parameter {unknown[0]!r}"
+            raise ParameterError(problem, source="variants", remedy=remedy)
 
 
 def slug(name: str) -> str:

@@ -101,7 +101,7 @@ def test_an_option_that_the_pipeline_has_not(option, value):
         ("step ddim_inversion --set vdm", "cannot set 'vdm'"),
         (
             "step ddim_inversion --set head_ratio=1",
-            "num_steps, params_ddim_inversion, shard, store_patience, vdm",
+            "num_steps, params_ddim_inversion, shard, store_patience, variants, vdm",
         ),
         ("step ddim_inversion --set params_sft.lr_llm=1", "NAME one of num_steps, params_ddim_inversion"),
         ("step ddim_inversion --set vdm=tiny-cogvideox --set num_steps=2 --set shard=0/1", "no input 'videos'"),
@@ -110,17 +110,6 @@ def test_an_option_that_the_pipeline_has_not(option, value):
 def test_called_wrongly(tmp_path, capsys, caplog, command, problem):
     assert motion_enhancer(*command.split(), "--store", tmp_path.as_uri(), "--out", tmp_path / "out") == 2
     assert re.search(problem, " ".join((capsys.readouterr().err + caplog.text).split()))
-
-
-def test_a_step_takes_its_parameters_by_set_and_as_json(tmp_path):
-    """`--set params_<step>.FIELD` changes one field of what `--params` or the defaults give."""
-    write_set(tmp_path / "scenes", preset="scenes", count=1, seed=5)
-    given = ("--store", (tmp_path / "store").as_uri(), "--out", tmp_path / "out")
-    given += ("--set", f"source={tmp_path / 'scenes'}", "--set", "source_digest=-", "--params", '{"processes": 2}')
-    field = ("--set", "params_dataset_import.layout=motionbench_caption")
-    assert motion_enhancer("step", "dataset_import", *given, *field) == 0
-    manifest = json.loads((tmp_path / "out" / "videos" / "manifest.json").read_text())
-    assert manifest["provenance"]["dataset_import"]["params"]["layout"] == "motionbench_caption"
 
 
 def test_control_c_ends_a_run_with_130(tmp_path):
