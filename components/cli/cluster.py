@@ -34,7 +34,7 @@ Watch = Annotated[bool, typer.Option("--watch", help="wait for the end, with pro
 
 @contextmanager
 def package(name: str, image: str, lock: Path, profile: str) -> Iterator[Path]:
-    """Yield the compiled pipeline: a file that `compile` wrote, or one of the three compiled now."""
+    """Yield the compiled pipeline: a file that `compile` wrote, or one of the pipelines, compiled now."""
     if name not in PIPELINES and name.endswith((".yaml", ".yml")):
         if image or lock != LOCK:
             remedy = "leave them out, or give a pipeline"
@@ -127,12 +127,12 @@ def fetch(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for report.html and manifests.json")],
     host: Host = "",
     namespace: Namespace = "kubeflow",
-    report: Annotated[str, typer.Option(help="sha256:… of the report, where several fit the run's parameters")] = "",
+    report: Annotated[str, typer.Option(help="sha256:… of the page, where several fit the run's parameters")] = "",
 ) -> None:
-    """Bring the report of a finished run here, with the digests of the manifests it was made of."""
-    from components.kubeflow import client, run_status
+    """Bring a finished run's report or comparison here, with the digests of the manifests it was made of."""
+    from components.kubeflow import client, run_report
 
-    for file in run_status.fetch(client.connect(host, namespace), run_id, output, report):
+    for file in run_report.fetch(client.connect(host, namespace), run_id, output, report):
         typer.echo(str(file))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FULL, _CUT = 8_000_000, 1_000_000  # bytes: the page, and what the KFP UI shows
 _ROLES = {"vdm": "video model", "vlm": "vision-language model"}
+PRIORS = "prior set"
 Cases = Sequence[tuple[Case, EvalResult]]
 
 
@@ -137,14 +138,18 @@ def left_out_of(cases: Cases) -> dict[Failure, list[str]]:
 
 def digests_of(cases: Sequence[tuple[Case, PriorSet | EvalResult]]) -> list[tuple[str, str]]:
     """Return what each manifest is, and its digest."""
-    found = []
-    for case, one in cases:
-        kind = "prior set" if isinstance(one, PriorSet) else one.protocol
-        if isinstance(one, EvalResult) and case.seed is None:
-            kind = f"{kind}, untouched"
-        seed = "" if case.seed is None else f", seed {case.seed}"
-        found.append((f"{kind}: {case.variant}{seed}", one.digest))
-    return sorted(found)
+    named = ((case, PRIORS if isinstance(one, PriorSet) else one.protocol, one.digest) for case, one in cases)
+    return sorted((manifest_name(kind, case.variant, case.seed), digest) for case, kind, digest in named)
+
+
+def manifest_name(kind: str, variant: str, seed: int | None = None) -> str:
+    """Return what a prior set (`kind`: `PRIORS`) or an evaluation (its protocol) is called among all that is read.
+
+    An evaluation without a seed is of the untouched model.
+    """
+    if seed is not None:
+        return f"{kind}: {variant}, seed {seed}"
+    return f"{kind}: {variant}" if kind == PRIORS else f"{kind}, untouched: {variant}"
 
 
 STEP = Step(

@@ -25,7 +25,7 @@ from components.core.artifacts import Report
 from components.core.errors import DataError, MotionEnhancerError, ParameterError, TryAgainError
 from components.core.records import sha256
 from components.core.units import counted
-from components.kubeflow import client, run_failure, run_status
+from components.kubeflow import client, run_failure, run_report, run_status
 from components.kubeflow.cluster_check import ask
 from components.kubeflow.task_graph import Tasks, followers, task_graph
 from components.store.access import check_access
@@ -244,7 +244,7 @@ class Acceptance:
 
     def _report(self, run_id: str) -> None:
         """Fetch a run's report and check that it is a page, and that all its digests are of what the store holds."""
-        page, manifests = run_status.fetch(self.kubeflow, run_id, self.folder)
+        page, manifests = run_report.fetch(self.kubeflow, run_id, self.folder)
         data, digests = page.read_bytes(), json.loads(manifests.read_bytes())
         self._hold(data.lstrip()[:14].lower() == b"<!doctype html", f"{page}, {len(data)} bytes")
         report = self.store.manifest(digests["report"], Report)

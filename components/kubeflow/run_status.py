@@ -1,4 +1,4 @@
-"""A run on a cluster as KFP's run API gives it: the state of its tasks, waiting for its end, and the report it made.
+"""A run on a cluster as KFP's run API gives it: the state of its tasks, and waiting for its end.
 
 The API lists Argo's nodes. A task of ours is a node by its name (once per iteration); what it executes is a node
 `executor`, which is SKIPPED where KFP's cache had the result; KFP's own part of a task is a node `…-driver`. The list
@@ -7,25 +7,18 @@ stands still once Argo compresses a run's nodes (about 1 MB). The API gives neit
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from components.core.artifacts import Report
-from components.core.errors import DataError, ParameterError, TryAgainError
-from components.kubeflow.client import Kubeflow, documents_of, get_run, values_of
-from components.store.backend import disk_error
-from components.store.check import products
-from components.store.entries import Store
+from components.core.errors import DataError, TryAgainError
+from components.kubeflow.client import Kubeflow, documents_of, get_run
 
 log = logging.getLogger(__name__)
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
@@ -208,70 +201,3 @@ def watch(kubeflow: Kubeflow, run_id: str, every: float, wait: Callable[[float],
                 log.warning("%s", found.note)
                 noted = True
             wait(every)
-
-
-def fetch(kubeflow: Kubeflow, run_id: str, folder: Path, digest: str = "") -> list[Path]:
-    """Bring a finished run's report out of the run's store, with the digests of the manifests it was made of.
-
-    KFP's API does not name what a run published, so without its digest the report is the one whose provenance fits the
-    run's parameters. `folder` gets `report.html` and `manifests.json`, both or neither.
-
-    Raises DataError: no such run, it is not over, or the store lacks the report; ParameterError: several reports fit,
-    the store cannot be opened (no keys), or the folder cannot be written; TryAgainError: KFP or the store cannot be
-    reached, or the disk is full.
-    """
-    run = get_run(kubeflow, run_id)
-    if run.state != "SUCCEEDED":
-        remedy = "wait for its end: motion-enhancer status --watch"
-        raise DataError(f"run {run_id} is {run.state}", source=kubeflow.where, remedy=remedy)
-    values = values_of(kubeflow, run)
-    store = Store(str(values["store"]))
-    report = store.manifest(digest, Report) if digest else _report_of(store, values)
-    entry = store.entry("report", report.page.path.split("/")[1])
-    read = {} if entry is None else {name: entry.reads.get(name) for name in ("priors", "model", "untouched", "tuned")}
-    digests = {"report": report.digest, **read}
-    files = {"report.html": store.read(report.page), "manifests.json": json.dumps(digests, indent=2).encode() + b"\n"}
-    _write_all(folder, files)
-    return [folder / name for name in files]
-
-
-def _write_all(folder: Path, files: dict[str, bytes]) -> None:
-    """Write all files or none: into a folder beside the one that is wanted, which then takes its place or fills it."""
-    folder = folder.absolute()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
-            whole = Path(temporary) / folder.name
-            whole.mkdir()
-            for name, data in files.items():
-                (whole / name).write_bytes(data)
-            if folder.exists():
-                for name in files:
-                    (whole / name).replace(folder / name)
-            else:
-                whole.rename(folder)
-    except OSError as error:
-        raise disk_error(error, folder, "--output", "free space there") from error
-
-
-def _report_of(store: Store, values: dict[str, Any]) -> Report:
-    """Return the store's one report that was made with these parameters."""
-    found = [item for item in products(store, [Report.KIND]) if isinstance(item, Report) and _fits(item, values)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        remedy = "a run of motion_priors makes none; give another one's digest with --report"
-        raise DataError("no report with this run's parameters", source=store.uri, remedy=remedy)
-    remedy = f"give --report, one of: {', '.join(f'sha256:{item.digest}' for item in found)}"
-    raise ParameterError(f"{len(found)} reports fit this run's parameters", source=store.uri, remedy=remedy)
-
-
-def _fits(report: Report, values: dict[str, Any]) -> bool:
-    """Return whether every parameter in a report's provenance has the run's value, and every model the run's name."""
-    groups = [value for value in values.values() if isinstance(value, dict)]
-    return all(
-        all(values.get(name) == value for name, value in record.scalars.items())
-        and all(Path(str(values.get(role))).name == model.name for role, model in record.models.items())
-        and any(all(group.get(name) == value for name, value in record.params.items()) for group in groups)
-        for record in report.provenance.values()
-    )

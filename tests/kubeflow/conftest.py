@@ -1,5 +1,6 @@
 """A KFP and a Kubernetes of this machine, and the environment in which the real clients find nothing else."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import kfp
 import pytest
 
 from components.kubeflow.tree import ROOT
+from components.store.entries import Store
+from tests.kubeflow.executing_kfp import RECORDED
 from tests.kubeflow.kubeflow_server import Kfp, Kubernetes, Server, kubeconfig, serve
 
 IMAGE = f"registry.example/motion-enhancer@sha256:{'1' * 64}"
@@ -74,3 +77,27 @@ def cluster(alone, monkeypatch):
         monkeypatch.setenv("KUBECONFIG", str(file))
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
         yield server
+
+
+@pytest.fixture
+def runs(kubeflow, tmp_path):
+    """The recorded runs, by their names; their store is a folder."""
+    for name, recorded in RECORDED.items():
+        kubeflow.answer.runs[name] = run = copy.deepcopy(recorded) | {"run_id": name}
+        run["runtime_config"]["parameters"]["store"] = (tmp_path / "store").as_uri()
+    return kubeflow
+
+
+@pytest.fixture
+def store(runs, tmp_path):
+    return Store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def of_the_ui(runs):
+    """A run as the UI makes it: KFP's answer names the uploaded version and holds no pipeline."""
+    run = runs.answer.runs["rerun_sft"]
+    reference = {"pipeline_id": "p", "pipeline_version_id": "v"}
+    runs.answer.versions.append({**reference, "pipeline_spec": run.pop("pipeline_spec")})
+    run["pipeline_version_reference"] = reference
+    return runs

@@ -1,32 +1,15 @@
-"""`status` and `fetch` on what KFP 2.17's run API answered for real runs (`recorded/`, cut to what is read here)."""
+"""`status` on what KFP 2.17's run API answered for real runs (`recorded/`, cut to what is read here)."""
 
 import copy
-import errno
-import json
 import logging
-from pathlib import Path
 
 import pytest
 
-from components.core.artifacts import Report
 from components.core.errors import TryAgainError
-from components.core.records import ModelId, StepRecord, sha256
 from components.kubeflow import client, run_status
-from components.store.entries import Store, WorkFolder
 from components.store.failures import TaskFailure, write_failure
 from tests.command import motion_enhancer
 from tests.kubeflow.executing_kfp import RECORDED
-
-PAGE = b"<html>the report of a run</html>"
-
-
-@pytest.fixture
-def runs(kubeflow, tmp_path):
-    """The recorded runs, by their names; their store is a folder."""
-    for name, recorded in RECORDED.items():
-        kubeflow.answer.runs[name] = run = copy.deepcopy(recorded) | {"run_id": name}
-        run["runtime_config"]["parameters"]["store"] = (tmp_path / "store").as_uri()
-    return kubeflow
 
 
 def call(server, command, run, *more):
@@ -149,23 +132,11 @@ def test_without_keys_the_reason_cannot_be_read_and_that_is_one_line(runs, kille
     assert printed.count("cannot be read here: no S3_ENDPOINT in the environment") == 1
 
 
-@pytest.fixture
-def of_the_ui(runs):
-    """A run as the UI makes it: KFP's answer names the uploaded version and holds no pipeline."""
-    run = runs.answer.runs["rerun_sft"]
-    reference = {"pipeline_id": "p", "pipeline_version_id": "v"}
-    runs.answer.versions.append({**reference, "pipeline_spec": run.pop("pipeline_spec")})
-    run["pipeline_version_reference"] = reference
-    return runs
-
-
-def test_a_run_that_was_started_in_the_ui_has_the_pipeline_of_its_version(of_the_ui, store, tmp_path, capsys):
+def test_a_run_that_was_started_in_the_ui_has_the_pipeline_of_its_version(of_the_ui, capsys):
     assert call(of_the_ui, "status", "rerun_sft") == 0
     assert "SUCCEEDED, 14 of 14 tasks" in capsys.readouterr().out
     assert call(of_the_ui, "rerun", "rerun_sft", "--task", "sft") == 0
     assert of_the_ui.bodies("POST", "/apis/v2beta1/runs")[0]["pipeline_version_reference"]["pipeline_version_id"] == "v"
-    publish(store)
-    assert call(of_the_ui, "fetch", "rerun_sft", "-o", tmp_path / "out") == 0
 
 
 def test_where_its_version_is_deleted_the_number_of_tasks_is_not_known(of_the_ui, capsys):
@@ -242,100 +213,3 @@ def test_watch_outlives_a_server_that_is_away_and_counts_only_failures_in_a_row(
     runs.broken = (503, "text/plain", b"")
     with pytest.raises(TryAgainError):
         run_status.watch(kubeflow, "first", 5, lambda _: None)
-
-
-@pytest.fixture
-def store(runs, tmp_path):
-    return Store((tmp_path / "store").as_uri())
-
-
-def publish(store, name="report", **changed):
-    """A report with the parameters of the recorded run, some of them changed."""
-    values = RECORDED["rerun_sft"]["runtime_config"]["parameters"] | changed
-    folder = WorkFolder(store, "report", "1", sha256(name.encode())[:32])
-    folder.put("page", "html", PAGE)
-    entry = folder.finish("report", {"priors": "p" * 64, "model": "m" * 64, "bench": [1]}, {})
-    captured = {name: values["params_attention_capture"][name] for name in ("norm", "rows", "memory")}
-    vdm = ModelId(name=Path(values["vdm"]).name, digest="d" * 64)
-    scalars = {"num_steps": values["num_steps"]}
-    provenance = {
-        "attention_capture": StepRecord(version="1", models={"vdm": vdm}, params=captured, scalars=scalars),
-        "prior_set": StepRecord(version="1", models={}, params={}, scalars={}),
-    }
-    return store.publish(Report(kind="Report", provenance=provenance, page=entry.ref("page", "report")))
-
-
-def test_fetch_brings_page_and_digests(runs, store, tmp_path, capsys):
-    digest = publish(store)
-    publish(store, "of other steps", num_steps=50)
-    publish(store, "of another model", vdm="cogvideox-5b")
-    publish(store, "of other rows", params_attention_capture={"norm": "own", "rows": 1, "memory": True})
-    out = tmp_path / "out"
-    assert call(runs, "fetch", "rerun_sft", "-o", out) == 0
-    assert capsys.readouterr().out.split() == [str(out / name) for name in ("report.html", "manifests.json")]
-    assert (out / "report.html").read_bytes() == PAGE
-    found = json.loads((out / "manifests.json").read_text())
-    assert (found["report"], found["priors"], found["model"]) == (digest, "p" * 64, "m" * 64)
-
-
-def test_fetch_asks_where_several_reports_fit(runs, store, tmp_path, capsys):
-    digests = [publish(store), publish(store, "of other videos")]
-    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 2
-    printed = capsys.readouterr().err
-    assert all(f"sha256:{digest}" in printed for digest in digests)
-    assert not (tmp_path / "out").exists()
-    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", "--report", f"sha256:{digests[1]}") == 0
-
-
-def test_fetch_without_a_report_and_of_a_run_that_is_not_over(runs, store, tmp_path, capsys):
-    publish(store, num_steps=50)
-    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 3
-    assert "no report with this run's parameters" in capsys.readouterr().err
-    runs.answer.runs["first"]["state"] = "RUNNING"
-    assert call(runs, "fetch", "first", "-o", tmp_path / "out") == 3
-    assert "RUNNING" in capsys.readouterr().err
-
-
-def test_fetch_asks_for_the_keys_before_it_writes(runs, tmp_path, capsys, monkeypatch):
-    runs.answer.runs["rerun_sft"]["runtime_config"]["parameters"]["store"] = "minio://bucket/store"
-    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    for more in ((), ("--report", f"sha256:{'0' * 64}")):
-        assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out", *more) == 2
-        assert "no S3_ENDPOINT" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*out*"))
-
-
-def test_fetch_into_a_folder_that_is_there_leaves_what_else_is_in_it(runs, store, tmp_path):
-    publish(store)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    (tmp_path / "out" / "report.html").write_text("old")
-    for _ in range(2):
-        assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 0
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"notes.txt", "report.html", "manifests.json"}
-    assert (tmp_path / "out" / "report.html").read_bytes() == PAGE
-
-
-def test_fetch_that_cannot_write_all_leaves_nothing(runs, store, tmp_path, capsys, monkeypatch):
-    publish(store)
-    write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
-
-    def some(path, data):
-        if path.name == "manifests.json":
-            raise full
-        return write(path, data)
-
-    monkeypatch.setattr(Path, "write_bytes", some)
-    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 75
-    assert "no space left" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*out*"))
-    assert not list(tmp_path.glob(".fetch-*"))
-
-
-def test_fetch_of_a_damaged_report_writes_nothing(runs, store, tmp_path, capsys):
-    page = store.manifest(publish(store), Report).page
-    store.backend.put(page.path, PAGE[:-1] + b"?")
-    assert call(runs, "fetch", "rerun_sft", "-o", tmp_path / "out") == 3
-    assert "rerun_report" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

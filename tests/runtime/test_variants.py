@@ -10,14 +10,17 @@ import pytest
 
 from components.core.artifacts import EvalResult, LeakageReport
 from components.core.errors import DataError, ParameterError
+from components.kubeflow.arguments import pipeline, pipeline_defaults
+from components.kubeflow.run_report import report_of
 from components.runtime import runner
 from components.runtime.declaration import Form, Step
-from components.runtime.parameters import NumSteps, Seed, SharedParams, StepParams
+from components.runtime.parameters import NumSteps, Seed, SharedParams, StepParams, as_text
 from components.runtime.presets import PRESETS
-from components.runtime.variants import baseline_of, changed, parse_variants, read_index, slug
+from components.runtime.variants import baseline_of, changed, merged, parse_variants, read_index, slug
 from components.store.entries import Store, WorkFolder
 from components.synthetic.scenes import write_set
-from tests.ablations import Ablations
+from tests.ablations import TINY, Ablations
+from tests.command import motion_enhancer
 
 COUNT, ITEMS = 2, 1
 SEEDS = [1, 2]
@@ -132,6 +135,48 @@ def test_every_case_has_its_own_result(ran):
     assert {made["quarter", seed].scalars["seed"] for seed in SEEDS} == set(SEEDS)
     assert made["1 step", 1] == made["aligned", 1]  # the training's own parameters
     assert found["1 step", 1].provenance["ddim_inversion"].scalars["num_steps"] == 1
+
+
+def test_the_command_line_runs_the_same_tasks(ran, tmp_path):
+    """The third part of the trainings and their evaluations: equal artifacts, and nothing is computed again."""
+    ran, _ = ran
+    before, made = entries(ran.store), {name: found[-1] for name, found in ran.outputs.items()}
+    lists = {"variants": VARIANTS, "seeds": SEEDS, "trial_shard": "2/3", "vlm": ran.shared["vlm"], "align_weight": 1}
+    inputs = {"joined": made["training_set"]["maps"], "leakage": made["leakage_check"]["leakage"]}
+    model = command(ran, tmp_path / "sft", "sft", "sft", inputs, lists) / "model"
+    assert files(model) == files(made["sft"]["model"])
+    inputs = {"videos": made["benchmark_import"]["videos"], "model": model}
+    lists = {"variants": VARIANTS, "benchmarks": ran.shared["benchmarks"]}
+    out = command(ran, tmp_path / "eval", "tuned_eval", "benchmark_eval", inputs, lists)
+    assert files(out / "result") == files(made["tuned_eval"]["result"])
+    assert len(files(model)) > len(SEEDS)
+    assert entries(ran.store) == before
+
+
+def command(ran, out, task, step, inputs, values):
+    """Run a task by `motion-enhancer step`; the folder of its outputs."""
+    given = [word for name, value in values.items() for word in ("--set", f"{name}={as_text(value)}")]
+    given += [word for name, folder in inputs.items() for word in ("--in", f"{name}={folder}")]
+    given += ["--params", json.dumps(TINY[step]), "--task", task]
+    assert motion_enhancer("step", step, "--store", ran.store.as_uri(), "--out", out, *given) == 0
+    return out
+
+
+def files(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_comparison_is_found_by_the_runs_parameters(ran):
+    ran, _ = ran
+    known = pipeline_defaults(pipeline("ablations"))
+    values = known | ran.shared
+    values |= {f"params_{step}": merged(known[f"params_{step}"], params) for step, params in TINY.items()}
+    store = Store(ran.store.as_uri())
+    manifest = ran.outputs["comparison"][0]["report"] / "manifest.json"
+    assert report_of(store, values).digest == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    for other in ({"variants": VARIANTS[:-1]}, {"seeds": SEEDS[:1]}, {"num_steps": 3}, {"align_weight": 2.0}):
+        with pytest.raises(DataError, match="no comparison with this run's parameters"):
+            report_of(store, values | other)
 
 
 # The list of variants -------------------------------------------------------------------------------------------------
