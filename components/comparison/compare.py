@@ -23,6 +23,7 @@ from components.core.errors import DataError, ParameterError
 from components.quality.statistics import Estimate, Means, accuracy, difference, holm
 from components.runtime.variants import UNTOUCHED, baseline_of
 
+ALPHA = 0.05  # p below which a difference counts
 _NAMED = 3  # sample ids that an error names
 Results = Mapping[str, EvalResult]  # by protocol
 

@@ -46,7 +46,9 @@ def run(context: Context[Params, Shared]) -> None:
     """Make the page unless it is remembered; the cut for the KFP UI and the summary are made each time."""
     from components.comparison.compare import compare
     from components.comparison.maps import pictured
-    from components.comparison.page import Material, build, summary
+    from components.comparison.material import Material
+    from components.comparison.page import build
+    from components.comparison.summary import summary
     from components.pages.page import fit, render
 
     priors, changes = context.cases("priors", PriorSet), dict[str, Json]()

@@ -62,6 +62,11 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def bare_probability(p: float) -> str:
+    """Return `0.012` or `< 0.001`: below a column's head that says p."""
+    return probability(p).removeprefix("p = ").removeprefix("p ")
+
+
 def parameter(value: object) -> str:
     """Return a parameter's value exactly as it is, never with an exponent: `6.0`, `0.00001`, `true`, `none`."""
     if isinstance(value, list | tuple):

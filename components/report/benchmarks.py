@@ -16,7 +16,7 @@ from components.benchmark_eval.controls import TITLES
 from components.benchmarks.interface import Benchmark, PaperRow, Shown, get_benchmark
 from components.core.artifacts import EvalResult, ItemResult
 from components.core.records import sha256
-from components.core.units import probability, signed
+from components.core.units import bare_probability, signed
 from components.media.sampling import spread
 from components.pages.charts import Dot, dot_plot
 from components.pages.estimates import change_cell, interval, share_cell
@@ -187,7 +187,7 @@ def _table(one: Comparison, paper: PaperRow | None) -> Markup:
             share_cell(row.untouched),
             share_cell(row.tuned),
             change_cell(row.difference),
-            probability(row.p).removeprefix("p = ").removeprefix("p "),
+            bare_probability(row.p),
             f"{row.unparsed[0]} → {row.unparsed[1]}",
             NOTHING if paper is None else paper_pair(paper, row.key, doubts),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from components.core.records import Json, ModelId, StepRecord
-from components.core.units import parameter, probability, signed
+from components.core.units import bare_probability, parameter, probability, signed
 from components.models.registry import TINY
 from components.pages.charts import Dot, dot_plot
 from components.pages.estimates import interval
@@ -134,7 +134,7 @@ def summary(material: Material, findings: Findings, path: str) -> str:
         for row in one.rows:
             accuracies, change = (f"{row.untouched.value:.1f}", f"{row.tuned.value:.1f}"), row.difference
             difference, unparsed = f"{signed(change.value)} {interval(change)}", " → ".join(map(str, row.unparsed))
-            p = probability(row.p).removeprefix("p = ").removeprefix("p ")
+            p = bare_probability(row.p)
             rows.append((row.name, change.n, *accuracies, difference, p, unparsed))
         head = ("", "n", "untouched", "tuned", "difference", "p", "unparsed")
         blocks += [f"## {text(one.benchmark.title)}", table(head, rows)]

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from components.comparison.compare import Trial, compare
-from components.comparison.page import Material, build, headline, results, summary
+from components.comparison.material import Material
+from components.comparison.page import build
 from components.comparison.paper import TABLES, ablation_table
+from components.comparison.results import results
+from components.comparison.summary import summary
+from components.comparison.verdict import headline
 from components.pages.page import render
 from components.runtime.presets import PRESETS
 from components.runtime.variants import UNTOUCHED
