@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.benchmarks.rows import Row
 from components.core.records import canonical_json, sha256
 from components.dataset_import.recipe import training_digest
 from components.dataset_import.sources import Source
@@ -52,14 +51,16 @@ class Compared:
         self.extraction = document(*pages.values())
         self.video_bytes = [size for each in sizes.values() for size in each]
 
-    def tasks(self, items: Sequence[tuple[Source, list[tuple[Row, Text]]]], nodes: int) -> list[Task]:
+    def tasks(self, items: Sequence[tuple[Source, list[Text]]], nodes: int) -> list[Task]:
         """Return what the tasks of all variants take, of the steps on a GPU, and count it."""
-        trainings, evaluations = list[float](), list[float]()
+        trainings, evaluations, opened = list[float](), list[float](), dict[str, seeing.Seeing]()
         for arm, hours, texts in zip(self.arms, self.hours, self.texts, strict=True):
             model = resolve(arm.shared.vlm, self.context.store)
             counts = counted(self.context, model, arm.params["sft"])
             assert counts.rates is not None
-            vlm = seeing.Seeing(model.path, counts.rates)
+            if (vlm := opened.get(model.id.digest)) is None:
+                vlm = opened[model.id.digest] = seeing.Seeing(model.path, counts.rates)
+            vlm = vlm.at(counts.rates)
             count = len(self.shared.seeds)
             attention, training = seeing.tuned(vlm, texts, arm.params, len(self.shared.shards), nodes)
             asked = [seeing.evaluated(vlm, *one, arm.params["benchmark_eval"]) for one in items]

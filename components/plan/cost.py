@@ -8,20 +8,22 @@ themselves.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from components.core.errors import DataError
-from components.core.records import Clip, MediaKind
+from components.core.records import Json, MediaKind, Video
 from components.models.video import family_of
 from components.models.video.interface import Sizes
 
 MEASURES = 14 * 8  # bytes of a head in a capture's statistics
 PIECE = 75  # bytes of a piece in JSON, more or less
 HEADERS = 1100  # bytes of the headers of a capture's two safetensors
+_EVEN = 1e-6  # seconds
 A100_FLOPS = 184e12  # bf16, what the published "180 s for 50 guided steps" implies for CogVideoX-5B on one A100
 
 
@@ -165,23 +167,36 @@ def weights(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Shown:
-    """A clip as sampling sees it: its number of frames, its size in pixels, its seconds."""
+    """A clip as sampling sees it: its number of frames, its size in pixels, its seconds.
+
+    `uneven` are the times of its frames where they are not at equal distances (fp64, packed: there are many clips).
+    """
 
     frames: int
     height: int
     width: int
     duration: float
     kind: MediaKind = "video"
+    uneven: bytes = b""
 
     @classmethod
-    def of(cls, clip: Clip, frames: int) -> Shown:
+    def of(cls, video: Video) -> Shown:
         """Return what is known of an imported clip."""
-        return cls(frames, clip.height, clip.width, clip.duration, clip.kind)
+        known = cls(len(video.times), video.height, video.width, video.duration, video.kind)
+        gaps = (abs(one - even) for one, even in zip(video.times, known.times, strict=True))
+        return known if max(gaps, default=0.0) < _EVEN else replace(known, uneven=array("d", video.times).tobytes())
 
     @property
-    def times(self) -> range:
-        """One per frame, as a video has."""
-        return range(self.frames)
+    def header(self) -> Json:
+        """What a header says, by name."""
+        return {name: value for name, value in vars(self).items() if name != "uneven"}
+
+    @property
+    def times(self) -> Sequence[float]:
+        """One per frame, in seconds from the first; at equal distances where only the header is known."""
+        if self.uneven:
+            return array("d", self.uneven)
+        return [k * self.duration / self.frames for k in range(self.frames)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from components.attention_capture.settings import reads
@@ -29,7 +29,7 @@ from components.head_selection.settings import check_selection
 from components.models.registry import ResolvedModel
 from components.models.video import family_of
 from components.models.video.interface import VideoFamily, unread_characters
-from components.plan import page, seeing
+from components.plan import page
 from components.plan.ablations import Counted, fresh
 from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
 from components.plan.known import Known
@@ -147,8 +147,7 @@ class Extraction:
         videos = [video for video in looked if video is not None]
         for (_, named), found in zip(self.videos, looked, strict=True):
             if found is not None and family.frames.largest(min(found.frames, inversion.num_frames)):
-                clip = found.name, found.shown
-                self.texts += [Text(*clip, seeing.read_of(row), row.response, row.weight) for row in named.rows]
+                self.texts += [Text(found.name, found.shown, row) for row in named.rows]
         held = [video for video in videos if family.frames.largest(min(video.frames, inversion.num_frames))]
         files = {(one.root, file.path): file.size for one, video in self.videos if (file := video.file)}
         taken = sum(files.values())
@@ -246,7 +245,7 @@ class Extraction:
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(key if key in self.known["attention_capture"] else "")
         inverted = trajectory in self.known["ddim_inversion"]
-        shown = Shown.of(clip, len(clip.times))
+        shown = Shown.of(clip)
         names = [sample.id for sample in samples]
         return PlannedVideo(name, shown.frames, tokens, True, inverted, captured, names, shown=shown)
 
@@ -321,5 +320,5 @@ class Extraction:
         if found.kind == "image":
             return None, NO_MOTION
         shown = Shown(found.num_frames, found.height, found.width, found.duration)
-        self.context.work(key).finish(video.path, reads, asdict(shown))
+        self.context.work(key).finish(video.path, reads, shown.header)
         return shown, ""

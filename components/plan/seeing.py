@@ -1,31 +1,38 @@
 """What a vision-language model's part of a run will cost, from what it is shown of each clip.
 
-FLOPs are those of `components.sft.flops`, at the rate of the video model's. What a benchmark's clips are like is known
-once they are imported; before, each counts as the longest and largest that the model is ever shown.
+FLOPs are those of `components.sft.flops`, at the rate of the video model's, over the tokens that the steps prepare: all
+text and what stands between a clip's cells count. What a benchmark's clips are like is known once they are imported;
+before, each counts as the longest and largest that the model is ever shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.benchmark_eval.controls import Control, shown_frames
 from components.benchmarks.interface import get_benchmark
 from components.benchmarks.rows import Row
 from components.core.records import Sample
 from components.dataset_import.sources import Source
 from components.media.viewing import Viewing
-from components.models.vlm.interface import Cells, TowerWork
+from components.models.vlm.interface import Cells, Conversation, Inputs, TowerWork, conversation
 from components.plan.cost import A100_FLOPS, Shown
 from components.plan.limits import Task
 from components.sft.rates import Rates
 from components.sft.settings import Params as Training
 
+if TYPE_CHECKING:
+    from components.models.vlm.lengths import Length
+
 A100_BYTES = 2e12  # a second, from its memory: what a reply's tokens wait for, which come one by one
-TEMPLATE, PER_WORD = 40, 1.5  # tokens of a conversation beside its text, and of a word
 _HOUR = A100_FLOPS * 3600
+_REMEMBERED = 1 << 16  # clips and samples
 
 
 LARGEST = Shown(30 * 3600, 2160, 3840, 3600.0)  # of a benchmark
@@ -33,57 +40,71 @@ LARGEST = Shown(30 * 3600, 2160, 3840, 3600.0)  # of a benchmark
 
 @dataclass(frozen=True)
 class Text:
-    """A sample or a question about a clip, which may not be known yet: what is read, what is replied, its weight."""
+    """A sample or a question about a clip, which may not be known yet."""
 
     clip: str
     shown: Shown | None
-    read: str
-    reply: str = ""
-    weight: float = 1.0
-
-    @property
-    def tokens(self) -> int:
-        """Of the whole text."""
-        return TEMPLATE + _tokens(self.read) + self.predicted
-
-    @property
-    def predicted(self) -> int:
-        """Tokens of the reply."""
-        return max(1, _tokens(self.reply))
-
-
-def _tokens(text: str) -> int:
-    return ceil(PER_WORD * len(text.split()))
-
-
-def read_of(sample: Row | Sample) -> str:
-    """Return what a model reads of a sample or an item, beside its clip."""
-    earlier = (text for turn in sample.earlier for text in (turn.question, turn.response))
-    return " ".join([*earlier, sample.question, *(option.text for option in sample.options)])
+    row: Row | Sample
 
 
 class Seeing:
-    """A model's way to look at clips, without its weights."""
+    """A model's way to look at clips, without its weights; `control` is what an evaluation shows instead of a clip."""
 
-    def __init__(self, folder: Path, rates: Rates) -> None:
+    def __init__(self, folder: Path, rates: Rates, control: Control = "none") -> None:
         from transformers import AutoConfig
 
         from components.models.pretrained import load_part
+        from components.models.vlm.lengths import Lengths
         from components.models.vlm.reader import open_reader
 
         self.reader, self.config, self.rates = open_reader(folder), load_part(AutoConfig, folder), rates
+        self.control, self.lengths = control, Lengths(self.reader)
+        self._look = lru_cache(_REMEMBERED)(self._looked)
 
-    def cells(self, shown: Shown | None, viewing: Viewing) -> Cells:
-        """Return the cells of a clip; of one that is not known those of the largest, as far as the model has room."""
+    def at(self, rates: Rates) -> Seeing:
+        """Return the same model with the rates of another training."""
+        other = copy(self)
+        other.rates = rates
+        return other
+
+    def under(self, control: Control) -> Seeing:
+        """Return the same model as a control shows clips to it."""
+        other = copy(self)
+        other.control, other._look = control, lru_cache(_REMEMBERED)(other._looked)
+        return other
+
+    def inputs(self, shown: Shown | None) -> Inputs:
+        """Return how a clip is read."""
+        return self.reader.images or self.reader.inputs if shown and shown.kind == "image" else self.reader.inputs
+
+    def look(self, shown: Shown | None, viewing: Viewing) -> tuple[Cells, Length]:
+        """Return the cells of a clip and the tokens in its place, as the reader's.
+
+        Of a clip that is not known they are those of the largest, as far as the model has room.
+        """
+        return self._look(shown, viewing)
+
+    def _looked(self, shown: Shown | None, viewing: Viewing) -> tuple[Cells, Length]:
         if shown is None:
-            frames, rows, cols = self.cells(LARGEST, viewing)
-            return min(frames, max(1, self.reader.max_tokens // (rows * cols))), rows, cols
+            (frames, rows, cols), length = self.look(LARGEST, viewing)
+            shape = min(frames, max(1, self.reader.max_tokens * frames // length.all)), rows, cols
+            times = self._times(LARGEST, viewing)[: shape[0] * self.reader.inputs.group]
+            return shape, self.lengths.clip(self.reader.inputs, shape, times, viewing)
+        inputs, times = self.inputs(shown), self._times(shown, viewing)
+        shape = inputs.shape(len(times), shown.height, shown.width, viewing)
+        return shape, self.lengths.clip(inputs, shape, times, viewing)
+
+    def _times(self, shown: Shown, viewing: Viewing) -> list[float]:
+        """Return the times of the frames that the model sees."""
         clip: Any = shown  # all that sampling asks of a video
-        images = self.reader.images
-        if clip.kind == "image" and images is not None:
-            return images.shape(1, clip.height, clip.width, viewing)
-        frames = len(self.reader.family.frames(viewing, clip))
-        return self.reader.inputs.shape(frames, clip.height, clip.width, viewing)
+        indices = [0] if self.inputs(shown).kind == "image" else self.reader.family.frames(viewing, clip)
+        times = shown.times
+        return sorted(times[i] for i in shown_frames(self.control, indices, ""))
+
+    def length(self, one: Text, viewing: Viewing) -> Length:
+        """Return the tokens of a sample's conversation."""
+        _, clip = self.look(one.shown, viewing)
+        return self.lengths.talk(conversation(one.row), self.inputs(one.shown)) + clip
 
     def attention(self, samples: Sequence[Text], viewing: Viewing) -> float:
         """Hours of a forward pass of each sample, whose map is read."""
@@ -91,47 +112,60 @@ class Seeing:
 
     def training(self, samples: Sequence[Text], viewing: Viewing, params: Training) -> float:
         """Hours of a training, and of its validation losses."""
+        most = params.max_tokens
+        samples = [one for one in samples if most is None or self.length(one, viewing).all <= most]
         if not samples:
             return 0.0
         again = params.gradient_checkpointing
         share = 1 - params.held_out
-        shown = share * sum(one.weight for one in samples)
-        total = params.epochs * sum(one.weight * self._trained(one, viewing, again) for one in samples) * share
+        shown = share * sum(one.row.weight for one in samples)
+        total = params.epochs * sum(one.row.weight * self._trained(one, viewing, again) for one in samples) * share
         steps = ceil(params.epochs * shown / params.global_batch)
         if params.max_steps is not None:
             total, steps = total * params.max_steps / steps, params.max_steps
         checked = min(params.val_samples, ceil(params.held_out * len(samples))) * (steps // params.eval_every)
-        mean = sum(self._asked(one, viewing) for one in samples) / len(samples)
+        mean = sum(self._asked(one, viewing) for one in samples) / len(samples) if checked else 0.0
         return (total + checked * mean) / _HOUR
 
     def evaluation(
-        self, items: Sequence[Text], viewing: Callable[[Shown | None], Viewing | None], longest: int, item: int = 2
+        self,
+        items: Sequence[tuple[Text, Conversation, int]],
+        viewing: Callable[[Shown | None], Viewing | None],
+        longest: int,
+        item: int = 2,
     ) -> float:
         """Hours of a benchmark: each clip is read once, each question behind it, and a reply's tokens come one by one.
 
         Args:
-            items: the questions.
-            viewing: what the model sees of a clip of so many seconds.
+            items: the questions: their clip, what is asked, and how often.
+            viewing: what the model sees of a clip; None: nothing.
             longest: tokens of a reply, at most.
             item: bytes of a weight.
         """
-        clips = {one.clip: one.shown for one in items}
-        read = sum(self._pass(shown, viewing(shown), 0, 1) for shown in clips.values())
-        asked = sum(self._pass(None, None, one.tokens, 1) for one in items)
         weights = item * (self.rates.forward["llm"] + self.rates.forward["head"]) / 2
-        return (read + asked) / _HOUR + len(items) * longest * weights / A100_BYTES / 3600
+        read, asked, nothing = dict[str, int](), 0, self._work((0, 0, 0))
+        for one, talk, times in items:
+            if (seen := viewing(one.shown)) is None:
+                asked += times * self.rates.asked(nothing, 0, self.lengths.talk(talk).own, 1)
+                continue
+            cells, clip = self.look(one.shown, seen)
+            length = self.lengths.talk(talk, self.inputs(one.shown)) + clip
+            read[one.clip] = self.rates.asked(self._work(cells), prod(cells), length.shared, 1)
+            asked += times * self.rates.asked(nothing, 0, length.own, 1, length.shared)
+        count = sum(times for _, _, times in items)
+        return (sum(read.values()) + asked) / _HOUR + count * longest * weights / A100_BYTES / 3600
 
-    def _asked(self, one: Text, viewing: Viewing) -> float:
-        return self._pass(one.shown, viewing, one.tokens, one.predicted)
+    def _asked(self, one: Text, viewing: Viewing) -> int:
+        return self.rates.asked(*self._passed(one, viewing))
 
-    def _pass(self, shown: Shown | None, viewing: Viewing | None, tokens: int, predicted: int) -> float:
-        cells = (0, 0, 0) if viewing is None else self.cells(shown, viewing)
-        return self.rates.asked(self._work(cells), prod(cells), prod(cells) + tokens, predicted)
-
-    def _trained(self, one: Text, viewing: Viewing, again: bool) -> float:
-        cells = self.cells(one.shown, viewing)
-        passed = self._work(cells), prod(cells), prod(cells) + one.tokens, one.predicted
+    def _trained(self, one: Text, viewing: Viewing, again: bool) -> int:
+        passed = self._passed(one, viewing)
         return self.rates.trained(*passed) + (self.rates.asked(*passed) if again else 0)
+
+    def _passed(self, one: Text, viewing: Viewing) -> tuple[TowerWork, int, int, int]:
+        """Return what passes the model with a sample: the tower's work, cells, tokens, learned tokens."""
+        (cells, _), length = self.look(one.shown, viewing), self.length(one, viewing)
+        return self._work(cells), prod(cells), length.all, length.learned
 
     def _work(self, cells: Cells) -> TowerWork:
         return self.reader.family.tower_work(self.config, cells)
@@ -153,18 +187,22 @@ def tuned(seeing: Seeing, samples: Sequence[Text], params: Mapping[str, Any], sh
     ]
 
 
-def evaluated(seeing: Seeing, source: Source, items: Sequence[tuple[Row, Text]], params: Any) -> Task:
+def evaluated(seeing: Seeing, source: Source, items: Sequence[Text], params: Any) -> Task:
     """Return what each of a benchmark's two evaluations takes, with their parameters: at most, as `tuned`."""
-    benchmark, family = get_benchmark(source.protocol), seeing.reader.family
-    wanted = [one for row, one in items if row.answer or params.held_out][: params.limit]
-    orders = params.permutations
+    benchmark, seeing = get_benchmark(source.protocol), seeing.under(params.control)
+    wanted = [one for one in items if one.row.answer or params.held_out][: params.limit]
+
+    def asked(row: Row | Sample) -> tuple[Conversation, int]:
+        prompt = benchmark.ask(row.question, row.options, params.prompt_template)
+        orders = min(params.permutations, len(row.options)) if row.answer else 1
+        return conversation(row, prompt, params.system_prompt), orders
 
     def viewing(shown: Shown | None) -> Viewing | None:
         if params.control == "no_video":
             return None
-        return benchmark.viewing(params.viewing, params.preset, family, (shown or LARGEST).duration)
+        return benchmark.viewing(params.viewing, params.preset, seeing.reader.family, (shown or LARGEST).duration)
 
     longest = params.max_new_tokens or benchmark.max_new_tokens
-    hours = seeing.evaluation(wanted * orders, viewing, longest)
+    hours = seeing.evaluation([(one, *asked(one.row)) for one in wanted], viewing, longest)
     clips = len({one.clip for one in wanted})
     return Task(f"evaluation {source.protocol}", "benchmark", hours, 1, clips, at_most=True)

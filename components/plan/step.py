@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from components.benchmarks.interface import parse_benchmarks
-from components.benchmarks.rows import Row
 from components.core.artifacts import PriorSet
 from components.core.errors import DataError, ParameterError
 from components.core.records import canonical_json, sha256
@@ -190,13 +189,11 @@ def _samples(sets: Sequence[PriorSet]) -> list[Text]:
     """Return the samples of prior sets, those of several once."""
     found: dict[str, Text] = {}
     for line in (line for one in sets for line in one.lines):
-        video, sample = line.video, line.sample
-        shown = Shown.of(video, len(video.times))
-        found[sample.id] = Text(video.id, shown, seeing.read_of(sample), sample.response, sample.weight)
+        found[line.sample.id] = Text(line.video.id, Shown.of(line.video), line.sample)
     return list(found.values())
 
 
-def _items(imported: Known, source: Source) -> list[tuple[Row, Text]]:
+def _items(imported: Known, source: Source) -> list[Text]:
     """Return the items of a benchmark; clips that are imported are known."""
 
     def shown(video: SourceVideo) -> Shown | None:
@@ -207,14 +204,13 @@ def _items(imported: Known, source: Source) -> list[tuple[Row, Text]]:
             clip = clip_of(entry, video.part, "dataset_import", video.path)
         except DataError:  # such a clip is left out by the import
             return None
-        return Shown.of(clip, len(clip.times))
+        return Shown.of(clip)
 
     videos = [video for video in source.videos if video.file is not None]
     with ThreadPoolExecutor(LOOKUPS) as pool:
         known = list(pool.map(shown, videos))
     pairs = zip(videos, known, strict=True)
-    named = ((source.unit(video.path), found, row) for video, found in pairs for row in video.rows)
-    return [(row, Text(name, found, seeing.read_of(row))) for name, found, row in named]
+    return [Text(source.unit(video.path), found, row) for video, found in pairs for row in video.rows]
 
 
 STEP = Step(

@@ -27,10 +27,13 @@ class Rates:
     attention: int
     tower: bool
 
-    def asked(self, work: TowerWork, cells: int, tokens: int, predicted: int) -> int:
-        """Return the FLOPs of a forward pass: over the tower's work, so many cells and tokens, and predicted ones."""
+    def asked(self, work: TowerWork, cells: int, tokens: int, predicted: int, before: int = 0) -> int:
+        """Return the FLOPs of a forward pass: over the tower's work, so many cells and tokens, and predicted ones.
+
+        `before` are tokens that were read earlier: the others attend to them as well.
+        """
         products = _sum(self.forward, work, cells, tokens, predicted)
-        return products + self.attention * tokens**2 + work.attention
+        return products + self.attention * tokens * (before + tokens) + work.attention
 
     def trained(self, work: TowerWork, cells: int, tokens: int, predicted: int) -> int:
         """Return the FLOPs of a forward and a backward pass over the same."""

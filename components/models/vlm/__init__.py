@@ -10,7 +10,8 @@ from components.models.vlm.interface import VlmFamily
 
 def families() -> list[VlmFamily]:
     """Return the families of vision-language models."""
-    return find_families(__name__, VlmFamily, {"example", "interface", "model", "pixels", "reader", "rows", "twins"})
+    shared = {"example", "interface", "lengths", "model", "pixels", "reader", "rows", "twins"}
+    return find_families(__name__, VlmFamily, shared)
 
 
 def family_of(config: Json | None, source: str) -> VlmFamily:

@@ -26,8 +26,8 @@ IGNORED = -100
 Batch = dict[str, Tensor]
 Span = tuple[int, int]
 Spans = dict[TextField, Span]
-_SENTINEL = "\ue000"
-_OWN_TEMPLATE = "use the checkpoint's own chat_template"
+SENTINEL = "\ue000"
+OWN_TEMPLATE = "use the checkpoint's own chat_template"
 
 
 @dataclass(frozen=True)
@@ -136,25 +136,25 @@ def render(
     """
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     texts = [*(text for turn in talk.earlier for text in turn), talk.question, talk.response or "", talk.system or ""]
-    if found := sorted(token for token in control | {_SENTINEL, *reserved} if any(token in text for text in texts)):
+    if found := sorted(token for token in control | {SENTINEL, *reserved} if any(token in text for text in texts)):
         remedy = "remove them from the sample's text"
         raise DataError(f"control tokens {found} in the text", source="the conversation", remedy=remedy)
     kind = None if medium is None else medium.kind
-    text = rendered = _templated(talk, tokenizer, kind)
+    text = rendered = templated(talk, tokenizer, kind)
     if medium is not None:
         if (count := rendered.count(medium.placeholder)) != 1:
             problem = f"{count} × {medium.placeholder!r} for one {kind}"
-            raise ParameterError(problem, source="the chat template", remedy=_OWN_TEMPLATE)
+            raise ParameterError(problem, source="the chat template", remedy=OWN_TEMPLATE)
         text = rendered.replace(medium.placeholder, medium.text)
     fields: dict[TextField, str | None] = {"question": talk.question, "response": talk.response}
     spans: Spans = {}
     for name, value in fields.items():  # every field stands behind the medium
         if value is None:
             continue
-        marked = replace(talk, question=_SENTINEL) if name == "question" else replace(talk, response=_SENTINEL)
-        start = _templated(marked, tokenizer, kind).index(_SENTINEL) + len(text) - len(rendered)
+        marked = replace(talk, question=SENTINEL) if name == "question" else replace(talk, response=SENTINEL)
+        start = templated(marked, tokenizer, kind).index(SENTINEL) + len(text) - len(rendered)
         if text[start : start + len(value)] != value:
-            raise ParameterError(f"the chat template changes the {name}", source="chat_template", remedy=_OWN_TEMPLATE)
+            raise ParameterError(f"the chat template changes the {name}", source="chat_template", remedy=OWN_TEMPLATE)
         spans[name] = (start, start + len(value))
     return text, spans
 
@@ -173,12 +173,13 @@ def response_labels(
     end = int(torch.nonzero(offsets_N2[:, 0] >= span[1])[0])
     if int(input_ids_N[end]) != tokenizer.convert_tokens_to_ids(end_of_turn):
         problem = f"no {end_of_turn} after the response"
-        raise ParameterError(problem, source="chat_template", remedy=_OWN_TEMPLATE)
+        raise ParameterError(problem, source="chat_template", remedy=OWN_TEMPLATE)
     inside_N[end] = True
     return torch.where(inside_N, input_ids_N, IGNORED)
 
 
-def _templated(talk: Conversation, tokenizer: Any, kind: MediaKind | None) -> str:
+def templated(talk: Conversation, tokenizer: Any, kind: MediaKind | None) -> str:
+    """Return the conversation as the chat template renders it, with the placeholder of a medium of this kind."""
     messages: list[dict[str, Any]] = [] if talk.system is None else [{"role": "system", "content": talk.system}]
     for number, (question, response) in enumerate([*talk.earlier, (talk.question, talk.response)]):
         medium = [] if number or kind is None else [{"type": kind}]

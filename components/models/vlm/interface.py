@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from components.core.records import MediaKind, Sample, Video
+from components.core.records import MediaKind, Option, Turn, Video
 from components.core.text import render_question
 from components.media.viewing import Viewing
 from components.models.family import Family, Tensor
@@ -41,7 +41,28 @@ class Conversation:
     system: str | None = None
 
 
-def conversation(sample: Sample, prompt: str | None = None, system: str | None = None) -> Conversation:
+@runtime_checkable  # beartype checks it
+class Spoken(Protocol):
+    """The texts of a sample, or of a row that becomes one."""
+
+    @property
+    def earlier(self) -> Sequence[Turn]:
+        """Earlier turns."""
+
+    @property
+    def question(self) -> str:
+        """The question without its options."""
+
+    @property
+    def options(self) -> Sequence[Option]:
+        """The options."""
+
+    @property
+    def response(self) -> str:
+        """The target response."""
+
+
+def conversation(sample: Spoken, prompt: str | None = None, system: str | None = None) -> Conversation:
     """Return the sample with its response as a conversation; with `prompt` that text instead, to be answered."""
     earlier = [(turn.question, turn.response) for turn in sample.earlier]
     if prompt is not None:
