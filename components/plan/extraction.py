@@ -144,6 +144,7 @@ class Extraction:
             self.known[step] = self._known(step)
         with ThreadPoolExecutor(LOOKUPS) as pool:
             looked = list(track(pool.map(self._planned, self.videos), "Plan", len(self.videos)))
+        del self.known["dataset_import"], self.known["ddim_inversion"]  # frees their entries
         videos = [video for video in looked if video is not None]
         for (_, named), found in zip(self.videos, looked, strict=True):
             if found is not None and family.frames.largest(min(found.frames, inversion.num_frames)):

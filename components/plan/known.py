@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -22,12 +22,12 @@ class Known:
 
     def __init__(self, store: Store, step: str, indexes: Iterable[str]) -> None:
         self._store, self._step = store, step
-        self._entries, self._files = dict[str, bytes](), dict[str, bytes]()
+        self._entries, self._files = dict[str, bytes](), dict[str, Mapping[str, bytes]]()
         with ThreadPoolExecutor(_READERS) as pool:
             copies = pool.map(partial(read_index, store, step), indexes)
         for copy in copies:
             self._entries |= copy.entries
-            self._files |= copy.files
+            self._files |= dict.fromkeys(copy.files, copy.files)  # a copy holds its files once, in its archive
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries or self.entry(key) is not None
@@ -50,7 +50,7 @@ class Known:
         def read(key: str) -> tuple[str, bytes]:
             entry = Entry.model_validate_json(self._entries[key])
             ref = entry.ref(role, self._step)
-            data = self._files.get(ref.path)
+            data = self._files.get(ref.path, {}).get(ref.path)
             return entry.unit, self._store.read(ref) if data is None or sha256(data) != ref.sha256 else data
 
         with ThreadPoolExecutor(readers) as pool:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 from components.core.records import Ref, sha256
 from components.store.entries import Store
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 LOOKUPS = 16  # requests under way
 _HELD = 1024  # files that are read before they are asked for
 _DIGEST = 64  # hex digits
+_LOCAL = struct.Struct("<26xHH")  # a member's header: how long its name and its extra field are, which follow
 _KEYS, _ENTRIES = "keys.txt", "entries.jsonl"
 
 
@@ -33,7 +36,39 @@ class Index:
     """Entries by key, as they lie in the store (`entry.json`), and files by path."""
 
     entries: dict[str, bytes] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Members(Mapping[str, bytes]):
+    """The files of a zip file by name.
+
+    Those that are stored as they are lie once in memory: each is copied out of the archive when it is read. Checksums
+    are not verified: who reads an archive knows the sha256 of the whole.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._places, self._unpacked = data, dict[str, slice](), dict[str, bytes]()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for info in archive.infolist():
+                if info.compress_type != zipfile.ZIP_STORED:
+                    self._unpacked[info.filename] = archive.read(info)
+                    continue
+                start = info.header_offset + _LOCAL.size + sum(_LOCAL.unpack_from(data, info.header_offset))
+                self._places[info.filename] = slice(start, start + info.file_size)
+
+    def __getitem__(self, name: str) -> bytes:
+        place = self._places.get(name)
+        return self._unpacked[name] if place is None else self._data[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self._unpacked, self._places)
+
+    def __len__(self) -> int:
+        return len(self._unpacked) + len(self._places)
+
+    def pop(self, name: str) -> bytes:
+        """Return a compressed file and forget it."""
+        return self._unpacked.pop(name)
 
 
 def index_path(work: str, key: str) -> str:
@@ -47,8 +82,8 @@ def read_index(store: Store, work: str, key: str) -> Index:
     if data is None:
         return Index()
     problem = "it is damaged"
-    if sha256(data[_DIGEST:]).encode() == data[:_DIGEST]:
-        found = unzipped(data)
+    if sha256(memoryview(data)[_DIGEST:]).encode() == data[:_DIGEST]:  # copies are large, and several read at a time
+        found = Members(data)
         keys = [name.decode() for name in found.pop(_KEYS).splitlines()]
         if all(store.backend.size(f"{work}/{name}/entry.json") is not None for name in (keys[0], keys[-1])):
             return Index(dict(zip(keys, found.pop(_ENTRIES).splitlines(), strict=True)), found)
@@ -87,7 +122,7 @@ def read_files(store: Store, packed: Ref | None, refs: Sequence[Ref], readers: i
             for start in range(0, len(refs), _HELD):
                 yield from pool.map(store.read, refs[start : start + _HELD])
         return
-    files = unzipped(store.read(packed))
+    files = Members(store.read(packed))
     for ref in refs:
         data = files.get(ref.path)
         yield store.read(ref) if data is None or sha256(data) != ref.sha256 else data
@@ -101,9 +136,3 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
             kind = zipfile.ZIP_DEFLATED if name in (_KEYS, _ENTRIES) else zipfile.ZIP_STORED
             archive.writestr(zipfile.ZipInfo(name), data, kind)  # its default time is 1980, of no clock
     return target.getvalue()
-
-
-def unzipped(data: bytes) -> dict[str, bytes]:
-    """Return the files of a zip file by name; their checksums are verified."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}

@@ -1,14 +1,16 @@
 """The copy of its entries that a task keeps beside them: one request instead of one for each unit."""
 
+import io
 import json
 import shutil
+import tracemalloc
 import zipfile
 
 import pytest
 
 from components.core.records import Ref, sha256
 from components.store.entries import Store
-from components.store.packed import Index, index_path, put_files, read_files, read_index, write_index
+from components.store.packed import Index, Members, index_path, put_files, read_files, read_index, write_index, zipped
 from components.synthetic.scenes import write_set
 from tests.chain import Chain
 
@@ -132,6 +134,32 @@ def test_packed_files_are_equal_for_equal_content_and_verified(tmp_path):
     for path, data in list(files.items())[1:]:
         store.backend.put(path, data)
     assert list(read_files(store, None, [newer, *refs[1:]], 2)) == [other, *list(files.values())[1:]]
+
+
+def test_members_are_those_that_zipfile_reads():
+    files = {"keys.txt": b"a\n" * 50, "x/é.bin": b"\x00\xff", "empty.bin": b"", "entries.jsonl": b"{}\n"}
+    for before in (b"", b"7" * 64):
+        data = before + zipped(files)
+        found, archive = Members(data), zipfile.ZipFile(io.BytesIO(data))
+        assert dict(found) == files == {name: archive.read(name) for name in archive.namelist()}
+        assert (len(found), "none" in found) == (4, False)
+        assert found.pop("keys.txt") == files["keys.txt"]
+        assert sorted(found) == sorted(set(files) - {"keys.txt"})
+
+
+def test_a_copy_of_large_files_lies_in_memory_once(tmp_path):
+    store = Store(str(tmp_path))
+    index = Index({"0" * 32: b"{}"}, {f"work/x/{k}.bin": bytes([k]) * 100_000 for k in range(50)})
+    store.backend.put(f"work/{'0' * 32}/entry.json", b"{}")
+    write_index(store, "work", "k", index)
+    tracemalloc.start()
+    try:
+        found = read_index(store, "work", "k")
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 5e6 < now <= peak < 5.5e6
+    assert found == index
 
 
 def test_the_copies_of_other_parameters_and_shards_are_others(world):
