@@ -42,6 +42,7 @@ from components.runtime.parameters import StepParams
 from components.store.address import open_backend
 from components.store.entries import Store
 from components.store.failures import SHOWN, write_list
+from components.store.packed import in_batches
 from components.token_selection.members import Members, member_reads, unit_reads
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Extraction:
         for step in ("dataset_import", "ddim_inversion", "attention_capture"):
             self.known[step] = self._known(step)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            looked = list(track(pool.map(self._planned, self.videos), "Plan", len(self.videos)))
+            looked = list(track(in_batches(pool, self._planned, self.videos), "Plan", len(self.videos)))
         del self.known["dataset_import"], self.known["ddim_inversion"]  # frees their entries
         videos = [video for video in looked if video is not None]
         for (_, named), found in zip(self.videos, looked, strict=True):
@@ -280,9 +281,10 @@ class Extraction:
             keys = [self._key("token_selection", unit_reads(read, self.members.of(sample))) for sample, read in there]
         except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
             return None
+        del self.known["attention_capture"]  # frees the statistics
         known = self._known("token_selection")
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            return sum(pool.map(known.__contains__, keys))
+            return sum(in_batches(pool, known.__contains__, keys))
 
     def _heads(self, captured: list[str]) -> Iterator[list[Head]]:
         """Yield each sample's heads as head_selection will choose them, or its capture has chosen them."""

@@ -8,10 +8,9 @@ from functools import partial
 
 from components.core.records import sha256
 from components.store.entries import Entry, Store
-from components.store.packed import read_index
+from components.store.packed import in_batches, read_index
 
 _READERS = 16  # copies that are read at a time
-_HELD = 1024  # files that are read before they are asked for
 
 
 class Known:
@@ -54,5 +53,4 @@ class Known:
             return entry.unit, self._store.read(ref) if data is None or sha256(data) != ref.sha256 else data
 
         with ThreadPoolExecutor(readers) as pool:
-            for start in range(0, len(keys), _HELD):
-                yield from pool.map(read, keys[start : start + _HELD])
+            yield from in_batches(pool, read, keys)

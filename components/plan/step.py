@@ -39,6 +39,7 @@ from components.runtime.declaration import Form, Step, declared
 from components.runtime.parameters import Shard, StepParams, as_text, items_of, validated
 from components.steps import EXTRACTION, TUNING
 from components.store.failures import shortened
+from components.store.packed import in_batches
 from components.store.transfer import exported_manifest, import_folder
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ def _items(imported: Known, source: Source) -> list[Text]:
 
     videos = [video for video in source.videos if video.file is not None]
     with ThreadPoolExecutor(LOOKUPS) as pool:
-        known = list(pool.map(shown, videos))
+        known = list(in_batches(pool, shown, videos))
     pairs = zip(videos, known, strict=True)
     return [Text(source.unit(video.path), found, row) for video, found in pairs for row in video.rows]
 

@@ -15,17 +15,20 @@ import io
 import logging
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeVar
 
 from components.core.records import Ref, sha256
 from components.store.entries import Store
 
 log = logging.getLogger(__name__)
+A = TypeVar("A")
+B = TypeVar("B")
 LOOKUPS = 16  # requests under way
-_HELD = 1024  # files that are read before they are asked for
+_HELD = 1024  # answers that are there before they are asked for
 _DIGEST = 64  # hex digits
 _LOCAL = struct.Struct("<26xHH")  # a member's header: how long its name and its extra field are, which follow
 _KEYS, _ENTRIES = "keys.txt", "entries.jsonl"
@@ -119,13 +122,18 @@ def read_files(store: Store, packed: Ref | None, refs: Sequence[Ref], readers: i
     """
     if packed is None:
         with ThreadPoolExecutor(readers) as pool:
-            for start in range(0, len(refs), _HELD):
-                yield from pool.map(store.read, refs[start : start + _HELD])
+            yield from in_batches(pool, store.read, refs)
         return
     files = Members(store.read(packed))
     for ref in refs:
         data = files.get(ref.path)
         yield store.read(ref) if data is None or sha256(data) != ref.sha256 else data
+
+
+def in_batches(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+    """Yield what `do` returns for each item, as the pool's `map`, which would hold everything at once."""
+    for start in range(0, len(items), _HELD):
+        yield from pool.map(do, items[start : start + _HELD])
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

@@ -5,12 +5,23 @@ import json
 import shutil
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from components.core.records import Ref, sha256
 from components.store.entries import Store
-from components.store.packed import Index, Members, index_path, put_files, read_files, read_index, write_index, zipped
+from components.store.packed import (
+    Index,
+    Members,
+    in_batches,
+    index_path,
+    put_files,
+    read_files,
+    read_index,
+    write_index,
+    zipped,
+)
 from components.synthetic.scenes import write_set
 from tests.chain import Chain
 
@@ -145,6 +156,16 @@ def test_members_are_those_that_zipfile_reads():
         assert (len(found), "none" in found) == (4, False)
         assert found.pop("keys.txt") == files["keys.txt"]
         assert sorted(found) == sorted(set(files) - {"keys.txt"})
+
+
+def test_batches_keep_their_order_and_are_not_all_asked_for_at_once():
+    asked = []
+    with ThreadPoolExecutor(4) as pool:
+        found = in_batches(pool, lambda k: asked.append(k) or k * k, range(5000))
+        assert next(found) == 0
+        assert len(asked) <= 1024
+        assert list(found) == [k * k for k in range(1, 5000)]
+    assert sorted(asked) == list(range(5000))
 
 
 def test_a_copy_of_large_files_lies_in_memory_once(tmp_path):
