@@ -32,7 +32,7 @@ from components.models.video.interface import VideoFamily, unread_characters
 from components.plan import page
 from components.plan.ablations import Counted, fresh
 from components.plan.cost import PlannedVideo, Shown, StepEstimate, estimate, unlike_training
-from components.plan.known import Known
+from components.plan.known import Known, Present
 from components.plan.limits import Task
 from components.plan.seeing import Text
 from components.plan.shared import MotionPriors
@@ -128,6 +128,7 @@ class Extraction:
         self.sources = read_training(shared.source, given.layout, instructions, patience)
         self.videos = _joined(self.sources)
         self.known: dict[str, Known] = {}
+        self.inverted: Present  # while the videos are looked at
         self.steps: list[StepEstimate] = []
         self.whole: list[StepEstimate] = []  # as if nothing were remembered
         self.texts: list[Text] = []  # samples that the VLM is trained on
@@ -141,11 +142,12 @@ class Extraction:
         family = family_of(self.model.path)
         family.check(inversion.num_frames)
         self._read_texts(family)
-        for step in ("dataset_import", "ddim_inversion", "attention_capture"):
-            self.known[step] = self._known(step)
+        self.known["dataset_import"] = imported(self.store, self.sources)
+        self.inverted = Present(*self._copies("ddim_inversion"))
+        self.known["attention_capture"] = Known(*self._copies("attention_capture"))
         with ThreadPoolExecutor(LOOKUPS) as pool:
             looked = list(track(in_batches(pool, self._planned, self.videos), "Plan", len(self.videos)))
-        del self.known["dataset_import"], self.known["ddim_inversion"]  # frees their entries
+        del self.known["dataset_import"], self.inverted  # frees their entries
         videos = [video for video in looked if video is not None]
         for (_, named), found in zip(self.videos, looked, strict=True):
             if found is not None and family.frames.largest(min(found.frames, inversion.num_frames)):
@@ -246,7 +248,7 @@ class Extraction:
                 continue
             key = self._key("attention_capture", reads(trajectory, sample, self.shared.text))
             captured.append(key if key in self.known["attention_capture"] else "")
-        inverted = trajectory in self.known["ddim_inversion"]
+        inverted = trajectory in self.inverted
         shown = Shown.of(clip)
         names = [sample.id for sample in samples]
         return PlannedVideo(name, shown.frames, tokens, True, inverted, captured, names, shown=shown)
@@ -258,12 +260,10 @@ class Extraction:
             models = self.members.models
         return step.key(self.params[name], step.shared_result(self.shared), models, reads)
 
-    def _known(self, step: str) -> Known:
-        """Return what is remembered of a step, with the copies that its tasks of this run keep."""
-        if step == "dataset_import":
-            return imported(self.store, self.sources)
+    def _copies(self, step: str) -> tuple[Store, str, list[str]]:
+        """Return a step, and where the copies lie that its tasks of this run keep of what they remember."""
         scopes: list[Json] = [{"shard": shard} for shard in self.shared.shards]
-        return Known(self.store, step, [self._key(step, {"scope": scope}) for scope in scopes])
+        return self.store, step, [self._key(step, {"scope": scope}) for scope in scopes]
 
     def _selected(self, videos: list[PlannedVideo]) -> int | None:
         """Count samples whose token selection is remembered, for the heads that the stored statistics choose.
@@ -282,7 +282,7 @@ class Extraction:
         except DataError:  # damage: the step that reads it raises this, with the rerun that computes it again
             return None
         del self.known["attention_capture"]  # frees the statistics
-        known = self._known("token_selection")
+        known = Present(*self._copies("token_selection"))
         with ThreadPoolExecutor(LOOKUPS) as pool:
             return sum(in_batches(pool, known.__contains__, keys))
 

@@ -8,25 +8,40 @@ from functools import partial
 
 from components.core.records import sha256
 from components.store.entries import Entry, Store
-from components.store.packed import in_batches, read_index
+from components.store.packed import Index, in_batches, read_index
 
 _READERS = 16  # copies that are read at a time
 
 
-class Known:
-    """The entries of a step by key.
+class Present:
+    """Whether a step has an entry of a key.
 
     Damage counts as work to do, as the rerun that computes it again begins with `plan`.
     """
 
     def __init__(self, store: Store, step: str, indexes: Iterable[str]) -> None:
-        self._store, self._step = store, step
-        self._entries, self._files = dict[str, bytes](), dict[str, Mapping[str, bytes]]()
+        self._store, self._step, self._keys = store, step, set[str]()
         with ThreadPoolExecutor(_READERS) as pool:
-            copies = pool.map(partial(read_index, store, step), indexes)
-        for copy in copies:
-            self._entries |= copy.entries
-            self._files |= dict.fromkeys(copy.files, copy.files)  # a copy holds its files once, in its archive
+            for copy in pool.map(partial(read_index, store, step), indexes):
+                self._take(copy)
+
+    def _take(self, copy: Index) -> None:
+        self._keys |= copy.entries.keys()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys or self._store.entry(self._step, key, miss_if_damaged=True) is not None
+
+
+class Known(Present):
+    """The entries of a step by key, and what else its tasks' copies hold."""
+
+    def __init__(self, store: Store, step: str, indexes: Iterable[str]) -> None:
+        self._entries, self._files = dict[str, bytes](), dict[str, Mapping[str, bytes]]()
+        super().__init__(store, step, indexes)
+
+    def _take(self, copy: Index) -> None:
+        self._entries |= copy.entries
+        self._files |= dict.fromkeys(copy.files, copy.files)  # a copy holds its files once, in its archive
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries or self.entry(key) is not None
