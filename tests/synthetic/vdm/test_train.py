@@ -1,6 +1,5 @@
 """Training the small scenes model: the loss in closed form, a run that goes on exactly, the card, its own seeds."""
 
-import json
 import re
 
 import pytest
@@ -20,6 +19,7 @@ from components.synthetic.vdm.network import (
     velocity_loss,
 )
 from components.synthetic.vdm.train import TrainingScenes, VideoModelTraining, train
+from tests.synthetic.trainings import assert_same_training
 
 TINY = Architecture(layers=1, heads=2, num_frames=9)
 SMALL = Recipe(**TINY.model_dump(), steps=4, batch=5, warmup=1, validation_clips=5)
@@ -69,12 +69,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(whole, tmp_path):
     assert not folder.exists()
     parts = train(folder, SMALL, workers=0)
     assert read_card(parts).recipe == SMALL
-    for file in whole.rglob("*"):
-        if file.is_file():
-            assert (parts / file.relative_to(whole)).read_bytes() == file.read_bytes(), file.name
-    logs = [(path.with_name(f"{path.name}-states") / "log.jsonl").read_text() for path in (whole, parts)]
-    assert logs[0] == logs[1]
-    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4]
+    assert_same_training(whole, parts, 4)
 
 
 def test_other_recipes_states_and_existing_folders_are_refused(whole, tmp_path):

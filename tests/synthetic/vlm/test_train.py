@@ -1,6 +1,5 @@
 """Training the small vision-language model: what it is shown, a run that goes on exactly, the card, its own seeds."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from components.synthetic.vlm.card import read_card
 from components.synthetic.vlm.network import NUM_FRAMES, SEEN, SIZE, TRAINING_SEEDS, Architecture, Recipe, make_network
 from components.synthetic.vlm.talks import FIRST, THEN, TrainingTalks, drawn, in_words, prepared
 from components.synthetic.vlm.train import VlmTraining, cell_changes, train
+from tests.synthetic.trainings import assert_same_training
 
 SMALL = Architecture(layers=1, width=32, feed_forward=32, vision_layers=1, vision_width=16)
 RECIPE = Recipe(**SMALL.model_dump(), steps=4, batch=4, warmup=1, validation_questions=24)
@@ -154,12 +154,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(whole, tmp_path):
     folder = tmp_path / "model"
     assert train(folder, RECIPE, workers=0, stop_after=2) is None
     parts = train(folder, RECIPE, workers=0)
-    for file in whole.rglob("*"):
-        if file.is_file():
-            assert (parts / file.relative_to(whole)).read_bytes() == file.read_bytes(), file.name
-    logs = [(path.with_name(f"{path.name}-states") / "log.jsonl").read_text() for path in (whole, parts)]
-    assert logs[0] == logs[1]
-    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [1, 2, 3, 4]
+    assert_same_training(whole, parts, 4)
 
 
 def test_the_card_is_true_or_refused(whole):
