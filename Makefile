@@ -62,7 +62,8 @@ test-engine: .venv/.ready
 test-shipped: .venv-shipped/.ready
 	.venv-shipped/bin/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder tests/test_imports.py \
 		tests/attention_capture tests/benchmark_eval tests/benchmarks tests/dataset_import tests/ddim_inversion \
-		tests/leakage_check tests/media tests/models/vlm tests/quality tests/sft tests/vlm_attention
+		tests/leakage_check tests/media tests/models/vlm tests/quality tests/sft tests/vlm_attention \
+		tests/synthetic/vdm/test_shipped.py tests/synthetic/vlm/test_shipped.py
 
 bench: .venv/.ready
 	.venv/bin/python -m bench
