@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_recipes(tmp_path):
     (tmp_path / "clips").mkdir()
     for name, video in zip(("dog.mp4", "door.mp4"), sorted((tmp_path / "scenes").rglob("*.mp4")), strict=True):
         video.rename(tmp_path / "clips" / name)
-    _, priors, script, mix, several, tune, look, ablate, again, move = blocks(RECIPES)
+    _, priors, script, mix, several, tune, look, ablate, small, again, move = blocks(RECIPES)
     run(*priors, tmp_path, "VDM=tiny-cogvideox")
     printed = run(*script, tmp_path, 'FOLDER = "priors"')
     assert len(printed.splitlines()) == 2
@@ -105,6 +106,9 @@ def test_recipes(tmp_path):
     given = f"DATA={tmp_path / 'data'} VDM=tiny-cogvideox {models}"
     assert re.search(r"^10 steps +new", run("bash", plan, tmp_path, given), re.MULTILINE)
     assert parsed(ran)
+    few = {"--count 8": "--count 2", "--count 48": "--count 6", "[1, 2]": "[1]", "epochs=5": "epochs=1"}
+    printed = run(small[0], reduce(lambda text, change: text.replace(*change), few.items(), small[1]), tmp_path)
+    assert re.search(r"^frame difference +1 ", printed, re.MULTILINE)
     digest = run(*move, tmp_path, "MODEL=tuned OTHER=file://$PWD/other").strip().removeprefix("sha256:")
     assert (tmp_path / f"other/manifests/{digest}.json").is_file()
     assert parsed(look[1].strip())
