@@ -1,6 +1,7 @@
 """Train the small vision-language model: `python -m components.synthetic.vlm.train FOLDER [--steps N] [--seed N] …`.
 
-Fresh clips at every step, drawn in a side process; how updates are made and states saved is in `training.py`.
+In one process. Clips are drawn in a side process and come back (`talks.py`); how updates are made and states are saved
+is in `training.py`.
 """
 
 from __future__ import annotations
